@@ -1,0 +1,151 @@
+"""The contract of a daemon: signals set flags, READY when really ready, STOPPING, exit codes that systemd understands.
+
+A daemon fills in three methods: `setup`, `run_once` (one turn of its loop, which waits for events) and `teardown`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import click
+from pydantic import BaseModel
+
+from fedsim import __version__
+from fedsim.config import load_config
+from fedsim.errors import EX_OK, ConfigError, FedsimError
+from fedsim.log import configure_logging, get_logger
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def notify(*states: str) -> None:
+    """Tell systemd (sd_notify's protocol: a datagram to $NOTIFY_SOCKET); nothing happens outside systemd."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        sock.sendto("\n".join(states).encode(), address)
+
+
+class Daemon(ABC, Generic[Config]):
+    """One long-running process. `wake_fd` becomes readable when a signal has set a flag, so a loop need not poll."""
+
+    name: str
+    config_model: type[Config]
+
+    def __init__(self, config: Config, config_path: Path) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.log = get_logger()
+        self.stopping = False
+        self.reload_wanted = False
+        self.wake_fd, self._wake_write = socket.socketpair()
+        self.wake_fd.setblocking(False)
+        self._wake_write.setblocking(False)
+
+    @abstractmethod
+    def setup(self) -> None:
+        """Acquire everything; on return the daemon is ready and says so."""
+
+    @abstractmethod
+    def run_once(self) -> None:
+        """Wait for events and deal with them; returns at least once every few seconds, and feeds the watchdog."""
+
+    @abstractmethod
+    def teardown(self) -> None:
+        """Let go of everything that `setup` acquired, also after a failure half-way."""
+
+    def reload(self, config: Config) -> None:
+        """Take over what can change without a restart."""
+        self.config = config
+
+    def status(self, text: str) -> None:
+        """What `systemctl status` shows."""
+        notify(f"STATUS={text}")
+
+    def drain_wake(self) -> None:
+        """Take the signal wake-ups out of `wake_fd`."""
+        try:
+            while self.wake_fd.recv(64):
+                pass
+        except BlockingIOError:
+            pass
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            self.reload_wanted = True
+        else:
+            self.stopping = True
+
+    def _reload(self) -> None:
+        self.reload_wanted = False
+        notify("RELOADING=1")
+        try:
+            self.reload(load_config(self.config_path, self.config_model))
+            self.log.info("reloaded", config=str(self.config_path))
+        except ConfigError as error:
+            self.log.error("reload_failed", problem=str(error))  # noqa: TRY400 - the message is the story
+        notify("READY=1")
+
+    def run(self) -> int:
+        """The daemon's life; returns its exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        try:
+            self.setup()
+            if not self.stopping:
+                self.log.info("ready", version=__version__, config=str(self.config_path))
+                notify("READY=1")
+            while not self.stopping:
+                if self.reload_wanted:
+                    self._reload()
+                self.run_once()
+                notify("WATCHDOG=1")
+        except FedsimError as error:
+            self.log.error("failed", problem=str(error))  # noqa: TRY400
+            return error.exit_code
+        finally:
+            notify("STOPPING=1")
+            self.teardown()
+            signal.set_wakeup_fd(-1)
+        self.log.info("stopped")
+        return EX_OK
+
+
+def daemon_main(daemon: type[Daemon[Config]]) -> None:
+    """The command line that every daemon has: --config, --validate-config, --verbose."""
+
+    @click.command(name=f"fedsim-{daemon.name}", help=(daemon.__doc__ or "").strip())
+    @click.option(
+        "--config",
+        "path",
+        type=click.Path(path_type=Path),
+        default=Path(f"/etc/fedsim/{daemon.name}.yml"),
+        show_default=True,
+        help="The YAML file to read.",
+    )
+    @click.option("--validate-config", is_flag=True, help="Check the file, name every problem, and exit (0 or 78).")
+    @click.option("--verbose", is_flag=True, help="Log details as well.")
+    @click.version_option(__version__)
+    def command(path: Path, *, validate_config: bool, verbose: bool) -> None:
+        try:
+            config = load_config(path, daemon.config_model)
+        except ConfigError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+        if validate_config:
+            click.echo(f"{path} is valid.")
+            return
+        configure_logging(verbose=verbose)
+        sys.exit(daemon(config, path).run())
+
+    command()

@@ -1,0 +1,57 @@
+"""One small tree of errors; each carries the exit code (sysexits.h) with which a command or daemon ends.
+
+A message says what happened, to what, and what to do next.
+"""
+
+from __future__ import annotations
+
+EX_OK = 0
+EX_FAILED = 1
+EX_USAGE = 64
+EX_DATA = 65
+EX_UNAVAILABLE = 69
+EX_SOFTWARE = 70
+EX_TRY_AGAIN = 75
+EX_NO_PERMISSION = 77
+EX_CONFIG = 78
+
+
+class FedsimError(Exception):
+    """Base of every error that fedsim raises on purpose."""
+
+    exit_code = EX_SOFTWARE
+
+
+class ConfigError(FedsimError):
+    """A configuration file cannot be used; `problems` names every place and what would be right there."""
+
+    exit_code = EX_CONFIG
+
+    def __init__(self, source: str, problems: list[str]) -> None:
+        self.source = source
+        self.problems = problems
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        super().__init__(f"{source} cannot be used:\n{lines}")
+
+
+class BadInput(FedsimError):  # noqa: N818 - what it is, not that it is an error, helps the reader
+    """Data or settings that somebody gave cannot be used; the message can be shown to that person."""
+
+    exit_code = EX_DATA
+
+
+class Unavailable(FedsimError):  # noqa: N818
+    """Something outside fedsim that it needs is not there: a port in use, a database that does not answer."""
+
+    exit_code = EX_UNAVAILABLE
+
+
+class Refused(FedsimError):  # noqa: N818
+    """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed."""
+
+    exit_code = EX_NO_PERMISSION
+
+    def __init__(self, code: str, message: str, *, retry: bool = False) -> None:
+        self.code = code
+        self.retry = retry
+        super().__init__(message)

@@ -1,0 +1,148 @@
+"""The JSON that travels between web, server and nodes: bodies of small files, and metadata beside parameter files.
+
+Every field is bounded: a peer is never trusted with names, lengths or numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedsim.errors import BadInput
+from fedsim.settings import TaskSettings
+
+Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Text = Annotated[str, Field(max_length=2000)]
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
+
+
+M = TypeVar("M", bound="Message")
+
+
+class Message(BaseModel):
+    """Base of every message; a field that the reader does not know is left out, so that neighbours can differ."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class DataSetInfo(Message):
+    """What a node tells of a data set: never an example, only what a server must know to choose nodes."""
+
+    name: Name
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    num_train: Count
+    num_test: Count
+    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(max_length=4)]
+    num_classes: Annotated[int, Field(ge=2, le=10**5)]
+    share_test: bool = False
+
+
+class ModelInfo(Message):
+    """A model that a node can train, and the version of the package that brings it."""
+
+    name: Name
+    version: Annotated[str, Field(max_length=64)]
+
+
+class Engine(Message):
+    """How a node trains: part of what makes two runs comparable byte by byte."""
+
+    name: Name = "sequential"
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=4096)] = 1
+    processor: Annotated[str, Field(max_length=200)] = ""
+    torch: Annotated[str, Field(max_length=64)] = ""
+
+
+class TaskReport(Message):
+    """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order."""
+
+    task: Uid
+    state: Literal["loading", "ready", "refused", "failed", "diverged"]
+    reason: Text = ""
+    round: Count | None = None
+    num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=200_000)] = ()
+
+
+class Hello(Message):
+    """`hello`: a node announces itself and what it is doing."""
+
+    node: Name
+    version: Annotated[str, Field(max_length=64)]
+    sent_at: Seconds
+    clients: Annotated[int, Field(ge=1, le=1_000_000)]
+    workers: Annotated[int, Field(ge=1, le=4096)] = 1
+    engine: Engine
+    datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=1000)] = ()
+    problems: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
+    models: Annotated[tuple[ModelInfo, ...], Field(max_length=1000)] = ()
+    min_examples: Count = 1
+    min_privacy_level: Name = "none"
+    tasks: Annotated[tuple[TaskReport, ...], Field(max_length=100)] = ()
+
+
+class Submission(Message):
+    """`initparam` from the web: a hint that the row with this uid waits. The row's settings count, not these."""
+
+    task: Uid
+    settings: TaskSettings
+
+
+class Assignment(Message):
+    """`initparam` to a node: a task, and the clients `first_client` to `first_client + num_clients - 1` that it holds."""
+
+    task: Uid
+    number: Annotated[int, Field(ge=1)]
+    settings: TaskSettings
+    dataset_digest: str | None = Field(None, description="None where each node's own data is its client's")
+    first_client: Count
+    num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
+    engine: Engine
+    send_testset: bool = False
+
+
+class Chunk(Message):
+    """Some of the cohort's clients on one node: the unit of training, summing, sending and doing again."""
+
+    id: Count
+    clients: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1_000_000)]
+
+
+class Broadcast(Message):
+    """Beside `globalparam`: what this node trains in the round. `final`: nothing, it is the finished model.
+
+    `used_through` says that the node's updates up to that round were used and can be cleared.
+    """
+
+    chunks: tuple[Chunk, ...] = ()
+    used_through: Count = 0
+    final: bool = False
+
+
+class Update(Message):
+    """Beside `localparam`: how many examples are behind it, the mean training loss over them, and the seconds it took."""
+
+    num_examples: Annotated[int, Field(ge=1, le=10**12)]
+    train_loss: Annotated[float, Field(allow_inf_nan=False)]
+    seconds: Seconds
+
+
+class Stop(Message):
+    """`stop`: the task is over for this node (or, from the web, somebody wants it to be)."""
+
+    task: Uid
+    reason: Text = ""
+
+
+def read_message(model: type[M], data: bytes | str | dict[str, object], source: str) -> M:
+    """Check JSON text, or JSON already parsed, as a `model`; `BadInput` names `source` and what is wrong."""
+    try:
+        return model.model_validate(data) if isinstance(data, dict) else model.model_validate_json(data)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)[:5]
+        )
+        raise BadInput(f"{source} is not a valid {model.__name__}: {problems}") from error
