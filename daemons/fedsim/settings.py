@@ -108,10 +108,14 @@ SAVE_PATH_NOTE = "save_path is ignored: the server decides where files lie"
 
 
 class SettingsError(BadInput):
-    """Settings that cannot be used; `problems` maps each field to what would be right there."""
+    """Settings that cannot be used; `problems` maps each field to what would be right there.
 
-    def __init__(self, problems: dict[str, str]) -> None:
+    `kinds` holds pydantic's error type and context of a field's problem, for those who say it in other words.
+    """
+
+    def __init__(self, problems: dict[str, str], kinds: dict[str, tuple[str, dict[str, Any]]] | None = None) -> None:
         self.problems = problems
+        self.kinds = kinds or {}
         super().__init__("; ".join(f"{field}: {problem}" for field, problem in problems.items()))
 
 
@@ -156,6 +160,7 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
         SettingsError: with *all* problems, each beside its field.
     """
     settings, notes, problems = _translate(given)
+    kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
         parsed = TaskSettings.model_validate(settings)
     except ValidationError as error:
@@ -167,7 +172,9 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
             if item["type"] == "extra_forbidden":
                 message = f"is not a setting; settings are {', '.join(TaskSettings.model_fields)}"
             problems[field] = message
+            if item["type"] not in {"value_error", "extra_forbidden"}:
+                kinds[field] = (item["type"], item.get("ctx", {}))
         parsed = None
     if problems or parsed is None:
-        raise SettingsError(problems)
+        raise SettingsError(problems, kinds)
     return parsed, notes
