@@ -240,6 +240,7 @@ class WebConfig(_Database, _Networked):
     server: Address = Address(port=9001)
     checkpoints: Path = Path("/var/lib/fedsim/server/checkpoints")
     registration: Literal["open", "approval", "closed"] = "approval"
+    node_timeout_seconds: Seconds = Field(35, description="A node unheard of for so long is shown as offline")
     session_hours: Annotated[float, Field(gt=0, le=8760)] = 12
     login_attempts: int = Field(10, ge=1, description="Failed log-ins of a name or address before it must wait")
     login_window_seconds: Seconds = 900
