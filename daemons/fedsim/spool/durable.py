@@ -1,0 +1,109 @@
+"""Writing so that it survives: temporary name, fsync of the file, rename, fsync of the folder.
+
+After any of these functions returns, a power cut leaves either the whole new file or (before it returned) the old one,
+never a part. Temporary names begin with a dot, which everything that lists the spool skips.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY_SUFFIX = ".tmp"
+FOLDER_MODE = 0o700
+FILE_MODE = 0o600
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and what is missing above it, owner only, durably; an existing one is left as it is."""
+    missing: list[Path] = []
+    here = folder
+    while not here.is_dir():
+        missing.append(here)
+        here = here.parent
+    for path in reversed(missing):
+        path.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        sync_folder(path.parent)
+
+
+def move_into_place(temporary: Path, final: Path) -> None:
+    """Rename a file that is already synced to its final name, and make the name durable. This is the commit.
+
+    The final folder is created if it is missing, also when somebody clears it away meanwhile.
+    """
+    for last_try in (False, False, True):
+        make_folder(final.parent)
+        try:
+            temporary.rename(final)
+            sync_folder(final.parent)
+        except FileNotFoundError:
+            if last_try or not temporary.exists():
+                raise
+        else:
+            return
+
+
+@contextmanager
+def replacing(final: Path) -> Iterator[BinaryIO]:
+    """A file to write into, which durably takes the name `final` when the block ends well and is gone when not."""
+    make_folder(final.parent)
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        move_into_place(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
+    """Write all of `data` to an unbuffered file, whose `write` may take only a part."""
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def write_bytes(final: Path, data: bytes) -> None:
+    """Durably write a small file."""
+    with replacing(final) as file:
+        write_all(file, data)
+
+
+def write_json(final: Path, value: Any) -> None:
+    """Durably write `value` as JSON; NaN and Inf are errors, as JSON has none."""
+    write_bytes(final, json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file if it is there."""
+    path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        if folder.exists():  # something in it vanished under our hands: once more
+            shutil.rmtree(folder)

@@ -1,0 +1,185 @@
+"""`.npy` files with bounds of our own: the prefix of a file from a peer is parsed here before numpy ever sees it.
+
+Only what numpy itself writes for plain arrays is taken (numpy.lib.format, versions 1.0 to 3.0): no objects, no pickle,
+no structured types, no column order. Arrays are read by mapping, so that memory does not grow with a model.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from fedsim.errors import BadInput
+from fedsim.spool.durable import replacing, write_all
+
+MAGIC = b"\x93NUMPY"
+MAX_HEADER_BYTES = 4096
+MAX_PREFIX_BYTES = 12 + MAX_HEADER_BYTES
+BLOCK_BYTES = 4 << 20
+FLOAT32 = "<f4"
+INT64 = "<i8"
+
+_HEADER = re.compile(
+    r"\{'descr': '([<>|=][a-zA-Z][1-9]\d{0,3})', 'fortran_order': (True|False), "
+    r"'shape': \(((?:\d{1,15}, ?)*(?:\d{1,15})?)\), \} *\n"
+)
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What the prefix of a `.npy` file says: numpy's type string, the shape, and where the numbers begin."""
+
+    dtype: str
+    fortran_order: bool
+    shape: tuple[int, ...]
+    data_offset: int
+
+    @property
+    def count(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the whole file."""
+        return self.data_offset + self.count * int(self.dtype[2:])
+
+
+def parse_header(prefix: bytes) -> NpyHeader:
+    """Parse the first bytes of a `.npy` file (MAX_PREFIX_BYTES of them are always enough).
+
+    Raises:
+        BadInput: if it is anything but the plain prefix that numpy writes.
+    """
+    if prefix[: len(MAGIC)] != MAGIC:
+        raise BadInput("it is not a .npy file: the magic bytes are missing")
+    version = tuple(prefix[6:8])
+    if version == (1, 0):
+        form, start = "<H", 10
+    elif version in {(2, 0), (3, 0)}:
+        form, start = "<I", 12
+    else:
+        raise BadInput(f"its .npy version {version} is unknown; write version 1.0, 2.0 or 3.0")
+    if len(prefix) < start:
+        raise BadInput("its .npy header is cut short")
+    (length,) = struct.unpack_from(form, prefix, 8)
+    if length > MAX_HEADER_BYTES:
+        raise BadInput(f"its .npy header has {length} bytes; at most {MAX_HEADER_BYTES} are taken")
+    text = prefix[start : start + length]
+    if len(text) < length:
+        raise BadInput("its .npy header is cut short")
+    match = _HEADER.fullmatch(text.decode("latin-1"))
+    if match is None:
+        raise BadInput("its .npy header is not that of a plain array")
+    shape = tuple(int(part) for part in match[3].split(",") if part.strip())
+    return NpyHeader(match[1], match[2] == "True", shape, start + length)
+
+
+def read_header(path: Path) -> NpyHeader:
+    """The header of the file at `path`, whose size must be exactly what the header says; else `BadInput`."""
+    with path.open("rb", buffering=0) as file:
+        header = parse_header(file.read(MAX_PREFIX_BYTES))
+        size = os.fstat(file.fileno()).st_size
+    if header.fortran_order:
+        raise BadInput("its numbers are in column order; write them in row order")
+    if header.file_size != size:
+        raise BadInput(f"its shape {header.shape} makes {header.file_size} bytes, but it has {size}")
+    if header.data_offset % int(header.dtype[2:]):
+        raise BadInput("its numbers are not aligned")
+    return header
+
+
+def open_array(path: Path, dtype: str, dimensions: range) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
+    """Map the array at `path` read-only.
+
+    Args:
+        path: a `.npy` file.
+        dtype: numpy's type string that it must have, `<f4` or `<i8`.
+        dimensions: how many dimensions are allowed.
+
+    Raises:
+        BadInput: if type, dimensions or size are not right, or it is empty.
+    """
+    header = read_header(path)
+    if header.dtype != dtype:
+        raise BadInput(f"its numbers are {header.dtype}; they must be {dtype}")
+    if len(header.shape) not in dimensions:
+        raise BadInput(
+            f"it has {len(header.shape)} dimensions; allowed are {dimensions.start} to {dimensions.stop - 1}"
+        )
+    if header.count == 0:
+        raise BadInput(f"its shape {header.shape} holds no number")
+    return np.memmap(path, dtype=dtype, mode="r", offset=header.data_offset, shape=header.shape)
+
+
+def open_vector(path: Path, length: int | None = None) -> NDArray[np.float32]:
+    """Map a parameter file read-only: a flat float32 vector, of `length` numbers if that is given; else `BadInput`."""
+    vector = open_array(path, FLOAT32, range(1, 2))
+    if length is not None and len(vector) != length:
+        raise BadInput(f"it has {len(vector)} parameters; the model has {length}")
+    return vector.view(np.float32)
+
+
+def check_finite(vector: NDArray[np.float32]) -> None:
+    """Look through a mapped array block by block; `BadInput` names the first place that is NaN or Inf."""
+    flat = vector.reshape(-1)
+    block = BLOCK_BYTES // 4
+    for start in range(0, len(flat), block):
+        finite = np.isfinite(flat[start : start + block])
+        if not finite.all():
+            place = start + int(np.argmin(finite))
+            raise BadInput(f"number {place} is {flat[place]}; NaN and Inf are not taken")
+
+
+def write_array(path: Path, array: NDArray[np.generic]) -> str:
+    """Durably write `array` as `.npy` (row order, little endian) under its final name; returns its blake3 digest."""
+    # A 0-d array must stay 0-d, which ascontiguousarray would not leave it.
+    data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) if array.ndim else array
+    if data.dtype.kind not in "biuf":
+        raise BadInput(f"an array of {data.dtype} cannot be written; numbers can")
+    header = f"{{'descr': '{data.dtype.str}', 'fortran_order': False, 'shape': {data.shape}, }}"
+    padding = -(len(MAGIC) + 4 + len(header) + 1) % 64
+    text = (header + " " * padding + "\n").encode("latin-1")
+    prefix = MAGIC + b"\x01\x00" + struct.pack("<H", len(text)) + text
+    hasher = blake3(prefix)
+    with replacing(path) as file:
+        write_all(file, prefix)
+        body = data.reshape(-1).view(np.uint8).data
+        for start in range(0, len(body), BLOCK_BYTES):
+            block = body[start : start + BLOCK_BYTES]
+            hasher.update(block)
+            write_all(file, block)
+    return hasher.hexdigest()
+
+
+def write_vector(path: Path, vector: NDArray[np.float32]) -> str:
+    """Durably write a parameter file; returns its blake3 digest (64 hex digits), which is what a sender offers.
+
+    Args:
+        path: the final name, ending in `.npy`.
+        vector: float32, shape (n,), n at least 1; may itself be mapped from a file.
+
+    Raises:
+        BadInput: if it is not such a vector. Whether it is finite is for the one who made it to check.
+    """
+    if vector.dtype != np.float32 or vector.ndim != 1 or not len(vector):
+        raise BadInput(f"parameters must be a flat float32 vector, not {vector.dtype} of shape {vector.shape}")
+    return write_array(path, vector)
+
+
+def hash_file(path: Path) -> str:
+    """The blake3 digest of a file, read block by block."""
+    hasher = blake3()
+    buffer = memoryview(bytearray(BLOCK_BYTES))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.hexdigest()

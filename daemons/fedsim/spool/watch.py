@@ -1,0 +1,71 @@
+"""Waking a daemon when something arrives: inotify over the spool's folders. Only a hint; the folders are the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from inotify_simple import INotify, flags
+
+_ARRIVALS = flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
+
+
+class Watch:
+    """Watches folders and all that is created below them; `fileno()` becomes readable when files were renamed into one.
+
+    Use it in a selector; then `drain()` and look into the folders that it names. Look once at everything *after* making
+    the watch and before waiting: what came earlier wakes nobody.
+    """
+
+    def __init__(self, *folders: Path) -> None:
+        self._inotify = INotify(nonblocking=True)
+        self._folders: dict[int, Path] = {}
+        self._roots = folders
+        for folder in folders:
+            self._add(folder)
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return int(self._inotify.fileno())
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._inotify.close()
+
+    def drain(self) -> set[Path]:
+        """The folders that something was renamed into, or that are new, since the last call; never waits.
+
+        When events were lost (the kernel's queue overflowed) these are all folders there are: look at everything.
+        """
+        changed: set[Path] = set()
+        for event in self._inotify.read(timeout=0):
+            if event.mask & flags.Q_OVERFLOW:
+                for root in self._roots:
+                    changed |= self._add(root)
+                continue
+            folder = self._folders.get(event.wd)
+            if folder is None:
+                continue
+            if event.mask & flags.IGNORED:  # the folder was removed; its parent tells when it comes again
+                del self._folders[event.wd]
+            elif event.mask & flags.ISDIR:
+                if event.mask & (flags.CREATE | flags.MOVED_TO):
+                    changed |= self._add(folder / event.name)
+            elif event.mask & flags.MOVED_TO and not event.name.startswith("."):
+                changed.add(folder)
+        return changed
+
+    def _add(self, folder: Path) -> set[Path]:
+        """Watch a folder and those below it; they may already hold files, so they all count as changed."""
+        try:
+            descriptor = self._inotify.add_watch(folder, _ARRIVALS)
+        except (FileNotFoundError, NotADirectoryError):
+            return set()  # gone again, or no folder
+        self._folders[descriptor] = folder
+        added = {folder}
+        try:
+            below = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        except FileNotFoundError:
+            return added
+        for path in below:
+            added |= self._add(path)
+        return added
