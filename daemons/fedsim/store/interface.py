@@ -195,7 +195,7 @@ class Store(Protocol):
         """Connect and compare the schema's version with the code's; `Unavailable` says what to do."""
 
     def migrate(self) -> None:
-        """Bring the schema to the code's version (Alembic)."""
+        """Bring the schema to the code's version (Alembic); daemons may call it at the same time."""
 
     def close(self) -> None:
         """Let go of every connection."""
@@ -204,9 +204,11 @@ class Store(Protocol):
     def create_user(
         self, name: str, password_hash: str, *, role: Role, state: UserState, language: str, now: float
     ) -> User:
-        """Raises `BadInput` if the name (compared without case) is taken."""
+        """Raises `BadInput` if the name (compared without case) is taken, empty or longer than 64 characters."""
 
-    def user(self, user_id: int) -> User | None: ...
+    def user(self, user_id: int) -> User | None:
+        """The user with this id."""
+
     def user_by_name(self, name: str) -> User | None:
         """Compared without case."""
 
@@ -214,34 +216,58 @@ class Store(Protocol):
         """By name."""
 
     def set_user_state(self, user_id: int, state: UserState) -> None:
-        """Disabling also ends the user's sessions and tokens' validity."""
+        """Whoever is not active loses every session and token, for good."""
 
-    def set_user_role(self, user_id: int, role: Role) -> None: ...
+    def set_user_role(self, user_id: int, role: Role) -> None:
+        """What the user may do from now on."""
+
     def set_password_hash(self, user_id: int, password_hash: str) -> None:
         """Also ends the user's sessions."""
 
-    def set_language(self, user_id: int, language: str) -> None: ...
+    def set_language(self, user_id: int, language: str) -> None:
+        """The language in which the user reads pages."""
 
     # -- sessions, tokens, log-in throttle; hashes are of 32 bytes, hex
-    def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None: ...
+    def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None:
+        """A browser has logged in. Expired sessions, of any user, are removed on the way."""
+
     def session(self, id_hash: str, now: float) -> Session | None:
         """None if unknown, expired, or its user is not active."""
 
-    def end_session(self, id_hash: str) -> None: ...
-    def create_token(self, user_id: int, label: str, token_hash: str, hint: str, now: float) -> Token: ...
-    def tokens(self, user_id: int) -> list[Token]: ...
-    def delete_token(self, user_id: int, token_id: int) -> bool: ...
-    def user_by_token(self, token_hash: str, now: float) -> User | None:
-        """The active owner; notes the time of use."""
+    def end_session(self, id_hash: str) -> None:
+        """The browser has logged out."""
 
-    def record_login_failure(self, key: str, now: float) -> None: ...
-    def login_failures(self, key: str, since: float) -> int: ...
-    def clear_login_failures(self, key: str) -> None: ...
+    def create_token(self, user_id: int, label: str, token_hash: str, hint: str, now: float) -> Token:
+        """A new bearer token of this user."""
+
+    def tokens(self, user_id: int) -> list[Token]:
+        """The user's tokens, oldest first."""
+
+    def delete_token(self, user_id: int, token_id: int) -> bool:
+        """Whether this user had such a token; it is gone now."""
+
+    def user_by_token(self, token_hash: str, now: float) -> User | None:
+        """The active owner; notes the time of use, to the minute."""
+
+    def record_login_failure(self, key: str, now: float) -> None:
+        """A log-in under this key (a name, an address) failed; only a hash of the key is kept."""
+
+    def login_failures(self, key: str, since: float) -> int:
+        """How many log-ins failed after `since`; older ones, of any key, are removed (there is one window)."""
+
+    def clear_login_failures(self, key: str) -> None:
+        """A log-in under this key succeeded."""
 
     # -- tasks
-    def create_task(self, user_id: int, settings: TaskSettings, uid: str, now: float) -> Task: ...
-    def task(self, number: int) -> Task | None: ...
-    def task_by_uid(self, uid: str) -> Task | None: ...
+    def create_task(self, user_id: int, settings: TaskSettings, uid: str, now: float) -> Task:
+        """A new pending task. Raises `BadInput` if the user is unknown or the uid taken."""
+
+    def task(self, number: int) -> Task | None:
+        """The task that people know by this number."""
+
+    def task_by_uid(self, uid: str) -> Task | None:
+        """The task that headers and paths know by this uid."""
+
     def tasks(self, user_id: int | None = None, *, limit: int = 50, before: int | None = None) -> list[Task]:
         """Newest first; of one user or all; `before` a task number, for pages."""
 
@@ -260,40 +286,57 @@ class Store(Protocol):
     def request_delete(self, number: int) -> bool:
         """Only a finished task; the server then removes its files and its rows."""
 
-    def tasks_to_delete(self) -> list[Task]: ...
-    def delete_task(self, number: int) -> None:
-        """The row and everything that belongs to it."""
+    def tasks_to_delete(self) -> list[Task]:
+        """Finished tasks that somebody wants gone, oldest first."""
 
-    def set_progress(self, uid: str, progress: Progress) -> None: ...
-    def set_nodes(self, uid: str, nodes: tuple[str, ...]) -> None: ...
+    def delete_task(self, number: int) -> None:
+        """The row and everything that belongs to it. Raises `BadInput` if the task is not finished."""
+
+    def set_progress(self, uid: str, progress: Progress) -> None:
+        """What a starting or running task does now; at any other it changes nothing."""
+
+    def set_nodes(self, uid: str, nodes: tuple[str, ...]) -> None:
+        """Which nodes take part."""
+
     def queue_position(self, number: int) -> int | None:
         """1 for the next pending task; None if it is not pending."""
 
     # -- rounds, checkpoints, nodes, events
     def record_round(self, uid: str, record: RoundRecord) -> None:
-        """Insert or overwrite; metrics that are already there stay when `record` has none. Also sets the task's
-        round and, when evaluated, its loss and accuracy, if this is the newest such round.
+        """Insert or overwrite; metrics that are already there stay where `record` has none.
+
+        Also sets the task's round and, when evaluated, its loss and accuracy, if this is the newest such round. NaN
+        and infinities are kept as None. Raises `BadInput` if there is no such task.
         """
 
     def rounds(self, number: int) -> list[RoundRecord]:
         """Round 0 (the evaluation of the initial model) first."""
 
     def record_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
-        """Insert or overwrite."""
+        """Insert or overwrite. Raises `BadInput` if there is no such task."""
 
-    def checkpoints(self, number: int) -> list[Checkpoint]: ...
+    def checkpoints(self, number: int) -> list[Checkpoint]:
+        """In order of their rounds, also those whose file is gone."""
+
     def expired_checkpoints(
         self, *, finished_before: float | None, keep_tasks: int | None
     ) -> list[tuple[Task, Checkpoint]]:
-        """Of finished tasks: those that finished before a time, and those beyond the newest `keep_tasks` tasks."""
+        """Of finished tasks, what the retention rule lets go, oldest task first.
 
-    def mark_checkpoint_removed(self, number: int, round_number: int, *, why: str, now: float) -> None: ...
+        Those of tasks that finished before a time, and those beyond the `keep_tasks` newest that have a checkpoint.
+        """
+
+    def mark_checkpoint_removed(self, number: int, round_number: int, *, why: str, now: float) -> None:
+        """The file is gone, and why; what was said first stays."""
+
     def record_node(self, node: Node) -> None:
         """Insert or overwrite."""
 
     def nodes(self) -> list[Node]:
         """By name."""
 
-    def add_event(self, event: Event) -> None: ...
+    def add_event(self, event: Event) -> None:
+        """Keep the event; its task may be gone already."""
+
     def events(self, *, task: int | None = None, limit: int = 200) -> list[Event]:
         """Newest first."""

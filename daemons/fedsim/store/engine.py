@@ -1,0 +1,228 @@
+"""Connections to the database: made, kept, thrown away after a fork, and their errors put into our own words.
+
+Everything about the two databases that differs stands here; the rooms' questions are the same SQL on both.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, func
+from sqlalchemy.dialects import mysql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
+
+from fedsim.errors import ConfigError, Unavailable
+
+# Longer than any statement of ours takes, shorter than a daemon's watchdog.
+LOCK_WAIT_SECONDS = 10
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 20
+
+_WHAT_TO_DO = {
+    1044: "grant this user the rights to it",
+    1045: "check the user in `database` and the password in `database_password_file`",
+    1049: "create it",
+    1213: "try again",
+    1205: "try again",
+    "sqlite": "start fedsim-server, which makes it, and check that this user may write to it and its folder",
+    "mysql": "start it, or correct the address in `database`",
+}
+
+
+def parse_url(text: str) -> URL:
+    """Check a database's address, and fill in the driver.
+
+    Raises:
+        ConfigError: if it is no address of a database that fedsim knows, or holds a password.
+    """
+    try:
+        url = make_url(text)
+    except (exc.ArgumentError, ValueError) as error:
+        raise ConfigError(
+            "database", ["is not an SQLAlchemy URL such as sqlite:////var/lib/fedsim/fedsim.db"]
+        ) from error
+    if url.password is not None or {"password", "passwd"} & url.query.keys():
+        raise ConfigError("database", ["must not hold a password: name its file as database_password_file"])
+    match url.get_backend_name():
+        case "sqlite":
+            if not url.database or url.database == ":memory:" or url.query:
+                raise ConfigError(
+                    "database", ["sqlite needs the path of a file, as sqlite:////var/lib/fedsim/fedsim.db"]
+                )
+            return url.set(drivername="sqlite+pysqlite")
+        case "mysql" | "mariadb":
+            if not url.database:
+                raise ConfigError("database", ["mysql needs the name of a database, as mysql://user@host/fedsim"])
+            return url.set(drivername="mysql+pymysql")
+        case other:
+            raise ConfigError("database", [f"{other} is not a database that fedsim knows: take sqlite or mysql"])
+
+
+def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False) -> Engine:
+    """An engine for `url`, from `parse_url`; `migrating` for the one connection that changes the schema."""
+    engine = _sqlite_engine(url, migrating) if url.get_backend_name() == "sqlite" else _mysql_engine(url, migrating)
+
+    if password_file is not None:
+
+        @event.listens_for(engine, "do_connect")
+        def _give_password(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
+            # Read for each connection: it stands in no address or log, and a changed password needs no restart.
+            try:
+                parameters["password"] = password_file.read_bytes().rstrip(b"\r\n")
+            except OSError as error:
+                raise Unavailable(
+                    f"The database's password cannot be read from {password_file}: {error.strerror}"
+                ) from error
+
+    return engine
+
+
+def _sqlite_engine(url: URL, migrating: bool) -> Engine:
+    # Only a migration makes the file, with the right mode: "rw" opens what is there.
+    file = f"file:{quote(str(url.database))}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        return sqlite3.connect(file, uri=True, timeout=LOCK_WAIT_SECONDS, check_same_thread=False)
+
+    engine = create_engine(url, creator=connect, **({"poolclass": NullPool} if migrating else {"max_overflow": -1}))
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver would begin late, and never before a SELECT
+        # FULL: a submission that was confirmed survives a power cut. Migrations rebuild tables, which must not cascade.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA foreign_keys = {'OFF' if migrating else 'ON'}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and writes later fails at once if another wrote between: writers begin as such.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _mysql_engine(url: URL, migrating: bool) -> Engine:
+    arguments = {
+        "charset": "utf8mb4",
+        "connect_timeout": CONNECT_SECONDS,
+        "sql_mode": "TRADITIONAL",  # text that is too long is an error, never cut
+        "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
+    }
+    if migrating:
+        return create_engine(url, connect_args=arguments, poolclass=NullPool)
+    # A host that vanished must not hold a thread for ever. The web's threads bound the number of connections.
+    arguments |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
+    return create_engine(
+        url, connect_args=arguments, isolation_level="READ COMMITTED", pool_pre_ping=True, max_overflow=-1
+    )
+
+
+@contextmanager
+def told_plainly(url: URL) -> Iterator[None]:
+    """Turn what the driver raises when the database cannot do its work into `Unavailable`.
+
+    Errors that only a mistake of ours can cause (a wrong statement, a broken constraint) pass as they are.
+    """
+    try:
+        yield
+    except exc.TimeoutError as error:
+        raise Unavailable(f"The database {shown(url)} has no free connection: try again") from error
+    except exc.DBAPIError as error:
+        if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError):
+            raise
+        # Only the driver's words: SQLAlchemy's add the statement and its values, password hashes among them.
+        details = error.orig.args if error.orig is not None else ()
+        code = details[0] if len(details) > 1 else None
+        advice = _WHAT_TO_DO.get(code, _WHAT_TO_DO[url.get_backend_name()])
+        reason = details[-1] if details and details[-1] else "the connection was lost"
+        raise Unavailable(f"The database {shown(url)} does not answer: {reason}; {advice}") from error
+
+
+def shown(url: URL) -> str:
+    """The address as people know it: without driver and options, and there is never a password in it."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    user = f"{url.username}@" if url.username else ""
+    host = url.query.get("unix_socket") or f"{url.host or 'localhost'}:{url.port or 3306}"
+    return f"{url.database} at {user}{host}"
+
+
+class Database:
+    """What the questions stand on: one transaction to read in, one to write in. Safe with threads and after a fork."""
+
+    def __init__(self, url: URL, password_file: Path | None) -> None:
+        self.url = url
+        self.password_file = password_file
+        self._engine = make_engine(url, password_file)
+        self._writer = self._engine.execution_options(writes=True)
+        _open.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads; raises `Unavailable`."""
+        with told_plainly(self.url), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is committed at its end, or leaves nothing if anything is raised in it; `Unavailable`."""
+        with told_plainly(self.url), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._engine.dispose()
+
+    def forget(self) -> None:
+        """In a child process: take a new, empty pool; the parent's connections stay the parent's."""
+        self._engine.dispose(close=False)
+
+
+def upsert(
+    connection: Connection,
+    table: Table,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    keep: tuple[str, ...] = (),
+) -> None:
+    """Insert the row, or overwrite the one with this primary `key`; columns in `keep` are not overwritten by None."""
+    row = {**key, **values}
+
+    def updates(new: Any) -> dict[str, Any]:
+        return {name: func.coalesce(new[name], table.c[name]) if name in keep else new[name] for name in values}
+
+    if connection.dialect.name == "sqlite":
+        into_sqlite = sqlite.insert(table).values(row)
+        connection.execute(
+            into_sqlite.on_conflict_do_update(index_elements=list(key), set_=updates(into_sqlite.excluded))
+        )
+    else:
+        into_mysql = mysql.insert(table).values(row)
+        connection.execute(into_mysql.on_duplicate_key_update(updates(into_mysql.inserted)))
+
+
+# SQLite's connections must not even be closed in a child: idle ones go before the fork, pools are new after it.
+_open: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _before_fork() -> None:
+    for database in list(_open):
+        database.close()
+
+
+def _in_child() -> None:
+    for database in list(_open):
+        database.forget()
+
+
+os.register_at_fork(before=_before_fork, after_in_child=_in_child)

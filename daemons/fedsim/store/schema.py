@@ -1,0 +1,223 @@
+"""The tables, as the newest migration leaves them; a test compares the two on both databases.
+
+Text compares byte by byte everywhere (utf8mb4_bin, SQLite's BINARY), so that uids and digests are exact; what must be
+found without regard to case has a folded key of its own, the same on both databases. Times are float seconds (UTC).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
+
+# MySQL's TEXT ends at 64 KiB: the missing clients of a large round, or a node's announcement, are longer.
+LongText = Text().with_variant(MEDIUMTEXT(), "mysql")
+HASH = 64
+UID = 32
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for every NaN and infinity, which neither JSON nor MySQL can keep."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Real(TypeDecorator[float]):
+    """A double; NaN and infinities become NULL, as a diverged model's loss must not keep the row from being written."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:  # noqa: ARG002 - SQLAlchemy's
+        """A number on its way into the database."""
+        return None if value is None else _finite(float(value))
+
+
+class Json(TypeDecorator[Any]):
+    """Any JSON value as text; None is NULL. The two databases' own JSON types differ in what they keep."""
+
+    impl = LongText
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
+        """A Python value on its way into the database."""
+        return None if value is None else json.dumps(_finite(value), separators=(",", ":"))
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """A column's text on its way out."""
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+OPTIONS: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("name_key", String(255), nullable=False, unique=True),
+    Column("password_hash", String(255), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("language", String(35), nullable=False),
+    Column("created_at", Real, nullable=False),
+    **OPTIONS,
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id_hash", String(HASH), primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("csrf", String(255), nullable=False),
+    Column("created_at", Real, nullable=False),
+    Column("expires_at", Real, nullable=False, index=True),
+    **OPTIONS,
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("user_id", ForeignKey("users.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("label", LongText, nullable=False),
+    Column("token_hash", String(HASH), nullable=False, unique=True),
+    Column("hint", String(32), nullable=False),
+    Column("created_at", Real, nullable=False),
+    Column("used_at", Real),
+    **OPTIONS,
+)
+
+# `key_hash`: people type passwords into the name field; what they typed is not kept.
+login_failures = Table(
+    "login_failures",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("key_hash", String(HASH), nullable=False),
+    Column("at", Real, nullable=False, index=True),
+    Index(None, "key_hash", "at"),
+    **OPTIONS,
+)
+
+tasks = Table(
+    "tasks",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("uid", String(UID), nullable=False, unique=True),
+    Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
+    Column("state", String(16), nullable=False, index=True),
+    Column("reason", LongText, nullable=False),
+    Column("settings", Json, nullable=False),
+    Column("created_at", Real, nullable=False),
+    Column("started_at", Real),
+    Column("finished_at", Real),
+    Column("stop_requested", Boolean, nullable=False),
+    Column("delete_requested", Boolean, nullable=False),
+    Column("round", Integer, nullable=False),
+    Column("loss", Real),
+    Column("accuracy", Real),
+    Column("phase", LongText, nullable=False),
+    Column("waiting_for", Json, nullable=False),
+    Column("waiting_until", Real),
+    Column("eta_seconds", Real),
+    Column("nodes", Json, nullable=False),
+    Column("digest", String(HASH)),
+    sqlite_autoincrement=True,  # a number that people have seen is never given again, not even once its task is deleted
+    **OPTIONS,
+)
+
+
+def _task_column() -> Column[int]:
+    return Column(
+        "task", ForeignKey("tasks.number", ondelete="CASCADE"), primary_key=True, autoincrement=False, nullable=False
+    )
+
+
+rounds = Table(
+    "rounds",
+    metadata,
+    _task_column(),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("digest", String(HASH), nullable=False),
+    Column("num_examples", BigInteger, nullable=False),
+    Column("train_loss", Real),
+    Column("seconds", Json, nullable=False),
+    Column("bytes_sent", BigInteger, nullable=False),
+    Column("bytes_received", BigInteger, nullable=False),
+    Column("cohort_size", Integer, nullable=False),
+    Column("missing", Json, nullable=False),
+    Column("finished_at", Real, nullable=False),
+    Column("loss", Real),
+    Column("accuracy", Real),
+    Column("recall", Json),
+    Column("auc", Real),
+    **OPTIONS,
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    _task_column(),
+    Column("round", Integer, primary_key=True, autoincrement=False),
+    Column("path", LongText, nullable=False),
+    Column("digest", String(HASH), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", Real, nullable=False),
+    Column("removed_at", Real),
+    Column("removed_why", LongText, nullable=False),
+    **OPTIONS,
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("name", String(HASH), primary_key=True),
+    Column("seen_at", Real, nullable=False),
+    Column("hello", Json, nullable=False),
+    **OPTIONS,
+)
+
+# No foreign key: that a task was deleted is itself an event, told after the task has gone.
+events = Table(
+    "events",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Real, nullable=False, index=True),
+    Column("kind", String(64), nullable=False),
+    Column("text", LongText, nullable=False),
+    Column("task", Integer),
+    Column("user", String(64)),
+    Column("fields", Json, nullable=False),
+    Index(None, "task", "at"),
+    **OPTIONS,
+)
