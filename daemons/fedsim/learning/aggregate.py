@@ -1,0 +1,83 @@
+"""From a round's updates to the next global model, block by block over arrays that are memory-mapped in production.
+
+Memory depends on neither the model's size nor the number of clients; sums are float64, in the order given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from blake3 import blake3
+
+from fedsim.errors import BadInput
+from fedsim.learning.examples import FloatArray
+from fedsim.learning.strategies import Strategy
+
+BLOCK = 2**18
+"""Parameters in a block where updates are summed one after another: 2 MiB of float64, which stays in the cache."""
+STACKED_BLOCK = 2**22
+"""Parameters of all updates together where a strategy needs them side by side."""
+
+
+def aggregate(
+    strategy: Strategy,
+    global_vector: FloatArray,
+    updates: Sequence[FloatArray],
+    weights: Sequence[float],
+    state: Mapping[str, FloatArray],
+    out: FloatArray,
+    state_out: Mapping[str, FloatArray],
+    *,
+    block: int | None = None,
+) -> bool:
+    """Compute the next global model and strategy state.
+
+    Args:
+        strategy: the rule.
+        global_vector: float32 [P], the model that the clients received.
+        updates: float32 [P] each, in canonical order: chunk after chunk, or client after client.
+        weights: one for each update, from `Strategy.weight`.
+        state: float32 [P] for each of the strategy's `state_names`; `initial_state` before round 1.
+        out: float32 [P], written.
+        state_out: like `state`, written; must not be the same arrays.
+        block: parameters at a time; any value gives the same bytes.
+
+    Returns:
+        Whether every new parameter, and every number of the state, is finite.
+
+    Raises:
+        BadInput: an update's length is not the model's, or no update has weight.
+    """
+    size = len(global_vector)
+    for number, update in enumerate(updates):
+        if update.shape != (size,):
+            raise BadInput(
+                f"update {number} has the shape {update.shape}, the model has {size} parameters; leave it out"
+            )
+    if len(weights) != len(updates) or not sum(weights) > 0:
+        raise BadInput(f"{len(updates)} updates with the weights {list(weights)[:10]} cannot be combined")
+    if block is None:
+        block = max(1, STACKED_BLOCK // len(updates)) if strategy.needs_each_client else BLOCK
+    finite = True
+    for start in range(0, size, block):
+        here = slice(start, start + block)
+        with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
+            combined = strategy.combine((update[here] for update in updates), weights)
+            old_state = {name: state[name][here].astype(np.float64) for name in strategy.state_names}
+            new, new_state = strategy.step(global_vector[here].astype(np.float64), combined, old_state)
+            out[here] = new
+            for name in strategy.state_names:
+                state_out[name][here] = new_state[name]
+        finite &= all(bool(np.isfinite(made[here]).all()) for made in (out, *state_out.values()))
+    return finite
+
+
+def initial_state(strategy: Strategy, size: int) -> dict[str, FloatArray]:
+    """A strategy's state before round 1: zeros, float32 [size] for each of its `state_names`."""
+    return {name: np.zeros(size, np.float32) for name in strategy.state_names}
+
+
+def model_digest(vector: FloatArray) -> str:
+    """The model's blake3 as hex, over its parameters as little-endian float32: equal digests, equal models."""
+    return blake3(np.ascontiguousarray(vector, dtype="<f4").data.cast("B")).hexdigest()

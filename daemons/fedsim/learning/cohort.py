@@ -1,0 +1,58 @@
+"""Who trains in a round, and in which pieces: pure functions of the seed and of where the clients live.
+
+The chunk is the unit of training, summing, sending and doing again. Its place in the canonical order (nodes in their
+order, clients ascending) fixes the order of every sum, so that the result does not depend on who answered first.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from fedsim.learning.randomness import generator
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """Some of the cohort's clients on one node. `id` counts from 0 over all nodes, `node` is the placement's index."""
+
+    id: int
+    node: int
+    clients: tuple[int, ...]
+
+
+def draw_cohort(seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:
+    """The clients that train in a round: `cohort_size` of `num_clients`, without replacement, ascending.
+
+    The cost is proportional to the cohort, not to the population (Floyd's method inside numpy).
+    """
+    drawn = generator(seed, "cohort", round_number).choice(num_clients, cohort_size, replace=False, shuffle=False)
+    return tuple(sorted(drawn.tolist()))
+
+
+def cut_chunks(
+    cohort: Sequence[int], placement: Sequence[tuple[int, int]], chunk_clients: int
+) -> tuple[ChunkPlan, ...]:
+    """Cut a cohort into chunks of at most `chunk_clients`, on each node as even as possible.
+
+    Args:
+        cohort: the clients, ascending.
+        placement: (first_client, num_clients) of each node, in the task's order of nodes.
+        chunk_clients: most clients in a chunk.
+
+    Raises:
+        ValueError: a client of the cohort lives on no node, or on two.
+    """
+    chunks: list[ChunkPlan] = []
+    for node, (first_client, num_clients) in enumerate(placement):
+        here = cohort[bisect_left(cohort, first_client) : bisect_left(cohort, first_client + num_clients)]
+        count = -(-len(here) // chunk_clients)
+        bounds = [len(here) * number // count for number in range(count + 1)] if count else [0]
+        for start, end in pairwise(bounds):
+            chunks.append(ChunkPlan(len(chunks), node, tuple(here[start:end])))
+    placed = sum(len(chunk.clients) for chunk in chunks)
+    if placed != len(cohort):
+        raise ValueError(f"the placement holds {placed} of the cohort's {len(cohort)} clients; it must hold each once")
+    return tuple(chunks)

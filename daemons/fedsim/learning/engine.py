@@ -1,0 +1,191 @@
+"""How a node trains clients: an engine is given some of the cohort and the global model, and yields their updates.
+
+`SequentialEngine` trains one client after another. What every engine must share, so that one can take another's place,
+stands outside of it: `ClientData` (a client's examples, and the order of its batches) and `mean_update`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from fedsim.learning.errors import Diverged
+from fedsim.learning.examples import Examples, FloatArray, IntArray
+from fedsim.learning.models import Prepares, build_model, load_vector, share_vector
+from fedsim.learning.partition import Partition
+from fedsim.learning.randomness import generator
+from fedsim.learning.strategies import Strategy, make_strategy
+from fedsim.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client's training gives: its parameters, float32 [P], and the mean loss over all its steps."""
+
+    client: int
+    num_examples: int
+    vector: FloatArray
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class ChunkUpdate:
+    """The weighted mean of some clients' updates, float32 [P]; `train_loss` is the mean over their examples."""
+
+    clients: tuple[int, ...]
+    num_examples: int
+    vector: FloatArray
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """A node's training examples, client by client, in the order in which each round uses them."""
+
+    settings: TaskSettings
+    train: Examples
+    partition: Partition
+
+    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
+        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
+        indices = self.partition.indices(client)
+        return self.train.take(indices), self.train.labels[indices]
+
+    def batch_order(self, round_number: int, client: int) -> IntArray:
+        """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
+        rng = generator(self.settings.seed, "batches", round_number, client)
+        count = self.partition.num_examples(client)
+        return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+
+
+class Engine(Protocol):
+    """Trains clients from a global model. Where it runs them, and how many at once, is its own affair."""
+
+    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[ClientUpdate]:
+        """Yield the clients' updates in the order of `clients`.
+
+        Args:
+            clients: some of those that this node holds.
+            round_number: counted from 1.
+            global_vector: float32 [P]; is only read.
+
+        Raises:
+            Diverged: a client's parameters or loss are no longer finite.
+        """
+
+
+def make_deterministic(threads: int) -> None:
+    """Set torch up, for the whole process, so that equal work gives equal bytes.
+
+    On CUDA the environment must also hold CUBLAS_WORKSPACE_CONFIG=:4096:8 before the first kernel runs.
+    """
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    # Deterministic mode would also fill every fresh tensor; nothing here reads what it has not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+class SequentialEngine:
+    """Plain SGD on the mean cross-entropy, one client after another; a last short batch is kept."""
+
+    def __init__(
+        self,
+        settings: TaskSettings,
+        train: Examples,
+        partition: Partition,
+        num_classes: int,
+        *,
+        device: str = "cpu",
+    ) -> None:
+        self.data = ClientData(settings, train, partition)
+        self.settings = settings
+        self.strategy = make_strategy(settings)
+        self.device = torch.device(device)
+        self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
+        self.flat = share_vector(self.model)
+        self.parameters = list(self.model.parameters())
+        self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
+
+    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[ClientUpdate]:
+        """Yield the clients' updates in the order of `clients`; see `Engine`."""
+        load_vector(self.model, global_vector)
+        start = self.flat.clone()
+        parts = torch.split(start, [parameter.numel() for parameter in self.parameters])
+        received = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        for client in clients:
+            self.flat.copy_(start)
+            # A model of a lab's own may drop out units or add noise: torch's stream is the client's, then put back.
+            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+                torch.manual_seed(int(generator(self.settings.seed, "model", round_number, client).integers(2**63)))
+                loss = self._train_client(client, round_number, received)
+            if not isfinite(loss) or not bool(torch.isfinite(self.flat).all()):
+                raise Diverged(round_number, client)
+            vector = self.flat.cpu().numpy().copy()
+            yield ClientUpdate(client, self.data.partition.num_examples(client), vector, loss)
+
+    def _train_client(self, client: int, round_number: int, received: Sequence[Tensor]) -> float:
+        """Train the model in place; returns the mean loss over the examples of all epochs."""
+        settings = self.settings
+        features, labels = (torch.from_numpy(array).to(self.device) for array in self.data.examples(client))
+        order = torch.from_numpy(self.data.batch_order(round_number, client)).to(self.device)
+        augment = generator(settings.seed, "augment", round_number, client)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        for epoch in order:
+            # One gather for each epoch, then batches are views.
+            batches = torch.split(features[epoch], settings.local_batch_size)
+            targets = torch.split(labels[epoch], settings.local_batch_size)
+            for x, y in zip(batches, targets, strict=True):
+                inputs = self.prepare(x, augment) if self.prepare else x
+                loss = cross_entropy(self.model(inputs), y)
+                gradients = torch.autograd.grad(loss, self.parameters)
+                with torch.no_grad():
+                    self.strategy.adjust_gradients(gradients, self.parameters, received)
+                    for parameter, gradient in zip(self.parameters, gradients, strict=True):
+                        parameter.add_(gradient, alpha=-settings.local_learning_rate)
+                    total.add_(loss, alpha=len(y))
+        return float(total) / order.numel()
+
+
+def mean_update(updates: Iterable[ClientUpdate], strategy: Strategy) -> ChunkUpdate:
+    """A chunk's weighted mean, summed in float64 in the order given, holding one update at a time.
+
+    Raises:
+        ValueError: there are no updates.
+    """
+    total = scratch = np.zeros(0)
+    weights, losses = 0.0, 0.0
+    clients: list[int] = []
+    num_examples = 0
+    for update in updates:
+        if not clients:
+            total, scratch = np.zeros(len(update.vector)), np.empty(len(update.vector))
+        weight = strategy.weight(update.num_examples)
+        total += np.multiply(update.vector, weight, out=scratch, dtype=np.float64)
+        weights += weight
+        losses += update.train_loss * update.num_examples
+        clients.append(update.client)
+        num_examples += update.num_examples
+    if not clients:
+        raise ValueError("a chunk without clients has no mean")
+    return ChunkUpdate(tuple(clients), num_examples, (total / weights).astype(np.float32), losses / num_examples)
+
+
+def train_chunk(
+    engine: Engine, strategy: Strategy, clients: Sequence[int], round_number: int, global_vector: FloatArray
+) -> Iterator[ChunkUpdate]:
+    """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those."""
+    updates = engine.train(clients, round_number, global_vector)
+    if strategy.needs_each_client:
+        for update in updates:
+            yield ChunkUpdate((update.client,), update.num_examples, update.vector, update.train_loss)
+    else:
+        yield mean_update(updates, strategy)

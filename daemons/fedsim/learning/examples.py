@@ -1,0 +1,61 @@
+"""Examples as arrays: what data formats produce and what training, testing and partitioning take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Features with their labels.
+
+    Attributes:
+        features: uint8 or float32, [n, *shape]. Images are [n, H, W] or [n, C, H, W]. Pixels stay uint8 in memory.
+        labels: int64 [n], classes counted from 0.
+        scale: what features are divided by when they are taken: 255 for pixels, 1 where they are used as they are.
+    """
+
+    features: NDArray[Any]
+    labels: IntArray
+    scale: float = 1.0
+
+    def __len__(self) -> int:
+        """How many examples."""
+        return len(self.labels)
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.features.shape[1:])
+
+    def take(self, indices: IntArray | slice) -> FloatArray:
+        """The features of some examples, scaled: a new float32 array [k, *shape]."""
+        taken: FloatArray = self.features[indices].astype(np.float32)
+        if self.scale != 1.0:
+            np.divide(taken, np.float32(self.scale), out=taken)
+        return taken
+
+    def arrays(self) -> tuple[FloatArray, IntArray]:
+        """All of them as plain arrays, as they are sent: float32 [n, *shape] (scaled) and int64 [n]."""
+        return self.take(slice(None)), self.labels
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What one node holds: examples to train on, to test on where there are any, and how many classes there are."""
+
+    train: Examples
+    test: Examples | None
+    num_classes: int
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return self.train.feature_shape

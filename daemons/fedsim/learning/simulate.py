@@ -1,0 +1,135 @@
+"""A whole federated task in one process, with the pieces and in the order in which the platform's workers use them.
+
+With the platform's placement, chunks, thread count and kind of processor it gives the platform's bytes; so it is the
+reference that the platform is tested against, and what research on strategies runs on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fedsim.errors import BadInput
+from fedsim.learning.aggregate import aggregate, initial_state, model_digest
+from fedsim.learning.cohort import cut_chunks, draw_cohort
+from fedsim.learning.engine import SequentialEngine, train_chunk
+from fedsim.learning.errors import Diverged
+from fedsim.learning.examples import DataSet, FloatArray
+from fedsim.learning.metrics import Metrics, evaluate
+from fedsim.learning.models import build_model, initial_vector, load_vector
+from fedsim.learning.partition import make_partition
+from fedsim.learning.strategies import make_strategy
+from fedsim.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What is recorded of a round. `metrics` is None where it was not evaluated, `train_loss` in round 0."""
+
+    round: int
+    digest: str
+    num_examples: int
+    train_loss: float | None
+    metrics: Metrics | None
+
+
+@dataclass(frozen=True)
+class SimulationResult:
+    """The model after the last round, float32 [P], the strategy's state, and the rounds, round 0 first."""
+
+    vector: FloatArray
+    state: dict[str, FloatArray]
+    rounds: list[RoundResult] = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """The final model's digest."""
+        return self.rounds[-1].digest
+
+
+def simulate(
+    settings: TaskSettings,
+    dataset: DataSet | Sequence[DataSet],
+    *,
+    chunk_clients: int | None = None,
+    placement: Sequence[tuple[int, int]] | None = None,
+    on_round: Callable[[RoundResult], None] | None = None,
+    resume: SimulationResult | None = None,
+    device: str = "cpu",
+) -> SimulationResult:
+    """Run a task.
+
+    Args:
+        settings: the task's.
+        dataset: the data set that all nodes hold; or, for partition `local`, each node's own. The test set is the
+            first that there is.
+        chunk_clients: most clients in a chunk; None: a node's part of the cohort is one chunk.
+        placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
+        on_round: is told of each round, round 0 (the initial model's evaluation) included.
+        resume: go on after the last round of this result.
+        device: where to train and test.
+
+    Raises:
+        BadInput: settings and data do not fit each other.
+        Diverged: the model is no longer finite.
+    """
+    nodes = [dataset] if isinstance(dataset, DataSet) else list(dataset)
+    if settings.partition == "local" and settings.num_clients != len(nodes):
+        raise BadInput(
+            f"num_clients is {settings.num_clients}, but partition local has one client for each node's data, "
+            f"here {len(nodes)}: set num_clients to {len(nodes)}"
+        )
+    if placement is None:
+        placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
+    feature_shape, num_classes = nodes[0].feature_shape, max(node.num_classes for node in nodes)
+    strategy = make_strategy(settings)
+    engines = [
+        SequentialEngine(settings, node.train, make_partition(settings, node.train.labels), num_classes, device=device)
+        for node in nodes
+    ]
+    model = build_model(settings.model, feature_shape, num_classes).to(device)
+    test = next((node.test for node in nodes if node.test is not None), None)
+    rounds = list(resume.rounds) if resume else []
+
+    def record(round_number: int, vector: FloatArray, num_examples: int, train_loss: float | None) -> None:
+        metrics = None
+        if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
+            load_vector(model, vector)
+            metrics = evaluate(model, test)
+        rounds.append(RoundResult(round_number, model_digest(vector), num_examples, train_loss, metrics))
+        if on_round:
+            on_round(rounds[-1])
+
+    if resume:
+        vector, state = resume.vector, resume.state
+    else:
+        vector = initial_vector(settings.model, feature_shape, num_classes, settings.seed)
+        state = initial_state(strategy, len(vector))
+        record(0, vector, 0, None)
+    for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
+        # 1. Who trains, where, in which pieces.
+        cohort = draw_cohort(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+        chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
+        # 2. Each chunk trains from the same global model.
+        updates = [
+            update
+            for chunk in chunks
+            for update in train_chunk(
+                engines[chunk.node if len(engines) > 1 else 0], strategy, chunk.clients, round_number, vector
+            )
+        ]
+        # 3. Their updates become the next model, in canonical order.
+        weights = [strategy.weight(update.num_examples, len(update.clients)) for update in updates]
+        new_vector, new_state = np.empty_like(vector), initial_state(strategy, len(vector))
+        if not aggregate(
+            strategy, vector, [update.vector for update in updates], weights, state, new_vector, new_state
+        ):
+            raise Diverged(round_number)
+        vector, state = new_vector, new_state
+        # 4. The round is tested, where it is due, and told.
+        num_examples = sum(update.num_examples for update in updates)
+        train_loss = sum(update.train_loss * update.num_examples for update in updates) / num_examples
+        record(round_number, vector, num_examples, train_loss)
+    return SimulationResult(vector, state, rounds)
