@@ -1,0 +1,246 @@
+"""Accounts: passwords, sessions, tokens, and the brakes on guessing.
+
+Nothing secret is stored: passwords as argon2id, session ids and tokens as blake2b of 256 random bits.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import re
+import secrets
+import threading
+import unicodedata
+from functools import cache
+from hashlib import blake2b
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+
+from fedsim.config import WebConfig
+from fedsim.errors import BadInput
+from fedsim.log import get_logger
+from fedsim.store.interface import Event, Role, Session, Store, Token, User, UserState
+from fedsim.web.faults import Fault, Problems
+from fedsim.web.i18n import DEFAULT_LANGUAGE, Text, duration, tr
+
+MIN_PASSWORD_CHARACTERS = 8
+MAX_PASSWORD_BYTES = 1024
+MAX_LABEL_CHARACTERS = 80
+TOKEN_PREFIX = "fedsim_"  # noqa: S105 - a mark by which people and secret scanners know a token, not a secret
+_NAME = re.compile(r"^[^\W_][\w.@-]{1,63}$")
+# Two at a time bound the memory (64 MiB each, RFC 9106's second recommendation) however many log in at once.
+_HASHING = threading.BoundedSemaphore(2)
+_HASHER = PasswordHasher()
+
+
+def _hash_password(password: str) -> str:
+    with _HASHING:
+        return _HASHER.hash(password)
+
+
+def _verify(password_hash: str, password: str) -> bool:
+    with _HASHING:
+        try:
+            return _HASHER.verify(password_hash, password)
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+
+
+@cache
+def _dummy_hash() -> str:
+    """Verified for names that do not exist, so that the time of an answer tells nothing."""
+    return _hash_password(secrets.token_hex(16))
+
+
+def hash_secret(secret: str) -> str:
+    """What is stored of a session id or token: 32 bytes, hex. They are random, so a fast hash is safe."""
+    return blake2b(secret.encode(), digest_size=32).hexdigest()
+
+
+def password_problem(password: str) -> Text | None:
+    """Why this cannot be a password; None if it can."""
+    if len(password) < MIN_PASSWORD_CHARACTERS:
+        return tr("must have at least %(limit)s characters", limit=MIN_PASSWORD_CHARACTERS)
+    if len(password.encode()) > MAX_PASSWORD_BYTES:
+        return tr("must have at most %(limit)s bytes", limit=MAX_PASSWORD_BYTES)
+    return None
+
+
+def clean_name(name: str) -> str:
+    """A name in one normal form, so that what looks the same is the same."""
+    return unicodedata.normalize("NFKC", name).strip()
+
+
+def _create(store: Store, name: str, password: str, role: Role, state: UserState, language: str, now: float) -> User:
+    name = clean_name(name)
+    problems: Problems = {}
+    if not _NAME.match(name):
+        problems["name"] = tr("must be 2 to 64 letters, digits, “_”, “.”, “@” or “-”, beginning with a letter or digit")
+    elif store.user_by_name(name) is not None:
+        problems["name"] = tr("is taken: choose another name")
+    if problem := password_problem(password):
+        problems["password"] = problem
+    if problems:
+        raise Fault(422, tr("The account cannot be made like this."), problems=problems)
+    try:
+        return store.create_user(name, _hash_password(password), role=role, state=state, language=language, now=now)
+    except BadInput as error:  # somebody took the name a moment ago
+        taken: Problems = {"name": tr("is taken: choose another name")}
+        raise Fault(422, tr("The account cannot be made like this."), problems=taken) from error
+
+
+def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
+    """Make an administrator: how a new installation gets its first one.
+
+    Raises:
+        Fault: a `BadInput` whose `problems` name what is wrong with the name or the password.
+    """
+    user = _create(store, name, password, Role.ADMIN, UserState.ACTIVE, "", now)
+    _note(store, "admin_created", f"{user.name} was made as an administrator", user.name, now)
+    return user
+
+
+def register(store: Store, config: WebConfig, name: str, password: str, *, language: str, now: float) -> User:
+    """Make a user as the configuration allows: at once, waiting for approval, or not at all.
+
+    Raises:
+        Fault: registration is closed (403), or the name or password will not do (422, with problems).
+    """
+    if config.registration == "closed":
+        raise Fault(403, tr("Registration is closed. Ask an administrator for an account."))
+    state = UserState.ACTIVE if config.registration == "open" else UserState.WAITING
+    user = _create(store, name, password, Role.USER, state, language or DEFAULT_LANGUAGE, now)
+    _note(store, "user_registered", f"{user.name} registered", user.name, now)
+    return user
+
+
+def log_in(store: Store, config: WebConfig, name: str, password: str, *, address: str, now: float) -> User:
+    """The user with this name and password.
+
+    Raises:
+        Fault: wrong (403), not yet approved or disabled (403, only for the right password), or too many wrong
+            attempts of this name or from this address (429, with `retry_after`).
+    """
+    name = clean_name(name)
+    keys = (f"name:{name.casefold()[:64]}", f"address:{address}")
+    wait = max(_seconds_to_wait(store, config, key, now) for key in keys)
+    if wait:
+        get_logger().warning("login_throttled", user=name, address=address)
+        raise Fault(
+            429,
+            tr("Too many failed attempts. Try again in %(wait)s.", wait=duration(wait)),
+            retry_after=math.ceil(wait),
+        )
+    user = store.user_by_name(name)
+    right = _verify(user.password_hash if user else _dummy_hash(), password[: MAX_PASSWORD_BYTES + 1])
+    if user is None or not right:
+        for key in keys:
+            store.record_login_failure(key, now)
+        get_logger().warning("login_failed", user=name, address=address)
+        raise Fault(403, tr("The name or the password is wrong."))
+    store.clear_login_failures(keys[0])
+    if user.state is UserState.WAITING:
+        raise Fault(403, tr("Your account waits for an administrator's approval."))
+    if user.state is UserState.DISABLED:
+        raise Fault(403, tr("Your account is disabled. Ask an administrator."))
+    if _HASHER.check_needs_rehash(user.password_hash):
+        store.set_password_hash(user.id, _hash_password(password))
+    get_logger().info("logged_in", user=user.name, address=address)
+    return user
+
+
+def _seconds_to_wait(store: Store, config: WebConfig, key: str, now: float) -> float:
+    """How long until fewer than `login_attempts` failures lie within the window; 0 if that is so now.
+
+    The store counts failures since a time; the moment when the count falls is found by halving the window.
+    """
+
+    def blocked_after(wait: float) -> bool:
+        return store.login_failures(key, now + wait - config.login_window_seconds) >= config.login_attempts
+
+    if not blocked_after(0):
+        return 0
+    low, high = 0.0, float(config.login_window_seconds)
+    while high - low > 1:
+        middle = (low + high) / 2
+        low, high = (middle, high) if blocked_after(middle) else (low, middle)
+    return high
+
+
+def start_session(store: Store, config: WebConfig, user: User, *, old: str | None, now: float) -> tuple[str, Session]:
+    """A new session under a new random id, which only the browser keeps; an `old` one of this browser ends."""
+    if old:
+        store.end_session(hash_secret(old))
+    session_id, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    expires_at = now + config.session_hours * 3600
+    store.create_session(hash_secret(session_id), user.id, csrf, now=now, expires_at=expires_at)
+    return session_id, Session(user, csrf, now, expires_at)
+
+
+def change_password(store: Store, user: User, old: str, new: str, *, now: float) -> None:
+    """Change one's own password; every session of the user ends.
+
+    Raises:
+        Fault: 422 with the problem beside `old` or `new`.
+    """
+    problems: Problems = {}
+    if not _verify(user.password_hash, old[: MAX_PASSWORD_BYTES + 1]):
+        problems["old"] = tr("is not your password")
+    if problem := password_problem(new):
+        problems["new"] = problem
+    if problems:
+        raise Fault(422, tr("The password was not changed."), problems=problems)
+    store.set_password_hash(user.id, _hash_password(new))
+    _note(store, "password_changed", f"{user.name} changed the password", user.name, now)
+
+
+def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
+    """Give a user a generated password, which is returned once; the user's sessions end."""
+    password = secrets.token_urlsafe(12)
+    store.set_password_hash(user.id, _hash_password(password))
+    store.clear_login_failures(f"name:{user.name.casefold()}")
+    _note(store, "password_reset", f"{by.name} reset the password of {user.name}", by.name, now)
+    return password
+
+
+def change_user(store: Store, user: User, *, by: User, state: UserState | None, role: Role | None, now: float) -> None:
+    """Approve, disable, enable a user, or change the role; an administrator cannot lock themselves out.
+
+    Raises:
+        Fault: 422 where administrators would change their own state or role.
+    """
+    if user.id == by.id:
+        raise Fault(422, tr("You cannot change your own state or role: ask another administrator."))
+    if state is not None:
+        store.set_user_state(user.id, state)
+        _note(store, "user_state", f"{by.name} made {user.name} {state.value}", by.name, now)
+    if role is not None:
+        store.set_user_role(user.id, role)
+        _note(store, "user_role", f"{by.name} made {user.name} {role.value}", by.name, now)
+
+
+def make_token(store: Store, user: User, label: str, *, now: float) -> tuple[str, Token]:
+    """A bearer token for the JSON API, which is returned once, and its record.
+
+    Raises:
+        Fault: 422 if the label is empty or too long.
+    """
+    label = label.strip()
+    if not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
+        problem = tr("must have 1 to %(limit)s characters", limit=MAX_LABEL_CHARACTERS)
+        raise Fault(422, tr("The token needs a label."), problems={"label": problem})
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token = store.create_token(user.id, label, hash_secret(secret), secret[: len(TOKEN_PREFIX) + 4], now)
+    _note(store, "token_created", f"{user.name} made the token “{label}”", user.name, now)
+    return secret, token
+
+
+def same_secret(given: str, expected: str) -> bool:
+    """Compare in a time that tells nothing."""
+    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+
+
+def _note(store: Store, kind: str, text: str, user: str, now: float) -> None:
+    store.add_event(Event(now, kind, text, user=user))
+    get_logger().info(kind, user=user, text=text)

@@ -1,0 +1,174 @@
+"""The application: routes, and what every answer has in common – identity, forgery check, errors, secure headers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import bottle
+
+from fedsim.config import WebConfig
+from fedsim.errors import Unavailable
+from fedsim.log import get_logger
+from fedsim.store.interface import Store
+from fedsim.web.api import Api
+from fedsim.web.faults import Fault, status_text, status_title
+from fedsim.web.i18n import html_language
+from fedsim.web.pages.admin import AdminPages
+from fedsim.web.pages.nodes import NodePages
+from fedsim.web.pages.profile import ProfilePages
+from fedsim.web.pages.public import PublicPages
+from fedsim.web.pages.tasks import TaskPages
+from fedsim.web.rendering import STATIC, Renderer
+from fedsim.web.responses import json_response, see_other
+from fedsim.web.routes import Access, Route
+from fedsim.web.signal import Signal
+from fedsim.web.visit import Site, Visit
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_VISIT = "fedsim.visit"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: browsers would then send `Origin: null` with our own forms.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def make_app(
+    config: WebConfig, store: Store, signal: Signal, *, clock: Callable[[], float] = time.time
+) -> bottle.Bottle:
+    """The web as a WSGI application.
+
+    Args:
+        config: what `web.yml` says.
+        store: an open store, which the caller closes.
+        signal: tells the server of new tasks and stops.
+        clock: seconds since the epoch.
+    """
+    return _Application(Site(config, store, signal, clock), Renderer()).app
+
+
+class _Application:
+    def __init__(self, site: Site, renderer: Renderer) -> None:
+        self.site = site
+        self.renderer = renderer
+        self.app = bottle.Bottle()
+        self.app.default_error_handler = self._from_bottle
+        self.app.add_hook("after_request", self._finish)
+        self.app.route("/static/<name:path>", callback=self._static)
+        parts = (PublicPages, TaskPages, NodePages, ProfilePages, AdminPages)
+        routes = [route for part in parts for route in part(renderer).routes()]
+        for route in (*routes, *Api().routes()):
+            self.app.route(route.path, method=route.method, callback=self._wrap(route))
+
+    def _wrap(self, route: Route) -> Callable[..., Any]:
+        def answer(**parts: Any) -> Any:
+            visit = self._visit()
+            try:
+                visit.identify()
+                if visit.method not in SAFE_METHODS:
+                    visit.check_length()
+                    visit.check_forgery()
+                if route.access is not Access.ANYONE and visit.user is None:
+                    return self._log_in_first(visit)
+                visit.check_access(admins_only=route.access is Access.ADMIN)
+                result = route.handler(visit, **parts)
+            except Fault as fault:
+                return self._fault(visit, fault)
+            except Unavailable as error:
+                get_logger().error("database_unavailable", problem=str(error))
+                return self._fault(visit, Fault(503, status_text(503), retry_after=5))
+            if isinstance(result, dict):
+                return json_response(result)
+            return result
+
+        return answer
+
+    def _visit(self) -> Visit:
+        environ = bottle.request.environ
+        if _VISIT not in environ:
+            environ[_VISIT] = Visit(self.site, environ)
+        visit: Visit = environ[_VISIT]
+        return visit
+
+    def _log_in_first(self, visit: Visit) -> bottle.HTTPResponse:
+        if visit.is_api:
+            return self._fault(visit, Fault(401, status_text(401)))
+        back = quote(visit.path, safe="/") if visit.method == "GET" else "/tasks"
+        if visit.header("HX-Request"):
+            return bottle.HTTPResponse(status=401, headers={"HX-Redirect": "/login"})
+        return see_other(f"/login?next={back}")
+
+    def _fault(self, visit: Visit, fault: Fault) -> bottle.HTTPResponse:
+        text = visit.say(fault.text)
+        problems = {field: visit.say(problem) for field, problem in fault.problems.items()}
+        if visit.is_api or visit.path == "/healthz":
+            response = json_response({"error": text, **({"problems": problems} if problems else {})}, fault.status)
+            if fault.status == 401:
+                response.set_header("WWW-Authenticate", 'Bearer realm="fedsim"')
+        else:
+            page = self.renderer.page(
+                visit, "error.html", status=fault.status, title=status_title(fault.status), text=text, problems=problems
+            )
+            response = bottle.HTTPResponse(page, status=fault.status)
+            if visit.header("HX-Request") and fault.status in {403, 404}:
+                response.set_header("HX-Refresh", "true")  # the page under the live part is out of date as a whole
+        if fault.retry_after:
+            response.set_header("Retry-After", str(fault.retry_after))
+        return response
+
+    def _from_bottle(self, error: bottle.HTTPError) -> Any:
+        """Answers of Bottle's own: no such route, wrong method, or a fault in our code."""
+        if error.status_code >= 500:
+            get_logger().error("request_failed", path=bottle.request.path, exception=error.traceback or error.body)
+        visit = self._visit()
+        if visit.user is None:
+            visit.try_to_identify()
+        answer = self._fault(visit, Fault(error.status_code, status_text(error.status_code)))
+        answer.apply(bottle.response)
+        if error.status_code == 405 and "Allow" in error.headers:
+            bottle.response.set_header("Allow", error.headers["Allow"])
+        self._finish()
+        return answer.body
+
+    def _static(self, name: str) -> bottle.HTTPResponse:
+        response = bottle.static_file(name, str(STATIC))
+        if response.status_code == 200:
+            fresh = "public, max-age=31536000, immutable" if "v" in bottle.request.query else "no-cache"
+            response.set_header("Cache-Control", fresh)
+        return response
+
+    def _finish(self) -> None:
+        """What every answer carries. Also runs for errors, and then after the answer was replaced."""
+        response = bottle.response
+        visit = self._visit()
+        for name, value in HEADERS.items():
+            response.set_header(name, value)
+        if visit.encrypted:
+            response.set_header("Strict-Transport-Security", "max-age=31536000")
+        if not visit.path.startswith("/static/"):
+            if "Cache-Control" not in response.headers:
+                response.set_header("Cache-Control", "no-store")
+            response.set_header("Vary", "Accept-Language, Cookie")
+            response.set_header("Content-Language", html_language(visit.language))
+        if visit.cookies_travel_safely:
+            for cookie in visit.cookies:
+                response.set_cookie(
+                    cookie.name,
+                    cookie.value,
+                    path="/",
+                    max_age=cookie.max_age,
+                    httponly=True,
+                    samesite="lax",
+                    **({"secure": True} if visit.encrypted else {}),
+                )

@@ -1,0 +1,133 @@
+"""Curves of a task: as points for uPlot, and as geometry for the inline SVG that is there without JavaScript."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedsim.store.interface import RoundRecord
+from fedsim.web.i18n import Text, tr
+
+WIDTH, HEIGHT = 640, 240
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
+MAX_POINTS = 500
+Point = tuple[int, float]
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where it lies in the SVG, and what it says."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line: `css` names its colour, `path` is an SVG polyline, `last` its newest value."""
+
+    label: Text
+    css: str
+    path: str
+    last: str
+    end: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Everything that the template needs; `data` is the JSON from which uPlot draws the same."""
+
+    name: str
+    title: Text
+    curves: tuple[Curve, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    data: str
+
+
+def charts_of(rounds: list[RoundRecord], num_rounds: int) -> list[Chart]:
+    """Accuracy and loss over the rounds; a chart without a point is left out."""
+    accuracy = [(r.round, r.accuracy) for r in rounds if r.accuracy is not None]
+    loss = [(r.round, r.loss) for r in rounds if r.loss is not None]
+    train = [(r.round, r.train_loss) for r in rounds if r.train_loss is not None]
+    made = (
+        _chart("accuracy", tr("Test accuracy"), [(tr("Test accuracy"), "test", accuracy)], num_rounds, share=True),
+        _chart(
+            "loss",
+            tr("Loss"),
+            [(tr("Test loss"), "test", loss), (tr("Training loss"), "train", train)],
+            num_rounds,
+            share=False,
+        ),
+    )
+    return [chart for chart in made if chart is not None]
+
+
+def _chart(
+    name: str, title: Text, series: list[tuple[Text, str, list[Point]]], num_rounds: int, *, share: bool
+) -> Chart | None:
+    kept = [(label, css, _thin([p for p in points if math.isfinite(p[1])])) for label, css, points in series]
+    kept = [item for item in kept if item[2]]
+    if not kept:
+        return None
+    values = [y for _, _, points in kept for _, y in points]
+    y_marks = _marks(0.0, max(1.0 if share else max(values), 1e-9))
+    y_top = y_marks[-1]
+    x_marks = [
+        round(mark) for mark in _marks(0.0, float(max(num_rounds, 1))) if mark <= num_rounds and mark == round(mark)
+    ]
+
+    def across(x: float) -> float:
+        return round(LEFT + x / max(num_rounds, 1) * (WIDTH - LEFT - RIGHT), 1)
+
+    def up(y: float) -> float:
+        return round(HEIGHT - BOTTOM - min(y, y_top) / y_top * (HEIGHT - TOP - BOTTOM), 1)
+
+    def written(y: float) -> str:
+        return f"{y * 100:.0f} %" if share else f"{y:g}"
+
+    curves = tuple(
+        Curve(
+            label=label,
+            css=css,
+            path=" ".join(f"{across(x)},{up(y)}" for x, y in points),
+            last=f"{points[-1][1] * 100:.2f} %" if share else f"{points[-1][1]:.4f}",
+            end=(across(points[-1][0]), up(points[-1][1])),
+        )
+        for label, css, points in kept
+    )
+    return Chart(
+        name=name,
+        title=title,
+        curves=curves,
+        x_ticks=tuple(Tick(across(mark), str(mark)) for mark in x_marks),
+        y_ticks=tuple(Tick(up(mark), written(mark)) for mark in y_marks),
+        data=_data([points for _, _, points in kept], num_rounds, y_top, share=share),
+    )
+
+
+def _thin(points: list[Point]) -> list[Point]:
+    """At most `MAX_POINTS` of the points, evenly, the newest among them: a curve has no more pixels."""
+    if len(points) <= MAX_POINTS:
+        return points
+    step = (len(points) - 1) / (MAX_POINTS - 1)
+    return [points[round(i * step)] for i in range(MAX_POINTS)]
+
+
+def _marks(low: float, high: float) -> list[float]:
+    """About five round numbers from `low` to just beyond `high` (Heckbert's nice numbers, Graphics Gems 1990)."""
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    count = math.ceil((high - low) / step - 1e-9)
+    return [round(low + i * step, 10) for i in range(count + 1)]
+
+
+def _data(series: list[list[Point]], num_rounds: int, y_top: float, *, share: bool) -> str:
+    """For uPlot: one list of x and, for each line, a value or null at each x."""
+    xs = sorted({x for points in series for x, _ in points})
+    by_round: list[Callable[[int], float | None]] = [dict(points).get for points in series]
+    lines = [[value(x) for x in xs] for value in by_round]
+    return json.dumps({"xs": xs, "lines": lines, "end": num_rounds, "top": y_top, "share": share}, allow_nan=False)

@@ -1,0 +1,166 @@
+"""`fedsim-web`: the application under gunicorn, which supervises its worker as our daemons supervise theirs."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import bottle
+import click
+from gunicorn.app.base import BaseApplication
+
+from fedsim import __version__
+from fedsim.config import Address, WebConfig, load_config
+from fedsim.daemon import notify
+from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
+from fedsim.log import configure_logging, get_logger
+from fedsim.store import SqlStore, open_store
+from fedsim.web.app import make_app
+from fedsim.web.signal import WireSignal
+from fedsim.wire.stream import tls_context
+
+# A worker that does not answer its supervisor for so long is killed and replaced.
+WORKER_TIMEOUT_SECONDS = 60
+GRACEFUL_SECONDS = 10
+KEEP_ALIVE_SECONDS = 15
+BACKLOG = 256
+DATABASE_RETRY_SECONDS = 2.0
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
+    """gunicorn with our settings on a socket that is bound already. One worker: threads serve a lab well."""
+
+    def __init__(self, config: WebConfig, listener: socket.socket) -> None:
+        self._config = config
+        self._listener = listener
+        self._store: SqlStore | None = None
+        self._signal: WireSignal | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Our settings, instead of gunicorn's command line and files."""
+        settings: dict[str, Any] = {
+            "bind": f"fd://{self._listener.fileno()}",
+            "worker_class": "gthread",
+            "workers": 1,
+            "threads": self._config.threads,
+            "timeout": WORKER_TIMEOUT_SECONDS,
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "keepalive": KEEP_ALIVE_SECONDS,
+            "loglevel": "warning",
+            "proc_name": "fedsim-web",
+            "forwarded_allow_ips": "",  # the visit itself decides when a proxy is believed
+            "control_socket_disable": True,
+            "when_ready": self._ready,
+            "worker_exit": lambda _, worker: worker.app.close(),
+        }
+        for name, value in settings.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> bottle.Bottle:
+        """The application. Called in the worker, so that no connection and no thread crosses a fork."""
+        self._store = open_store(self._config.database, self._config.database_password_file)
+        self._signal = WireSignal(self._config)
+        return make_app(self._config, self._store, self._signal)
+
+    def close(self) -> None:
+        """Let go of what `load` opened."""
+        if self._signal is not None:
+            self._signal.close()
+        if self._store is not None:
+            self._store.close()
+
+    def _ready(self, _: object) -> None:
+        where = Address(address=self._config.listen.address, port=self._listener.getsockname()[1])
+        get_logger().info("ready", version=__version__, address=f"http://{where}")
+        notify("READY=1", f"STATUS=Serving http://{where}")
+
+
+def bind(address: Address) -> socket.socket:
+    """The listening socket.
+
+    Raises:
+        Unavailable: naming the address, if it is in use or not one of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in address.address else socket.AF_INET
+    try:
+        return socket.create_server((address.address, address.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise Unavailable(f"{address} is in use: stop what listens there, or change `listen` in web.yml") from error
+        raise Unavailable(f"cannot listen on {address}: {error.strerror}; see `listen` in web.yml") from error
+
+
+def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
+    """Wait until the database answers and has the right schema, and say what is waited for; or until `stopping`."""
+    store = open_store(config.database, config.database_password_file)
+    said = ""
+    try:
+        while not stopping.is_set():
+            try:
+                store.check()
+            except Unavailable as error:
+                if str(error) != said:
+                    said = str(error)
+                    get_logger().warning("waiting_for_database", problem=said)
+                    notify(f"STATUS=Waiting for the database: {said}")
+                stopping.wait(DATABASE_RETRY_SECONDS)
+            else:
+                return
+    finally:
+        store.close()
+
+
+def serve(config: WebConfig) -> int:
+    """Bind, wait for the database, serve until SIGTERM.
+
+    Raises:
+        Unavailable: the address cannot be bound.
+        ConfigError: a certificate or the database's address cannot be used.
+    """
+    if config.tls:
+        tls_context(config.tls, listening=False)
+    stopping = threading.Event()
+    with bind(config.listen) as listener:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        wait_for_database(config, stopping)
+        if not stopping.is_set():
+            _Gunicorn(config, listener).run()
+    return EX_OK
+
+
+@click.command(name="fedsim-web")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/fedsim/web.yml"),
+    show_default=True,
+    help="The YAML file to read.",
+)
+@click.option("--validate-config", is_flag=True, help="Check the file, name every problem, and exit (0 or 78).")
+@click.option("--verbose", is_flag=True, help="Log details as well.")
+@click.version_option(__version__)
+def main(path: Path, *, validate_config: bool, verbose: bool) -> None:
+    """The pages and the JSON API."""
+    try:
+        config = load_config(path, WebConfig)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    if validate_config:
+        click.echo(f"{path} is valid.")
+        return
+    configure_logging(verbose=verbose)
+    try:
+        code = serve(config)
+    except FedsimError as error:
+        get_logger().error("failed", problem=str(error))
+        code = error.exit_code
+    sys.exit(code)

@@ -1,0 +1,67 @@
+"""Pages for administrators: who has an account, and what they may do."""
+
+from __future__ import annotations
+
+import bottle
+
+from fedsim.store.interface import Role, UserState
+from fedsim.web import accounts
+from fedsim.web.api import user_of
+from fedsim.web.faults import Fault, status_text
+from fedsim.web.rendering import Renderer
+from fedsim.web.responses import see_other
+from fedsim.web.routes import Access, Route
+from fedsim.web.views import ROLES, USER_STATES
+from fedsim.web.visit import Visit
+
+# The form's verbs -> what they set.
+_STATES = {"approve": UserState.ACTIVE, "enable": UserState.ACTIVE, "disable": UserState.DISABLED}
+_ROLES = {"make-admin": Role.ADMIN, "make-user": Role.USER}
+
+
+class AdminPages:
+    """Accounts."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._page = renderer.page
+
+    def routes(self) -> list[Route]:
+        """What these pages answer."""
+        return [
+            Route("GET", "/admin/users", self.users, Access.ADMIN),
+            Route("POST", "/admin/users/<user_id:int>", self.change, Access.ADMIN),
+            Route("POST", "/admin/users/<user_id:int>/reset-password", self.reset_password, Access.ADMIN),
+        ]
+
+    def users(self, visit: Visit) -> str:
+        """Everybody, those who wait for approval first."""
+        return self._show(visit)
+
+    def change(self, visit: Visit, user_id: int) -> bottle.HTTPResponse:
+        """Approve, disable, enable, or change the role."""
+        verb = visit.form.get("action", "")
+        if verb not in _STATES.keys() | _ROLES.keys():
+            raise Fault(400, status_text(400))
+        accounts.change_user(
+            visit.store,
+            user_of(visit, user_id),
+            by=visit.person,
+            state=_STATES.get(verb),
+            role=_ROLES.get(verb),
+            now=visit.now,
+        )
+        return see_other("/admin/users")
+
+    def reset_password(self, visit: Visit, user_id: int) -> str:
+        """A generated password, shown this once."""
+        user = user_of(visit, user_id)
+        password = accounts.reset_password(visit.store, user, by=visit.person, now=visit.now)
+        return self._show(visit, name=user.name, password=password)
+
+    def _show(self, visit: Visit, *, name: str = "", password: str = "") -> str:
+        users = sorted(
+            visit.store.users(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
+        )
+        return self._page(
+            visit, "users.html", users=users, states=USER_STATES, roles=ROLES, reset_name=name, password=password
+        )

@@ -1,0 +1,76 @@
+"""The visitor's own page: language, password, and tokens for the JSON API."""
+
+from __future__ import annotations
+
+import bottle
+
+from fedsim.web import accounts
+from fedsim.web.faults import Fault, Problems, not_found
+from fedsim.web.i18n import Text, tr
+from fedsim.web.rendering import Renderer
+from fedsim.web.responses import see_other
+from fedsim.web.routes import Route
+from fedsim.web.visit import Visit
+
+BIGGEST = 2**63 - 1
+
+
+class ProfilePages:
+    """What people set for themselves."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._page = renderer.page
+
+    def routes(self) -> list[Route]:
+        """What these pages answer."""
+        return [
+            Route("GET", "/profile", self.profile),
+            Route("POST", "/profile/password", self.change_password),
+            Route("POST", "/profile/tokens", self.make_token),
+            Route("POST", "/profile/tokens/<token_id:int>/delete", self.delete_token),
+        ]
+
+    def profile(self, visit: Visit) -> bottle.HTTPResponse:
+        """The page as it stands."""
+        return self._show(visit)
+
+    def change_password(self, visit: Visit) -> bottle.HTTPResponse:
+        """A new password: every other browser is logged out, this one stays."""
+        user = visit.person
+        old, new = visit.form.get("old", ""), visit.form.get("new", "")
+        try:
+            accounts.change_password(visit.store, user, old, new, now=visit.now)
+        except Fault as fault:
+            return self._show(visit, fault=fault)
+        visit.begin_session(user)
+        return self._show(visit, done=tr("The password was changed. Other browsers were logged out."))
+
+    def make_token(self, visit: Visit) -> bottle.HTTPResponse:
+        """A new token, shown this once."""
+        label = visit.form.get("label", "")
+        try:
+            secret, _ = accounts.make_token(visit.store, visit.person, label, now=visit.now)
+        except Fault as fault:
+            return self._show(visit, fault=fault)
+        return self._show(visit, secret=secret)
+
+    def delete_token(self, visit: Visit, token_id: int) -> bottle.HTTPResponse:
+        """Make a token worthless."""
+        if token_id > BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
+            raise not_found()
+        return see_other("/profile")
+
+    def _show(
+        self, visit: Visit, *, fault: Fault | None = None, secret: str = "", done: Text | None = None
+    ) -> bottle.HTTPResponse:
+        problems: Problems = fault.problems if fault else {}
+        page = self._page(
+            visit,
+            "profile.html",
+            tokens=visit.store.tokens(visit.person.id),
+            problems=problems,
+            secret=secret,
+            done=done,
+            least=accounts.MIN_PASSWORD_CHARACTERS,
+        )
+        return bottle.HTTPResponse(page, status=fault.status if fault else 200)

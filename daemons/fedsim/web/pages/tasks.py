@@ -1,0 +1,187 @@
+"""Pages of tasks: the list, the form, the page that lives, and what can be done with a task."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import bottle
+
+from fedsim.settings import TaskSettings
+from fedsim.store.interface import RoundRecord, Task
+from fedsim.web import forms, submissions
+from fedsim.web.catalogue import read_catalogue
+from fedsim.web.charts import charts_of
+from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
+from fedsim.web.faults import Fault, Problems
+from fedsim.web.rendering import Renderer
+from fedsim.web.responses import see_other
+from fedsim.web.routes import Access, Route
+from fedsim.web.views import task_view
+from fedsim.web.visit import Visit
+
+PAGE_SIZE = 20
+SHOWN_ROUNDS = 50
+SHOWN_EVENTS = 50
+BIGGEST = 2**63 - 1
+
+
+class TaskPages:
+    """The list of tasks, the form for a new one, and a task's own page."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._page = renderer.page
+
+    def routes(self) -> list[Route]:
+        """What these pages answer."""
+        task = "/tasks/<number:int>"
+        return [
+            Route("GET", "/tasks", self.mine),
+            Route("GET", "/admin/tasks", self.everybodys, Access.ADMIN),
+            Route("GET", "/tasks/new", self.form),
+            Route("POST", "/tasks/new", self.submit),
+            Route("GET", task, self.task),
+            Route("POST", task + "/stop", self.stop),
+            Route("POST", task + "/delete", self.delete),
+            Route("GET", task + "/rounds.csv", self.rounds_csv),
+            Route("GET", task + "/rounds.json", self.rounds_json),
+            Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint),
+        ]
+
+    # -- lists
+    def mine(self, visit: Visit) -> str | bottle.HTTPResponse:
+        """The visitor's own tasks."""
+        return self._list(visit, visit.person.id, "/tasks")
+
+    def everybodys(self, visit: Visit) -> str | bottle.HTTPResponse:
+        """All tasks, for administrators."""
+        return self._list(visit, None, "/admin/tasks")
+
+    def _list(self, visit: Visit, owner: int | None, path: str) -> str | bottle.HTTPResponse:
+        before = visit.query_number("before", None, least=1, most=BIGGEST)
+        found = visit.store.tasks(owner, limit=PAGE_SIZE + 1, before=before)
+        views = [task_view(visit.store, task) for task in found[:PAGE_SIZE]]
+        older = found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None
+        values = {
+            "tasks": views,
+            "older": older,
+            "before": before,
+            "path": path,
+            "everybody": owner is None,
+            "live": any(view.live for view in views),
+        }
+        return self._live_part(visit, "tasks.html", "_tasks.html", values)
+
+    def _live_part(self, visit: Visit, page: str, part: str, values: dict[str, Any]) -> str | bottle.HTTPResponse:
+        """The whole page, or for htmx its live part – or nothing, if that has not changed since it was fetched."""
+        body = self._page(visit, part, **values, seen="")
+        digest = blake2b(body.encode(), digest_size=8).hexdigest()
+        if not visit.header("HX-Request"):
+            return self._page(visit, page, **values, seen=digest)
+        if visit.query.get("seen") == digest:
+            return bottle.HTTPResponse(status=204)
+        return self._page(visit, part, **values, seen=digest)
+
+    # -- the form
+    def form(self, visit: Visit) -> bottle.HTTPResponse:
+        """The form, with the defaults or with the settings of the task named by `from`."""
+        source = visit.query_number("from", None, least=1, most=BIGGEST)
+        settings = submissions.task_of(visit, source).settings if source else TaskSettings.model_validate({})
+        return self._form(visit, forms.filled(settings), source=source)
+
+    def submit(self, visit: Visit) -> bottle.HTTPResponse:
+        """Submit what was typed; with problems, the form comes back as it was typed."""
+        try:
+            task, _ = submissions.submit(visit, forms.given(visit.form))
+        except Fault as fault:
+            if fault.status != 422:
+                raise
+            return self._form(visit, forms.filled(TaskSettings.model_validate({})) | visit.form, fault)
+        return see_other(f"/tasks/{task.number}")
+
+    def _form(
+        self, visit: Visit, values: dict[str, str], fault: Fault | None = None, source: int | None = None
+    ) -> bottle.HTTPResponse:
+        problems: Problems = fault.problems if fault else {}
+        known = {field.name for field in forms.FIELDS}
+        page = self._page(
+            visit,
+            "task_form.html",
+            groups=forms.GROUPS,
+            values=values,
+            problems=problems,
+            other_problems={name: text for name, text in problems.items() if name not in known},
+            error=fault.text if fault else None,
+            catalogue=read_catalogue(visit.site),
+            source=source,
+            cohort=_cohort(values),
+        )
+        return bottle.HTTPResponse(page, status=fault.status if fault else 200)
+
+    # -- one task
+    def task(self, visit: Visit, number: int) -> str | bottle.HTTPResponse:
+        """A task's page."""
+        return self._task(visit, submissions.task_of(visit, number))
+
+    def _task(self, visit: Visit, task: Task) -> str | bottle.HTTPResponse:
+        rounds = visit.store.rounds(task.number)
+        view = task_view(visit.store, task)
+        values = {
+            "view": view,
+            "task": task,
+            "settings": task.settings,
+            "fields": forms.FIELDS,
+            "filled": forms.filled(task.settings),
+            "charts": charts_of(rounds, task.settings.num_rounds),
+            "rounds": rounds[::-1][:SHOWN_ROUNDS],
+            "num_rounds_recorded": len(rounds),
+            "phases": _phases(rounds),
+            "recall": next((record for record in reversed(rounds) if record.recall), None),
+            "checkpoints": visit.store.checkpoints(task.number)[::-1],
+            "events": visit.store.events(task=task.number, limit=SHOWN_EVENTS),
+        }
+        return self._live_part(visit, "task.html", "_task.html", values)
+
+    def stop(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+        """Stop the task and look at it."""
+        submissions.stop(visit, number)
+        return see_other(f"/tasks/{number}")
+
+    def delete(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+        """Have the task deleted and go back to the list."""
+        submissions.delete(visit, number)
+        return see_other("/tasks")
+
+    # -- downloads
+    def rounds_csv(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+        """The rounds as a table for other programs."""
+        task = submissions.task_of(visit, number)
+        return rounds_csv(task, visit.store.rounds(number))
+
+    def rounds_json(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+        """The task with its rounds as JSON."""
+        task = submissions.task_of(visit, number)
+        return rounds_json(visit.store, task)
+
+    def checkpoint(self, visit: Visit, number: int, round_number: int) -> bottle.HTTPResponse:
+        """A saved model, or with `part=json` the JSON beside it."""
+        task = submissions.task_of(visit, number)
+        return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
+
+
+def _cohort(values: dict[str, str]) -> int | None:
+    """How many clients a round would have; None while the form's numbers are not numbers."""
+    try:
+        wanted = {name: values[name] for name in ("num_clients", "fraction_train")}
+        settings = TaskSettings.model_validate(wanted)
+    except ValueError:
+        return None
+    return settings.cohort_size
+
+
+def _phases(rounds: list[RoundRecord]) -> list[str]:
+    """The phases that the table has columns for, in the order in which the rounds name them."""
+    names: dict[str, None] = {}
+    for record in rounds:
+        names |= dict.fromkeys(record.seconds)
+    return list(names)

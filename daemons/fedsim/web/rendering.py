@@ -1,0 +1,90 @@
+"""From values to HTML: one Jinja environment per language, everything escaped unless a template says otherwise."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedsim import __version__
+from fedsim.store.interface import UserState
+from fedsim.web import i18n
+from fedsim.web.views import phase_text
+from fedsim.web.visit import Visit
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+
+class Renderer:
+    """Renders the templates in the visitor's language."""
+
+    def __init__(self) -> None:
+        self._versions = {
+            path.relative_to(STATIC).as_posix(): blake2b(path.read_bytes(), digest_size=6).hexdigest()
+            for path in STATIC.rglob("*")
+            if path.is_file()
+        }
+        self._environments = {language: self._environment(language) for language in i18n.LANGUAGES}
+
+    def _environment(self, language: str) -> Environment:
+        environment = Environment(
+            loader=FileSystemLoader(HERE / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=["jinja2.ext.i18n"],
+        )
+        translations = i18n.translations_of(language)
+        environment.install_gettext_translations(translations, newstyle=True)  # type: ignore[attr-defined]
+        environment.globals.update(
+            static=self.static_url,
+            languages=i18n.LANGUAGES,
+            version=__version__,
+            UserState=UserState,
+            phase_text=phase_text,
+        )
+        environment.filters.update(
+            text=lambda value: value.to(translations) if isinstance(value, i18n.Text) else value,
+            duration=lambda value: i18n.duration(value).to(translations),
+            size=i18n.size,
+            percent=i18n.percent,
+            number=i18n.number,
+            when=_when,
+        )
+        return environment
+
+    def static_url(self, name: str) -> str:
+        """The address of a static file, with its content's digest, so that it can be kept for ever."""
+        return f"/static/{name}?v={self._versions[name]}"
+
+    def page(self, visit: Visit, template: str, **values: Any) -> str:
+        """The HTML of a template; every template knows the visit, its user and its form token."""
+        return (
+            self._environments[visit.language]
+            .get_template(template)
+            .render(
+                visit=visit,
+                user=visit.user,
+                language=visit.language,
+                html_language=i18n.html_language(visit.language),
+                now=visit.now,
+                **values,
+            )
+        )
+
+
+def _when(seconds: float | None) -> Markup:
+    """A moment; without JavaScript in UTC, with it in the reader's own time zone."""
+    if seconds is None or not math.isfinite(seconds):
+        return Markup("–")
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return Markup('<time datetime="{}">{}</time>').format(
+        moment.isoformat(timespec="seconds"), moment.strftime("%Y-%m-%d %H:%M UTC")
+    )

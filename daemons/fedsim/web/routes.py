@@ -1,0 +1,28 @@
+"""What a page or an API question is to the application: a method, a path, a function, and who may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import bottle
+
+
+class Access(Enum):
+    """Who may ask."""
+
+    ANYONE = auto()
+    USER = auto()
+    ADMIN = auto()
+
+
+@dataclass(frozen=True)
+class Route:
+    """One question that the site answers. The handler gets the `Visit` and the path's parts."""
+
+    method: str
+    path: str
+    handler: Callable[..., str | dict[str, Any] | bottle.HTTPResponse]
+    access: Access = Access.USER

@@ -1,0 +1,72 @@
+"""What people do with tasks – submit, stop, delete – the same for pages and the JSON API."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from fedsim.log import get_logger
+from fedsim.store.interface import Event, Task
+from fedsim.web.catalogue import check_settings, read_catalogue
+from fedsim.web.faults import Fault, not_found
+from fedsim.web.i18n import Text, tr
+from fedsim.web.visit import Visit
+
+
+def submit(visit: Visit, given: dict[str, Any]) -> tuple[Task, list[Text]]:
+    """Check the settings, write the task's row, and give the server a hint.
+
+    Raises:
+        Fault: 422 with every problem beside its field.
+    """
+    settings, notes = check_settings(given, read_catalogue(visit.site))
+    task = visit.store.create_task(visit.person.id, settings, uuid4().hex, visit.now)
+    _note(visit, task, "submitted", f"{visit.person.name} submitted the task")
+    visit.site.signal.submitted(task)
+    return task, notes
+
+
+def task_of(visit: Visit, number: int) -> Task:
+    """The visitor's task with this number (an administrator's: any).
+
+    Raises:
+        Fault: 404 for what is not there and what is somebody else's alike.
+    """
+    task = visit.store.task(number) if number < 2**63 else None
+    if task is None or (task.user_id != visit.person.id and not visit.is_admin):
+        raise not_found()
+    return task
+
+
+def stop(visit: Visit, number: int) -> Task:
+    """Stop a task that has not finished; stopping twice is the same as once.
+
+    Raises:
+        Fault: 409 if it has finished, 404 as `task_of`.
+    """
+    task = task_of(visit, number)
+    if not visit.store.request_stop(number, visit.now):
+        raise Fault(409, tr("Task %(number)s has already finished.", number=number))
+    if not task.stop_requested:
+        _note(visit, task, "stop_requested", f"{visit.person.name} asked the task to stop")
+    visit.site.signal.stop(task, f"stopped by {visit.person.name}")
+    return task_of(visit, number)
+
+
+def delete(visit: Visit, number: int) -> Task:
+    """Ask the server to delete a finished task with its checkpoints.
+
+    Raises:
+        Fault: 409 if it has not finished, 404 as `task_of`.
+    """
+    task = task_of(visit, number)
+    if not visit.store.request_delete(number):
+        raise Fault(409, tr("Task %(number)s has not finished: stop it first.", number=number))
+    if not task.delete_requested:
+        _note(visit, task, "delete_requested", f"{visit.person.name} asked for the task to be deleted")
+    return task_of(visit, number)
+
+
+def _note(visit: Visit, task: Task, kind: str, text: str) -> None:
+    visit.store.add_event(Event(visit.now, kind, text, task=task.number, user=visit.person.name))
+    get_logger().info(kind, task=task.number, user=visit.person.name)

@@ -1,0 +1,128 @@
+"""Tasks, rounds and other records in the form in which pages and the JSON API show them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedsim.store.interface import Role, Store, Task, TaskState, User, UserState
+from fedsim.web.i18n import Text, duration, percent, tr
+
+STATES: dict[TaskState, Text] = {
+    TaskState.PENDING: tr("waiting"),
+    TaskState.STARTING: tr("starting"),
+    TaskState.RUNNING: tr("running"),
+    TaskState.COMPLETED: tr("completed"),
+    TaskState.FAILED: tr("failed"),
+    TaskState.STOPPED: tr("stopped"),
+}
+USER_STATES: dict[UserState, Text] = {
+    UserState.WAITING: tr("waits for approval"),
+    UserState.ACTIVE: tr("active"),
+    UserState.DISABLED: tr("disabled"),
+}
+ROLES: dict[Role, Text] = {Role.USER: tr("user"), Role.ADMIN: tr("administrator")}
+PHASES: dict[str, Text] = {
+    "preparing": tr("preparing"),
+    "training": tr("training"),
+    "aggregating": tr("aggregating"),
+    "closing": tr("closing"),
+}
+
+
+def phase_text(phase: str) -> Text:
+    """A phase in words; one that this version does not know as the server says it."""
+    return PHASES.get(phase) or tr("%(message)s", message=phase)
+
+
+@dataclass(frozen=True)
+class TaskView:
+    """A task with what pages compute from it."""
+
+    task: Task
+    state: Text
+    phase: Text | None
+    queue_position: int | None
+
+    @property
+    def rounds_done(self) -> int:
+        """Rounds committed, as far as the row tells: a task under way is working on `task.round`."""
+        working = not self.task.state.finished and self.task.phase in {"training", "aggregating"}
+        return max(self.task.round - 1, 0) if working else self.task.round
+
+    @property
+    def live(self) -> bool:
+        """Whether the page should look again by itself."""
+        return not self.task.state.finished or self.task.delete_requested
+
+    @property
+    def summary(self) -> Text:
+        """The task in one sentence, for screen readers and the terminal."""
+        task = self.task
+        if task.state is TaskState.PENDING:
+            return tr("Task %(number)s: %(state)s", number=task.number, state=self.state)
+        return tr(
+            "Task %(number)s: %(state)s, round %(round)s of %(rounds)s, accuracy %(accuracy)s",
+            number=task.number,
+            state=self.state,
+            round=task.round,
+            rounds=task.settings.num_rounds,
+            accuracy=percent(task.accuracy),
+        )
+
+    @property
+    def time_left(self) -> Text | None:
+        """How long it will still take, where the server has an estimate."""
+        if self.task.state.finished or self.task.eta_seconds is None:
+            return None
+        return tr("about %(time)s left", time=duration(self.task.eta_seconds))
+
+
+def task_view(store: Store, task: Task) -> TaskView:
+    """The task as a page shows it."""
+    pending = task.state is TaskState.PENDING
+    return TaskView(
+        task=task,
+        state=STATES[task.state],
+        phase=phase_text(task.phase) if task.phase and not task.state.finished else None,
+        queue_position=store.queue_position(task.number) if pending else None,
+    )
+
+
+def plain(value: Any) -> Any:
+    """A record as JSON values: tuples as lists, enumerations as text, what is not finite as null."""
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump(mode="json"))
+    if hasattr(value, "__dataclass_fields__"):
+        return plain(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def task_json(store: Store, task: Task) -> dict[str, Any]:
+    """A task for the JSON API: every field of its row, and what follows from them."""
+    fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
+    record: dict[str, Any] = plain(fields)
+    return record | {
+        "cohort_size": task.settings.cohort_size,
+        "queue_position": store.queue_position(task.number) if task.state is TaskState.PENDING else None,
+        "url": f"/tasks/{task.number}",
+    }
+
+
+def user_json(user: User) -> dict[str, Any]:
+    """A user for the JSON API, without the password's hash."""
+    record: dict[str, Any] = plain(user)
+    del record["password_hash"]
+    return record
