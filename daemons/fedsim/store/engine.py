@@ -26,13 +26,24 @@ LOCK_WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20
 
-_WHAT_TO_DO = {
+_MIGRATE = "start fedsim-server, which brings its tables up to date"
+# By the driver's error number (SQLite's are below 100, MySQL's above 1000), else by the kind of database.
+_WHAT_TO_DO: dict[Any, str] = {
+    sqlite3.SQLITE_ERROR: _MIGRATE,
+    sqlite3.SQLITE_BUSY: "another process holds it, try again",
+    sqlite3.SQLITE_CANTOPEN: "start fedsim-server, which makes it, and check that this user may read it and its folder",
+    sqlite3.SQLITE_CORRUPT: "restore a backup",
+    sqlite3.SQLITE_NOTADB: "name another file, or restore a backup",
+    sqlite3.SQLITE_FULL: "make room on its disk",
+    sqlite3.SQLITE_READONLY: "let this user write to it and its folder",
     1044: "grant this user the rights to it",
     1045: "check the user in `database` and the password in `database_password_file`",
     1049: "create it",
+    1054: _MIGRATE,
+    1146: _MIGRATE,
+    1205: "another process holds a row, try again",
     1213: "try again",
-    1205: "try again",
-    "sqlite": "start fedsim-server, which makes it, and check that this user may write to it and its folder",
+    "sqlite": "check its disk",
     "mysql": "start it, or correct the address in `database`",
 }
 
@@ -137,14 +148,23 @@ def told_plainly(url: URL) -> Iterator[None]:
     except exc.TimeoutError as error:
         raise Unavailable(f"The database {shown(url)} has no free connection: try again") from error
     except exc.DBAPIError as error:
-        if isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError):
+        code = _error_number(error.orig)
+        ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError)
+        if ours and code not in _WHAT_TO_DO:
             raise
         # Only the driver's words: SQLAlchemy's add the statement and its values, password hashes among them.
-        details = error.orig.args if error.orig is not None else ()
-        code = details[0] if len(details) > 1 else None
+        words = error.orig.args[-1] if error.orig is not None and error.orig.args else None
+        reason = words or "the connection was lost"
         advice = _WHAT_TO_DO.get(code, _WHAT_TO_DO[url.get_backend_name()])
-        reason = details[-1] if details and details[-1] else "the connection was lost"
-        raise Unavailable(f"The database {shown(url)} does not answer: {reason}; {advice}") from error
+        raise Unavailable(f"The database {shown(url)} cannot be used: {reason}; {advice}") from error
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    if isinstance(error, sqlite3.Error):
+        extended: int | None = getattr(error, "sqlite_errorcode", None)
+        return None if extended is None else extended & 0xFF
+    number = error.args[0] if error is not None and error.args else None
+    return number if isinstance(number, int) else None
 
 
 def shown(url: URL) -> str:
