@@ -61,7 +61,7 @@ class TaskReport(Message):
     """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order."""
 
     task: Uid
-    state: Literal["loading", "ready", "refused", "failed", "diverged"]
+    state: Literal["loading", "ready", "closing", "refused", "failed", "diverged"]
     reason: Text = ""
     round: Count | None = None
     num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=200_000)] = ()
@@ -92,7 +92,7 @@ class Submission(Message):
 
 
 class Assignment(Message):
-    """`initparam` to a node: a task, and the clients `first_client` to `first_client + num_clients - 1` that it holds."""
+    """`initparam` to a node: a task, and its `num_clients` clients from `first_client` on."""
 
     task: Uid
     number: Annotated[int, Field(ge=1)]
@@ -100,6 +100,8 @@ class Assignment(Message):
     dataset_digest: str | None = Field(None, description="None where each node's own data is its client's")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
+    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(max_length=4)]
+    num_classes: Annotated[int, Field(ge=2, le=10**5)]
     engine: Engine
     send_testset: bool = False
 
@@ -123,7 +125,7 @@ class Broadcast(Message):
 
 
 class Update(Message):
-    """Beside `localparam`: how many examples are behind it, the mean training loss over them, and the seconds it took."""
+    """Beside `localparam`: the examples behind it, the mean training loss over them, and the seconds it took."""
 
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
     train_loss: Annotated[float, Field(allow_inf_nan=False)]

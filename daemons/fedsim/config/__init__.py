@@ -7,8 +7,10 @@ from fedsim.config.load import load_config
 from fedsim.config.models import (
     Address,
     ClientConfig,
+    DataSetConfig,
     Limits,
     ReceiverConfig,
+    Retention,
     ServerConfig,
     TlsConfig,
     WebConfig,
@@ -17,8 +19,10 @@ from fedsim.config.models import (
 __all__ = [
     "Address",
     "ClientConfig",
+    "DataSetConfig",
     "Limits",
     "ReceiverConfig",
+    "Retention",
     "ServerConfig",
     "TlsConfig",
     "WebConfig",

@@ -149,7 +149,8 @@ class ServerConfig(_Database, _Networked):
     nodes: list[NodeAddress] = Field(min_length=1)
     node_timeout_seconds: Seconds = 35
     poll_seconds: Seconds = Field(5, le=300)
-    workers_threads: int = Field(1, ge=1, le=256)
+    max_running_tasks: int = Field(1, ge=1, le=1000)
+    threads_per_worker: int = Field(1, ge=1, le=256)
     max_worker_restarts: int = Field(3, ge=0, le=100)
     retention: Retention = Retention()
 
@@ -208,6 +209,7 @@ class ClientConfig(_Networked):
 
     name: Name
     server: Address
+    server_name: Name = Field("server", description="The name that the server's receiver tells")
     spool: Path = Path("/var/lib/fedsim/client")
     data: Path = Path("/var/lib/fedsim/client/data")
     datasets: list[DataSetConfig] = Field(min_length=1)

@@ -1,0 +1,212 @@
+"""The node daemon's loop: waits for files, workers, signals and time; announces the node."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import entry_points
+from selectors import EVENT_READ, DefaultSelector
+
+from fedsim import __version__
+from fedsim.client.leaving import LeavingLog
+from fedsim.client.running import Platform, RunningTask, refusal
+from fedsim.config import ClientConfig
+from fedsim.daemon import Daemon, daemon_main
+from fedsim.errors import BadInput
+from fedsim.messages import Assignment, Engine, Hello, ModelInfo, Stop, read_message
+from fedsim.settings import MODELS
+from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
+from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.layout import Spool
+from fedsim.spool.watch import Watch
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.sender import Sender, Status
+from fedsim.wire.stream import tls_context
+from fedsim.worker.inspector import Inspector
+from fedsim.worker.jobs import Inspect, Inspected
+
+WATCHDOG_SECONDS = 5.0
+SETTLE_SECONDS = 1.0
+
+
+class ClientDaemon(Daemon[ClientConfig]):
+    """Trains this node's clients on its own data; what may be trained and what leaves is client.yml's to say."""
+
+    name = "client"
+    config_model = ClientConfig
+
+    def setup(self) -> None:
+        """Open the spool, start the sender, look at the data."""
+        config = self.config
+        self._selector = DefaultSelector()
+        self._selector.register(self.wake_fd, EVENT_READ, self.drain_wake)
+        self._spool = Spool(config.spool)
+        (config.spool / "checkpoints").mkdir(mode=0o750, exist_ok=True)
+        self._watch = Watch(*(self._spool.folder(kind) for kind in (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)))
+        self._selector.register(self._watch, EVENT_READ, self._files_arrived)
+        config.data.mkdir(parents=True, exist_ok=True)
+        self._data_watch = Watch(config.data)
+        self._selector.register(self._data_watch, EVENT_READ, self._data_changed)
+        context = tls_context(config.tls, listening=False) if config.tls else None
+        self._outbox = Outbox(Sender(Identity(config.name, Role.CLIENT), ssl_context=context))
+        self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
+        self._server = Peer(config.server_name, config.server.address, config.server.port)
+        self._platform = Platform(
+            config=config,
+            spool=self._spool,
+            outbox=self._outbox,
+            server=self._server,
+            selector=self._selector,
+            leaving=LeavingLog(config.spool / "left.jsonl"),
+            announce=self._announce_soon,
+        )
+        self._running: dict[str, RunningTask] = {}
+        self._inspected: Inspected | None = None
+        self._inspector = Inspector(self._selector, self._data_seen)
+        self._look_at_data_at: float | None = 0.0
+        self._announce_at = float("inf")
+        self._take_up()
+
+    def run_once(self) -> None:
+        """Wait for something to happen, deal with it."""
+        wakes = [self._announce_at, time.monotonic() + WATCHDOG_SECONDS]
+        if self._look_at_data_at is not None:
+            wakes.append(self._look_at_data_at)
+        for key, _ in self._selector.select(max(0.0, min(wakes) - time.monotonic())):
+            key.data()
+        now = time.monotonic()
+        if self._look_at_data_at is not None and now >= self._look_at_data_at:
+            self._look_at_data_at = None
+            datasets = tuple(self.config.datasets)
+            self._inspector.look(Inspect(folder=self.config.data, datasets=datasets, device=self.config.device))
+        for uid in [uid for uid, running in self._running.items() if running.ended]:
+            del self._running[uid]
+        if now >= self._announce_at:
+            self._announce()
+        self.status("; ".join(running.status for running in self._running.values()) or "waiting for a task")
+
+    def teardown(self) -> None:
+        """Kill the workers; running tasks are taken up again at the next start."""
+        if hasattr(self, "_running"):
+            for running in self._running.values():
+                running.let_go()
+        if hasattr(self, "_inspector"):
+            self._inspector.close()
+        if hasattr(self, "_outbox"):
+            self._outbox.close()
+
+    # ------------------------------------------------------------ the data
+
+    def _data_changed(self) -> None:
+        self._data_watch.drain()
+        # Whoever copies data does so in many steps: look when it has been quiet for a moment.
+        self._look_at_data_at = time.monotonic() + SETTLE_SECONDS
+
+    def _data_seen(self, inspected: Inspected) -> None:
+        first = self._inspected is None
+        self._inspected = inspected
+        if first:
+            self._start_assigned()
+        self._announce_soon()
+
+    # ------------------------------------------------------------ telling the server
+
+    def _announce_soon(self) -> None:
+        if self._inspected is not None:
+            self._announce_at = 0.0
+
+    def _announce(self) -> None:
+        self._announce_at = time.monotonic() + self.config.announce_seconds
+        body = self._hello().model_dump_json().encode()
+        self._outbox.send(self._server, FileId(kind=Kind.HELLO), body, instead=True)
+
+    def _hello(self) -> Hello:
+        assert self._inspected is not None  # noqa: S101 - nothing is announced before the data is seen
+        config, seen = self.config, self._inspected
+        allowed = config.institution.models
+        models = tuple(
+            ModelInfo(name=point.name, version=point.dist.version if point.dist else "")
+            for point in sorted(entry_points(group=MODELS), key=lambda point: point.name)
+            if allowed is None or point.name in allowed
+        )
+        shared = {dataset.name for dataset in config.datasets if dataset.share}
+        return Hello(
+            node=config.name,
+            version=__version__,
+            sent_at=time.time(),
+            clients=config.clients,
+            workers=config.workers,
+            engine=Engine(
+                device=seen.device,
+                threads=config.threads_per_worker,
+                processor=seen.processor,
+                torch=seen.torch,
+            ),
+            datasets=tuple(
+                dataset.model_copy(update={"share_test": dataset.name in shared}) for dataset in seen.datasets
+            ),
+            problems=seen.problems,
+            models=models,
+            min_examples=config.institution.min_examples,
+            min_privacy_level=config.institution.min_privacy_level,
+            tasks=tuple(running.report for running in self._running.values()),
+        )
+
+    # ------------------------------------------------------------ tasks
+
+    def _take_up(self) -> None:
+        """Sweep what belongs to no assigned task; the others are begun once the data is seen."""
+        keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
+        for uid in sorted(clear_other_tasks(self._spool, keep)):
+            self.log.info("leftovers_swept", uid=uid)
+
+    def _files_arrived(self) -> None:
+        folders = self._watch.drain()
+        self._heed_stops()
+        if self._inspected is not None:
+            self._start_assigned()
+        for folder in folders:
+            running = self._running.get(folder.name)
+            if running is not None:
+                running.look_for_global()
+
+    def _heed_stops(self) -> None:
+        for item in self._spool.arrived(Kind.STOP):
+            uid = item.id.task or ""
+            try:
+                reason = read_message(Stop, item.path.read_bytes(), "the server's stop").reason
+            except BadInput as error:
+                reason = str(error)
+            clear_file(item.path)
+            running = self._running.get(uid)
+            if running is not None:
+                running.stop(reason)
+            else:
+                clear_task(self._spool, uid)
+
+    def _start_assigned(self) -> None:
+        for item in self._spool.arrived(Kind.INITPARAM):
+            if item.id.task in self._running:
+                continue
+            try:
+                assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
+            except BadInput as error:
+                self.log.warning("initparam_not_understood", problem=str(error))
+                clear_file(item.path)
+                continue
+            running = RunningTask(assignment, self._platform)
+            self._running[assignment.task] = running
+            running.start(refusal(assignment, self.config))
+
+    def _transfers_ended(self) -> None:
+        for outcome in self._outbox.ended():
+            if outcome.file_id.kind is Kind.HELLO and outcome.status is Status.REFUSED:
+                self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
+            running = self._running.get(outcome.file_id.task or "")
+            if running is not None:
+                running.sent(outcome)
+
+
+def main() -> None:
+    """`fedsim-client`."""
+    daemon_main(ClientDaemon)

@@ -1,0 +1,245 @@
+"""Before round 1: which nodes take part, who lives where, how cohorts are cut into chunks. Then it is fixed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Annotated
+
+from pydantic import Field
+
+from fedsim.learning.cohort import ChunkPlan, cut_chunks, draw_cohort
+from fedsim.messages import Assignment, DataSetInfo, Engine, Hello, Message, Name, Uid
+from fedsim.settings import TaskSettings
+
+MAX_CHUNK_CLIENTS = 32
+
+
+class NodeShare(Message):
+    """A node's part in a task: the clients that live there, in one run of numbers, and how it trains them."""
+
+    node: Name
+    first_client: int
+    num_clients: int
+    engine: Engine
+
+
+class Plan(Message):
+    """Everything that is fixed before round 1 and recorded; two runs with equal plans give equal bytes."""
+
+    task: Uid
+    number: Annotated[int, Field(ge=1)]
+    settings: TaskSettings
+    shares: tuple[NodeShare, ...]
+    chunk_clients: int
+    dataset_digest: str | None
+    feature_shape: tuple[int, ...]
+    num_classes: int
+    testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
+    version: str
+
+    @property
+    def placement(self) -> tuple[tuple[int, int], ...]:
+        """(first client, number of clients) of each node, in the plan's order."""
+        return tuple((share.first_client, share.num_clients) for share in self.shares)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of the nodes, in the plan's order."""
+        return tuple(share.node for share in self.shares)
+
+    def chunks(self, round_number: int) -> tuple[ChunkPlan, ...]:
+        """The round's cohort, cut into chunks: a pure function of the plan."""
+        settings = self.settings
+        cohort = draw_cohort(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+        return cut_chunks(cohort, self.placement, self.chunk_clients)
+
+    def assignment(self, node: str) -> Assignment:
+        """What is sent to a node as `initparam`."""
+        share = next(share for share in self.shares if share.node == node)
+        return Assignment(
+            task=self.task,
+            number=self.number,
+            settings=self.settings,
+            dataset_digest=self.dataset_digest,
+            first_client=share.first_client,
+            num_clients=share.num_clients,
+            feature_shape=self.feature_shape,
+            num_classes=self.num_classes,
+            engine=share.engine,
+            send_testset=self.testset_from == node,
+        )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The task cannot start yet; `reason` says what it waits for, so that a person can act."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """The task can never run here as it is; `reason` says why and what would."""
+
+    reason: str
+
+
+def _unfit(settings: TaskSettings, hello: Hello) -> str | None:
+    """Why this node cannot take part, or None."""
+    if settings.dataset not in {dataset.name for dataset in hello.datasets}:
+        has = ", ".join(dataset.name for dataset in hello.datasets) or "none"
+        return f"has no data set {settings.dataset} (it has {has})"
+    if settings.model not in {model.name for model in hello.models}:
+        allowed = ", ".join(model.name for model in hello.models) or "none"
+        return f"does not train the model {settings.model} (it trains {allowed})"
+    if hello.min_privacy_level != "none":
+        return f"demands the privacy level {hello.min_privacy_level}, which this task does not offer"
+    if settings.device == "cuda" and hello.engine.device != "cuda":
+        return "has no GPU, and the task asks for one"
+    return None
+
+
+def _dataset(settings: TaskSettings, hello: Hello) -> DataSetInfo:
+    return next(dataset for dataset in hello.datasets if dataset.name == settings.dataset)
+
+
+def _engine(settings: TaskSettings, hello: Hello) -> Engine:
+    if settings.device == "cpu":
+        return hello.engine.model_copy(update={"device": "cpu"})
+    return hello.engine
+
+
+def _share_out(total: int, capacities: Sequence[int]) -> list[int]:
+    """`total` clients over nodes in proportion to their capacity, each at least one (largest remainder, then order)."""
+    whole = sum(capacities)
+    shares = [max(1, total * capacity // whole) for capacity in capacities]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (-(total * capacities[i] % whole), i))
+    while (left := total - sum(shares)) != 0:
+        step = 1 if left > 0 else -1
+        for i in by_remainder:
+            if left != 0 and 1 <= shares[i] + step <= capacities[i]:
+                shares[i] += step
+                left -= step
+    return shares
+
+
+def make_plan(
+    *,
+    task: str,
+    number: int,
+    settings: TaskSettings,
+    hellos: Mapping[str, Hello],
+    not_heard: Sequence[str],
+    server_dataset: DataSetInfo | None,
+    version: str,
+) -> Plan | Waiting | Impossible:
+    """Choose nodes and fix placement and chunks.
+
+    Args:
+        task: the task's uid.
+        number: the task's number.
+        settings: the row's settings.
+        hellos: what each node that is online announced.
+        not_heard: configured nodes that may still announce themselves: a task that wants all nodes waits for them.
+        server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
+        version: of the code, recorded in the plan.
+    """
+    unfit = {name: reason for name, hello in hellos.items() if (reason := _unfit(settings, hello)) is not None}
+    fit = {name: hello for name, hello in sorted(hellos.items()) if name not in unfit}
+    if not fit:
+        if not hellos:
+            return Waiting("no node is online" + (f": waiting for {', '.join(not_heard)}" if not_heard else ""))
+        if not_heard:
+            return Waiting(f"no node that is online can take it; waiting for {', '.join(not_heard)}")
+        return Waiting("no node can take it: " + "; ".join(f"{name} {why}" for name, why in sorted(unfit.items())))
+
+    groups: dict[object, list[str]] = defaultdict(list)
+    local = settings.partition == "local"
+    for name, hello in fit.items():
+        info = _dataset(settings, hello)
+        groups[(info.feature_shape, info.num_classes) if local else info.digest].append(name)
+    if settings.num_nodes == 0 and not_heard and len(groups) == 1:
+        return Waiting(f"waiting for {', '.join(not_heard)} to announce themselves (or set num_nodes)")
+    # The group whose nodes can stand for the most clients; the first name decides between equals.
+    names = min(groups.values(), key=lambda group: (-sum(fit[name].clients for name in group), group[0]))
+    if settings.num_nodes:
+        if len(names) < settings.num_nodes:
+            return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
+        names = names[: settings.num_nodes]
+    return _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, version)
+
+
+def _fix(
+    task: str,
+    number: int,
+    settings: TaskSettings,
+    chosen: Mapping[str, Hello],
+    server_dataset: DataSetInfo | None,
+    version: str,
+) -> Plan | Waiting | Impossible:
+    """Placement, chunks and test set for the chosen nodes."""
+    infos = {name: _dataset(settings, hello) for name, hello in chosen.items()}
+    info = next(iter(infos.values()))
+    local = settings.partition == "local"
+    if local:
+        settings = settings.model_copy(update={"num_clients": len(chosen)})
+        counts = [1] * len(chosen)
+    else:
+        if settings.num_clients > info.num_train:
+            return Impossible(
+                f"{settings.num_clients} clients are more than the {info.num_train} examples of {info.name}: "
+                "choose fewer clients"
+            )
+        capacities = [hello.clients for hello in chosen.values()]
+        if sum(capacities) < settings.num_clients:
+            return Waiting(
+                f"{settings.num_clients} clients are wanted, the nodes {', '.join(chosen)} "
+                f"can stand for {sum(capacities)} together"
+            )
+        if settings.num_clients < len(chosen):
+            chosen = dict(list(chosen.items())[: settings.num_clients])
+            capacities = capacities[: settings.num_clients]
+        counts = _share_out(settings.num_clients, capacities)
+
+    testset_from: str | None = None
+    usable = server_dataset is not None and server_dataset.num_test > 0
+    if server_dataset is not None and usable and not _same_kind(server_dataset, info):
+        return Impossible(
+            f"the server's data set {info.name} has features {server_dataset.feature_shape} and "
+            f"{server_dataset.num_classes} classes, the nodes' has {info.feature_shape} and {info.num_classes}"
+        )
+    if not usable:
+        sharing = [name for name in chosen if infos[name].share_test and infos[name].num_test > 0]
+        if not sharing:
+            return Impossible(
+                f"there is no test set of {info.name}: put one into the server's data folder, "
+                "or let a node share its own (`share: true` at the data set in its client.yml)"
+            )
+        testset_from = sharing[0]
+
+    shares = []
+    first = 0
+    for (name, hello), count in zip(chosen.items(), counts, strict=True):
+        engine = _engine(settings, hello)
+        shares.append(NodeShare(node=name, first_client=first, num_clients=count, engine=engine))
+        first += count
+    workers = sum(chosen[share.node].workers for share in shares)
+    return Plan(
+        task=task,
+        number=number,
+        settings=settings,
+        shares=tuple(shares),
+        chunk_clients=min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers))),
+        dataset_digest=None if local else info.digest,
+        feature_shape=info.feature_shape,
+        num_classes=info.num_classes,
+        testset_from=testset_from,
+        version=version,
+    )
+
+
+def _same_kind(one: DataSetInfo, other: DataSetInfo) -> bool:
+    return one.feature_shape == other.feature_shape and one.num_classes == other.num_classes

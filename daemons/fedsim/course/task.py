@@ -1,0 +1,608 @@
+"""The course of one task on the server: a table of (event -> actions) with nothing else in it.
+
+The shell (`fedsim.server.running`) turns what happens into events, carries out the actions in order, and on a restart
+hands over what it finds on disk (`Restored`); then the course goes on as if nothing had happened.
+
+    preparing --all nodes ready, initial model, test set--> round 1
+    round r   --all came, or deadline and enough--> roster r --aggregated--> commit r --> round r + 1 ... --> closing
+    closing   --last evaluation and checkpoint recorded--> final model to the nodes --delivered or deadline--> completed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import ceil
+
+from fedsim.course.plan import Plan
+from fedsim.learning.cohort import ChunkPlan
+from fedsim.messages import Broadcast, Chunk, TaskReport
+
+FINAL_DELIVERY_SECONDS = 30.0
+
+
+# ---------------------------------------------------------------- what can happen
+
+
+@dataclass(frozen=True)
+class NodeReported:
+    """A node announced itself; `report` is what it says of this task, None if it does not know it."""
+
+    node: str
+    report: TaskReport | None
+
+
+@dataclass(frozen=True)
+class InitialModelMade:
+    """Round 0's folder is ready to be committed."""
+
+
+@dataclass(frozen=True)
+class TestsetArrived:
+    """The test set lies where the evaluation finds it."""
+
+
+@dataclass(frozen=True)
+class UpdateArrived:
+    """A verified `localparam` lies in the spool."""
+
+    node: str
+    round: int
+    chunk: int
+    client: int | None
+    digest: str
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """The worker combined the roster's updates; `finite` is False where the model holds NaN or Inf."""
+
+    round: int
+    finite: bool
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A round's model was tested and the result is recorded."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A round's checkpoint lies in place and is recorded."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class FinalDelivered:
+    """A node has the final model."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class TimePassed:
+    """The time that `TaskCourse.wake_at` asked for has come, or any other."""
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """Somebody wants the task to end."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Broken:
+    """Something that the task cannot do without failed for good on this host."""
+
+    reason: str
+
+
+Event = (
+    NodeReported
+    | InitialModelMade
+    | TestsetArrived
+    | UpdateArrived
+    | Aggregated
+    | Evaluated
+    | Saved
+    | FinalDelivered
+    | TimePassed
+    | StopRequested
+    | Broken
+)
+
+
+# ---------------------------------------------------------------- what is to be done
+
+
+@dataclass(frozen=True)
+class Assign:
+    """Send `initparam` to the node."""
+
+    node: str
+
+
+@dataclass(frozen=True)
+class MakeInitialModel:
+    """Let a worker make round 0's model from the task's seed."""
+
+
+@dataclass(frozen=True)
+class RecordCounts:
+    """Durably write how many examples each client has: from here on that is fixed."""
+
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SendGlobal:
+    """Send round `round - 1`'s model to the node as `globalparam` of `round`, with what it trains."""
+
+    node: str
+    round: int
+    broadcast: Broadcast
+
+
+@dataclass(frozen=True)
+class RosterEntry:
+    """An update that counts: which file, its digest, its weight in the sum, and the training loss it reports."""
+
+    node: str
+    chunk: int
+    client: int | None
+    digest: str
+    weight: float
+    num_examples: int
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class WriteRoster:
+    """Durably write which updates count, in canonical order, and who is missing, before anything is summed."""
+
+    round: int
+    entries: tuple[RosterEntry, ...]
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Let a worker combine the roster's updates into the next model."""
+
+    round: int
+    entries: tuple[RosterEntry, ...]
+
+
+@dataclass(frozen=True)
+class Commit:
+    """Make the round visible with one rename, and project it into the database."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class ClearUpdates:
+    """Remove the updates of rounds up to this one."""
+
+    through: int
+
+
+@dataclass(frozen=True)
+class Discard:
+    """Remove an update that nobody waits for: late, double or not asked for."""
+
+    update: UpdateArrived
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Let a worker test the round's model, and record the result."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """Let a worker save the round's checkpoint, and record it."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class ClearModel:
+    """The round's folder is used up."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class SendFinal:
+    """Send the final model to the node."""
+
+    node: str
+    round: int
+
+
+@dataclass(frozen=True)
+class Finish:
+    """End: move the row, stop the workers, tell the nodes, clear what is used up."""
+
+    outcome: str  # completed, failed or stopped
+    reason: str
+
+
+Action = (
+    Assign
+    | MakeInitialModel
+    | RecordCounts
+    | SendGlobal
+    | WriteRoster
+    | Aggregate
+    | Commit
+    | ClearUpdates
+    | Discard
+    | Evaluate
+    | Save
+    | ClearModel
+    | SendFinal
+    | Finish
+)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a shell found on disk when it took a task up again; empty for a new one.
+
+    `committed` is the newest committed round (-1: none), `roster` the written one of the round after it, `kept` the
+    committed rounds whose folders are still there, `evaluated` and `saved` those among them that need nothing more.
+    """
+
+    committed: int = -1
+    counts: tuple[int, ...] | None = None
+    roster: WriteRoster | None = None
+    kept: frozenset[int] = frozenset()
+    evaluated: frozenset[int] = frozenset()
+    saved: frozenset[int] = frozenset()
+    testset: bool = False
+
+
+@dataclass
+class _Gathering:
+    """The round that is being trained."""
+
+    number: int
+    deadline: float
+    chunks: dict[int, ChunkPlan]
+    expected: frozenset[tuple[int, int | None]]
+    arrived: dict[tuple[int, int | None], UpdateArrived] = field(default_factory=dict)
+    closed: bool = False
+
+
+class TaskCourse:
+    """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order."""
+
+    def __init__(self, plan: Plan, restored: Restored, own_testset: bool) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.committed = restored.committed
+        self.counts = restored.counts
+        self.ended = False
+        self._testset = own_testset or restored.testset
+        self._restored_roster = restored.roster
+        self._kept = set(restored.kept)
+        self._evaluated = set(restored.evaluated)
+        self._saved = set(restored.saved)
+        self._ready: dict[str, tuple[int, ...]] = {}
+        self._gathering: _Gathering | None = None
+        self._undelivered: set[str] | None = None
+        self._final_deadline: float | None = None
+
+    # ------------------------------------------------------------ what a person sees
+
+    @property
+    def phase(self) -> str:
+        """preparing, training, aggregating or closing."""
+        if self._gathering is not None:
+            return "aggregating" if self._gathering.closed else "training"
+        return "closing" if self.committed >= self.settings.num_rounds else "preparing"
+
+    @property
+    def round(self) -> int:
+        """The round that is under way; the last committed one while none is."""
+        return self._gathering.number if self._gathering else max(self.committed, 0)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """The nodes that have not answered yet."""
+        if self._gathering is not None and not self._gathering.closed:
+            missing = {self._node_of(chunk) for chunk, _ in self._gathering.expected - set(self._gathering.arrived)}
+            return tuple(node for node in self.plan.nodes if node in missing)
+        if self._undelivered:
+            return tuple(sorted(self._undelivered))
+        if self.counts is None:
+            return tuple(node for node in self.plan.nodes if node not in self._ready)
+        return ()
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `TimePassed` is due; None if no time matters."""
+        if self._gathering is not None and not self._gathering.closed:
+            return self._gathering.deadline
+        return self._final_deadline
+
+    # ------------------------------------------------------------ events in, actions out
+
+    def begin(self, now: float) -> list[Action]:
+        """The first actions, of a new task as of one that is taken up again."""
+        actions: list[Action] = [Assign(node) for node in self.plan.nodes]
+        if self.committed < 0:
+            actions.append(MakeInitialModel())
+        for number in sorted(self._kept):
+            actions += self._after_commit(number)
+        if self._restored_roster is not None:
+            roster = self._restored_roster
+            self._open(roster.round, now)
+            assert self._gathering is not None  # noqa: S101 - _open just made it
+            self._gathering.closed = True
+            actions.append(Aggregate(roster.round, roster.entries))
+        else:
+            actions += self._go_on(now)
+        return actions
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """What `event` asks for. After `Finish` nothing more comes."""
+        if self.ended:
+            return []
+        match event:
+            case NodeReported(node, report):
+                return self._node_reported(node, report, now)
+            case InitialModelMade():
+                return self._commit(0, now) if self.committed < 0 else []
+            case TestsetArrived():
+                if self._testset:
+                    return []
+                self._testset = True
+                due = [action for number in sorted(self._kept) for action in self._evaluation(number)]
+                return due + self._go_on(now)
+            case UpdateArrived():
+                return self._update_arrived(event, now)
+            case Aggregated(number, finite):
+                return self._aggregated(number, now, finite=finite)
+            case Evaluated(number):
+                self._evaluated.add(number)
+                return self._clear_models() + self._go_on(now)
+            case Saved(number):
+                self._saved.add(number)
+                return self._clear_models() + self._go_on(now)
+            case FinalDelivered(node):
+                if self._undelivered is not None:
+                    self._undelivered.discard(node)
+                return self._go_on(now)
+            case TimePassed():
+                return self._close_if_enough(now) + self._go_on(now)
+            case StopRequested(reason):
+                return self._finish("stopped", reason)
+            case Broken(reason):
+                return self._finish("failed", reason)
+
+    # ------------------------------------------------------------ the rows of the table
+
+    def _node_reported(self, node: str, report: TaskReport | None, now: float) -> list[Action]:
+        if node not in self.plan.nodes:
+            return []
+        if report is None:
+            # The node does not know the task (any more): tell it again. What it still has costs nothing to offer.
+            if self._undelivered is not None:
+                return [SendFinal(node, self.committed)] if node in self._undelivered else []
+            return [Assign(node), *self._send_globals([node])]
+        match report.state:
+            case "refused" | "failed":
+                return self._finish("failed", f"node {node} {report.state}: {report.reason}")
+            case "diverged":
+                return self._finish("failed", f"diverged in round {report.round}: {report.reason}")
+            case "ready":
+                return self._node_ready(node, report, now)
+        return []
+
+    def _node_ready(self, node: str, report: TaskReport, now: float) -> list[Action]:
+        share = next(share for share in self.plan.shares if share.node == node)
+        if sum(clients for clients, _ in report.num_examples) != share.num_clients:
+            return self._finish("failed", f"node {node} reported examples of other clients than its own")
+        counts = tuple(count for clients, count in report.num_examples for _ in range(clients))
+        if self.counts is not None:
+            fixed = self.counts[share.first_client : share.first_client + share.num_clients]
+            if counts != fixed:
+                return self._finish("failed", f"node {node}'s data changed during the task: start it again")
+            return []
+        self._ready[node] = counts
+        if len(self._ready) < len(self.plan.nodes):
+            return []
+        self.counts = tuple(count for name in self.plan.nodes for count in self._ready[name])
+        return [RecordCounts(self.counts), *self._go_on(now)]
+
+    def _update_arrived(self, update: UpdateArrived, now: float) -> list[Action]:
+        gathering = self._gathering
+        key = (update.chunk, update.client)
+        if (
+            gathering is None
+            or gathering.closed
+            or update.round != gathering.number
+            or key not in gathering.expected
+            or self._node_of(update.chunk) != update.node
+        ):
+            # A round to come is impossible for an honest node; the current one's file may be part of its roster.
+            in_roster = gathering is not None and gathering.closed and update.round == gathering.number
+            return [] if in_roster else [Discard(update)]
+        if key in gathering.arrived:
+            return []
+        gathering.arrived[key] = update
+        complete = len(gathering.arrived) == len(gathering.expected)
+        return self._close(gathering) if complete else self._close_if_enough(now)
+
+    def _aggregated(self, number: int, now: float, *, finite: bool) -> list[Action]:
+        if number != self.committed + 1 or self._gathering is None:
+            return []
+        if not finite:
+            reason = f"diverged in round {number}: the model is no longer finite; try a smaller learning rate"
+            return self._finish("failed", reason)
+        self._gathering = None
+        return self._commit(number, now)
+
+    def _commit(self, number: int, now: float) -> list[Action]:
+        self.committed = number
+        self._kept.add(number)
+        actions: list[Action] = [Commit(number)]
+        if number > 0:
+            actions.append(ClearUpdates(number))
+        return actions + self._after_commit(number) + self._go_on(now) + self._clear_models()
+
+    def _after_commit(self, number: int) -> list[Action]:
+        actions = self._evaluation(number)
+        if self._save_due(number) and number not in self._saved:
+            actions.append(Save(number))
+        return actions
+
+    def _evaluation(self, number: int) -> list[Action]:
+        """Test the round's model if that is due and can be done already; the next round does not wait for it."""
+        due = self._testset and self.evaluation_due(number) and number not in self._evaluated
+        return [Evaluate(number)] if due else []
+
+    def _go_on(self, now: float) -> list[Action]:
+        """Open the next round, or go towards the end, if nothing stands in the way."""
+        if self.ended or self._gathering is not None or self.committed < 0:
+            return []
+        if self.committed < self.settings.num_rounds:
+            if self.counts is None or not self._testset:
+                return []
+            self._open(self.committed + 1, now)
+            return self._send_globals(self.plan.nodes)
+        last = self.committed
+        if last not in self._evaluated or last not in self._saved or self._kept - {last}:
+            return []
+        if self._undelivered is None:
+            self._undelivered = set(self.plan.nodes)
+            self._final_deadline = now + FINAL_DELIVERY_SECONDS
+            return [SendFinal(node, last) for node in self.plan.nodes]
+        if self._undelivered and self._final_deadline is not None and now < self._final_deadline:
+            return []
+        reason = f"{last} rounds done"
+        if self._undelivered:
+            reason += f"; without the final model: {', '.join(sorted(self._undelivered))}"
+        return self._finish("completed", reason)
+
+    def _finish(self, outcome: str, reason: str) -> list[Action]:
+        self.ended = True
+        return [Finish(outcome, reason)]
+
+    # ------------------------------------------------------------ the round
+
+    def _open(self, number: int, now: float) -> None:
+        chunks = {chunk.id: chunk for chunk in self.plan.chunks(number)}
+        expected: frozenset[tuple[int, int | None]]
+        if self.settings.linear:
+            expected = frozenset((chunk_id, None) for chunk_id in chunks)
+        else:
+            expected = frozenset((chunk.id, client) for chunk in chunks.values() for client in chunk.clients)
+        deadline = now + self.settings.round_timeout_seconds
+        self._gathering = _Gathering(number, deadline, chunks, expected)
+
+    def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
+        """The round's model to those of `nodes` that train in it."""
+        gathering = self._gathering
+        if gathering is None or gathering.closed:
+            return []
+        actions: list[Action] = []
+        for node in nodes:
+            index = self.plan.nodes.index(node)
+            chunks = tuple(
+                Chunk(id=chunk.id, clients=chunk.clients) for chunk in gathering.chunks.values() if chunk.node == index
+            )
+            if chunks:
+                broadcast = Broadcast(chunks=chunks, used_through=gathering.number - 1)
+                actions.append(SendGlobal(node, gathering.number, broadcast))
+        return actions
+
+    def _close_if_enough(self, now: float) -> list[Action]:
+        """After the deadline, enough answers end the round."""
+        gathering = self._gathering
+        if gathering is None or gathering.closed or now < gathering.deadline:
+            return []
+        answered = sum(self._clients_behind(key) for key in gathering.arrived)
+        cohort = sum(len(chunk.clients) for chunk in gathering.chunks.values())
+        if answered < max(1, ceil(round(cohort * self.settings.min_responses, 6))):
+            return []
+        return self._close(gathering)
+
+    def _close(self, gathering: _Gathering) -> list[Action]:
+        gathering.closed = True
+        entries = tuple(self._entry(gathering.arrived[key]) for key in sorted(gathering.arrived, key=_canonical))
+        missing: list[int] = []
+        for chunk_id, client in gathering.expected - set(gathering.arrived):
+            missing += gathering.chunks[chunk_id].clients if client is None else [client]
+        roster = WriteRoster(gathering.number, entries, tuple(sorted(missing)))
+        return [roster, Aggregate(gathering.number, entries)]
+
+    def _entry(self, update: UpdateArrived) -> RosterEntry:
+        assert self.counts is not None  # noqa: S101 - no round opens without them
+        assert self._gathering is not None  # noqa: S101 - only a round's updates become entries
+        chunk = self._gathering.chunks[update.chunk]
+        clients = chunk.clients if update.client is None else (update.client,)
+        num_examples = sum(self.counts[client] for client in clients)
+        weight = num_examples if self.settings.weighting == "examples" else len(clients)
+        return RosterEntry(
+            update.node, update.chunk, update.client, update.digest, float(weight), num_examples, update.train_loss
+        )
+
+    def _node_of(self, chunk: int) -> str:
+        assert self._gathering is not None  # noqa: S101 - asked only about the open round's chunks
+        return self.plan.nodes[self._gathering.chunks[chunk].node]
+
+    def _clients_behind(self, key: tuple[int, int | None]) -> int:
+        assert self._gathering is not None  # noqa: S101
+        return len(self._gathering.chunks[key[0]].clients) if key[1] is None else 1
+
+    # ------------------------------------------------------------ what stays, and how long
+
+    def evaluation_due(self, number: int) -> bool:
+        """Whether the round is one of those that are tested."""
+        return number % self.settings.evaluate_every == 0 or number == self.settings.num_rounds
+
+    def _save_due(self, number: int) -> bool:
+        return number > 0 and (number % self.settings.save_every == 0 or number == self.settings.num_rounds)
+
+    def _clear_models(self) -> list[Action]:
+        """A round's model stays until it is evaluated and saved as far as due, and the next round is committed."""
+        actions: list[Action] = []
+        for number in sorted(self._kept):
+            needed = number == self.committed
+            needed |= self.evaluation_due(number) and number not in self._evaluated
+            needed |= self._save_due(number) and number not in self._saved
+            if not needed:
+                self._kept.discard(number)
+                actions.append(ClearModel(number))
+        return actions
+
+
+def _canonical(key: tuple[int, int | None]) -> tuple[int, int]:
+    return (key[0], -1 if key[1] is None else key[1])
+
+
+def mean_train_loss(entries: Iterable[RosterEntry]) -> float | None:
+    """Over all examples behind the entries; None without entries."""
+    total = 0.0
+    examples = 0
+    for entry in entries:
+        total += entry.train_loss * entry.num_examples
+        examples += entry.num_examples
+    return total / examples if examples else None
+
+
+def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:
+    """How long the task will still take, from the lengths (seconds) of its newest rounds; None before there is one."""
+    newest = [lengths[number] for number in sorted(lengths)[-5:]]
+    return sum(newest) / len(newest) * rounds_left if newest else None

@@ -1,0 +1,133 @@
+"""A task's folder on the server: what is fixed, how far it came, and what counts. Every step becomes visible at once.
+
+globalparam/<uid>/plan.json              nodes, placement, chunks: fixed before round 1
+globalparam/<uid>/counts.json            examples of each client: fixed before round 1
+globalparam/<uid>/roster-000007.json     which updates count in round 7; written before anything is summed
+globalparam/<uid>/round-000007.new/      being written by a worker
+globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fedsim.course.plan import Plan
+from fedsim.course.task import RosterEntry, WriteRoster
+from fedsim.messages import read_message
+from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
+
+MODEL_FILE = "model.npy"
+_ROUND = re.compile(r"round-(\d{6,7})")
+
+
+class TaskFolder:
+    """The folder of one task; every method is safe to repeat after a crash."""
+
+    def __init__(self, root: Path, uid: str) -> None:
+        """`root` is the spool's globalparam folder."""
+        self.path = root / uid
+
+    # ---- fixed before round 1
+
+    def read_plan(self) -> Plan | None:
+        """The recorded plan; None for a task that has none yet."""
+        try:
+            return read_message(Plan, (self.path / "plan.json").read_bytes(), "plan.json")
+        except FileNotFoundError:
+            return None
+
+    def write_plan(self, plan: Plan) -> None:
+        """Record the plan; from here on it is fixed."""
+        make_folder(self.path)
+        write_bytes(self.path / "plan.json", plan.model_dump_json(indent=1).encode())
+
+    def read_counts(self) -> tuple[int, ...] | None:
+        """Examples of each client, as recorded."""
+        content = self._read_json("counts.json")
+        return None if content is None else tuple(content)
+
+    def write_counts(self, counts: tuple[int, ...]) -> None:
+        """Record the examples of each client."""
+        write_json(self.path / "counts.json", counts)
+
+    # ---- rosters
+
+    def write_roster(self, roster: WriteRoster) -> None:
+        """Record which updates count in a round."""
+        write_json(self._roster(roster.round), asdict(roster))
+
+    def read_roster(self, number: int) -> WriteRoster | None:
+        """The round's roster, if it was written."""
+        content = self._read_json(self._roster(number).name)
+        if content is None:
+            return None
+        entries = tuple(RosterEntry(**entry) for entry in content["entries"])
+        return WriteRoster(content["round"], entries, tuple(content["missing"]))
+
+    # ---- rounds
+
+    def round(self, number: int) -> Path:
+        """Where a committed round lies."""
+        return self.path / f"round-{number:06d}"
+
+    def new_round(self, number: int) -> Path:
+        """Where a worker writes a round before it is committed."""
+        return self.path / f"round-{number:06d}.new"
+
+    def model(self, number: int) -> Path:
+        """The model of a committed round."""
+        return self.round(number) / MODEL_FILE
+
+    def clean_new_round(self, number: int) -> Path:
+        """An empty place for the worker, without what a crash may have left there."""
+        place = self.new_round(number)
+        remove_tree(place)
+        make_folder(place)
+        return place
+
+    def commit(self, number: int, record: dict[str, Any]) -> None:
+        """Make the round visible with one rename; its roster is then used up."""
+        place = self.new_round(number)
+        write_json(place / "round.json", record)
+        place.rename(self.round(number))
+        sync_folder(self.path)
+        remove_file(self._roster(number))
+
+    def committed(self) -> list[int]:
+        """The committed rounds that are still here, ascending."""
+        if not self.path.is_dir():
+            return []
+        matches = (_ROUND.fullmatch(entry.name) for entry in self.path.iterdir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What was recorded of a committed round."""
+        content = self._read_json(f"{self.round(number).name}/round.json")
+        return dict(content)
+
+    def remove_round(self, number: int) -> None:
+        """Clear a used-up round. It stops being a committed one before its files go."""
+        gone = self.path / f".{self.round(number).name}.gone"
+        remove_tree(gone)
+        try:
+            self.round(number).rename(gone)
+        except FileNotFoundError:
+            return
+        remove_tree(gone)
+
+    def remove(self) -> None:
+        """Clear the whole folder."""
+        remove_tree(self.path)
+
+    def _roster(self, number: int) -> Path:
+        return self.path / f"roster-{number:06d}.json"
+
+    def _read_json(self, name: str) -> Any:
+        try:
+            return json.loads((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None

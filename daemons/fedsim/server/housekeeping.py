@@ -1,0 +1,55 @@
+"""What is cleared when nobody needs it any more: leftovers of finished tasks, deleted tasks, old checkpoints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fedsim.config import Retention
+from fedsim.log import get_logger
+from fedsim.spool.clear import clear_other_tasks
+from fedsim.spool.durable import remove_file, remove_tree
+from fedsim.spool.files import Kind
+from fedsim.spool.layout import Spool
+from fedsim.store.interface import Event, Store
+
+DAY_SECONDS = 86_400.0
+
+
+def sweep_leftovers(spool: Spool, store: Store) -> None:
+    """At start: files of tasks that are finished, or that nobody knows, go."""
+    keep = {task.uid for task in store.unfinished_tasks()}
+    swept = clear_other_tasks(spool, keep, [Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET, Kind.INITPARAM, Kind.STOP])
+    for uid in sorted(swept):
+        get_logger().info("leftovers_swept", uid=uid)
+
+
+def delete_tasks(checkpoints: Path, store: Store) -> None:
+    """Remove the files, then the rows, of the tasks that their owners deleted."""
+    for task in store.tasks_to_delete():
+        remove_tree(checkpoints / f"task-{task.number}")
+        store.delete_task(task.number)
+        get_logger(task=task.number).info("task_deleted")
+
+
+def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float) -> None:
+    """Remove checkpoints that the rule no longer keeps, and say so at their task and in the log."""
+    if rule.keep_days is None and rule.keep_tasks is None:
+        return
+    before = None if rule.keep_days is None else now - rule.keep_days * DAY_SECONDS
+    why = " or ".join(
+        text
+        for text, applies in [
+            (f"older than {rule.keep_days:g} days" if rule.keep_days is not None else "", rule.keep_days is not None),
+            (f"not of the newest {rule.keep_tasks} tasks", rule.keep_tasks is not None),
+        ]
+        if applies
+    )
+    for task, checkpoint in store.expired_checkpoints(finished_before=before, keep_tasks=rule.keep_tasks):
+        path = checkpoints / checkpoint.path
+        remove_file(path)
+        remove_file(path.with_suffix(".json"))
+        store.mark_checkpoint_removed(task.number, checkpoint.round, why=why, now=now)
+        text = f"the checkpoint of round {checkpoint.round} was removed: {why}"
+        store.add_event(Event(time.time(), "retention", text, task=task.number))
+        get_logger(task=task.number).info("checkpoint_removed", round=checkpoint.round, why=why)

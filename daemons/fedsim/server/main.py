@@ -1,0 +1,300 @@
+"""The server daemon's loop: waits for files, answers, signals and time; wakes what they concern."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from selectors import EVENT_READ, DefaultSelector
+
+from fedsim import __version__
+from fedsim.config import ServerConfig
+from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.daemon import Daemon, daemon_main, notify
+from fedsim.errors import Unavailable
+from fedsim.messages import DataSetInfo
+from fedsim.server.folder import TaskFolder
+from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
+from fedsim.server.nodes import Nodes
+from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, own_dataset, tell_stop
+from fedsim.spool.clear import clear_file
+from fedsim.spool.files import Kind, Role
+from fedsim.spool.layout import Spool
+from fedsim.spool.watch import Watch
+from fedsim.store import open_store
+from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.peer import Identity
+from fedsim.wire.sender import Sender
+from fedsim.wire.stream import tls_context
+from fedsim.worker.inspector import Inspector
+from fedsim.worker.jobs import Inspect, Inspected
+from fedsim.worker.pool import WorkerPool
+
+HOUSEKEEPING_SECONDS = 3600.0
+WATCHDOG_SECONDS = 5.0
+EXTEND_START_USEC = 30_000_000
+
+
+class ServerDaemon(Daemon[ServerConfig]):
+    """Leads the tasks: chooses nodes, sends global models, gathers updates, aggregates, tests, saves checkpoints."""
+
+    name = "server"
+    config_model = ServerConfig
+
+    def setup(self) -> None:
+        """Open the spool, start the sender; the database is waited for."""
+        self._selector = DefaultSelector()
+        self._selector.register(self.wake_fd, EVENT_READ, self.drain_wake)
+        self._store: Store = open_store(self.config.database, self.config.database_password_file)
+        self._spool = Spool(self.config.spool)
+        self._checkpoints = self.config.spool / "checkpoints"
+        self._checkpoints.mkdir(mode=0o750, exist_ok=True)
+        kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET)
+        self._watch = Watch(*(self._spool.folder(kind) for kind in kinds))
+        self._selector.register(self._watch, EVENT_READ, self._files_arrived)
+        identity = Identity(self.config.name, Role.SERVER)
+        context = tls_context(self.config.tls, listening=False) if self.config.tls else None
+        self._outbox = Outbox(Sender(identity, ssl_context=context))
+        self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
+        self._nodes = Nodes(self.config, self._spool, time.time())
+        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes)
+        self._running: dict[str, RunningTask] = {}
+        self._waiting: dict[str, tuple[Task, str]] = {}
+        self._own_datasets: dict[str, DataSetInfo] | None = None
+        self._inspector = Inspector(self._selector, self._inspected)
+        self._poll_at = 0.0
+        self._housekeeping_at = 0.0
+        self._wait_for_database()
+        if not self.stopping:
+            self._inspect()
+            self._take_up()
+
+    def run_once(self) -> None:
+        """Wait for something to happen, deal with it."""
+        try:
+            ready = self._selector.select(max(0.0, min(self._next_wake() - time.monotonic(), WATCHDOG_SECONDS)))
+            for key, _ in ready:
+                key.data()
+            self._time_passed()
+        except Unavailable as error:
+            self.log.error("database_lost", problem=str(error))  # noqa: TRY400 - the message is the story
+            self._let_go()
+            self._wait_for_database()
+            if not self.stopping:
+                self._take_up()
+
+    def teardown(self) -> None:
+        """Kill the workers; running tasks are taken up again at the next start."""
+        if hasattr(self, "_running"):
+            self._let_go()
+        if hasattr(self, "_inspector"):
+            self._inspector.close()
+        if hasattr(self, "_outbox"):
+            self._outbox.close()
+            self._store.close()
+
+    # ------------------------------------------------------------ starting and starting again
+
+    def _wait_for_database(self) -> None:
+        """Until the database answers and its schema is the code's; a stop ends the wait."""
+        said = ""
+        while not self.stopping:
+            try:
+                self._store.migrate()
+                self._store.check()
+            except Unavailable as error:
+                if str(error) != said:
+                    said = str(error)
+                    self.log.warning("waiting_for_database", problem=said)
+                notify(f"STATUS=waiting for the database: {error}", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
+                for key, _ in self._selector.select(1.0):
+                    if key.fileobj is self.wake_fd:
+                        key.data()
+            else:
+                return
+
+    def _take_up(self) -> None:
+        """Go on with the tasks that were claimed or running."""
+        sweep_leftovers(self._spool, self._store)
+        self._see_nodes()
+        for task in self._store.unfinished_tasks():
+            plan = TaskFolder(self._spool.folder(Kind.GLOBALPARAM), task.uid).read_plan()
+            if plan is None:
+                self._waiting[task.uid] = (task, "")
+            else:
+                self._run(plan)
+        self._poll_at = 0.0
+
+    def _let_go(self) -> None:
+        for running in self._running.values():
+            running.let_go()
+        self._running.clear()
+        self._waiting.clear()
+
+    def _inspect(self) -> None:
+        """Look at the server's own data sets, in a worker; plans wait for what it says."""
+        if not self.config.datasets or self.config.data is None:
+            self._own_datasets = {}
+            return
+        job = Inspect(folder=self.config.data, datasets=tuple(self.config.datasets), device="cpu")
+        self._inspector.look(job)
+
+    def _inspected(self, inspected: Inspected) -> None:
+        self._own_datasets = {dataset.name: dataset for dataset in inspected.datasets}
+        self._poll_at = 0.0
+
+    # ------------------------------------------------------------ what happens
+
+    def _files_arrived(self) -> None:
+        folders = self._watch.drain()
+        kinds = {folder.relative_to(self._spool.root).parts[0] for folder in folders}
+        if Kind.HELLO in kinds:
+            self._see_nodes()
+            self._start_waiting()
+        uids = {part for folder in folders for part in folder.relative_to(self._spool.root).parts[1:2]}
+        for uid in uids:
+            running = self._running.get(uid)
+            if running is not None and Kind.TESTSET in kinds:
+                running.look_for_testset()
+            if running is not None and Kind.LOCALPARAM in kinds:
+                running.look_for_updates()
+            if running is None and uid not in self._waiting:
+                self._poll_at = 0.0
+        if {Kind.INITPARAM, Kind.STOP} & kinds:
+            self._poll_at = 0.0
+
+    def _transfers_ended(self) -> None:
+        for outcome in self._outbox.ended():
+            running = self._running.get(outcome.file_id.task or "")
+            if running is not None:
+                running.sent(outcome)
+
+    def _see_nodes(self) -> None:
+        for name in self._nodes.look():
+            known = self._nodes.announcement(name)
+            self._store.record_node(Node(name, known.at, known.hello.model_dump(mode="json")))
+            reports = {report.task: report for report in known.hello.tasks}
+            for uid, running in list(self._running.items()):
+                running.node_reported(name, reports.pop(uid, None))
+            for uid, report in reports.items():
+                # The node still holds a task that is over: it missed the end.
+                if uid not in self._waiting and report.state != "closing":
+                    tell_stop(self._platform, name, uid, "the task is over")
+
+    def _time_passed(self) -> None:
+        now = time.monotonic()
+        for running in self._running.values():
+            if running.wake_at is not None and now >= running.wake_at:
+                running.tick()
+        if now >= self._poll_at:
+            self._poll_at = now + self.config.poll_seconds
+            self._poll()
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING_SECONDS
+            apply_retention(self._checkpoints, self._store, self.config.retention, time.time())
+        self._reap()
+        self.status("; ".join(running.status for running in self._running.values()) or self._idle_status())
+
+    def _idle_status(self) -> str:
+        return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"
+
+    def _next_wake(self) -> float:
+        wakes = [self._poll_at, self._housekeeping_at]
+        for running in self._running.values():
+            wakes += [at for at in (running.wake_at, running.show()) if at is not None]
+        return min(wakes)
+
+    # ------------------------------------------------------------ tasks
+
+    def _poll(self) -> None:
+        """Look at the database: stops, deletions, new tasks. What signals hint at is found here without them, too."""
+        for item in (*self._spool.arrived(Kind.INITPARAM), *self._spool.arrived(Kind.STOP)):
+            clear_file(item.path)
+        for task in self._store.unfinished_tasks():
+            if task.stop_requested:
+                self._stop(task)
+        delete_tasks(self._checkpoints, self._store)
+        self._start_waiting()
+        while len(self._running) < self.config.max_running_tasks:
+            claimed = self._store.claim_next_task(time.time())
+            if claimed is None:
+                break
+            self.log.info("task_claimed", task=claimed.number)
+            self._waiting[claimed.uid] = (claimed, "")
+            self._start_waiting()
+
+    def _stop(self, task: Task) -> None:
+        running = self._running.get(task.uid)
+        if running is not None:
+            running.stop("stopped by a user")
+        elif self._waiting.pop(task.uid, None) is not None:
+            self._end_early(task, TaskState.STOPPED, "stopped by a user before it started")
+
+    def _start_waiting(self) -> None:
+        """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
+        if self._own_datasets is None:
+            return
+        for uid, (task, said) in sorted(self._waiting.items(), key=lambda item: item[1][0].number):
+            if len(self._running) >= self.config.max_running_tasks:
+                return
+            now = time.time()
+            dataset = own_dataset(self.config, task.settings.dataset)
+            plan = make_plan(
+                task=uid,
+                number=task.number,
+                settings=task.settings,
+                hellos=self._nodes.online(now),
+                not_heard=self._nodes.not_heard(now),
+                server_dataset=self._own_datasets.get(dataset.name) if dataset else None,
+                version=__version__,
+            )
+            match plan:
+                case Waiting(reason):
+                    if reason != said:
+                        self.log.info("task_waits", task=task.number, reason=reason)
+                        self._store.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
+                        self._waiting[uid] = (task, reason)
+                case Impossible(reason):
+                    del self._waiting[uid]
+                    self._end_early(task, TaskState.FAILED, reason)
+                case Plan():
+                    del self._waiting[uid]
+                    TaskFolder(self._spool.folder(Kind.GLOBALPARAM), uid).write_plan(plan)
+                    self._run(plan)
+
+    def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
+        self._store.move_task(task.uid, state, reason=reason, now=time.time())
+        self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
+        self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
+
+    def _run(self, plan: Plan) -> None:
+        self._store.set_nodes(plan.task, plan.nodes)
+        workers = WorkerPool(
+            (AGGREGATOR, EVALUATOR),
+            self._selector,
+            self._workers_ready(plan.task),
+            threads=self.config.threads_per_worker,
+            max_restarts=self.config.max_worker_restarts,
+            task=plan.number,
+        )
+        running = RunningTask(plan, self._platform, workers)
+        self._running[plan.task] = running
+        running.start()
+
+    def _workers_ready(self, uid: str) -> Callable[[], None]:
+        def ready() -> None:
+            if uid in self._running:
+                self._running[uid].workers_ready()
+
+        return ready
+
+    def _reap(self) -> None:
+        """Forget the tasks that have ended, and look for the next."""
+        for uid in [uid for uid, running in self._running.items() if running.outcome is not None]:
+            del self._running[uid]
+            self._poll_at = 0.0
+
+
+def main() -> None:
+    """`fedsim-server`."""
+    daemon_main(ServerDaemon)

@@ -1,0 +1,178 @@
+"""What is recorded of a running task: rounds, metrics, checkpoints, and what it is doing now.
+
+The committed round folder is the truth; the rows are written from it, again after a restart, with the same content.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from dataclasses import asdict, replace
+from typing import Any
+
+from fedsim import __version__
+from fedsim.course.plan import Plan
+from fedsim.course.task import TaskCourse, WriteRoster, mean_train_loss, remaining_seconds
+from fedsim.server.folder import TaskFolder
+from fedsim.store.interface import Checkpoint, Event, Progress, RoundRecord, Store
+from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
+
+
+def checkpoint_name(number: int, round_number: int) -> str:
+    """Where a checkpoint lies, relative to the checkpoints folder."""
+    return f"task-{number}/round-{round_number:04d}.safetensors"
+
+
+class TaskRecords:
+    """The records of one task."""
+
+    def __init__(self, plan: Plan, folder: TaskFolder, store: Store) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._store = store
+        self._rounds = {record.round: record for record in store.rounds(plan.number)}
+        self._file_digests: dict[int, str] = {}
+        self._seconds: dict[int, dict[str, float]] = defaultdict(dict)
+        self._lengths: dict[int, float] = {}
+        self._bytes_sent: dict[int, int] = defaultdict(int)
+        self._bytes_received: dict[int, int] = defaultdict(int)
+        self._opened_at = time.monotonic()
+        self._shown: Progress | None = None
+        for number in folder.committed():
+            self._project(number)
+
+    # ---- rounds
+
+    def sent(self, number: int, size: int) -> None:
+        """So many bytes went to nodes for the round."""
+        self._bytes_sent[number] += size
+
+    def closed(self, roster: WriteRoster, received: int) -> None:
+        """The round has its updates, of `received` bytes."""
+        self._seconds[roster.round]["train"] = time.monotonic() - self._opened_at
+        self._bytes_received[roster.round] = received
+
+    def made(self, made: ModelMade) -> None:
+        """A worker made the round's model."""
+        self._seconds[made.round]["aggregate"] = made.seconds
+        self._made = made
+
+    def commit(self, number: int, roster: WriteRoster | None) -> RoundRecord:
+        """Commit the round's folder with its record, then project it into the database."""
+        now = time.monotonic()
+        self._lengths[number] = now - self._opened_at
+        entries = roster.entries if roster else ()
+        record = RoundRecord(
+            round=number,
+            digest=self._made.digest,
+            num_examples=sum(entry.num_examples for entry in entries),
+            train_loss=mean_train_loss(entries),
+            seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
+            bytes_sent=self._bytes_sent.pop(number, 0),
+            bytes_received=self._bytes_received.pop(number, 0),
+            cohort_size=self._plan.settings.cohort_size if number else 0,
+            missing=roster.missing if roster else (),
+            finished_at=time.time(),
+        )
+        self._folder.commit(number, {**asdict(record), "file_digest": self._made.file_digest})
+        self._opened_at = now
+        return self._project(number)
+
+    def _project(self, number: int) -> RoundRecord:
+        content = self._folder.record(number)
+        self._file_digests[number] = content.pop("file_digest")
+        record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
+        known = self._rounds.get(number)
+        if known is not None and known.loss is not None:
+            record = known
+        self._rounds[number] = record
+        self._store.record_round(self._plan.task, record)
+        return record
+
+    def tested(self, tested: Tested) -> RoundRecord:
+        """Add what the test gave to the round's row."""
+        known = self._rounds[tested.round]
+        record = replace(
+            known,
+            loss=tested.loss,
+            accuracy=tested.accuracy,
+            recall=tested.recall,
+            auc=tested.auc,
+            seconds={**known.seconds, "evaluate": tested.seconds},
+        )
+        self._rounds[tested.round] = record
+        self._store.record_round(self._plan.task, record)
+        return record
+
+    def is_tested(self, number: int) -> bool:
+        """Whether the round's metrics are recorded."""
+        record = self._rounds.get(number)
+        return record is not None and record.loss is not None
+
+    def file_digest(self, number: int) -> str:
+        """The digest of a committed round's model file, as the wire offers it."""
+        return self._file_digests[number]
+
+    def digest(self, number: int) -> str | None:
+        """The digest of a committed round's parameters."""
+        record = self._rounds.get(number)
+        return record.digest if record else None
+
+    @property
+    def latest_accuracy(self) -> float | None:
+        """Of the newest round that was tested."""
+        tested = [number for number, record in self._rounds.items() if record.accuracy is not None]
+        return self._rounds[max(tested)].accuracy if tested else None
+
+    # ---- checkpoints
+
+    def about(self, number: int) -> dict[str, Any]:
+        """What stands in the JSON beside a checkpoint."""
+        record = self._rounds[number]
+        return {
+            "task": self._plan.number,
+            "uid": self._plan.task,
+            "round": number,
+            "settings": self._plan.settings.model_dump(mode="json"),
+            "metrics": {
+                "loss": record.loss,
+                "accuracy": record.accuracy,
+                "recall": record.recall,
+                "auc": record.auc,
+                "train_loss": record.train_loss,
+            },
+            "parameters_digest": record.digest,
+            "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
+            "chunk_clients": self._plan.chunk_clients,
+            "dataset_digest": self._plan.dataset_digest,
+            "version": __version__,
+        }
+
+    def saved(self, saved: CheckpointSaved) -> None:
+        """Record that a checkpoint lies in place."""
+        path = checkpoint_name(self._plan.number, saved.round)
+        self._store.record_checkpoint(
+            self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())
+        )
+
+    # ---- what a person sees
+
+    def event(self, kind: str, text: str, **fields: Any) -> None:
+        """Something worth telling about the task."""
+        self._store.add_event(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
+
+    def show(self, course: TaskCourse) -> Progress | None:
+        """Write what the task is doing now, if that has changed; returns it then."""
+        until = course.wake_at
+        progress = Progress(
+            round=course.round,
+            phase=course.phase,
+            waiting_for=course.waiting_for,
+            waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
+            eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(course.committed, 0)),
+        )
+        if self._shown is not None and replace(progress, waiting_until=self._shown.waiting_until) == self._shown:
+            return None
+        self._shown = progress
+        self._store.set_progress(self._plan.task, progress)
+        return progress

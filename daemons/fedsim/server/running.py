@@ -1,0 +1,388 @@
+"""One running task on the server: turns what happens into the course's events, and carries out its actions.
+
+Nothing is decided here; see `fedsim.course.task`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedsim.config import DataSetConfig, ServerConfig
+from fedsim.course import task as course
+from fedsim.course.plan import Plan
+from fedsim.errors import BadInput
+from fedsim.log import get_logger
+from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.server.folder import TaskFolder
+from fedsim.server.nodes import Nodes
+from fedsim.server.records import TaskRecords, checkpoint_name
+from fedsim.spool.clear import clear_file, clear_round, clear_task
+from fedsim.spool.files import FileId, Kind
+from fedsim.spool.layout import Arrived, Spool
+from fedsim.store.interface import Store, TaskState
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.sender import Outcome, Status
+from fedsim.worker import jobs
+from fedsim.worker.pool import WorkerPool
+
+STOP_DELIVERY_SECONDS = 3600.0
+SHOW_SECONDS = 0.25
+# One aggregates, the other makes, tests and saves models: no round waits for a test.
+AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a running task works with."""
+
+    config: ServerConfig
+    store: Store
+    spool: Spool
+    outbox: Outbox
+    nodes: Nodes
+
+
+class RunningTask:
+    """A task between its plan and its end."""
+
+    def __init__(self, plan: Plan, platform: Platform, workers: WorkerPool) -> None:
+        self.plan = plan
+        self.uid = plan.task
+        self.outcome: course.Finish | None = None
+        self._platform = platform
+        self._workers = workers
+        self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
+        self._records = TaskRecords(plan, self._folder, platform.store)
+        self._course = course.TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
+        self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
+        self._updates: dict[tuple[str, int, int | None], Arrived] = {}
+        self._held_saves: set[int] = set()
+        self._final_round = plan.settings.num_rounds + 1
+        self._shown_at = 0.0
+        self._log = get_logger(task=plan.number)
+
+    # ------------------------------------------------------------ its life
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `tick` is due (time.monotonic)."""
+        return self._course.wake_at
+
+    def start(self) -> None:
+        """Begin, or take up again what a restart found."""
+        again = self._course.committed >= 0
+        nodes = ", ".join(self.plan.nodes)
+        self._log.info("task_resumed" if again else "task_started", nodes=nodes, round=self._course.round)
+        self._records.event("resumed" if again else "started", f"on the nodes {nodes}")
+        self._do(self._course.begin(time.monotonic()))
+        self.look_for_testset()
+        self.look_for_updates()
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self._happened(course.TimePassed())
+
+    def node_reported(self, node: str, report: TaskReport | None) -> None:
+        """A node announced itself."""
+        self._happened(course.NodeReported(node, report))
+
+    def stop(self, reason: str) -> None:
+        """Somebody wants the task to end."""
+        self._happened(course.StopRequested(reason))
+
+    def look_for_testset(self) -> None:
+        """See whether the node's test set has come."""
+        if {item.id.part for item in self._testset()} == {"data", "label"}:
+            self._happened(course.TestsetArrived())
+
+    def look_for_updates(self) -> None:
+        """See which updates have come."""
+        for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
+            key = (item.sender or "", item.id.chunk or 0, item.id.client)
+            if self._updates.get(key) == item:
+                continue
+            try:
+                metadata = item.metadata()
+                update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
+            except BadInput as error:
+                self._log.warning("update_refused", file=item.path.name, problem=str(error))
+                clear_file(item.path)
+                continue
+            self._updates[key] = item
+            self._happened(
+                course.UpdateArrived(metadata.sender, item.id.round or 0, *key[1:], metadata.digest, update.train_loss)
+            )
+
+    def sent(self, outcome: Outcome) -> None:
+        """A transfer of this task has ended."""
+        file = outcome.file_id
+        if file.kind is Kind.GLOBALPARAM and file.round is not None:
+            self._records.sent(file.round, outcome.bytes_sent)
+            if outcome.delivered and file.round == self._final_round:
+                self._happened(course.FinalDelivered(outcome.peer.name))
+        if outcome.status is Status.REFUSED:
+            # What a node's receiver refuses for good can never reach it: say so instead of waiting for ever.
+            self._happened(course.Broken(f"node {outcome.peer} refused the {file.kind}: {outcome.message}"))
+
+    def workers_ready(self) -> None:
+        """A worker answered, or died."""
+        replies, broken = self._workers.replies()
+        for reply in replies:
+            self._worker_replied(reply)
+        if broken is not None:
+            self._happened(course.Broken(broken))
+
+    def _worker_replied(self, reply: jobs.Reply) -> None:
+        match reply:
+            case jobs.ModelMade():
+                self._records.made(reply)
+                made_first = reply.round == 0
+                self._happened(
+                    course.InitialModelMade() if made_first else course.Aggregated(reply.round, finite=reply.finite)
+                )
+            case jobs.Tested():
+                record = self._records.tested(reply)
+                self._log.info("tested", round=reply.round, accuracy=record.accuracy, loss=record.loss)
+                if reply.round in self._held_saves:
+                    self._save(reply.round)
+                self._happened(course.Evaluated(reply.round))
+            case jobs.CheckpointSaved():
+                self._records.saved(reply)
+                self._log.info("checkpoint_saved", round=reply.round, digest=reply.digest)
+                self._happened(course.Saved(reply.round))
+            case jobs.JobFailed():
+                self._happened(course.Broken(reply.reason))
+
+    # ------------------------------------------------------------ carrying out
+
+    def _happened(self, event: course.Event) -> None:
+        if self.outcome is None:
+            self._do(self._course.handle(event, time.monotonic()))
+
+    def _do(self, actions: list[course.Action]) -> None:
+        for action in actions:
+            self._do_one(action)
+
+    def _do_one(self, action: course.Action) -> None:
+        match action:
+            case course.Assign(node):
+                body = self.plan.assignment(node).model_dump_json().encode()
+                self._send(node, FileId(kind=Kind.INITPARAM, task=self.uid), body)
+            case course.MakeInitialModel():
+                plan = self.plan
+                self._workers.give(
+                    jobs.MakeInitialModel(
+                        settings=plan.settings,
+                        feature_shape=plan.feature_shape,
+                        num_classes=plan.num_classes,
+                        out=self._folder.clean_new_round(0),
+                    ),
+                    EVALUATOR,
+                )
+            case course.RecordCounts(counts):
+                self._folder.write_counts(counts)
+                self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
+            case course.SendGlobal(node, number, broadcast):
+                self._send_model(node, number, broadcast)
+            case course.WriteRoster():
+                self._write_roster(action)
+            case course.Aggregate(number, entries):
+                self._aggregate(number, entries)
+            case course.Commit(number):
+                self._commit(number)
+            case course.ClearUpdates(through):
+                spool = self._platform.spool
+                numbers = {item.id.round or 0 for item in spool.arrived(Kind.LOCALPARAM, self.uid)}
+                for number in numbers & set(range(through + 1)):
+                    clear_round(spool, Kind.LOCALPARAM, self.uid, number)
+                self._updates.clear()
+            case course.Discard(update):
+                item = self._updates.pop((update.node, update.chunk, update.client))
+                clear_file(item.path)
+            case course.Evaluate(number):
+                self._evaluate(number)
+            case course.Save(number):
+                # The checkpoint tells its metrics: where a test is on its way, it waits for that.
+                if self._course.evaluation_due(number) and not self._records.is_tested(number):
+                    self._held_saves.add(number)
+                else:
+                    self._save(number)
+            case course.ClearModel(number):
+                self._folder.remove_round(number)
+            case course.SendFinal(node, number):
+                self._send_model(node, number + 1, Broadcast(used_through=number, final=True))
+            case course.Finish():
+                self._finish(action)
+
+    def _send(self, node: str, file: FileId, source: bytes) -> None:
+        self._platform.outbox.send(self._platform.nodes.addresses[node], file, source)
+
+    def _send_model(self, node: str, number: int, broadcast: Broadcast) -> None:
+        """Round `number`'s global model is the model that the round before it made."""
+        self._platform.outbox.send(
+            self._platform.nodes.addresses[node],
+            FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number),
+            self._folder.model(number - 1),
+            meta=broadcast.model_dump(mode="json"),
+            digest=self._records.file_digest(number - 1),
+        )
+
+    def _write_roster(self, roster: course.WriteRoster) -> None:
+        self._folder.write_roster(roster)
+        self._roster = roster
+        received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
+        self._records.closed(roster, received)
+        if roster.missing:
+            missing = ", ".join(map(str, roster.missing))
+            self._log.warning("round_closed_without", round=roster.round, clients=missing)
+            self._records.event("missing", f"round {roster.round} went on without the clients {missing}")
+        # Whoever has not got the round's model by now need not get it any more.
+        self._platform.outbox.cancel(self._is_global(roster.round))
+
+    def _is_global(self, number: int) -> Callable[[FileId], bool]:
+        return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
+
+    def _aggregate(self, number: int, entries: tuple[course.RosterEntry, ...]) -> None:
+        spool = self._platform.spool
+        updates = []
+        for entry in entries:
+            file = FileId(kind=Kind.LOCALPARAM, task=self.uid, round=number, chunk=entry.chunk, client=entry.client)
+            updates.append(
+                jobs.WeightedFile(path=spool.path(file, entry.node), digest=entry.digest, weight=entry.weight)
+            )
+        self._workers.give(
+            jobs.Aggregate(
+                settings=self.plan.settings,
+                round=number,
+                base=self._folder.round(number - 1),
+                updates=tuple(updates),
+                out=self._folder.clean_new_round(number),
+            ),
+            AGGREGATOR,
+        )
+
+    def _commit(self, number: int) -> None:
+        record = self._records.commit(number, self._roster if number else None)
+        self._log.info(
+            "round_committed",
+            round=number,
+            train_loss=record.train_loss,
+            seconds=round(record.seconds["all"], 3),
+            digest=record.digest[:16],
+        )
+
+    def _evaluate(self, number: int) -> None:
+        plan = self.plan
+        self._workers.give(
+            jobs.Evaluate(
+                settings=plan.settings,
+                feature_shape=plan.feature_shape,
+                num_classes=plan.num_classes,
+                round=number,
+                model=self._folder.model(number),
+                testset=self._testset_files(),
+            ),
+            EVALUATOR,
+        )
+
+    def _save(self, number: int) -> None:
+        self._held_saves.discard(number)
+        plan = self.plan
+        out = self._platform.config.spool / "checkpoints" / checkpoint_name(plan.number, number)
+        self._workers.give(
+            jobs.SaveCheckpoint(
+                settings=plan.settings,
+                feature_shape=plan.feature_shape,
+                num_classes=plan.num_classes,
+                round=number,
+                model=self._folder.model(number),
+                out=out,
+                about=self._records.about(number),
+            ),
+            EVALUATOR,
+        )
+
+    def _testset(self) -> list[Arrived]:
+        return self._platform.spool.arrived(Kind.TESTSET, self.uid)
+
+    def _testset_files(self) -> jobs.TestSetFiles:
+        if self.plan.testset_from is None:
+            config = self._platform.config
+            return jobs.TestSetFiles(dataset=own_dataset(config, self.plan.settings.dataset), folder=config.data)
+        by_part = {item.id.part: item.path for item in self._testset()}
+        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
+
+    # ------------------------------------------------------------ the end
+
+    def _finish(self, finish: course.Finish) -> None:
+        """The row first: what a crash leaves behind of a finished task, the start-up sweep clears."""
+        self.outcome = finish
+        digest = self._records.digest(self._course.committed) if finish.outcome == "completed" else None
+        moved = self._platform.store.move_task(
+            self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
+        )
+        if not moved:
+            self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
+        self._workers.close()
+        self._platform.outbox.cancel(lambda file: file.task == self.uid)
+        if finish.outcome != "completed" or self._course.waiting_for:
+            for node in self.plan.nodes:
+                tell_stop(self._platform, node, self.uid, finish.reason)
+        clear_task(self._platform.spool, self.uid)
+        self._records.event(finish.outcome, finish.reason)
+        self._log.info("task_finished", outcome=finish.outcome, reason=finish.reason, digest=digest)
+
+    def let_go(self) -> None:
+        """End the workers and transfers without ending the task: it is taken up again later."""
+        self._workers.close()
+        self._platform.outbox.cancel(lambda file: file.task == self.uid)
+
+    # ------------------------------------------------------------ what a person sees
+
+    def show(self) -> float | None:
+        """Write what the task is doing if it is time to; returns when it will be, None if nothing is new."""
+        now = time.monotonic()
+        if now < self._shown_at + SHOW_SECONDS:
+            return self._shown_at + SHOW_SECONDS
+        if self.outcome is None and self._records.show(self._course) is not None:
+            self._shown_at = now
+        return None
+
+    @property
+    def status(self) -> str:
+        """For `systemctl status`."""
+        latest = self._records.latest_accuracy
+        accuracy = "" if latest is None else f", accuracy {latest:.4f}"
+        rounds = self.plan.settings.num_rounds
+        return f"task {self.plan.number}: {self._course.phase}, round {self._course.round} of {rounds}{accuracy}"
+
+    # ------------------------------------------------------------ from disk
+
+    def _restored(self) -> course.Restored:
+        kept = self._folder.committed()
+        committed = kept[-1] if kept else -1
+        folder = self._platform.config.spool / "checkpoints"
+        recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
+        saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
+        return course.Restored(
+            committed=committed,
+            counts=self._folder.read_counts(),
+            roster=self._folder.read_roster(committed + 1),
+            kept=frozenset(kept),
+            evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
+            saved=frozenset(saved),
+        )
+
+
+def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
+    """The server's own copy of a data set, if it is configured."""
+    return next((dataset for dataset in config.datasets if dataset.name == name), None)
+
+
+def tell_stop(platform: Platform, node: str, uid: str, reason: str) -> None:
+    """Tell a node that a task is over."""
+    body = Stop(task=uid, reason=reason[:2000]).model_dump_json().encode()
+    file = FileId(kind=Kind.STOP, task=uid)
+    platform.outbox.send(platform.nodes.addresses[node], file, body, give_up_after=STOP_DELIVERY_SECONDS)

@@ -1,0 +1,89 @@
+"""What a daemon has on its way: sends files through the sender's threads, hears of their end in its own loop.
+
+Sending is asked for again and again (a node that forgot, a server that restarted): what is already on its way is not
+queued twice, and what arrived before costs one question.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedsim.spool.files import FileId
+from fedsim.wire.peer import Peer
+from fedsim.wire.sender import Outcome, Sender, Transfer
+
+
+class Outbox:
+    """The transfers of one daemon. `fileno` becomes readable when `ended` has something to tell."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
+        self._ended: deque[tuple[object, Outcome]] = deque()
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def fileno(self) -> int:
+        """For the daemon's selector."""
+        return self._eventfd
+
+    def send(
+        self,
+        peer: Peer,
+        file: FileId,
+        source: Path | bytes,
+        *,
+        meta: dict[str, Any] | None = None,
+        digest: str | None = None,
+        give_up_after: float | None = None,
+        instead: bool = False,
+    ) -> None:
+        """Send a file until it has arrived.
+
+        If it is on its way already, nothing happens; or, with `instead`, this one takes its place (newer content).
+        """
+        key = (peer, file)
+        if key in self._underway:
+            if not instead:
+                return
+            self._underway[key][1].cancel()
+        token = object()
+
+        def on_done(outcome: Outcome) -> None:  # in a thread of the sender
+            self._ended.append((token, outcome))
+            os.eventfd_write(self._eventfd, 1)
+
+        transfer = self._sender.send(
+            peer, file, source, meta=meta, digest=digest, give_up_after=give_up_after, on_done=on_done
+        )
+        self._underway[key] = (token, transfer)
+
+    def ended(self) -> list[Outcome]:
+        """How transfers ended since the last call; those that were cancelled are not told."""
+        try:
+            os.eventfd_read(self._eventfd)
+        except BlockingIOError:
+            return []
+        outcomes = []
+        while self._ended:
+            token, outcome = self._ended.popleft()
+            key = (outcome.peer, outcome.file_id)
+            if key in self._underway and self._underway[key][0] is token:
+                del self._underway[key]
+                outcomes.append(outcome)
+        return outcomes
+
+    def cancel(self, unwanted: Callable[[FileId], bool]) -> None:
+        """Give up the transfers of files for which `unwanted` holds."""
+        for (peer, file), (_, transfer) in list(self._underway.items()):
+            if unwanted(file):
+                del self._underway[peer, file]
+                transfer.cancel()
+
+    def close(self) -> None:
+        """End the sender and everything that is on its way."""
+        self._sender.close()
+        os.close(self._eventfd)

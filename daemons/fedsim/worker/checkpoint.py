@@ -1,0 +1,58 @@
+"""Checkpoints: safetensors that anybody can open, with a JSON beside them that says how they came about."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+
+from fedsim.errors import BadInput
+from fedsim.learning.models import build_model, load_vector
+from fedsim.spool.durable import write_bytes, write_json
+from fedsim.spool.npy import hash_file, open_vector
+from fedsim.worker.jobs import SaveCheckpoint
+
+
+def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
+    """Write the checkpoint and its JSON; returns the file's blake3 digest and its size in bytes."""
+    model = build_model(job.settings.model, job.feature_shape, job.num_classes)
+    load_vector(model, open_vector(job.model))
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}
+    description = {
+        "model": job.settings.model,
+        "feature_shape": json.dumps(job.feature_shape),
+        "num_classes": str(job.num_classes),
+    }
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    content = safetensors.torch.save(tensors, metadata=description)
+    write_bytes(job.out, content)
+    digest = hash_file(job.out)
+    size = job.out.stat().st_size
+    write_json(job.out.with_suffix(".json"), {**job.about, "digest": digest, "size": size})
+    return digest, size
+
+
+def load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[int, ...], int]:
+    """The model of a checkpoint, with the feature shape and the number of classes that it was trained for.
+
+    Raises:
+        BadInput: if `path` is not a checkpoint of fedsim.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            about: dict[str, Any] = file.metadata() or {}
+            model = build_model(about["model"], tuple(json.loads(about["feature_shape"])), int(about["num_classes"]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise BadInput(f"{path} is not a checkpoint of fedsim: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if expected != found:
+        raise BadInput(f"{path} holds other parameters than the model {about['model']} has: {found}")
+    load_vector(model, np.concatenate([tensors[name].ravel() for name in expected]).astype(np.float32))
+    return model, tuple(json.loads(about["feature_shape"])), int(about["num_classes"])

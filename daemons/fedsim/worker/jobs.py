@@ -1,0 +1,242 @@
+"""What daemon and worker say to each other: one JSON object a line. Parameters are files; here are only their paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from fedsim.config import DataSetConfig
+from fedsim.messages import Assignment, DataSetInfo
+from fedsim.settings import TaskSettings
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- jobs of a server's worker
+
+
+class MakeInitialModel(_Line):
+    """Write `model.npy`, made from the task's seed, into the folder `out`."""
+
+    job: Literal["make_initial_model"] = "make_initial_model"
+    settings: TaskSettings
+    feature_shape: tuple[int, ...]
+    num_classes: int
+    out: Path
+
+
+class WeightedFile(_Line):
+    """An update and its weight in the sum."""
+
+    path: Path
+    digest: str
+    weight: float
+
+
+class Aggregate(_Line):
+    """Combine the updates with the round in `base` into `out` (`model.npy` and the strategy's state)."""
+
+    job: Literal["aggregate"] = "aggregate"
+    settings: TaskSettings
+    round: int
+    base: Path
+    updates: tuple[WeightedFile, ...]
+    out: Path
+
+
+class TestSetFiles(_Line):
+    """Where the test set lies: two files that a node sent, or a data set of the server's own."""
+
+    data: Path | None = None
+    labels: Path | None = None
+    dataset: DataSetConfig | None = None
+    folder: Path | None = None
+
+
+class Evaluate(_Line):
+    """Test the parameters in `model` on the test set."""
+
+    job: Literal["evaluate"] = "evaluate"
+    settings: TaskSettings
+    feature_shape: tuple[int, ...]
+    num_classes: int
+    round: int
+    model: Path
+    testset: TestSetFiles
+
+
+class SaveCheckpoint(_Line):
+    """Write the parameters in `model` as safetensors to `out`, and `about` as JSON beside it."""
+
+    job: Literal["save_checkpoint"] = "save_checkpoint"
+    settings: TaskSettings
+    feature_shape: tuple[int, ...]
+    num_classes: int
+    round: int
+    model: Path
+    out: Path
+    about: dict[str, object]
+
+
+# ---------------------------------------------------------------- jobs of a node's worker
+
+
+class Inspect(_Line):
+    """Look at the data sets in `folder`, and at the processor."""
+
+    job: Literal["inspect"] = "inspect"
+    folder: Path
+    datasets: tuple[DataSetConfig, ...]
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class Load(_Line):
+    """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them."""
+
+    job: Literal["load"] = "load"
+    assignment: Assignment
+    dataset: DataSetConfig
+    folder: Path
+    min_examples: int
+
+
+class WriteTestset(_Line):
+    """Write the loaded data set's test set to the two paths."""
+
+    job: Literal["write_testset"] = "write_testset"
+    data: Path
+    labels: Path
+
+
+class Train(_Line):
+    """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`."""
+
+    job: Literal["train"] = "train"
+    round: int
+    chunk: int
+    clients: tuple[int, ...]
+    model: Path
+    out: Path
+
+
+Job = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint | Inspect | Load | WriteTestset | Train
+
+
+# ---------------------------------------------------------------- replies
+
+
+class Done(_Line):
+    """The job is done and there is nothing to tell."""
+
+    reply: Literal["done"] = "done"
+    job: str
+    round: int = 0
+
+
+class ModelMade(_Line):
+    """A model lies in `out`; `finite` is False where it holds NaN or Inf.
+
+    `digest` is over the parameters alone (`model_digest`), `file_digest` over the file, as the wire offers it.
+    """
+
+    reply: Literal["model_made"] = "model_made"
+    round: int
+    digest: str
+    file_digest: str
+    finite: bool
+    seconds: float
+
+
+class Tested(_Line):
+    """What the test gave: mean cross-entropy, share of right answers, recall per class, AUC of two classes."""
+
+    reply: Literal["tested"] = "tested"
+    round: int
+    loss: float
+    accuracy: float
+    recall: tuple[float | None, ...]
+    auc: float | None
+    seconds: float
+
+
+class CheckpointSaved(_Line):
+    """The checkpoint lies in place."""
+
+    reply: Literal["checkpoint_saved"] = "checkpoint_saved"
+    round: int
+    digest: str
+    size: int
+
+
+class Inspected(_Line):
+    """What there is; `problems` names data sets that cannot be used, and why."""
+
+    reply: Literal["inspected"] = "inspected"
+    datasets: tuple[DataSetInfo, ...]
+    problems: tuple[str, ...]
+    device: Literal["cpu", "cuda"]
+    processor: str
+    torch: str
+
+
+class DataLoaded(_Line):
+    """The task's data is in memory; `num_examples` are runs of (how many clients, examples of each), in order."""
+
+    reply: Literal["data_loaded"] = "data_loaded"
+    num_examples: tuple[tuple[int, int], ...]
+
+
+class ChunkTrained(_Line):
+    """The chunk's updates lie in place, each with its metadata beside it."""
+
+    reply: Literal["chunk_trained"] = "chunk_trained"
+    round: int
+    chunk: int
+    seconds: float
+
+
+class ClientDiverged(_Line):
+    """A client's parameters are no longer finite."""
+
+    reply: Literal["client_diverged"] = "client_diverged"
+    round: int
+    client: int
+
+
+class JobFailed(_Line):
+    """The job cannot be done with what was given; the reason is for people. `refused`: the institution forbids it."""
+
+    reply: Literal["job_failed"] = "job_failed"
+    job: str
+    reason: str
+    refused: bool = False
+
+
+Reply = Done | ModelMade | Tested | CheckpointSaved | Inspected | DataLoaded | ChunkTrained | ClientDiverged | JobFailed
+
+_JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="job")])
+_REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="reply")])
+
+
+def encode_job(job: Job) -> bytes:
+    """One line."""
+    return job.model_dump_json().encode() + b"\n"
+
+
+def read_job(line: bytes) -> Job:
+    """The job in a line that this host's daemon wrote."""
+    return _JOB.validate_json(line)
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """One line."""
+    return reply.model_dump_json().encode() + b"\n"
+
+
+def read_reply(line: bytes) -> Reply:
+    """The reply in a line that this host's worker wrote."""
+    return _REPLY.validate_json(line)

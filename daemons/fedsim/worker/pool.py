@@ -1,0 +1,112 @@
+"""The workers of one task on one host, each with its jobs in order.
+
+A worker that dies is started anew with the jobs that it had not done; if it keeps dying, that breaks the task, not the host.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from selectors import EVENT_READ, BaseSelector
+
+from fedsim.log import get_logger
+from fedsim.worker.jobs import Job, Reply
+from fedsim.worker.process import WorkerGone, WorkerProcess
+
+
+@dataclass
+class _Desk:
+    name: str
+    process: WorkerProcess
+    jobs: deque[Job] = field(default_factory=deque)
+    deaths: int = 0
+
+
+class WorkerPool:
+    """Named workers; jobs are given to one of them, or to whichever is idle."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        selector: BaseSelector,
+        on_ready: Callable[[], None],
+        *,
+        threads: int,
+        max_restarts: int,
+        task: int,
+        first: Job | None = None,
+    ) -> None:
+        """Start the workers.
+
+        Args:
+            names: what they are called in the log.
+            selector: the daemon's; each worker is registered with `on_ready`, which should call `replies`.
+            on_ready: see there.
+            threads: that each computes with.
+            max_restarts: how often in a row a worker may die without doing a job.
+            task: the number of the task, for the log.
+            first: what each worker does first, also after it was started anew.
+        """
+        self._selector = selector
+        self._on_ready = on_ready
+        self._threads = threads
+        self._max_restarts = max_restarts
+        self._first = first
+        self._log = get_logger(task=task)
+        self._desks = [_Desk(name, self._start()) for name in names]
+        for desk in self._desks:
+            self._begin(desk)
+
+    @property
+    def idle(self) -> int:
+        """How many workers have nothing to do."""
+        return sum(not desk.jobs for desk in self._desks)
+
+    def give(self, job: Job, name: str | None = None) -> None:
+        """Hand a job to the worker of this name; else to the one with the least to do."""
+        desks = [desk for desk in self._desks if name in (None, desk.name)]
+        desk = min(desks, key=lambda desk: len(desk.jobs))
+        desk.jobs.append(job)
+        desk.process.give(job)
+
+    def replies(self) -> tuple[list[Reply], str | None]:
+        """What came, and why the task cannot go on where a worker died too often."""
+        replies: list[Reply] = []
+        for desk in self._desks:
+            try:
+                for reply in desk.process.replies():
+                    if desk.jobs.popleft() is not self._first:
+                        desk.deaths = 0
+                    replies.append(reply)
+            except WorkerGone as gone:
+                desk.deaths += 1
+                self._log.warning("worker_died", worker=desk.name, how=str(gone), deaths=desk.deaths)
+                if desk.deaths > self._max_restarts:
+                    times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
+                    return replies, f"the worker {desk.name} {gone}, {times}: see this host's journal"
+                self._stop(desk)
+                desk.process = self._start()
+                self._begin(desk)
+        return replies, None
+
+    def close(self) -> None:
+        """Kill all of them; they are gone on return."""
+        for desk in self._desks:
+            self._stop(desk)
+        self._desks.clear()
+
+    def _start(self) -> WorkerProcess:
+        process = WorkerProcess(threads=self._threads)
+        self._selector.register(process, EVENT_READ, self._on_ready)
+        return process
+
+    def _begin(self, desk: _Desk) -> None:
+        if self._first is not None and (not desk.jobs or desk.jobs[0] is not self._first):
+            desk.jobs.appendleft(self._first)
+        for job in desk.jobs:
+            desk.process.give(job)
+
+    def _stop(self, desk: _Desk) -> None:
+        self._selector.unregister(desk.process)
+        desk.process.close()

@@ -1,0 +1,161 @@
+"""What a server's workers do: make the initial model, combine updates, test a model, save a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedsim.data import load_dataset
+from fedsim.errors import BadInput
+from fedsim.learning.aggregate import aggregate, initial_state, model_digest
+from fedsim.learning.examples import Examples
+from fedsim.learning.strategies import make_strategy
+from fedsim.spool.durable import sync_folder
+from fedsim.spool.npy import FLOAT32, INT64, hash_file, open_array, open_vector, write_vector
+from fedsim.worker.jobs import (
+    Aggregate,
+    CheckpointSaved,
+    Evaluate,
+    MakeInitialModel,
+    ModelMade,
+    Reply,
+    SaveCheckpoint,
+    Tested,
+    TestSetFiles,
+)
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MODEL_FILE = "model.npy"
+
+
+def state_file(name: str) -> str:
+    """Where a strategy's state vector lies in a round's folder."""
+    return f"state-{name}.npy"
+
+
+class ServerJobs:
+    """One task's aggregations or evaluations; test set and model are kept between jobs."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._testset: tuple[TestSetFiles, Examples] | None = None
+        self._model: nn.Module | None = None
+
+    def do(self, job: MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint) -> Reply:
+        """Do one job; raises `BadInput` where what was given cannot be used."""
+        match job:
+            case MakeInitialModel():
+                return self._make_initial_model(job)
+            case Aggregate():
+                return self._aggregate(job)
+            case Evaluate():
+                return self._evaluate(job)
+            case SaveCheckpoint():
+                return self._save_checkpoint(job)
+
+    def _make_initial_model(self, job: MakeInitialModel) -> Reply:
+        from fedsim.learning.models import initial_vector  # noqa: PLC0415 - imports torch
+
+        started = time.monotonic()
+        settings = job.settings
+        vector = initial_vector(settings.model, job.feature_shape, job.num_classes, settings.seed)
+        job.out.mkdir(parents=True, exist_ok=True)
+        digest = write_vector(job.out / MODEL_FILE, vector)
+        for name, state in initial_state(make_strategy(settings), len(vector)).items():
+            write_vector(job.out / state_file(name), state)
+        return ModelMade(
+            round=0,
+            digest=model_digest(vector),
+            file_digest=digest,
+            finite=True,
+            seconds=time.monotonic() - started,
+        )
+
+    def _aggregate(self, job: Aggregate) -> Reply:
+        started = time.monotonic()
+        strategy = make_strategy(job.settings)
+        base = open_vector(job.base / MODEL_FILE)
+        updates = [open_vector(update.path, base.size) for update in job.updates]
+        job.out.mkdir(parents=True, exist_ok=True)
+        out = _new_vector(job.out / MODEL_FILE, base.size)
+        state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.state_names}
+        finite = aggregate(
+            strategy,
+            base,
+            updates,
+            [update.weight for update in job.updates],
+            {name: open_vector(job.base / state_file(name)) for name in strategy.state_names},
+            out,
+            state_out,
+        )
+        for name, array in [(MODEL_FILE, out), *((state_file(name), array) for name, array in state_out.items())]:
+            _sync(array, job.out / name)
+        sync_folder(job.out)
+        return ModelMade(
+            round=job.round,
+            digest=model_digest(out),
+            file_digest=hash_file(job.out / MODEL_FILE),
+            finite=finite,
+            seconds=time.monotonic() - started,
+        )
+
+    def _evaluate(self, job: Evaluate) -> Reply:
+        from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - imports torch, which aggregating never needs
+        from fedsim.learning.metrics import evaluate  # noqa: PLC0415
+        from fedsim.learning.models import build_model, load_vector  # noqa: PLC0415
+
+        started = time.monotonic()
+        make_deterministic(self._threads)
+        if self._model is None:
+            self._model = build_model(job.settings.model, job.feature_shape, job.num_classes)
+        load_vector(self._model, open_vector(job.model))
+        metrics = evaluate(self._model, self._load_testset(job.testset))
+        return Tested(
+            round=job.round,
+            loss=metrics.loss,
+            accuracy=metrics.accuracy,
+            recall=metrics.recall,
+            auc=metrics.auc,
+            seconds=time.monotonic() - started,
+        )
+
+    def _load_testset(self, files: TestSetFiles) -> Examples:
+        if self._testset is not None and self._testset[0] == files:
+            return self._testset[1]
+        if files.dataset is not None and files.folder is not None:
+            test = load_dataset(files.dataset, files.folder).test
+            if test is None:
+                raise BadInput(f"the server's data set {files.dataset.name} has no test set")
+        elif files.data is not None and files.labels is not None:
+            test = Examples(
+                open_array(files.data, FLOAT32, range(2, 5)),
+                open_array(files.labels, INT64, range(1, 2)).view(np.int64),
+            )
+        else:
+            raise BadInput("no test set was named")
+        self._testset = (files, test)
+        return test
+
+    def _save_checkpoint(self, job: SaveCheckpoint) -> Reply:
+        from fedsim.worker.checkpoint import save_checkpoint  # noqa: PLC0415
+
+        digest, size = save_checkpoint(job)
+        return CheckpointSaved(round=job.round, digest=digest, size=size)
+
+
+def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:
+    """A new flat float32 `.npy` of `size` elements, mapped for writing."""
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype("<f4"), shape=(size,))
+
+
+def _sync(array: np.memmap[tuple[int], np.dtype[np.float32]], path: Path) -> None:
+    """Bring what was written through the map onto the disk."""
+    array.flush()
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
