@@ -110,6 +110,7 @@ class SequentialEngine:
         self.settings = settings
         self.strategy = make_strategy(settings)
         self.device = torch.device(device)
+        self.cuda = [self.device] if self.device.type == "cuda" else []
         self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
@@ -123,14 +124,22 @@ class SequentialEngine:
         received = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
         for client in clients:
             self.flat.copy_(start)
-            # A model of a lab's own may drop out units or add noise: torch's stream is the client's, then put back.
-            with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-                torch.manual_seed(int(generator(self.settings.seed, "model", round_number, client).integers(2**63)))
+            with torch.random.fork_rng(devices=self.cuda):
+                self._seed_torch(round_number, client)
                 loss = self._train_client(client, round_number, received)
-            if not isfinite(loss) or not bool(torch.isfinite(self.flat).all()):
-                raise Diverged(round_number, client)
             vector = self.flat.cpu().numpy().copy()
+            if not isfinite(loss) or not np.isfinite(vector).all():
+                raise Diverged(round_number, client)
             yield ClientUpdate(client, self.data.partition.num_examples(client), vector, loss)
+
+    def _seed_torch(self, round_number: int, client: int) -> None:
+        """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
+        seed = int(generator(self.settings.seed, "model", round_number, client).integers(2**63))
+        # Not torch.manual_seed: it would also note the seed for devices that are not there, again and again.
+        torch.default_generator.manual_seed(seed)
+        for device in self.cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
 
     def _train_client(self, client: int, round_number: int, received: Sequence[Tensor]) -> float:
         """Train the model in place; returns the mean loss over the examples of all epochs."""

@@ -113,7 +113,8 @@ def _in_shards(order: IntArray, settings: TaskSettings) -> Partition:
     if size == 0:
         raise BadInput(
             f"num_clients: {settings.num_clients} clients are too many for {len(order)} training examples, each "
-            f"takes {SHARDS_PER_CLIENT} shards of at least one; at most {len(order) // SHARDS_PER_CLIENT} clients are possible"
+            f"takes {SHARDS_PER_CLIENT} shards of at least one; "
+            f"at most {len(order) // SHARDS_PER_CLIENT} clients are possible"
         )
     dealt = generator(settings.seed, "partition shards").permutation(num_shards)
     shards = order[: num_shards * size].reshape(num_shards, size)[dealt]
