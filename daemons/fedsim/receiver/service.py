@@ -1,0 +1,258 @@
+"""The receiver's sockets: who may connect, how many, and one link for each connection."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from typing import Final
+
+import structlog
+
+from fedsim.config import Address, Limits, ReceiverConfig
+from fedsim.errors import Refused, Unavailable
+from fedsim.receiver.counters import Counters
+from fedsim.receiver.inbox import SpoolInbox
+from fedsim.spool.clear import clear_leftovers
+from fedsim.spool.files import Role
+from fedsim.spool.layout import Spool
+from fedsim.wire import Identity
+from fedsim.wire.hub import Hub
+from fedsim.wire.link import Link, LinkRules
+from fedsim.wire.stream import make_stream, tls_context
+
+_BACKLOG: Final = 512
+_FIRST_PASSED_DESCRIPTOR: Final = 3  # sd_listen_fds(3)
+_QUIET_LOG_SECONDS: Final = 10.0
+_PAUSE_SECONDS: Final = 0.5
+# What an ordinary peer does; only others are worth a line.
+_ORDINARY_ENDS: Final = frozenset({"closed", "lost", "idle", "stopping"})
+
+
+def passed_socket() -> socket.socket | None:
+    """The listening socket that systemd made for this process, if it did (socket activation)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or int(os.environ.get("LISTEN_FDS", "0")) < 1:
+        return None
+    return socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
+
+
+def listen(address: Address) -> socket.socket:
+    """Open the port; `Unavailable` names it if that cannot be done."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.address, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise Unavailable(f"{address} cannot be listened on: {error}; correct `listen:`") from error
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(where)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        hint = "another program has it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise Unavailable(
+            f"port {address.port} on {address.address} cannot be used: {hint}; change `listen:`"
+        ) from error
+    return sock
+
+
+class Receiver:
+    """Listens, and serves every connection on `limits.threads` threads."""
+
+    def __init__(self, config: ReceiverConfig) -> None:
+        self.counters = Counters()
+        self.spool = Spool(config.spool)
+        self.config = config
+        self.inbox = SpoolInbox(config, self.spool, self.counters)
+        self.me = Identity(config.name, Role(config.role))
+        self.hub = Hub("receiver", config.limits.threads)
+        self.context: ssl.SSLContext | None = tls_context(config.tls, listening=True) if config.tls else None
+        self._sessions: set[Session] = set()
+        self._lock = threading.Lock()
+        self._listener: Listener | None = None
+        self._log = structlog.get_logger()
+        self._quiet_until = 0.0
+        self._unlogged = 0
+
+    def start(self) -> None:
+        """Sweep, listen, serve; `Unavailable` if the port cannot be used."""
+        self.sweep()
+        sock = passed_socket() or listen(self.config.listen)
+        self._listener = Listener(self, sock)
+        self.hub.start()
+        self.hub.add(self._listener)
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return 0 if self._listener is None else self._listener.port
+
+    def sweep(self) -> None:
+        """Remove half-received files that nobody resumed."""
+        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds)
+        if gone:
+            self._log.info("leftovers_cleared", files=gone)
+
+    def reload(self, config: ReceiverConfig) -> None:
+        """Take over peers and limits; connections that stand keep their time limits, not their permission."""
+        self.config = config
+        self.inbox.config = config
+
+    def close(self) -> None:
+        """Stop serving: what is being verified is finished, what is half-received stays for resuming."""
+        self.hub.close()
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.link.close("stopping", f"{self.me} stops; try again later", retry=True)
+        if self._listener is not None:
+            self._listener.close()
+
+    def counts(self) -> dict[str, int]:
+        """All counters, and how many connections are open."""
+        with self._lock:
+            now_open = len(self._sessions)
+        return {**self.counters.snapshot(), "connections_open": now_open}
+
+    def admit(self, sock: socket.socket, address: str) -> None:
+        """A connection came in."""
+        self.counters.add("connections")
+        with self._lock:
+            full = len(self._sessions) >= self.config.limits.max_connections
+        if full:
+            self.counters.add("connections_refused")
+            sock.close()
+            self.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
+            return
+        session = Session(self, sock, address)
+        with self._lock:
+            self._sessions.add(session)
+        self.hub.add(session)
+
+    def welcome(self, session: Session, peer: Identity) -> None:
+        """The handshake's verdict; raises Refused."""
+        self.inbox.welcome(peer)
+        most = self.config.limits.max_connections_per_peer
+        with self._lock:
+            count = sum(other.peer == peer.name for other in self._sessions)
+            if count >= most:
+                raise Refused("busy", f"{peer.name} has {count} connections open; at most {most} are taken", retry=True)
+            session.peer = peer.name
+
+    def ended(self, session: Session) -> None:
+        """A connection is over."""
+        with self._lock:
+            self._sessions.discard(session)
+        self.hub.remove(session)
+        self.counters.add("bytes_received", session.link.bytes_received)
+        end = session.link.closed
+        if end is not None and end.code not in _ORDINARY_ENDS:
+            self.counters.add("connections_refused")
+            self.report(session.address, Refused(end.code, end.message))
+
+    def report(self, address: str, refused: Refused) -> None:
+        """One line for a strange connection; a flood of them is counted, not written."""
+        now = time.monotonic()
+        with self._lock:
+            if now < self._quiet_until:
+                self._unlogged += 1
+                return
+            self._quiet_until = now + _QUIET_LOG_SECONDS
+            more, self._unlogged = self._unlogged, 0
+        self._log.warning(
+            "connection_refused", address=address, code=refused.code, problem=str(refused), not_logged_before=more
+        )
+
+
+class Listener:
+    """The actor of the listening socket."""
+
+    def __init__(self, receiver: Receiver, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._receiver = receiver
+        self._sock = sock
+        self._paused_until: float | None = None
+        self.port = int(sock.getsockname()[1])
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        return (-1, 0) if self._paused_until is not None else (self._sock.fileno(), select.EPOLLIN)
+
+    @property
+    def deadline(self) -> float | None:
+        """See Actor."""
+        return self._paused_until
+
+    def handle(self, _: int) -> bool:
+        """Accept what waits; where this process has no descriptor left, look again a little later."""
+        if self._paused_until is not None and time.monotonic() < self._paused_until:
+            return False
+        self._paused_until = None
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return False
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._receiver.report("listener", Refused("resources", f"no connection can be accepted: {error}"))
+                self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                return False
+            self._receiver.admit(sock, f"{address[0]}:{address[1]}")
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._sock.close()
+
+
+class Session:
+    """The actor of one connection."""
+
+    def __init__(self, receiver: Receiver, sock: socket.socket, address: str) -> None:
+        self.address = address
+        self.peer: str | None = None
+        self._receiver = receiver
+        self.link = Link(
+            make_stream(sock, receiver.context, server_name=None),
+            receiver.me,
+            link_rules(receiver.config.limits),
+            initiator=False,
+            welcome=lambda peer: receiver.welcome(self, peer),
+            inbox=receiver.inbox,
+            run=receiver.hub.run,
+            wake=lambda: receiver.hub.wake(self),
+        )
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        return self.link.interest()
+
+    @property
+    def deadline(self) -> float | None:
+        """See Actor."""
+        return self.link.deadline
+
+    def handle(self, _: int) -> bool:
+        """See Actor."""
+        more = self.link.handle(self._receiver.hub.buffer)
+        if self.link.closed is not None:
+            self._receiver.ended(self)
+        return more
+
+
+def link_rules(limits: Limits) -> LinkRules:
+    """What a connection puts up with, from the configuration."""
+    return LinkRules(
+        max_header_bytes=limits.max_header_bytes,
+        quiet_seconds=limits.handshake_seconds,
+        idle_seconds=limits.idle_seconds,
+        stall_seconds=limits.idle_seconds,
+        min_bytes_per_second=limits.min_bytes_per_second,
+    )

@@ -1,0 +1,386 @@
+"""The way to one peer: a connection kept open, made again when it breaks, and the transfers that want to go there."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from fedsim.errors import BadInput, Refused
+from fedsim.spool.files import FileHeader, FileId
+from fedsim.wire.hub import Hub
+from fedsim.wire.link import Link, LinkRules
+from fedsim.wire.outgoing import Outgoing
+from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.source import Source
+from fedsim.wire.stream import make_stream, start_connecting
+
+_FIRST_PAUSE_SECONDS: Final = 0.05
+_LONGEST_PAUSE_SECONDS: Final = 3.0
+_MOST_WRONG_DIGESTS: Final = 3
+_HASHED_AT_ONCE_BYTES: Final = 1 << 20
+
+
+class Status(StrEnum):
+    """How a transfer ended."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    GAVE_UP = "gave_up"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a transfer ended. `message` says why it was not delivered; `code` is the wire's refusal code.
+
+    `bytes_sent` counts what went over the wire for it, `seconds` runs from `send` on. `already_there`: the receiver had
+    exactly this file, so no body was sent.
+    """
+
+    peer: Peer
+    file_id: FileId
+    status: Status
+    code: str = ""
+    message: str = ""
+    bytes_sent: int = 0
+    seconds: float = 0.0
+    already_there: bool = False
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the file is in place over there."""
+        return self.status is Status.DELIVERED
+
+
+class Transfer:
+    """A file on its way to a peer; `cancel` may be called from any thread."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        file_id: FileId,
+        what: Path | bytes,
+        meta: dict[str, Any],
+        digest: str | None,
+        give_up_after: float | None,
+        on_done: Callable[[Outcome], None],
+    ) -> None:
+        self.file_id = file_id
+        self.what = what
+        self.meta = meta
+        self.digest = digest
+        self.on_done = on_done
+        self.started = time.monotonic()
+        self.give_up_at = None if give_up_after is None else self.started + give_up_after
+        self.retry_at = self.started
+        self.header: FileHeader | None = None
+        self.source: Source | None = None
+        self.outgoing: Outgoing | None = None
+        self.bytes_sent = 0
+        self.refusals = 0
+        self.wrong_digests = 0
+        self.trouble = ""
+        self._channel = channel
+
+    def cancel(self) -> None:
+        """Stop sending; the outcome then says `cancelled`, unless it ended before."""
+        self._channel.cancel(self)
+
+
+def _pause(failures: int) -> float:
+    """Exponential with jitter, so that many nodes do not come back in step."""
+    longest = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * float(2 ** min(failures, 10)))
+    return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+
+
+class Channel:
+    """An actor of the hub. All its methods but `submit` and `cancel` are called by the hub."""
+
+    def __init__(self, hub: Hub, me: Identity, peer: Peer, rules: LinkRules, context: ssl.SSLContext | None) -> None:
+        self._hub = hub
+        self._me = me
+        self._peer = peer
+        self._rules = rules
+        self._context = context
+        self._mail: deque[Callable[[], None]] = deque()
+        self._transfers: list[Transfer] = []
+        self._link: Link | None = None
+        self._connecting: socket.socket | None = None
+        self._connecting_until = 0.0
+        self._addresses: list[tuple[int, Any]] = []
+        self._resolving = False
+        self._failures = 0
+        self._retry_at = 0.0
+        self._log = structlog.get_logger(peer=str(peer))
+
+    # -- from any thread
+
+    def submit(self, transfer: Transfer) -> None:
+        """Take a transfer in; it wakes a channel that waits before trying again."""
+        self._post(lambda: self._accept(transfer))
+
+    def cancel(self, transfer: Transfer) -> None:
+        """End a transfer."""
+        self._post(lambda: self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled"))
+
+    def _post(self, letter: Callable[[], None]) -> None:
+        self._mail.append(letter)
+        self._hub.wake(self)
+
+    # -- for the hub
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        if self._link is not None:
+            return self._link.interest()
+        if self._connecting is not None:
+            return self._connecting.fileno(), select.EPOLLOUT
+        return -1, 0
+
+    @property
+    def deadline(self) -> float | None:
+        """See Actor."""
+        due = [item.give_up_at for item in self._transfers if item.give_up_at is not None]
+        if self._link is not None:
+            due += [item.retry_at for item in self._transfers if item.header is not None and item.outgoing is None]
+            if self._link.deadline is not None:
+                due.append(self._link.deadline)
+        elif self._connecting is not None:
+            due.append(self._connecting_until)
+        elif self._transfers and not self._resolving:
+            due.append(self._retry_at)
+        return min(due, default=None)
+
+    def handle(self, events: int) -> bool:
+        """See Actor."""
+        while self._mail:
+            self._mail.popleft()()
+        self._look_at_time()
+        if self._connecting is not None:
+            self._check_connecting(events)
+        if self._link is None:
+            self._connect_if_due()
+        if self._link is None:
+            return False
+        self._offer_due()
+        more = self._link.handle(self._hub.buffer)
+        if self._link.closed is not None:
+            self._on_closed(self._link)
+            return True
+        return more
+
+    def close(self) -> None:
+        """The hub has stopped: end everything that is left."""
+        while self._mail:
+            self._mail.popleft()()
+        if self._link is not None:  # before its transfers end: what is there over there stays, for resuming
+            self._link.close("closed", f"{self._me} ends", retry=True)
+            self._link.take_back()
+            self._link = None
+        if self._connecting is not None:
+            self._connecting.close()
+        for transfer in list(self._transfers):
+            self._end(transfer, Status.CANCELLED, "closed", "the sender was closed")
+
+    # -- transfers
+
+    def _accept(self, transfer: Transfer) -> None:
+        self._transfers.append(transfer)
+        self._failures = 0
+        self._retry_at = 0.0
+        try:
+            transfer.source = Source(transfer.what)
+        except BadInput as error:
+            self._end(transfer, Status.REFUSED, "source_missing", str(error))
+            return
+        source = transfer.source
+        if transfer.digest is not None or source.size <= _HASHED_AT_ONCE_BYTES:
+            self._ready(transfer, transfer.digest or source.digest())
+            return
+        source.hold()
+
+        def hash_source() -> None:
+            digest = source.digest()
+            self._post(lambda: self._hashed(transfer, source, digest))
+
+        self._hub.run(hash_source)
+
+    def _hashed(self, transfer: Transfer, source: Source, digest: str) -> None:
+        source.close()
+        if transfer in self._transfers:
+            self._ready(transfer, digest)
+
+    def _ready(self, transfer: Transfer, digest: str) -> None:
+        if transfer.source is None:
+            return
+        transfer.header = FileHeader(id=transfer.file_id, size=transfer.source.size, digest=digest, meta=transfer.meta)
+
+    def _offer_due(self) -> None:
+        now = time.monotonic()
+        for transfer in self._transfers:
+            due = transfer.outgoing is None and transfer.retry_at <= now
+            if due and self._link is not None and transfer.header is not None and transfer.source is not None:
+                transfer.outgoing = Outgoing(transfer.header, transfer.source, self._finisher(transfer))
+                self._link.offer(transfer.outgoing)
+
+    def _finisher(self, transfer: Transfer) -> Callable[[Refused | None, bool], None]:
+        def finished(refused: Refused | None, already_there: bool) -> None:
+            self._settle(transfer)
+            self._failures = 0
+            if refused is None:
+                self._end(transfer, Status.DELIVERED, already_there=already_there)
+                return
+            transfer.trouble = f"{self._peer} refused it: {refused}"
+            transfer.wrong_digests += refused.code == "wrong_digest"
+            if not refused.retry or transfer.wrong_digests >= _MOST_WRONG_DIGESTS:
+                self._end(transfer, Status.REFUSED, refused.code, str(refused))
+                return
+            transfer.refusals += 1
+            transfer.retry_at = time.monotonic() + _pause(transfer.refusals)
+
+        return finished
+
+    def _settle(self, transfer: Transfer) -> None:
+        """A try has ended."""
+        if transfer.outgoing is not None:
+            transfer.bytes_sent += transfer.outgoing.bytes_on_wire
+            transfer.outgoing = None
+
+    def _end(
+        self, transfer: Transfer, status: Status, code: str = "", message: str = "", *, already_there: bool = False
+    ) -> None:
+        if transfer not in self._transfers:
+            return
+        self._transfers.remove(transfer)
+        if transfer.outgoing is not None and self._link is not None:
+            self._link.cancel(transfer.outgoing)
+        self._settle(transfer)
+        if transfer.source is not None:
+            transfer.source.close()
+        seconds = time.monotonic() - transfer.started
+        transfer.on_done(
+            Outcome(self._peer, transfer.file_id, status, code, message, transfer.bytes_sent, seconds, already_there)
+        )
+
+    def _look_at_time(self) -> None:
+        now = time.monotonic()
+        for transfer in list(self._transfers):
+            if transfer.give_up_at is not None and transfer.give_up_at <= now:
+                waited = f"{self._peer} did not take it within {now - transfer.started:.3g} seconds"
+                message = f"{waited}; last trouble: {transfer.trouble}" if transfer.trouble else waited
+                self._end(transfer, Status.GAVE_UP, "gave_up", message)
+
+    # -- the connection
+
+    def _connect_if_due(self) -> None:
+        idle = self._connecting is not None or self._resolving
+        if idle or not self._transfers or time.monotonic() < self._retry_at:
+            return
+        if self._addresses:
+            self._try_next_address()
+            return
+        self._resolving = True
+
+        def resolve() -> None:
+            try:
+                found = socket.getaddrinfo(self._peer.host, self._peer.port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                problem = f"{self._peer.host} cannot be resolved: {error}"
+                self._post(lambda: self._resolved([], problem))
+            else:
+                addresses: list[tuple[int, Any]] = [(family, address) for family, _, _, _, address in found]
+                self._post(lambda: self._resolved(addresses, ""))
+
+        self._hub.run(resolve)
+
+    def _resolved(self, addresses: list[tuple[int, Any]], problem: str) -> None:
+        self._resolving = False
+        if problem:
+            self._failed(problem)
+        else:
+            self._addresses = addresses
+            self._try_next_address()
+
+    def _try_next_address(self) -> None:
+        """Begin connecting to the next of the addresses; after the last, pause."""
+        while self._addresses:
+            family, address = self._addresses.pop(0)
+            try:
+                self._connecting = start_connecting(family, address)
+            except OSError as error:
+                self._failed(f"no connection to {self._peer}: {error.strerror}")
+                continue
+            self._connecting_until = time.monotonic() + self._rules.quiet_seconds
+            return
+
+    def _check_connecting(self, events: int) -> None:
+        sock = self._connecting
+        if sock is None:
+            return
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        late = time.monotonic() >= self._connecting_until
+        if not error and events & select.EPOLLOUT:
+            self._connecting = None
+            self._addresses = []
+            self._open(sock)
+        elif error or late:
+            self._connecting = None
+            sock.close()
+            self._failed(f"no connection to {self._peer}: {os.strerror(error) if error else 'no answer'}")
+
+    def _open(self, sock: socket.socket) -> None:
+        self._link = Link(
+            make_stream(sock, self._context, server_name=self._peer.name),
+            self._me,
+            self._rules,
+            initiator=True,
+            welcome=self._check_name,
+            inbox=None,
+            run=self._hub.run,
+            wake=lambda: self._hub.wake(self),
+        )
+
+    def _check_name(self, identity: Identity) -> None:
+        if identity.name != self._peer.name:
+            raise Refused("wrong_name", f"{self._peer} says that it is {identity.name}; check its name and address")
+
+    def _on_closed(self, link: Link) -> None:
+        self._link = None
+        link.take_back()
+        reason = link.closed
+        for transfer in list(self._transfers):
+            if transfer.outgoing is not None and transfer.outgoing.answered:
+                self._failures = 0  # it works, it only broke
+            self._settle(transfer)
+            if reason is None:
+                continue
+            transfer.trouble = reason.message
+            if transfer.source is not None and transfer.source.shrunk:
+                self._end(transfer, Status.REFUSED, "source_changed", reason.message)
+            elif not link.established and not reason.retry:
+                self._end(transfer, Status.REFUSED, reason.code, reason.message)
+        if reason is not None and reason.code != "idle":
+            self._failed(reason.message)
+
+    def _failed(self, problem: str) -> None:
+        """Note why there is no connection; try the next address at once, or pause."""
+        for transfer in self._transfers:
+            transfer.trouble = problem
+        if self._addresses:
+            return
+        self._failures += 1
+        self._retry_at = time.monotonic() + _pause(self._failures)
+        if self._failures == 1 and self._transfers:
+            self._log.info("peer_unreachable", problem=problem, waiting=len(self._transfers))

@@ -1,0 +1,462 @@
+"""One connection: the protocol of PROTOCOL.md as a state machine, the same on both ends.
+
+A link never waits. Whoever owns it calls `handle` when its socket is ready, when its deadline has come or when it was
+woken, from one thread at a time, and looks at `closed` afterwards. What arrives goes to an Inbox; what may block for
+long (verifying a file and making it durable) runs elsewhere by `run`.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pydantic import ValidationError
+
+from fedsim import __version__
+from fedsim.errors import Refused
+from fedsim.spool.files import FileHeader
+from fedsim.wire.frames import (
+    INLINE_BYTES,
+    VERSION,
+    Ack,
+    Answer,
+    FrameType,
+    Hello,
+    ProtocolError,
+    Refusal,
+    encode,
+    parse_header,
+    problems_of,
+)
+from fedsim.wire.outgoing import MAX_OPEN_TRANSFERS, Outgoing, OutgoingSide
+from fedsim.wire.peer import Identity
+from fedsim.wire.reader import Frame, FrameReader, Piece
+from fedsim.wire.stream import SourceChangedError, Stream
+
+_TURN_BYTES: Final = 8 << 20
+_MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
+
+
+class Incoming(Protocol):
+    """A file on its way in. Its methods raise nothing but Refused, and have then cleaned up after themselves."""
+
+    have: int
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes."""
+
+    def finish(self) -> None:
+        """Verify the whole file, make it durable and put it into place; may block, called from any thread."""
+
+    def abandon(self, *, keep: bool) -> None:
+        """Nothing more comes on this connection; `keep` what is there for resuming."""
+
+
+class Inbox(Protocol):
+    """Takes what the other side offers."""
+
+    def offer(self, sender: Identity, header: FileHeader) -> Incoming | None:
+        """None if exactly this file is stored already; raises Refused if it is not wanted."""
+
+
+@dataclass(frozen=True)
+class LinkRules:
+    """What a link puts up with. `quiet_seconds`: how long somebody may be slow in the midst of something."""
+
+    max_header_bytes: int
+    quiet_seconds: float
+    idle_seconds: float
+    stall_seconds: float
+    min_bytes_per_second: int
+
+
+@dataclass
+class _Receiving:
+    incoming: Incoming
+    size: int
+    next: int
+
+
+class Link:
+    """Speaks the protocol over one stream.
+
+    Args:
+        stream: the connection.
+        me: who this side is.
+        rules: what it puts up with.
+        initiator: whether this side opened the connection; it speaks first.
+        welcome: called with the other side's identity when that is proven; raises Refused to turn it away.
+        inbox: takes the files that are offered; without one everything is refused.
+        run: runs a job that may block.
+        wake: asks for `handle` to be called, from any thread.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        me: Identity,
+        rules: LinkRules,
+        *,
+        initiator: bool,
+        welcome: Callable[[Identity], None],
+        inbox: Inbox | None,
+        run: Callable[[Callable[[], None]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.peer: Identity | None = None
+        self.closed: Refusal | None = None
+        self._stream = stream
+        self._me = me
+        self._rules = rules
+        self._initiator = initiator
+        self._welcome = welcome
+        self._inbox = inbox
+        self._run = run
+        self._wake = wake
+        self._reader = FrameReader()
+        self._out = OutgoingSide(stream)
+        self._secure = False
+        self._receiving: dict[int, _Receiving] = {}
+        self._finishing = 0
+        self._results: deque[tuple[int, Ack]] = deque()
+        self._last_offered = 0
+        now = time.monotonic()
+        self._opened_at = self._active_at = self._heard_at = now
+        self._frame_since: float | None = None
+        self._window: tuple[float, int] = (now, 0)
+        self._expecting = False
+        self._pinged = False
+
+    # -- what the owner asks
+
+    @property
+    def established(self) -> bool:
+        """Whether both sides have said who they are."""
+        return self.peer is not None
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read from the connection."""
+        return self._reader.bytes_read
+
+    def offer(self, outgoing: Outgoing) -> None:
+        """Send a file when its turn comes; to be called by the owner, outside `handle` or from a callback in it."""
+        self._out.offer(outgoing)
+
+    def cancel(self, outgoing: Outgoing) -> None:
+        """Stop sending a file; its `finished` is not called any more."""
+        self._out.cancel(outgoing)
+
+    def interest(self) -> tuple[int, int]:
+        """Descriptor and epoll events to wait for."""
+        if self.closed is not None:
+            return -1, 0
+        events = 0
+        if self._out.backlog < _MOST_BACKLOG:  # who does not read our answers is not read either
+            events |= select.EPOLLIN | select.EPOLLRDHUP
+        wants_to_write = self._out.busy and self._secure and not self._stream.write_waits_for_read
+        if wants_to_write or self._stream.read_waits_for_write:
+            events |= select.EPOLLOUT
+        return self._stream.fileno(), events
+
+    @property
+    def deadline(self) -> float | None:
+        """When `handle` must be called even if nothing happens."""
+        if self.closed is not None:
+            return None
+        return min(self._deadlines())
+
+    def handle(self, buffer: memoryview) -> bool:
+        """Read, act, write; True if there is more to do at once."""
+        if self.closed is not None:
+            return False
+        try:
+            if not self._secure:
+                if not self._stream.handshake():
+                    self._check_time()
+                    return False
+                self._begin()
+            more = self._receive(buffer)
+            if self._is_closed():
+                return False
+            self._answer_finished()
+            unsent = self._out.flush(_TURN_BYTES)
+            more = unsent or (more and self._out.backlog < _MOST_BACKLOG)
+            self._note_progress()
+            if self._reader.ended:
+                self._end(Refusal(code="lost", message="the other side closed the connection", retry=True))
+            elif not more:
+                self._check_time()
+        except ProtocolError as error:
+            self.close(error.code, str(error), retry=False)
+            return False
+        except Refused as refused:
+            self.close(refused.code, str(refused), retry=refused.retry)
+            return False
+        except SourceChangedError as error:
+            self._end(Refusal(code="source_changed", message=str(error), retry=True))
+            return False
+        except OSError as error:
+            self._end(Refusal(code="lost", message=f"the connection broke: {error}", retry=True))
+            return False
+        return more and self.closed is None
+
+    def close(self, code: str, message: str, *, retry: bool) -> None:
+        """Say why, as far as the socket takes it at once, and let go."""
+        if self.closed is not None:
+            return
+        reason = Refusal(code=code, message=message[:1000], retry=retry)
+        if self._secure and not self._out.busy:
+            try:
+                self._out.put(encode(FrameType.BYE, reason))
+                self._out.flush(1)
+            except OSError:
+                pass  # it was gone already
+        self._end(reason)
+
+    def take_back(self) -> list[Outgoing]:
+        """After the end: the transfers whose end is not known."""
+        return self._out.close()
+
+    def _is_closed(self) -> bool:
+        return self.closed is not None
+
+    # -- the handshake
+
+    def _begin(self) -> None:
+        self._secure = True
+        if self._initiator:
+            self._say_hello()
+
+    def _say_hello(self) -> None:
+        hello = Hello(
+            name=self._me.name,
+            role=self._me.role,
+            versions=(VERSION,),
+            software=__version__,
+            max_header_bytes=self._rules.max_header_bytes,
+        )
+        self._out.put(encode(FrameType.HELLO, hello))
+
+    def _on_hello(self, frame: Frame) -> None:
+        if self.peer is not None:
+            raise ProtocolError("bad_frame", "a second HELLO")
+        hello = parse_header(Hello, frame.header, FrameType.HELLO)
+        if VERSION not in hello.versions:
+            raise ProtocolError("version", f"{hello.name} speaks none of the protocol versions spoken here: {VERSION}")
+        names = self._stream.certificate_names()
+        if names is not None and hello.name not in names:
+            told = ", ".join(sorted(names)) or "nobody"
+            raise Refused("wrong_name", f"it says that it is {hello.name}, but its certificate is for {told}")
+        identity = Identity(hello.name, hello.role)
+        self._welcome(identity)
+        self.peer = identity
+        if not self._initiator:
+            self._say_hello()
+        self._reader.max_header_bytes = self._rules.max_header_bytes
+        self._out.max_header_bytes = hello.max_header_bytes
+        self._out.established = True
+
+    # -- what comes in
+
+    def _receive(self, buffer: memoryview) -> bool:
+        """Read until there is nothing, or a turn's share was read: then True."""
+        until = self._reader.bytes_read + _TURN_BYTES
+        before = self._reader.bytes_read
+        while self.closed is None:
+            if self._out.backlog >= _MOST_BACKLOG:
+                return True
+            item = self._reader.read(self._stream, buffer)
+            if item is None:
+                break
+            if isinstance(item, Piece):
+                self._on_piece(item)
+            else:
+                self._frame_since = None
+                self._on_frame(item)
+            if self._reader.bytes_read >= until:
+                break
+        if self._reader.bytes_read != before:
+            now = time.monotonic()
+            self._active_at = self._heard_at = now
+            self._pinged = False
+            self._window = (self._window[0], self._window[1] + self._reader.bytes_read - before)
+        if not self._reader.midway:
+            self._frame_since = None
+        elif self._frame_since is None:
+            self._frame_since = time.monotonic()
+        return self._reader.bytes_read >= until
+
+    def _on_frame(self, frame: Frame) -> None:
+        kind, transfer = frame.prefix.type, frame.prefix.transfer
+        if self.peer is None and kind not in {FrameType.HELLO, FrameType.BYE}:
+            raise ProtocolError("bad_frame", f"a {kind.name} before the handshake")
+        match kind:
+            case FrameType.HELLO:
+                self._on_hello(frame)
+            case FrameType.OFFER:
+                self._on_offer(frame)
+            case FrameType.ANSWER:
+                self._out.on_answer(transfer, parse_header(Answer, frame.header, kind))
+            case FrameType.ACK:
+                self._out.on_ack(transfer, parse_header(Ack, frame.header, kind))
+            case FrameType.CANCEL:
+                self._on_cancel(transfer)
+            case FrameType.PING:
+                self._out.put(encode(FrameType.PONG))
+            case FrameType.BYE:
+                self._end(parse_header(Refusal, frame.header, kind))
+            case FrameType.PONG | FrameType.DATA:
+                pass
+
+    def _on_offer(self, frame: Frame) -> None:
+        transfer = frame.prefix.transfer
+        if transfer <= self._last_offered:
+            raise ProtocolError("bad_frame", f"the transfer number {transfer} was used before")
+        self._last_offered = transfer
+        try:
+            self._take(transfer, frame)
+        except Refused as refused:
+            self._out.put(encode(FrameType.ANSWER, Answer(refused=Refusal.of(refused)), transfer=transfer))
+        self._restart_window()
+
+    def _take(self, transfer: int, frame: Frame) -> None:
+        try:
+            header = FileHeader.model_validate_json(frame.header)
+        except ValidationError as error:
+            raise Refused("bad_header", problems_of(error)) from error
+        inline = header.size <= INLINE_BYTES
+        if len(frame.body) != (header.size if inline else 0):
+            raise ProtocolError("bad_frame", f"an OFFER of {header.size} bytes with a body of {len(frame.body)}")
+        if self._inbox is None or self.peer is None:
+            raise Refused("not_permitted", f"{self._me} takes no files on this connection")
+        if len(self._receiving) + self._finishing >= MAX_OPEN_TRANSFERS:
+            raise Refused("busy", f"{MAX_OPEN_TRANSFERS} transfers are open on this connection already", retry=True)
+        incoming = self._inbox.offer(self.peer, header)
+        if incoming is None:
+            self._out.put(encode(FrameType.ANSWER, Answer(stored=True), transfer=transfer))
+        elif inline:
+            if header.size > incoming.have:
+                incoming.write(memoryview(frame.body)[incoming.have :])
+            self._finish(transfer, incoming)
+        else:
+            self._out.put(encode(FrameType.ANSWER, Answer(have=incoming.have), transfer=transfer))
+            if incoming.have == header.size:
+                self._finish(transfer, incoming)
+            else:
+                self._receiving[transfer] = _Receiving(incoming, header.size, incoming.have)
+
+    def _on_piece(self, piece: Piece) -> None:
+        if self.peer is None or piece.transfer > self._last_offered:
+            raise ProtocolError("bad_frame", f"DATA of the transfer {piece.transfer}, which was not offered")
+        receiving = self._receiving.get(piece.transfer)
+        if receiving is None:
+            return  # it was refused while these bytes were on their way
+        end = piece.offset + len(piece.data)
+        if piece.offset != receiving.next or end > receiving.size:
+            raise ProtocolError("bad_offset", f"bytes {piece.offset} to {end}; byte {receiving.next} was due")
+        try:
+            receiving.incoming.write(piece.data)
+        except Refused as refused:
+            del self._receiving[piece.transfer]
+            self._out.put(encode(FrameType.ACK, Ack(refused=Refusal.of(refused)), transfer=piece.transfer))
+            return
+        receiving.next = end
+        if end == receiving.size:
+            del self._receiving[piece.transfer]
+            self._finish(piece.transfer, receiving.incoming)
+
+    def _on_cancel(self, transfer: int) -> None:
+        receiving = self._receiving.pop(transfer, None)
+        if receiving is not None:
+            receiving.incoming.abandon(keep=False)
+
+    def _finish(self, transfer: int, incoming: Incoming) -> None:
+        self._finishing += 1
+
+        def job() -> None:
+            try:
+                incoming.finish()
+                ack = Ack()
+            except Refused as refused:
+                ack = Ack(refused=Refusal.of(refused))
+            self._results.append((transfer, ack))
+            self._wake()
+
+        self._run(job)
+
+    def _answer_finished(self) -> None:
+        while self._results:
+            transfer, ack = self._results.popleft()
+            self._finishing -= 1
+            self._active_at = time.monotonic()
+            self._out.put(encode(FrameType.ACK, ack, transfer=transfer))
+
+    # -- time
+
+    def _note_progress(self) -> None:
+        """A body that moves counts as a sign of life; waiting for an answer begins when something is asked."""
+        if self._out.body_bytes or (self._out.expects and not self._expecting):
+            self._heard_at = self._active_at = time.monotonic()
+            self._pinged = False
+        self._expecting = self._out.expects
+        self._out.body_bytes = 0
+
+    def _restart_window(self) -> None:
+        self._window = (time.monotonic(), 0)
+
+    def _deadlines(self) -> list[float]:
+        rules = self._rules
+        if self.peer is None:
+            return [self._opened_at + rules.quiet_seconds]
+        deadlines = []
+        if self._frame_since is not None:
+            deadlines.append(self._frame_since + rules.quiet_seconds)
+        if self._receiving and rules.min_bytes_per_second:
+            deadlines.append(self._window[0] + rules.quiet_seconds)
+        if self._out.expects:
+            share = 1.0 if self._pinged else 0.5
+            deadlines.append(self._heard_at + share * rules.stall_seconds)
+        if not deadlines and not self._finishing:
+            deadlines.append(self._active_at + rules.idle_seconds)
+        return deadlines or [time.monotonic() + rules.idle_seconds]
+
+    def _check_time(self) -> None:
+        now, rules = time.monotonic(), self._rules
+        if self.peer is None:
+            if now >= self._opened_at + rules.quiet_seconds:
+                raise Refused("too_slow", f"no handshake within {rules.quiet_seconds:g} seconds", retry=True)
+            return
+        if self._frame_since is not None and now >= self._frame_since + rules.quiet_seconds:
+            raise Refused("too_slow", f"a header did not come within {rules.quiet_seconds:g} seconds", retry=True)
+        if self._receiving and rules.min_bytes_per_second and now >= self._window[0] + rules.quiet_seconds:
+            if self._window[1] < rules.min_bytes_per_second * rules.quiet_seconds:
+                least = f"{rules.min_bytes_per_second} bytes per second"
+                raise Refused("too_slow", f"less than {least} came for {rules.quiet_seconds:g} seconds", retry=True)
+            self._restart_window()
+        if self._out.expects:
+            self._check_stall(now)
+        elif not self._finishing and now >= self._active_at + rules.idle_seconds:
+            raise Refused("idle", f"nothing was sent for {rules.idle_seconds:g} seconds", retry=True)
+
+    def _check_stall(self, now: float) -> None:
+        stall = self._rules.stall_seconds
+        if now >= self._heard_at + stall:
+            raise Refused("lost", f"the other side did not answer for {stall:g} seconds", retry=True)
+        if not self._pinged and now >= self._heard_at + stall / 2:
+            self._pinged = True
+            self._out.put(encode(FrameType.PING))
+            self._out.flush(1)
+
+    def _end(self, reason: Refusal) -> None:
+        if self.closed is not None:
+            return
+        self.closed = reason
+        for receiving in self._receiving.values():
+            receiving.incoming.abandon(keep=True)
+        self._receiving.clear()
+        self._stream.close()

@@ -1,0 +1,75 @@
+"""What a sender sends: a file, or bytes in memory, with a fixed size."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from blake3 import blake3
+
+from fedsim.errors import BadInput
+from fedsim.wire.stream import Stream
+
+_HASH_BLOCK_BYTES = 4 << 20
+
+
+class Source:
+    """An open file, or bytes. The size is fixed when it is opened; a file replaced meanwhile is sent as it was."""
+
+    def __init__(self, what: Path | bytes) -> None:
+        self._bytes: memoryview | None = None
+        self._users = 1
+        self._descriptor = -1
+        if isinstance(what, bytes):
+            self._bytes = memoryview(what)
+            self.size = len(what)
+            return
+        try:
+            # Without O_NONBLOCK, opening a pipe would wait for its writer.
+            self._descriptor = os.open(what, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise BadInput(f"{what} cannot be sent: {error.strerror}") from error
+        status = os.fstat(self._descriptor)
+        self.size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise BadInput(f"{what} cannot be sent: it is not a file")
+
+    def digest(self) -> str:
+        """The blake3 digest, read block by block; may take a while."""
+        if self._bytes is not None:
+            return blake3(self._bytes).hexdigest()
+        hasher = blake3()
+        buffer = memoryview(bytearray(_HASH_BLOCK_BYTES))
+        done = 0
+        while done < self.size and (count := os.preadv(self._descriptor, [buffer], done)):
+            hasher.update(buffer[: min(count, self.size - done)])
+            done += count
+        return hasher.hexdigest()
+
+    def read_all(self) -> bytes:
+        """The whole, for what is small enough to lie in its OFFER."""
+        return bytes(self._bytes) if self._bytes is not None else os.pread(self._descriptor, self.size, 0)
+
+    def send(self, stream: Stream, offset: int, count: int) -> int | None:
+        """Send up to `count` bytes from `offset` on; how many were taken, None for: not now."""
+        if self._bytes is not None:
+            return stream.write(self._bytes[offset : offset + count])
+        return stream.send_file(self._descriptor, offset, count)
+
+    @property
+    def shrunk(self) -> bool:
+        """Whether the file has become shorter since it was opened, so that it can never be sent."""
+        return self._bytes is None and os.fstat(self._descriptor).st_size < self.size
+
+    def hold(self) -> None:
+        """Keep it open for one user more: bytes that are promised must be sent even if nobody wants them any more."""
+        self._users += 1
+
+    def close(self) -> None:
+        """One user less; the last lets go of the file."""
+        self._users -= 1
+        if not self._users and self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,229 @@
+"""A socket that never blocks, plain or TLS, behind the same four questions; and how sockets are made.
+
+The socket buffers are left to the kernel, whose own tuning goes beyond what a fixed size allows; only what is not yet
+sent is bounded, so that a small urgent file does not queue behind megabytes of a large one.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+from typing import Any, Final, Protocol
+
+from fedsim.config import TlsConfig
+from fedsim.errors import ConfigError, FedsimError
+
+_TLS_BLOCK: Final = 256 << 10
+_NOT_SENT_BYTES: Final = 2 << 20
+_TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h; Python's socket module has no name for it
+_KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
+
+
+class SourceChangedError(FedsimError):
+    """A file became shorter while it was sent."""
+
+
+def tune(sock: socket.socket) -> None:
+    """Non-blocking, no delay for small frames, and a dead host is noticed within a minute."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in _KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, seconds)
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOT_SENT_BYTES)
+
+
+class Stream(Protocol):
+    """Bytes in and out. `None` means: not now. Other trouble raises OSError."""
+
+    write_waits_for_read: bool
+    read_waits_for_write: bool
+
+    def fileno(self) -> int:
+        """The socket's descriptor, -1 when closed."""
+
+    def handshake(self) -> bool:
+        """Go on with what must come before the first byte; whether it is done."""
+
+    def certificate_names(self) -> frozenset[str] | None:
+        """The names in the other side's verified certificate; None where certificates decide nothing."""
+
+    def read_into(self, view: memoryview) -> int | None:
+        """How many bytes were read; 0 when the other side has closed."""
+
+    def write(self, view: memoryview, *, more: bool = False) -> int | None:
+        """How many bytes were taken; `more` follow at once."""
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
+        """Send up to `count` bytes of a file; once begun, the same bytes must be asked for until they are sent."""
+
+    def close(self) -> None:
+        """Let go of the socket."""
+
+
+class PlainStream:
+    """A bare TCP socket; bodies go by sendfile, from page cache to socket."""
+
+    write_waits_for_read = False
+    read_waits_for_write = False
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def fileno(self) -> int:
+        """See Stream."""
+        return self._sock.fileno()
+
+    def handshake(self) -> bool:
+        """See Stream."""
+        return True
+
+    def certificate_names(self) -> frozenset[str] | None:
+        """See Stream."""
+        return None
+
+    def read_into(self, view: memoryview) -> int | None:
+        """See Stream."""
+        try:
+            return self._sock.recv_into(view)
+        except BlockingIOError:
+            return None
+
+    def write(self, view: memoryview, *, more: bool = False) -> int | None:
+        """See Stream."""
+        try:
+            return self._sock.send(view, socket.MSG_MORE if more else 0)
+        except BlockingIOError:
+            return None
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
+        """See Stream."""
+        try:
+            sent = os.sendfile(self._sock.fileno(), descriptor, offset, count)
+        except BlockingIOError:
+            return None
+        if not sent:
+            raise SourceChangedError(f"the file ends at byte {offset}, before the size that was offered")
+        return sent
+
+    def close(self) -> None:
+        """See Stream."""
+        self._sock.close()
+
+
+class TlsStream:
+    """TLS over TCP. OpenSSL wants a write that could not be finished to be repeated with the same bytes."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_name: str | None) -> None:
+        self._sock = context.wrap_socket(
+            sock,
+            server_side=server_name is None,
+            server_hostname=server_name,
+            do_handshake_on_connect=False,
+            suppress_ragged_eofs=True,
+        )
+        self._held = memoryview(b"")
+        self.write_waits_for_read = False
+        self.read_waits_for_write = False
+
+    def fileno(self) -> int:
+        """See Stream."""
+        return self._sock.fileno()
+
+    def handshake(self) -> bool:
+        """See Stream."""
+        self.read_waits_for_write = False
+        try:
+            self._sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLWantWriteError:
+            self.read_waits_for_write = True
+            return False
+        return True
+
+    def certificate_names(self) -> frozenset[str] | None:
+        """See Stream."""
+        if self._sock.context.verify_mode is not ssl.CERT_REQUIRED:
+            return None
+        certificate = self._sock.getpeercert() or {}
+        names = {str(item[1]) for item in certificate.get("subjectAltName", ()) if item[0] == "DNS"}
+        if not names:
+            for part in certificate.get("subject", ()):
+                names |= {str(pair[1]) for pair in part if pair[0] == "commonName"}
+        return frozenset(names)
+
+    def read_into(self, view: memoryview) -> int | None:
+        """See Stream."""
+        self.write_waits_for_read = False
+        self.read_waits_for_write = False
+        try:
+            return self._sock.recv_into(view)
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLWantWriteError:
+            self.read_waits_for_write = True
+            return None
+        except ssl.SSLZeroReturnError:
+            return 0
+
+    def write(self, view: memoryview, *, more: bool = False) -> int | None:  # noqa: ARG002 - TLS makes its own records
+        """See Stream."""
+        try:
+            return self._sock.send(view)
+        except ssl.SSLWantWriteError:
+            return None
+        except ssl.SSLWantReadError:
+            self.write_waits_for_read = True
+            return None
+
+    def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
+        """See Stream."""
+        if not self._held:
+            self._held = memoryview(os.pread(descriptor, min(count, _TLS_BLOCK), offset))
+            if not self._held:
+                raise SourceChangedError(f"the file ends at byte {offset}, before the size that was offered")
+        sent = self.write(self._held)
+        if sent is not None:
+            self._held = self._held[sent:]
+        return sent
+
+    def close(self) -> None:
+        """See Stream."""
+        self._sock.close()
+
+
+def make_stream(sock: socket.socket, context: ssl.SSLContext | None, *, server_name: str | None) -> Stream:
+    """Take over a TCP socket. `server_name` is the name that the other side must have; None on the listening side."""
+    tune(sock)
+    return PlainStream(sock) if context is None else TlsStream(sock, context, server_name=server_name)
+
+
+def start_connecting(family: int, address: Any) -> socket.socket:
+    """Begin a connection without waiting; the socket becomes writable when it stands or has failed."""
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    result = sock.connect_ex(address)
+    if result not in {0, errno.EINPROGRESS}:
+        sock.close()
+        raise OSError(result, os.strerror(result))
+    return sock
+
+
+def tls_context(tls: TlsConfig, *, listening: bool) -> ssl.SSLContext:
+    """Mutual TLS 1.3 with the lab's own CA: both sides show a certificate; the link compares its names, not hosts.
+
+    Raises:
+        ConfigError: if a certificate, key or authority cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if listening else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+        context.load_verify_locations(tls.authority)
+    except OSError as error:  # SSLError is one
+        raise ConfigError("tls", [f"the certificate, its key or the authority cannot be read: {error}"]) from error
+    return context
