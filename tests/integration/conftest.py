@@ -7,9 +7,11 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 from uuid import uuid4
 
 import pymysql
@@ -58,7 +60,8 @@ class MariaDb:
         self.password_file.write_text(self.password + "\n", encoding="utf-8")
         account = f"'{USER}'@'127.0.0.1'"
         (self.folder / "accounts.sql").write_text(
-            f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{self.password}';\nGRANT ALL ON *.* TO {account};\n",
+            f"CREATE USER IF NOT EXISTS {account} IDENTIFIED BY '{self.password}';\n"
+            f"GRANT ALL ON *.* TO {account} WITH GRANT OPTION;\n",
             encoding="utf-8",
         )
         command = [
@@ -217,3 +220,16 @@ def store(database: Place) -> Iterator[SqlStore]:
     store = database.open()
     yield store
     store.close()
+
+
+@pytest.fixture
+def sqlite_store() -> Iterator[Callable[[Path], SqlStore]]:
+    """Opens stores on SQLite files, and closes them at the end of the test."""
+    with ExitStack() as stack:
+
+        def open_file(path: Path) -> SqlStore:
+            store = open_store(f"sqlite:///{quote(str(path))}")
+            stack.callback(store.close)
+            return store
+
+        yield open_file

@@ -1,0 +1,227 @@
+"""The schema comes to the code's version, on each kind of database: once, whole, and by whoever starts first."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import text
+
+from fedsim.errors import Unavailable
+from fedsim.settings import TaskSettings
+from fedsim.store import schema_version
+from fedsim.store.interface import Checkpoint, Role, UserState
+from fedsim.store.schema import metadata, tasks, users
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Place
+
+    from fedsim.store import SqlStore
+
+NEXT = '''
+"""A version that rebuilds the table of tasks, as a later release might."""
+from alembic import op
+from sqlalchemy import Column, Integer
+
+revision = "0002"
+down_revision = "0001"
+
+def upgrade():
+    with op.batch_alter_table("tasks", recreate="auto") as table:
+        table.add_column(Column("priority", Integer, nullable=False, server_default="7"))
+        table.alter_column("round", new_column_name="last_round", existing_type=Integer, existing_nullable=False)
+'''
+THEN_FAIL = '    op.execute("DELETE FROM nowhere")'
+THEN_FORGET_TASKS = '    op.execute("DELETE FROM tasks")'
+
+ON_SQLITE = pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+ON_MARIADB = pytest.mark.parametrize(
+    "empty_database", [pytest.param("mariadb", marks=pytest.mark.mariadb)], indirect=True
+)
+
+
+@pytest.fixture
+def empty(empty_database: Place) -> Iterator[SqlStore]:
+    store = empty_database.open()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Make this code one version newer, with a script as given."""
+
+    def make(script: str) -> None:
+        folder = tmp_path / "migrations"
+        shutil.copytree(schema_version.MIGRATIONS, folder)
+        (folder / "versions" / "v0002_next.py").write_text(script, encoding="utf-8")
+        monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
+
+    return make
+
+
+def version(store: SqlStore) -> str | None:
+    with store.reading() as connection:
+        return MigrationContext.configure(connection).get_current_revision()
+
+
+def differences(store: SqlStore) -> list[Any]:
+    """Between the tables that are there and `schema.py`."""
+    with store.reading() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
+
+
+def a_task_with_a_checkpoint(store: SqlStore) -> int:
+    user = store.create_user("Ada", "hash", role=Role.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    task = store.create_task(user.id, TaskSettings(), uuid4().hex, 1.0)
+    store.record_checkpoint(task.uid, Checkpoint(round=1, path="p", digest="d" * 64, size=1, created_at=1.0))
+    return task.number
+
+
+def test_the_migrated_schema_is_the_one_that_the_questions_are_asked_of(empty: SqlStore) -> None:
+    empty.migrate()
+    assert differences(empty) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["DROP INDEX ix_tasks_state{on_tasks}", "ALTER TABLE nodes DROP COLUMN hello", "CREATE TABLE more (id INTEGER)"],
+)
+def test_that_comparison_sees_what_is_missing_or_too_much(empty: SqlStore, change: str) -> None:
+    empty.migrate()
+    with empty.writing() as connection:
+        on_tasks = " ON tasks" if connection.dialect.name == "mysql" else ""
+        connection.execute(text(change.format(on_tasks=on_tasks)))
+    assert len(differences(empty)) == 1
+
+
+def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_nothing(empty: SqlStore) -> None:
+    with pytest.raises(Unavailable, match="start fedsim-server"):
+        empty.check()
+    empty.migrate()
+    empty.check()
+    number = a_task_with_a_checkpoint(empty)
+    empty.migrate()
+    empty.check()
+    assert empty.task(number) is not None
+    assert version(empty) == "0001"
+
+
+def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: SqlStore) -> None:
+    if empty_database.password_file is None:
+        Path(empty_database.url.removeprefix("sqlite:///")).touch()  # as an operator might, to set its owner
+    with pytest.raises(Unavailable, match="start fedsim-server, which brings its tables up to date"):
+        empty.users()
+
+
+def test_daemons_that_start_at_once_migrate_once(empty: SqlStore) -> None:
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(4)
+
+    def start() -> None:
+        together.wait()
+        empty.migrate()
+        empty.check()
+
+    daemons = [context.Process(target=start) for _ in range(4)]
+    for daemon in daemons:
+        daemon.start()
+    for daemon in daemons:
+        daemon.join()
+    assert [daemon.exitcode for daemon in daemons] == [0, 0, 0, 0]
+    empty.check()
+
+
+def test_a_database_of_a_newer_version_is_left_alone(empty: SqlStore) -> None:
+    empty.migrate()
+    with empty.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for question in (empty.check, empty.migrate):
+        with pytest.raises(Unavailable, match=r"made by a newer fedsim.*9999.*install that version"):
+            question()
+    assert version(empty) == "9999"
+
+
+def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
+    empty: SqlStore, next_version: Callable[[str], None]
+) -> None:
+    empty.migrate()
+    number = a_task_with_a_checkpoint(empty)
+    next_version(NEXT)
+    with pytest.raises(Unavailable, match="has schema 0001, older than 0002: start fedsim-server"):
+        empty.check()
+    empty.migrate()
+    empty.check()
+    with empty.reading() as connection:
+        assert connection.execute(text("SELECT number, priority, last_round FROM tasks")).all() == [(number, 7, 0)]
+    assert len(empty.checkpoints(number)) == 1
+
+
+@ON_SQLITE
+def test_a_migration_that_fails_half_way_has_not_happened(empty: SqlStore, next_version: Callable[[str], None]) -> None:
+    empty.migrate()
+    number = a_task_with_a_checkpoint(empty)
+    next_version(NEXT + THEN_FAIL)
+    with pytest.raises(Unavailable, match="nowhere"):
+        empty.migrate()
+    assert version(empty) == "0001"
+    assert empty.task(number) is not None
+
+
+@ON_SQLITE
+def test_rows_that_would_point_nowhere_stop_a_migration(empty: SqlStore, next_version: Callable[[str], None]) -> None:
+    empty.migrate()
+    number = a_task_with_a_checkpoint(empty)
+    next_version(NEXT + THEN_FORGET_TASKS)
+    with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
+        empty.migrate()
+    assert version(empty) == "0001"
+    assert empty.task(number) is not None
+
+
+@ON_MARIADB
+def test_the_first_migration_goes_on_where_it_was_killed(empty: SqlStore) -> None:
+    with empty.writing() as connection:
+        metadata.create_all(connection, tables=[users, tasks])
+        connection.execute(text("DROP INDEX ix_tasks_state ON tasks"))
+    empty.migrate()
+    assert differences(empty) == []
+
+
+class TestFile:
+    def test_a_new_file_is_not_everybodys(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+        path = tmp_path / "a b%20?#.db"
+        store = sqlite_store(path)
+        store.migrate()
+        a_task_with_a_checkpoint(store)
+        for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0, file
+
+    def test_only_a_migration_makes_the_file(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+        with pytest.raises(Unavailable, match=r"fedsim\.db cannot be used: unable to open.*start fedsim-server"):
+            sqlite_store(tmp_path / "fedsim.db").check()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+        with pytest.raises(Unavailable, match=r"nowhere.*make its folder"):
+            sqlite_store(tmp_path / "nowhere" / "fedsim.db").migrate()
+
+    def test_a_file_of_another_kind_is_left_alone(
+        self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]
+    ) -> None:
+        path = tmp_path / "fedsim.db"
+        path.write_bytes(b"no database at all, " * 100)
+        for question in ("check", "migrate"):
+            ask: Any = getattr(sqlite_store(path), question)
+            with pytest.raises(Unavailable, match="not a database; name another file"):
+                ask()
+        assert path.read_bytes() == b"no database at all, " * 100
