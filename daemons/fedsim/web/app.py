@@ -161,14 +161,9 @@ class _Application:
                 response.set_header("Cache-Control", "no-store")
             response.set_header("Vary", "Accept-Language, Cookie")
             response.set_header("Content-Language", html_language(visit.language))
+        # As headers: Bottle's own cookies are lost when it applies a response a second time.
+        if "Set-Cookie" in response.headers:
+            del response.headers["Set-Cookie"]
         if visit.cookies_travel_safely:
             for cookie in visit.cookies:
-                response.set_cookie(
-                    cookie.name,
-                    cookie.value,
-                    path="/",
-                    max_age=cookie.max_age,
-                    httponly=True,
-                    samesite="lax",
-                    **({"secure": True} if visit.encrypted else {}),
-                )
+                response.add_header("Set-Cookie", cookie.header(secure=visit.encrypted))

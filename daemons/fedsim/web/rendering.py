@@ -14,7 +14,7 @@ from markupsafe import Markup
 from fedsim import __version__
 from fedsim.store.interface import UserState
 from fedsim.web import i18n
-from fedsim.web.views import phase_text
+from fedsim.web.views import event_text, phase_text
 from fedsim.web.visit import Visit
 
 HERE = Path(__file__).parent
@@ -49,6 +49,7 @@ class Renderer:
             version=__version__,
             UserState=UserState,
             phase_text=phase_text,
+            event_text=event_text,
         )
         environment.filters.update(
             text=lambda value: value.to(translations) if isinstance(value, i18n.Text) else value,

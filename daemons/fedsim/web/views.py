@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedsim.store.interface import Role, Store, Task, TaskState, User, UserState
+from fedsim.store.interface import Event, Role, Store, Task, TaskState, User, UserState
 from fedsim.web.i18n import Text, duration, percent, tr
 
 STATES: dict[TaskState, Text] = {
@@ -37,6 +37,19 @@ PHASES: dict[str, Text] = {
 def phase_text(phase: str) -> Text:
     """A phase in words; one that this version does not know as the server says it."""
     return PHASES.get(phase) or tr("%(message)s", message=phase)
+
+
+EVENTS: dict[str, Text] = {
+    "submitted": tr("%(user)s submitted the task"),
+    "stop_requested": tr("%(user)s asked the task to stop"),
+    "delete_requested": tr("%(user)s asked for the task to be deleted"),
+}
+
+
+def event_text(event: Event) -> Text:
+    """An event in words: the web's own can be translated, others are told as they were written."""
+    known = EVENTS.get(event.kind)
+    return Text(known.msgid, {"user": event.user}) if known and event.user else tr("%(message)s", message=event.text)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ class Cookie:
     value: str
     max_age: int
 
+    def header(self, *, secure: bool) -> str:
+        """The value of the `Set-Cookie` header."""
+        secured = "; Secure" if secure else ""
+        return f"{self.name}={self.value}; Path=/; Max-Age={self.max_age}; HttpOnly; SameSite=Lax{secured}"
+
 
 class Visit:
     """A request on its way through the site."""

@@ -1,0 +1,173 @@
+"""What tests of the web share: the real application on a real SQLite file, and a client that behaves like a browser."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from html import unescape
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from fedsim.config import WebConfig
+from fedsim.messages import DataSetInfo, Engine, Hello, ModelInfo
+from fedsim.settings import TaskSettings
+from fedsim.store import SqlStore, open_store
+from fedsim.store.interface import Checkpoint, Node, Progress, Role, RoundRecord, Task, TaskState
+from fedsim.web import accounts
+from fedsim.web.app import make_app
+
+PASSWORD = "a long enough password"
+START = 1_800_000_000.0
+
+
+@dataclass
+class RecordingSignal:
+    """Notes what the server would have been told."""
+
+    told: list[tuple[str, int]] = field(default_factory=list)
+
+    def submitted(self, task: Task) -> None:
+        self.told.append(("submitted", task.number))
+
+    def stop(self, task: Task, reason: str = "") -> None:
+        self.told.append(("stop", task.number))
+
+    def close(self) -> None:
+        pass
+
+
+class Browser(httpx.Client):
+    """Keeps cookies and sends forms with the token that the page holds, as a browser does."""
+
+    def post_form(self, page: str, action: str | None = None, **fields: str) -> httpx.Response:
+        """Open `page`, and send its form with `fields` to `action` (the page's own address if left out)."""
+        return self.post(action or page, data={"csrf": self.csrf(page), **fields})
+
+    def csrf(self, page: str) -> str:
+        found = re.search(r'name="csrf" value="([^"]+)"', self.get(page).text)
+        assert found, f"{page} has no form"
+        return unescape(found[1])
+
+    def log_in(self, name: str, password: str = PASSWORD) -> Self:
+        answer = self.post_form("/login", name=name, password=password)
+        assert answer.status_code == 303, answer.text
+        return self
+
+
+@dataclass
+class Site:
+    """The application with its parts, and a clock that the test moves."""
+
+    folder: Path
+    config: WebConfig
+    store: SqlStore
+    signal: RecordingSignal
+    now: float = START
+
+    def __post_init__(self) -> None:
+        self.app = make_app(self.config, self.store, self.signal, clock=lambda: self.now)
+
+    def browser(self, *, url: str = "http://127.0.0.1", address: str = "127.0.0.1", **headers: str) -> Browser:
+        transport = httpx.WSGITransport(app=self.app, remote_addr=address)
+        return Browser(transport=transport, base_url=url, headers=headers)
+
+    def user(self, name: str) -> Browser:
+        """A browser in which a new user is logged in."""
+        person = accounts.create_admin(self.store, name, PASSWORD, now=self.now)
+        self.store.set_user_role(person.id, Role.USER)
+        return self.browser().log_in(name)
+
+    def admin(self, name: str = "root") -> Browser:
+        accounts.create_admin(self.store, name, PASSWORD, now=self.now)
+        return self.browser().log_in(name)
+
+    def node(self, name: str = "node-1", *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> None:
+        self.store.record_node(Node(name, self.now, hello(name, num_train=num_train, datasets=datasets)))
+
+    def task(self, user: str, **settings: Any) -> Task:
+        owner = self.store.user_by_name(user)
+        assert owner is not None
+        uid = blake2b(repr((user, settings, self.now)).encode(), digest_size=16).hexdigest()
+        self.now += 1
+        return self.store.create_task(owner.id, TaskSettings.model_validate(settings), uid, self.now)
+
+    def run_rounds(self, task: Task, rounds: int, *, first: int = 0, missing: tuple[int, ...] = ()) -> None:
+        """Move a task on as the server does: claimed, running, `rounds` of it committed."""
+        if self.store.task(task.number).state is TaskState.PENDING:  # type: ignore[union-attr] # it exists
+            assert self.store.claim_next_task(self.now) is not None
+            assert self.store.move_task(task.uid, TaskState.RUNNING, now=self.now)
+            self.store.set_nodes(task.uid, ("node-1", "node-2"))
+        for number in range(first, rounds + 1):
+            self.now += 1
+            accuracy = 0.9 - 0.8 / (number + 1)
+            self.store.record_round(task.uid, round_record(number, accuracy, self.now, missing))
+        left = task.settings.num_rounds - rounds
+        self.store.set_progress(
+            task.uid, Progress(rounds + 1, "training", ("node-2",), self.now + 600, float(left * 7))
+        ) if left else None
+
+    def finish(self, task: Task, *, content: bytes = b"the model's bytes") -> Checkpoint:
+        folder = self.folder / "checkpoints" / f"task-{task.number}"
+        folder.mkdir(parents=True)
+        number = task.settings.num_rounds
+        path = folder / f"round-{number:04d}.safetensors"
+        path.write_bytes(content)
+        path.with_suffix(".json").write_text('{"round": 1}', encoding="utf-8")
+        digest = blake2b(content, digest_size=32).hexdigest()
+        checkpoint = Checkpoint(number, f"task-{task.number}/{path.name}", digest, len(content), self.now)
+        self.store.record_checkpoint(task.uid, checkpoint)
+        assert self.store.move_task(task.uid, TaskState.COMPLETED, now=self.now, digest=digest)
+        return checkpoint
+
+
+def make_site(folder: Path, **config: Any) -> Site:
+    values = {"registration": "open", "database": f"sqlite:///{folder}/fedsim.db", **config}
+    checked = WebConfig.model_validate({"checkpoints": folder / "checkpoints", **values})
+    store = open_store(checked.database)
+    store.migrate()
+    return Site(folder, checked, store, RecordingSignal())
+
+
+def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> dict[str, Any]:
+    """What a node announces, as the server records it."""
+    infos = tuple(
+        DataSetInfo(
+            name=dataset,
+            digest="ab" * 32,
+            num_train=num_train,
+            num_test=10_000,
+            feature_shape=(28, 28, 1),
+            num_classes=10,
+        )
+        for dataset in datasets
+    )
+    return Hello(
+        node=name,
+        version="0.1.0",
+        sent_at=START,
+        clients=100,
+        engine=Engine(processor="a processor", torch="2.13.0"),
+        datasets=infos,
+        models=(ModelInfo(name="2nn", version="0.1.0"), ModelInfo(name="cnn", version="0.1.0")),
+    ).model_dump(mode="json")
+
+
+def round_record(number: int, accuracy: float, at: float, missing: tuple[int, ...] = ()) -> RoundRecord:
+    return RoundRecord(
+        round=number,
+        digest=f"{number:064x}",
+        num_examples=6000,
+        train_loss=None if number == 0 else 2.3 / (number + 1),
+        seconds={} if number == 0 else {"training": 6.1, "aggregating": 0.02},
+        bytes_sent=796_840 * number,
+        bytes_received=796_840 * number,
+        cohort_size=10,
+        missing=missing,
+        finished_at=at,
+        loss=2.4 / (number + 1),
+        accuracy=accuracy,
+        recall=tuple(accuracy for _ in range(10)),
+    )
