@@ -1,0 +1,75 @@
+"""What a data format is, and how the installed ones are found.
+
+A format is a class without constructor arguments, named by an entry point in the group `fedsim.formats`.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import ClassVar, Protocol, cast
+
+from fedsim.config.models import DataSetConfig
+from fedsim.errors import BadInput
+from fedsim.learning.examples import DataSet
+from fedsim.settings import FORMATS
+
+
+class Format(Protocol):
+    """Reads one kind of files.
+
+    Attributes:
+        options: those keys of a data set's configuration that the format understands, besides name, path, format,
+            share and test_share, which every format has.
+    """
+
+    options: ClassVar[frozenset[str]]
+
+    def detect(self, path: Path) -> bool:
+        """Whether the file or folder looks like this format, by its name or its files' names."""
+
+    def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:
+        """Read the examples. `path` and `test_path` are `config`'s, inside the data folder.
+
+        Raises:
+            BadInput: naming the file, the place in it, and what would be right.
+        """
+
+
+OPTIONS = ("test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels")
+
+
+def find_format(config: DataSetConfig, path: Path) -> Format:
+    """The format that the configuration names, or else the one that its files look like.
+
+    Raises:
+        BadInput: there is no such format, none fits, or the configuration sets what the format does not understand.
+    """
+    points = {point.name: point for point in entry_points(group=FORMATS)}
+    known = ", ".join(sorted(points))
+    if config.format is not None:
+        if config.format not in points:
+            raise BadInput(f"data set {config.name}: there is no format {config.format!r}; there are {known}")
+        name = config.format
+        chosen = cast("Format", points[name].load()())
+    elif not path.exists():
+        raise BadInput(f"data set {config.name}: {path} does not exist; put its files there, or correct `path`")
+    else:
+        loaded = {name: cast("Format", points[name].load()()) for name in sorted(points)}
+        fitting = [name for name, candidate in loaded.items() if candidate.detect(path)]
+        if len(fitting) != 1:
+            problem = (
+                f"its files fit {' and '.join(fitting)}" if fitting else "its files are of no format that is known"
+            )
+            raise BadInput(f"data set {config.name}: {path}: {problem}; set `format` to one of {known}")
+        name = fitting[0]
+        chosen = loaded[name]
+    fields = DataSetConfig.model_fields
+    unknown = [
+        option
+        for option in OPTIONS
+        if option not in chosen.options and getattr(config, option) != fields[option].default
+    ]
+    if unknown:
+        raise BadInput(f"data set {config.name}: the format {name} does not use {', '.join(unknown)}; leave it out")
+    return chosen

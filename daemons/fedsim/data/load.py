@@ -1,0 +1,162 @@
+"""Load a configured data set, check it, and tell of it what a server must know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import find_format
+from fedsim.data.npz import read_features
+from fedsim.data.split import split_off_test
+from fedsim.data.table import MAX_CLASSES, load_table_features
+from fedsim.errors import BadInput
+from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.messages import DataSetInfo
+
+
+def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
+    """Read a data set from the node's data folder.
+
+    Returns:
+        Pixels are uint8 [n, H, W] or [n, C, H, W] with scale 255, all else float32; labels int64 [n].
+
+    Raises:
+        BadInput: naming the file, the place in it, and what would be right.
+    """
+    path = folder / config.path
+    source = f"data set {config.name}: {path}"
+    test_path = None if config.test_path is None else folder / config.test_path
+    chosen = find_format(config, path)
+    try:
+        dataset = chosen.load(config, path, test_path)
+    except OSError as error:
+        raise BadInput(f"{source}: {error.filename or path} cannot be read: {error.strerror or error}") from error
+    if dataset.test is None and config.test_share is not None:
+        dataset = split_off_test(dataset, config.test_share, source)
+    _check(dataset, source)
+    return dataset
+
+
+def load_features(config: DataSetConfig, folder: Path, file: Path) -> FloatArray:
+    """Examples without labels, prepared as the data set's training examples are: what a model is to predict.
+
+    Args:
+        config: the data set on which the model was trained; a table is scaled and filled as it is.
+        folder: the node's data folder.
+        file: a CSV file with the data set's feature columns, an `.npz` with `features` or `x`, or an `.npy`.
+
+    Returns:
+        float32 [n, *shape].
+
+    Raises:
+        BadInput: the file cannot be read, or its examples do not have the data set's shape.
+    """
+    try:
+        if file.suffix.lower() == ".csv":
+            return load_table_features(config, folder / config.path, file)
+        return _load_array_features(load_dataset(config, folder).train, file)
+    except OSError as error:
+        raise BadInput(f"{error.filename or file} cannot be read: {error.strerror or error}") from error
+
+
+def _load_array_features(train: Examples, file: Path) -> FloatArray:
+    features = read_features(file)
+    if features.shape[1:] != train.feature_shape:
+        raise BadInput(
+            f"{file}: examples have the shape {list(features.shape[1:])}, the data set's {list(train.feature_shape)}"
+        )
+    scale = train.scale if features.dtype == np.uint8 else 1.0
+    return Examples(features, np.zeros(len(features), np.int64), scale).take(slice(None))
+
+
+def inspect_dataset(config: DataSetConfig, folder: Path) -> DataSetInfo:
+    """Read a data set and say what a server must know of it; raises `BadInput` as `load_dataset`.
+
+    The digest covers the resulting arrays, so it does not matter whether files were compressed.
+    """
+    return describe(config, load_dataset(config, folder))
+
+
+def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
+    """What a server must know of a data set that is already loaded."""
+    return DataSetInfo(
+        name=config.name,
+        digest=dataset_digest(dataset),
+        num_train=len(dataset.train),
+        num_test=0 if dataset.test is None else len(dataset.test),
+        feature_shape=dataset.feature_shape,
+        num_classes=dataset.num_classes,
+        share_test=config.share and dataset.test is not None,
+    )
+
+
+def dataset_digest(dataset: DataSet) -> str:
+    """The blake3, as hex, of a data set's arrays with their types and shapes, and of its number of classes."""
+    digest = blake3(f"classes {dataset.num_classes}\n".encode())
+    for name, examples in (("train", dataset.train), ("test", dataset.test)):
+        if examples is None:
+            continue
+        for part, array in (("features", examples.features), ("labels", examples.labels)):
+            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            digest.update(f"{name} {part} {little.dtype.str} {little.shape} / {examples.scale}\n".encode())
+            digest.update(little.data.cast("B"))
+    return digest.hexdigest()
+
+
+def arrays_to_examples(features: NDArray[Any], labels: NDArray[Any], num_classes: int, source: str) -> Examples:
+    """A test set as it was sent (`Examples.arrays`), checked.
+
+    Args:
+        features: float32 [n, *shape].
+        labels: int64 [n].
+        num_classes: the task's.
+        source: from whom, for the message.
+
+    Raises:
+        BadInput: types, lengths or values are wrong.
+    """
+    if features.dtype != np.float32 or features.ndim < 2 or labels.dtype != np.int64 or labels.ndim != 1:
+        raise BadInput(
+            f"{source}: a test set is float32 [n, …] and int64 [n]; got {features.dtype} {list(features.shape)} "
+            f"and {labels.dtype} {list(labels.shape)}"
+        )
+    examples = Examples(features, labels)
+    _check_examples(examples, num_classes, source)
+    return examples
+
+
+def _check(dataset: DataSet, source: str) -> None:
+    """What every format must have made sure of, and what only both halves together can show."""
+    if not 2 <= dataset.num_classes <= MAX_CLASSES:
+        raise BadInput(f"{source}: has {dataset.num_classes} classes; from 2 to {MAX_CLASSES} are possible")
+    _check_examples(dataset.train, dataset.num_classes, f"{source}, training set")
+    if dataset.test is not None:
+        _check_examples(dataset.test, dataset.num_classes, f"{source}, test set")
+        if dataset.test.feature_shape != dataset.feature_shape:
+            raise BadInput(
+                f"{source}: training examples have the shape {list(dataset.feature_shape)}, "
+                f"test examples {list(dataset.test.feature_shape)}; they must be alike"
+            )
+
+
+def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
+    count = len(examples.labels)
+    if len(examples.features) != count:
+        raise BadInput(f"{source}: there are {len(examples.features)} examples but {count} labels")
+    if not count or 0 in examples.feature_shape:
+        raise BadInput(f"{source}: there are no examples (features have the shape {list(examples.features.shape)})")
+    wrong = np.flatnonzero((examples.labels < 0) | (examples.labels >= num_classes))
+    if len(wrong):
+        raise BadInput(
+            f"{source}: example {wrong[0]} has the label {examples.labels[wrong[0]]}; "
+            f"labels are class numbers from 0 to {num_classes - 1}"
+        )
+    if examples.features.dtype == np.float32:
+        finite = np.isfinite(examples.features.reshape(count, -1)).all(axis=1)
+        if not finite.all():
+            raise BadInput(f"{source}: example {np.flatnonzero(~finite)[0]} holds a value that is not finite")

@@ -1,0 +1,126 @@
+"""NumPy's `.npz` archives, as Keras's data sets come: never unpickled, and no header believed before it is measured."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from fedsim.config.models import DataSetConfig
+from fedsim.errors import BadInput
+from fedsim.learning.examples import DataSet, Examples
+
+PIXEL_SCALE = 255.0
+# What arrays may be called: the first that is there counts.
+TRAIN_FEATURES = ("x_train", "train_features", "features", "x")
+TRAIN_LABELS = ("y_train", "train_labels", "labels", "y")
+TEST_FEATURES = ("x_test", "test_features")
+TEST_LABELS = ("y_test", "test_labels")
+COLOURS = frozenset({1, 3, 4})
+
+
+class Npz:
+    """One file with the arrays x_train, y_train and, for testing, x_test, y_test.
+
+    train_features, train_labels, test_features, test_labels are taken as well; and features, labels (or x, y) where a
+    file holds no test set. `test_path` may name a file of its own for the test set.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"test_path"})
+
+    def detect(self, path: Path) -> bool:
+        """Whether the file ends in .npz."""
+        return path.is_file() and path.suffix.lower() == ".npz"
+
+    def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:  # noqa: ARG002
+        """uint8 features are pixels (scale 255), all others become float32; labels are whole numbers."""
+        arrays = read_npz(path)
+        train = _examples(arrays, TRAIN_FEATURES, TRAIN_LABELS, path)
+        test = None
+        if test_path is not None:
+            test = _examples(read_npz(test_path), TEST_FEATURES + TRAIN_FEATURES, TEST_LABELS + TRAIN_LABELS, test_path)
+        elif any(name in arrays for name in TEST_FEATURES + TEST_LABELS):
+            test = _examples(arrays, TEST_FEATURES, TEST_LABELS, path)
+        top = max(int(part.labels.max(initial=0)) for part in (train, test) if part is not None)
+        return DataSet(train, test, max(top + 1, 2))
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of the archive; raises `BadInput` where one is damaged, an object, or not as long as it says."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {
+                entry.filename.removesuffix(".npy"): _read_entry(archive, entry, path)
+                for entry in archive.infolist()
+                if entry.filename.endswith(".npy")
+            }
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise BadInput(f"{path}: not a whole .npz file ({error}); make it anew with numpy.savez") from error
+
+
+def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
+    place = f"{path}: array {entry.filename.removesuffix('.npy')}"
+    try:
+        with archive.open(entry) as stream:
+            version = npy.read_magic(stream)
+            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, _, dtype = read_header(stream)
+            header = stream.tell()
+        told = prod(shape) * dtype.itemsize
+        if not dtype.hasobject and told != entry.file_size - header:
+            raise BadInput(f"{place}: its header says {told} bytes, {entry.file_size - header} are there; make it anew")
+        with archive.open(entry) as stream:
+            return np.asarray(npy.read_array(stream, allow_pickle=False))
+    except ValueError as error:
+        raise BadInput(f"{place}: {error}; save plain numbers with numpy.savez") from error
+
+
+def _examples(
+    arrays: dict[str, NDArray[Any]], features: tuple[str, ...], labels: tuple[str, ...], path: Path
+) -> Examples:
+    found: list[NDArray[Any]] = []
+    for names in (features, labels):
+        name = next((name for name in names if name in arrays), None)
+        if name is None:
+            raise BadInput(f"{path}: there is no array {' or '.join(names)}; there are {', '.join(arrays) or 'none'}")
+        found.append(arrays[name])
+    values, classes = plain_features(found[0], path), found[1]
+    if classes.dtype.kind not in "iu":
+        raise BadInput(f"{path}: labels are {classes.dtype}, they must be whole numbers: the class of each example")
+    if classes.ndim == 2 and classes.shape[1] == 1:
+        classes = classes[:, 0]
+    if classes.ndim != 1 or len(classes) != len(values):
+        raise BadInput(
+            f"{path}: labels have the shape {list(classes.shape)}, features {list(values.shape)}; one label for each"
+        )
+    return Examples(values, classes.astype(np.int64), PIXEL_SCALE if values.dtype == np.uint8 else 1.0)
+
+
+def plain_features(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """uint8 as it is, other numbers as float32; images with the colour last are turned to [n, C, H, W]."""
+    if array.ndim < 2 or array.dtype.kind not in "biuf":
+        raise BadInput(f"{path}: features are {array.dtype} {list(array.shape)}; they must be numbers, [examples, …]")
+    if array.ndim == 4 and array.shape[3] in COLOURS and array.shape[1] not in COLOURS:
+        array = np.moveaxis(array, 3, 1)
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is told with its place
+        return np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32)
+
+
+def read_features(path: Path) -> NDArray[Any]:
+    """Features without labels, from an `.npz` (x_test, test_features, features or x) or an `.npy`."""
+    if path.suffix.lower() == ".npz":
+        arrays = read_npz(path)
+        name = next((name for name in TEST_FEATURES + TRAIN_FEATURES[2:] if name in arrays), None)
+        if name is None:
+            raise BadInput(f"{path}: there is no array features or x; there are {', '.join(arrays) or 'none'}")
+        return plain_features(arrays[name], path)
+    try:
+        return plain_features(np.asarray(np.load(path, allow_pickle=False, mmap_mode="r")), path)
+    except (ValueError, EOFError) as error:
+        raise BadInput(f"{path}: neither .csv, .npz nor .npy with plain numbers ({error})") from error
