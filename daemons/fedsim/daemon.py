@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -25,14 +26,15 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 def notify(*states: str) -> None:
-    """Tell systemd (sd_notify's protocol: a datagram to $NOTIFY_SOCKET); nothing happens outside systemd."""
+    """Tell systemd (sd_notify's protocol: a datagram to $NOTIFY_SOCKET); nothing happens where nobody listens."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        sock.sendto("\n".join(states).encode(), address)
+        with suppress(ConnectionRefusedError, FileNotFoundError):
+            sock.sendto("\n".join(states).encode(), address)
 
 
 class Daemon(ABC, Generic[Config]):

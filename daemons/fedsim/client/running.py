@@ -175,6 +175,9 @@ class RunningTask:
                     if update.chunk == chunk_id:
                         self._send_update(update)
             case course.ClearUpdates(through):
+                self._platform.outbox.cancel(
+                    lambda file: file.task == self.uid and file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
+                )
                 self._updates.clear(through)
             case course.ClearGlobals(before):
                 for item in self._platform.spool.arrived(Kind.GLOBALPARAM, self.uid):

@@ -150,7 +150,6 @@ class NodeCourse:
         self._num_examples: tuple[tuple[int, int], ...] = ()
         self._trained = set(trained)
         self._todo: deque[Chunk] = deque()
-        self._running: set[int] = set()
         self._idle = 0
 
     @property
@@ -210,31 +209,26 @@ class NodeCourse:
         return [Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
-        if number < self.round or self._state in {"refused", "failed", "diverged"}:
+        if number <= self.round or self._state in {"refused", "failed", "diverged"}:
             return []
         if broadcast.final:
             first = self._state != "closing"
             self._state = "closing"
             self._todo.clear()
             return [KeepFinal(number)] if first else []
-        actions: list[Action] = []
-        if number > self.round:
-            self.round = number
-            self._trained = {key for key in self._trained if key[0] >= number}
-            self._running.clear()
-            actions += [ClearUpdates(broadcast.used_through), ClearGlobals(number)]
+        self.round = number
+        actions: list[Action] = [ClearUpdates(broadcast.used_through), ClearGlobals(number)]
         self._todo.clear()
         for chunk in broadcast.chunks:
-            if (number, chunk.id) in self._trained:
+            if (number, chunk.id) in self._trained:  # by a daemon that was killed since; sending twice costs nothing
                 actions.append(SendUpdates(number, chunk.id))
-            elif chunk.id not in self._running:
+            else:
                 self._todo.append(chunk)
         return actions + self._train()
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
         if number != self.round:
             return [ClearUpdates(self.round - 1)]
-        self._running.discard(chunk)
         self._trained.add((number, chunk))
         return [SendUpdates(number, chunk)]
 
@@ -243,6 +237,5 @@ class NodeCourse:
         while self._idle and self._todo and self._state == "ready":
             chunk = self._todo.popleft()
             self._idle -= 1
-            self._running.add(chunk.id)
             actions.append(Train(self.round, chunk))
         return actions
