@@ -28,12 +28,14 @@ class RecordingSignal:
     """Notes what the server would have been told."""
 
     told: list[tuple[str, int]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
 
     def submitted(self, task: Task) -> None:
         self.told.append(("submitted", task.number))
 
     def stop(self, task: Task, reason: str = "") -> None:
         self.told.append(("stop", task.number))
+        self.reasons.append(reason)
 
     def close(self) -> None:
         pass

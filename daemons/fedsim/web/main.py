@@ -37,7 +37,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
 
     def __init__(self, config: WebConfig, listener: socket.socket) -> None:
         self._config = config
-        self._listener = listener
+        self._where = Address(address=config.listen.address, port=listener.getsockname()[1])
+        self._descriptor = listener.detach()  # gunicorn makes its own socket of it and closes this one
         self._store: SqlStore | None = None
         self._signal: WireSignal | None = None
         super().__init__()
@@ -45,7 +46,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def load_config(self) -> None:
         """Our settings, instead of gunicorn's command line and files."""
         settings: dict[str, Any] = {
-            "bind": f"fd://{self._listener.fileno()}",
+            "bind": f"fd://{self._descriptor}",
             "worker_class": "gthread",
             "workers": 1,
             "threads": self._config.threads,
@@ -76,9 +77,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             self._store.close()
 
     def _ready(self, _: object) -> None:
-        where = Address(address=self._config.listen.address, port=self._listener.getsockname()[1])
-        get_logger().info("ready", version=__version__, address=f"http://{where}")
-        notify("READY=1", f"STATUS=Serving http://{where}")
+        get_logger().info("ready", version=__version__, address=f"http://{self._where}")
+        notify("READY=1", f"STATUS=Serving http://{self._where}")
 
 
 def bind(address: Address) -> socket.socket:
