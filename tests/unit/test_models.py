@@ -1,0 +1,137 @@
+"""The models that tasks can train, and their flat vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fedsim.errors import BadInput
+from fedsim.learning import models
+from fedsim.learning.models import (
+    CroppedCnn,
+    build_model,
+    initial_vector,
+    load_vector,
+    num_parameters,
+    share_vector,
+    vector_of,
+)
+from fedsim.learning.randomness import generator
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "count"),
+    [
+        ("2nn", (28, 28), 10, 199_210),
+        ("cnn", (28, 28), 10, 1_663_370),
+        ("cnn", (1, 28, 28), 10, 1_663_370),
+        ("cifar_cnn", (3, 32, 32), 10, 1_068_298),
+        ("logistic", (23,), 2, 48),
+        ("mlp", (23,), 2, 23 * 64 + 64 + 64 * 32 + 32 + 32 * 2 + 2),
+        ("2nn", (8, 8), 10, 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10),
+    ],
+)
+def test_models_have_the_published_number_of_parameters_and_follow_the_data(
+    name: str, shape: tuple[int, ...], classes: int, count: int
+) -> None:
+    model = build_model(name, shape, classes)
+    assert num_parameters(model) == count
+    assert len(initial_vector(name, shape, classes, 0)) == count
+    features = torch.zeros(2, *shape)
+    inputs = model.prepare(features, None) if isinstance(model, models.Prepares) else features
+    assert model(inputs).shape == (2, classes)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (9, 14), (2, 10, 5)])
+def test_the_cnn_takes_images_of_any_size(shape: tuple[int, ...]) -> None:
+    assert build_model("cnn", shape, 3)(torch.zeros(1, *shape)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("name", "shape"), [("cnn", (23,)), ("cnn", (3, 3)), ("cifar_cnn", (28, 20))])
+def test_a_shape_that_does_not_fit_is_refused_naming_both(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(BadInput, match=rf"model {name} .* shape \[{shape[0]}"):
+        build_model(name, shape, 10)
+
+
+def test_an_unknown_model_is_refused_with_those_there_are() -> None:
+    with pytest.raises(BadInput, match="no model 'gpt'; there are 2nn, cifar_cnn, cnn, logistic, mlp"):
+        build_model("gpt", (28, 28), 10)
+
+
+def test_the_initial_model_is_the_seeds_and_torchs_own_stream_is_left_alone() -> None:
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    one = initial_vector("2nn", (8, 8), 10, 3)
+    torch.manual_seed(99)
+    other = initial_vector("2nn", (8, 8), 10, 3)
+    torch.manual_seed(1)
+    assert one.tobytes() == other.tobytes()
+    assert one.tobytes() != initial_vector("2nn", (8, 8), 10, 4).tobytes()
+    build_model("2nn", (8, 8), 10)
+    assert torch.rand(1) == expected
+
+
+def test_a_vector_read_from_a_model_gives_the_model_back() -> None:
+    model = build_model("mlp", (5,), 3)
+    vector = vector_of(model)
+    vector.flags.writeable = False
+    other = build_model("mlp", (5,), 3, seed=1)
+    load_vector(other, vector)
+    out = np.zeros_like(vector)
+    assert vector_of(other, out) is out
+    assert out.tobytes() == vector.tobytes()
+    flat = share_vector(other)
+    flat.mul_(2)
+    assert np.array_equal(vector_of(other), 2 * vector)
+    with pytest.raises(BadInput, match="belong to different models"):
+        load_vector(other, vector[1:])
+
+
+def test_crops_are_the_seeds_in_training_and_the_centre_in_testing() -> None:
+    model = CroppedCnn(3, 10)
+    images = torch.rand(6, 3, 32, 32)
+    one, same, other = (model.prepare(images, generator(0, "augment", number)) for number in (1, 1, 2))
+    assert one.shape == (6, 3, 24, 24)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    centre = images[:, :, 4:28, 4:28].reshape(6, -1)
+    expected = (centre - centre.mean(1, keepdim=True)) / centre.std(1, correction=0, keepdim=True)
+    assert torch.allclose(model.prepare(images, None).reshape(6, -1), expected, atol=1e-6)
+
+
+def test_a_random_crop_is_a_window_of_the_image_perhaps_mirrored() -> None:
+    image = torch.arange(30.0 * 28).reshape(1, 30, 28)
+    model = CroppedCnn(1, 2)
+    seen = set()
+    for number in range(40):
+        crop = model.prepare(image, generator(0, "augment", number))[0, 0]
+        window = min(
+            (float((model.prepare(_window(image, top, left, mirrored), None)[0, 0] - crop).abs().max()), mirrored)
+            for top in range(7)
+            for left in range(5)
+            for mirrored in (False, True)
+        )
+        assert window[0] < 1e-5
+        seen.add(window[1])
+    assert seen == {False, True}
+
+
+def _window(image: torch.Tensor, top: int, left: int, mirrored: bool) -> torch.Tensor:
+    window = image[:, top : top + 24, left : left + 24]
+    return window.flip(2) if mirrored else window
+
+
+class _Point:
+    name = "kept"
+
+    def load(self) -> object:
+        return lambda shape, classes: nn.Sequential(nn.Linear(shape[0], classes), nn.BatchNorm1d(classes))
+
+
+def test_a_model_with_running_statistics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "entry_points", lambda group: [_Point()] if group == "fedsim.models" else [])
+    with pytest.raises(BadInput, match=r"keeps 1\.running_mean"):
+        build_model("kept", (4,), 2)
