@@ -1,0 +1,206 @@
+"""What a person does in a browser, from the start page to the downloaded model."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+import pytest
+from conftest import NARROW, WIDE, OpenBrowser, Web
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+from web_support import PASSWORD
+
+pytestmark = pytest.mark.browser
+PATIENCE = 20
+
+
+class Driver(Protocol):
+    """Plays the server's part where there is none; where there is one, it has nothing to do."""
+
+    def begin(self, number: int) -> None: ...
+    def go_on(self, number: int) -> None: ...
+    def finish(self, number: int) -> None: ...
+
+
+class StoreDriver:
+    """Moves a task through the database."""
+
+    def __init__(self, web: Web) -> None:
+        self.site = web.site
+
+    def begin(self, number: int) -> None:
+        self.site.run_rounds(self._task(number), 2)
+
+    def go_on(self, number: int) -> None:
+        self.site.run_rounds(self._task(number), 6, first=3, missing=(17, 42))
+
+    def finish(self, number: int) -> None:
+        task = self._task(number)
+        self.site.run_rounds(task, task.settings.num_rounds, first=7)
+        self.site.finish(task)
+
+    def _task(self, number: int):  # noqa: ANN202 - the store's record, or a failed test
+        task = self.site.store.task(number)
+        assert task is not None
+        return task
+
+
+class Shots:
+    """Takes screenshots of whole pages, and holds every page to fit its window."""
+
+    def __init__(self, browser: Chrome, folder: Path, name: str, width: int) -> None:
+        self.browser, self.folder, self.name, self.width = browser, folder, name, width
+        self.count = 0
+
+    def take(self, what: str) -> None:
+        self.count += 1
+        size = self.browser.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": self.width, "height": size["height"], "scale": 1}
+        shot = self.browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
+        path = self.folder / f"{self.name}-{self.count:02d}-{what}.png"
+        path.write_bytes(base64.b64decode(shot["data"]))
+        assert size["width"] <= self.width, f"{what} is {size['width']} wide in a window of {self.width}"
+
+
+def find(browser: Chrome, selector: str) -> WebElement:
+    return browser.find_element(By.CSS_SELECTOR, selector)
+
+
+def await_text(browser: Chrome, selector: str, text: str) -> None:
+    def there(_: Chrome) -> bool:
+        # Read in the page itself: an element found a moment ago may just have been replaced.
+        script = "return document.querySelector(arguments[0])?.textContent ?? ''"
+        return text in str(browser.execute_script(script, selector))
+
+    WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(there, f"{text!r} never came in {selector}")
+
+
+def fill_in(browser: Chrome, **fields: str) -> None:
+    for name, value in fields.items():
+        element = find(browser, f"main [name={name}]")
+        element.clear()
+        element.send_keys(value)
+
+
+def click(browser: Chrome, selector: str) -> None:
+    """Click on what leads to another page, and wait until that one is there."""
+    browser.execute_script("window.leaving = true")
+    find(browser, selector).click()
+    arrived = "return !window.leaving && document.readyState === 'complete'"
+    WebDriverWait(browser, PATIENCE, poll_frequency=0.05).until(
+        lambda _: browser.execute_script(arrived), f"{selector} leads nowhere"
+    )
+
+
+def send(browser: Chrome) -> None:
+    click(browser, "main form button.primary")
+
+
+def enter(browser: Chrome, url: str, shots: Shots, name: str) -> None:
+    """Register (which is open, so one is logged in), log out, log in."""
+    browser.get(url)
+    shots.take("home")
+    browser.get(f"{url}/register")
+    fill_in(browser, name=name, password="short")
+    send(browser)
+    assert find(browser, "[name=name]").get_attribute("value") == name
+    shots.take("register-problem")
+    fill_in(browser, name=name, password=PASSWORD)
+    send(browser)
+    click(browser, "form[action='/logout'] button")
+    browser.get(f"{url}/tasks")
+    shots.take("login")
+    fill_in(browser, name=name, password=PASSWORD)
+    send(browser)
+    assert browser.current_url == f"{url}/tasks"
+
+
+def submit(browser: Chrome, url: str, shots: Shots, title: str) -> int:
+    """First with mistakes, which come back beside their fields, then right."""
+    browser.get(f"{url}/tasks/new")
+    shots.take("new-task")
+    fill_in(browser, title=title, dataset="no-such-data", num_clients="0", local_learning_rate="fast")
+    send(browser)
+    assert find(browser, "#num_clients-note .problem").text
+    assert find(browser, "#local_learning_rate-note .problem").text
+    assert "mnist" in find(browser, "#dataset-note .problem").text
+    assert find(browser, "[name=title]").get_attribute("value") == title
+    assert find(browser, "[name=local_learning_rate]").get_attribute("value") == "fast"
+    shots.take("new-task-problems")
+    fill_in(browser, dataset="mnist", num_clients="100", local_learning_rate="0.05")
+    send(browser)
+    number = int(browser.current_url.rsplit("/", 1)[1])
+    assert title in find(browser, "h1").text
+    return number
+
+
+def walk(browser: Chrome, url: str, driver: Driver, shots: Shots, words: dict[str, str]) -> int:
+    """Register, log in, submit, watch the page live, see the end; returns the task's number."""
+    enter(browser, url, shots, "lin")
+    number = submit(browser, url, shots, "first try")
+    browser.execute_script("window.sameDocument = true")
+    await_text(browser, "#live .state", words["waiting"])
+    shots.take("task-waiting")
+    driver.begin(number)
+    await_text(browser, "#live .state", words["running"])
+    await_text(browser, ".bigbar", "3")
+    driver.go_on(number)
+    await_text(browser, ".bigbar", "7")
+    browser.execute_script("document.getElementById('settings').open = true")
+    shots.take("task-running")
+    driver.finish(number)
+    await_text(browser, "#live .state", words["completed"])
+    await_text(browser, "#announce", words["completed"])
+    assert browser.execute_script("return window.sameDocument") is True, "the page was loaded again"
+    assert browser.execute_script("return document.querySelectorAll('.uplot').length") == 2
+    shots.take("task-completed")
+    for page in ("tasks", "nodes", "profile"):
+        browser.get(f"{url}/{page}")
+        shots.take(page)
+    return number
+
+
+def download(browser: Chrome, url: str, number: int) -> bytes:
+    """What the page's download link gives, with the browser's cookies."""
+    browser.get(f"{url}/tasks/{number}")
+    link = find(browser, ".checkpoints a[download]").get_attribute("href")
+    cookies = {cookie["name"]: cookie["value"] for cookie in browser.get_cookies()}
+    answer = httpx.get(str(link), cookies=cookies)
+    assert answer.status_code == 200
+    return answer.content
+
+
+def complaints(browser: Chrome) -> list[str]:
+    """What the browser's console holds against our pages: refused scripts, failed requests. 422 is meant."""
+    return [entry["message"] for entry in browser.get_log("browser") if "422" not in entry["message"]]
+
+
+ENGLISH = {"waiting": "waiting", "running": "running", "completed": "completed"}
+CHINESE = {"waiting": "等待中", "running": "运行中", "completed": "已完成"}
+
+
+@pytest.mark.parametrize(
+    ("language", "size", "words", "dark"),
+    [("en", WIDE, ENGLISH, False), ("zh-CN", NARROW, CHINESE, False)],
+    ids=["english-wide", "chinese-narrow"],
+)
+def test_a_person_walks_from_registering_to_the_downloaded_model(
+    web: Web,
+    open_browser: OpenBrowser,
+    screenshots: Path,
+    language: str,
+    size: tuple[int, int],
+    words: dict[str, str],
+    dark: bool,
+) -> None:
+    web.site.node("node-1")
+    web.site.node("node-2", datasets=("mnist", "digits"))
+    browser = open_browser(size, language, dark=dark)
+    number = walk(browser, web.url, StoreDriver(web), Shots(browser, screenshots, language, size[0]), words)
+    assert download(browser, web.url, number) == b"the model's bytes"
+    assert complaints(browser) == []
