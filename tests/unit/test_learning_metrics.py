@@ -1,0 +1,72 @@
+"""What a test on the test set measures, and predictions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+from torch import nn
+
+from fedsim.learning.examples import Examples
+from fedsim.learning.metrics import evaluate, predict, roc_auc
+from fedsim.learning.models import build_model
+
+
+def _examples(count: int, classes: int) -> Examples:
+    rng = np.random.default_rng(1)
+    return Examples(rng.integers(256, size=(count, 5), dtype=np.uint8), rng.integers(classes, size=count), 255.0)
+
+
+def test_metrics_agree_with_scikit_learn() -> None:
+    examples = _examples(333, 3)
+    model = build_model("mlp", (5,), 3)
+    metrics = evaluate(model, examples, batch_size=50)
+    probabilities = predict(model, examples.take(slice(None)), batch_size=70)
+    assert probabilities.shape == (333, 3)
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    exact = probabilities.astype(np.float64)
+    guesses = probabilities.argmax(axis=1)
+    assert metrics.num_examples == 333
+    assert metrics.accuracy == pytest.approx((guesses == examples.labels).mean())
+    assert metrics.loss == pytest.approx(log_loss(examples.labels, exact / exact.sum(axis=1, keepdims=True)), rel=1e-5)
+    assert metrics.recall == pytest.approx([(guesses[examples.labels == label] == label).mean() for label in range(3)])
+    assert metrics.auc is None
+
+
+def test_auc_is_there_for_two_classes_and_agrees_with_scikit_learn() -> None:
+    examples = _examples(200, 2)
+    model = build_model("logistic", (5,), 2)
+    scores = predict(model, examples.take(slice(None)))[:, 1]
+    assert evaluate(model, examples).auc == pytest.approx(roc_auc_score(examples.labels, scores), abs=1e-6)
+
+
+def test_equal_scores_share_a_rank() -> None:
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(5, size=300).astype(np.float64), rng.integers(2, size=300)
+    assert roc_auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores))
+    assert roc_auc(np.zeros(4), np.array([0, 1, 0, 1])) == 0.5
+
+
+def test_an_absent_class_has_no_recall_and_no_auc() -> None:
+    examples = Examples(np.zeros((4, 5), np.float32), np.zeros(4, np.int64))
+    metrics = evaluate(build_model("logistic", (5,), 2), examples)
+    assert metrics.recall[1] is None
+    assert metrics.auc is None
+
+
+class _Widest(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 2)
+        self.widest = 0
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        self.widest = max(self.widest, len(features))
+        return self.layer(features)  # type: ignore[no-any-return]
+
+
+def test_batches_bound_the_memory() -> None:
+    model = _Widest()
+    evaluate(model, _examples(1203, 2))
+    assert model.widest == 500

@@ -1,0 +1,115 @@
+"""Whole tasks in one process: reproducible, resumable, and right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.errors import BadInput
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.errors import Diverged
+from fedsim.learning.examples import DataSet, Examples
+from fedsim.learning.simulate import RoundResult, SimulationResult, simulate
+from fedsim.settings import TaskSettings
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    make_deterministic(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def _data(seed: int = 0, count: int = 400) -> DataSet:
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count + 100, 6)).astype(np.float32)
+    labels = (features[:, :2].sum(axis=1) > 0).astype(np.int64)
+    return DataSet(Examples(features[:count], labels[:count]), Examples(features[count:], labels[count:]), 2)
+
+
+def _settings(**chosen: Any) -> TaskSettings:
+    given = {
+        "model": "mlp",
+        "partition": "iid",
+        "num_clients": 10,
+        "fraction_train": 0.5,
+        "local_epochs": 2,
+        "local_learning_rate": 0.1,
+        "num_rounds": 4,
+        "evaluate_every": 2,
+    }
+    return TaskSettings(**(given | chosen))
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedavgm", "median"])
+def test_the_same_task_gives_the_same_digest_and_learns(strategy: str) -> None:
+    told: list[RoundResult] = []
+    settings = _settings(strategy=strategy, server_momentum=0.5)
+    one = simulate(settings, _data(), chunk_clients=2, on_round=told.append)
+    two = simulate(settings, _data(), chunk_clients=2)
+    assert one.digest == two.digest
+    assert told == one.rounds
+    assert [result.round for result in told] == [0, 1, 2, 3, 4]
+    assert [result.metrics is not None for result in told] == [True, False, True, False, True]
+    assert told[0].metrics is not None
+    assert told[-1].metrics is not None
+    assert told[-1].metrics.accuracy > max(0.8, told[0].metrics.accuracy)
+    assert told[-1].num_examples == 5 * 40
+    assert simulate(_settings(strategy=strategy, seed=1), _data()).digest != one.digest
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
+def test_a_task_that_is_resumed_ends_with_the_same_bytes(strategy: str) -> None:
+    whole = simulate(_settings(strategy=strategy), _data())
+    half = simulate(_settings(strategy=strategy, num_rounds=2), _data())
+    rest = simulate(_settings(strategy=strategy), _data(), resume=half)
+    assert rest.vector.tobytes() == whole.vector.tobytes()
+    assert rest.rounds == whole.rounds
+
+
+def test_without_a_pull_fedprox_is_fedavg() -> None:
+    assert (
+        simulate(_settings(strategy="fedprox", proximal_mu=0), _data()).digest == simulate(_settings(), _data()).digest
+    )
+
+
+def test_cutting_otherwise_changes_only_the_rounding() -> None:
+    whole = simulate(_settings(), _data())
+    halves = simulate(_settings(), _data(), placement=[(0, 5), (5, 5)], chunk_clients=2)
+    assert np.allclose(whole.vector, halves.vector, atol=1e-5)
+
+
+def test_what_each_client_sends_to_a_median_does_not_depend_on_the_chunks() -> None:
+    settings = _settings(strategy="median")
+    parts = simulate(settings, _data(), placement=[(0, 3), (3, 7)], chunk_clients=1)
+    assert parts.digest == simulate(settings, _data()).digest
+
+
+def _banks(**chosen: Any) -> SimulationResult:
+    banks = [_data(seed, count) for seed, count in ((0, 100), (1, 200), (2, 300))]
+    return simulate(_settings(partition="local", fraction_train=1.0, **chosen), banks)
+
+
+def test_each_bank_trains_on_its_own_data() -> None:
+    result = _banks(num_clients=3)
+    assert result.rounds[-1].num_examples == 600
+    assert result.rounds[-1].metrics is not None
+    assert result.rounds[-1].metrics.accuracy > 0.8
+
+
+def test_banks_and_clients_must_be_equally_many() -> None:
+    with pytest.raises(BadInput, match="set num_clients to 3"):
+        _banks(num_clients=4)
+
+
+def test_a_model_that_explodes_ends_the_task_with_its_round() -> None:
+    data = _data()
+    wild = DataSet(Examples(data.train.features * np.float32(1e18), data.train.labels), data.test, 2)
+    with pytest.raises(Diverged, match="diverged in round 1"):
+        simulate(_settings(local_learning_rate=100.0, local_epochs=50), wild)
