@@ -390,7 +390,9 @@ class TestMoves:
             together.wait()
             results.put([task.number for task in iter(lambda: store.claim_next_task(NOW), None)])
 
-        with store.reading() as connection:  # a connection that is in use while the children are born
+        with store.reading(), store.reading():  # two connections, so that one lies idle
+            pass
+        with store.reading() as connection:  # and one is in use while the children are born
             connection.execute(select(tasks.c.number)).all()
             children = [context.Process(target=claim_all) for _ in range(3)]
             for child in children:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pymysql
 import pytest
@@ -163,6 +164,14 @@ class TestSqlite:
             with pytest.raises(Unavailable, match="locked; another process holds it, try again"):
                 add_user(other, "Ada")
         add_user(other, "Ada")
+
+    def test_an_error_shows_no_values(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+        (tmp_path / "fedsim.db").touch()
+        store = sqlite_store(tmp_path / "fedsim.db")
+        secret = uuid4().hex
+        with pytest.raises(Unavailable, match="no such table") as caught:
+            store.set_password_hash(1, secret)
+        assert secret not in "".join(traceback.format_exception(caught.value))
 
     def test_every_connection_keeps_references_and_syncs(
         self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ("mysql://fedsim:s3cret@host/fedsim", "must not hold a password"),
         ("mysql://fedsim@host/fedsim?password=s3cret", "must not hold a password"),
         ("mysql://fedsim@host/fedsim?passwd=s3cret", "must not hold a password"),
+        ("mysql://fedsim@host/fedsim?ssl_key_password=s3cret", "must not hold a password"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_a_configuration_error(url: str, problem: str) -> None:

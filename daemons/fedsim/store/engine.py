@@ -60,7 +60,7 @@ def parse_url(text: str) -> URL:
         raise ConfigError(
             "database", ["is not an SQLAlchemy URL such as sqlite:////var/lib/fedsim/fedsim.db"]
         ) from error
-    if url.password is not None or {"password", "passwd"} & url.query.keys():
+    if url.password is not None or any("passw" in key for key in url.query):
         raise ConfigError("database", ["must not hold a password: name its file as database_password_file"])
     match url.get_backend_name():
         case "sqlite":
@@ -103,7 +103,8 @@ def _sqlite_engine(url: URL, migrating: bool) -> Engine:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(file, uri=True, timeout=LOCK_WAIT_SECONDS, check_same_thread=False)
 
-    engine = create_engine(url, creator=connect, **({"poolclass": NullPool} if migrating else {"max_overflow": -1}))
+    pool: dict[str, Any] = {"poolclass": NullPool} if migrating else {"max_overflow": -1}
+    engine = create_engine(url, creator=connect, hide_parameters=True, **pool)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -129,11 +130,16 @@ def _mysql_engine(url: URL, migrating: bool) -> Engine:
         "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
     }
     if migrating:
-        return create_engine(url, connect_args=arguments, poolclass=NullPool)
+        return create_engine(url, connect_args=arguments, poolclass=NullPool, hide_parameters=True)
     # A host that vanished must not hold a thread for ever. The web's threads bound the number of connections.
     arguments |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
     return create_engine(
-        url, connect_args=arguments, isolation_level="READ COMMITTED", pool_pre_ping=True, max_overflow=-1
+        url,
+        connect_args=arguments,
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        max_overflow=-1,
+        hide_parameters=True,
     )
 
 
@@ -145,8 +151,6 @@ def told_plainly(url: URL) -> Iterator[None]:
     """
     try:
         yield
-    except exc.TimeoutError as error:
-        raise Unavailable(f"The database {shown(url)} has no free connection: try again") from error
     except exc.DBAPIError as error:
         code = _error_number(error.orig)
         ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from fedsim.errors import Unavailable
 from fedsim.store.engine import LOCK_WAIT_SECONDS, Database, make_engine, shown, told_plainly
@@ -20,10 +23,10 @@ from fedsim.store.engine import LOCK_WAIT_SECONDS, Database, make_engine, shown,
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
+@cache
+def _versions(migrations: Path) -> tuple[str, ...]:
+    """Every version that the scripts in this folder know, newest first; reading them takes a while."""
+    return tuple(script.revision for script in ScriptDirectory(str(migrations)).walk_revisions())
 
 
 class VersionedDatabase(Database):
@@ -46,14 +49,14 @@ class VersionedDatabase(Database):
         """
         with self._changing_schema() as connection:
             if not self._compare(connection, allow_older=True):
-                config = _config()
+                config = Config()
+                config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
     def _compare(self, connection: Connection, *, allow_older: bool) -> bool:
         """Whether the schema is the code's; what must not go on raises."""
-        scripts = ScriptDirectory.from_config(_config())
-        known = [script.revision for script in scripts.walk_revisions()]
+        known = _versions(MIGRATIONS)
         wanted = known[0]
         found = MigrationContext.configure(connection).get_current_revision()
         place = shown(self.url)
@@ -70,34 +73,60 @@ class VersionedDatabase(Database):
     @contextmanager
     def _changing_schema(self) -> Iterator[Connection]:
         """The one connection, of all processes', that may change the schema now; in a transaction."""
-        sqlite_file = Path(str(self.url.database)) if self.url.get_backend_name() == "sqlite" else None
-        if sqlite_file is not None:
-            _create_private(sqlite_file)
-        engine = make_engine(self.url, self.password_file, migrating=True)
-        with told_plainly(self.url), engine.connect() as connection:
-            if sqlite_file is not None:
-                # The write transaction is the lock, and holds the whole change: killed half-way, nothing has happened.
+        sqlite = self.url.get_backend_name() == "sqlite"
+        change = self._changing_sqlite if sqlite else self._changing_mysql
+        with told_plainly(self.url), change(make_engine(self.url, self.password_file, migrating=True)) as connection:
+            yield connection
+
+    @contextmanager
+    def _changing_sqlite(self, engine: Engine) -> Iterator[Connection]:
+        path = Path(str(self.url.database))
+        with _only_one_in(path.parent):
+            _create_private(path)
+            with engine.connect() as connection:
                 _use_write_ahead_log(connection)
+                # The transaction holds the whole change: killed half-way, nothing has happened.
                 with connection.execution_options(writes=True).begin():
                     yield connection
-                    _check_references(connection, sqlite_file)
-            else:
-                with _named_lock(connection, str(self.url.database)), connection.begin():
-                    yield connection
+                    _check_references(connection, path)
+
+    @contextmanager
+    def _changing_mysql(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as connection, _named_lock(connection, str(self.url.database)), connection.begin():
+            yield connection
+
+
+@contextmanager
+def _only_one_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process migrates a database in this folder; its end, however it comes, lets go."""
+    try:
+        # The folder, because closing the file itself would take away the locks that SQLite has on it.
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise Unavailable(
+            f"The database's folder {folder} cannot be used: {error.strerror}; make it, writable by this user"
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _create_private(path: Path) -> None:
     """Password hashes lie in the file: it is its owner's and group's alone. The log beside it takes over its mode."""
+    if path.exists():
+        return
     try:
-        path.touch(mode=0o660, exist_ok=True)
+        path.touch(mode=0o660)
     except OSError as error:
         raise Unavailable(
-            f"The database {path} cannot be made: {error.strerror}; make its folder, writable by this user"
+            f"The database {path} cannot be made: {error.strerror}; let this user write to its folder"
         ) from error
 
 
 def _use_write_ahead_log(connection: Connection) -> None:
-    """Readers do not wait for the writer; the file remembers it. Not possible inside a transaction."""
+    """Readers do not wait for the writer; the file remembers it. Not in a transaction, nor by two processes at once."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
         raise TypeError(f"{driver!r} is not the standard library's connection")
