@@ -1,0 +1,591 @@
+"""The courses of server and nodes alone, in memory: a simulated world loses, doubles and delays what they say.
+
+A world has a clock, a disk for each host (which survives a crash), and a queue of things that will happen. Models are
+hashes: the final one depends on every update, in canonical order, of every round.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import count
+
+import pytest
+
+from fedsim.course import node as on_node
+from fedsim.course import task as on_server
+from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport
+from fedsim.settings import TaskSettings
+
+UID = "0" * 32
+INFO = DataSetInfo(
+    name="mnist", digest="a" * 64, num_train=600, num_test=100, feature_shape=(28, 28), num_classes=10, share_test=True
+)
+
+
+def hello(node: str, **changes: object) -> Hello:
+    fields: dict[str, object] = {
+        "node": node,
+        "version": "1",
+        "sent_at": 0.0,
+        "clients": 20,
+        "engine": Engine(),
+        "datasets": (INFO,),
+        "models": (ModelInfo(name="2nn", version="1"),),
+        **changes,
+    }
+    return Hello.model_validate(fields)
+
+
+def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Plan:
+    hellos = {name: hello(name, **changes) for name in nodes}
+    plan = make_plan(
+        task=UID, number=1, settings=settings, hellos=hellos, not_heard=[], server_dataset=None, version="1"
+    )
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def digest(*parts: object) -> str:
+    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
+
+SETTINGS = TaskSettings(
+    num_clients=12, fraction_train=0.5, num_rounds=6, evaluate_every=2, save_every=3, round_timeout_seconds=600
+)
+
+
+# ---------------------------------------------------------------- the world
+
+
+@dataclass
+class ServerDisk:
+    counts: tuple[int, ...] | None = None
+    models: dict[int, str] = field(default_factory=dict)
+    made: dict[int, str] = field(default_factory=dict)
+    rosters: dict[int, on_server.WriteRoster] = field(default_factory=dict)
+    updates: dict[tuple[int, int, int | None], on_server.UpdateArrived] = field(default_factory=dict)
+    evaluated: set[int] = field(default_factory=set)
+    saved: set[int] = field(default_factory=set)
+    testset: bool = False
+    outcome: on_server.Finish | None = None
+
+
+@dataclass
+class NodeDisk:
+    assignment: Assignment | None = None
+    globals: dict[int, tuple[Broadcast, str]] = field(default_factory=dict)
+    updates: dict[tuple[int, int, int | None], str] = field(default_factory=dict)
+    final: str | None = None
+
+
+class World:
+    """Server and nodes with their disks, and everything that can go wrong between them."""
+
+    def __init__(self, settings: TaskSettings, seed: int, *, faults: float) -> None:
+        self.plan = plan_for(settings)
+        self.random = random.Random(seed)
+        self.faults = faults
+        self.now = 0.0
+        self.queue: list[tuple[float, int, object]] = []
+        self.order = count()
+        self.disk = ServerDisk()
+        self.node_disks = {name: NodeDisk() for name in self.plan.nodes}
+        self.nodes: dict[str, on_node.NodeCourse | None] = dict.fromkeys(self.plan.nodes)
+        self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
+        self.crashes = 0
+        self.log: list[str] = []
+
+    # -- time
+
+    def later(self, seconds: float, do: object) -> None:
+        heapq.heappush(self.queue, (self.now + seconds, next(self.order), do))
+
+    def alive(self, host: str, seconds: float, do: object) -> None:
+        """Happens only if the host has not crashed until then: a worker's answer, a timer."""
+        life = self.life[host]
+        self.later(seconds, lambda: do() if self.life[host] == life else None)
+
+    def message(self, do: object) -> None:
+        """Delivered at least once, late and perhaps twice: a lost one is sent again."""
+        delay = self.random.uniform(0.01, 0.5)
+        while self.random.random() < self.faults:
+            delay += self.random.uniform(0.5, 20)
+        self.later(delay, do)
+        if self.random.random() < self.faults:
+            self.later(delay + self.random.uniform(0, 60), do)
+
+    def run(self) -> str:
+        self.start_server()
+        for name in self.plan.nodes:
+            self.later(self.random.random(), lambda name=name: self.announce(name, repeat=True))
+        if self.faults:
+            for _ in range(4):
+                victim = self.random.choice([*self.plan.nodes, "server"])
+                self.later(self.random.uniform(1, 200), lambda victim=victim: self.crash(victim))
+        while self.queue and self.disk.outcome is None:
+            self.now, _, do = heapq.heappop(self.queue)
+            assert self.now < 100_000, f"stuck: {self.server.phase} waits for {self.server.waiting_for}"
+            do()
+        assert self.disk.outcome is not None
+        assert self.disk.outcome.outcome == "completed", self.disk.outcome.reason
+        return self.disk.models[self.plan.settings.num_rounds]
+
+    def crash(self, host: str) -> None:
+        self.crashes += 1
+        self.life[host] += 1
+        if host == "server":
+            self.start_server()
+        else:
+            self.nodes[host] = None
+            self.start_node(host)
+            self.announce(host, repeat=True)
+
+    # -- the server's shell
+
+    def start_server(self) -> None:
+        disk = self.disk
+        committed = max(disk.models, default=-1)
+        disk.made.clear()
+        restored = on_server.Restored(
+            committed=committed,
+            counts=disk.counts,
+            roster=disk.rosters.get(committed + 1),
+            kept=frozenset(disk.models),
+            evaluated=frozenset(disk.evaluated),
+            saved=frozenset(disk.saved),
+            testset=disk.testset,
+        )
+        self.server = on_server.TaskCourse(self.plan, restored, own_testset=False)
+        self.serve(self.server.begin(self.now))
+        for update in list(disk.updates.values()):
+            self.serve(self.server.handle(update, self.now))
+
+    def told(self, event: on_server.Event) -> None:
+        if self.disk.outcome is None:
+            self.serve(self.server.handle(event, self.now))
+
+    def serve(self, actions: list[on_server.Action]) -> None:
+        for action in actions:
+            self.do(action)
+        if self.server.wake_at is not None:
+            self.alive("server", self.server.wake_at - self.now, lambda: self.told(on_server.TimePassed()))
+
+    def worker(self, event: on_server.Event, before: object = None) -> None:
+        def done() -> None:
+            if before is not None:
+                before()
+            self.told(event)
+
+        self.alive("server", self.random.uniform(0.01, 3), done)
+
+    def do(self, action: on_server.Action) -> None:
+        disk = self.disk
+        match action:
+            case on_server.Assign(name):
+                self.message(lambda: self.node_assigned(name))
+            case on_server.MakeInitialModel():
+                disk.made[0] = digest("initial")
+                self.worker(on_server.InitialModelMade())
+            case on_server.RecordCounts(counts):
+                assert disk.counts is None
+                disk.counts = counts
+            case on_server.SendGlobal(name, number, broadcast):
+                model = disk.models[number - 1]
+                self.message(lambda: self.node_got(name, number, broadcast, model))
+            case on_server.SendFinal(name, number):
+                model = disk.models[number]
+                final = Broadcast(used_through=number, final=True)
+                self.message(lambda: self.node_got(name, number + 1, final, model))
+            case on_server.WriteRoster(number):
+                assert number not in disk.rosters, "a roster is written once"
+                disk.rosters[number] = action
+            case on_server.Aggregate(number, entries):
+                assert disk.rosters[number].entries == entries
+                for entry in entries:  # the files must still be there
+                    assert disk.updates[number, entry.chunk, entry.client].digest == entry.digest
+                made = digest(disk.models[number - 1], [(e.chunk, e.client, e.digest, e.weight) for e in entries])
+                self.worker(on_server.Aggregated(number, finite=True), lambda: disk.made.update({number: made}))
+            case on_server.Commit(number):
+                assert number == max(disk.models, default=-1) + 1, "rounds are committed in order, once"
+                disk.models[number] = disk.made.pop(number)
+                disk.rosters.pop(number, None)
+            case on_server.ClearUpdates(through):
+                disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
+            case on_server.Discard(update):
+                disk.updates.pop((update.round, update.chunk, update.client), None)
+            case on_server.Evaluate(number):
+                assert disk.testset
+                assert number in disk.models, "the model must still be there"
+                self.worker(on_server.Evaluated(number), lambda: disk.evaluated.add(number))
+            case on_server.Save(number):
+                assert number in disk.models
+                self.worker(on_server.Saved(number), lambda: disk.saved.add(number))
+            case on_server.ClearModel(number):
+                assert number != max(disk.models)
+                del disk.models[number]
+            case on_server.Finish():
+                disk.outcome = action
+
+    def update_came(self, update: on_server.UpdateArrived) -> None:
+        if self.disk.outcome is None:
+            self.disk.updates[update.round, update.chunk, update.client] = update
+            self.told(update)
+
+    # -- the nodes' shells
+
+    def announce(self, name: str, *, repeat: bool = False) -> None:
+        course = self.nodes[name]
+        report = course.report if course is not None and not course.ended else None
+        self.message(lambda: self.told(on_server.NodeReported(name, report)))
+        if repeat:
+            self.alive(name, 10, lambda: self.announce(name, repeat=True))
+
+    def node_assigned(self, name: str) -> None:
+        disk = self.node_disks[name]
+        if disk.assignment is None and disk.final is None:
+            disk.assignment = self.plan.assignment(name)
+            self.start_node(name)
+
+    def start_node(self, name: str) -> None:
+        disk = self.node_disks[name]
+        if disk.assignment is None:
+            return
+        newest = max(disk.globals, default=None)
+        trained = [] if newest is None else [
+            (newest, chunk.id)
+            for chunk in disk.globals[newest][0].chunks
+            if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
+        ]
+        course = on_node.NodeCourse(disk.assignment, trained)
+        self.nodes[name] = course
+        self.act(name, course.begin())
+        if newest is not None:
+            self.act(name, course.handle(on_node.GlobalArrived(newest, disk.globals[newest][0])))
+
+    def node_told(self, name: str, event: on_node.Event) -> None:
+        course = self.nodes[name]
+        if course is not None:
+            self.act(name, course.handle(event))
+
+    def node_got(self, name: str, number: int, broadcast: Broadcast, model: str) -> None:
+        disk = self.node_disks[name]
+        if broadcast.final:
+            self.told(on_server.FinalDelivered(name))
+        if disk.assignment is None:
+            return
+        disk.globals[number] = (broadcast, model)
+        newest = max(disk.globals)
+        self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
+
+    def act(self, name: str, actions: list[on_node.Action]) -> None:
+        for action in actions:
+            self.node_do(name, action)
+
+    def node_do(self, name: str, action: on_node.Action) -> None:
+        disk = self.node_disks[name]
+        match action:
+            case on_node.Load():
+                assert disk.assignment is not None
+                runs = ((disk.assignment.num_clients, 50),)
+
+                def loaded() -> None:
+                    self.node_told(name, on_node.Loaded(runs))
+                    self.node_told(name, on_node.WorkersIdle(1))
+
+                self.alive(name, self.random.uniform(0.5, 4), loaded)
+            case on_node.Report():
+                self.announce(name)
+            case on_node.SendTestset():
+                self.message(self.testset_came)
+            case on_node.Train(number, chunk):
+                broadcast, model = disk.globals[number]
+                assert chunk in broadcast.chunks
+
+                def trained() -> None:
+                    for key in keys(self.plan, chunk.id, chunk.clients, number):
+                        disk.updates[key] = digest(model, *key)
+                    self.node_told(name, on_node.Trained(number, chunk.id))
+                    self.node_told(name, on_node.WorkersIdle(1))
+
+                self.alive(name, self.random.uniform(0.5, 5), trained)
+            case on_node.SendUpdates(number, chunk_id):
+                for key in [key for key in disk.updates if key[:2] == (number, chunk_id)]:
+                    update = on_server.UpdateArrived(name, *key, disk.updates[key], 1.0)
+                    self.message(lambda update=update: self.update_came(update))
+            case on_node.ClearUpdates(through):
+                disk.updates = {key: value for key, value in disk.updates.items() if key[0] > through}
+            case on_node.ClearGlobals(before):
+                disk.globals = {number: value for number, value in disk.globals.items() if number >= before}
+            case on_node.KeepFinal(number):
+                model = disk.globals[number][1]
+
+                def kept() -> None:
+                    disk.final = model
+                    self.node_told(name, on_node.FinalKept())
+
+                self.alive(name, 1, kept)
+            case on_node.End():
+                disk.assignment = None
+                disk.globals.clear()
+                disk.updates.clear()
+
+    def testset_came(self) -> None:
+        self.disk.testset = True
+        self.told(on_server.TestsetArrived())
+
+
+def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[tuple[int, int, int | None]]:
+    if plan.settings.linear:
+        return {(number, chunk, None)}
+    return {(number, chunk, client) for client in clients}
+
+
+# ---------------------------------------------------------------- what the world shows
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "median"])
+def test_a_hundred_disasters_end_with_the_same_model(strategy: str) -> None:
+    settings = SETTINGS.model_copy(update={"strategy": strategy})
+    calm = World(settings, 0, faults=0).run()
+    crashes = 0
+    for seed in range(100):
+        world = World(settings, seed, faults=0.3)
+        assert world.run() == calm, f"seed {seed}"
+        crashes += world.crashes
+    assert crashes > 100, "the disasters must happen"
+
+
+def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
+    world = World(SETTINGS, 1, faults=0)
+    final = world.run()
+    for _ in range(100):
+        if not world.queue or all(disk.final for disk in world.node_disks.values()):
+            break
+        world.now, _, do = heapq.heappop(world.queue)
+        do()
+    for disk in world.node_disks.values():
+        assert disk.final == final
+        assert not disk.globals
+        assert not disk.updates
+    assert set(world.disk.models) == {SETTINGS.num_rounds}
+    assert not world.disk.updates
+    assert world.disk.evaluated == {0, 2, 4, 6}
+    assert world.disk.saved == {3, 6}
+
+
+def started(settings: TaskSettings = SETTINGS) -> tuple[on_server.TaskCourse, Plan, list[on_server.SendGlobal]]:
+    """A course in round 1, at time 0."""
+    plan = plan_for(settings)
+    course = on_server.TaskCourse(plan, on_server.Restored(), own_testset=True)
+    course.begin(0)
+    course.handle(on_server.InitialModelMade(), 0)
+    actions: list[on_server.Action] = []
+    for share in plan.shares:
+        report = TaskReport(task=UID, state="ready", num_examples=((share.num_clients, 50),))
+        actions = course.handle(on_server.NodeReported(share.node, report), 0)
+    sends = [action for action in actions if isinstance(action, on_server.SendGlobal)]
+    assert sends, "round 1 is open"
+    return course, plan, sends
+
+
+def answers(plan: Plan, sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
+    return [
+        on_server.UpdateArrived(send.node, send.round, chunk.id, None, "d", 1.0)
+        for send in sends
+        for chunk in send.broadcast.chunks
+    ]
+
+
+def test_a_round_with_everyone_closes_before_its_deadline() -> None:
+    course, plan, sends = started()
+    *first, last = answers(plan, sends)
+    for update in first:
+        assert course.handle(update, 1) == []
+    roster, aggregate = course.handle(last, 1)
+    assert isinstance(roster, on_server.WriteRoster)
+    assert isinstance(aggregate, on_server.Aggregate)
+    assert roster.missing == ()
+    assert [entry.chunk for entry in roster.entries] == sorted(entry.chunk for entry in roster.entries)
+
+
+def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_enough_answered() -> None:
+    course, plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
+    silent = sends[-1]
+    for update in answers(plan, sends[:-1]):
+        assert course.handle(update, 1) == []
+    assert course.waiting_for == (silent.node,)
+    assert course.wake_at == SETTINGS.round_timeout_seconds
+    assert course.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds - 1) == []
+    roster, _ = course.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds)
+    assert isinstance(roster, on_server.WriteRoster)
+    assert roster.missing == tuple(sorted(c for chunk in silent.broadcast.chunks for c in chunk.clients))
+
+
+def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() -> None:
+    course, plan, sends = started()
+    updates = answers(plan, sends)
+    for update in updates[:-1]:
+        course.handle(update, 1)
+    assert course.handle(on_server.TimePassed(), 10_000) == []
+    assert course.waiting_for == (updates[-1].node,)
+    assert [type(action) for action in course.handle(updates[-1], 20_000)] == [
+        on_server.WriteRoster,
+        on_server.Aggregate,
+    ]
+
+
+def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> None:
+    course, plan, sends = started()
+    update = answers(plan, sends)[0]
+    other = next(name for name in plan.nodes if name != update.node)
+    for wrong in (
+        on_server.UpdateArrived(other, update.round, update.chunk, None, "d", 1.0),
+        on_server.UpdateArrived(update.node, update.round + 1, update.chunk, None, "d", 1.0),
+        on_server.UpdateArrived(update.node, update.round, 999, None, "d", 1.0),
+        on_server.UpdateArrived(update.node, update.round, update.chunk, 3, "d", 1.0),
+    ):
+        assert course.handle(wrong, 1) == [on_server.Discard(wrong)]
+    assert course.waiting_for == tuple(send.node for send in sends)
+
+
+def test_a_model_that_is_not_finite_ends_the_task_as_diverged() -> None:
+    course, plan, sends = started()
+    for update in answers(plan, sends):
+        course.handle(update, 1)
+    (finish,) = course.handle(on_server.Aggregated(1, finite=False), 2)
+    assert isinstance(finish, on_server.Finish)
+    assert finish.outcome == "failed"
+    assert finish.reason.startswith("diverged in round 1")
+    assert course.handle(on_server.TimePassed(), 3) == [], "nothing comes after the end"
+
+
+@pytest.mark.parametrize("state", ["refused", "failed", "diverged"])
+def test_what_a_node_cannot_do_ends_the_task_with_its_reason(state: str) -> None:
+    course, plan, _ = started()
+    report = TaskReport.model_validate({"task": UID, "state": state, "reason": "because", "round": 1})
+    (finish,) = course.handle(on_server.NodeReported(plan.nodes[0], report), 1)
+    assert isinstance(finish, on_server.Finish)
+    assert finish.outcome == "failed"
+    assert "because" in finish.reason
+
+
+def test_a_node_whose_data_changed_during_the_task_ends_it() -> None:
+    course, plan, _ = started()
+    share = plan.shares[0]
+    report = TaskReport(task=UID, state="ready", num_examples=((share.num_clients, 51),))
+    (finish,) = course.handle(on_server.NodeReported(share.node, report), 1)
+    assert isinstance(finish, on_server.Finish)
+    assert "changed" in finish.reason
+
+
+def test_a_node_that_forgot_the_task_is_told_again() -> None:
+    course, _, sends = started()
+    again = course.handle(on_server.NodeReported(sends[0].node, None), 1)
+    assert again == [on_server.Assign(sends[0].node), sends[0]]
+
+
+def test_a_stop_ends_the_task_in_every_phase() -> None:
+    for course in (started()[0], on_server.TaskCourse(plan_for(SETTINGS), on_server.Restored(), own_testset=True)):
+        assert course.handle(on_server.StopRequested("enough"), 1) == [on_server.Finish("stopped", "enough")]
+
+
+def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_ever() -> None:
+    plan = plan_for(SETTINGS)
+    last = SETTINGS.num_rounds
+    done = on_server.Restored(
+        committed=last,
+        counts=(50,) * 12,
+        kept=frozenset({last}),
+        evaluated=frozenset({last}),
+        saved=frozenset({last}),
+    )
+    course = on_server.TaskCourse(plan, done, own_testset=True)
+    sends = [action for action in course.begin(0) if isinstance(action, on_server.SendFinal)]
+    assert [send.node for send in sends] == list(plan.nodes)
+    for name in plan.nodes[1:]:
+        assert course.handle(on_server.FinalDelivered(name), 1) == []
+    (finish,) = course.handle(on_server.TimePassed(), on_server.FINAL_DELIVERY_SECONDS)
+    assert isinstance(finish, on_server.Finish)
+    assert finish.outcome == "completed"
+    assert plan.nodes[0] in finish.reason
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def attempt(settings: TaskSettings, hellos: dict[str, Hello], **changes: object) -> Plan | Waiting | Impossible:
+    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, **changes}
+    return make_plan(task=UID, number=1, settings=settings, hellos=hellos, version="1", **fields)  # type: ignore[arg-type]
+
+
+def test_without_a_node_the_task_waits_and_says_so() -> None:
+    plan = attempt(SETTINGS, {}, not_heard=["a"])
+    assert plan == Waiting("no node is online: waiting for a")
+
+
+def test_a_data_set_that_no_node_has_is_named_with_those_there_are() -> None:
+    plan = attempt(SETTINGS.model_copy(update={"dataset": "cifar10"}), {"a": hello("a")})
+    assert isinstance(plan, Waiting)
+    assert "a has no data set cifar10 (it has mnist)" in plan.reason
+
+
+def test_clients_are_placed_in_proportion_to_the_capacity_of_nodes() -> None:
+    plan = attempt(SETTINGS, {"a": hello("a", clients=30), "b": hello("b", clients=10)})
+    assert isinstance(plan, Plan)
+    assert plan.placement == ((0, 9), (9, 3))
+
+
+def test_nodes_with_other_data_do_not_take_part() -> None:
+    other = INFO.model_copy(update={"digest": "b" * 64})
+    plan = attempt(SETTINGS, {"a": hello("a"), "b": hello("b"), "c": hello("c", datasets=(other,))})
+    assert isinstance(plan, Plan)
+    assert plan.nodes == ("a", "b")
+
+
+def test_each_bank_is_one_client_with_its_own_data() -> None:
+    other = INFO.model_copy(update={"digest": "b" * 64, "num_train": 7})
+    local = SETTINGS.model_copy(update={"partition": "local", "fraction_train": 1.0})
+    plan = attempt(local, {"a": hello("a"), "b": hello("b", datasets=(other,))})
+    assert isinstance(plan, Plan)
+    assert plan.placement == ((0, 1), (1, 1))
+    assert plan.settings.num_clients == 2
+    assert plan.dataset_digest is None
+
+
+def test_more_clients_than_examples_can_never_run() -> None:
+    plan = attempt(SETTINGS.model_copy(update={"num_clients": 601}), {"a": hello("a", clients=1000)})
+    assert isinstance(plan, Impossible)
+    assert "601" in plan.reason
+    assert "600" in plan.reason
+
+
+def test_more_clients_than_capacity_waits_for_more_nodes() -> None:
+    plan = attempt(SETTINGS.model_copy(update={"num_clients": 21}), {"a": hello("a")})
+    assert isinstance(plan, Waiting)
+    assert "20" in plan.reason
+
+
+def test_without_any_test_set_the_task_says_how_to_get_one() -> None:
+    secret = INFO.model_copy(update={"share_test": False})
+    plan = attempt(SETTINGS, {"a": hello("a", datasets=(secret,))})
+    assert isinstance(plan, Impossible)
+    assert "share: true" in plan.reason
+    served = attempt(SETTINGS, {"a": hello("a", datasets=(secret,))}, server_dataset=INFO)
+    assert isinstance(served, Plan)
+    assert served.testset_from is None
+
+
+def test_a_demand_for_privacy_is_not_passed_over() -> None:
+    plan = attempt(SETTINGS, {"a": hello("a", min_privacy_level="secure_aggregation")})
+    assert isinstance(plan, Waiting)
+    assert "secure_aggregation" in plan.reason
+
+
+def test_equal_announcements_give_equal_plans_whatever_their_order() -> None:
+    names = ["a", "b", "c"]
+    hellos = {name: hello(name) for name in names}
+    assert attempt(SETTINGS, hellos) == attempt(SETTINGS, {name: hellos[name] for name in reversed(names)})
