@@ -91,6 +91,8 @@ def html_language(language: str) -> str:
 
 def duration(seconds: float) -> Text:
     """A length of time, in the two largest units that matter."""
+    if seconds < 1:
+        return tr("%(milliseconds)s ms", milliseconds=round(seconds * 1000))
     if seconds < 10:
         return tr("%(seconds)s s", seconds=f"{seconds:.1f}")
     whole = round(seconds)

@@ -31,6 +31,11 @@ PHASES: dict[str, Text] = {
     "training": tr("training"),
     "aggregating": tr("aggregating"),
     "closing": tr("closing"),
+    # The names under which the server records how long a round's parts took.
+    "train": tr("training"),
+    "aggregate": tr("aggregating"),
+    "evaluate": tr("testing"),
+    "all": tr("whole round"),
 }
 
 

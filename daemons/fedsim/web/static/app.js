@@ -33,7 +33,7 @@ function drawChart(figure) {
     cursor: { y: false, drag: { x: false, y: false } },
     scales: { x: { time: false, range: [0, Math.max(end, 1)] }, y: { range: [0, top] } },
     axes: [
-      { ...axis, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000] },
+      { ...axis, grid: { show: false }, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000] },
       { ...axis, size: 52, values: (_, marks) => marks.map((mark) => (share ? `${Math.round(mark * 100)} %` : mark)) },
     ],
     series: [{}, ...names.map((name) => ({ stroke: colour(`--${name}`), width: 2, spanGaps: true, points: { size: 5 } }))],
