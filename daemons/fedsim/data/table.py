@@ -163,8 +163,8 @@ class _Layout:
         """Check the header."""
         double = [name for name in header if header.count(name) > 1]
         if not header or double:
-            problem = f"the column {double[0]!r} stands twice" if double else "is empty"
-            raise BadInput(f"{path}: line 1: the header {problem}; it names each column once")
+            problem = f"names {double[0]!r} twice" if double else "is empty"
+            raise BadInput(f"{path}: line 1: the header {problem}; it must name each column once")
         label = config.label_column
         if label is None:
             raise BadInput(f"data set {config.name}: set label_column to one of {path}'s columns {_some(header)}")

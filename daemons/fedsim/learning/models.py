@@ -38,7 +38,7 @@ class ModelFactory(Protocol):
 
 def logistic(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Logistic regression."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(feature_shape), num_classes))
+    return _initialised(nn.Sequential(nn.Flatten(), nn.Linear(prod(feature_shape), num_classes)))
 
 
 def mlp(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -54,7 +54,7 @@ def two_hidden_layers(feature_shape: tuple[int, ...], num_classes: int) -> nn.Mo
 def mcmahan_cnn(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The CNN of McMahan et al. 2017: two 5x5 convolutions with 2x2 max pooling, 1,663,370 parameters on MNIST."""
     channels, height, width = _image_shape("cnn", feature_shape, least=4)
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Unflatten(1, (1, height)) if len(feature_shape) == 2 else nn.Identity(),
         nn.Conv2d(channels, 32, 5, padding="same"),
         nn.ReLU(),
@@ -67,16 +67,17 @@ def mcmahan_cnn(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(512, num_classes),
     )
+    return _initialised(model)
 
 
 def cifar_cnn(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """The CIFAR-10 model of McMahan et al. 2017, on 24x24 crops: 1,068,298 parameters with three channels."""
     channels, _, _ = _image_shape("cifar_cnn", feature_shape, least=CroppedCnn.CROP)
-    return CroppedCnn(channels, num_classes)
+    return _initialised(CroppedCnn(channels, num_classes))
 
 
 def _perceptron(inputs: int, first: int, second: int, outputs: int) -> nn.Module:
-    return nn.Sequential(
+    model = nn.Sequential(
         nn.Flatten(),
         nn.Linear(inputs, first),
         nn.ReLU(),
@@ -84,6 +85,20 @@ def _perceptron(inputs: int, first: int, second: int, outputs: int) -> nn.Module
         nn.ReLU(),
         nn.Linear(second, outputs),
     )
+    return _initialised(model)
+
+
+def _initialised(model: nn.Module) -> nn.Module:
+    """Weights after He et al. 2015 (uniform, variance 2 / inputs), biases 0: what rectified layers need.
+
+    torch's own default has a sixth of that variance: the deeper signal fades, and a 2NN on MNIST is some rounds late.
+    """
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return model
 
 
 def _image_shape(model: str, feature_shape: tuple[int, ...], least: int) -> tuple[int, int, int]:
@@ -150,7 +165,7 @@ class CroppedCnn(nn.Module):
 
 
 def build_model(name: str, feature_shape: tuple[int, ...], num_classes: int, *, seed: int = 0) -> nn.Module:
-    """The model of this name, for examples of this shape, initialised as its layers are by default.
+    """The model of this name, for examples of this shape, initialised from the seed.
 
     Every model brings its own way of being initialised, which draws from torch's global stream: that stream is set
     from the seed, and put back afterwards.
