@@ -9,6 +9,7 @@ EX_OK = 0
 EX_FAILED = 1
 EX_USAGE = 64
 EX_DATA = 65
+EX_NOINPUT = 66
 EX_UNAVAILABLE = 69
 EX_SOFTWARE = 70
 EX_TRY_AGAIN = 75
@@ -38,6 +39,12 @@ class BadInput(FedsimError):  # noqa: N818 - what it is, not that it is an error
     """Data or settings that somebody gave cannot be used; the message can be shown to that person."""
 
     exit_code = EX_DATA
+
+
+class NotThere(FedsimError):  # noqa: N818
+    """What somebody named does not exist: a file, a task, a user."""
+
+    exit_code = EX_NOINPUT
 
 
 class Unavailable(FedsimError):  # noqa: N818

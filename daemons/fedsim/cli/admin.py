@@ -1,0 +1,199 @@
+"""`fedsim admin`: accounts and schema, directly in the database – how a new installation gets its first administrator.
+
+Run it on the web's machine as the user of the daemons: a SQLite file that root makes, they could not write to.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+import click
+
+from fedsim.cli.options import json_option
+from fedsim.cli.output import Output, moment
+from fedsim.errors import BadInput, NotThere
+
+if TYPE_CHECKING:
+    from fedsim.store import SqlStore
+    from fedsim.store.interface import User, UserState
+
+P = ParamSpec("P")
+OPERATOR = "command line"
+
+
+@contextmanager
+def _open_store(config_path: Path) -> Iterator[SqlStore]:
+    """The database that `web.yml` names."""
+    import structlog  # noqa: PLC0415 - with the database layer it takes half a second that other commands need not wait
+
+    from fedsim.config import WebConfig, load_config  # noqa: PLC0415 - as above
+    from fedsim.store import open_store  # noqa: PLC0415 - as above
+
+    # What the accounts room logs is for a daemon's journal; here the command itself says what happened.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger("warning"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    config = load_config(config_path, WebConfig)
+    store = open_store(config.database, config.database_password_file)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _on_store(function: Callable[Concatenate[SqlStore, Output, P], None]) -> Callable[P, None]:
+    """A command on the database: gets it and an `Output` before its own parameters."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(path_type=Path),
+        default=Path("/etc/fedsim/web.yml"),
+        show_default=True,
+        help="The web's YAML file, which names the database.",
+    )
+    @json_option
+    @wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        config_path, as_json = kwargs.pop("config_path"), bool(kwargs.pop("as_json"))
+        with _open_store(Path(str(config_path))) as store:
+            function(store, Output(as_json=as_json), *args, **kwargs)
+
+    return command
+
+
+@click.group()
+def admin() -> None:
+    """Accounts and schema, directly in the database of this machine's web.
+
+    Run it as the user of the daemons, for example: sudo -u fedsim fedsim admin create NAME
+    """
+
+
+@admin.command()
+@click.argument("name")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
+@_on_store
+def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> None:
+    """Make the administrator NAME."""
+    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+
+    store.check()
+    if password_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
+    try:
+        user = accounts.create_admin(store, name, password, now=time.time())
+    except accounts.Fault as fault:
+        problems = {field: str(problem) for field, problem in fault.problems.items()}
+        raise BadInput("\n  ".join([str(fault), *(f"{field}: {text}" for field, text in problems.items())])) from fault
+    _tell(out, user, f"{user.name} is an administrator now.")
+
+
+@admin.command("reset-password")
+@click.argument("name")
+@_on_store
+def reset_password(store: SqlStore, out: Output, name: str) -> None:
+    """Give the user NAME a new password, which is printed this once; the user's sessions end."""
+    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+
+    user = _find(store, name)
+    password = accounts.reset_password(store, user, by=_operator(user), now=time.time())
+    if out.as_json:
+        out.document({"user": _plain_user(user), "password": password})
+    else:
+        out.note(f"The new password of {user.name}, who should change it on the profile page:")
+        click.echo(password)
+
+
+@admin.command()
+@click.argument("name")
+@_on_store
+def disable(store: SqlStore, out: Output, name: str) -> None:
+    """Keep the user NAME from logging in; sessions and tokens end, tasks stay."""
+    from fedsim.store.interface import UserState  # noqa: PLC0415 - see _open_store
+
+    _set_state(store, out, name, UserState.DISABLED)
+
+
+@admin.command()
+@click.argument("name")
+@_on_store
+def enable(store: SqlStore, out: Output, name: str) -> None:
+    """Let the user NAME log in: approved after registration, or no longer disabled."""
+    from fedsim.store.interface import UserState  # noqa: PLC0415 - see _open_store
+
+    _set_state(store, out, name, UserState.ACTIVE)
+
+
+@admin.command()
+@_on_store
+def users(store: SqlStore, out: Output) -> None:
+    """List everybody with an account."""
+    found = store.users()
+    if out.as_json:
+        out.document({"users": [_plain_user(user) for user in found]})
+    elif found:
+        rows = [(user.name, user.role.value, user.state.value, moment(user.created_at)) for user in found]
+        out.table(["name", "role", "state", "made"], rows)
+    else:
+        out.note("There is nobody yet. Make the first administrator with: fedsim admin create NAME")
+
+
+@admin.command()
+@_on_store
+def migrate(store: SqlStore, out: Output) -> None:
+    """Make the database's tables, or bring them to this version."""
+    store.migrate()
+    if out.as_json:
+        out.document({"migrated": True})
+    else:
+        out.say("The database is up to date.")
+
+
+def _find(store: SqlStore, name: str) -> User:
+    user = store.user_by_name(name)
+    if user is None:
+        known = ", ".join(user.name for user in store.users()) or "nobody yet"
+        raise NotThere(f"There is no user {name!r}; there are: {known}")
+    return user
+
+
+def _operator(like: User) -> User:
+    """Who did it, for the record: whoever may open the database, with no account of their own."""
+    return replace(like, id=0, name=OPERATOR)
+
+
+def _set_state(store: SqlStore, out: Output, name: str, state: UserState) -> None:
+    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+
+    user = _find(store, name)
+    accounts.change_user(store, user, by=_operator(user), state=state, role=None, now=time.time())
+    _tell(out, _find(store, name), f"{user.name} is {state.value} now.")
+
+
+def _tell(out: Output, user: User, text: str) -> None:
+    if out.as_json:
+        out.document({"user": _plain_user(user)})
+    else:
+        out.say(text)
+
+
+def _plain_user(user: User) -> dict[str, Any]:
+    """A user without the password's hash."""
+    return {
+        "id": user.id,
+        "name": user.name,
+        "role": user.role.value,
+        "state": user.state.value,
+        "created_at": user.created_at,
+    }

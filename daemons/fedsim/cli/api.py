@@ -1,0 +1,207 @@
+"""The web's JSON API as the commands ask it; every way in which it can fail becomes an error with its exit code."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, NoReturn, Self
+
+import httpx
+
+from fedsim import __version__
+from fedsim.cli.credentials import is_local
+from fedsim.errors import EX_TRY_AGAIN, BadInput, FedsimError, NotThere, Refused, Unavailable
+
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 30.0
+PAGE_SIZE = 200
+Json = dict[str, Any]
+
+
+class TryAgain(Unavailable):
+    """The web is there, but cannot answer now; `retry_after` seconds is what it asks for, if it says."""
+
+    exit_code = EX_TRY_AGAIN
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class Rejected(BadInput):
+    """The web refused what was sent; `problems` maps each field to what would be right there."""
+
+    def __init__(self, message: str, problems: dict[str, str] | None = None) -> None:
+        self.problems = problems or {}
+        super().__init__("\n  ".join([message, *(f"{field}: {problem}" for field, problem in self.problems.items())]))
+
+
+def open_client(url: str, **options: Any) -> httpx.Client:
+    """A connection to the web; a proxy from the environment is for other machines, never for this one."""
+    headers = {"User-Agent": f"fedsim/{__version__}", "Accept-Language": "en", **options.pop("headers", {})}
+    timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
+    return httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_local(url), **options)
+
+
+@contextmanager
+def reaching(url: str) -> Iterator[None]:
+    """Turn what httpx raises into `Unavailable`."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ssl.SSLError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            advice = "if the lab has its own authority, name its certificate's file in SSL_CERT_FILE"
+        else:
+            advice = "check the address (--url), and that fedsim-web runs there"
+        raise Unavailable(f"The web at {url} cannot be reached: {error or type(error).__name__}; {advice}") from error
+
+
+class Api:
+    """The JSON API of the web at `url`, for the owner of `token`.
+
+    Every question may raise `Unavailable` (69: not reached), `TryAgain` (75), `Refused` (77), `NotThere` (66) and
+    `Rejected` (65).
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        self.url = url
+        self._http = open_client(url, headers={"Authorization": f"Bearer {token}"})
+
+    def __enter__(self) -> Self:
+        """To be closed at the end of a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the connection."""
+        self._http.close()
+
+    # -- tasks
+    def tasks(self, *, limit: int | None, everybody: bool = False) -> list[Json]:
+        """Newest first; `limit` None: every one, page by page."""
+        found: list[Json] = []
+        while limit is None or len(found) < limit:
+            size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(found))
+            query: Json = {"limit": size, **({"all": 1} if everybody else {})}
+            if found:
+                query["before"] = found[-1]["number"]
+            page: list[Json] = self._ask("GET", "tasks", params=query)["tasks"]
+            found += page
+            if len(page) < size:
+                break
+        return found
+
+    def submit(self, settings: Json) -> tuple[Json, list[str]]:
+        """The new task, and notes for the person."""
+        answer = self._ask("POST", "tasks", json=settings)
+        return answer["task"], answer["notes"]
+
+    def task(self, number: int) -> Json:
+        """One task."""
+        task: Json = self._ask("GET", f"tasks/{number}", what=f"Task {number}")["task"]
+        return task
+
+    def stop(self, number: int) -> Json:
+        """Have the task stopped."""
+        task: Json = self._ask("POST", f"tasks/{number}/stop", what=f"Task {number}")["task"]
+        return task
+
+    def delete(self, number: int) -> Json:
+        """Have the finished task deleted."""
+        task: Json = self._ask("DELETE", f"tasks/{number}", what=f"Task {number}")["task"]
+        return task
+
+    def rounds(self, number: int) -> list[Json]:
+        """Round 0 first."""
+        rounds: list[Json] = self._ask("GET", f"tasks/{number}/rounds", what=f"Task {number}")["rounds"]
+        return rounds
+
+    def checkpoints(self, number: int) -> list[Json]:
+        """In order of their rounds, also those that are gone."""
+        checkpoints: list[Json] = self._ask("GET", f"tasks/{number}/checkpoints", what=f"Task {number}")["checkpoints"]
+        return checkpoints
+
+    @contextmanager
+    def checkpoint(self, number: int, round_number: int) -> Iterator[Iterator[bytes]]:
+        """The bytes of a saved model, piece by piece."""
+        path = f"{self.url}/api/v1/tasks/{number}/checkpoints/{round_number}"
+        with reaching(self.url), self._http.stream("GET", path) as response:
+            if response.status_code != HTTPStatus.OK:
+                response.read()
+                fail(self.url, response, f"Task {number}, round {round_number}")
+            yield response.iter_bytes()
+
+    def checkpoint_description(self, number: int, round_number: int) -> bytes:
+        """The JSON beside a saved model, as the server wrote it."""
+        path, what = f"tasks/{number}/checkpoints/{round_number}", f"Task {number}, round {round_number}"
+        return self._send("GET", path, what=what, params={"part": "json"}).content
+
+    # -- what there is, and who asks
+    def nodes(self) -> list[Json]:
+        """The nodes as they last announced themselves."""
+        nodes: list[Json] = self._ask("GET", "nodes")["nodes"]
+        return nodes
+
+    def options(self) -> Json:
+        """What a task may be made of."""
+        return self._ask("GET", "options")
+
+    def tokens(self) -> list[Json]:
+        """One's own tokens, without their secrets."""
+        tokens: list[Json] = self._ask("GET", "tokens")["tokens"]
+        return tokens
+
+    def delete_token(self, token_id: int) -> None:
+        """Make a token worthless."""
+        self._ask("DELETE", f"tokens/{token_id}")
+
+    # -- how it is asked
+    def _ask(self, method: str, path: str, *, what: str = "", **options: Any) -> Json:
+        content = _json(self._send(method, path, what=what, **options))
+        if content is None:
+            raise Unavailable(f"{self.url} answers, but not as fedsim's web does: check the address (--url)")
+        return content
+
+    def _send(self, method: str, path: str, *, what: str = "", **options: Any) -> httpx.Response:
+        with reaching(self.url):
+            response = self._http.request(method, f"{self.url}/api/v1/{path}", **options)
+        if not response.is_success:
+            fail(self.url, response, what)
+        return response
+
+
+def fail(url: str, response: httpx.Response, what: str = "") -> NoReturn:
+    """Raise what an answer that is not a success means for `what` was asked about."""
+    content = _json(response) or {}
+    status = response.status_code
+    text = str(content.get("error") or f"{url} answers {status} {response.reason_phrase}")
+    match status:
+        case 401:
+            raise Refused("not_logged_in", f"{url} does not know you: {text} Run `fedsim login` for a new token")
+        case 403:
+            raise Refused("not_allowed", text)
+        case 404 | 410 if content:
+            raise NotThere(f"{what}: {text}" if what else text)
+        case 400 | 409 | 413 | 415 | 422:
+            raise Rejected(text, content.get("problems"))
+        case 429 | 502 | 503 | 504:
+            wait = response.headers.get("Retry-After", "")
+            raise TryAgain(text, float(wait) if wait.isascii() and wait.isdigit() else None)
+        case 500:
+            raise FedsimError(text)
+        case _:
+            raise Unavailable(f"{url} answers {status}, not as fedsim's web does: check the address (--url)")
+
+
+def _json(response: httpx.Response) -> Json | None:
+    if response.headers.get("Content-Type", "").partition(";")[0] != "application/json":
+        return None
+    try:
+        content = response.json()
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,145 @@
+"""Following a task through the API: asked gently, less often while nothing changes, on and on when the web restarts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedsim.cli.output import duration, number, share
+from fedsim.errors import Unavailable
+
+LEAST_PAUSE_SECONDS = 0.5
+MOST_PAUSE_SECONDS = 5.0
+PAUSE_GROWTH = 1.5
+# The names of the store's TaskState, which would bring the whole database layer with it.
+FINISHED = frozenset({"completed", "failed", "stopped"})
+WORKING_PHASES = frozenset({"training", "aggregating"})
+
+
+class AsksTask(Protocol):
+    """What can tell how a task stands."""
+
+    def task(self, number: int) -> dict[str, Any]:
+        """The task as the JSON API shows it; raises `Unavailable` when there is no answer."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A task at one moment, as the API told it."""
+
+    record: dict[str, Any]
+
+    @property
+    def number(self) -> int:
+        """What people call it by."""
+        return int(self.record["number"])
+
+    @property
+    def state(self) -> str:
+        """pending, starting, running, completed, failed or stopped."""
+        return str(self.record["state"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing changes any more."""
+        return self.state in FINISHED
+
+    @property
+    def num_rounds(self) -> int:
+        """How many rounds were asked for."""
+        return int(self.record["settings"]["num_rounds"])
+
+    @property
+    def rounds_done(self) -> int:
+        """Committed rounds: while a round is worked on, the one before it."""
+        current = int(self.record["round"])
+        working = not self.finished and self.record["phase"] in WORKING_PHASES
+        return max(current - 1, 0) if working else current
+
+    @property
+    def metrics(self) -> str:
+        """Accuracy and loss of the latest test."""
+        return f"accuracy {share(self.record['accuracy'])}, loss {number(self.record['loss'])}"
+
+    @property
+    def time_left(self) -> str:
+        """The server's estimate, empty where there is none."""
+        eta = self.record["eta_seconds"]
+        return "" if self.finished or eta is None else f"about {duration(eta)} left"
+
+    @property
+    def doing(self) -> str:
+        """What goes on, and for whom and until when the task waits; empty when it is finished."""
+        if self.finished:
+            return ""
+        if self.state == "pending":
+            position = self.record["queue_position"]
+            return "next in the queue" if position == 1 else f"place {position} in the queue" if position else "waits"
+        text = self.record["phase"] or self.state
+        if waiting := self.record["waiting_for"]:
+            until = self.record["waiting_until"]
+            text += f", waits for {', '.join(waiting)}"
+            text += f" until {time.strftime('%H:%M:%S', time.localtime(until))}" if until else ""
+        return text + (", will be stopped" if self.record["stop_requested"] else "")
+
+    @property
+    def outcome(self) -> str:
+        """How the finished task ended, and why."""
+        reason = f": {self.record['reason']}" if self.record["reason"] else ""
+        rounds = f"{self.record['round']} of {self.num_rounds} rounds, {self.metrics}"
+        return f"Task {self.number} {self.state}{reason} ({rounds})"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The web does not answer; it is asked again."""
+
+    text: str
+
+
+def follow(
+    api: AsksTask,
+    number: int,
+    *,
+    give_up_seconds: float,
+    wait: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Snapshot | Trouble]:
+    """The task each time that it has changed, until it is finished.
+
+    Args:
+        api: whom to ask.
+        number: the task's.
+        give_up_seconds: how long a web that does not answer is asked again; the first answer must come at once.
+        wait: lets so many seconds pass. The API has no way to be told of a change, so there is no event to await.
+        clock: seconds that only grow.
+
+    Raises:
+        Unavailable: the web did not answer at first, or not for `give_up_seconds`.
+    """
+    seen: dict[str, Any] | None = None
+    silent_since: float | None = None
+    pause = LEAST_PAUSE_SECONDS
+    while True:
+        asked_to_wait = 0.0
+        try:
+            record = api.task(number)
+        except Unavailable as error:
+            if silent_since is None:
+                silent_since = clock()
+            if seen is None or clock() - silent_since >= give_up_seconds:
+                raise
+            asked_to_wait = min(getattr(error, "retry_after", None) or 0.0, give_up_seconds)
+            yield Trouble(str(error))
+            pause = min(pause * PAUSE_GROWTH, MOST_PAUSE_SECONDS)
+        else:
+            silent_since = None
+            pause = LEAST_PAUSE_SECONDS if record != seen else min(pause * PAUSE_GROWTH, MOST_PAUSE_SECONDS)
+            if record != seen:
+                seen = record
+                yield (snapshot := Snapshot(record))
+                if snapshot.finished:
+                    return
+        wait(max(pause, asked_to_wait))

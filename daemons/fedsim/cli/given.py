@@ -1,0 +1,120 @@
+"""Settings as people give them: a YAML or JSON file, changed by `--set name=value`; the web checks what they mean."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from fedsim.errors import BadInput, NotThere
+
+MAX_FILE_BYTES = 64 * 1024
+STDIN = "-"
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Every value stays the text that was typed: `1e-2` and `2026-01-01` mean what the web says, not what YAML says."""
+
+
+def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    return _unique([(loader.construct_object(key), loader.construct_object(value)) for key, value in node.value])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise BadInput(f"the setting {double!r} stands twice; keep one of them")
+    return content
+
+
+_TextLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+class Setting(click.ParamType[tuple[str, str]]):
+    """`name=value` on the command line."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split at the first `=`."""
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.strip():
+            self.fail(f"{value!r} is not NAME=VALUE, such as num_rounds=20", param, ctx)
+        return name.strip(), text.strip()
+
+
+set_option = click.option(
+    "--set", "overrides", type=Setting(), multiple=True, help="A setting instead of the file's; may stand repeatedly."
+)
+
+
+def read_settings(source: str) -> dict[str, Any]:
+    """Settings from the YAML or JSON file `source`, or from standard input for `-`.
+
+    Raises:
+        NotThere: there is no such file.
+        BadInput: it is not a file of names and values.
+    """
+    shown = "standard input" if source == STDIN else source
+    try:
+        with sys.stdin.buffer if source == STDIN else Path(source).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise NotThere(f"{source} is not there: name a YAML or JSON file with a task's settings, or -") from error
+    except OSError as error:
+        raise BadInput(f"{source} cannot be read: {error.strerror}") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise BadInput(f"{shown} has more than {MAX_FILE_BYTES // 1024} KiB: is it a file of settings?")
+    try:
+        settings = parse_settings_text(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{shown} is not UTF-8 text (byte {error.start})") from error
+    except BadInput as error:
+        raise BadInput(f"{shown}: {error}") from error
+    return settings
+
+
+def parse_settings_text(text: str) -> dict[str, Any]:
+    """Names and values from YAML or JSON text; raises `BadInput` with the place of what is wrong."""
+    try:
+        if text.lstrip().startswith("{"):
+            # What JSON does not know (NaN) goes on as text, for the web to refuse beside its field.
+            content = json.loads(text, object_pairs_hook=_unique, parse_constant=str)
+        else:
+            content = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - makes only text, lists and mappings
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise BadInput(f"{place}not valid YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"not valid YAML: {error}") from error
+    except json.JSONDecodeError as error:
+        raise BadInput(f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise BadInput("its lists lie too deep in each other: settings are names and values") from error
+    if content is None or content == "":
+        return {}
+    if not isinstance(content, dict):
+        raise BadInput("must hold names and values, such as `num_rounds: 20`")
+    return content
+
+
+def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """The settings with some of them replaced, whichever of its names (ours or the original's) each one has."""
+    from fedsim.settings import SEED_MODELS, SEED_NAMES  # noqa: PLC0415 - pydantic would slow every other command down
+
+    changed = dict(settings)
+    for name, value in overrides:
+        ours = SEED_NAMES.get(name, name)
+        for other in [key for key in changed if SEED_NAMES.get(key, key) == ours]:
+            old = changed.pop(other)
+            if other == "modelname" and old in SEED_MODELS:  # the original's model names name the data set as well
+                changed.setdefault("dataset", SEED_MODELS[old][1])
+        changed[name] = value
+    return changed

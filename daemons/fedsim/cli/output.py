@@ -1,0 +1,102 @@
+"""What the command prints: tables and sentences for people, or one JSON document for programs.
+
+Text that other people wrote (a title, a reason) is printed without control characters, so that it cannot take hold of
+the reader's terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+# Where nobody looks at a terminal, lines are not broken.
+PIPE_WIDTH = 1000
+NONE = "–"
+
+
+def plain(text: object) -> str:
+    """Text in one line without control characters."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) == "Cc" else char for char in str(text))
+
+
+class Output:
+    """Standard output for what was asked, standard error for everything else."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self.out = _console(stderr=False)
+        self.err = _console(stderr=True)
+
+    @property
+    def talk(self) -> Console:
+        """Where people are talked to: not where a program expects its document."""
+        return self.err if self.as_json else self.out
+
+    def document(self, value: Any) -> None:
+        """The one JSON document."""
+        print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))  # noqa: T201 - what the command is for
+
+    def say(self, text: str) -> None:
+        """A line for a person."""
+        self.talk.print(Text(plain(text)), soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """A line beside what was asked."""
+        self.err.print(Text(plain(text)), soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
+        """A table for a person; columns named in `numbers` stand on the right."""
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column in numbers)
+        for row in rows:
+            table.add_row(*(Text(plain(cell)) for cell in row))
+        self.talk.print(table)
+
+
+def _console(*, stderr: bool) -> Console:
+    file = sys.stderr if stderr else sys.stdout
+    width = None if file.isatty() else PIPE_WIDTH
+    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+
+
+def share(value: float | None) -> str:
+    """An accuracy as people read it."""
+    return NONE if value is None else f"{value:.2%}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A loss as people read it."""
+    return NONE if value is None else f"{value:.{digits}g}"
+
+
+def duration(seconds: float) -> str:
+    """So long, in at most two units."""
+    total = max(round(seconds), 0)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def moment(at: float | None) -> str:
+    """Seconds since the epoch as local time."""
+    return NONE if at is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def size(count: float) -> str:
+    """Bytes as people read them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

@@ -1,0 +1,80 @@
+"""`fedsim predict`: what a checkpoint says of data, on any machine that has both; no server, no network."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import click
+
+from fedsim.cli.options import json_option
+from fedsim.cli.output import Output, number, share
+from fedsim.errors import BadInput, NotThere
+
+
+@click.command()
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .safetensors file of fedsim.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="A file or folder with examples.")
+@click.option("--output", type=click.Path(path_type=Path), help="The CSV file to write; else standard output.")
+@click.option("--force", is_flag=True, help="Overwrite the output if it is there.")
+@click.option("--dataset-format", help="idx, npz, csv, digits, cifar10 or an installed one; else by the files.")
+@click.option("--label-column", help="The column of a table that holds the class; else a table has no labels.")
+@click.option("--part", type=click.Choice(["test", "train"]), help="Of data in two parts this one; else the test set.")
+@click.option("--like", metavar="DATASET", help="Scale and fill a table as this node's data set of that name is.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/fedsim/client.yml"),
+    show_default=True,
+    help="For --like: the node's YAML file.",
+)
+@json_option
+def predict(
+    *,
+    checkpoint: Path,
+    data: Path,
+    output: Path | None,
+    force: bool,
+    dataset_format: str | None,
+    label_column: str | None,
+    part: str | None,
+    like: str | None,
+    config: Path,
+    as_json: bool,
+) -> None:
+    """Predict the classes of examples with a checkpoint.
+
+    Writes CSV: for each example its class (label, where the data has it), the predicted class and the probability of
+    each class. Where the data has labels, standard error tells how good the predictions are (--json: standard output,
+    with the predictions in --output only).
+
+    A node that scales its table trained on scaled columns: --like prepares new examples in the same way.
+    """
+    out = Output(as_json=as_json)
+    for path in (checkpoint, *([data] if dataset_format is None else [])):
+        if not path.exists():
+            raise NotThere(f"{path} is not there")
+    if output is not None and output.exists() and not force:
+        raise BadInput(f"{output} is there already: name another --output, or overwrite it with --force")
+    from fedsim.cli.prediction import Source, load_examples, open_model, write_predictions  # noqa: PLC0415 - torch
+    from fedsim.spool.durable import replacing  # noqa: PLC0415 - with the above
+
+    model = open_model(checkpoint)
+    examples = load_examples(Source(data, dataset_format, label_column, part, like, config), model)
+    if not as_json or output is not None:
+        try:
+            with replacing(output) if output else nullcontext(sys.stdout.buffer) as file:
+                write_predictions(model, examples, file)
+        except OSError as error:
+            raise BadInput(f"{output or 'standard output'} cannot be written: {error.strerror}") from error
+    metrics = model.evaluate(examples)
+    if as_json:
+        about = {"checkpoint": str(checkpoint), "output": str(output) if output else None}
+        out.document({**about, "num_examples": len(examples.features), "metrics": metrics})
+        return
+    out.note(f"{len(examples.features)} examples ({examples.source}) predicted with {checkpoint}.")
+    if metrics is not None:
+        auc = "" if metrics["auc"] is None else f", AUC {metrics['auc']:.4f}"
+        out.note(f"accuracy {share(metrics['accuracy'])}, loss {number(metrics['loss'])}{auc}")
+        out.note("recall " + ", ".join(f"class {i}: {share(value)}" for i, value in enumerate(metrics["recall"])))

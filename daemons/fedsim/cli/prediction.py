@@ -1,0 +1,225 @@
+"""The work of `fedsim predict`: a checkpoint as a model, files as examples, and what the one says of the others."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from torch import nn
+
+from fedsim.config import ClientConfig, DataSetConfig, load_config
+from fedsim.data import load_dataset, load_features
+from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
+from fedsim.errors import BadInput
+from fedsim.learning.examples import Examples, FloatArray, IntArray
+from fedsim.learning.metrics import evaluate, predict
+from fedsim.spool.durable import write_all
+from fedsim.worker.checkpoint import load_checkpoint
+
+BLOCK = 2000
+"""Examples that are predicted and written at a time."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where examples lie and how to read them, as the command line says."""
+
+    path: Path
+    dataset_format: str | None = None
+    label_column: str | None = None
+    part: str | None = None
+    like: str | None = None
+    config: Path = Path("/etc/fedsim/client.yml")
+
+
+@dataclass(frozen=True)
+class Given:
+    """Examples to predict: features [n, *shape] with their scale, labels int64 [n] if there are any.
+
+    `source` says in words where they come from.
+    """
+
+    features: Examples
+    labelled: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint's model, and what it was trained for."""
+
+    path: Path
+    module: nn.Module
+    feature_shape: tuple[int, ...]
+    num_classes: int
+
+    def evaluate(self, given: Given) -> dict[str, Any] | None:
+        """Accuracy, loss, recall of each class, and AUC for two; None without labels."""
+        return asdict(evaluate(self.module, given.features)) if given.labelled else None
+
+
+def open_model(path: Path) -> Model:
+    """The model in a checkpoint; raises `BadInput` if it is none."""
+    return Model(path, *load_checkpoint(path))
+
+
+def load_examples(source: Source, model: Model) -> Given:
+    """Read the examples, and check that they are of the model's kind.
+
+    Raises:
+        BadInput: they cannot be read, or have another shape or other classes than the model was trained for.
+    """
+    path = source.path
+    table = path.suffix.lower() == ".csv" if source.dataset_format is None else source.dataset_format == "csv"
+    if source.like is not None and not table:
+        raise BadInput(f"{path} is not a table: --like says how a table's columns are scaled, leave it out")
+    if source.label_column is not None and not table:
+        raise BadInput(f"{path} is not a table, and has no --label-column: leave it out")
+    try:
+        if source.like is not None:
+            given = _table_like(source)
+        elif table and source.label_column is None:
+            given = _unlabelled(_read_columns(path), "the table")
+        elif path.suffix.lower() == ".npy" or (path.suffix.lower() == ".npz" and not _has_labels(path)):
+            given = _unlabelled(read_features(path), "the array")
+        else:
+            given = _of_data_set(source)
+    except OSError as error:
+        raise BadInput(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+    shape = given.features.feature_shape
+    if shape != model.feature_shape:
+        raise BadInput(
+            f"The examples of {path} have the shape {list(shape)}, but {model.path} was trained for "
+            f"{list(model.feature_shape)}: choose the data or the checkpoint that belongs to the other"
+        )
+    highest = int(given.features.labels.max(initial=0))
+    if given.labelled and highest >= model.num_classes:
+        raise BadInput(
+            f"{path} has the class {highest}, but {model.path} knows the classes 0 to {model.num_classes - 1}"
+        )
+    return given
+
+
+def _of_data_set(source: Source) -> Given:
+    """Data with labels, by the data room's formats."""
+    path = source.path.absolute()
+    config = DataSetConfig(
+        name="given", path=Path(path.name), format=source.dataset_format, label_column=source.label_column
+    )
+    dataset = load_dataset(config, path.parent)
+    if source.part == "test" and dataset.test is None:
+        raise BadInput(f"{source.path} has no test set: leave --part out")
+    test = dataset.test if source.part != "train" else None
+    if test is not None:
+        return Given(test, labelled=True, source="the test set")
+    whole = "all there are" if dataset.test is None else "the training set"
+    return Given(dataset.train, labelled=True, source=whole)
+
+
+def _unlabelled(features: Any, source: str) -> Given:
+    scale = PIXEL_SCALE if features.dtype == np.uint8 else 1.0
+    return Given(Examples(features, np.zeros(len(features), np.int64), scale), labelled=False, source=source)
+
+
+def _has_labels(path: Path) -> bool:
+    return any(name in TRAIN_LABELS + TEST_LABELS for name in read_npz(path))
+
+
+def _table_like(source: Source) -> Given:
+    """A table, prepared as the node's own data set is; labels too, where it has the data set's label column."""
+    node = load_config(source.config, ClientConfig)
+    config = next((dataset for dataset in node.datasets if dataset.name == source.like), None)
+    if config is None:
+        known = ", ".join(dataset.name for dataset in node.datasets)
+        raise BadInput(f"{source.config} has no data set {source.like!r}; there are {known}")
+    features = load_features(config, node.data, source.path)
+    label_column = source.label_column or config.label_column
+    with _lines(source.path) as lines:
+        labelled = label_column in [name.strip() for name in next(lines, [])]
+    if not labelled:
+        return _unlabelled(features, f"the table, prepared as {source.like}")
+    return Given(
+        Examples(features, _labels(config, source.path.absolute(), label_column)),
+        labelled=True,
+        source=f"the table, prepared as {source.like}",
+    )
+
+
+def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntArray:
+    """The classes in a table, as the data set's configuration tells them."""
+    plain = DataSetConfig(
+        name=config.name,
+        path=Path(path.name),
+        format="csv",
+        label_column=label_column,
+        id_column=config.id_column,
+        labels=config.labels,
+        missing="mean",  # every line stays: each has its prediction
+    )
+    return load_dataset(plain, path.parent).train.labels
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[Any]:
+    """The lines of a CSV file; what is wrong with them becomes `BadInput`."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        try:
+            yield lines
+        except UnicodeDecodeError as error:
+            raise BadInput(f"{path} is not UTF-8 text: save the table as UTF-8") from error
+        except csv.Error as error:
+            raise BadInput(f"{path}: line {lines.line_num}: not valid CSV ({error})") from error
+
+
+def _read_columns(path: Path) -> FloatArray:
+    """A table of features only, float32 [n, columns], in the order of its columns."""
+    rows: list[list[float]] = []
+    with _lines(path) as lines:
+        header = next(lines, [])
+        for cells in lines:
+            if not cells:
+                continue
+            place = f"{path}: line {lines.line_num}"
+            if len(cells) != len(header):
+                raise BadInput(f"{place}: {len(cells)} values, but the header names {len(header)}")
+            try:
+                row = [float(cell) for cell in cells]
+            except ValueError as error:
+                raise BadInput(f"{place}: {error}; if a column holds the class, name it with --label-column") from error
+            if not all(map(isfinite, row)):
+                raise BadInput(f"{place}: a value is not finite; fill it, or let --like fill it as the node does")
+            rows.append(row)
+    if not rows:
+        raise BadInput(f"{path}: there are no examples in it; one line for each is needed below the header")
+    return np.array(rows, np.float32)
+
+
+def write_predictions(model: Model, given: Given, file: BinaryIO) -> None:
+    """Write CSV: example (counted from 0), label where there are labels, predicted, and each class's probability."""
+    columns = ["example", *(["label"] if given.labelled else []), "predicted"]
+    _write(file, [[*columns, *(f"probability_{label}" for label in range(model.num_classes))]])
+    for start in range(0, len(given.features), BLOCK):
+        here = slice(start, start + BLOCK)
+        probabilities = predict(model.module, given.features.take(here))
+        labels = given.features.labels[here]
+        _write(
+            file,
+            [
+                [start + i, *([labels[i]] if given.labelled else []), row.argmax(), *(f"{p:.6g}" for p in row)]
+                for i, row in enumerate(probabilities)
+            ],
+        )
+
+
+def _write(file: BinaryIO, rows: list[list[Any]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_all(file, text.getvalue().encode())

@@ -1,0 +1,181 @@
+"""Commands about tasks: submit one, look at them, stop, delete, run again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from fedsim.cli.api import Api, Json, Rejected
+from fedsim.cli.follow import Snapshot
+from fedsim.cli.given import STDIN, override, read_settings, set_option
+from fedsim.cli.options import asks_web
+from fedsim.cli.output import NONE, Output, moment, share, size
+from fedsim.cli.views import rounds_table
+from fedsim.cli.watch import outcome_code, watch_task
+from fedsim.errors import EX_OK
+
+SHOWN_ROUNDS = 20
+number_argument = click.argument("task", metavar="NUMBER", type=click.IntRange(1))
+watch_option = click.option("--watch", "then_watch", is_flag=True, help="Then watch it, as `fedsim watch` does.")
+
+
+@click.command()
+@click.argument("file")
+@set_option
+@watch_option
+@asks_web
+def submit(api: Api, out: Output, file: str, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
+    """Submit the task whose settings FILE holds.
+
+    FILE is YAML or JSON, in fedsim's names or the original platform's (num_comm, cfraction …); - is standard input.
+    What it leaves out has its default: see `fedsim options`.
+    """
+    return _submit(api, out, override(read_settings(file), overrides), file, then_watch=then_watch)
+
+
+@click.command()
+@number_argument
+@set_option
+@watch_option
+@asks_web
+def rerun(api: Api, out: Output, task: int, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
+    """Submit the settings of task NUMBER again, with the changes of --set."""
+    settings = override(api.task(task)["settings"], overrides)
+    return _submit(api, out, settings, f"task {task} with these changes", then_watch=then_watch)
+
+
+def _submit(api: Api, out: Output, settings: Json, source: str, *, then_watch: bool) -> int:
+    try:
+        task, notes = api.submit(settings)
+    except Rejected as error:
+        if not error.problems:
+            raise
+        shown = "standard input" if source == STDIN else source
+        raise Rejected(f"{shown} cannot be submitted:", error.problems) from error
+    for note in notes:
+        out.note(f"Note: {note}")
+    out.say(f"Task {task['number']} is submitted: {api.url}{task['url']}")
+    code = EX_OK
+    if then_watch:
+        snapshot = watch_task(api, out, task["number"])
+        task, code = snapshot.record, outcome_code(snapshot)
+    if out.as_json:
+        out.document({"task": task, "notes": notes})
+    return code
+
+
+@click.command()
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, newest first.")
+@click.option("--all", "all_pages", is_flag=True, help="Every one, however many there are.")
+@click.option("--everybody", is_flag=True, help="Tasks of all users (administrators only).")
+@asks_web
+def tasks(api: Api, out: Output, limit: int, all_pages: bool, everybody: bool) -> None:
+    """List tasks, newest first."""
+    found = api.tasks(limit=None if all_pages else limit, everybody=everybody)
+    if out.as_json:
+        out.document({"tasks": found})
+        return
+    if not found:
+        out.note("There are no tasks yet. Submit one with: fedsim submit FILE")
+        return
+    columns = [
+        "task",
+        *(["user"] if everybody else []),
+        "title",
+        "model",
+        "data",
+        "state",
+        "rounds",
+        "accuracy",
+        "left",
+    ]
+    out.table([*columns, "submitted"], [_row(Snapshot(record), everybody) for record in found], numbers=["task"])
+
+
+def _row(task: Snapshot, everybody: bool) -> list[Any]:
+    record = task.record
+    settings = record["settings"]
+    return [
+        task.number,
+        *([record["user_name"]] if everybody else []),
+        settings["title"] or NONE,
+        settings["model"],
+        settings["dataset"],
+        task.state,
+        f"{task.rounds_done}/{task.num_rounds}",
+        share(record["accuracy"]),
+        task.time_left.removeprefix("about ").removesuffix(" left") or NONE,
+        moment(record["created_at"]),
+    ]
+
+
+@click.command()
+@number_argument
+@asks_web
+def show(api: Api, out: Output, task: int) -> None:
+    """Show task NUMBER: its settings, how it stands and why, its latest rounds, its checkpoints."""
+    record, rounds, checkpoints = api.task(task), api.rounds(task), api.checkpoints(task)
+    if out.as_json:
+        out.document({"task": record, "rounds": rounds, "checkpoints": checkpoints})
+        return
+    snapshot = Snapshot(record)
+    title = f" – {record['settings']['title']}" if record["settings"]["title"] else ""
+    out.say(f"Task {task}{title}, of {record['user_name']}: {api.url}{record['url']}")
+    if snapshot.finished:
+        out.say(snapshot.outcome)
+    else:
+        done = f"round {snapshot.rounds_done} of {snapshot.num_rounds}, {snapshot.metrics}"
+        out.say(", ".join(part for part in (snapshot.state, done, snapshot.doing, snapshot.time_left) if part))
+    times = {"submitted": "created_at", "started": "started_at", "finished": "finished_at"}
+    out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
+    if record["nodes"]:
+        out.say(f"nodes: {', '.join(record['nodes'])}")
+    if record["digest"]:
+        out.say(f"digest: {record['digest']}")
+    out.say("")
+    out.table(["setting", "value"], [(name, value) for name, value in record["settings"].items() if name != "title"])
+    if rounds:
+        out.say("")
+        rounds_table(out, rounds[-SHOWN_ROUNDS:])
+        if len(rounds) > SHOWN_ROUNDS:
+            out.note(f"These are the latest {SHOWN_ROUNDS} of {len(rounds)}; all: fedsim rounds {task}")
+    if checkpoints:
+        out.say("")
+        out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _checkpoint_row(checkpoint: Json) -> list[Any]:
+    gone = f"removed {moment(checkpoint['removed_at'])}: {checkpoint['removed_why']}"
+    kept = checkpoint["digest"]
+    cells = [checkpoint["round"], size(checkpoint["size"]), moment(checkpoint["created_at"])]
+    return [*cells, gone if checkpoint["removed_at"] else kept]
+
+
+@click.command()
+@number_argument
+@asks_web
+def stop(api: Api, out: Output, task: int) -> None:
+    """Stop task NUMBER: at once if it waits, within seconds if it runs."""
+    record = api.stop(task)
+    if out.as_json:
+        out.document({"task": record})
+    elif Snapshot(record).finished:
+        out.say(f"Task {task} is stopped.")
+    else:
+        out.say(f"Task {task} will be stopped; see it happen with: fedsim watch {task}")
+
+
+@click.command()
+@number_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@asks_web
+def delete(api: Api, out: Output, task: int, yes: bool) -> None:
+    """Delete the finished task NUMBER with its checkpoints, for good."""
+    if not yes:
+        click.confirm(f"Delete task {task} with all its checkpoints?", abort=True, err=True)
+    record = api.delete(task)
+    if out.as_json:
+        out.document({"task": record})
+    else:
+        out.say(f"Task {task} will be deleted by the server in a moment.")

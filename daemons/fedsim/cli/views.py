@@ -1,0 +1,141 @@
+"""Commands that only look: a task's rounds, the nodes, what a task may be made of."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from typing import Any
+
+import click
+
+from fedsim.cli.api import Api, Json
+from fedsim.cli.options import asks_web
+from fedsim.cli.output import NONE, Output, moment, number, share, size
+
+ROUND_COLUMNS = (
+    "round",
+    "accuracy",
+    "loss",
+    "auc",
+    "train_loss",
+    "num_examples",
+    "cohort_size",
+    "missing",
+    "bytes_sent",
+    "bytes_received",
+    "finished_at",
+    "digest",
+)
+
+
+@click.command()
+@click.argument("task", metavar="NUMBER", type=click.IntRange(1))
+@click.option("--csv", "as_csv", is_flag=True, help="As CSV, a line for each round, with everything known of it.")
+@asks_web
+def rounds(api: Api, out: Output, task: int, as_csv: bool) -> None:
+    """Show the rounds of task NUMBER; round 0 is the evaluation of the initial model."""
+    if as_csv and out.as_json:
+        raise click.UsageError("--csv and --json exclude each other: take one.")
+    found = api.rounds(task)
+    if out.as_json:
+        out.document({"rounds": found})
+    elif as_csv:
+        write_rounds(found)
+    elif found:
+        rounds_table(out, found)
+    else:
+        out.note(f"Task {task} has no rounds yet.")
+
+
+def rounds_table(out: Output, found: list[Json]) -> None:
+    """Rounds for a person."""
+    columns = ["round", "accuracy", "loss", "train loss", "examples", "missing", "seconds", "sent", "received"]
+    rows = [
+        [
+            record["round"],
+            share(record["accuracy"]),
+            number(record["loss"]),
+            number(record["train_loss"]),
+            record["num_examples"],
+            f"{len(record['missing'])} of {record['cohort_size']}" if record["missing"] else NONE,
+            number(record["seconds"].get("all", sum(record["seconds"].values())), 3),
+            size(record["bytes_sent"]),
+            size(record["bytes_received"]),
+        ]
+        for record in found
+    ]
+    out.table(columns, rows, numbers=columns)
+
+
+def write_rounds(found: list[Json]) -> None:
+    """Rounds as CSV on standard output, in the columns of the web's download."""
+    phases = sorted({phase for record in found for phase in record["seconds"]})
+    classes = max((len(record["recall"] or ()) for record in found), default=0)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([*ROUND_COLUMNS, *(f"seconds_{p}" for p in phases), *(f"recall_{i}" for i in range(classes))])
+    for record in found:
+        values = [record[name] for name in ROUND_COLUMNS]
+        values[ROUND_COLUMNS.index("missing")] = " ".join(map(str, record["missing"]))
+        recall = record["recall"] or []
+        padded = [*recall, *[None] * (classes - len(recall))]
+        writer.writerow([*values, *(record["seconds"].get(phase) for phase in phases), *padded])
+
+
+@click.command()
+@asks_web
+def nodes(api: Api, out: Output) -> None:
+    """List the nodes as they last announced themselves."""
+    found = api.nodes()
+    if out.as_json:
+        out.document({"nodes": found})
+    elif found:
+        out.table(["node", "state", "seen", "clients", "device", "data sets", "problem"], map(_node_row, found))
+    else:
+        out.note("No node has announced itself yet.")
+
+
+def _node_row(node: Json) -> list[Any]:
+    state, seen, hello = "online" if node["online"] else "offline", moment(node["seen_at"]), node["hello"]
+    if hello is None:
+        return [node["name"], state, seen, NONE, NONE, NONE, node["problem"]]
+    datasets = ", ".join(f"{info['name']} ({info['num_train']})" for info in hello["datasets"])
+    problems = "; ".join(hello["problems"])
+    return [node["name"], state, seen, hello["clients"], hello["engine"]["device"], datasets or NONE, problems]
+
+
+@click.command()
+@asks_web
+def options(api: Api, out: Output) -> None:
+    """List what a task may be made of: models, data sets, and every setting with its default."""
+    found = api.options()
+    if out.as_json:
+        out.document(found)
+        return
+    out.say(f"models: {', '.join(found['models'])}")
+    for dataset in found["datasets"]:
+        shape = " x ".join(map(str, dataset["feature_shape"]))
+        online = "" if dataset["online"] else ", no node online"
+        out.say(
+            f"data set {dataset['name']}: {dataset['num_train']} examples of {shape}, "
+            f"{dataset['num_classes']} classes, on {', '.join(dataset['nodes'])}{online}"
+        )
+    if not found["datasets"]:
+        out.say("data sets: none has been announced yet")
+    out.say("")
+    described = found["schema"]["properties"]
+    rows = [
+        (name, default if default != "" else NONE, _values(described[name]), described[name].get("description", ""))
+        for name, default in found["defaults"].items()
+    ]
+    out.table(["setting", "default", "values", "what it is"], rows)
+
+
+def _values(schema: Json) -> str:
+    """What a setting may be, as far as its JSON schema tells."""
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    start = f"from {low:g}" if low is not None else f"above {above:g}" if above is not None else ""
+    end = f"to {high:g}" if high is not None else f"below {below:g}" if below is not None else ""
+    return " ".join(part for part in (start, end) if part) or "text"

@@ -1,0 +1,130 @@
+"""`fedsim watch`: a task's progress, as a live bar on a terminal and as one line for each change elsewhere."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from rich.text import Text
+
+from fedsim.cli.api import Api
+from fedsim.cli.follow import Snapshot, Trouble, follow
+from fedsim.cli.options import asks_web
+from fedsim.cli.output import Output, plain
+from fedsim.errors import EX_FAILED, EX_OK
+
+GIVE_UP_SECONDS = 600.0
+retry_option = click.option(
+    "--retry-seconds",
+    type=click.FloatRange(0),
+    default=GIVE_UP_SECONDS,
+    show_default=True,
+    help="How long to go on asking a web that has stopped answering.",
+)
+
+
+@click.command()
+@click.argument("number", type=click.IntRange(1))
+@retry_option
+@asks_web
+def watch(api: Api, out: Output, number: int, retry_seconds: float) -> int:
+    """Watch task NUMBER until it is finished; exit 0 if it completed, 1 if not."""
+    snapshot = watch_task(api, out, number, retry_seconds)
+    if out.as_json:
+        out.document({"task": snapshot.record})
+    return outcome_code(snapshot)
+
+
+def outcome_code(snapshot: Snapshot) -> int:
+    """What a script learns of a finished task."""
+    return EX_OK if snapshot.state == "completed" else EX_FAILED
+
+
+def watch_task(api: Api, out: Output, number: int, retry_seconds: float = GIVE_UP_SECONDS) -> Snapshot:
+    """Show a task's progress until it is finished; returns how it ended."""
+    show = _Bar(out) if out.talk.is_terminal else _Lines(out)
+    last: Snapshot | None = None
+    try:
+        with show:
+            for news in follow(api, number, give_up_seconds=retry_seconds):
+                show.tell(news)
+                last = news if isinstance(news, Snapshot) else last
+    except KeyboardInterrupt:
+        out.note(f"The task goes on; watch it again with: fedsim watch {number}")
+        raise
+    if last is None:  # not reached: `follow` ends only after a finished task
+        raise AssertionError
+    out.say(last.outcome)
+    if last.state == "completed":
+        out.note(f"Download the model with: fedsim download {number}")
+    return last
+
+
+class _Lines:
+    """One line for each change that a person would see."""
+
+    def __init__(self, out: Output) -> None:
+        self._out = out
+        self._said = ""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def tell(self, news: Snapshot | Trouble) -> None:
+        """Print the line, unless it is the last one again."""
+        if isinstance(news, Trouble):
+            line = news.text
+        elif news.finished:
+            return
+        elif news.state == "pending":
+            line = f"Task {news.number} pending: {news.doing}"
+        else:
+            line = f"Task {news.number} {news.state}: round {news.rounds_done} of {news.num_rounds}, {news.metrics}"
+            line += f", {news.doing}"
+        if line != self._said:
+            self._said = line
+            (self._out.note if isinstance(news, Trouble) else self._out.say)(line)
+
+
+class _Bar:
+    """A bar with the numbers beside it, and below it what the task does or what is wrong."""
+
+    def __init__(self, out: Output) -> None:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("round {task.completed:.0f} of {task.fields[rounds]}"),
+            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[left]}"),
+        )
+        self._progress = Progress(*columns, console=out.talk, expand=True)
+        self._row = self._progress.add_task("", total=None, rounds="…", metrics="", left="")
+        self._below = Text("", overflow="fold")
+        self._live = Live(Group(self._progress, self._below), console=out.talk, transient=True)
+
+    def __enter__(self) -> None:
+        self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def tell(self, news: Snapshot | Trouble) -> None:
+        """Move the bar."""
+        if isinstance(news, Trouble):
+            self._below.plain, self._below.style = plain(news.text), "yellow"
+            return
+        self._below.plain, self._below.style = plain(news.doing), ""
+        self._progress.update(
+            self._row,
+            description=f"Task {news.number} {news.state}",
+            completed=news.rounds_done,
+            total=None if news.state == "pending" else news.num_rounds,
+            rounds=news.num_rounds,
+            metrics=news.metrics,
+            left=news.time_left,
+        )
