@@ -117,8 +117,10 @@ class Receiver:
     def counts(self) -> dict[str, int]:
         """All counters, and how many connections are open."""
         with self._lock:
-            now_open = len(self._sessions)
-        return {**self.counters.snapshot(), "connections_open": now_open}
+            counts = self.counters.snapshot()
+            still_open = sum(session.link.bytes_received for session in self._sessions)
+            counts["bytes_received"] = counts.get("bytes_received", 0) + still_open
+            return {**counts, "connections_open": len(self._sessions)}
 
     def admit(self, sock: socket.socket, address: str) -> None:
         """A connection came in."""
@@ -149,8 +151,8 @@ class Receiver:
         """A connection is over."""
         with self._lock:
             self._sessions.discard(session)
+            self.counters.add("bytes_received", session.link.bytes_received)
         self.hub.remove(session)
-        self.counters.add("bytes_received", session.link.bytes_received)
         end = session.link.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")

@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import functools
+import os
+import random
+import select
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+import yaml
+from transfer_support import (
+    PATIENCE,
+    SERVER,
+    TASK,
+    Outcomes,
+    Proxy,
+    files_in,
+    global_id,
+    model_file,
+    node_config,
+    peer_of,
+    receiving,
+    send_now,
+    server_config,
+    stop_body,
+    stop_id,
+)
+
+from fedsim.config import TlsConfig
+from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.receiver.counters import Counters
+from fedsim.receiver.inbox import SpoolInbox
+from fedsim.spool.files import FileHeader, FileId, Kind, Role
+from fedsim.spool.layout import Spool, read_metadata
+from fedsim.spool.npy import hash_file, open_vector
+from fedsim.spool.watch import Watch
+from fedsim.wire import Identity, Peer
+from fedsim.wire.hub import Hub
+from fedsim.wire.link import Link
+from fedsim.wire.outgoing import Outgoing
+from fedsim.wire.sender import Sender, SenderFailedError, Status
+from fedsim.wire.source import Source
+from fedsim.wire.stream import PlainStream, tls_context, tune
+
+MIB = 1 << 20
+
+
+def test_a_file_arrives_whole_and_wakes_whoever_watches(tmp_path: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 500_000)
+    with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
+        watch = Watch(receiver.spool.folder(Kind.GLOBALPARAM))
+        outcome = sender.send_and_wait(
+            peer_of(receiver), global_id(), tmp_path / "m.npy", meta={"final": True}, give_up_after=PATIENCE
+        )
+        assert outcome.delivered
+        assert not outcome.already_there
+        assert 2_000_000 < outcome.bytes_sent < 2_010_000
+        readable, _, _ = select.select([watch], [], [], PATIENCE)
+        assert readable
+        assert watch.drain() >= {receiver.spool.folder(Kind.GLOBALPARAM) / TASK}
+        watch.close()
+        (arrived,) = receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1)
+        assert np.array_equal(open_vector(arrived.path), open_vector(tmp_path / "m.npy"))
+        told = arrived.metadata()
+        assert (told.sender, told.digest, told.meta) == ("server", digest, {"final": True})
+        assert files_in(receiver.spool.incoming) == []
+
+
+def test_a_file_that_is_there_costs_no_body_and_new_metadata_is_taken_over(tmp_path: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 500_000)
+    with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
+        for meta in ({"used_through": 1}, {"used_through": 1}, {"used_through": 2}):
+            outcome = sender.send_and_wait(
+                peer_of(receiver), global_id(), tmp_path / "m.npy", meta=meta, digest=digest, give_up_after=PATIENCE
+            )
+        assert outcome.already_there
+        assert outcome.bytes_sent < 500
+        assert read_metadata(receiver.spool.path(global_id(), "server")).meta == {"used_through": 2}
+        assert receiver.counts()["connections"] == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_transfer_that_is_cut_again_and_again_resumes(tmp_path: Path, seed: int) -> None:
+    random_source = random.Random(seed)
+    digest = model_file(tmp_path / "m.npy", 2_000_000)
+    cuts = [random_source.randint(1, 3_000_000) for _ in range(4)]
+    with receiving(node_config(tmp_path)) as receiver:
+        with Proxy(receiver.port, iter(cuts)) as proxy, Sender(SERVER) as sender:
+            outcome = sender.send_and_wait(
+                peer_of(receiver, proxy.port), global_id(), tmp_path / "m.npy", digest=digest, give_up_after=PATIENCE
+            )
+        assert outcome.delivered
+        assert proxy.connections > 1
+        assert hash_file(receiver.spool.path(global_id(), "server")) == digest
+        # What was lost is at most what lay in the buffers of sockets and proxy when each cut came.
+        assert receiver.counts()["bytes_received"] < 8_000_000 + 100_000
+
+
+def test_a_stop_overtakes_a_large_body(tmp_path: Path) -> None:
+    path = tmp_path / "m.npy"
+    model_file(path, 1)
+    count = 50 * MIB
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({count},), }}".ljust(117) + "\n"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    os.truncate(path, path.stat().st_size + count * 4)
+    digest = hash_file(path)
+    outcomes = Outcomes()
+    with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
+        peer = peer_of(receiver)
+        sender.send_and_wait(peer, stop_id("0" * 32), stop_body("0" * 32), give_up_after=PATIENCE)
+        sender.send(peer, global_id(), path, digest=digest, on_done=outcomes)
+        sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
+        first, second = outcomes.wait(2)
+        assert (first.file_id, second.file_id) == (stop_id(), global_id())
+        assert first.delivered
+        assert second.delivered
+        assert first.seconds < second.seconds / 2
+        assert receiver.counts()["connections"] == 1
+
+
+def test_many_nodes_send_at_once(tmp_path: Path) -> None:
+    outcomes = Outcomes()
+    with receiving(server_config(tmp_path)) as receiver:
+        senders = [Sender(Identity(f"node-{number}", Role.CLIENT)) for number in range(1, 9)]
+        for number, sender in enumerate(senders):
+            model_file(tmp_path / f"{number}.npy", 300_000, number)
+            for chunk in range(3):
+                file_id = FileId(kind=Kind.LOCALPARAM, task=TASK, round=1, chunk=chunk)
+                sender.send(peer_of(receiver), file_id, tmp_path / f"{number}.npy", on_done=outcomes)
+        assert all(outcome.delivered for outcome in outcomes.wait(24))
+        for sender in senders:
+            sender.close()
+        arrived = receiver.spool.arrived(Kind.LOCALPARAM, TASK, 1)
+        assert len(arrived) == 24
+        for item in arrived:
+            sent = tmp_path / f"{int(str(item.sender)[-1]) - 1}.npy"
+            assert item.path.read_bytes() == sent.read_bytes()
+
+
+class _End:
+    """A bare link on its own hub, as a node that lives on the connection it opened would have it."""
+
+    def __init__(self, sock: socket.socket, me: Identity, folder: Path, *, initiator: bool) -> None:
+        config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
+        self.inbox = SpoolInbox(config, Spool(folder / "spool"), Counters())
+        self.hub = Hub(me.name, 2)
+        tune(sock)
+        from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
+
+        self.link = Link(
+            PlainStream(sock),
+            me,
+            link_rules(config.limits),
+            initiator=initiator,
+            welcome=self.inbox.welcome,
+            inbox=self.inbox,
+            run=self.hub.run,
+            wake=lambda: self.hub.wake(self),
+        )
+        self.deadline = None
+        self.interest = self.link.interest
+        self.hub.start()
+
+    def handle(self, _: int) -> bool:
+        return self.link.handle(self.hub.buffer)
+
+
+def test_both_sides_of_one_connection_send_files(tmp_path: Path) -> None:
+    model_file(tmp_path / "m.npy", 1_000_000)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dialled = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    node = _End(dialled, Identity("node-1", Role.CLIENT), tmp_path / "node", initiator=True)
+    server = _End(accepted, SERVER, tmp_path / "server", initiator=False)
+    done: list[str] = []
+    both = threading.Event()
+
+    def offer(end: _End, file_id: FileId) -> Source:
+        source = Source(tmp_path / "m.npy")
+        header = FileHeader(id=file_id, size=source.size, digest=source.digest())
+
+        def finished(refused: Refused | None, _: object) -> None:
+            done.append(f"{file_id.kind} {refused}")
+            if len(done) == 2:
+                both.set()
+
+        end.link.offer(Outgoing(header, source, finished))
+        return source
+
+    sources = [offer(node, FileId(kind=Kind.LOCALPARAM, task=TASK, round=1, chunk=0)), offer(server, global_id())]
+    for end in (node, server):
+        end.hub.add(end)
+    assert both.wait(PATIENCE)
+    assert sorted(done) == ["globalparam None", "localparam None"]
+    for end in (node, server):
+        end.hub.close()
+        end.link.close("closed", "the test ends", retry=True)
+    for source in sources:
+        source.close()
+    assert len(Spool(tmp_path / "node" / "spool").arrived(Kind.GLOBALPARAM)) == 1
+    assert len(Spool(tmp_path / "server" / "spool").arrived(Kind.LOCALPARAM)) == 1
+
+
+class _Process:
+    """A real fedsim-receiver; ready when it says so to systemd's socket."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            self.port = int(probe.getsockname()[1])
+        self._folder = folder
+        self.config = folder / "receiver.yml"
+        given = node_config(folder, listen={"port": self.port}).model_dump(mode="json", exclude_none=True)
+        self.config.write_text(yaml.safe_dump(given))
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.end(signal.SIGKILL)
+
+    def start(self) -> None:
+        notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = self._folder / "notify"
+        path.unlink(missing_ok=True)
+        notify.bind(str(path))
+        notify.settimeout(PATIENCE)
+        code = "from fedsim.receiver.main import main; main()"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, "--config", str(self.config)],
+            env={**os.environ, "NOTIFY_SOCKET": str(path)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while "READY=1" not in notify.recv(4096).decode():
+            pass
+        notify.close()
+
+    def end(self, number: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, errors
+
+
+def test_a_receiver_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 8 * MIB)
+    with _Process(tmp_path) as receiver:
+
+        def kill_and_restart() -> None:
+            receiver.end(signal.SIGKILL)
+            receiver.start()
+
+        with Proxy(receiver.port, iter([12 * MIB]), at_cut=kill_and_restart) as proxy, Sender(SERVER) as sender:
+            peer = Peer("node-1", "127.0.0.1", proxy.port)
+            outcome = sender.send_and_wait(peer, global_id(), tmp_path / "m.npy", digest=digest, give_up_after=PATIENCE)
+        assert outcome.delivered
+        code, log = receiver.end(signal.SIGTERM)
+        assert code == 0, log
+        assert "file_received" in log
+    assert hash_file(Spool(tmp_path / "spool").path(global_id(), "server")) == digest
+    # The first life had received about 12 MiB; only what lay in buffers was sent again.
+    assert outcome.bytes_sent < 32 * MIB + 12 * MIB
+
+
+def test_a_peer_that_is_not_there_yet_gets_its_file_when_it_comes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    outcomes = Outcomes()
+    with Sender(SERVER) as sender:
+        peer = Peer("node-1", "localhost", port)
+        sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
+        with pytest.raises(Unavailable, match="refused"):
+            sender.send_and_wait(peer, stop_id("1" * 32), stop_body("1" * 32), give_up_after=0.2)
+        with receiving(node_config(tmp_path, listen={"port": port})):
+            assert outcomes.wait(1)[0].delivered
+
+
+def test_giving_up_and_cancelling_end_a_transfer_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, Sender(SERVER) as sender:
+        peer = Peer("node-1", "127.0.0.1", silent.getsockname()[1])
+        outcomes = Outcomes()
+        first = sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
+        first.cancel()
+        first.cancel()
+        assert outcomes.wait(1)[0].status is Status.CANCELLED
+        sender.send(peer, stop_id(), stop_body(), give_up_after=0.05, on_done=outcomes)
+        assert outcomes.wait(2)[1].status is Status.GAVE_UP
+        sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
+    assert [outcome.status for outcome in outcomes.wait(3)] == [Status.CANCELLED, Status.GAVE_UP, Status.CANCELLED]
+    with pytest.raises(SenderFailedError):
+        sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
+
+
+def test_cancelling_in_the_middle_leaves_nothing_and_the_connection_goes_on(tmp_path: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 16 * MIB)
+    reached, go_on = threading.Event(), threading.Event()
+    with receiving(node_config(tmp_path)) as receiver:
+
+        def hold() -> None:
+            reached.set()
+            go_on.wait(PATIENCE)
+
+        with Proxy(receiver.port, iter([4 * MIB]), at_cut=hold) as proxy, Sender(SERVER) as sender:
+            outcomes = Outcomes()
+            peer = peer_of(receiver, proxy.port)
+            transfer = sender.send(peer, global_id(), tmp_path / "m.npy", digest=digest, on_done=outcomes)
+            assert reached.wait(PATIENCE)
+            transfer.cancel()
+            assert outcomes.wait(1)[0].status is Status.CANCELLED
+            go_on.set()
+            assert sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE).delivered
+        assert files_in(receiver.spool.folder(Kind.GLOBALPARAM)) == []
+
+
+def test_a_peer_with_another_name_gets_nothing(tmp_path: Path) -> None:
+    with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
+        peer = Peer("node-7", "127.0.0.1", receiver.port)
+        with pytest.raises(Refused, match="says that it is node-1"):
+            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE)
+        assert files_in(receiver.spool.root) == []
+
+
+def test_a_wrong_digest_is_refused_after_a_few_tries(tmp_path: Path) -> None:
+    model_file(tmp_path / "m.npy", 100_000)
+    with receiving(node_config(tmp_path)) as receiver:
+        outcome = send_now(receiver, SERVER, global_id(), tmp_path / "m.npy", digest="0" * 64)
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "wrong_digest")
+        assert files_in(receiver.spool.root) == []
+        assert receiver.counts()["refused_wrong_digest"] == 3
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with receiving(node_config(tmp_path)) as receiver:
+        outcome = send_now(receiver, SERVER, global_id(), tmp_path / "none.npy")
+        assert outcome.code == "source_missing"
+        assert "none.npy" in outcome.message
+
+
+def test_a_source_that_shrinks_is_refused_and_harms_no_other_file(tmp_path: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 8 * MIB)
+    with receiving(node_config(tmp_path)) as receiver:
+        shrink = functools.partial(os.truncate, tmp_path / "m.npy", MIB)
+        with Proxy(receiver.port, iter([2 * MIB]), at_cut=shrink) as proxy, Sender(SERVER) as sender:
+            outcomes = Outcomes()
+            peer = peer_of(receiver, proxy.port)
+            sender.send(peer, global_id(), tmp_path / "m.npy", digest=digest, on_done=outcomes)
+            outcome = outcomes.wait(1)[0]
+            assert (outcome.status, outcome.code) == (Status.REFUSED, "source_changed")
+            assert sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE).delivered
+
+
+def test_metadata_that_is_not_json_fails_where_it_was_given(tmp_path: Path) -> None:
+    with Sender(SERVER) as sender:
+        for meta in ({"x": float("nan")}, {"x": tmp_path}):
+            with pytest.raises(BadInput, match="globalparam"):
+                sender.send(Peer("n", "127.0.0.1", 1), global_id(), b"", meta=meta, on_done=print)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a CA, and certificates for `server` and `node-1`."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command")
+    folder = tmp_path_factory.mktemp("ca")
+
+    def run(*args: str) -> None:
+        subprocess.run([openssl, *args], cwd=folder, check=True, capture_output=True)
+
+    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    run("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test CA")
+    for name in ("server", "node-1"):
+        run("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n")
+        signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
+        run("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
+    return folder
+
+
+def _tls(folder: Path, name: str) -> TlsConfig:
+    return TlsConfig(certificate=folder / f"{name}.crt", key=folder / f"{name}.key", authority=folder / "ca.crt")
+
+
+def test_files_travel_in_tls_and_the_certificate_decides_who_somebody_is(tmp_path: Path, authority: Path) -> None:
+    digest = model_file(tmp_path / "m.npy", 2_000_000)
+    config = node_config(tmp_path, tls=_tls(authority, "node-1").model_dump())
+    with receiving(config) as receiver:
+        context = tls_context(_tls(authority, "server"), listening=False)
+        with Sender(SERVER, ssl_context=context) as sender:
+            for _ in range(2):
+                outcome = sender.send_and_wait(
+                    peer_of(receiver), global_id(), tmp_path / "m.npy", digest=digest, give_up_after=PATIENCE
+                )
+            assert outcome.already_there
+        assert hash_file(receiver.spool.path(global_id(), "server")) == digest
+        pretender = tls_context(_tls(authority, "node-1"), listening=False)
+        with Sender(SERVER, ssl_context=pretender) as sender, pytest.raises(Refused, match="certificate is for node-1"):
+            sender.send_and_wait(peer_of(receiver), stop_id(), stop_body(), give_up_after=PATIENCE)
+
+
+def test_a_plain_or_unknown_connection_gets_nowhere_with_a_tls_receiver(tmp_path: Path, authority: Path) -> None:
+    config = node_config(tmp_path, tls=_tls(authority, "node-1").model_dump())
+    with receiving(config) as receiver:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        for attempt in (None, context):
+            with Sender(SERVER, ssl_context=attempt) as sender, pytest.raises(Unavailable):
+                sender.send_and_wait(peer_of(receiver), stop_id(), stop_body(), give_up_after=0.3)
+        assert files_in(receiver.spool.root) == []
