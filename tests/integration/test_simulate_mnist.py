@@ -1,0 +1,57 @@
+"""The published figures of federated averaging on MNIST, with the pieces that the platform runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedsim.config.models import DataSetConfig
+from fedsim.data import DataSet, load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
+from fedsim.settings import TaskSettings
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+
+
+@pytest.fixture(scope="module")
+def mnist() -> Iterator[DataSet]:
+    if not (DATA / "mnist").is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"{DATA / 'mnist'} is missing: set FEDSIM_TEST_DATA to the folder that holds mnist")
+        pytest.skip("MNIST is not there: set FEDSIM_TEST_DATA to the folder that holds mnist")
+    threads = torch.get_num_threads()
+    make_deterministic(1)
+    yield load_dataset(DataSetConfig(name="mnist", path=Path("mnist")), DATA)
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def _accuracies(dataset: DataSet, **chosen: Any) -> list[float]:
+    """The accuracies of the rounds that were evaluated."""
+    rounds = simulate(TaskSettings(**chosen), dataset).rounds
+    return [done.metrics.accuracy for done in rounds if done.metrics is not None]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_default_task_over_20_rounds_ends_between_70_and_88_percent(mnist: DataSet, seed: int) -> None:
+    assert 0.70 <= _accuracies(mnist, num_rounds=20, seed=seed)[-1] <= 0.88
+
+
+def test_the_default_task_with_iid_data_reaches_93_percent(mnist: DataSet) -> None:
+    assert _accuracies(mnist, num_rounds=20, partition="iid")[-1] >= 0.93
+
+
+def test_mcmahans_2nn_reaches_97_percent_by_round_87(mnist: DataSet) -> None:
+    # McMahan et al. 2017, table 1: 2NN, IID, C = 0.1, E = 1, B = 10 needs 87 rounds.
+    accuracies = _accuracies(
+        mnist, num_rounds=87, partition="iid", local_epochs=1, local_learning_rate=0.1, evaluate_every=5
+    )
+    assert max(accuracies) >= 0.97
