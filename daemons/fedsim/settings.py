@@ -1,10 +1,11 @@
 """The settings of a task: one model for the web form, `initparam.json`, the database row and both state machines.
 
-Names are the field's (DESIGN's words). `initparam.json` also takes the names of the original platform, see `SEED_NAMES`.
+Names are the field's own. `initparam.json` also takes the names of the original platform, see `SEED_NAMES`.
 """
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
+@cache
 def installed(group: str) -> tuple[str, ...]:
     """The names that installed packages offer in an entry-point group, sorted; nothing is imported."""
     return tuple(sorted({point.name for point in entry_points(group=group)}))

@@ -1,0 +1,56 @@
+# `make demo` shows a training from a web form to a checkpoint; `make test` runs every test. Both set themselves up.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
+
+.PHONY: help demo test check test-fast bench system-packages clean
+
+help:  ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.tests-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
+	$(BIN)/fedsim demo
+
+test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser
+	$(BIN)/pytest
+
+test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST and the browser
+	$(BIN)/pytest -m "not slow and not browser"
+
+check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff format --check daemons tests
+	$(BIN)/ruff check daemons tests
+	$(BIN)/mypy
+	PYTHONPATH=daemons $(BIN)/lint-imports
+
+bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
+	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+
+# Debian's packages that the tests use; only root can install them, and only what is missing.
+system-packages:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	    missing=$$(for name in $(APT); do dpkg -s $$name > /dev/null 2>&1 || echo $$name; done); \
+	    if [ -n "$$missing" ]; then \
+	        echo "installing" $$missing; \
+	        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing > /dev/null; \
+	    fi; \
+	else echo "not root on Debian: tests of what is not installed are skipped, and say so"; fi
+
+clean:  ## remove the virtual environment and what tools leave behind
+	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,122 @@
+"""Configuration files: the samples are valid, and a wrong file is explained whole, with places and what is right."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
+from fedsim.errors import EX_CONFIG, ConfigError
+
+SAMPLES = Path(__file__).parents[2] / "etc" / "fedsim"
+DAEMONS: dict[str, type[BaseModel]] = {
+    "server": ServerConfig,
+    "receiver": ReceiverConfig,
+    "client": ClientConfig,
+    "web": WebConfig,
+}
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_the_sample_is_valid(name: str) -> None:
+    assert isinstance(load_config(SAMPLES / f"{name}.yml", DAEMONS[name]), DAEMONS[name])
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_every_line_that_a_sample_comments_out_is_valid_too(name: str, tmp_path: Path) -> None:
+    """A sample that is wrong once somebody removes a `#` has rotted."""
+    lines = (SAMPLES / f"{name}.yml").read_text(encoding="utf-8").splitlines()
+    loaded = yaml.safe_load("\n".join(lines))
+    for number, line in enumerate(lines):
+        words = line.removeprefix("#").strip().split(":")[0]
+        if line.startswith("# ") and line.endswith(":") and " " not in words:
+            block = [line[2:]]
+            for below in lines[number + 1 :]:
+                if not below.startswith("#   "):
+                    break
+                block.append(below[2:])
+            changed = {**loaded, **yaml.safe_load("\n".join(block))}
+            path = tmp_path / f"{words}.yml"
+            path.write_text(yaml.safe_dump(changed), encoding="utf-8")
+            load_config(path, DAEMONS[name])
+
+
+@pytest.mark.parametrize("name", DAEMONS)
+def test_validate_config_exits_with_78_and_names_every_problem(name: str, tmp_path: Path) -> None:
+    content = yaml.safe_load((SAMPLES / f"{name}.yml").read_text(encoding="utf-8"))
+    path = tmp_path / "wrong.yml"
+    path.write_text(yaml.safe_dump({**content, "name": "no spaces please", "colour": "blue"}), encoding="utf-8")
+    program = Path(sys.executable).with_name(f"fedsim-{name}")
+    run = subprocess.run([program, "--config", path, "--validate-config"], capture_output=True, text=True, check=False)
+    assert run.returncode == EX_CONFIG
+    assert "At 'name':" in run.stderr
+    assert "At 'colour': is not a key here; keys are " in run.stderr
+    good = subprocess.run(
+        [program, "--config", SAMPLES / f"{name}.yml", "--validate-config"], capture_output=True, text=True, check=False
+    )
+    assert good.returncode == 0, good.stderr
+
+
+def problems(tmp_path: Path, text: str, model: type[BaseModel] = ServerConfig) -> list[str]:
+    path = tmp_path / "config.yml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, model)
+    return caught.value.problems
+
+
+def test_a_problem_deep_inside_has_its_path(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "nodes: [{name: a}, {name: b, port: 70000}]")
+    assert problem.startswith("At 'nodes[1].port':")
+
+
+def test_an_unknown_key_deep_inside_is_named_with_those_that_would_be_right(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "nodes: [{name: a, adress: x}]")
+    assert problem == "At 'nodes[0].adress': is not a key here; keys are name, address, port"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("nodes: [", "not valid YAML"),
+        ("name: a\nname: b", "stands twice"),
+        ("- a\n- b", "must hold keys and values"),
+        ("", "At 'nodes': is missing"),
+    ],
+)
+def test_a_file_that_is_no_configuration_says_why(tmp_path: Path, text: str, words: str) -> None:
+    assert words in "\n".join(problems(tmp_path, text))
+
+
+def test_a_file_that_is_not_there_or_not_text_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load_config(tmp_path / "absent.yml", ServerConfig)
+    path = tmp_path / "binary.yml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(path, ServerConfig)
+
+
+def test_plain_sockets_stay_on_loopback_unless_the_owner_insists(tmp_path: Path) -> None:
+    far = "nodes: [{name: a, address: 192.0.2.1}]\n"
+    (problem,) = problems(tmp_path, far)
+    assert "192.0.2.1 is not on loopback" in problem
+    path = tmp_path / "config.yml"
+    path.write_text(far + "insecure_plaintext: true\n", encoding="utf-8")
+    assert load_config(path, ServerConfig).insecure_plaintext
+
+
+def test_a_data_set_outside_the_data_folder_is_refused(tmp_path: Path) -> None:
+    text = "name: a\nserver: {port: 1}\ndatasets: [{name: x, path: ../secret}]"
+    (problem,) = problems(tmp_path, text, ClientConfig)
+    assert "must lie inside the data folder" in problem
+
+
+def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    (problem,) = problems(tmp_path, "nodes: [{name: a}, {name: a, port: 9003}]")
+    assert "a stands more than once" in problem
