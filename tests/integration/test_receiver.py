@@ -347,23 +347,24 @@ def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
         assert "refused" not in peer.expect(FrameType.ANSWER)
 
 
-def test_connections_of_one_peer_and_in_all_are_bounded(tmp_path: Path) -> None:
-    limits = {"max_connections": 3, "max_connections_per_peer": 2}
-    with receiving(server_config(tmp_path, limits=limits)) as receiver:
-        first = RawPeer(receiver.port, NODE)
-        first.expect(FrameType.HELLO)
-        second = RawPeer(receiver.port, NODE)
-        second.expect(FrameType.HELLO)
-        third = RawPeer(receiver.port, NODE)
-        third.expect_end("busy")
-        web = RawPeer(receiver.port, WEB)
-        web.expect(FrameType.HELLO)
-        fourth = RawPeer(receiver.port, Identity("node-2", Role.CLIENT), hello=False)
-        assert fourth.sock.recv(1) == b""
-        first.sock.close()
-        assert send_now(receiver, Identity("node-2", Role.CLIENT), IDS[Kind.HELLO], hello_body("node-2")).delivered
-        for peer in (second, third, fourth, web):
-            peer.sock.close()
+def test_connections_of_one_peer_are_bounded(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path, limits={"max_connections_per_peer": 1})) as receiver:
+        with RawPeer(receiver.port, NODE) as first, RawPeer(receiver.port, WEB) as other:
+            first.expect(FrameType.HELLO)
+            other.expect(FrameType.HELLO)
+            with RawPeer(receiver.port, NODE) as second:
+                second.expect_end("busy")
+        assert send_now(receiver, NODE, IDS[Kind.HELLO], hello_body("node-1")).delivered
+
+
+def test_connections_in_all_are_bounded(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path, limits={"max_connections": 2})) as receiver:
+        with RawPeer(receiver.port, NODE) as first, RawPeer(receiver.port, WEB) as second:
+            first.expect(FrameType.HELLO)
+            second.expect(FrameType.HELLO)
+            with RawPeer(receiver.port, NODE, hello=False) as third:
+                assert third.sock.recv(1) == b""
+        assert send_now(receiver, NODE, IDS[Kind.HELLO], hello_body("node-1")).delivered
 
 
 # -- time
