@@ -114,6 +114,8 @@ class SequentialEngine:
         self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
+        # The same memory, unknown to autograd: steps are taken on these.
+        self.values = [parameter.detach() for parameter in self.parameters]
         self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
 
     def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[ClientUpdate]:
@@ -156,11 +158,10 @@ class SequentialEngine:
                 inputs = self.prepare(x, augment) if self.prepare else x
                 loss = cross_entropy(self.model(inputs), y)
                 gradients = torch.autograd.grad(loss, self.parameters)
-                with torch.no_grad():
-                    self.strategy.adjust_gradients(gradients, self.parameters, received)
-                    for parameter, gradient in zip(self.parameters, gradients, strict=True):
-                        parameter.add_(gradient, alpha=-settings.local_learning_rate)
-                    total.add_(loss, alpha=len(y))
+                self.strategy.adjust_gradients(gradients, self.values, received)
+                for value, gradient in zip(self.values, gradients, strict=True):
+                    value.add_(gradient, alpha=-settings.local_learning_rate)
+                total.add_(loss.detach(), alpha=len(y))
         return float(total) / order.numel()
 
 
