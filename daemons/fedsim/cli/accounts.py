@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import click
@@ -23,10 +22,10 @@ from fedsim.cli.credentials import (
 )
 from fedsim.cli.options import json_option, plaintext_option, token_file_option, url_option
 from fedsim.cli.output import Output
-from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.cli.pages import Page, read_page
+from fedsim.errors import BadInput, Refused
 
 MAX_LABEL_CHARACTERS = 80
-VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
 
 @click.command()
@@ -102,12 +101,12 @@ def make_token(url: str, name: str, password: str, label: str) -> str:
         Unavailable: there is no web of fedsim at `url`.
     """
     with reaching(url), open_client(url) as http:
-        page = _page(url, http, "/login")
+        page = read_page(url, http, "/login")
         answer = http.post(f"{url}/login", data={"csrf": page.csrf, "name": name, "password": password})
         if not answer.is_redirect:
-            said = _Page.read(answer).alert or "The log-in failed"
+            said = Page.read(answer).alert or "The log-in failed"
             fail(url, httpx.Response(answer.status_code, headers=_only(answer, "Retry-After"), json={"error": said}))
-        csrf = _page(url, http, "/profile").csrf
+        csrf = read_page(url, http, "/profile").csrf
         made = http.post(f"{url}/api/v1/tokens", json={"label": label}, headers={"X-CSRF-Token": csrf})
         if not made.is_success:
             fail(url, made)
@@ -118,56 +117,3 @@ def make_token(url: str, name: str, password: str, label: str) -> str:
 
 def _only(response: httpx.Response, name: str) -> dict[str, str]:
     return {name: response.headers[name]} if name in response.headers else {}
-
-
-def _page(url: str, http: httpx.Client, path: str) -> _Page:
-    response = http.get(f"{url}{path}")
-    page = _Page.read(response)
-    if not response.is_success and page.alert:
-        raise Refused("not_allowed", page.alert)
-    if not response.is_success or not page.csrf:
-        raise Unavailable(f"{url} answers {response.status_code}, not as fedsim's web does: check the address (--url)")
-    return page
-
-
-class _Page(HTMLParser):
-    """What matters of a page: the token that its forms must send back, and its message."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.csrf = ""
-        self._message: list[str] = []
-        self._depth = 0
-
-    @classmethod
-    def read(cls, response: httpx.Response) -> _Page:
-        page = cls()
-        if response.headers.get("Content-Type", "").startswith("text/html"):
-            page.feed(response.text)
-        return page
-
-    @property
-    def alert(self) -> str:
-        """The message, in one line."""
-        return " ".join(" ".join(self._message).split())
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        if tag == "input":
-            if given.get("name") == "csrf":
-                self.csrf = given.get("value") or ""
-        elif tag not in VOID and (self._depth or _is_message(given)):
-            self._depth += 1
-
-    def handle_endtag(self, tag: str) -> None:
-        if self._depth and tag not in VOID:
-            self._depth -= 1
-
-    def handle_data(self, data: str) -> None:
-        if self._depth:
-            self._message.append(data)
-
-
-def _is_message(attributes: dict[str, str | None]) -> bool:
-    """Whether an element is what the page has to say: a form's alert, or an error page's text."""
-    return attributes.get("role") == "alert" or "error" in (attributes.get("class") or "").split()

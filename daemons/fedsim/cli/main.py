@@ -10,6 +10,7 @@ import click
 from fedsim import __version__
 from fedsim.cli.accounts import login, logout
 from fedsim.cli.admin import admin
+from fedsim.cli.demo import demo
 from fedsim.cli.download import download
 from fedsim.cli.options import State
 from fedsim.cli.output import plain
@@ -48,6 +49,7 @@ def cli() -> None:
 
 
 for _command in (
+    demo,
     login,
     logout,
     submit,

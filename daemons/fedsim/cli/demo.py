@@ -1,0 +1,148 @@
+"""`fedsim demo`: a whole lab on this machine, and one training through the web's own pages, from form to file."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from fedsim.cli.api import Api, open_client, reaching
+from fedsim.cli.lab import LocalLab, NodeSpec
+from fedsim.cli.output import Output
+from fedsim.cli.pages import Page, read_page
+from fedsim.cli.watch import outcome_code, watch_task
+from fedsim.errors import FedsimError
+
+WEB_PORT = 8080
+USER = "demo"
+TASK = {"title": "Demonstration", "num_rounds": 20, "evaluate_every": 5, "save_every": 5, "num_nodes": 2}
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+IDX_FILE = "train-images-idx3-ubyte"
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """What the nodes train on: the data folder, the data set as in client.yml, and what to tell of it."""
+
+    folder: Path
+    dataset: dict[str, Any]
+    told: str
+
+
+def find_data() -> DemoData:
+    """The first found of MNIST in a data folder, Debian's Fashion-MNIST, scikit-learn's digits."""
+    wanted = Path(os.environ.get("FEDSIM_DATA", "data")).resolve()
+    for folder in (wanted, wanted / "mnist"):
+        if _has_idx(folder):
+            return DemoData(folder, {"name": "mnist", "path": ".", "share": True}, f"MNIST in {folder}")
+    if _has_idx(FASHION_MNIST):
+        dataset = {"name": "fashion-mnist", "path": ".", "share": True}
+        return DemoData(FASHION_MNIST, dataset, f"Fashion-MNIST in {FASHION_MNIST} (for MNIST set FEDSIM_DATA)")
+    dataset = {"name": "digits", "path": "digits", "format": "digits", "share": True}
+    return DemoData(wanted, dataset, "scikit-learn's digits (for MNIST set FEDSIM_DATA to the folder of its files)")
+
+
+def _has_idx(folder: Path) -> bool:
+    return any((folder / f"{IDX_FILE}{suffix}").is_file() for suffix in ("", ".gz"))
+
+
+def _web_port() -> int:
+    """The usual port, where nobody has it; else any."""
+    try:
+        with socket.create_server(("127.0.0.1", WEB_PORT)):
+            return WEB_PORT
+    except OSError:
+        return 0
+
+
+def _make_lab(folder: Path, data: DemoData) -> LocalLab:
+    # Where there is only the digits' own package, there is no folder of data; a node wants one all the same.
+    place = data.folder if data.folder.is_dir() else folder / "data"
+    nodes = [NodeSpec(name, place, [data.dataset], {"clients": 50}) for name in ("node-a", "node-b")]
+    return LocalLab(folder, nodes, web_port=_web_port())
+
+
+def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> str:
+    """Fill in the form on the page `form` and send it; returns where the web leads next."""
+    page = read_page(url, http, form)
+    answer = http.post(f"{url}{form}", data={"csrf": page.csrf, **{key: str(value) for key, value in content.items()}})
+    if not answer.is_redirect:
+        raise FedsimError(f"the web refused the form {form}: {Page.read(answer).alert or answer.status_code}")
+    return str(answer.headers["Location"])
+
+
+def _through_the_web(url: str, password: str, dataset: str) -> tuple[int, str]:
+    """Register, log out, log in and submit, as a person would; returns the task's number and a token to watch it."""
+    with reaching(url), open_client(url) as http:
+        _post(http, url, "/register", {"name": USER, "password": password})
+        http.post(f"{url}/logout", data={"csrf": read_page(url, http, "/tasks").csrf})
+        _post(http, url, "/login", {"name": USER, "password": password})
+        task = _post(http, url, "/tasks/new", {**TASK, "dataset": dataset})
+        csrf = read_page(url, http, "/profile").csrf
+        made = http.post(f"{url}/api/v1/tokens", json={"label": "demonstration"}, headers={"X-CSRF-Token": csrf})
+        return int(task.rsplit("/", 1)[-1]), str(made.raise_for_status().json()["secret"])
+
+
+@click.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("demo"),
+    show_default=True,
+    help="Each run makes a folder of its own in here.",
+)
+def demo(folder: Path) -> int:
+    """Start a lab on this machine and train a model in it, through the web's pages."""
+    out = Output(as_json=False)
+    data = find_data()
+    run = folder.resolve() / time.strftime("run-%Y%m%d-%H%M%S")
+    out.say(f"Data: {data.told}")
+    # A SIGTERM must end what was started, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    lab = _make_lab(run, data)
+    out.say(f"Starting {len(lab.processes)} processes in {run} …")
+    with lab:
+        for process in lab.processes.values():
+            out.say(f"  {process.name:16} pid {process.pid}")
+        password = secrets.token_urlsafe(9)
+        out.say(f"Through {lab.url}: registering {USER!r}, logging in, submitting the task …")
+        number, token = _through_the_web(lab.url, password, data.dataset["name"])
+        with Api(lab.url, token) as api:
+            last = watch_task(api, out, number)
+            _show_result(out, lab, api, number)
+        if sys.stdout.isatty():
+            out.say("")
+            out.say(f"The web still answers: {lab.url}  (name {USER}, password {password})  – Ctrl-C ends it.")
+            _wait_for_interrupt()
+    out.say("Every process has ended.")
+    return outcome_code(last)
+
+
+def _show_result(out: Output, lab: LocalLab, api: Api, number: int) -> None:
+    task = api.task(number)
+    checkpoints = api.checkpoints(number)
+    if task["state"] != "completed" or not checkpoints:
+        raise FedsimError(f"the task ended as {task['state']}: {task['reason']}; the logs are in {lab.folder / 'log'}")
+    newest = checkpoints[-1]
+    out.say("")
+    out.say(f"Final accuracy   {task['accuracy']:.4f}")
+    out.say(f"Checkpoint       {lab.server_spool / 'checkpoints' / newest['path']}")
+    out.say(f"Its digest       {newest['digest']}")
+    out.say(f"Parameters       {task['digest']}")
+    out.say(f"The task's page  {lab.url}/tasks/{number}")
+
+
+def _wait_for_interrupt() -> None:
+    """Until Ctrl-C; a second one is not needed, since leaving the lab ends it."""
+    with suppress(KeyboardInterrupt):
+        signal.pause()
