@@ -105,7 +105,8 @@ def files_in(spool: Path) -> list[str]:
 class Proxy:
     """A TCP proxy. `limits` says, for each connection in turn, after how many bytes to the receiver it is cut.
 
-    None lets a connection live. With `at_cut` the cut waits until that function returns.
+    None lets a connection live. With `at_cut` the cut waits until that function returns. `carried` are the bytes that
+    each connection brought to the receiver.
     """
 
     def __init__(self, port: int, limits: Iterator[int | None], at_cut: Callable[[], None] | None = None) -> None:
@@ -116,7 +117,7 @@ class Proxy:
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.connections = 0
+        self.carried: list[int] = []
         self._start(self._accept)
 
     def _start(self, work: Callable[..., None], *args: Any) -> None:
@@ -135,15 +136,17 @@ class Proxy:
             except OSError:
                 near.close()
                 continue
-            self.connections += 1
             self._sockets += [near, far]
-            self._start(self._pump, near, far, next(self._limits, None))
-            self._start(self._pump, far, near, None)
+            self.carried.append(0)
+            self._start(self._pump, near, far, next(self._limits, None), len(self.carried) - 1)
+            self._start(self._pump, far, near, None, None)
 
-    def _pump(self, source: socket.socket, target: socket.socket, left: int | None) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, left: int | None, counted: int | None) -> None:
         try:
             while data := source.recv(65536 if left is None else min(65536, left)):
                 target.sendall(data)
+                if counted is not None:
+                    self.carried[counted] += len(data)
                 if left is not None:
                     left -= len(data)
                     if not left:
