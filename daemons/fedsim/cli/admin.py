@@ -85,6 +85,7 @@ def admin() -> None:
 def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> None:
     """Make the administrator NAME."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+    from fedsim.web.faults import Fault  # noqa: PLC0415 - see _open_store
 
     store.check()
     if password_stdin:
@@ -93,7 +94,7 @@ def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> Non
         password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
     try:
         user = accounts.create_admin(store, name, password, now=time.time())
-    except accounts.Fault as fault:
+    except Fault as fault:
         problems = {field: str(problem) for field, problem in fault.problems.items()}
         raise BadInput("\n  ".join([str(fault), *(f"{field}: {text}" for field, text in problems.items())])) from fault
     _tell(out, user, f"{user.name} is an administrator now.")

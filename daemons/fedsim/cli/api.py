@@ -58,7 +58,9 @@ def reaching(url: str) -> Iterator[None]:
             advice = "if the lab has its own authority, name its certificate's file in SSL_CERT_FILE"
         else:
             advice = "check the address (--url), and that fedsim-web runs there"
-        raise Unavailable(f"The web at {url} cannot be reached: {error or type(error).__name__}; {advice}") from error
+        raise Unavailable(
+            f"The web at {url} cannot be reached: {str(error) or type(error).__name__}; {advice}"
+        ) from error
 
 
 class Api:

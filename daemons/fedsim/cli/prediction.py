@@ -110,8 +110,8 @@ def load_examples(source: Source, model: Model) -> Given:
 def _of_data_set(source: Source) -> Given:
     """Data with labels, by the data room's formats."""
     path = source.path.absolute()
-    config = DataSetConfig(
-        name="given", path=Path(path.name), format=source.dataset_format, label_column=source.label_column
+    config = DataSetConfig.model_validate(
+        {"name": "given", "path": path.name, "format": source.dataset_format, "label_column": source.label_column}
     )
     dataset = load_dataset(config, path.parent)
     if source.part == "test" and dataset.test is None:
@@ -154,14 +154,16 @@ def _table_like(source: Source) -> Given:
 
 def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntArray:
     """The classes in a table, as the data set's configuration tells them."""
-    plain = DataSetConfig(
-        name=config.name,
-        path=Path(path.name),
-        format="csv",
-        label_column=label_column,
-        id_column=config.id_column,
-        labels=config.labels,
-        missing="mean",  # every line stays: each has its prediction
+    plain = DataSetConfig.model_validate(
+        {
+            "name": config.name,
+            "path": path.name,
+            "format": "csv",
+            "label_column": label_column,
+            "id_column": config.id_column,
+            "labels": config.labels,
+            "missing": "mean",  # every line stays: each has its prediction
+        }
     )
     return load_dataset(plain, path.parent).train.labels
 
@@ -183,7 +185,7 @@ def _read_columns(path: Path) -> FloatArray:
     """A table of features only, float32 [n, columns], in the order of its columns."""
     rows: list[list[float]] = []
     with _lines(path) as lines:
-        header = next(lines, [])
+        header: list[str] = next(lines, [])
         for cells in lines:
             if not cells:
                 continue

@@ -117,14 +117,15 @@ class _Bar:
         """Move the bar."""
         if isinstance(news, Trouble):
             self._below.plain, self._below.style = plain(news.text), "yellow"
-            return
-        self._below.plain, self._below.style = plain(news.doing), ""
-        self._progress.update(
-            self._row,
-            description=f"Task {news.number} {news.state}",
-            completed=news.rounds_done,
-            total=None if news.state == "pending" else news.num_rounds,
-            rounds=news.num_rounds,
-            metrics=news.metrics,
-            left=news.time_left,
-        )
+        else:
+            self._below.plain, self._below.style = plain(news.doing), ""
+            self._progress.update(
+                self._row,
+                description=f"Task {news.number} {news.state}",
+                completed=news.rounds_done,
+                total=None if news.state == "pending" else news.num_rounds,
+                rounds=news.num_rounds,
+                metrics=news.metrics,
+                left=news.time_left,
+            )
+        self._live.refresh()

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_support import Terminal, Web, serving
+
+from fedsim.cli import api
+from fedsim.store.interface import TaskState
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[Web]:
+    with serving(tmp_path) as web:
+        web.site.node()
+        yield web
+
+
+@pytest.fixture
+def terminal(web: Web, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Terminal:
+    terminal = Terminal(capsys, monkeypatch, tmp_path)
+    terminal.use(web.url, web.token("ada"))
+    return terminal
+
+
+def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Terminal, tmp_path: Path) -> None:
+    file = tmp_path / "task.yml"
+    file.write_text("title: 2026-01-01\nnum_rounds: 3\nlocal_learning_rate: 1e-2\n", encoding="utf-8")
+    result = terminal.run("submit", file)
+    assert result.code == 0, result.err
+    assert f"Task 1 is submitted: {web.url}/tasks/1" in result.out
+    task = web.site.store.task(1)
+    assert task is not None
+    assert (task.settings.title, task.settings.num_rounds) == ("2026-01-01", 3)
+    assert task.settings.local_learning_rate == 0.01
+    assert ("submitted", 1) in web.site.signal.told
+
+
+def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(web: Web, terminal: Terminal) -> None:
+    typed = '{"modelname": "mnist_cnn", "num_comm": 7, "cfraction": 0.2, "iid": 1, "save_path": "/tmp"}'
+    result = terminal.run("submit", "-", "--json", typed=typed)
+    assert result.code == 0, result.err
+    settings = result.document["task"]["settings"]
+    assert (settings["model"], settings["num_rounds"], settings["partition"]) == ("cnn", 7, "iid")
+    assert any("save_path is ignored" in note for note in result.document["notes"])
+    assert "save_path is ignored" in result.err
+
+
+def test_set_replaces_a_setting_under_whichever_name_the_file_has_it(web: Web, terminal: Terminal) -> None:
+    result = terminal.run("submit", "-", "--set", "num_rounds=9", "--set", "epoch=2", typed="num_comm: 7\nepoch: 1\n")
+    assert result.code == 0, result.err
+    task = web.site.store.task(1)
+    assert task is not None
+    assert (task.settings.num_rounds, task.settings.local_epochs) == (9, 2)
+
+
+def test_every_problem_is_told_beside_its_field(web: Web, terminal: Terminal) -> None:
+    typed = "num_rounds: 0\nfraction_train: 2\ncolour: red\n"
+    result = terminal.run("submit", "-", typed=typed)
+    assert result.code == 65
+    for field in ("num_rounds", "fraction_train", "colour"):
+        assert f"\n  {field}: " in result.err
+    assert result.out == ""
+    assert web.site.store.tasks() == []
+    result = terminal.run("submit", "-", "--json", typed=typed)
+    assert result.code == 65
+    assert set(result.document["problems"]) == {"num_rounds", "fraction_train", "colour"}
+    assert result.document["exit_code"] == 65
+
+
+def test_a_file_that_is_not_there_exits_66_and_one_that_is_no_yaml_65(terminal: Terminal, tmp_path: Path) -> None:
+    assert terminal.run("submit", tmp_path / "none.yml").code == 66
+    result = terminal.run("submit", "-", typed="num_rounds: [1\n")
+    assert result.code == 65
+    assert "line 2" in result.err
+
+
+def test_tasks_are_listed_page_after_page(web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "PAGE_SIZE", 2)
+    for number in range(5):
+        web.site.task("ada", title=f"run {number}")
+    listed = terminal.run("tasks", "--all", "--json").document["tasks"]
+    assert [task["number"] for task in listed] == [5, 4, 3, 2, 1]
+    assert len(terminal.run("tasks", "--limit", "3", "--json").document["tasks"]) == 3
+    table = terminal.run("tasks").out
+    assert "run 4" in table
+    assert "pending" in table
+
+
+def test_a_title_cannot_take_hold_of_the_terminal(web: Web, terminal: Terminal) -> None:
+    web.site.task("ada", title="\x1b]0;mine\x07\x1b[31mred")
+    for command in (("tasks",), ("show", 1)):
+        result = terminal.run(*command)
+        assert result.code == 0, result.err
+        assert "red" in result.out
+        assert "\x1b" not in result.out
+
+
+def test_only_an_administrator_sees_everybodys_tasks(web: Web, terminal: Terminal) -> None:
+    web.site.task("ada")
+    assert terminal.run("tasks", "--everybody").code == 77
+    terminal.use(web.url, web.token("root", admin=True))
+    assert "ada" in terminal.run("tasks", "--everybody").out
+
+
+def test_show_tells_settings_state_rounds_and_checkpoints(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada", num_rounds=4, title="a title")
+    web.site.run_rounds(task, 3)
+    checkpoint = web.save_checkpoint(task, 3, b"model")
+    result = terminal.run("show", 1)
+    assert result.code == 0, result.err
+    for text in ("a title", "running, round 3 of 4", "waits for node-2", "num_clients", checkpoint.digest):
+        assert text in result.out
+    document = terminal.run("show", 1, "--json").document
+    assert len(document["rounds"]) == 4
+    assert document["checkpoints"][0]["digest"] == checkpoint.digest
+
+
+def test_rounds_come_as_table_csv_or_json(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada", num_rounds=4)
+    assert "no rounds yet" in terminal.run("rounds", 1).err
+    web.site.run_rounds(task, 2, missing=(3, 4))
+    rows = list(csv.DictReader(io.StringIO(terminal.run("rounds", 1, "--csv").out)))
+    assert [row["round"] for row in rows] == ["0", "1", "2"]
+    assert rows[2]["missing"] == "3 4"
+    assert 6.1 in [float(value) for name, value in rows[2].items() if name.startswith("seconds_")]
+    assert len([name for name in rows[0] if name.startswith("recall_")]) == 10
+    assert len(terminal.run("rounds", 1, "--json").document["rounds"]) == 3
+    assert "2 of 10" in terminal.run("rounds", 1).out
+    assert terminal.run("rounds", 1, "--json", "--csv").code == 64
+
+
+def test_a_waiting_task_is_stopped_at_once_and_a_finished_one_cannot_be(web: Web, terminal: Terminal) -> None:
+    web.site.task("ada")
+    assert "is stopped" in terminal.run("stop", 1).out
+    result = terminal.run("stop", 1)
+    assert result.code == 65
+    assert "already finished" in result.err
+
+
+def test_a_running_task_is_asked_to_stop(web: Web, terminal: Terminal) -> None:
+    web.site.run_rounds(web.site.task("ada"), 1)
+    result = terminal.run("stop", 1, "--json")
+    assert result.code == 0
+    assert result.document["task"]["stop_requested"] is True
+    assert ("stop", 1) in web.site.signal.told
+
+
+def test_deleting_asks_first(web: Web, terminal: Terminal) -> None:
+    web.site.task("ada")
+    terminal.run("stop", 1)
+    assert terminal.run("delete", 1, typed="n\n").code == 130
+    assert terminal.run("delete", 1, typed="").code == 130
+    assert web.site.store.tasks_to_delete() == []
+    assert terminal.run("delete", 1, typed="y\n").code == 0
+    assert [task.number for task in web.site.store.tasks_to_delete()] == [1]
+
+
+def test_a_task_runs_again_with_changes(web: Web, terminal: Terminal) -> None:
+    web.site.task("ada", num_rounds=4, seed=7)
+    result = terminal.run("rerun", 1, "--set", "learning_rate=0.5", "--json")
+    assert result.code == 0, result.err
+    settings = result.document["task"]["settings"]
+    assert (settings["num_rounds"], settings["seed"], settings["local_learning_rate"]) == (4, 7, 0.5)
+    assert terminal.run("rerun", 1, "--set", "num_rounds").code == 64
+
+
+def test_what_is_not_there_and_what_is_somebody_elses_exits_66(web: Web, terminal: Terminal) -> None:
+    web.token("bob")
+    web.site.task("bob")
+    for command in (("show", 1), ("watch", 1), ("stop", 1), ("rounds", 99), ("download", 99), ("rerun", 99)):
+        result = terminal.run(*command)
+        assert (command, result.code) == (command, 66)
+        assert f"Task {command[1]}: " in result.err
+
+
+def test_nodes_and_options_are_listed(web: Web, terminal: Terminal) -> None:
+    assert "node-1" in terminal.run("nodes").out
+    assert terminal.run("nodes", "--json").document["nodes"][0]["online"] is True
+    options = terminal.run("options").out
+    for text in ("2nn", "mnist: 60000 examples", "fraction_train", "fedavg, fedprox"):
+        assert text in options
+    assert terminal.run("options", "--json").document["defaults"]["num_clients"] == 100
+
+
+def test_a_watched_submission_ends_as_the_task_does(
+    web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsim.cli.follow.LEAST_PAUSE_SECONDS", 0.01)
+
+    def move_on(path: str) -> None:
+        task = web.site.store.task(1)
+        if path == "/api/v1/tasks/1" and task is not None:
+            if task.state is TaskState.PENDING:
+                web.site.run_rounds(task, 1)
+            else:
+                web.finish(task, TaskState.FAILED, "diverged in round 2")
+
+    web.before = move_on
+    result = terminal.run("submit", "-", "--watch", "--json", typed="num_rounds: 3")
+    assert result.code == 1
+    assert result.document["task"]["state"] == "failed"
+    assert "diverged in round 2" in result.err
