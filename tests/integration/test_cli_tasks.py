@@ -39,7 +39,7 @@ def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Te
     assert ("submitted", 1) in web.site.signal.told
 
 
-def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(web: Web, terminal: Terminal) -> None:
+def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(terminal: Terminal) -> None:
     typed = '{"modelname": "mnist_cnn", "num_comm": 7, "cfraction": 0.2, "iid": 1, "save_path": "/tmp"}'
     result = terminal.run("submit", "-", "--json", typed=typed)
     assert result.code == 0, result.err
@@ -177,7 +177,7 @@ def test_what_is_not_there_and_what_is_somebody_elses_exits_66(web: Web, termina
         assert f"Task {command[1]}: " in result.err
 
 
-def test_nodes_and_options_are_listed(web: Web, terminal: Terminal) -> None:
+def test_nodes_and_options_are_listed(terminal: Terminal) -> None:
     assert "node-1" in terminal.run("nodes").out
     assert terminal.run("nodes", "--json").document["nodes"][0]["online"] is True
     options = terminal.run("options").out

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cli_support import Result, Terminal
+
+from fedsim.settings import TaskSettings
+from fedsim.spool.npy import write_vector
+from fedsim.worker.checkpoint import save_checkpoint
+from fedsim.worker.jobs import SaveCheckpoint
+
+# Class 1 where the first column is the larger one: logits are x @ WEIGHTS.T + BIAS.
+WEIGHTS = np.array([[0, 5], [5, 0]], np.float32)
+BIAS = np.zeros(2, np.float32)
+LABELLED = "left,right,class\n3,1,1\n1,3,0\n2,1,0\n0,4,0\n"
+PLAIN = "left,right\n3,1\n1,3\n2,1\n0,4\n"
+PREDICTED = ["1", "0", "1", "0"]
+
+
+@pytest.fixture
+def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Terminal:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("predicting needs no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return Terminal(capsys, monkeypatch, tmp_path)
+
+
+def save(path: Path, model: str, shape: tuple[int, ...], num_classes: int, vector: np.ndarray[Any, Any]) -> Path:
+    write_vector(path.with_suffix(".npy"), vector)
+    job = SaveCheckpoint(
+        settings=TaskSettings.model_validate({"model": model}),
+        feature_shape=shape,
+        num_classes=num_classes,
+        round=1,
+        model=path.with_suffix(".npy"),
+        out=path,
+        about={"round": 1},
+    )
+    save_checkpoint(job)
+    return path
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    vector = np.concatenate([WEIGHTS.ravel(), BIAS])
+    return save(tmp_path / "round-0001.safetensors", "logistic", (2,), 2, vector)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def rows(result: Result) -> list[dict[str, str]]:
+    assert result.code == 0, result.err
+    return list(csv.DictReader(io.StringIO(result.out)))
+
+
+def test_a_table_without_labels_gets_classes_and_probabilities(
+    terminal: Terminal, checkpoint: Path, tmp_path: Path
+) -> None:
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", write(tmp_path / "new.csv", PLAIN))
+    found = rows(result)
+    assert [row["predicted"] for row in found] == PREDICTED
+    assert [row["example"] for row in found] == ["0", "1", "2", "3"]
+    # softmax of (5, 15)
+    assert float(found[0]["probability_1"]) == pytest.approx(1 / (1 + np.exp(-10)), rel=1e-5)
+    assert "accuracy" not in result.err
+
+
+def test_with_labels_it_tells_how_good_the_predictions_are(
+    terminal: Terminal, checkpoint: Path, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "new.csv", LABELLED)
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", data, "--label-column", "class")
+    assert [row["label"] for row in rows(result)] == ["1", "0", "0", "0"]
+    assert "accuracy 75.00%" in result.err
+    assert "AUC 1.0000" in result.err
+    assert "class 0: 66.67%, class 1: 100.00%" in result.err
+
+
+def test_json_holds_the_metrics_and_the_file_the_predictions(
+    terminal: Terminal, checkpoint: Path, tmp_path: Path
+) -> None:
+    data, output = write(tmp_path / "new.csv", LABELLED), tmp_path / "predicted.csv"
+    arguments = ("predict", "--checkpoint", checkpoint, "--data", data, "--output", output)
+    arguments = (*arguments, "--label-column", "class")
+    result = terminal.run(*arguments, "--json")
+    assert result.code == 0, result.err
+    document = result.document
+    assert document["num_examples"] == 4
+    assert document["metrics"]["accuracy"] == 0.75
+    with output.open(encoding="utf-8", newline="") as file:
+        assert [row["predicted"] for row in csv.DictReader(file)] == PREDICTED
+    assert terminal.run(*arguments).code == 65
+    assert terminal.run(*arguments, "--force").code == 0
+
+
+def test_a_table_is_prepared_like_the_nodes_own(terminal: Terminal, checkpoint: Path, tmp_path: Path) -> None:
+    write(tmp_path / "train.csv", "left,right,class\n100,0,yes\n0,1,no\n")
+    config = write(
+        tmp_path / "client.yml",
+        json.dumps(
+            {
+                "name": "node-1",
+                "server": {"port": 9001},
+                "data": str(tmp_path),
+                "datasets": [
+                    {
+                        "name": "bank",
+                        "path": "train.csv",
+                        "label_column": "class",
+                        "scale": "minmax",
+                        "missing": "mean",
+                        "labels": {"no": 0, "yes": 1},
+                    }
+                ],
+            }
+        ),
+    )
+    # Scaled by what the training file spans, 90 of 100 is more than 0.5 of 1, and 10 of 100 (or the mean, 50) is not.
+    new = write(tmp_path / "new.csv", "right,left,class\n0.5,90,yes\n0.5,10,yes\n0.6,,no\n")
+    like = ("--like", "bank", "--config", config)
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", new, *like)
+    found = rows(result)
+    assert [row["predicted"] for row in found] == ["1", "0", "0"]
+    assert [row["label"] for row in found] == ["1", "1", "0"]
+    unlabelled = write(tmp_path / "unlabelled.csv", "left,right\n90,0.5\n")
+    found = rows(terminal.run("predict", "--checkpoint", checkpoint, "--data", unlabelled, *like))
+    assert [row["predicted"] for row in found] == ["1"]
+    assert "label" not in found[0]
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", new, "--like", "x", "--config", config)
+    assert result.code == 65
+    assert "there are bank" in result.err
+
+
+def test_images_in_an_archive_or_array_are_scaled_as_in_training(terminal: Terminal, tmp_path: Path) -> None:
+    vector = np.concatenate([np.ones(4), -np.ones(4), [0, 2.5]]).astype(np.float32)
+    checkpoint = save(tmp_path / "image.safetensors", "logistic", (2, 2), 2, vector)
+    # The sum of an image's four pixels / 255 decides: beyond 1.25 it is class 0.
+    images = np.stack([np.full((2, 2), 255, np.uint8), np.full((2, 2), 51, np.uint8)])
+    np.savez(tmp_path / "labelled.npz", x_train=images[:1], y_train=[0], x_test=images, y_test=[0, 1])
+    np.savez(tmp_path / "features.npz", features=images)
+    np.save(tmp_path / "array.npy", images)
+    for name in ("labelled.npz", "features.npz", "array.npy"):
+        found = rows(terminal.run("predict", "--checkpoint", checkpoint, "--data", tmp_path / name))
+        assert [row["predicted"] for row in found] == ["0", "1"]
+    arguments = ("predict", "--checkpoint", checkpoint, "--data", tmp_path / "labelled.npz", "--json")
+    assert terminal.run(*arguments).document["metrics"]["num_examples"] == 2
+    assert terminal.run(*arguments, "--part", "train").document["metrics"]["num_examples"] == 1
+
+
+def test_digits_come_without_a_file(terminal: Terminal, tmp_path: Path) -> None:
+    checkpoint = save(tmp_path / "digits.safetensors", "logistic", (8, 8), 10, np.zeros(650, np.float32))
+    result = terminal.run(
+        "predict", "--checkpoint", checkpoint, "--data", "digits", "--dataset-format", "digits", "--json"
+    )
+    assert result.code == 0, result.err
+    assert result.document["metrics"]["loss"] == pytest.approx(np.log(10))
+    assert result.document["metrics"]["auc"] is None
+
+
+def test_shapes_that_do_not_fit_are_both_named(terminal: Terminal, checkpoint: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "wide.csv", "a,b,c\n1,2,3\n")
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", data, "--json")
+    assert result.code == 65
+    assert "[3]" in result.document["error"]
+    assert "[2]" in result.document["error"]
+
+
+def test_a_class_that_the_model_does_not_know_is_named(terminal: Terminal, checkpoint: Path, tmp_path: Path) -> None:
+    data = write(tmp_path / "new.csv", "left,right,class\n1,2,4\n")
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", data, "--label-column", "class")
+    assert result.code == 65
+    assert "class 4" in result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("left,right\n1\n", "line 2"),
+        ("left,right\n1,red\n", "--label-column"),
+        ("left,right\n1,nan\n", "not finite"),
+        ("left,right\n", "no examples"),
+        ('left,right\n"1,2\n', "not valid CSV"),
+    ],
+)
+def test_a_malformed_table_is_refused_with_its_place(
+    terminal: Terminal, checkpoint: Path, tmp_path: Path, content: str, told: str
+) -> None:
+    result = terminal.run("predict", "--checkpoint", checkpoint, "--data", write(tmp_path / "new.csv", content))
+    assert result.code == 65
+    assert told in result.err
+    assert "new.csv" in result.err
+
+
+def test_what_is_not_there_exits_66_and_what_is_no_checkpoint_65(
+    terminal: Terminal, checkpoint: Path, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "new.csv", PLAIN)
+    assert terminal.run("predict", "--checkpoint", tmp_path / "none", "--data", data).code == 66
+    assert terminal.run("predict", "--checkpoint", checkpoint, "--data", tmp_path / "none").code == 66
+    result = terminal.run("predict", "--checkpoint", data, "--data", data)
+    assert result.code == 65
+    assert "not a checkpoint" in result.err
