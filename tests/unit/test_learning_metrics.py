@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
+from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples
 from fedsim.learning.metrics import evaluate, predict, roc_auc
 from fedsim.learning.models import build_model
@@ -70,3 +71,10 @@ def test_batches_bound_the_memory() -> None:
     model = _Widest()
     evaluate(model, _examples(1203, 2))
     assert model.widest == 500
+
+
+def test_a_test_set_with_a_class_that_the_model_does_not_know_is_refused() -> None:
+    with pytest.raises(BadInput, match="labels from 0 to 2, the model knows the classes 0 to 1"):
+        evaluate(build_model("logistic", (5,), 2), _examples(20, 3))
+    with pytest.raises(BadInput, match="test set is empty"):
+        evaluate(build_model("logistic", (5,), 2), _examples(0, 2))

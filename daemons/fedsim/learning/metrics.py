@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.models import Prepares
 
@@ -36,17 +37,28 @@ class Metrics:
 
 
 def evaluate(model: nn.Module, examples: Examples, *, batch_size: int = BATCH) -> Metrics:
-    """Test a model, on the device where its parameters lie; it is left in evaluation mode."""
+    """Test a model, on the device where its parameters lie; it is left in evaluation mode.
+
+    Raises:
+        BadInput: there is no example, or one is of a class that the model does not know.
+    """
     labels = examples.labels
+    if not len(labels):
+        raise BadInput("the test set is empty; give it at least one example")
     loss = 0.0
     guesses = np.empty(len(labels), np.int64)
     margins = np.empty(len(labels), np.float64)
     num_classes = 0
     for here in _batches(len(labels), batch_size):
         logits = _logits(model, examples.take(here)).double().cpu()
+        num_classes = logits.shape[1]
+        if not 0 <= labels[here].min() <= labels[here].max() < num_classes:
+            raise BadInput(
+                f"the test set has labels from {labels.min()} to {labels.max()}, the model knows the classes 0 to "
+                f"{num_classes - 1}: use the test set of the data that it is trained on"
+            )
         loss += float(nn.functional.cross_entropy(logits, torch.from_numpy(labels[here].copy()), reduction="sum"))
         guesses[here] = logits.argmax(dim=1).numpy()
-        num_classes = logits.shape[1]
         # The difference of the logits ranks as the probability does, without its ties near 0 and 1.
         margins[here] = (logits[:, -1] - logits[:, 0]).numpy()
     right = guesses == labels
