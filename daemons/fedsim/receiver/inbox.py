@@ -15,7 +15,7 @@ from fedsim.config import ReceiverConfig
 from fedsim.errors import BadInput, Refused
 from fedsim.receiver.contents import check_contents
 from fedsim.receiver.counters import Counters
-from fedsim.receiver.incoming import Destination, IncomingFile
+from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role, metadata_path
 from fedsim.spool.layout import Metadata, Spool, read_metadata
@@ -24,7 +24,7 @@ from fedsim.wire import Identity
 
 
 class SpoolInbox:
-    """See fedsim.wire.link.Inbox. One for all connections; `config` may be replaced while it works."""
+    """See fedsim.wire.incoming.Inbox. One for all connections; `config` may be replaced while it works."""
 
     def __init__(self, config: ReceiverConfig, spool: Spool, counters: Counters) -> None:
         self.config = config
@@ -45,6 +45,10 @@ class SpoolInbox:
         """Open the file for writing, or None if it is stored already; raises Refused."""
         try:
             return self._offer(sender, header)
+        except OSError as error:
+            refused = disk_refusal(error)
+            self._count_refusal(sender, header, refused)
+            raise refused from error
         except Refused as refused:
             self._count_refusal(sender, header, refused)
             raise

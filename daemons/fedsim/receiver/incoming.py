@@ -39,7 +39,7 @@ class Destination:
 
 
 class IncomingFile:
-    """See fedsim.wire.link.Incoming. A lock guards it, because a newer connection may take the file over."""
+    """See fedsim.wire.incoming.Incoming. A lock guards it, because a newer connection may take the file over."""
 
     def __init__(
         self,

@@ -132,7 +132,11 @@ class Receiver:
             sock.close()
             self.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
             return
-        session = Session(self, sock, address)
+        try:
+            session = Session(self, sock, address)
+        except OSError:  # it is gone already
+            sock.close()
+            return
         with self._lock:
             self._sessions.add(session)
         self.hub.add(session)

@@ -2,10 +2,11 @@
 
 `frames` is the form of what travels, `stream` a socket (plain or TLS) that never blocks, `link` the protocol of one
 connection, the same on both ends, `hub` the few threads that all connections share, `sender` what daemons call to send.
-What arrives is handed to an `Inbox` (see `link`); the receiver daemon has one that writes into the spool.
+What arrives is handed to an `Inbox` (see `incoming`); the receiver daemon has one that writes into the spool.
 """
 
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.sender import Outcome, Sender, Transfer
+from fedsim.wire.sender import Sender
+from fedsim.wire.transfer import Outcome, Transfer
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Transfer"]

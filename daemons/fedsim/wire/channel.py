@@ -10,93 +10,24 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from fedsim.errors import BadInput, Refused
-from fedsim.spool.files import FileHeader, FileId
+from fedsim.spool.files import FileHeader
 from fedsim.wire.hub import Hub
 from fedsim.wire.link import Link, LinkRules
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.source import Source
 from fedsim.wire.stream import make_stream, start_connecting
+from fedsim.wire.transfer import Outcome, Status, Transfer
 
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 _MOST_WRONG_DIGESTS: Final = 3
 _HASHED_AT_ONCE_BYTES: Final = 1 << 20
-
-
-class Status(StrEnum):
-    """How a transfer ended."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    GAVE_UP = "gave_up"
-    CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a transfer ended. `message` says why it was not delivered; `code` is the wire's refusal code.
-
-    `bytes_sent` counts what went over the wire for it, `seconds` runs from `send` on. `already_there`: the receiver had
-    exactly this file, so no body was sent.
-    """
-
-    peer: Peer
-    file_id: FileId
-    status: Status
-    code: str = ""
-    message: str = ""
-    bytes_sent: int = 0
-    seconds: float = 0.0
-    already_there: bool = False
-
-    @property
-    def delivered(self) -> bool:
-        """Whether the file is in place over there."""
-        return self.status is Status.DELIVERED
-
-
-class Transfer:
-    """A file on its way to a peer; `cancel` may be called from any thread."""
-
-    def __init__(
-        self,
-        channel: Channel,
-        file_id: FileId,
-        what: Path | bytes,
-        meta: dict[str, Any],
-        digest: str | None,
-        give_up_after: float | None,
-        on_done: Callable[[Outcome], None],
-    ) -> None:
-        self.file_id = file_id
-        self.what = what
-        self.meta = meta
-        self.digest = digest
-        self.on_done = on_done
-        self.started = time.monotonic()
-        self.give_up_at = None if give_up_after is None else self.started + give_up_after
-        self.retry_at = self.started
-        self.header: FileHeader | None = None
-        self.source: Source | None = None
-        self.outgoing: Outgoing | None = None
-        self.bytes_sent = 0
-        self.refusals = 0
-        self.wrong_digests = 0
-        self.trouble = ""
-        self._channel = channel
-
-    def cancel(self) -> None:
-        """Stop sending; the outcome then says `cancelled`, unless it ended before."""
-        self._channel.cancel(self)
 
 
 def _pause(failures: int) -> float:
@@ -207,23 +138,28 @@ class Channel:
             return
         source = transfer.source
         if transfer.digest is not None or source.size <= _HASHED_AT_ONCE_BYTES:
-            self._ready(transfer, transfer.digest or source.digest())
+            self._hash(transfer, source)
             return
         source.hold()
 
         def hash_source() -> None:
-            digest = source.digest()
-            self._post(lambda: self._hashed(transfer, source, digest))
+            self._hash(transfer, source)
+            self._post(source.close)
 
         self._hub.run(hash_source)
 
-    def _hashed(self, transfer: Transfer, source: Source, digest: str) -> None:
-        source.close()
-        if transfer in self._transfers:
-            self._ready(transfer, digest)
+    def _hash(self, transfer: Transfer, source: Source) -> None:
+        """Find the digest, if it was not given; on a thread for jobs where that takes a while."""
+        try:
+            digest = transfer.digest or source.digest()
+        except OSError as error:
+            problem = f"{transfer.what!r} cannot be read: {error.strerror}"
+            self._post(lambda: self._end(transfer, Status.REFUSED, "source_missing", problem))
+        else:
+            self._post(lambda: self._ready(transfer, digest))
 
     def _ready(self, transfer: Transfer, digest: str) -> None:
-        if transfer.source is None:
+        if transfer.source is None or transfer not in self._transfers:
             return
         transfer.header = FileHeader(id=transfer.file_id, size=transfer.source.size, digest=digest, meta=transfer.meta)
 
@@ -341,8 +277,14 @@ class Channel:
             self._failed(f"no connection to {self._peer}: {os.strerror(error) if error else 'no answer'}")
 
     def _open(self, sock: socket.socket) -> None:
+        try:
+            stream = make_stream(sock, self._context, server_name=self._peer.name)
+        except OSError as error:  # it broke again at once
+            sock.close()
+            self._failed(f"no connection to {self._peer}: {error}")
+            return
         self._link = Link(
-            make_stream(sock, self._context, server_name=self._peer.name),
+            stream,
             self._me,
             self._rules,
             initiator=True,

@@ -9,18 +9,13 @@ from __future__ import annotations
 
 import select
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
-
-from pydantic import ValidationError
+from typing import Final
 
 from fedsim import __version__
 from fedsim.errors import Refused
-from fedsim.spool.files import FileHeader
 from fedsim.wire.frames import (
-    INLINE_BYTES,
     VERSION,
     Ack,
     Answer,
@@ -30,8 +25,8 @@ from fedsim.wire.frames import (
     Refusal,
     encode,
     parse_header,
-    problems_of,
 )
+from fedsim.wire.incoming import Inbox, IncomingSide
 from fedsim.wire.outgoing import MAX_OPEN_TRANSFERS, Outgoing, OutgoingSide
 from fedsim.wire.peer import Identity
 from fedsim.wire.reader import Frame, FrameReader, Piece
@@ -39,28 +34,6 @@ from fedsim.wire.stream import SourceChangedError, Stream
 
 _TURN_BYTES: Final = 8 << 20
 _MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
-
-
-class Incoming(Protocol):
-    """A file on its way in. Its methods raise nothing but Refused, and have then cleaned up after themselves."""
-
-    have: int
-
-    def write(self, data: memoryview) -> None:
-        """Append bytes."""
-
-    def finish(self) -> None:
-        """Verify the whole file, make it durable and put it into place; may block, called from any thread."""
-
-    def abandon(self, *, keep: bool) -> None:
-        """Nothing more comes on this connection; `keep` what is there for resuming."""
-
-
-class Inbox(Protocol):
-    """Takes what the other side offers."""
-
-    def offer(self, sender: Identity, header: FileHeader) -> Incoming | None:
-        """None if exactly this file is stored already; raises Refused if it is not wanted."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +45,6 @@ class LinkRules:
     idle_seconds: float
     stall_seconds: float
     min_bytes_per_second: int
-
-
-@dataclass
-class _Receiving:
-    incoming: Incoming
-    size: int
-    next: int
 
 
 class Link:
@@ -114,16 +80,10 @@ class Link:
         self._rules = rules
         self._initiator = initiator
         self._welcome = welcome
-        self._inbox = inbox
-        self._run = run
-        self._wake = wake
         self._reader = FrameReader()
         self._out = OutgoingSide(stream)
+        self._in = IncomingSide(inbox, self._out.put, run, wake)
         self._secure = False
-        self._receiving: dict[int, _Receiving] = {}
-        self._finishing = 0
-        self._results: deque[tuple[int, Ack]] = deque()
-        self._last_offered = 0
         now = time.monotonic()
         self._opened_at = self._active_at = self._heard_at = now
         self._frame_since: float | None = None
@@ -183,7 +143,8 @@ class Link:
             more = self._receive(buffer)
             if self._is_closed():
                 return False
-            self._answer_finished()
+            if self._in.answer_finished():
+                self._active_at = time.monotonic()
             unsent = self._out.flush(_TURN_BYTES)
             more = unsent or (more and self._out.backlog < _MOST_BACKLOG)
             self._note_progress()
@@ -274,7 +235,7 @@ class Link:
             if item is None:
                 break
             if isinstance(item, Piece):
-                self._on_piece(item)
+                self._in.on_piece(item)
             else:
                 self._frame_since = None
                 self._on_frame(item)
@@ -293,108 +254,26 @@ class Link:
 
     def _on_frame(self, frame: Frame) -> None:
         kind, transfer = frame.prefix.type, frame.prefix.transfer
-        if self.peer is None and kind not in {FrameType.HELLO, FrameType.BYE}:
+        if kind is FrameType.HELLO:
+            self._on_hello(frame)
+            return
+        if kind is FrameType.BYE:
+            self._end(parse_header(Refusal, frame.header, kind))
+            return
+        if self.peer is None:
             raise ProtocolError("bad_frame", f"a {kind.name} before the handshake")
         match kind:
-            case FrameType.HELLO:
-                self._on_hello(frame)
             case FrameType.OFFER:
-                self._on_offer(frame)
+                self._in.on_offer(self.peer, frame)
+                self._restart_window()
             case FrameType.ANSWER:
                 self._out.on_answer(transfer, parse_header(Answer, frame.header, kind))
             case FrameType.ACK:
                 self._out.on_ack(transfer, parse_header(Ack, frame.header, kind))
             case FrameType.CANCEL:
-                self._on_cancel(transfer)
+                self._in.on_cancel(transfer)
             case FrameType.PING:
                 self._out.put(encode(FrameType.PONG))
-            case FrameType.BYE:
-                self._end(parse_header(Refusal, frame.header, kind))
-            case FrameType.PONG | FrameType.DATA:
-                pass
-
-    def _on_offer(self, frame: Frame) -> None:
-        transfer = frame.prefix.transfer
-        if transfer <= self._last_offered:
-            raise ProtocolError("bad_frame", f"the transfer number {transfer} was used before")
-        self._last_offered = transfer
-        try:
-            self._take(transfer, frame)
-        except Refused as refused:
-            self._out.put(encode(FrameType.ANSWER, Answer(refused=Refusal.of(refused)), transfer=transfer))
-        self._restart_window()
-
-    def _take(self, transfer: int, frame: Frame) -> None:
-        try:
-            header = FileHeader.model_validate_json(frame.header)
-        except ValidationError as error:
-            raise Refused("bad_header", problems_of(error)) from error
-        inline = header.size <= INLINE_BYTES
-        if len(frame.body) != (header.size if inline else 0):
-            raise ProtocolError("bad_frame", f"an OFFER of {header.size} bytes with a body of {len(frame.body)}")
-        if self._inbox is None or self.peer is None:
-            raise Refused("not_permitted", f"{self._me} takes no files on this connection")
-        if len(self._receiving) + self._finishing >= MAX_OPEN_TRANSFERS:
-            raise Refused("busy", f"{MAX_OPEN_TRANSFERS} transfers are open on this connection already", retry=True)
-        incoming = self._inbox.offer(self.peer, header)
-        if incoming is None:
-            self._out.put(encode(FrameType.ANSWER, Answer(stored=True), transfer=transfer))
-        elif inline:
-            if header.size > incoming.have:
-                incoming.write(memoryview(frame.body)[incoming.have :])
-            self._finish(transfer, incoming)
-        else:
-            self._out.put(encode(FrameType.ANSWER, Answer(have=incoming.have), transfer=transfer))
-            if incoming.have == header.size:
-                self._finish(transfer, incoming)
-            else:
-                self._receiving[transfer] = _Receiving(incoming, header.size, incoming.have)
-
-    def _on_piece(self, piece: Piece) -> None:
-        if self.peer is None or piece.transfer > self._last_offered:
-            raise ProtocolError("bad_frame", f"DATA of the transfer {piece.transfer}, which was not offered")
-        receiving = self._receiving.get(piece.transfer)
-        if receiving is None:
-            return  # it was refused while these bytes were on their way
-        end = piece.offset + len(piece.data)
-        if piece.offset != receiving.next or end > receiving.size:
-            raise ProtocolError("bad_offset", f"bytes {piece.offset} to {end}; byte {receiving.next} was due")
-        try:
-            receiving.incoming.write(piece.data)
-        except Refused as refused:
-            del self._receiving[piece.transfer]
-            self._out.put(encode(FrameType.ACK, Ack(refused=Refusal.of(refused)), transfer=piece.transfer))
-            return
-        receiving.next = end
-        if end == receiving.size:
-            del self._receiving[piece.transfer]
-            self._finish(piece.transfer, receiving.incoming)
-
-    def _on_cancel(self, transfer: int) -> None:
-        receiving = self._receiving.pop(transfer, None)
-        if receiving is not None:
-            receiving.incoming.abandon(keep=False)
-
-    def _finish(self, transfer: int, incoming: Incoming) -> None:
-        self._finishing += 1
-
-        def job() -> None:
-            try:
-                incoming.finish()
-                ack = Ack()
-            except Refused as refused:
-                ack = Ack(refused=Refusal.of(refused))
-            self._results.append((transfer, ack))
-            self._wake()
-
-        self._run(job)
-
-    def _answer_finished(self) -> None:
-        while self._results:
-            transfer, ack = self._results.popleft()
-            self._finishing -= 1
-            self._active_at = time.monotonic()
-            self._out.put(encode(FrameType.ACK, ack, transfer=transfer))
 
     # -- time
 
@@ -416,12 +295,12 @@ class Link:
         deadlines = []
         if self._frame_since is not None:
             deadlines.append(self._frame_since + rules.quiet_seconds)
-        if self._receiving and rules.min_bytes_per_second:
+        if self._in.expects and rules.min_bytes_per_second:
             deadlines.append(self._window[0] + rules.quiet_seconds)
         if self._out.expects:
             share = 1.0 if self._pinged else 0.5
             deadlines.append(self._heard_at + share * rules.stall_seconds)
-        if not deadlines and not self._finishing:
+        if not deadlines and not self._in.finishing:
             deadlines.append(self._active_at + rules.idle_seconds)
         return deadlines or [time.monotonic() + rules.idle_seconds]
 
@@ -433,14 +312,14 @@ class Link:
             return
         if self._frame_since is not None and now >= self._frame_since + rules.quiet_seconds:
             raise Refused("too_slow", f"a header did not come within {rules.quiet_seconds:g} seconds", retry=True)
-        if self._receiving and rules.min_bytes_per_second and now >= self._window[0] + rules.quiet_seconds:
+        if self._in.expects and rules.min_bytes_per_second and now >= self._window[0] + rules.quiet_seconds:
             if self._window[1] < rules.min_bytes_per_second * rules.quiet_seconds:
                 least = f"{rules.min_bytes_per_second} bytes per second"
                 raise Refused("too_slow", f"less than {least} came for {rules.quiet_seconds:g} seconds", retry=True)
             self._restart_window()
         if self._out.expects:
             self._check_stall(now)
-        elif not self._finishing and now >= self._active_at + rules.idle_seconds:
+        elif not self._in.finishing and now >= self._active_at + rules.idle_seconds:
             raise Refused("idle", f"nothing was sent for {rules.idle_seconds:g} seconds", retry=True)
 
     def _check_stall(self, now: float) -> None:
@@ -456,7 +335,5 @@ class Link:
         if self.closed is not None:
             return
         self.closed = reason
-        for receiving in self._receiving.values():
-            receiving.incoming.abandon(keep=True)
-        self._receiving.clear()
+        self._in.abandon()
         self._stream.close()

@@ -11,10 +11,11 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
-from fedsim.wire.channel import Channel, Outcome, Status, Transfer
+from fedsim.wire.channel import Channel
 from fedsim.wire.hub import Hub
 from fedsim.wire.link import LinkRules
 from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.transfer import Outcome, Status, Transfer
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
 
@@ -107,7 +108,7 @@ class Sender:
                 channel = Channel(self._hub, self.identity, peer, self._rules, self._context)
                 self._channels[peer] = channel
                 self._hub.add(channel)
-            transfer = Transfer(channel, file_id, source, meta or {}, digest, give_up_after, on_done)
+            transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)
             channel.submit(transfer)
         return transfer
 
