@@ -15,6 +15,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from web_support import PASSWORD
 
+from fedsim.store.interface import Role, TaskState, UserState
+
 pytestmark = pytest.mark.browser
 PATIENCE = 20
 
@@ -204,3 +206,55 @@ def test_a_person_walks_from_registering_to_the_downloaded_model(
     number = walk(browser, web.url, StoreDriver(web), Shots(browser, screenshots, language, size[0]), words)
     assert download(browser, web.url, number) == b"the model's bytes"
     assert complaints(browser) == []
+
+
+def test_everything_works_with_javascript_off(web: Web, open_browser: OpenBrowser, screenshots: Path) -> None:
+    web.site.node("node-1")
+    browser = open_browser(WIDE, "en", javascript=False)
+    driver, shots = StoreDriver(web), Shots(browser, screenshots, "no-script", WIDE[0])
+    browser.get(f"{web.url}/register")
+    fill_in(browser, name="lin", password=PASSWORD)
+    find(browser, "main form button.primary").click()
+    patient = WebDriverWait(browser, PATIENCE, poll_frequency=0.05)
+    patient.until(lambda _: browser.current_url == f"{web.url}/tasks")
+    browser.get(f"{web.url}/tasks/new")
+    fill_in(browser, title="no script", num_rounds="0")
+    find(browser, "main form button.primary").click()
+    patient.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#num_rounds-note .problem"))
+    assert find(browser, "[name=title]").get_attribute("value") == "no script"
+    fill_in(browser, num_rounds="10")
+    find(browser, "main form button.primary").click()
+    patient.until(lambda _: browser.current_url == f"{web.url}/tasks/1")
+    driver.begin(1)
+    patient.until(lambda _: "running" in browser.page_source)  # the page reloads itself
+    assert browser.find_elements(By.CSS_SELECTOR, "figure svg polyline")
+    assert not browser.find_elements(By.CSS_SELECTOR, ".uplot")
+    shots.take("task-running")
+    driver.finish(1)
+    patient.until(lambda _: "completed" in browser.page_source)
+    find(browser, "#confirm-delete summary").click()
+    find(browser, "#delete").click()
+    patient.until(lambda _: browser.current_url == f"{web.url}/tasks")
+    assert "is being deleted" in browser.page_source
+    assert web.site.store.tasks_to_delete()
+
+
+def test_dark_pages_and_an_administrators_view(web: Web, open_browser: OpenBrowser, screenshots: Path) -> None:
+    web.site.node("node-1")
+    web.site.admin("root")
+    task = web.site.task("root", title="a failed one")
+    web.site.run_rounds(task, 4, missing=(1,))
+    web.site.store.move_task(
+        task.uid, TaskState.FAILED, reason="diverged in round 5: the loss is NaN", now=web.site.now
+    )
+    web.site.store.create_user("wang", "!", role=Role.USER, state=UserState.WAITING, language="", now=web.site.now)
+    browser = open_browser(WIDE, "zh-CN", dark=True)
+    shots = Shots(browser, screenshots, "dark", WIDE[0])
+    browser.get(f"{web.url}/login")
+    fill_in(browser, name="root", password=PASSWORD)
+    send(browser)
+    for page in ("tasks/1", "admin/users", "admin/tasks", "tasks/new", "nope"):
+        browser.get(f"{web.url}/{page}")
+        shots.take(page.replace("/", "-"))
+    background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert background == "rgb(20, 24, 27)"

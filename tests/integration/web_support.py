@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from html import unescape
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
+from argon2 import PasswordHasher
 
 from fedsim.config import WebConfig
 from fedsim.messages import DataSetInfo, Engine, Hello, ModelInfo
 from fedsim.settings import TaskSettings
 from fedsim.store import SqlStore, open_store
-from fedsim.store.interface import Checkpoint, Node, Progress, Role, RoundRecord, Task, TaskState
+from fedsim.store.interface import Checkpoint, Node, Progress, Role, RoundRecord, Task, TaskState, UserState
 from fedsim.web import accounts
 from fedsim.web.app import make_app
 
@@ -44,7 +46,7 @@ class RecordingSignal:
 class Browser(httpx.Client):
     """Keeps cookies and sends forms with the token that the page holds, as a browser does."""
 
-    def post_form(self, page: str, action: str | None = None, **fields: str) -> httpx.Response:
+    def post_form(self, page: str, action: str | None = None, /, **fields: str) -> httpx.Response:
         """Open `page`, and send its form with `fields` to `action` (the page's own address if left out)."""
         return self.post(action or page, data={"csrf": self.csrf(page), **fields})
 
@@ -73,18 +75,21 @@ class Site:
         self.app = make_app(self.config, self.store, self.signal, clock=lambda: self.now)
 
     def browser(self, *, url: str = "http://127.0.0.1", address: str = "127.0.0.1", **headers: str) -> Browser:
-        transport = httpx.WSGITransport(app=self.app, remote_addr=address)
+        transport = httpx.WSGITransport(app=self.app, remote_addr=address, raise_app_exceptions=False)
         return Browser(transport=transport, base_url=url, headers=headers)
 
-    def user(self, name: str) -> Browser:
-        """A browser in which a new user is logged in."""
-        person = accounts.create_admin(self.store, name, PASSWORD, now=self.now)
-        self.store.set_user_role(person.id, Role.USER)
-        return self.browser().log_in(name)
+    def user(self, name: str, role: Role = Role.USER) -> Browser:
+        """A browser in which a new user is logged in (without the form, and the time that hashing takes)."""
+        person = self.store.create_user(
+            name, hashed_password(), role=role, state=UserState.ACTIVE, language="", now=self.now
+        )
+        session_id, _ = accounts.start_session(self.store, self.config, person, old=None, now=self.now)
+        browser = self.browser()
+        browser.cookies.set("fedsim_session", session_id, domain="127.0.0.1", path="/")
+        return browser
 
     def admin(self, name: str = "root") -> Browser:
-        accounts.create_admin(self.store, name, PASSWORD, now=self.now)
-        return self.browser().log_in(name)
+        return self.user(name, Role.ADMIN)
 
     def node(self, name: str = "node-1", *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> None:
         self.store.record_node(Node(name, self.now, hello(name, num_train=num_train, datasets=datasets)))
@@ -123,6 +128,12 @@ class Site:
         self.store.record_checkpoint(task.uid, checkpoint)
         assert self.store.move_task(task.uid, TaskState.COMPLETED, now=self.now, digest=digest)
         return checkpoint
+
+
+@cache
+def hashed_password() -> str:
+    """Real, but made once: good hashing is meant to be slow."""
+    return PasswordHasher().hash(PASSWORD)
 
 
 def make_site(folder: Path, **config: Any) -> Site:

@@ -124,14 +124,12 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     """
     name = clean_name(name)
     keys = (f"name:{name.casefold()[:64]}", f"address:{address}")
-    wait = max(_seconds_to_wait(store, config, key, now) for key in keys)
-    if wait:
+    window = config.login_window_seconds
+    # What is refused here does not count as a failure, so nobody waits longer than one window.
+    if any(store.login_failures(key, now - window) >= config.login_attempts for key in keys):
         get_logger().warning("login_throttled", user=name, address=address)
-        raise Fault(
-            429,
-            tr("Too many failed attempts. Try again in %(wait)s.", wait=duration(wait)),
-            retry_after=math.ceil(wait),
-        )
+        text = tr("Too many failed attempts. Try again in at most %(time)s.", time=duration(window))
+        raise Fault(429, text, retry_after=math.ceil(window))
     user = store.user_by_name(name)
     right = _verify(user.password_hash if user else _dummy_hash(), password[: MAX_PASSWORD_BYTES + 1])
     if user is None or not right:
@@ -148,24 +146,6 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
         store.set_password_hash(user.id, _hash_password(password))
     get_logger().info("logged_in", user=user.name, address=address)
     return user
-
-
-def _seconds_to_wait(store: Store, config: WebConfig, key: str, now: float) -> float:
-    """How long until fewer than `login_attempts` failures lie within the window; 0 if that is so now.
-
-    The store counts failures since a time; the moment when the count falls is found by halving the window.
-    """
-
-    def blocked_after(wait: float) -> bool:
-        return store.login_failures(key, now + wait - config.login_window_seconds) >= config.login_attempts
-
-    if not blocked_after(0):
-        return 0
-    low, high = 0.0, float(config.login_window_seconds)
-    while high - low > 1:
-        middle = (low + high) / 2
-        low, high = (middle, high) if blocked_after(middle) else (low, middle)
-    return high
 
 
 def start_session(store: Store, config: WebConfig, user: User, *, old: str | None, now: float) -> tuple[str, Session]:

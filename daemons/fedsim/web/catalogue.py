@@ -98,7 +98,7 @@ def check_settings(given: dict[str, Any], catalogue: Catalogue) -> tuple[TaskSet
     except SettingsError as error:
         problems = explain_settings(error)
     model = given.get("model", settings.model if settings else None)
-    if isinstance(model, str) and "modelname" not in given and model not in catalogue.models:
+    if isinstance(model, str) and model.isprintable() and "modelname" not in given and model not in catalogue.models:
         problems["model"] = tr(
             "there is no model “%(name)s”; there are %(names)s", name=model, names=", ".join(catalogue.models)
         )

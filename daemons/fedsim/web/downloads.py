@@ -33,6 +33,9 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
         path = path.with_suffix(".json")
     if not path.is_relative_to(root) or not path.is_file():
         raise not_found()
+    wanted = visit.header("Range")
+    if wanted and not any(bottle.parse_range_header(wanted, path.stat().st_size)):
+        raise Fault(416, status_text(416))  # Bottle would say so as well, but leave the file open
     response = bottle.static_file(
         path.relative_to(root).as_posix(),
         root=str(root),

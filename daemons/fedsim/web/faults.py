@@ -76,10 +76,10 @@ def not_found() -> Fault:
 Explain = Callable[[Mapping[str, Any]], Text]
 # pydantic's error type -> its meaning in plain words
 _EXPLAIN: dict[str, Explain] = {
-    "greater_than_equal": lambda c: tr("must be at least %(limit)s", limit=c["ge"]),
-    "greater_than": lambda c: tr("must be greater than %(limit)s", limit=c["gt"]),
-    "less_than_equal": lambda c: tr("must be at most %(limit)s", limit=c["le"]),
-    "less_than": lambda c: tr("must be less than %(limit)s", limit=c["lt"]),
+    "greater_than_equal": lambda c: tr("must be at least %(limit)s", limit=f"{c['ge']:.12g}"),
+    "greater_than": lambda c: tr("must be greater than %(limit)s", limit=f"{c['gt']:.12g}"),
+    "less_than_equal": lambda c: tr("must be at most %(limit)s", limit=f"{c['le']:.12g}"),
+    "less_than": lambda c: tr("must be less than %(limit)s", limit=f"{c['lt']:.12g}"),
     "int_parsing": lambda _: tr("must be a whole number"),
     "int_type": lambda _: tr("must be a whole number"),
     "int_from_float": lambda _: tr("must be a whole number"),
@@ -88,11 +88,14 @@ _EXPLAIN: dict[str, Explain] = {
     "float_type": lambda _: tr("must be a number"),
     "finite_number": lambda _: tr("must be a finite number"),
     "string_type": lambda _: tr("must be text"),
+    "string_unicode": lambda _: tr("must be text"),
     "string_too_long": lambda c: tr("must have at most %(limit)s characters", limit=c["max_length"]),
     "string_pattern_mismatch": lambda _: tr(
         "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
     ),
-    "literal_error": lambda c: tr("must be one of %(choices)s", choices=str(c["expected"]).replace(" or ", ", ")),
+    "literal_error": lambda c: tr(
+        "must be one of %(choices)s", choices=str(c["expected"]).replace(" or ", ", ").replace("'", "")
+    ),
     "missing": lambda _: tr("is missing"),
 }
 

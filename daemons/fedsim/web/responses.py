@@ -11,7 +11,10 @@ import bottle
 def json_response(content: dict[str, Any], status: int = 200) -> bottle.HTTPResponse:
     """A JSON object; NaN and infinity, which JSON does not have, would be a fault of ours."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    return bottle.HTTPResponse(text, status=status, headers={"Content-Type": "application/json"})
+    # Half a surrogate pair, which UTF-8 lacks, becomes the escape that JSON has for it.
+    return bottle.HTTPResponse(
+        text.encode(errors="backslashreplace"), status=status, headers={"Content-Type": "application/json"}
+    )
 
 
 def see_other(location: str) -> bottle.HTTPResponse:

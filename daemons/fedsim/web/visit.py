@@ -271,7 +271,7 @@ class Visit:
     def json_body(self) -> dict[str, Any]:
         """The request's JSON object."""
         try:
-            value = json.loads(self.body)
+            value = json.loads(self.body.decode())
         except (ValueError, RecursionError) as error:
             raise Fault(400, tr("The body is not valid JSON.")) from error
         if not isinstance(value, dict):

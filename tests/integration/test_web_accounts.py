@@ -1,0 +1,334 @@
+"""Who gets in, who does not, and what guards the doors."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+from web_support import PASSWORD, Browser, Site, make_site
+
+from fedsim.store.interface import Role, UserState
+from fedsim.web import accounts
+from fedsim.web.faults import Fault
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = make_site(tmp_path)
+    yield made
+    made.store.close()
+
+
+def configured(tmp_path: Path, **config: Any) -> Site:
+    return make_site(tmp_path, **config)
+
+
+def test_an_open_registration_logs_in_at_once(site: Site) -> None:
+    browser = site.browser()
+    answer = browser.post_form("/register", name="李明", password=PASSWORD)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/tasks")
+    assert "李明" in browser.get("/tasks").text
+
+
+def test_a_registration_by_approval_waits_and_says_so(tmp_path: Path) -> None:
+    site = configured(tmp_path, registration="approval")
+    browser = site.browser()
+    answer = browser.post_form("/register", name="lin", password=PASSWORD)
+    assert answer.status_code == 200
+    assert "waits for an administrator" in answer.text
+    refused = browser.post_form("/login", name="lin", password=PASSWORD)
+    assert refused.status_code == 403
+    assert "waits for an administrator" in refused.text
+    admin = site.admin()
+    waiting = site.store.user_by_name("lin")
+    assert waiting is not None
+    assert admin.post_form("/admin/users", f"/admin/users/{waiting.id}", action="approve").status_code == 303
+    browser.log_in("lin")
+    site.store.close()
+
+
+def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:
+    site = configured(tmp_path, registration="closed")
+    assert "Registration is closed" in site.browser().get("/register").text
+    browser = site.browser()
+    answer = browser.post("/register", data={"csrf": browser.csrf("/login"), "name": "lin", "password": PASSWORD})
+    assert answer.status_code == 403
+    assert site.store.users() == []
+    site.store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "problem"),
+    [
+        ("x", PASSWORD, "2 to 64 letters"),
+        ("_lin", PASSWORD, "2 to 64 letters"),
+        ("li n", PASSWORD, "2 to 64 letters"),
+        ("lin\r\nSet-Cookie: a=b", PASSWORD, "2 to 64 letters"),
+        ("lin", "1234567", "at least 8 characters"),
+        ("lin", "界" * 400, "at most 1024 bytes"),
+        ("ROOT", PASSWORD, "is taken"),
+        ("ｒｏｏｔ", PASSWORD, "is taken"),
+    ],
+)
+def test_a_bad_name_or_password_is_named_and_what_was_typed_stays(
+    site: Site, name: str, password: str, problem: str
+) -> None:
+    accounts.create_admin(site.store, "root", PASSWORD, now=site.now)
+    answer = site.browser().post_form("/register", name=name, password=password)
+    assert answer.status_code == 422
+    assert problem in answer.text
+    assert password not in answer.text
+    assert len(site.store.users()) == 1
+
+
+def test_passwords_and_sessions_are_stored_only_as_hashes(site: Site, tmp_path: Path) -> None:
+    browser = site.user("lin")
+    secret = (
+        browser.post_form("/profile", "/profile/tokens", label="laptop").text.split('id="secret">')[1].split("<")[0]
+    )
+    session = str(browser.cookies["fedsim_session"])
+    with sqlite3.connect(tmp_path / "fedsim.db") as database:
+        content = "\n".join(database.iterdump())
+    database.close()
+    assert "$argon2id$" in content
+    for hidden in (PASSWORD, session, secret):
+        assert hidden not in content
+
+
+def test_the_sessions_id_changes_at_each_log_in_and_the_old_one_is_worthless(site: Site) -> None:
+    browser = site.user("lin")
+    first = browser.cookies["fedsim_session"]
+    browser.log_in("lin")
+    assert browser.cookies["fedsim_session"] != first
+    thief = site.browser()
+    thief.cookies.set("fedsim_session", first)
+    assert thief.get("/tasks").status_code == 303
+
+
+def test_an_id_that_the_browser_brought_is_never_taken_over(site: Site) -> None:
+    site.user("lin")
+    browser = site.browser()
+    browser.cookies.set("fedsim_session", "chosen-by-somebody-else", domain="127.0.0.1", path="/")
+    browser.log_in("lin")
+    assert "chosen-by-somebody-else" not in [cookie.value for cookie in browser.cookies.jar]
+
+
+def test_logging_out_ends_the_session_in_the_database(site: Site) -> None:
+    browser = site.user("lin")
+    session = str(browser.cookies["fedsim_session"])
+    assert browser.post_form("/tasks", "/logout").status_code == 303
+    assert site.store.session(accounts.hash_secret(session), site.now) is None
+
+
+def test_a_session_ends_after_its_hours(site: Site) -> None:
+    browser = site.user("lin")
+    site.now += 12 * 3600 - 1
+    assert browser.get("/tasks").status_code == 200
+    site.now += 2
+    assert browser.get("/tasks").headers["Location"] == "/login?next=/tasks"
+
+
+def test_a_disabled_user_is_out_at_once_and_cannot_come_back(site: Site) -> None:
+    browser, admin = site.user("lin"), site.admin()
+    lin = site.store.user_by_name("lin")
+    assert lin is not None
+    admin.post_form("/admin/users", f"/admin/users/{lin.id}", action="disable")
+    assert browser.get("/tasks").status_code == 303
+    answer = site.browser().post_form("/login", name="lin", password=PASSWORD)
+    assert "disabled" in answer.text
+    wrong = site.browser().post_form("/login", name="lin", password="a wrong password")
+    assert "disabled" not in wrong.text, "only who knows the password may learn this"
+
+
+def test_an_unknown_name_and_a_wrong_password_get_the_same_answer(site: Site) -> None:
+    site.user("lin")
+    answers = [site.browser().post_form("/login", name=name, password="wrong") for name in ("lin", "nobody")]
+    pages = [answer.text.replace("nobody", "lin") for answer in answers]
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert pages[0].split("<main")[1].split("csrf")[0] == pages[1].split("<main")[1].split("csrf")[0]
+
+
+def test_a_name_must_wait_after_too_many_failures_wherever_they_come_from(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=3, login_window_seconds=600)
+    site.user("lin")
+    for number in range(3):
+        site.now += 10
+        browser = site.browser(address=f"127.0.0.{number + 2}")
+        assert browser.post_form("/login", name="LIN", password="wrong").status_code == 403
+    answer = site.browser(address="127.0.0.9").post_form("/login", name="lin", password=PASSWORD)
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"] == "600"
+    assert "Try again in at most 10 min" in answer.text
+    site.now += 579
+    assert site.browser().post_form("/login", name="lin", password=PASSWORD).status_code == 429
+    site.now += 2
+    site.browser().log_in("lin")
+    site.store.close()
+
+
+def test_an_address_must_wait_after_too_many_failures_with_any_names(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=3)
+    site.user("lin")
+    for name in ("a1", "b2", "c3"):
+        site.browser(address="127.0.0.7").post_form("/login", name=name, password="wrong")
+    assert site.browser(address="127.0.0.7").post_form("/login", name="lin", password=PASSWORD).status_code == 429
+    site.browser(address="127.0.0.8").log_in("lin")
+    site.store.close()
+
+
+def test_forwarded_addresses_are_believed_only_from_a_configured_proxy(tmp_path: Path) -> None:
+    for behind, others_wait in ((False, True), (True, False)):
+        folder = tmp_path / str(behind)
+        folder.mkdir()
+        site = configured(folder, login_attempts=2, behind_proxy=behind)
+        site.user("lin")
+        for number in range(2):
+            spoofing = site.browser(**{"X-Forwarded-For": f"198.51.100.{number}"})
+            spoofing.post_form("/login", name=f"name-{number}", password="wrong")
+        answer = site.browser(**{"X-Forwarded-For": "198.51.100.9"}).post_form("/login", name="lin", password=PASSWORD)
+        assert (answer.status_code == 429) is others_wait
+        site.store.close()
+
+
+def test_old_hashes_are_renewed_when_the_parameters_have_changed(site: Site) -> None:
+    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    user = site.store.create_user("lin", weak, role=Role.USER, state=UserState.ACTIVE, language="", now=site.now)
+    site.browser().log_in("lin")
+    renewed = site.store.user(user.id)
+    assert renewed is not None
+    assert renewed.password_hash != weak
+    site.browser().log_in("lin")
+
+
+def test_changing_the_password_keeps_this_browser_and_logs_out_the_others(site: Site) -> None:
+    here, there = site.user("lin"), site.browser().log_in("lin")
+    wrong = here.post_form("/profile", "/profile/password", old="wrong", new="short")
+    assert wrong.status_code == 422
+    assert "is not your password" in wrong.text
+    assert "at least 8 characters" in wrong.text
+    assert here.post_form("/profile", "/profile/password", old=PASSWORD, new="another good one").status_code == 200
+    assert here.get("/tasks").status_code == 200
+    assert there.get("/tasks").status_code == 303
+    site.browser().log_in("lin", "another good one")
+
+
+def test_an_administrator_resets_a_password_which_is_shown_once(site: Site) -> None:
+    browser, admin = site.user("lin"), site.admin()
+    lin = site.store.user_by_name("lin")
+    assert lin is not None
+    page = admin.post_form("/admin/users", f"/admin/users/{lin.id}/reset-password").text
+    password = page.split('id="secret">')[1].split("<")[0]
+    assert browser.get("/tasks").status_code == 303
+    site.browser().log_in("lin", password)
+    assert password not in admin.get("/admin/users").text
+
+
+def test_administrators_make_others_and_cannot_lock_themselves_out(site: Site) -> None:
+    admin, browser = site.admin(), site.user("lin")
+    lin, root = site.store.user_by_name("lin"), site.store.user_by_name("root")
+    assert lin is not None
+    assert root is not None
+    admin.post_form("/admin/users", f"/admin/users/{lin.id}", action="make-admin")
+    assert browser.get("/admin/users").status_code == 200
+    assert admin.post_form("/admin/users", f"/admin/users/{root.id}", action="disable").status_code == 422
+    assert admin.post_form("/admin/users", f"/admin/users/{root.id}", action="explode").status_code == 400
+    assert admin.post_form("/admin/users", "/admin/users/999", action="disable").status_code == 404
+
+
+def test_a_first_administrator_is_made_by_a_function_that_checks_the_same_rules(site: Site) -> None:
+    with pytest.raises(Fault) as caught:
+        accounts.create_admin(site.store, "root", "short", now=site.now)
+    assert str(caught.value.problems["password"]) == "must have at least 8 characters"
+    user = accounts.create_admin(site.store, "root", PASSWORD, now=site.now)
+    assert (user.role, user.state) == (Role.ADMIN, UserState.ACTIVE)
+
+
+FORMS = [
+    "/login", "/register", "/logout", "/language", "/tasks/new", "/tasks/1/stop", "/tasks/1/delete",
+    "/profile/password", "/profile/tokens", "/profile/tokens/1/delete", "/admin/users/1",
+    "/admin/users/1/reset-password",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", FORMS)
+@pytest.mark.parametrize("token", [None, "", "wrong"])
+def test_every_form_without_its_token_is_refused(tmp_path: Path, path: str, token: str | None) -> None:
+    site = make_site(tmp_path)
+    user = site.store.create_user("root", "!", role=Role.ADMIN, state=UserState.ACTIVE, language="", now=site.now)
+    task = site.task("root")
+    browser = site.browser()
+    session_id, _ = accounts.start_session(site.store, site.config, user, old=None, now=site.now)
+    browser.cookies.set("fedsim_session", session_id)
+    fields = {"name": "x", "password": PASSWORD} | ({} if token is None else {"csrf": token})
+    assert browser.post(path, data=fields).status_code == 403
+    assert site.store.task(task.number) == task
+    site.store.close()
+
+
+def test_a_form_from_another_sites_page_is_refused_even_with_the_token(site: Site) -> None:
+    browser = site.user("lin")
+    token = browser.csrf("/tasks")
+    for header in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert browser.post("/logout", data={"csrf": token}, headers=header).status_code == 403
+    assert browser.post("/logout", data={"csrf": token}, headers={"Origin": "http://127.0.0.1"}).status_code == 303
+
+
+def test_a_token_of_one_session_is_worthless_in_another(site: Site) -> None:
+    token, other = site.user("lin").csrf("/tasks"), site.user("wang")
+    assert other.post("/logout", data={"csrf": token}).status_code == 403
+
+
+def cookies_of(browser: Browser, page: str = "/login") -> str:
+    return browser.get(page).headers.get("Set-Cookie", "")
+
+
+def test_cookies_are_guarded_and_secure_over_https(site: Site) -> None:
+    plain = cookies_of(site.browser())
+    assert plain.startswith("fedsim_form=")
+    assert "HttpOnly; SameSite=Lax" in plain
+    assert "Secure" not in plain
+    secure = cookies_of(site.browser(url="https://lab.example"))
+    assert secure.startswith("__Host-fedsim_form=")
+    assert secure.endswith("; Secure")
+    assert "Path=/;" in secure
+    assert "Domain" not in secure
+
+
+def test_a_person_logs_in_over_https(site: Site) -> None:
+    site.user("lin")
+    browser = site.browser(url="https://lab.example", address="192.0.2.4").log_in("lin")
+    assert browser.get("/tasks").status_code == 200
+
+
+def test_no_password_is_taken_over_plain_http_from_afar_unless_allowed(tmp_path: Path, site: Site) -> None:
+    far = site.browser(url="http://lab.example", address="192.0.2.4")
+    answer = far.get("/login")
+    assert answer.status_code == 403
+    assert "https://" in answer.text
+    assert "Set-Cookie" not in answer.headers
+    folder = tmp_path / "allowed"
+    folder.mkdir()
+    allowed = configured(folder, secure_cookies=False)
+    allowed.user("lin")
+    allowed.browser(url="http://lab.example", address="192.0.2.4").log_in("lin")
+    allowed.store.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "leads_to"),
+    [
+        ("/tasks/7", "/tasks/7"),
+        ("//evil.example", "/tasks"),
+        ("https://evil.example", "/tasks"),
+        ("/\\evil.example", "/tasks"),
+        ("/a\r\nSet-Cookie: b", "/tasks"),
+    ],
+)
+def test_after_log_in_one_stays_on_this_site(site: Site, wanted: str, leads_to: str) -> None:
+    accounts.create_admin(site.store, "lin", PASSWORD, now=site.now)
+    answer = site.browser().post_form("/login", name="lin", password=PASSWORD, next=wanted)
+    assert answer.headers["Location"] == leads_to

@@ -1,0 +1,408 @@
+"""The pages of tasks and nodes: whose they are, what they show, and that nothing typed becomes markup."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from web_support import PASSWORD, Site, make_site
+
+from fedsim.errors import Unavailable
+from fedsim.store.interface import Event, Node, TaskState
+from fedsim.web import accounts
+
+SCRIPT = "<script>alert('x')</script>\"'&"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = make_site(tmp_path)
+    yield made
+    made.store.close()
+
+
+def form_of(page: str) -> dict[str, str]:
+    """A form's typed fields as a browser would send them."""
+    inputs = re.findall(r'<input id="(\w+)" name="\w+" value="([^"]*)"', page)
+    menus = re.findall(r'<select id="(\w+)".*?<option value="([^"]*)" selected', page, re.DOTALL)
+    return {name: html.unescape(value) for name, value in inputs + menus}
+
+
+def test_submitting_the_form_as_it_stands_makes_the_default_task_and_tells_the_server(site: Site) -> None:
+    site.node()
+    browser = site.user("lin")
+    answer = browser.post_form("/tasks/new", **form_of(browser.get("/tasks/new").text))
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/tasks/1")
+    task = site.store.task(1)
+    assert task is not None
+    assert task.state is TaskState.PENDING
+    assert (task.settings.num_clients, task.settings.partition, task.settings.model) == (100, "shards", "2nn")
+    assert site.signal.told == [("submitted", 1)]
+    assert [event.kind for event in site.store.events(task=1)] == ["submitted"]
+
+
+def test_a_form_with_problems_comes_back_as_it_was_typed(site: Site) -> None:
+    site.node(num_train=50)
+    browser = site.user("lin")
+    typed = form_of(browser.get("/tasks/new").text) | {"title": SCRIPT, "num_rounds": " 0 ", "partition": "pie"}
+    answer = browser.post_form("/tasks/new", **typed)
+    assert answer.status_code == 422
+    again = form_of(answer.text)
+    assert {name: value.strip() for name, value in again.items()} == {name: v.strip() for name, v in typed.items()}
+    assert "must be at least 1" in answer.text
+    assert site.store.tasks() == []
+    assert site.signal.told == []
+
+
+def test_more_clients_than_examples_are_refused_with_the_number(site: Site) -> None:
+    site.node(num_train=50)
+    browser = site.user("lin")
+    answer = browser.post_form("/tasks/new", num_clients="51")
+    assert answer.status_code == 422
+    assert "must be at most 50: mnist has 50 training examples" in answer.text
+
+
+def test_running_again_starts_from_the_tasks_settings(site: Site) -> None:
+    browser = site.user("lin")
+    site.task("lin", title="first", num_rounds=7, local_learning_rate=0.03)
+    form = form_of(browser.get("/tasks/new?from=1").text)
+    assert (form["title"], form["num_rounds"], form["local_learning_rate"]) == ("first", "7", "0.03")
+    assert site.user("wang").get("/tasks/new?from=1").status_code == 404
+
+
+PAGES = ["", "/rounds.csv", "/rounds.json", "/checkpoints/10", "/checkpoints/10?part=json"]
+
+
+def test_a_task_of_somebody_else_is_as_if_it_were_not_there(site: Site) -> None:
+    owner, other, admin = site.user("lin"), site.user("wang"), site.admin()
+    task = site.task("lin", title="secret plans")
+    site.run_rounds(task, 10)
+    site.finish(task)
+    for page in PAGES:
+        assert owner.get(f"/tasks/1{page}").status_code == 200, page
+        assert admin.get(f"/tasks/1{page}").status_code == 200, page
+        theirs, nobodys = other.get(f"/tasks/1{page}"), other.get(f"/tasks/999{page}")
+        assert (theirs.status_code, nobodys.status_code) == (404, 404)
+        assert theirs.text.replace("/tasks/1", "/tasks/999") == nobodys.text
+    for verb in ("stop", "delete"):
+        assert other.post_form("/tasks", f"/tasks/1/{verb}").status_code == 404
+    assert "secret plans" not in other.get("/tasks").text
+    assert "secret plans" not in admin.get("/tasks").text
+    assert "secret plans" in admin.get("/admin/tasks").text
+    assert other.get("/admin/tasks").status_code == 403
+
+
+def test_what_people_and_nodes_wrote_never_becomes_markup(site: Site) -> None:
+    site.node()
+    browser = site.user("lin")
+    task = site.task("lin", title=SCRIPT)
+    site.run_rounds(task, 2)
+    site.store.add_event(Event(site.now, "warning", SCRIPT, task=task.number))
+    site.store.move_task(task.uid, TaskState.FAILED, reason=SCRIPT, now=site.now)
+    hello = site.store.nodes()[0].hello
+    site.store.record_node(Node("node-1", site.now, hello | {"problems": [SCRIPT]}))
+    site.store.record_node(Node("node-2", site.now, {"node": SCRIPT}))
+    browser.post_form("/profile", "/profile/tokens", label=SCRIPT)
+    for page in ("/tasks", "/tasks/1", "/tasks/new?from=1", "/nodes", "/profile"):
+        text = browser.get(page).text
+        assert "<script>alert" not in text, page
+        assert "&lt;script&gt;alert" in text or page == "/nodes", page
+    hostile = browser.get(f"/nope/{SCRIPT}?{SCRIPT}")
+    assert hostile.status_code == 404
+    assert "<script>alert" not in hostile.text
+
+
+def test_the_page_tells_whom_a_task_waits_for_and_what_was_measured(site: Site) -> None:
+    browser = site.user("lin")
+    site.run_rounds(site.task("lin"), 3, missing=(17, 42))
+    text = re.sub(r"<[^>]+>", "", browser.get("/tasks/1").text)
+    text = re.sub(r"\s+", " ", text)
+    for part in (
+        "Waiting for node-2 until 2027-01-15",
+        "Round 4 of 10",
+        "about 49 s left",
+        "70.00 %",
+        "2 of 10: 17, 42",
+    ):
+        assert part in text
+    assert browser.get("/tasks/1").text.count("<polyline") == 3
+
+
+def test_the_live_part_comes_alone_and_only_when_it_changed(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    for address in ("/tasks", "/tasks/1"):
+        seen = re.findall(r'hx-get="([^"]+)"', browser.get(address).text)[0].replace("&amp;", "&")
+        assert browser.get(seen, headers={"HX-Request": "true"}).status_code == 204
+    site.run_rounds(task, 1)
+    for address in ("/tasks", "/tasks/1"):
+        part = browser.get(f"{address}?seen=old", headers={"HX-Request": "true"})
+        assert part.status_code == 200
+        assert "<html" not in part.text
+        assert 'hx-trigger="every' in part.text
+
+
+def test_a_finished_tasks_page_stands_still(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, 10)
+    site.finish(task)
+    page = browser.get("/tasks/1").text
+    assert "hx-get" not in page
+    assert 'http-equiv="refresh"' not in page
+
+
+def test_the_live_part_sends_to_the_log_in_when_the_session_has_ended(site: Site) -> None:
+    browser = site.user("lin")
+    site.task("lin")
+    site.now += 13 * 3600
+    answer = browser.get("/tasks/1", headers={"HX-Request": "true"})
+    assert (answer.status_code, answer.headers["HX-Redirect"]) == (401, "/login")
+
+
+def test_without_javascript_pages_that_live_reload_themselves(site: Site) -> None:
+    browser = site.user("lin")
+    site.task("lin")
+    for page in ("/tasks", "/tasks/1", "/nodes"):
+        assert re.search(r"<noscript><meta http-equiv=\"refresh\" content=\"\d+\">", browser.get(page).text), page
+
+
+def test_stopping_and_deleting(site: Site) -> None:
+    browser = site.user("lin")
+    first, second = site.task("lin"), site.task("lin", title="two")
+    site.run_rounds(first, 1)
+    for _ in range(2):  # twice is the same as once
+        assert browser.post_form("/tasks/1", "/tasks/1/stop").status_code == 303
+    running = site.store.task(1)
+    assert running is not None
+    assert (running.state, running.stop_requested) == (TaskState.RUNNING, True)
+    assert site.signal.reasons == ["stopped by lin", "stopped by lin"]
+    assert [event.kind for event in site.store.events(task=1)] == ["stop_requested"]
+    too_early = browser.post_form("/tasks/1", "/tasks/1/delete")
+    assert too_early.status_code == 409
+    assert "stop it first" in too_early.text
+    browser.post_form("/tasks/2", f"/tasks/{second.number}/stop")
+    waiting = site.store.task(2)
+    assert waiting is not None
+    assert waiting.state is TaskState.STOPPED
+    assert browser.post_form("/tasks/2", "/tasks/2/stop").status_code == 409
+    assert browser.post_form("/tasks/2", "/tasks/2/delete").headers["Location"] == "/tasks"
+    assert [task.number for task in site.store.tasks_to_delete()] == [2]
+    assert "is being deleted" in browser.get("/tasks").text
+
+
+def test_checkpoints_are_downloaded_whole_in_part_and_not_twice(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, 10)
+    checkpoint = site.finish(task, content=bytes(range(256)) * 100)
+    whole = browser.get("/tasks/1/checkpoints/10")
+    assert whole.content == bytes(range(256)) * 100
+    assert whole.headers["ETag"] == f'"{checkpoint.digest}"'
+    assert whole.headers["Content-Disposition"] == 'attachment; filename="task-1-round-0010.safetensors"'
+    assert browser.get("/tasks/1/checkpoints/10", headers={"Range": "bytes=10-19"}).content == bytes(range(10, 20))
+    assert browser.get("/tasks/1/checkpoints/10", headers={"Range": "bytes=99999-"}).status_code == 416
+    unchanged = {"If-None-Match": whole.headers["ETag"]}
+    assert browser.get("/tasks/1/checkpoints/10", headers=unchanged).status_code == 304
+    assert browser.get("/tasks/1/checkpoints/10?part=json").json() == {"round": 1}
+    assert browser.get("/tasks/1/checkpoints/9").status_code == 404
+    site.store.mark_checkpoint_removed(1, 10, why="older than 30 days", now=site.now)
+    gone = browser.get("/tasks/1/checkpoints/10")
+    assert gone.status_code == 410
+    assert "older than 30 days" in gone.text
+    assert "older than 30 days" in browser.get("/tasks/1").text
+
+
+@pytest.mark.parametrize("path", ["../secret.json", "/etc/passwd", "task-1/link.safetensors", "task-1", ""])
+def test_a_download_never_leaves_the_checkpoints_folder(site: Site, path: str) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, 10)
+    checkpoint = site.finish(task)
+    (site.folder / "secret.json").write_text("secret", encoding="utf-8")
+    (site.folder / "checkpoints" / "task-1" / "link.safetensors").symlink_to(site.folder / "secret.json")
+    site.store.record_checkpoint(task.uid, type(checkpoint)(10, path, checkpoint.digest, 1, site.now))
+    for part in ("", "?part=json"):
+        answer = browser.get(f"/tasks/1/checkpoints/10{part}")
+        assert answer.status_code == 404
+        assert "secret" not in answer.text
+
+
+def test_rounds_are_downloaded_as_csv_and_json(site: Site) -> None:
+    browser = site.user("lin")
+    site.run_rounds(site.task("lin"), 3, missing=(17, 42))
+    rows = list(csv.DictReader(io.StringIO(browser.get("/tasks/1/rounds.csv").text)))
+    assert [row["round"] for row in rows] == ["0", "1", "2", "3"]
+    assert (rows[3]["missing"], rows[3]["seconds_train"], rows[0]["seconds_train"]) == ("17 42", "6.1", "")
+    assert float(rows[3]["recall_9"]) == pytest.approx(0.7)
+    document = json.loads(browser.get("/tasks/1/rounds.json").text)
+    assert document["task"]["number"] == 1
+    assert document["rounds"][3]["missing"] == [17, 42]
+
+
+def test_many_tasks_are_shown_in_pages(site: Site) -> None:
+    browser = site.user("lin")
+    for _ in range(25):
+        site.task("lin")
+    first = browser.get("/tasks").text
+    assert re.findall(r'href="/tasks/(\d+)"', first) == [str(n) for n in range(25, 5, -1)]
+    second = browser.get(html.unescape(re.findall(r'rel="next" href="([^"]+)"', first)[0])).text
+    assert re.findall(r'href="/tasks/(\d+)"', second) == ["5", "4", "3", "2", "1"]
+    assert 'rel="next"' not in second
+    assert browser.get("/tasks?before=x").status_code == 422
+    assert browser.get(f"/tasks/{'9' * 30}").status_code == 404
+
+
+def test_the_nodes_page_tells_who_is_there_and_what_they_hold(site: Site) -> None:
+    browser = site.user("lin")
+    assert "No node has announced itself yet" in browser.get("/nodes").text
+    site.node("node-1")
+    site.now += 36
+    site.node("node-2", datasets=("digits",))
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", browser.get("/nodes").text))
+    assert re.search(r"node-1 offline .* node-2 online", text)
+    assert "28 × 28 × 1" in text
+    assert "digits" in text
+
+
+def test_the_language_follows_the_browser_then_the_switch_then_the_user(site: Site) -> None:
+    accounts.create_admin(site.store, "lin", PASSWORD, now=site.now)
+    browser = site.browser(**{"Accept-Language": "zh-CN"})
+    page = browser.get("/")
+    assert '<html lang="zh-CN">' in page.text
+    assert "共同训练一个模型" in page.text
+    assert page.headers["Content-Language"] == "zh-CN"
+    assert browser.post_form("/", "/language", language="en", next="/login").headers["Location"] == "/login"
+    assert '<html lang="en">' in browser.get("/").text
+    browser.log_in("lin")
+    browser.post_form("/profile", "/language", language="zh_CN", next="/profile")
+    elsewhere = site.browser(**{"Accept-Language": "en"}).log_in("lin")
+    assert "我的任务" in elsewhere.get("/tasks").text
+    assert browser.post_form("/profile", "/language", language="xx", next="//evil").headers["Location"] == "/tasks"
+
+
+def test_every_page_is_rendered_in_chinese_without_english_left(site: Site) -> None:
+    site.node()
+    task = None
+    browser = site.admin("管理员")
+    browser.post_form("/profile", "/language", language="zh_CN")
+    task = site.task("管理员")
+    site.run_rounds(task, 3)
+    names = "fedsim|JSON|CSV|English|mnist|node|torch|sequential|cpu|API|admin|processor"
+    for page in (
+        "/",
+        "/tasks",
+        "/tasks/1",
+        "/tasks/new",
+        "/nodes",
+        "/profile",
+        "/admin/users",
+        "/admin/tasks",
+        "/nope",
+    ):
+        text = re.sub(
+            r"<time.*?</time>|<svg.*?</svg>|<option.*?</option>|<dd.*?</dd>|<span class=\"known\".*?</span>",
+            " ",
+            browser.get(page).text,
+            flags=re.DOTALL,
+        )
+        words = re.sub(r"<[^>]+>", " ", text.split("<body>")[1])
+        english = set(re.findall(r"\b[a-z]{4,}(?: [a-z]{2,})+\b", words)) - set(names.split("|"))
+        assert english == set(), page
+
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def test_every_answer_carries_the_secure_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = site.user("lin")
+    monkeypatch.setattr(site.store, "nodes", lambda: 1 / 0)
+    expected = {
+        "/": 200, "/tasks": 200, "/static/app.css": 200, "/healthz": 200, "/nope": 404, "/api/v1/nope": 404,
+        "/admin/users": 403, "/nodes": 500, "/tasks/new": 500, "/static/../app.py": 404, "/static/nope": 404,
+    }  # fmt: skip
+    for page, status in expected.items():
+        answer = browser.get(page)
+        assert answer.status_code == status, page
+        for name, value in HEADERS.items():
+            assert answer.headers[name] == value, (page, name)
+        policy = answer.headers["Content-Security-Policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+
+
+def test_no_page_needs_inline_script_or_style(site: Site) -> None:
+    site.node()
+    browser = site.admin()
+    site.run_rounds(site.task("root"), 3)
+    for page in ("/", "/login", "/tasks", "/tasks/1", "/tasks/new", "/nodes", "/profile", "/admin/users"):
+        text = browser.get(page).text
+        assert not re.search(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=|javascript:", text), page
+        assert not re.search(r"(?:src|href)=\"(?:https?:)?//", text), page
+
+
+def test_static_files_are_kept_by_browsers_until_their_content_changes(site: Site) -> None:
+    browser = site.browser()
+    for path in re.findall(r'(?:src|href)="(/static/[^"]+)"', browser.get("/").text):
+        answer = browser.get(path)
+        assert answer.status_code == 200, path
+        assert "immutable" in answer.headers["Cache-Control"]
+
+
+def test_pages_of_people_are_never_cached(site: Site) -> None:
+    browser = site.user("lin")
+    assert browser.get("/tasks").headers["Cache-Control"] == "no-store"
+
+
+def test_errors_are_pages_in_the_visitors_language(site: Site) -> None:
+    browser = site.browser(**{"Accept-Language": "zh"})
+    assert "未找到" in browser.get("/nope").text
+    wrong_method = browser.get("/logout")
+    assert wrong_method.status_code == 405
+    assert wrong_method.headers["Allow"] == "POST"
+    assert "请求方法不支持" in wrong_method.text
+    too_large = browser.post("/login", content=b"a" * 70_000)
+    assert too_large.status_code == 413
+    assert "64 KiB" in too_large.text
+    assert browser.post("/login", content=iter([b"a=b"])).status_code == 411
+    assert browser.post("/login", json={}).status_code == 415
+    assert (
+        browser.post(
+            "/login", content=b"a=%ff", headers={"Content-Type": "application/x-www-form-urlencoded"}
+        ).status_code
+        == 400
+    )
+
+
+def test_a_database_that_is_away_gives_503_with_a_page_and_comes_back(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = site.user("lin")
+
+    def away(*_: object) -> None:
+        raise Unavailable("the database is being tested")
+
+    with monkeypatch.context() as patch:
+        for name in ("session", "check", "tasks"):
+            patch.setattr(site.store, name, away)
+        answer = browser.get("/tasks")
+        assert answer.status_code == 503
+        assert "database does not answer" in answer.text
+        assert answer.headers["Retry-After"] == "5"
+        health = browser.get("/healthz")
+        assert health.status_code == 503
+        assert health.json() == {"error": "The database does not answer. Try again in a moment."}
+    assert browser.get("/tasks").status_code == 200
+    assert browser.get("/healthz").json()["status"] == "ok"

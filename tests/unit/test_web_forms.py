@@ -1,0 +1,101 @@
+"""The task form and the words for what is wrong in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
+from fedsim.web import forms
+from fedsim.web.catalogue import Catalogue, DataSet, NodeView, check_settings
+from fedsim.web.faults import Fault
+from fedsim.web.i18n import translations_of
+
+MNIST = DataSet("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)
+KNOWN = Catalogue((NodeView("node-1", 0.0, True, None),), {"mnist": MNIST}, ("2nn", "cnn"))
+NAME_RULE = "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
+NOBODY = Catalogue((), {}, ("2nn", "cnn"))
+
+
+def problems(given: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str, str]:
+    with pytest.raises(Fault) as caught:
+        check_settings(given, catalogue)
+    assert caught.value.status == 422
+    return {name: str(text) for name, text in caught.value.problems.items()}
+
+
+def test_the_form_has_every_setting_and_menus_every_choice() -> None:
+    assert {field.name for field in forms.FIELDS} == set(TaskSettings.model_fields)
+    menus = {field.name: [value for value, _ in field.choices] for field in forms.FIELDS if field.choices}
+    assert menus["partition"] == list(PARTITIONS)
+    assert menus["strategy"] == list(STRATEGIES)
+    for name, values in menus.items():
+        for value in values:
+            TaskSettings.model_validate({name: value})
+
+
+def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
+    settings = TaskSettings.model_validate(
+        {"local_learning_rate": 1e-05, "round_timeout_seconds": 12.5, "seed": 2**63 - 1, "title": "ein <b>Titel</b>"}
+    )
+    again, _ = parse_settings(forms.given(forms.filled(settings)))
+    assert again == settings
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("num_clients", "0", "must be at least 1"),
+        ("num_clients", "1.5", "must be a whole number"),
+        ("num_clients", "", "must be a whole number"),
+        ("num_clients", "1" * 5000, "is too large a number"),
+        ("num_clients", 2.5, "must be a whole number"),
+        ("num_clients", None, "must be a whole number"),
+        ("num_clients", "60001", "must be at most 60000: mnist has 60000 training examples, and each client needs one"),
+        ("fraction_train", "0", "must be greater than 0"),
+        ("fraction_train", "1.1", "must be at most 1"),
+        ("fraction_train", "nan", "must be a finite number"),
+        ("fraction_train", [], "must be a number"),
+        ("server_momentum", "1", "must be less than 1"),
+        ("local_learning_rate", "fast", "must be a number"),
+        ("title", "x" * 121, "must have at most 120 characters"),
+        ("title", 7, "must be text"),
+        ("partition", "pie", "must be one of iid, shards, dirichlet, local"),
+        ("model", "resnet", "there is no model “resnet”; there are 2nn, cnn"),
+        ("dataset", "imagenet", "no node has “imagenet”; there are mnist"),
+        ("dataset", "../etc", NAME_RULE),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_in_plain_words_beside_its_field(field: str, value: object, problem: str) -> None:
+    found = problems({field: value})
+    assert found == {field: problem}
+
+
+def test_all_problems_come_at_once_and_in_chinese_too() -> None:
+    given = {"num_clients": "0", "local_epochs": "many", "model": "resnet", "dataset": "imagenet"}
+    assert set(problems(given)) == set(given)
+    with pytest.raises(Fault) as caught:
+        check_settings(given, KNOWN)
+    chinese = translations_of("zh_CN")
+    assert caught.value.problems["num_clients"].to(chinese) == "不能小于 1"
+    assert caught.value.problems["local_epochs"].to(chinese) == "必须是整数"
+
+
+def test_an_unknown_setting_is_a_problem_that_lists_the_known_ones() -> None:
+    assert "settings are title, model" in problems({"num_cleints": 3})["num_cleints"]
+
+
+def test_with_no_node_known_any_data_set_is_taken_and_the_person_told_that_it_waits() -> None:
+    settings, notes = check_settings({"dataset": "imagenet"}, NOBODY)
+    assert settings.dataset == "imagenet"
+    assert [str(note) for note in notes] == ["No node that has imagenet is online now: the task waits for one."]
+
+
+def test_each_node_is_one_client_where_the_partition_is_local() -> None:
+    settings, _ = check_settings({"partition": "local", "num_clients": 100_000}, KNOWN)
+    assert settings.num_clients == 100_000
+
+
+def test_the_original_platforms_names_are_taken_and_save_path_is_told_to_be_ignored() -> None:
+    settings, notes = check_settings({"modelname": "mnist_cnn", "num_comm": "3", "save_path": "/tmp/x"}, KNOWN)  # noqa: S108 - text only
+    assert (settings.model, settings.dataset, settings.num_rounds) == ("cnn", "mnist", 3)
+    assert [str(note) for note in notes] == ["save_path is ignored: the server decides where files lie"]
