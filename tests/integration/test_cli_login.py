@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import subprocess
@@ -165,3 +166,23 @@ def test_help_tells_the_exit_codes_and_needs_neither_database_nor_numbers() -> N
     assert ended.returncode == 0, ended.stderr
     for code in (0, 1, 64, 65, 66, 69, 70, 75, 77, 78, 130):
         assert f"  {code}  " in ended.stdout
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["['--version']", "['show', 'zero', '--json']"])
+def test_a_reader_that_has_gone_gets_no_complaint(command: str, unbuffered: str) -> None:
+    program = f"import sys; from fedsim.cli.main import main; sys.stdin.read(); sys.exit(main({command}))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert b"Traceback" not in (told := process.stderr.read())
+        assert b"Broken pipe" not in told

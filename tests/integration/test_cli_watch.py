@@ -121,3 +121,17 @@ def test_on_a_terminal_a_bar_shows_round_accuracy_loss_and_time_left(
     for text in ("round 1 of 2", "accuracy 50.00%", "loss 1.2", "about 7 s left", "waits for node-2"):
         assert text in result.out
     assert result.out.rstrip().endswith("Task 1 completed (2 of 2 rounds, accuracy 63.33%, loss 0.8)")
+
+
+def test_who_stops_watching_is_told_that_the_task_goes_on(
+    web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = web.site.task("ada")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsim.cli.watch.follow", interrupt)
+    result = terminal.run("watch", task.number)
+    assert result.code == 130
+    assert "fedsim watch 1" in result.err

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -18,7 +21,7 @@ from fedsim.cli.predict import predict
 from fedsim.cli.tasks import delete, rerun, show, stop, submit, tasks
 from fedsim.cli.views import nodes, options, rounds
 from fedsim.cli.watch import watch
-from fedsim.errors import EX_OK, EX_USAGE, FedsimError
+from fedsim.errors import EX_FAILED, EX_OK, EX_USAGE, FedsimError
 
 EX_INTERRUPTED = 130
 
@@ -71,6 +74,13 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own); returns the exit code."""
+    code = EX_FAILED
+    with _reader_may_go():
+        code = _run(arguments)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     state = State()
     try:
         result = cli.main(args=arguments, prog_name="fedsim", standalone_mode=False, obj=state)
@@ -89,5 +99,21 @@ def _failed(state: State, message: str, code: int, problems: object = None, *, s
         lines = [plain(line) for line in message.splitlines()] or [""]
         click.echo("\n".join([f"Error: {lines[0]}", *lines[1:]]), err=True)
     if state.as_json:
-        click.echo(json.dumps({"error": message, "problems": problems or {}, "exit_code": code}, ensure_ascii=False))
+        document = {"error": message, "problems": problems or {}, "exit_code": code}
+        with _reader_may_go():
+            click.echo(json.dumps(document, ensure_ascii=False))
     return code
+
+
+@contextmanager
+def _reader_may_go() -> Iterator[None]:
+    """Print what is buffered. A reader that has gone (`fedsim tasks --json | head`) wants no more, and no complaint."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            if sys.__stdout__ is not None:  # click replaces one that broke
+                sys.__stdout__.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
