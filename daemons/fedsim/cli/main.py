@@ -74,10 +74,9 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own); returns the exit code."""
-    code = EX_FAILED
     with _reader_may_go():
-        code = _run(arguments)
-    return code
+        return _run(arguments)
+    return EX_FAILED
 
 
 def _run(arguments: Sequence[str] | None) -> int:
