@@ -21,7 +21,7 @@ from fedsim.cli.predict import predict
 from fedsim.cli.tasks import delete, rerun, show, stop, submit, tasks
 from fedsim.cli.views import nodes, options, rounds
 from fedsim.cli.watch import watch
-from fedsim.errors import EX_FAILED, EX_OK, EX_USAGE, FedsimError
+from fedsim.errors import EX_OK, EX_USAGE, FedsimError
 
 EX_INTERRUPTED = 130
 
@@ -74,13 +74,13 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (None: this process's own); returns the exit code."""
-    with _reader_may_go():
-        return _run(arguments)
-    return EX_FAILED
-
-
-def _run(arguments: Sequence[str] | None) -> int:
     state = State()
+    with _reader_may_go():
+        state.code = _run(state, arguments)
+    return state.code
+
+
+def _run(state: State, arguments: Sequence[str] | None) -> int:
     try:
         result = cli.main(args=arguments, prog_name="fedsim", standalone_mode=False, obj=state)
     except click.ClickException as error:

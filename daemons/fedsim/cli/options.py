@@ -13,15 +13,17 @@ import click
 from fedsim.cli.api import Api
 from fedsim.cli.credentials import choose_url, default_path, read_credentials
 from fedsim.cli.output import Output
+from fedsim.errors import EX_FAILED
 
 P = ParamSpec("P")
 
 
 @dataclass
 class State:
-    """What `main` must know of the command that ran, also when it failed."""
+    """What `main` must know of the command that ran, also when it failed or nobody read to its end."""
 
     as_json: bool = False
+    code: int = EX_FAILED
 
 
 def _remember(context: click.Context, _: click.Parameter, value: bool) -> bool:
