@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedsim.store.interface import Event, Role, Store, Task, TaskState, User, UserState
+from fedsim.store.interface import Event, Role, RoundRecord, Store, Task, TaskState, User, UserState
 from fedsim.web.i18n import Text, duration, percent, tr
 
 STATES: dict[TaskState, Text] = {
@@ -65,12 +65,7 @@ class TaskView:
     state: Text
     phase: Text | None
     queue_position: int | None
-
-    @property
-    def rounds_done(self) -> int:
-        """Rounds committed, as far as the row tells: a task under way is working on `task.round`."""
-        working = not self.task.state.finished and self.task.phase in {"training", "aggregating"}
-        return max(self.task.round - 1, 0) if working else self.task.round
+    rounds_done: int
 
     @property
     def live(self) -> bool:
@@ -100,14 +95,16 @@ class TaskView:
         return tr("about %(time)s left", time=duration(self.task.eta_seconds))
 
 
-def task_view(store: Store, task: Task) -> TaskView:
-    """The task as a page shows it."""
+def task_view(store: Store, task: Task, rounds: list[RoundRecord] | None = None) -> TaskView:
+    """The task as a page shows it; where its `rounds` are at hand, they tell exactly how many are done."""
     pending = task.state is TaskState.PENDING
+    working = task.phase in {"training", "aggregating"}  # then `task.round` is the one under way
     return TaskView(
         task=task,
         state=STATES[task.state],
         phase=phase_text(task.phase) if task.phase and not task.state.finished else None,
         queue_position=store.queue_position(task.number) if pending else None,
+        rounds_done=max(task.round - working, 0) if rounds is None else max((r.round for r in rounds), default=0),
     )
 
 

@@ -23,6 +23,7 @@ from fedsim.web.visit import Visit
 PAGE_SIZE = 20
 SHOWN_ROUNDS = 50
 SHOWN_EVENTS = 50
+ROUNDS_PER_SECOND = 2000
 BIGGEST = 2**63 - 1
 
 
@@ -125,13 +126,15 @@ class TaskPages:
 
     def _task(self, visit: Visit, task: Task) -> str | bottle.HTTPResponse:
         rounds = visit.store.rounds(task.number)
-        view = task_view(visit.store, task)
+        view = task_view(visit.store, task, rounds)
         values = {
             "view": view,
             "task": task,
             "settings": task.settings,
             "fields": forms.FIELDS,
             "filled": forms.filled(task.settings),
+            # A task of very many rounds is looked at less often: each look reads them all.
+            "look_every": 1 + len(rounds) // ROUNDS_PER_SECOND,
             "charts": charts_of(rounds, task.settings.num_rounds),
             "rounds": rounds[::-1][:SHOWN_ROUNDS],
             "num_rounds_recorded": len(rounds),
