@@ -240,6 +240,7 @@ class WebConfig(_Database, _Networked):
     name: Name = "web"
     listen: Address = Address(port=8080)
     server: Address = Address(port=9001)
+    server_name: Name = Field("server", description="The name that the server's receiver tells")
     checkpoints: Path = Path("/var/lib/fedsim/server/checkpoints")
     registration: Literal["open", "approval", "closed"] = "approval"
     node_timeout_seconds: Seconds = Field(35, description="A node unheard of for so long is shown as offline")

@@ -13,8 +13,6 @@ from fedsim.store.interface import Task
 from fedsim.wire import Identity, Outcome, Peer, Sender
 from fedsim.wire.stream import tls_context
 
-# The server's receiver knows itself by this name, the default of server.yml.
-SERVER_NAME = "server"
 # Long enough for a receiver that restarts; by then the server has seen the row itself.
 GIVE_UP_SECONDS = 30.0
 
@@ -42,7 +40,7 @@ class WireSignal:
     def __init__(self, config: WebConfig) -> None:
         context = tls_context(config.tls, listening=False) if config.tls else None
         self._sender = Sender(Identity(config.name, Role.WEB), ssl_context=context)
-        self._server = Peer(SERVER_NAME, config.server.address, config.server.port)
+        self._server = Peer(config.server_name, config.server.address, config.server.port)
 
     def submitted(self, task: Task) -> None:
         """A new task waits."""
