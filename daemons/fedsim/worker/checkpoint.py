@@ -23,11 +23,9 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     model = build_model(job.settings.model, job.feature_shape, job.num_classes)
     load_vector(model, open_vector(job.model))
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}
-    description = {
-        "model": job.settings.model,
-        "feature_shape": json.dumps(job.feature_shape),
-        "num_classes": str(job.num_classes),
-    }
+    # One key only: safetensors writes several in any order, and equal models should be equal files.
+    about = {"model": job.settings.model, "feature_shape": job.feature_shape, "num_classes": job.num_classes}
+    description = {"fedsim": json.dumps(about)}
     job.out.parent.mkdir(parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors, metadata=description)
     write_bytes(job.out, content)
@@ -45,14 +43,14 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[int, ...], int]:
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = file.metadata() or {}
-            model = build_model(about["model"], tuple(json.loads(about["feature_shape"])), int(about["num_classes"]))
+            about: dict[str, Any] = json.loads((file.metadata() or {})["fedsim"])
+            model = build_model(about["model"], tuple(about["feature_shape"]), about["num_classes"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is not a checkpoint of fedsim: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
         raise BadInput(f"{path} holds other parameters than the model {about['model']} has: {found}")
     load_vector(model, np.concatenate([tensors[name].ravel() for name in expected]).astype(np.float32))
-    return model, tuple(json.loads(about["feature_shape"])), int(about["num_classes"])
+    return model, tuple(about["feature_shape"]), about["num_classes"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedsim.data import load_dataset
+from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
 from fedsim.learning.examples import Examples
@@ -115,7 +115,7 @@ class ServerJobs:
         if self._model is None:
             self._model = build_model(job.settings.model, job.feature_shape, job.num_classes)
         load_vector(self._model, open_vector(job.model))
-        metrics = evaluate(self._model, self._load_testset(job.testset))
+        metrics = evaluate(self._model, self._load_testset(job.testset, job.num_classes))
         return Tested(
             round=job.round,
             loss=metrics.loss,
@@ -125,7 +125,7 @@ class ServerJobs:
             seconds=time.monotonic() - started,
         )
 
-    def _load_testset(self, files: TestSetFiles) -> Examples:
+    def _load_testset(self, files: TestSetFiles, num_classes: int) -> Examples:
         if self._testset is not None and self._testset[0] == files:
             return self._testset[1]
         if files.dataset is not None and files.folder is not None:
@@ -133,10 +133,9 @@ class ServerJobs:
             if test is None:
                 raise BadInput(f"the server's data set {files.dataset.name} has no test set")
         elif files.data is not None and files.labels is not None:
-            test = Examples(
-                open_array(files.data, FLOAT32, range(2, 5)),
-                open_array(files.labels, INT64, range(1, 2)).view(np.int64),
-            )
+            features = open_array(files.data, FLOAT32, range(2, 5))
+            labels = open_array(files.labels, INT64, range(1, 2))
+            test = arrays_to_examples(features, labels, num_classes, f"the test set {files.data.name}")
         else:
             raise BadInput("no test set was named")
         self._testset = (files, test)

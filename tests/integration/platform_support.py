@@ -1,0 +1,161 @@
+"""What tests of the whole platform share: a lab of real processes, small data, and a way to await what the rows say."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+import psutil
+import pytest
+from inotify_simple import INotify, flags
+
+from fedsim.cli.lab import LocalLab, NodeSpec
+from fedsim.settings import TaskSettings, parse_settings
+from fedsim.store import SqlStore, open_store
+from fedsim.store.interface import Task
+from fedsim.web.accounts import create_admin, make_token
+
+T = TypeVar("T")
+DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
+DIGITS: dict[str, Any] = {"name": "digits", "path": "digits", "format": "digits", "share": True}
+# Small and quick, on both nodes.
+SMALL: dict[str, Any] = {
+    "dataset": "digits",
+    "model": "2nn",
+    "num_clients": 20,
+    "fraction_train": 0.5,
+    "local_epochs": 1,
+    "local_learning_rate": 0.1,
+    "num_rounds": 6,
+    "evaluate_every": 2,
+    "save_every": 3,
+    "num_nodes": 2,
+}
+
+
+def real_data(name: str) -> Path:
+    """A folder of real data; missing data is a failure where everything must run."""
+    if not (DATA / name).is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{DATA / name} is missing: set FEDSIM_TEST_DATA to the folder that holds {name}")
+        pytest.skip(f"{name} is not there: set FEDSIM_TEST_DATA to the folder that holds it")
+    return DATA / name
+
+
+class Platform(LocalLab):
+    """A lab whose rows can be awaited and whose API can be asked."""
+
+    store: SqlStore
+    api: httpx.Client
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.store = open_store(self.database)
+        user = create_admin(self.store, "researcher", "correct horse battery", now=time.time())
+        token, _ = make_token(self.store, user, "tests", now=time.time())
+        self.api = httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if hasattr(self, "api"):
+            self.api.close()
+            self.store.close()
+        super().__exit__(*exception)
+
+    def submit(self, **settings: Any) -> int:
+        """Submit a small task through the web; returns its number."""
+        answer = self.api.post("/tasks", json={**SMALL, **settings})
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["task"]["number"])
+
+    def task(self, number: int) -> Task:
+        task = self.store.task(number)
+        assert task is not None
+        return task
+
+    def await_row(self, look: Callable[[], T | None], *, seconds: float = 90, what: str = "") -> T:
+        """Look again each time that the database's files change, until there is something."""
+        deadline = time.monotonic() + seconds
+        with INotify() as inotify:
+            inotify.add_watch(self.folder, flags.MODIFY | flags.CREATE)
+            while True:
+                found = look()
+                if found is not None and found is not False:
+                    return found
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    logs = "\n".join(f"== {name}\n{process.tail()}" for name, process in self.processes.items())
+                    pytest.fail(f"waited {seconds:g} s in vain {what}\n{logs}")
+                # A commit becomes visible through shared memory, a moment after its last write that inotify sees.
+                inotify.read(timeout=min(100, int(left * 1000) + 1))
+
+    def await_file(self, path: Path, *, seconds: float = 30) -> None:
+        """Await that a file lies in place."""
+        deadline = time.monotonic() + seconds
+        with INotify() as inotify:
+            inotify.add_watch(path.parent, flags.MOVED_TO | flags.CREATE)
+            while not path.exists():
+                assert time.monotonic() < deadline, f"{path} did not come"
+                inotify.read(timeout=1000)
+
+    def await_gone(self, folder: Path, pattern: str, *, seconds: float = 30) -> None:
+        """Await that nothing of this name is in a folder any more."""
+        deadline = time.monotonic() + seconds
+        with INotify() as inotify:
+            inotify.add_watch(folder, flags.DELETE | flags.MOVED_FROM)
+            while list(folder.glob(pattern)):
+                assert time.monotonic() < deadline, f"{folder} still holds {pattern}"
+                inotify.read(timeout=1000)
+
+    def finish(self, number: int, *, seconds: float = 120) -> Task:
+        """Await the end of a task."""
+
+        def finished() -> Task | None:
+            task = self.task(number)
+            return task if task.state.finished else None
+
+        return self.await_row(finished, seconds=seconds, what=f"for the end of task {number}")
+
+    def completed(self, number: int, *, seconds: float = 120) -> Task:
+        """Await the end of a task, which must be a good one."""
+        task = self.finish(number, seconds=seconds)
+        assert task.state == "completed", task.reason
+        return task
+
+    def await_round(self, number: int, round_number: int) -> Task:
+        """Await that a task trains in a round, or a later one."""
+
+        def there() -> Task | None:
+            task = self.task(number)
+            assert not task.state.finished, task.reason
+            return task if task.round >= round_number and task.phase == "training" else None
+
+        return self.await_row(there, what=f"for round {round_number} of task {number}")
+
+    def workers(self, name: str) -> list[psutil.Process]:
+        """The worker processes of a daemon."""
+        return psutil.Process(self.processes[name].pid).children(recursive=True)
+
+    def files(self, host: str) -> set[str]:
+        """Every file of a host's spool but the announcements, which come and go."""
+        spool = self.folder / host
+        paths = (path.relative_to(spool) for path in spool.rglob("*") if path.is_file())
+        return {str(path) for path in paths if path.parts[0] != "hello"}
+
+
+def digits_lab(folder: Path, *, nodes: int = 2, **options: Any) -> Platform:
+    """A lab that trains on scikit-learn's digits."""
+    data = folder / "data"
+    data.mkdir(parents=True)
+    names = [f"node-{letter}" for letter in "abcdefgh"[:nodes]]
+    settings = {"clients": 50, "announce_seconds": 2, **options.pop("client", {})}
+    server = {"node_timeout_seconds": 8, **options.pop("server", {})}
+    return Platform(folder, [NodeSpec(name, data, [DIGITS], settings) for name in names], server=server, **options)
+
+
+def small_settings(**changes: Any) -> TaskSettings:
+    return parse_settings({**SMALL, **changes})[0]

@@ -1,0 +1,194 @@
+"""The whole platform on one machine: every daemon a real process, tasks submitted through the web's API."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from platform_support import Platform, digits_lab, small_settings
+
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
+from fedsim.store.interface import TaskState
+from fedsim.worker.checkpoint import load_checkpoint
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("platform")) as lab:
+        yield lab
+
+
+# Rounds of a second or so, so that there is a middle to be killed in.
+LONG = {"local_epochs": 40, "num_rounds": 4}
+
+
+@pytest.fixture(scope="module")
+def digest(lab: Platform) -> str:
+    """The final digest of the undisturbed task."""
+    digest = lab.completed(lab.submit(**LONG)).digest
+    assert digest is not None
+    return digest
+
+
+def test_the_same_task_again_gives_the_same_bytes_as_one_process_would(lab: Platform, digest: str) -> None:
+    assert lab.completed(lab.submit(**LONG)).digest == digest
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), lab.folder)
+    alone = simulate(small_settings(**LONG), dataset, chunk_clients=5, placement=[(0, 10), (10, 10)])
+    assert alone.digest == digest
+
+
+@pytest.mark.parametrize("victim", ["server", "node-a", "receiver", "node-b-receiver"])
+def test_a_daemon_killed_in_the_middle_of_a_round_changes_no_byte(lab: Platform, digest: str, victim: str) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.kill(victim)
+    lab.start(victim)
+    assert lab.completed(number).digest == digest
+
+
+@pytest.mark.parametrize("host", ["server", "node-a"])
+def test_a_worker_killed_in_the_middle_of_a_round_changes_no_byte(lab: Platform, digest: str, host: str) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    for worker in lab.workers(host):
+        worker.send_signal(signal.SIGKILL)
+    assert lab.completed(number).digest == digest
+
+
+@pytest.mark.parametrize("strategy", ["fedavgm", "median", "fedprox"])
+def test_every_strategy_gives_what_one_process_gives(lab: Platform, strategy: str) -> None:
+    task = lab.completed(lab.submit(strategy=strategy, num_rounds=3))
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), lab.folder)
+    settings = small_settings(strategy=strategy, num_rounds=3)
+    assert simulate(settings, dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest == task.digest
+
+
+def test_a_task_with_another_model_follows_without_any_restart(lab: Platform) -> None:
+    pids = {name: process.pid for name, process in lab.processes.items()}
+    first, second = lab.submit(num_rounds=2), lab.submit(num_rounds=2, model="cnn", local_learning_rate=0.05)
+    assert lab.task(second).state == "pending"
+    lab.completed(first)
+    assert lab.completed(second).settings.model == "cnn"
+    assert {name: process.pid for name, process in lab.processes.items()} == pids
+
+
+def test_what_is_recorded_and_saved_tells_the_whole_story(lab: Platform) -> None:
+    number = lab.submit(num_rounds=5)
+    task = lab.completed(number)
+    rounds = lab.store.rounds(number)
+    assert [record.round for record in rounds] == [0, 1, 2, 3, 4, 5]
+    assert [record.round for record in rounds if record.accuracy is not None] == [0, 2, 4, 5]
+    last = rounds[-1]
+    assert (task.accuracy, task.loss, task.digest) == (last.accuracy, last.loss, last.digest)
+    assert last.recall is not None
+    assert len(last.recall) == 10
+    assert {"train", "aggregate", "evaluate", "all"} <= set(last.seconds)
+    assert last.bytes_sent > 0
+    assert last.bytes_received > 0
+    saved = lab.store.checkpoints(number)
+    assert [checkpoint.path for checkpoint in saved] == [
+        f"task-{number}/round-0003.safetensors",
+        f"task-{number}/round-0005.safetensors",
+    ]
+    path = lab.server_spool / "checkpoints" / saved[-1].path
+    about = json.loads(path.with_suffix(".json").read_text())
+    assert about["digest"] == saved[-1].digest
+    assert about["metrics"]["accuracy"] == task.accuracy
+    assert about["settings"]["num_rounds"] == 5
+    assert about["parameters_digest"] == task.digest
+    assert load_checkpoint(path)[1] == (8, 8)
+
+
+def test_every_node_can_predict_alone_with_the_final_model(lab: Platform) -> None:
+    number = lab.submit(num_rounds=1)
+    lab.completed(number)
+    final = (lab.server_spool / "checkpoints" / f"task-{number}" / "round-0001.safetensors").read_bytes()
+    for node in ("node-a", "node-b"):
+        path = lab.node_spool(node) / "checkpoints" / f"task-{number:06d}.safetensors"
+        lab.await_file(path)
+        assert path.read_bytes() == final
+
+
+def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> None:
+    number = lab.submit(num_rounds=2)
+    lab.completed(number)
+    for node in ("node-a", "node-b"):
+        lab.await_gone(lab.node_spool(node) / "localparam", f"*{lab.task(number).uid}*")
+        assert {file.split("/")[0] for file in lab.files(node)} == {"checkpoints", "left.jsonl"}
+    assert {file.split("/")[0] for file in lab.files("server")} == {"checkpoints"}
+
+
+def test_a_node_notes_everything_that_leaves_it(lab: Platform) -> None:
+    number = lab.submit(num_rounds=2)
+    task = lab.completed(number)
+    lines = [json.loads(line) for line in (lab.node_spool("node-a") / "left.jsonl").read_text().splitlines()]
+    mine = [line for line in lines if line["task"] == number]
+    assert {line["kind"] for line in mine} == {"localparam", "testset"}, "node-a shares the test set"
+    assert {line["to"] for line in mine} == {"server"}
+    assert {line["uid"] for line in mine} == {task.uid}
+    assert all(line["num_examples"] > 0 for line in mine if line["kind"] == "localparam")
+    assert {line["round"] for line in mine if line["kind"] == "localparam"} == {1, 2}
+
+
+def test_a_task_stopped_in_the_middle_leaves_no_process_and_the_next_one_completes(lab: Platform) -> None:
+    number = lab.submit(num_rounds=1000)
+    lab.await_round(number, 2)
+    workers = [worker for host in ("server", "node-a", "node-b") for worker in lab.workers(host)]
+    assert len(workers) == 4, "two on the server, one on each node"
+    following = lab.submit(num_rounds=1)
+    assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+    assert lab.finish(number).state == "stopped"
+    lab.completed(following)
+
+
+def test_a_pending_task_is_stopped_at_once(lab: Platform) -> None:
+    first, second = lab.submit(num_rounds=1000), lab.submit()
+    lab.await_round(first, 1)
+    assert lab.api.post(f"/tasks/{second}/stop").status_code == 202
+    assert lab.task(second).state == "stopped"
+    lab.api.post(f"/tasks/{first}/stop")
+    lab.finish(first)
+
+
+def test_a_deleted_task_takes_its_files_along(lab: Platform) -> None:
+    number = lab.submit(num_rounds=1)
+    lab.completed(number)
+    folder = lab.server_spool / "checkpoints" / f"task-{number}"
+    assert folder.is_dir()
+    assert lab.api.delete(f"/tasks/{number}").status_code in {200, 202, 204}
+    lab.await_row(lambda: lab.store.task(number) is None or None)
+    assert not folder.exists()
+
+
+def test_a_model_that_diverges_ends_its_task_with_the_round(lab: Platform) -> None:
+    task = lab.finish(lab.submit(local_learning_rate=100, local_epochs=5))
+    assert task.state == "failed"
+    assert task.reason.startswith("diverged in round ")
+
+
+def test_data_whose_shape_does_not_fit_the_model_is_explained(lab: Platform) -> None:
+    task = lab.finish(lab.submit(model="cifar_cnn"))
+    assert task.state == "failed"
+    assert "cifar_cnn" in task.reason
+    assert "[8, 8]" in task.reason
+
+
+def test_a_lost_signal_costs_seconds_never_a_task(lab: Platform) -> None:
+    user = lab.store.user_by_name("researcher")
+    assert user is not None
+    # The row alone, as if the web had been cut off before it could send its signal.
+    task = lab.store.create_task(user.id, small_settings(num_rounds=1), os.urandom(16).hex(), 0)
+    assert lab.await_row(lambda: lab.task(task.number).state != TaskState.PENDING, seconds=10)
+    lab.completed(task.number)
