@@ -18,7 +18,7 @@ from web_support import PASSWORD
 from fedsim.store.interface import Role, Task, TaskState, UserState
 
 pytestmark = pytest.mark.browser
-PATIENCE = 20
+PATIENCE = 90
 
 
 # Does the server's part for task `number`, and says through `sees(selector, text)` what the page must show meanwhile.

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import psutil
 import pytest
+import yaml
 from inotify_simple import INotify, flags
 
 from fedsim.cli.lab import LocalLab, NodeSpec
@@ -54,11 +55,19 @@ class Platform(LocalLab):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        self.store = open_store(self.database)
+        try:
+            self.connect(open_store(self.database))
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def connect(self, store: SqlStore) -> None:
+        """Open the database and the API; a row can be awaited from then on."""
+        self.store = store
         user = create_admin(self.store, "researcher", "correct horse battery", now=time.time())
         token, _ = make_token(self.store, user, "tests", now=time.time())
         self.api = httpx.Client(base_url=f"{self.url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=30)
-        return self
 
     def __exit__(self, *exception: object) -> None:
         if hasattr(self, "api"):
@@ -92,6 +101,22 @@ class Platform(LocalLab):
                     pytest.fail(f"waited {seconds:g} s in vain {what}\n{logs}")
                 # A commit becomes visible through shared memory, a moment after its last write that inotify sees.
                 inotify.read(timeout=min(100, int(left * 1000) + 1))
+
+    def await_log(self, name: str, event: str, *, seconds: float = 60) -> None:
+        """Await that a process logs an event."""
+        path = self.processes[name].log
+        deadline = time.monotonic() + seconds
+        with INotify() as inotify:
+            inotify.add_watch(path, flags.MODIFY)
+            while event not in path.read_text(encoding="utf-8"):
+                assert time.monotonic() < deadline, f"{name} did not log {event}:\n{path.read_text(encoding='utf-8')}"
+                inotify.read(timeout=1000)
+
+    def await_offline(self, *nodes: str) -> None:
+        """Await that the server holds nodes for gone."""
+        timeout = yaml.safe_load(self.config("server").read_text())["node_timeout_seconds"]
+        last = max((self.server_spool / "hello" / f"{name}.json").stat().st_mtime for name in nodes)
+        time.sleep(max(0.0, last + timeout - time.time()))  # being gone is nothing but time without a word
 
     def await_file(self, path: Path, *, seconds: float = 30) -> None:
         """Await that a file lies in place."""

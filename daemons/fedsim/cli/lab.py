@@ -138,6 +138,11 @@ class LocalLab:
                 with listener:
                     self._await_ready(self.processes[name], listener, deadline)
 
+    def launch(self, name: str) -> None:
+        """Start a process without waiting until it is ready."""
+        with tempfile.TemporaryDirectory(prefix="fedsim-") as place:
+            self._launch(self.processes[name], Path(place) / name).close()
+
     def _launch(self, process: Process, notify: Path) -> socket.socket:
         """Start a process that tells on the socket at `notify` when it is ready, as it would tell systemd."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

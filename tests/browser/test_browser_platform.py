@@ -1,0 +1,47 @@
+"""The same walk before the whole platform: server, receivers and nodes train for real while the browser looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import NARROW, WIDE, OpenBrowser
+from platform_support import Platform, real_data
+from test_browser_walk import CHINESE, ENGLISH, Shots, complaints, download, walk
+
+from fedsim.cli.lab import NodeSpec
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("language", "size", "words"),
+    [("en", WIDE, ENGLISH), ("zh-CN", NARROW, CHINESE)],
+    ids=["english-wide", "chinese-narrow"],
+)
+def test_a_person_trains_a_model_on_the_whole_platform(
+    tmp_path: Path,
+    open_browser: OpenBrowser,
+    screenshots: Path,
+    language: str,
+    size: tuple[int, int],
+    words: dict[str, str],
+) -> None:
+    dataset = {"name": "mnist", "path": "mnist", "share": True}
+    data = real_data("mnist").parent
+    nodes = [NodeSpec(name, data, [dataset], {"clients": 50}) for name in ("node-a", "node-b")]
+
+    def look_on(number: int, sees: Callable[[str, str], None], shots: Shots) -> None:
+        sees("#live .state", words["running"])
+        sees(".bigbar", "5")
+        shots.take("task-running")
+
+    with Platform(tmp_path / "lab", nodes) as lab:
+        browser = open_browser(size, language)
+        number = walk(browser, lab.url, look_on, Shots(browser, screenshots, f"platform-{language}", size[0]), words)
+        saved = lab.store.checkpoints(number)[-1]
+        model = download(browser, lab.url, number)
+        assert model == (lab.server_spool / "checkpoints" / saved.path).read_bytes()
+        assert len(model) == saved.size
+        assert complaints(browser) == []

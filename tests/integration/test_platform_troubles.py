@@ -1,0 +1,153 @@
+"""What a lab meets: nodes that die or are not there yet, rules that forbid, databases that go away."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import MariaDb
+from platform_support import Platform, digits_lab
+
+from fedsim.cli.lab import LocalLab
+from fedsim.errors import EX_UNAVAILABLE
+from fedsim.store import open_store
+
+LONG = {"local_epochs": 40, "num_rounds": 4}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("troubles")) as lab:
+        yield lab
+
+
+def test_a_round_goes_on_without_a_dead_node_once_its_deadline_has_passed(lab: Platform) -> None:
+    number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=6)
+    lab.await_round(number, 2)
+    lab.kill("node-b")
+    task = lab.completed(number)
+    lab.start("node-b")
+    records = lab.store.rounds(number)
+    assert any(record.missing for record in records), "somebody was missing"
+    assert all(client >= 10 for record in records for client in record.missing), "node-b holds the clients 10 to 19"
+    # It comes back, finds the final model in its spool, keeps it and forgets the task.
+    lab.await_gone(lab.node_spool("node-b") / "initparam", f"{task.uid}.json")
+    assert (lab.node_spool("node-b") / "checkpoints" / f"task-{number:06d}.safetensors").is_file()
+
+
+def test_a_round_that_needs_everybody_says_for_whom_it_waits_and_goes_on_when_they_are_back(lab: Platform) -> None:
+    undisturbed = lab.completed(lab.submit(**LONG)).digest
+    number = lab.submit(**LONG, round_timeout_seconds=3)
+    lab.await_round(number, 2)
+    lab.kill("node-b")
+    lab.await_row(lambda: lab.task(number).waiting_for == ("node-b",) or None, what="for the row to name node-b")
+    lab.start("node-b")
+    assert lab.completed(number).digest == undisturbed
+
+
+def test_with_no_node_online_the_task_waits_and_says_so(lab: Platform) -> None:
+    lab.stop("node-a", "node-b")
+    lab.await_offline("node-a", "node-b")
+    number = lab.submit(num_rounds=1)
+    lab.await_row(lambda: any("online" in text for text in lab.task(number).waiting_for) or None)
+    lab.start("node-a", "node-b")
+    lab.completed(number)
+
+
+def test_a_waiting_task_can_be_stopped(lab: Platform) -> None:
+    number = lab.submit(num_nodes=3)
+    lab.await_row(lambda: lab.task(number).waiting_for or None)
+    following = lab.submit(num_rounds=1)
+    lab.completed(following)
+    assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
+    assert lab.finish(number).state == "stopped"
+
+
+def test_a_port_in_use_ends_the_receiver_and_the_web_with_69_and_its_name(lab: Platform, tmp_path: Path) -> None:
+    for name, program in (("receiver", "receiver"), ("web", "web")):
+        port = yaml.safe_load(lab.config(name).read_text())["listen"]["port"]
+        command = [*lab.processes[name].command]
+        if program == "receiver":  # on a spool of its own: the port is what is in use
+            content = {**yaml.safe_load(lab.config(name).read_text()), "spool": str(tmp_path / "spool")}
+            command[-1] = str(tmp_path / "receiver.yml")
+            Path(command[-1]).write_text(yaml.safe_dump(content))
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert run.returncode == EX_UNAVAILABLE, run.stderr
+        assert str(port) in run.stderr
+        assert "in use" in run.stderr or "another program has it" in run.stderr
+
+
+def test_garbage_on_the_receivers_port_disturbs_nobody(lab: Platform) -> None:
+    port = yaml.safe_load(lab.config("receiver").read_text())["listen"]["port"]
+    number = lab.submit(num_rounds=2)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+    lab.completed(number)
+
+
+def test_what_the_institution_forbids_is_refused_with_its_reason(tmp_path: Path) -> None:
+    rules = {"institution": {"models": ["logistic"], "min_examples": 1000}}
+    with digits_lab(tmp_path, nodes=1, client=rules) as lab:
+        number = lab.submit(num_nodes=1, model="2nn")
+        lab.await_row(
+            lambda: any("does not train the model 2nn" in why for why in lab.task(number).waiting_for) or None
+        )
+        lab.api.post(f"/tasks/{number}/stop")
+        task = lab.finish(lab.submit(num_nodes=1, model="logistic"))
+        assert task.state == "failed"
+        assert "fewer than 1000 examples" in task.reason
+        assert not (lab.node_spool("node-a") / "left.jsonl").exists(), "nothing has left the house"
+
+
+def test_a_test_set_that_may_not_leave_stays_and_the_task_says_what_to_do(tmp_path: Path) -> None:
+    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False}]}
+    with digits_lab(tmp_path, nodes=1, client=secret) as lab:
+        task = lab.finish(lab.submit(num_nodes=1))
+        assert task.state == "failed"
+        assert "share: true" in task.reason
+
+
+def test_the_servers_own_test_set_serves_where_no_node_shares_one(tmp_path: Path) -> None:
+    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False}]}
+    own = {
+        "data": str(tmp_path),
+        "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+        "node_timeout_seconds": 8,
+    }
+    with digits_lab(tmp_path, nodes=1, client=secret, server=own) as lab:
+        assert lab.completed(lab.submit(num_nodes=1, num_rounds=2)).accuracy is not None
+        left = (lab.node_spool("node-a") / "left.jsonl").read_text()
+        assert "testset" not in left
+
+
+@pytest.mark.mariadb
+def test_a_database_that_goes_away_in_the_middle_of_a_task_is_waited_for(mariadb: MariaDb, tmp_path: Path) -> None:
+    name = mariadb.new_database()
+    database = {"database": mariadb.url(name), "database_password_file": str(mariadb.password_file)}
+    # The lab is there before its database: daemons wait and say so.
+    mariadb.kill()
+    lab = digits_lab(tmp_path, server={**database, "node_timeout_seconds": 8}, web=database)
+    try:
+        LocalLab.start(lab, "receiver", "node-a", "node-a-receiver", "node-b", "node-b-receiver")
+        lab.launch("server")
+        lab.await_log("server", "waiting_for_database")
+        mariadb.start()
+        lab.await_log("server", "ready")
+        lab.start("web")
+        lab.connect(open_store(mariadb.url(name), mariadb.password_file))
+        undisturbed = lab.completed(lab.submit(**LONG)).digest
+        number = lab.submit(**LONG)
+        lab.await_round(number, 2)
+        mariadb.kill()
+        lab.await_log("server", "database_lost")
+        mariadb.start()
+        assert lab.completed(number).digest == undisturbed
+    finally:
+        lab.__exit__()
+        if mariadb.process is not None and mariadb.process.poll() is not None:
+            mariadb.start()
