@@ -10,39 +10,15 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from browser_support import STAND_STILL, WIDE, OpenBrowser, Web
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-from web_support import Site, make_site
-
-WIDE, NARROW = (1280, 900), (390, 844)
-STAND_STILL = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--force-prefers-reduced-motion",
-)
-
-
-@dataclass
-class Web:
-    """A running `fedsim-web`, and the store behind it, through which the test plays the server's part."""
-
-    url: str
-    site: Site
+from web_support import make_site
 
 
 @pytest.fixture(scope="session")
@@ -85,9 +61,6 @@ def web(tmp_path: Path) -> Iterator[Web]:
             _, said = process.communicate(timeout=20)
             site.store.close()
     assert (process.returncode, "Traceback" in said) == (0, False), said
-
-
-OpenBrowser = Callable[..., Chrome]
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import NARROW, WIDE, OpenBrowser
+from browser_support import NARROW, WIDE, OpenBrowser
 from platform_support import Platform, real_data
 from test_browser_walk import CHINESE, ENGLISH, Shots, complaints, download, walk
 
@@ -32,12 +32,13 @@ def test_a_person_trains_a_model_on_the_whole_platform(
     data = real_data("mnist").parent
     nodes = [NodeSpec(name, data, [dataset], {"clients": 50}) for name in ("node-a", "node-b")]
 
-    def look_on(number: int, sees: Callable[[str, str], None], shots: Shots) -> None:
+    def look_on(_: int, sees: Callable[[str, str], None], shots: Shots) -> None:
         sees("#live .state", words["running"])
         sees(".bigbar", "5")
         shots.take("task-running")
 
     with Platform(tmp_path / "lab", nodes) as lab:
+        lab.await_row(lambda: len(lab.store.nodes()) == 2 or None, what="for both nodes to announce themselves")
         browser = open_browser(size, language)
         number = walk(browser, lab.url, look_on, Shots(browser, screenshots, f"platform-{language}", size[0]), words)
         saved = lab.store.checkpoints(number)[-1]

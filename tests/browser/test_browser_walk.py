@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import NARROW, WIDE, OpenBrowser, Web
+from browser_support import NARROW, WIDE, OpenBrowser, Web
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement

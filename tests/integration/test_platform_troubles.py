@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import MariaDb
+from database_support import MariaDb
 from platform_support import Platform, digits_lab
 
 from fedsim.cli.lab import LocalLab

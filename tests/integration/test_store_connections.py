@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import MariaDb, Place
+    from database_support import MariaDb, Place
 
     from fedsim.store import SqlStore
 

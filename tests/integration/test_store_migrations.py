@@ -23,7 +23,7 @@ from fedsim.store.schema import metadata, tasks, users
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Place
+    from database_support import Place
 
     from fedsim.store import SqlStore
 

@@ -255,11 +255,15 @@ class World:
         if disk.assignment is None:
             return
         newest = max(disk.globals, default=None)
-        trained = [] if newest is None else [
-            (newest, chunk.id)
-            for chunk in disk.globals[newest][0].chunks
-            if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
-        ]
+        trained = (
+            []
+            if newest is None
+            else [
+                (newest, chunk.id)
+                for chunk in disk.globals[newest][0].chunks
+                if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
+            ]
+        )
         course = on_node.NodeCourse(disk.assignment, trained)
         self.nodes[name] = course
         self.act(name, course.begin())
@@ -392,7 +396,7 @@ def started(settings: TaskSettings = SETTINGS) -> tuple[on_server.TaskCourse, Pl
     return course, plan, sends
 
 
-def answers(plan: Plan, sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
+def answers(sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
     return [
         on_server.UpdateArrived(send.node, send.round, chunk.id, None, "d", 1.0)
         for send in sends
@@ -402,7 +406,7 @@ def answers(plan: Plan, sends: list[on_server.SendGlobal]) -> list[on_server.Upd
 
 def test_a_round_with_everyone_closes_before_its_deadline() -> None:
     course, plan, sends = started()
-    *first, last = answers(plan, sends)
+    *first, last = answers(sends)
     for update in first:
         assert course.handle(update, 1) == []
     roster, aggregate = course.handle(last, 1)
@@ -415,7 +419,7 @@ def test_a_round_with_everyone_closes_before_its_deadline() -> None:
 def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_enough_answered() -> None:
     course, plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
     silent = sends[-1]
-    for update in answers(plan, sends[:-1]):
+    for update in answers(sends[:-1]):
         assert course.handle(update, 1) == []
     assert course.waiting_for == (silent.node,)
     assert course.wake_at == SETTINGS.round_timeout_seconds
@@ -427,7 +431,7 @@ def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_eno
 
 def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() -> None:
     course, plan, sends = started()
-    updates = answers(plan, sends)
+    updates = answers(sends)
     for update in updates[:-1]:
         course.handle(update, 1)
     assert course.handle(on_server.TimePassed(), 10_000) == []
@@ -440,7 +444,7 @@ def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() 
 
 def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> None:
     course, plan, sends = started()
-    update = answers(plan, sends)[0]
+    update = answers(sends)[0]
     other = next(name for name in plan.nodes if name != update.node)
     for wrong in (
         on_server.UpdateArrived(other, update.round, update.chunk, None, "d", 1.0),
@@ -454,7 +458,7 @@ def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> N
 
 def test_a_model_that_is_not_finite_ends_the_task_as_diverged() -> None:
     course, plan, sends = started()
-    for update in answers(plan, sends):
+    for update in answers(sends):
         course.handle(update, 1)
     (finish,) = course.handle(on_server.Aggregated(1, finite=False), 2)
     assert isinstance(finish, on_server.Finish)

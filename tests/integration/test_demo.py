@@ -1,0 +1,55 @@
+"""`make demo`'s command, as a stranger's machine runs it: no terminal, no data, no trace left behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+FEDSIM = Path(sys.executable).with_name("fedsim")
+
+
+def ours(folder: Path) -> list[psutil.Process]:
+    """The processes that were started with a configuration in this folder."""
+    processes = psutil.process_iter(["cmdline"])
+    return [process for process in processes if any(str(folder) in word for word in process.info["cmdline"] or ())]
+
+
+def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [FEDSIM, "demo", "--folder", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "FEDSIM_DATA": str(tmp_path / "nothing")},
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.search(r"^Data: (Fashion-MNIST|scikit-learn's digits)", run.stdout)
+    assert float(re.search(r"Final accuracy +(\S+)", run.stdout)[1]) > 0.3  # type: ignore[index]
+    checkpoint = Path(re.search(r"Checkpoint +(\S+)", run.stdout)[1])  # type: ignore[index]
+    assert checkpoint.is_file()
+    assert re.search(r"Its digest +[0-9a-f]{64}", run.stdout)
+    assert re.search(r"http://127\.0\.0\.1:\d+/tasks/1", run.stdout)
+    assert ours(tmp_path) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp_path: Path, number: int) -> None:
+    with subprocess.Popen(
+        [FEDSIM, "demo", "--folder", tmp_path / "demo"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as demo:
+        assert demo.stdout is not None
+        assert any("round 1 of" in line for line in demo.stdout), "the training never began"
+        assert len(ours(tmp_path)) >= 7
+        demo.send_signal(number)
+        demo.stdout.read()
+        assert demo.wait(timeout=30) != 0
+    assert ours(tmp_path) == []
