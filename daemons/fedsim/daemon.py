@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel
 
 from fedsim import __version__
 from fedsim.config import load_config
-from fedsim.errors import EX_OK, ConfigError, FedsimError
+from fedsim.errors import EX_OK, EX_UNAVAILABLE, ConfigError, FedsimError
 from fedsim.log import configure_logging, get_logger
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -32,9 +33,9 @@ def notify(*states: str) -> None:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        with suppress(ConnectionRefusedError, FileNotFoundError):
-            sock.sendto("\n".join(states).encode(), address)
+    kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
+    with socket.socket(socket.AF_UNIX, kind) as sock, suppress(ConnectionRefusedError, FileNotFoundError):
+        sock.sendto("\n".join(states).encode(), address)
 
 
 class Daemon(ABC, Generic[Config]):
@@ -49,6 +50,7 @@ class Daemon(ABC, Generic[Config]):
         self.log = get_logger()
         self.stopping = False
         self.reload_wanted = False
+        self._status = ""
         self.wake_fd, self._wake_write = socket.socketpair()
         self.wake_fd.setblocking(False)
         self._wake_write.setblocking(False)
@@ -70,8 +72,10 @@ class Daemon(ABC, Generic[Config]):
         self.config = config
 
     def status(self, text: str) -> None:
-        """What `systemctl status` shows."""
-        notify(f"STATUS={text}")
+        """What `systemctl status` shows; told only when it has changed."""
+        if text != self._status:
+            self._status = text
+            notify(f"STATUS={' '.join(text.split())}")
 
     def drain_wake(self) -> None:
         """Take the signal wake-ups out of `wake_fd`."""
@@ -89,7 +93,7 @@ class Daemon(ABC, Generic[Config]):
 
     def _reload(self) -> None:
         self.reload_wanted = False
-        notify("RELOADING=1")
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             self.reload(load_config(self.config_path, self.config_model))
             self.log.info("reloaded", config=str(self.config_path))
@@ -115,6 +119,11 @@ class Daemon(ABC, Generic[Config]):
         except FedsimError as error:
             self.log.error("failed", problem=str(error))  # noqa: TRY400
             return error.exit_code
+        except OSError as error:
+            # A full disk, a folder taken away: nothing is lost, and the next start goes on from what lies there.
+            where = f" ({error.filename})" if error.filename else ""
+            self.log.exception("failed", problem=f"{error.strerror or error}{where}: see to this host's disk")
+            return EX_UNAVAILABLE
         finally:
             notify("STOPPING=1")
             self.teardown()

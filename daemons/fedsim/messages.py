@@ -15,7 +15,9 @@ from fedsim.settings import TaskSettings
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Text = Annotated[str, Field(max_length=2000)]
+MAX_TEXT = 2000
+MAX_RUNS = 200_000
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 
@@ -64,7 +66,7 @@ class TaskReport(Message):
     state: Literal["loading", "ready", "closing", "refused", "failed", "diverged"]
     reason: Text = ""
     round: Count | None = None
-    num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=200_000)] = ()
+    num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_RUNS)] = ()
 
 
 class Hello(Message):
@@ -97,7 +99,7 @@ class Assignment(Message):
     task: Uid
     number: Annotated[int, Field(ge=1)]
     settings: TaskSettings
-    dataset_digest: str | None = Field(None, description="None where each node's own data is its client's")
+    dataset_digest: str | None = Field(None, description="Of the data that the node announced")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
     feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(max_length=4)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from importlib.metadata import entry_points
 from selectors import EVENT_READ, DefaultSelector
 
@@ -27,6 +28,9 @@ from fedsim.worker.jobs import Inspect, Inspected
 
 WATCHDOG_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
+SWEEP_SECONDS = 600.0
+# What a reload cannot change: it stands in sockets, files and the names that others know.
+FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext")
 
 
 class ClientDaemon(Daemon[ClientConfig]):
@@ -45,7 +49,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._watch = Watch(*(self._spool.folder(kind) for kind in (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         config.data.mkdir(parents=True, exist_ok=True)
-        self._data_watch = Watch(config.data)
+        self._data_watch = Watch(config.data, written=True)
         self._selector.register(self._data_watch, EVENT_READ, self._data_changed)
         context = tls_context(config.tls, listening=False) if config.tls else None
         self._outbox = Outbox(Sender(Identity(config.name, Role.CLIENT), ssl_context=context))
@@ -65,11 +69,15 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._inspector = Inspector(self._selector, self._data_seen)
         self._look_at_data_at: float | None = 0.0
         self._announce_at = float("inf")
-        self._take_up()
+        self._orphans: set[str] = set()
+        self._sweep_at = time.monotonic() + SWEEP_SECONDS
+        keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
+        for uid in sorted(clear_other_tasks(self._spool, keep)):
+            self.log.info("leftovers_swept", uid=uid)
 
     def run_once(self) -> None:
         """Wait for something to happen, deal with it."""
-        wakes = [self._announce_at, time.monotonic() + WATCHDOG_SECONDS]
+        wakes = [self._announce_at, self._sweep_at, time.monotonic() + WATCHDOG_SECONDS]
         if self._look_at_data_at is not None:
             wakes.append(self._look_at_data_at)
         for key, _ in self._selector.select(max(0.0, min(wakes) - time.monotonic())):
@@ -79,11 +87,28 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._look_at_data_at = None
             datasets = tuple(self.config.datasets)
             self._inspector.look(Inspect(folder=self.config.data, datasets=datasets, device=self.config.device))
+        self._outbox.check()
         for uid in [uid for uid, running in self._running.items() if running.ended]:
             del self._running[uid]
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_SECONDS
+            self._sweep()
         if now >= self._announce_at:
             self._announce()
         self.status("; ".join(running.status for running in self._running.values()) or "waiting for a task")
+
+    def reload(self, config: ClientConfig) -> None:
+        """Capacity, data sets, the institution's rules, workers and times change at once; the rest with a restart.
+
+        A task that is under way goes on as it was begun.
+        """
+        changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
+        if changed:
+            self.log.warning("restart_needed", keys=", ".join(changed))
+        config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        super().reload(config)
+        self._platform.config = config
+        self._look_at_data_at = 0.0
 
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
@@ -106,7 +131,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         first = self._inspected is None
         self._inspected = inspected
         if first:
-            self._start_assigned()
+            self._look()
         self._announce_soon()
 
     # ------------------------------------------------------------ telling the server
@@ -154,21 +179,30 @@ class ClientDaemon(Daemon[ClientConfig]):
 
     # ------------------------------------------------------------ tasks
 
-    def _take_up(self) -> None:
-        """Sweep what belongs to no assigned task; the others are begun once the data is seen."""
-        keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
-        for uid in sorted(clear_other_tasks(self._spool, keep)):
+    def _sweep(self) -> None:
+        """Clear what a server sent for tasks that are over here: at the second look, as an `initparam` may follow."""
+        found = {item.id.task or "" for item in self._spool.arrived(Kind.GLOBALPARAM)}
+        orphans = found - {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
+        for uid in sorted(orphans & self._orphans):
+            clear_task(self._spool, uid)
             self.log.info("leftovers_swept", uid=uid)
+        self._orphans = orphans
 
     def _files_arrived(self) -> None:
         folders = self._watch.drain()
+        if self._inspected is not None:  # before, nothing runs; then everything is looked at
+            self._look({folder.name for folder in folders})
+
+    def _look(self, uids: Collection[str] = ()) -> None:
+        """See what has come: tasks, global models of the tasks `uids`, and stops.
+
+        Stops come last: a final model that came before its task's stop is kept.
+        """
+        self._start_assigned()
+        for uid in uids:
+            if uid in self._running:
+                self._running[uid].look_for_global()
         self._heed_stops()
-        if self._inspected is not None:
-            self._start_assigned()
-        for folder in folders:
-            running = self._running.get(folder.name)
-            if running is not None:
-                running.look_for_global()
 
     def _heed_stops(self) -> None:
         for item in self._spool.arrived(Kind.STOP):

@@ -28,9 +28,9 @@ from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
 
-@dataclass(frozen=True)
+@dataclass
 class Platform:
-    """What a running task works with."""
+    """What a running task works with; `config` is replaced when the daemon reloads it."""
 
     config: ClientConfig
     spool: Spool
@@ -90,16 +90,20 @@ class RunningTask:
             self._happened(course.GlobalArrived(*newest))
 
     def stop(self, reason: str) -> None:
-        """The server says that the task is over."""
+        """The server says that the task is over; a final model that came before is looked for first."""
+        self.look_for_global()
         self._log.info("task_stopped", reason=reason)
         self._happened(course.Stopped())
 
     def let_go(self) -> None:
         """End workers and transfers without ending the task: it is taken up again later."""
+        self._end_workers()
+        self._platform.outbox.cancel(lambda file: file.task == self.uid)
+
+    def _end_workers(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        self._platform.outbox.cancel(lambda file: file.task == self.uid)
 
     def sent(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
@@ -185,6 +189,8 @@ class RunningTask:
                         clear_file(item.path)
             case course.KeepFinal(number):
                 self._keep_final(number)
+            case course.EndWorkers():
+                self._end_workers()
             case course.End():
                 self.let_go()
                 clear_task(self._platform.spool, self.uid)

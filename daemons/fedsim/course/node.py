@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport
+from fedsim.messages import MAX_RUNS, MAX_TEXT, Assignment, Broadcast, Chunk, TaskReport
 
 # ---------------------------------------------------------------- what can happen
 
@@ -130,11 +130,16 @@ class KeepFinal:
 
 
 @dataclass(frozen=True)
+class EndWorkers:
+    """Nothing is left to compute here: free what the workers hold."""
+
+
+@dataclass(frozen=True)
 class End:
     """Stop the workers and clear everything of the task that is used up."""
 
 
-Action = Load | Report | SendTestset | Train | SendUpdates | ClearUpdates | ClearGlobals | KeepFinal | End
+Action = Load | Report | SendTestset | Train | SendUpdates | ClearUpdates | ClearGlobals | KeepFinal | EndWorkers | End
 
 
 class NodeCourse:
@@ -175,12 +180,7 @@ class NodeCourse:
             return []
         match event:
             case Loaded(num_examples):
-                self._num_examples = num_examples
-                first = self._state == "loading"
-                if first:
-                    self._state = "ready"
-                testset: list[Action] = [SendTestset()] if first and self.assignment.send_testset else []
-                return [*testset, Report()] if first else []
+                return self._loaded(num_examples)
             case WorkersIdle(count):
                 self._idle = count
                 return self._train()
@@ -199,14 +199,24 @@ class NodeCourse:
                 self.ended = True
                 return [End()]
 
+    def _loaded(self, num_examples: tuple[tuple[int, int], ...]) -> list[Action]:
+        if self._state != "loading":  # a further worker, or one that was started anew
+            return []
+        if len(num_examples) > MAX_RUNS:
+            reason = f"the sizes of {self.assignment.num_clients} uneven partitions do not fit a hello: take fewer"
+            return self._give_up("failed", reason)
+        self._num_examples = num_examples
+        self._state = "ready"
+        return [SendTestset(), Report()] if self.assignment.send_testset else [Report()]
+
     def _give_up(self, state: str, reason: str) -> list[Action]:
         """Say why, and wait for the server's `stop`: it, not the node, ends a task."""
         if self._state in {"refused", "failed", "diverged"}:
             return []
         self._state = state
-        self._reason = reason
+        self._reason = reason[:MAX_TEXT]
         self._todo.clear()
-        return [Report()]
+        return [EndWorkers(), Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
         if number <= self.round or self._state in {"refused", "failed", "diverged"}:

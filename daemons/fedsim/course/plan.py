@@ -24,6 +24,7 @@ class NodeShare(Message):
     first_client: int
     num_clients: int
     engine: Engine
+    dataset_digest: str | None = None
 
 
 class Plan(Message):
@@ -34,7 +35,7 @@ class Plan(Message):
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
-    dataset_digest: str | None
+    dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     feature_shape: tuple[int, ...]
     num_classes: int
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
@@ -63,7 +64,7 @@ class Plan(Message):
             task=self.task,
             number=self.number,
             settings=self.settings,
-            dataset_digest=self.dataset_digest,
+            dataset_digest=share.dataset_digest,
             first_client=share.first_client,
             num_clients=share.num_clients,
             feature_shape=self.feature_shape,
@@ -160,11 +161,15 @@ def make_plan(
     local = settings.partition == "local"
     for name, hello in fit.items():
         info = _dataset(settings, hello)
-        groups[(info.feature_shape, info.num_classes) if local else info.digest].append(name)
+        # One bank's own file may lack a class that another's has.
+        groups[info.feature_shape if local else info.digest].append(name)
     if settings.num_nodes == 0 and not_heard and len(groups) == 1:
         return Waiting(f"waiting for {', '.join(not_heard)} to announce themselves (or set num_nodes)")
-    # The group whose nodes can stand for the most clients; the first name decides between equals.
-    names = min(groups.values(), key=lambda group: (-sum(fit[name].clients for name in group), group[0]))
+    # A group of enough nodes whose nodes can stand for the most clients; the first name decides between equals.
+    names = min(
+        groups.values(),
+        key=lambda group: (len(group) < settings.num_nodes, -sum(fit[name].clients for name in group), group[0]),
+    )
     if settings.num_nodes:
         if len(names) < settings.num_nodes:
             return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
@@ -183,6 +188,7 @@ def _fix(
     """Placement, chunks and test set for the chosen nodes."""
     infos = {name: _dataset(settings, hello) for name, hello in chosen.items()}
     info = next(iter(infos.values()))
+    num_classes = max(other.num_classes for other in infos.values())
     local = settings.partition == "local"
     if local:
         settings = settings.model_copy(update={"num_clients": len(chosen)})
@@ -206,11 +212,14 @@ def _fix(
 
     testset_from: str | None = None
     usable = server_dataset is not None and server_dataset.num_test > 0
-    if server_dataset is not None and usable and not _same_kind(server_dataset, info):
-        return Impossible(
-            f"the server's data set {info.name} has features {server_dataset.feature_shape} and "
-            f"{server_dataset.num_classes} classes, the nodes' has {info.feature_shape} and {info.num_classes}"
-        )
+    if server_dataset is not None and usable:
+        # A test set may well lack a class; one that the nodes do not have cannot be tested.
+        fits = server_dataset.num_classes <= num_classes if local else server_dataset.num_classes == num_classes
+        if server_dataset.feature_shape != info.feature_shape or not fits:
+            return Impossible(
+                f"the server's data set {info.name} has features {server_dataset.feature_shape} and "
+                f"{server_dataset.num_classes} classes, the nodes' has {info.feature_shape} and {num_classes}"
+            )
     if not usable:
         sharing = [name for name in chosen if infos[name].share_test and infos[name].num_test > 0]
         if not sharing:
@@ -224,7 +233,10 @@ def _fix(
     first = 0
     for (name, hello), count in zip(chosen.items(), counts, strict=True):
         engine = _engine(settings, hello)
-        shares.append(NodeShare(node=name, first_client=first, num_clients=count, engine=engine))
+        share = NodeShare(
+            node=name, first_client=first, num_clients=count, engine=engine, dataset_digest=infos[name].digest
+        )
+        shares.append(share)
         first += count
     workers = sum(chosen[share.node].workers for share in shares)
     return Plan(
@@ -235,11 +247,7 @@ def _fix(
         chunk_clients=min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers))),
         dataset_digest=None if local else info.digest,
         feature_shape=info.feature_shape,
-        num_classes=info.num_classes,
+        num_classes=num_classes,
         testset_from=testset_from,
         version=version,
     )
-
-
-def _same_kind(one: DataSetInfo, other: DataSetInfo) -> bool:
-    return one.feature_shape == other.feature_shape and one.num_classes == other.num_classes

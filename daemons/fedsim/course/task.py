@@ -6,6 +6,8 @@ hands over what it finds on disk (`Restored`); then the course goes on as if not
     preparing --all nodes ready, initial model, test set--> round 1
     round r   --all came, or deadline and enough--> roster r --aggregated--> commit r --> round r + 1 ... --> closing
     closing   --last evaluation and checkpoint recorded--> final model to the nodes --delivered or deadline--> completed
+
+A node that is away at the deadline gets the final model later: the shell keeps it for those in `undelivered`.
 """
 
 from __future__ import annotations
@@ -84,6 +86,14 @@ class FinalDelivered:
 
 
 @dataclass(frozen=True)
+class NodeRefused:
+    """A node's receiver refused a file for good: what it never takes cannot be waited for."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class TimePassed:
     """The time that `TaskCourse.wake_at` asked for has come, or any other."""
 
@@ -111,6 +121,7 @@ Event = (
     | Evaluated
     | Saved
     | FinalDelivered
+    | NodeRefused
     | TimePassed
     | StopRequested
     | Broken
@@ -281,6 +292,7 @@ class _Gathering:
     expected: frozenset[tuple[int, int | None]]
     arrived: dict[tuple[int, int | None], UpdateArrived] = field(default_factory=dict)
     closed: bool = False
+    overdue: bool = False
 
 
 class TaskCourse:
@@ -300,6 +312,7 @@ class TaskCourse:
         self._ready: dict[str, tuple[int, ...]] = {}
         self._gathering: _Gathering | None = None
         self._undelivered: set[str] | None = None
+        self._without_final: list[str] = []
         self._final_deadline: float | None = None
 
     # ------------------------------------------------------------ what a person sees
@@ -323,27 +336,43 @@ class TaskCourse:
             missing = {self._node_of(chunk) for chunk, _ in self._gathering.expected - set(self._gathering.arrived)}
             return tuple(node for node in self.plan.nodes if node in missing)
         if self._undelivered:
-            return tuple(sorted(self._undelivered))
+            return self.undelivered
         if self.counts is None:
             return tuple(node for node in self.plan.nodes if node not in self._ready)
+        if not self._testset and self.plan.testset_from is not None:
+            return (self.plan.testset_from,)
         return ()
+
+    @property
+    def undelivered(self) -> tuple[str, ...]:
+        """The nodes that the final model is on its way to."""
+        return tuple(sorted(self._undelivered or ()))
+
+    @property
+    def without_final(self) -> tuple[str, ...]:
+        """The nodes that will not take the final model."""
+        return tuple(self._without_final)
 
     @property
     def wake_at(self) -> float | None:
         """When `TimePassed` is due; None if no time matters."""
         if self._gathering is not None and not self._gathering.closed:
-            return self._gathering.deadline
+            # Past its deadline only an answer can end the round, no further passing of time.
+            return None if self._gathering.overdue else self._gathering.deadline
         return self._final_deadline
 
     # ------------------------------------------------------------ events in, actions out
 
     def begin(self, now: float) -> list[Action]:
         """The first actions, of a new task as of one that is taken up again."""
-        actions: list[Action] = [Assign(node) for node in self.plan.nodes]
+        actions: list[Action] = []
+        if self.committed < self.settings.num_rounds:  # after that a node that ended would only begin again
+            actions += [Assign(node) for node in self.plan.nodes]
         if self.committed < 0:
             actions.append(MakeInitialModel())
         for number in sorted(self._kept):
             actions += self._after_commit(number)
+        actions += self._clear_models()
         if self._restored_roster is not None:
             roster = self._restored_roster
             self._open(roster.round, now)
@@ -383,6 +412,8 @@ class TaskCourse:
                 if self._undelivered is not None:
                     self._undelivered.discard(node)
                 return self._go_on(now)
+            case NodeRefused(node, reason):
+                return self._node_refused(node, reason, now)
             case TimePassed():
                 return self._close_if_enough(now) + self._go_on(now)
             case StopRequested(reason):
@@ -396,9 +427,12 @@ class TaskCourse:
         if node not in self.plan.nodes:
             return []
         if report is None:
+            if self.committed >= self.settings.num_rounds:
+                # It has ended the task, with the final model or because it lost everything: nobody to wait for.
+                if self._undelivered is not None:
+                    self._undelivered.discard(node)
+                return self._go_on(now)
             # The node does not know the task (any more): tell it again. What it still has costs nothing to offer.
-            if self._undelivered is not None:
-                return [SendFinal(node, self.committed)] if node in self._undelivered else []
             return [Assign(node), *self._send_globals([node])]
         match report.state:
             case "refused" | "failed":
@@ -424,6 +458,14 @@ class TaskCourse:
             return []
         self.counts = tuple(count for name in self.plan.nodes for count in self._ready[name])
         return [RecordCounts(self.counts), *self._go_on(now)]
+
+    def _node_refused(self, node: str, reason: str, now: float) -> list[Action]:
+        if self._undelivered is None:
+            return self._finish("failed", f"node {node} refused {reason}")
+        if node in self._undelivered:  # the model is made and saved: one node that will not have it fails nothing
+            self._undelivered.discard(node)
+            self._without_final.append(node)
+        return self._go_on(now)
 
     def _update_arrived(self, update: UpdateArrived, now: float) -> list[Action]:
         gathering = self._gathering
@@ -492,7 +534,9 @@ class TaskCourse:
             return []
         reason = f"{last} rounds done"
         if self._undelivered:
-            reason += f"; without the final model: {', '.join(sorted(self._undelivered))}"
+            reason += f"; the final model still goes to {', '.join(self.undelivered)}"
+        if self._without_final:
+            reason += f"; refused the final model: {', '.join(self._without_final)}"
         return self._finish("completed", reason)
 
     def _finish(self, outcome: str, reason: str) -> list[Action]:
@@ -532,6 +576,7 @@ class TaskCourse:
         gathering = self._gathering
         if gathering is None or gathering.closed or now < gathering.deadline:
             return []
+        gathering.overdue = True
         answered = sum(self._clients_behind(key) for key in gathering.arrived)
         cohort = sum(len(chunk.clients) for chunk in gathering.chunks.values())
         if answered < max(1, ceil(round(cohort * self.settings.min_responses, 6))):

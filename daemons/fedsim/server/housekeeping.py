@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsim.config import Retention
 from fedsim.log import get_logger
+from fedsim.server.finals import FinalModels
 from fedsim.spool.clear import clear_other_tasks
 from fedsim.spool.durable import remove_file, remove_tree
 from fedsim.spool.files import Kind
@@ -24,9 +25,10 @@ def sweep_leftovers(spool: Spool, store: Store) -> None:
         get_logger().info("leftovers_swept", uid=uid)
 
 
-def delete_tasks(checkpoints: Path, store: Store) -> None:
+def delete_tasks(checkpoints: Path, finals: FinalModels, store: Store) -> None:
     """Remove the files, then the rows, of the tasks that their owners deleted."""
     for task in store.tasks_to_delete():
+        finals.forget(task.uid)
         remove_tree(checkpoints / f"task-{task.number}")
         store.delete_task(task.number)
         get_logger(task=task.number).info("task_deleted")

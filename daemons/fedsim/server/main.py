@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from selectors import EVENT_READ, DefaultSelector
 
 from fedsim import __version__
 from fedsim.config import ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main, notify
-from fedsim.errors import Unavailable
+from fedsim.errors import BadInput, Unavailable
 from fedsim.messages import DataSetInfo
+from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, own_dataset, tell_stop
-from fedsim.spool.clear import clear_file
+from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
+from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.watch import Watch
@@ -32,7 +34,10 @@ from fedsim.worker.pool import WorkerPool
 
 HOUSEKEEPING_SECONDS = 3600.0
 WATCHDOG_SECONDS = 5.0
+DATABASE_SECONDS = 1.0
 EXTEND_START_USEC = 30_000_000
+# What a reload cannot change: it stands in sockets, files and the names that others know.
+FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext")
 
 
 class ServerDaemon(Daemon[ServerConfig]):
@@ -56,18 +61,17 @@ class ServerDaemon(Daemon[ServerConfig]):
         context = tls_context(self.config.tls, listening=False) if self.config.tls else None
         self._outbox = Outbox(Sender(identity, ssl_context=context))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
-        self._nodes = Nodes(self.config, self._spool, time.time())
-        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes)
+        self._nodes = Nodes(self.config, self._spool)
+        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
+        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes, self._finals)
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
         self._own_datasets: dict[str, DataSetInfo] | None = None
         self._inspector = Inspector(self._selector, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
-        self._wait_for_database()
-        if not self.stopping:
-            self._inspect()
-            self._take_up()
+        self._inspect()
+        self._connect()
 
     def run_once(self) -> None:
         """Wait for something to happen, deal with it."""
@@ -77,11 +81,22 @@ class ServerDaemon(Daemon[ServerConfig]):
                 key.data()
             self._time_passed()
         except Unavailable as error:
-            self.log.error("database_lost", problem=str(error))  # noqa: TRY400 - the message is the story
-            self._let_go()
-            self._wait_for_database()
-            if not self.stopping:
-                self._take_up()
+            self._database_lost(error)
+            self._connect()
+
+    def reload(self, config: ServerConfig) -> None:
+        """Nodes, time limits, data sets, workers and retention change at once; the rest with a restart."""
+        changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
+        if changed:
+            self.log.warning("restart_needed", keys=", ".join(changed))
+        config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
+        super().reload(config)
+        self._platform.config = config
+        self._nodes.reload(config)
+        self._poll_at = self._housekeeping_at = 0.0
+        if look:
+            self._inspect()
 
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
@@ -95,6 +110,22 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     # ------------------------------------------------------------ starting and starting again
 
+    def _connect(self) -> None:
+        """Take the tasks up as soon as the database answers, and again should it go away meanwhile."""
+        while not self.stopping:
+            self._wait_for_database()
+            try:
+                if not self.stopping:
+                    self._take_up()
+            except Unavailable as error:
+                self._database_lost(error)
+            else:
+                return
+
+    def _database_lost(self, error: Unavailable) -> None:
+        self.log.error("database_lost", problem=str(error))
+        self._let_go()
+
     def _wait_for_database(self) -> None:
         """Until the database answers and its schema is the code's; a stop ends the wait."""
         said = ""
@@ -106,24 +137,40 @@ class ServerDaemon(Daemon[ServerConfig]):
                 if str(error) != said:
                     said = str(error)
                     self.log.warning("waiting_for_database", problem=said)
-                notify(f"STATUS=waiting for the database: {error}", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
-                for key, _ in self._selector.select(1.0):
-                    if key.fileobj is self.wake_fd:
-                        key.data()
+                self.status(f"waiting for the database: {error}")
+                notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
+                # Signals only: files that come meanwhile lie where they are found afterwards.
+                if select.select([self.wake_fd], [], [], DATABASE_SECONDS)[0]:
+                    self.drain_wake()
             else:
                 return
 
     def _take_up(self) -> None:
         """Go on with the tasks that were claimed or running."""
         sweep_leftovers(self._spool, self._store)
-        self._see_nodes()
         for task in self._store.unfinished_tasks():
-            plan = TaskFolder(self._spool.folder(Kind.GLOBALPARAM), task.uid).read_plan()
+            try:
+                plan = TaskFolder(self._spool.folder(Kind.GLOBALPARAM), task.uid).read_plan()
+            except BadInput as error:  # its model was uninstalled, or another version wrote it
+                self._end_early(task, TaskState.FAILED, f"it cannot be taken up again: {error}")
+                continue
             if plan is None:
                 self._waiting[task.uid] = (task, "")
+            elif (missing := self._missing_node(plan)) is not None:
+                self._end_early(task, TaskState.FAILED, missing)
             else:
                 self._run(plan)
+        self._finals.take_up(self._is_finished)
+        self._see_nodes()  # last: whatever they report is judged by the tasks that there are
         self._poll_at = 0.0
+
+    def _is_finished(self, uid: str) -> bool | None:
+        task = self._store.task_by_uid(uid)
+        return None if task is None else task.state.finished
+
+    def _missing_node(self, plan: Plan) -> str | None:
+        gone = [name for name in plan.nodes if name not in self._nodes.addresses]
+        return f"{', '.join(gone)} took part, but server.yml does not name it any more" if gone else None
 
     def _let_go(self) -> None:
         for running in self._running.values():
@@ -158,8 +205,8 @@ class ServerDaemon(Daemon[ServerConfig]):
                 running.look_for_testset()
             if running is not None and Kind.LOCALPARAM in kinds:
                 running.look_for_updates()
-            if running is None and uid not in self._waiting:
-                self._poll_at = 0.0
+            if running is None and uid not in self._waiting:  # late: its task is over
+                clear_task(self._spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
         if {Kind.INITPARAM, Kind.STOP} & kinds:
             self._poll_at = 0.0
 
@@ -168,21 +215,26 @@ class ServerDaemon(Daemon[ServerConfig]):
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
+            else:
+                self._finals.sent(outcome)
 
     def _see_nodes(self) -> None:
         for name in self._nodes.look():
             known = self._nodes.announcement(name)
             self._store.record_node(Node(name, known.at, known.hello.model_dump(mode="json")))
             reports = {report.task: report for report in known.hello.tasks}
+            self._finals.reported(name, reports)
             for uid, running in list(self._running.items()):
                 running.node_reported(name, reports.pop(uid, None))
             for uid, report in reports.items():
                 # The node still holds a task that is over: it missed the end.
-                if uid not in self._waiting and report.state != "closing":
+                missed = report.state != "closing" and not self._finals.owes(name, uid)
+                if missed and uid not in self._waiting:
                     tell_stop(self._platform, name, uid, "the task is over")
 
     def _time_passed(self) -> None:
         now = time.monotonic()
+        self._outbox.check()
         for running in self._running.values():
             if running.wake_at is not None and now >= running.wake_at:
                 running.tick()
@@ -213,15 +265,19 @@ class ServerDaemon(Daemon[ServerConfig]):
         for task in self._store.unfinished_tasks():
             if task.stop_requested:
                 self._stop(task)
-        delete_tasks(self._checkpoints, self._store)
+        delete_tasks(self._checkpoints, self._finals, self._store)
+        for running in self._running.values():
+            if (missing := self._missing_node(running.plan)) is not None:
+                running.broken(missing)
         self._start_waiting()
-        while len(self._running) < self.config.max_running_tasks:
+        # A task that waits for its nodes holds nobody up: the next is claimed as well.
+        while self._own_datasets is not None and len(self._running) < self.config.max_running_tasks:
             claimed = self._store.claim_next_task(time.time())
             if claimed is None:
                 break
             self.log.info("task_claimed", task=claimed.number)
             self._waiting[claimed.uid] = (claimed, "")
-            self._start_waiting()
+            self._plan(claimed.uid, self._own_datasets)
 
     def _stop(self, task: Task) -> None:
         running = self._running.get(task.uid)
@@ -234,33 +290,35 @@ class ServerDaemon(Daemon[ServerConfig]):
         """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
         if self._own_datasets is None:
             return
-        for uid, (task, said) in sorted(self._waiting.items(), key=lambda item: item[1][0].number):
+        for uid in sorted(self._waiting, key=lambda uid: self._waiting[uid][0].number):
             if len(self._running) >= self.config.max_running_tasks:
                 return
-            now = time.time()
-            dataset = own_dataset(self.config, task.settings.dataset)
-            plan = make_plan(
-                task=uid,
-                number=task.number,
-                settings=task.settings,
-                hellos=self._nodes.online(now),
-                not_heard=self._nodes.not_heard(now),
-                server_dataset=self._own_datasets.get(dataset.name) if dataset else None,
-                version=__version__,
-            )
-            match plan:
-                case Waiting(reason):
-                    if reason != said:
-                        self.log.info("task_waits", task=task.number, reason=reason)
-                        self._store.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
-                        self._waiting[uid] = (task, reason)
-                case Impossible(reason):
-                    del self._waiting[uid]
-                    self._end_early(task, TaskState.FAILED, reason)
-                case Plan():
-                    del self._waiting[uid]
-                    TaskFolder(self._spool.folder(Kind.GLOBALPARAM), uid).write_plan(plan)
-                    self._run(plan)
+            self._plan(uid, self._own_datasets)
+
+    def _plan(self, uid: str, own_datasets: Mapping[str, DataSetInfo]) -> None:
+        task, said = self._waiting[uid]
+        plan = make_plan(
+            task=uid,
+            number=task.number,
+            settings=task.settings,
+            hellos=self._nodes.online(),
+            not_heard=self._nodes.not_heard(),
+            server_dataset=own_datasets.get(task.settings.dataset),
+            version=__version__,
+        )
+        match plan:
+            case Waiting(reason):
+                if reason != said:
+                    self.log.info("task_waits", task=task.number, reason=reason)
+                    self._store.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
+                    self._waiting[uid] = (task, reason)
+            case Impossible(reason):
+                del self._waiting[uid]
+                self._end_early(task, TaskState.FAILED, reason)
+            case Plan():
+                del self._waiting[uid]
+                TaskFolder(self._spool.folder(Kind.GLOBALPARAM), uid).write_plan(plan)
+                self._run(plan)
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
         self._store.move_task(task.uid, state, reason=reason, now=time.time())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +17,32 @@ from fedsim.wire.sender import Peer
 
 @dataclass(frozen=True)
 class Announcement:
-    """A `hello` and when it arrived (seconds since the epoch)."""
+    """A `hello`, when it arrived (seconds since the epoch), and the same by the clock that never jumps."""
 
     hello: Hello
     at: float
+    heard: float
 
 
 class Nodes:
     """Reads the spool's `hello` folder; one file for each node, each announcement replaces the last one."""
 
-    def __init__(self, config: ServerConfig, spool: Spool, started_at: float) -> None:
+    def __init__(self, config: ServerConfig, spool: Spool) -> None:
+        self.addresses: dict[str, Peer] = {}
+        self._timeout = 0.0
+        self._folder = spool.folder(Kind.HELLO)
+        self._started = time.monotonic()
+        self._known: dict[str, Announcement] = {}
+        self._strangers: set[str] = set()
+        self._log = get_logger()
+        self.reload(config)
+
+    def reload(self, config: ServerConfig) -> None:
+        """Take over who the nodes are, and how long one may be silent."""
         self.addresses = {node.name: Peer(node.name, node.address, node.port) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
-        self._folder = spool.folder(Kind.HELLO)
-        self._started_at = started_at
-        self._known: dict[str, Announcement] = {}
-        self._log = get_logger()
+        self._known = {name: known for name, known in self._known.items() if name in self.addresses}
+        self._strangers.clear()
 
     def look(self) -> list[str]:
         """Read what has arrived; returns the names of the nodes that announced themselves anew."""
@@ -39,20 +50,30 @@ class Nodes:
         for path in sorted(self._folder.glob("*.json")):
             at = path.stat().st_mtime
             known = self._known.get(path.stem)
-            if path.stem not in self.addresses or (known is not None and known.at == at):
+            if path.stem not in self.addresses:
+                self._meet_stranger(path.stem)
+                continue
+            if known is not None and known.at == at:
                 continue
             announcement = self._read(path, at)
             if announcement is None:
                 continue
-            if known is None or at - known.at > self._timeout:
+            if known is None or announcement.heard - known.heard > self._timeout:
                 self._log.info("node_online", node=path.stem, clients=announcement.hello.clients)
             self._known[path.stem] = announcement
             fresh.append(path.stem)
         return fresh
 
+    def _meet_stranger(self, name: str) -> None:
+        if name not in self._strangers:
+            self._strangers.add(name)
+            self._log.warning("node_not_configured", node=name, problem="it announces itself: add it to server.yml")
+
     def _read(self, path: Path, at: float) -> Announcement | None:
         try:
-            return Announcement(read_message(Hello, path.read_bytes(), f"the hello of {path.stem}"), at)
+            hello = read_message(Hello, path.read_bytes(), f"the hello of {path.stem}")
+            # What lay here before this daemon began has its age; all else is heard now.
+            return Announcement(hello, at, time.monotonic() - max(0.0, time.time() - at))
         except BadInput as error:
             self._log.warning("hello_not_understood", node=path.stem, problem=str(error))
             return None
@@ -61,13 +82,14 @@ class Nodes:
         """What the node last announced; it must have."""
         return self._known[name]
 
-    def online(self, now: float) -> dict[str, Hello]:
+    def online(self) -> dict[str, Hello]:
         """The nodes that announced themselves lately."""
-        return {name: known.hello for name, known in self._known.items() if now - known.at < self._timeout}
+        since = time.monotonic() - self._timeout
+        return {name: known.hello for name, known in self._known.items() if known.heard > since}
 
-    def not_heard(self, now: float) -> list[str]:
+    def not_heard(self) -> list[str]:
         """Configured nodes that may well announce themselves soon: the server has not been up for long."""
-        if now - self._started_at > self._timeout:
+        if time.monotonic() - self._started > self._timeout:
             return []
-        online = self.online(now)
+        online = self.online()
         return [name for name in self.addresses if name not in online]

@@ -83,7 +83,7 @@ class TaskRecords:
         self._file_digests[number] = content.pop("file_digest")
         record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
         known = self._rounds.get(number)
-        if known is not None and known.loss is not None:
+        if known is not None and known.accuracy is not None:
             record = known
         self._rounds[number] = record
         self._store.record_round(self._plan.task, record)
@@ -107,7 +107,7 @@ class TaskRecords:
     def is_tested(self, number: int) -> bool:
         """Whether the round's metrics are recorded."""
         record = self._rounds.get(number)
-        return record is not None and record.loss is not None
+        return record is not None and record.accuracy is not None
 
     def file_digest(self, number: int) -> str:
         """The digest of a committed round's model file, as the wire offers it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from fedsim.config import DataSetConfig, ServerConfig
 from fedsim.course import task as course
@@ -15,6 +16,7 @@ from fedsim.course.plan import Plan
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.server.finals import Delivery, FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.nodes import Nodes
 from fedsim.server.records import TaskRecords, checkpoint_name
@@ -33,15 +35,16 @@ SHOW_SECONDS = 0.25
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Platform:
-    """What a running task works with."""
+    """What a running task works with; `config` is replaced when the daemon reloads it."""
 
     config: ServerConfig
     store: Store
     spool: Spool
     outbox: Outbox
     nodes: Nodes
+    finals: FinalModels
 
 
 class RunningTask:
@@ -57,7 +60,7 @@ class RunningTask:
         self._records = TaskRecords(plan, self._folder, platform.store)
         self._course = course.TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
         self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
-        self._updates: dict[tuple[str, int, int | None], Arrived] = {}
+        self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1
         self._shown_at = 0.0
@@ -76,6 +79,8 @@ class RunningTask:
         nodes = ", ".join(self.plan.nodes)
         self._log.info("task_resumed" if again else "task_started", nodes=nodes, round=self._course.round)
         self._records.event("resumed" if again else "started", f"on the nodes {nodes}")
+        if self._course.counts is not None:  # a crash may have come between the counts and the row
+            self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
         self._do(self._course.begin(time.monotonic()))
         self.look_for_testset()
         self.look_for_updates()
@@ -92,6 +97,10 @@ class RunningTask:
         """Somebody wants the task to end."""
         self._happened(course.StopRequested(reason))
 
+    def broken(self, reason: str) -> None:
+        """The task cannot go on."""
+        self._happened(course.Broken(reason))
+
     def look_for_testset(self) -> None:
         """See whether the node's test set has come."""
         if {item.id.part for item in self._testset()} == {"data", "label"}:
@@ -100,8 +109,7 @@ class RunningTask:
     def look_for_updates(self) -> None:
         """See which updates have come."""
         for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
-            key = (item.sender or "", item.id.chunk or 0, item.id.client)
-            if self._updates.get(key) == item:
+            if item.path in self._updates:
                 continue
             try:
                 metadata = item.metadata()
@@ -110,9 +118,12 @@ class RunningTask:
                 self._log.warning("update_refused", file=item.path.name, problem=str(error))
                 clear_file(item.path)
                 continue
-            self._updates[key] = item
+            self._updates[item.path] = item
+            file = item.id
             self._happened(
-                course.UpdateArrived(metadata.sender, item.id.round or 0, *key[1:], metadata.digest, update.train_loss)
+                course.UpdateArrived(
+                    metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
+                )
             )
 
     def sent(self, outcome: Outcome) -> None:
@@ -123,16 +134,16 @@ class RunningTask:
             if outcome.delivered and file.round == self._final_round:
                 self._happened(course.FinalDelivered(outcome.peer.name))
         if outcome.status is Status.REFUSED:
-            # What a node's receiver refuses for good can never reach it: say so instead of waiting for ever.
-            self._happened(course.Broken(f"node {outcome.peer} refused the {file.kind}: {outcome.message}"))
+            self._happened(course.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
 
     def workers_ready(self) -> None:
         """A worker answered, or died."""
         replies, broken = self._workers.replies()
         for reply in replies:
-            self._worker_replied(reply)
+            if self.outcome is None:  # an earlier one may have ended the task
+                self._worker_replied(reply)
         if broken is not None:
-            self._happened(course.Broken(broken))
+            self.broken(broken)
 
     def _worker_replied(self, reply: jobs.Reply) -> None:
         match reply:
@@ -199,8 +210,9 @@ class RunningTask:
                     clear_round(spool, Kind.LOCALPARAM, self.uid, number)
                 self._updates.clear()
             case course.Discard(update):
-                item = self._updates.pop((update.node, update.chunk, update.client))
-                clear_file(item.path)
+                path = self._update_path(update.node, update.round, update.chunk, update.client)
+                self._updates.pop(path, None)
+                clear_file(path)
             case course.Evaluate(number):
                 self._evaluate(number)
             case course.Save(number):
@@ -245,13 +257,14 @@ class RunningTask:
         return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
 
     def _aggregate(self, number: int, entries: tuple[course.RosterEntry, ...]) -> None:
-        spool = self._platform.spool
-        updates = []
-        for entry in entries:
-            file = FileId(kind=Kind.LOCALPARAM, task=self.uid, round=number, chunk=entry.chunk, client=entry.client)
-            updates.append(
-                jobs.WeightedFile(path=spool.path(file, entry.node), digest=entry.digest, weight=entry.weight)
+        updates = [
+            jobs.WeightedFile(
+                path=self._update_path(entry.node, number, entry.chunk, entry.client),
+                digest=entry.digest,
+                weight=entry.weight,
             )
+            for entry in entries
+        ]
         self._workers.give(
             jobs.Aggregate(
                 settings=self.plan.settings,
@@ -262,6 +275,10 @@ class RunningTask:
             ),
             AGGREGATOR,
         )
+
+    def _update_path(self, node: str, number: int, chunk: int, client: int | None) -> Path:
+        file = FileId(kind=Kind.LOCALPARAM, task=self.uid, round=number, chunk=chunk, client=client)
+        return self._platform.spool.path(file, node)
 
     def _commit(self, number: int) -> None:
         record = self._records.commit(number, self._roster if number else None)
@@ -305,7 +322,9 @@ class RunningTask:
         )
 
     def _testset(self) -> list[Arrived]:
-        return self._platform.spool.arrived(Kind.TESTSET, self.uid)
+        """What has come of the test set, from the node that was asked for it; nobody else's counts."""
+        arrived = self._platform.spool.arrived(Kind.TESTSET, self.uid)
+        return [item for item in arrived if item.sender == self.plan.testset_from]
 
     def _testset_files(self) -> jobs.TestSetFiles:
         if self.plan.testset_from is None:
@@ -319,7 +338,11 @@ class RunningTask:
     def _finish(self, finish: course.Finish) -> None:
         """The row first: what a crash leaves behind of a finished task, the start-up sweep clears."""
         self.outcome = finish
-        digest = self._records.digest(self._course.committed) if finish.outcome == "completed" else None
+        completed = finish.outcome == "completed"
+        digest = self._records.digest(self._course.committed) if completed else None
+        away = self._course.undelivered if completed else ()
+        if away:
+            self._keep_final(away)
         moved = self._platform.store.move_task(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
@@ -327,12 +350,20 @@ class RunningTask:
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
         self._workers.close()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
-        if finish.outcome != "completed" or self._course.waiting_for:
-            for node in self.plan.nodes:
-                tell_stop(self._platform, node, self.uid, finish.reason)
+        for node in self._course.without_final if completed else self.plan.nodes:
+            tell_stop(self._platform, node, self.uid, finish.reason)
+        if away:
+            self._platform.finals.send(self.uid)
         clear_task(self._platform.spool, self.uid)
         self._records.event(finish.outcome, finish.reason)
         self._log.info("task_finished", outcome=finish.outcome, reason=finish.reason, digest=digest)
+
+    def _keep_final(self, nodes: tuple[str, ...]) -> None:
+        last = self._course.committed
+        delivery = Delivery(
+            task=self.uid, number=self.plan.number, round=last, digest=self._records.file_digest(last), nodes=nodes
+        )
+        self._platform.finals.keep(delivery, self._folder.model(last))
 
     def let_go(self) -> None:
         """End the workers and transfers without ending the task: it is taken up again later."""
@@ -382,7 +413,9 @@ def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
 
 
 def tell_stop(platform: Platform, node: str, uid: str, reason: str) -> None:
-    """Tell a node that a task is over."""
+    """Tell a node that a task is over; one that is not configured any more is not told."""
+    if node not in platform.nodes.addresses:
+        return
     body = Stop(task=uid, reason=reason[:2000]).model_dump_json().encode()
     file = FileId(kind=Kind.STOP, task=uid)
     platform.outbox.send(platform.nodes.addresses[node], file, body, give_up_after=STOP_DELIVERY_SECONDS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from inotify_simple import INotify, flags
 
 _ARRIVALS = flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
+_WRITTEN = flags.CLOSE_WRITE | flags.DELETE | flags.MOVED_FROM
 
 
 class Watch:
@@ -14,9 +15,12 @@ class Watch:
 
     Use it in a selector; then `drain()` and look into the folders that it names. Look once at everything *after* making
     the watch and before waiting: what came earlier wakes nobody.
+
+    With `written` it also becomes readable when a file was written in place or has gone: people's data comes that way.
     """
 
-    def __init__(self, *folders: Path) -> None:
+    def __init__(self, *folders: Path, written: bool = False) -> None:
+        self._mask = _ARRIVALS | _WRITTEN if written else _ARRIVALS
         self._inotify = INotify(nonblocking=True)
         self._folders: dict[int, Path] = {}
         self._roots = folders
@@ -57,7 +61,7 @@ class Watch:
     def _add(self, folder: Path) -> set[Path]:
         """Watch a folder and those below it; they may already hold files, so they all count as changed."""
         try:
-            descriptor = self._inotify.add_watch(folder, _ARRIVALS)
+            descriptor = self._inotify.add_watch(folder, self._mask)
         except (FileNotFoundError, NotADirectoryError):
             return set()  # gone again, or no folder
         self._folders[descriptor] = folder

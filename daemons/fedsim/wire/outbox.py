@@ -76,6 +76,10 @@ class Outbox:
                 outcomes.append(outcome)
         return outcomes
 
+    def check(self) -> None:
+        """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""
+        self._sender.check()
+
     def cancel(self, unwanted: Callable[[FileId], bool]) -> None:
         """Give up the transfers of files for which `unwanted` holds."""
         for (peer, file), (_, transfer) in list(self._underway.items()):

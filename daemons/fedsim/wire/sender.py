@@ -70,6 +70,11 @@ class Sender:
         self._closed = False
         self._hub.start()
 
+    def check(self) -> None:
+        """Raises `SenderFailedError` if a thread has died: what is on its way would never end."""
+        if self._hub.failure is not None:
+            raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure!r}")
+
     def send(
         self,
         peer: Peer,

@@ -152,11 +152,14 @@ class ModelMade(_Line):
 
 
 class Tested(_Line):
-    """What the test gave: mean cross-entropy, share of right answers, recall per class, AUC of two classes."""
+    """What the test gave: mean cross-entropy, share of right answers, recall per class, AUC of two classes.
+
+    `loss` is None where it is beyond all numbers: a model that is about to diverge can still be tested.
+    """
 
     reply: Literal["tested"] = "tested"
     round: int
-    loss: float
+    loss: float | None
     accuracy: float
     recall: tuple[float | None, ...]
     auc: float | None

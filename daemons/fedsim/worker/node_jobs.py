@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from fedsim.data import inspect_dataset, load_dataset
+from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.learning.engine import SequentialEngine, make_deterministic, train_chunk
 from fedsim.learning.errors import Diverged
@@ -61,6 +62,11 @@ class NodeJobs:
             raise BadInput(
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
                 f"classes, the task wants {assignment.feature_shape} and {assignment.num_classes}"
+            )
+        if assignment.dataset_digest not in (None, dataset_digest(dataset)):
+            raise BadInput(
+                f"the data set {job.dataset.name} here is not the one that the task was planned with: it has changed "
+                "since; submit the task again"
             )
         partition = make_partition(settings, dataset.train.labels)
         runs = partition.runs(assignment.first_client, assignment.num_clients)

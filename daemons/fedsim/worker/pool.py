@@ -1,6 +1,6 @@
 """The workers of one task on one host, each with its jobs in order.
 
-A worker that dies is started anew with the jobs that it had not done; if it keeps dying, that breaks the task, not the host.
+A worker that dies is started anew with the jobs that it had not done; if it keeps dying, that breaks the task alone.
 """
 
 from __future__ import annotations

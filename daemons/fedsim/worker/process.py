@@ -15,6 +15,9 @@ from collections.abc import Mapping
 
 from fedsim.worker.jobs import Job, Reply, encode_job, read_reply
 
+# A process without a connection has nothing left to do but to end.
+EXIT_SECONDS = 2.0
+
 
 class WorkerGone(Exception):  # noqa: N818 - an end, not always an error
     """The worker's process ended; the message says how."""
@@ -87,9 +90,12 @@ class WorkerProcess:
         return [read_reply(bytes(line)) for line in lines]
 
     def _how_it_ended(self) -> str:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            return f"closed its connection, but did not end within {EXIT_SECONDS:g} seconds"
         if code < 0:
-            return f"was killed by {signal.Signals(-code).name}"
+            return f"was killed by {signal.strsignal(-code) or f'signal {-code}'} (signal {-code})"
         return f"ended with exit code {code}"
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,7 @@ class ServerJobs:
         metrics = evaluate(self._model, self._load_testset(job.testset, job.num_classes))
         return Tested(
             round=job.round,
-            loss=metrics.loss,
+            loss=metrics.loss if isfinite(metrics.loss) else None,
             accuracy=metrics.accuracy,
             recall=metrics.recall,
             auc=metrics.auc,
