@@ -17,7 +17,7 @@ from fedsim.web.faults import Fault, Problems
 from fedsim.web.rendering import Renderer
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.views import task_view
+from fedsim.web.views import PHASES, task_view
 from fedsim.web.visit import Visit
 
 PAGE_SIZE = 20
@@ -183,8 +183,7 @@ def _cohort(values: dict[str, str]) -> int | None:
 
 
 def _phases(rounds: list[RoundRecord]) -> list[str]:
-    """The phases that the table has columns for, in the order in which the rounds name them."""
-    names: dict[str, None] = {}
-    for record in rounds:
-        names |= dict.fromkeys(record.seconds)
-    return list(names)
+    """The phases that the table has columns for, in the order in which a round goes through them."""
+    names = {name for record in rounds for name in record.seconds}
+    order = list(PHASES)
+    return sorted(names, key=lambda name: (order.index(name) if name in PHASES else len(order), name))
