@@ -405,7 +405,7 @@ def answers(sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
 
 
 def test_a_round_with_everyone_closes_before_its_deadline() -> None:
-    course, plan, sends = started()
+    course, _plan, sends = started()
     *first, last = answers(sends)
     for update in first:
         assert course.handle(update, 1) == []
@@ -417,7 +417,7 @@ def test_a_round_with_everyone_closes_before_its_deadline() -> None:
 
 
 def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_enough_answered() -> None:
-    course, plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
+    course, _plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
     silent = sends[-1]
     for update in answers(sends[:-1]):
         assert course.handle(update, 1) == []
@@ -430,7 +430,7 @@ def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_eno
 
 
 def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() -> None:
-    course, plan, sends = started()
+    course, _plan, sends = started()
     updates = answers(sends)
     for update in updates[:-1]:
         course.handle(update, 1)
@@ -457,7 +457,7 @@ def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> N
 
 
 def test_a_model_that_is_not_finite_ends_the_task_as_diverged() -> None:
-    course, plan, sends = started()
+    course, _plan, sends = started()
     for update in answers(sends):
         course.handle(update, 1)
     (finish,) = course.handle(on_server.Aggregated(1, finite=False), 2)
