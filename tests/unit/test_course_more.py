@@ -1,0 +1,235 @@
+"""The courses at their edges: restarts between any two steps, nodes that go away for good, time that only passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from fedsim.course import node as on_node
+from fedsim.course import task as on_server
+from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.messages import (
+    MAX_RUNS,
+    MAX_TEXT,
+    Assignment,
+    Broadcast,
+    Chunk,
+    DataSetInfo,
+    Engine,
+    Hello,
+    ModelInfo,
+    TaskReport,
+)
+from fedsim.settings import TaskSettings
+
+UID = "1" * 32
+INFO = DataSetInfo(
+    name="mnist", digest="a" * 64, num_train=600, num_test=100, feature_shape=(28, 28), num_classes=10, share_test=True
+)
+SETTINGS = TaskSettings(num_clients=4, fraction_train=1, num_rounds=3, evaluate_every=2, save_every=3)
+
+
+def hello(node: str, **changes: object) -> Hello:
+    return Hello.model_validate(
+        {
+            "node": node,
+            "version": "1",
+            "sent_at": 0.0,
+            "clients": 20,
+            "engine": Engine(),
+            "datasets": (INFO,),
+            "models": (ModelInfo(name="2nn", version="1"),),
+            **changes,
+        }
+    )
+
+
+def attempt(
+    settings: TaskSettings, hellos: Iterable[Hello], server_dataset: DataSetInfo | None = None
+) -> Plan | Waiting | Impossible:
+    return make_plan(
+        task=UID,
+        number=1,
+        settings=settings,
+        hellos={hello.node: hello for hello in hellos},
+        not_heard=[],
+        server_dataset=server_dataset,
+        version="1",
+    )
+
+
+def planned(settings: TaskSettings = SETTINGS) -> Plan:
+    plan = attempt(settings, [hello("a"), hello("b")])
+    assert isinstance(plan, Plan)
+    return plan
+
+
+def restored(**changes: object) -> on_server.TaskCourse:
+    """A course taken up with every round committed, tested and saved, unless something else is said."""
+    found: dict[str, object] = {
+        "committed": 3,
+        "counts": (50,) * 4,
+        "kept": frozenset({3}),
+        "evaluated": frozenset({2, 3}),
+        "saved": frozenset({3}),
+        **changes,
+    }
+    return on_server.TaskCourse(planned(), on_server.Restored(**found), own_testset=True)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- the server
+
+
+def test_a_deadline_that_passed_in_vain_wakes_nobody_again() -> None:
+    course = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
+    course.begin(0)
+    deadline = course.wake_at
+    assert deadline == SETTINGS.round_timeout_seconds
+    assert course.handle(on_server.TimePassed(), deadline) == []
+    assert course.wake_at is None, "a daemon that waits for a time in the past never sleeps"
+    assert course.waiting_for == ("a", "b")
+
+
+def test_a_restart_between_a_rounds_last_record_and_its_clearing_goes_on_to_the_end() -> None:
+    course = restored(kept=frozenset({2, 3}))
+    actions = course.begin(0)
+    assert on_server.ClearModel(2) in actions
+    assert {action.node for action in actions if isinstance(action, on_server.SendFinal)} == {"a", "b"}
+
+
+def test_a_restart_at_the_end_does_not_let_nodes_begin_again() -> None:
+    assert not [action for action in restored().begin(0) if isinstance(action, on_server.Assign)]
+
+
+def test_a_node_that_no_longer_holds_the_task_is_not_waited_for_at_the_end() -> None:
+    course = restored()
+    course.begin(0)
+    assert course.handle(on_server.NodeReported("a", None), 1) == []
+    assert course.waiting_for == ("b",)
+    (finish,) = course.handle(on_server.FinalDelivered("b"), 2)
+    assert finish == on_server.Finish("completed", "3 rounds done")
+
+
+def test_a_node_that_refuses_the_final_model_fails_no_finished_training() -> None:
+    course = restored()
+    course.begin(0)
+    assert course.handle(on_server.NodeRefused("a", "the globalparam: no"), 1) == []
+    (finish,) = course.handle(on_server.FinalDelivered("b"), 2)
+    assert finish == on_server.Finish("completed", "3 rounds done; refused the final model: a")
+    assert course.without_final == ("a",)
+
+
+def test_a_node_that_refuses_a_rounds_model_ends_the_task_with_its_reason() -> None:
+    course = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
+    course.begin(0)
+    (finish,) = course.handle(on_server.NodeRefused("a", "the globalparam: too large"), 1)
+    assert finish == on_server.Finish("failed", "node a refused the globalparam: too large")
+
+
+def test_a_node_that_is_away_at_the_end_is_named_as_one_that_still_gets_the_model() -> None:
+    course = restored()
+    course.begin(0)
+    course.handle(on_server.FinalDelivered("a"), 1)
+    (finish,) = course.handle(on_server.TimePassed(), on_server.FINAL_DELIVERY_SECONDS)
+    assert finish == on_server.Finish("completed", "3 rounds done; the final model still goes to b")
+    assert course.undelivered == ("b",)
+
+
+def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
+    found = on_server.Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
+    course = on_server.TaskCourse(planned(), found, own_testset=False)
+    course.begin(0)
+    assert course.phase == "preparing"
+    assert course.waiting_for == ("a",)
+
+
+# ---------------------------------------------------------------- a node
+
+
+def assignment(**changes: object) -> Assignment:
+    return planned().assignment("a").model_copy(update=changes)
+
+
+def ready_node() -> on_node.NodeCourse:
+    course = on_node.NodeCourse(assignment(), ())
+    course.begin()
+    course.handle(on_node.Loaded(((2, 150),)))
+    return course
+
+
+@pytest.mark.parametrize(
+    "event", [on_node.Failed("no"), on_node.Failed("no", refused=True), on_node.Diverged(1, 0)], ids=repr
+)
+def test_a_node_that_gives_a_task_up_holds_no_workers(event: on_node.Event) -> None:
+    assert ready_node().handle(event) == [on_node.EndWorkers(), on_node.Report()]
+
+
+def test_a_reason_of_any_length_can_be_reported() -> None:
+    course = ready_node()
+    course.handle(on_node.Failed("x" * 10_000))
+    assert course.report.reason == "x" * MAX_TEXT
+
+
+def test_partitions_too_many_for_a_hello_are_a_reason_not_a_crash() -> None:
+    course = on_node.NodeCourse(assignment(), ())
+    course.begin()
+    course.handle(on_node.Loaded(tuple((1, size) for size in range(1, MAX_RUNS + 2))))
+    assert course.report.state == "failed"
+    assert "fewer" in course.report.reason
+
+
+def test_a_stop_after_the_final_model_does_not_take_it_away() -> None:
+    course = ready_node()
+    assert course.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True))) == [on_node.KeepFinal(4)]
+    assert course.handle(on_node.Stopped()) == []
+    assert course.handle(on_node.FinalKept()) == [on_node.End()]
+
+
+def test_a_node_that_failed_ends_with_the_servers_stop() -> None:
+    course = ready_node()
+    course.handle(on_node.Failed("disk"))
+    assert course.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),)))) == []
+    assert course.handle(on_node.Stopped()) == [on_node.End()]
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def test_a_bank_whose_file_lacks_a_class_still_takes_part() -> None:
+    poorer = INFO.model_copy(update={"num_classes": 9, "digest": "b" * 64, "share_test": False})
+    local = SETTINGS.model_copy(update={"partition": "local"})
+    plan = attempt(local, [hello("a", datasets=(poorer,)), hello("b")])
+    assert isinstance(plan, Plan)
+    assert plan.nodes == ("a", "b")
+    assert plan.num_classes == 10
+    assert [plan.assignment(node).dataset_digest for node in plan.nodes] == ["b" * 64, "a" * 64]
+
+
+def test_a_servers_test_set_may_lack_a_class_of_the_banks_but_not_have_another() -> None:
+    local = SETTINGS.model_copy(update={"partition": "local"})
+    fewer, more = (INFO.model_copy(update={"num_classes": count}) for count in (9, 11))
+    assert isinstance(attempt(local, [hello("a")], fewer), Plan)
+    assert isinstance(attempt(local, [hello("a")], more), Impossible)
+
+
+def test_enough_nodes_with_the_same_data_come_before_a_stronger_group_that_is_too_small() -> None:
+    other = INFO.model_copy(update={"digest": "b" * 64})
+    strong = hello("a", clients=1000, datasets=(other,))
+    plan = attempt(SETTINGS.model_copy(update={"num_nodes": 2}), [strong, hello("b"), hello("c")])
+    assert isinstance(plan, Plan)
+    assert plan.nodes == ("b", "c")
+
+
+def test_more_nodes_than_there_are_are_waited_for() -> None:
+    plan = attempt(SETTINGS.model_copy(update={"num_nodes": 5}), [hello("a"), hello("b")])
+    assert plan == Waiting("5 nodes with the same data are wanted, online are a, b")
+
+
+def test_a_node_that_reports_other_examples_than_were_fixed_ends_the_task() -> None:
+    course = restored(committed=1, kept=frozenset({1}), evaluated=frozenset(), saved=frozenset())
+    course.begin(0)
+    report = TaskReport(task=UID, state="ready", num_examples=((2, 49),))
+    (finish,) = course.handle(on_server.NodeReported("a", report), 1)
+    assert isinstance(finish, on_server.Finish)
+    assert "changed during the task" in finish.reason
