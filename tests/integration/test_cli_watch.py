@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,11 +58,19 @@ def test_each_change_is_one_line_and_the_end_is_told(web: Web, terminal: Termina
     lines = result.out.splitlines()
     assert lines[0] == "Task 1 pending: next in the queue"
     assert "round 1 of 3, accuracy 50.00%" in lines[1]
-    assert "training, waits for node-2 until " in lines[1]
+    assert "waits for" not in lines[1], "somebody is waited for in every round"
     assert "round 2 of 3" in lines[2]
     assert lines[-1] == "Task 1 completed (3 of 3 rounds, accuracy 70.00%, loss 0.6)"
     assert len(lines) == 5
     assert "fedsim download 1" in result.err
+
+
+def test_a_line_says_for_whom_the_task_waits_once_that_is_late() -> None:
+    record: dict[str, object] = {"phase": "training", "waiting_until": None, "stop_requested": False}
+    assert not Snapshot(record).held_up
+    assert not Snapshot({**record, "waiting_until": time.time() + 60}).held_up
+    assert Snapshot({**record, "waiting_until": time.time() - 1}).held_up
+    assert Snapshot({**record, "phase": "waiting"}).held_up
 
 
 @pytest.mark.parametrize("ending", [TaskState.FAILED, TaskState.STOPPED])

@@ -85,6 +85,13 @@ class Snapshot:
         return text + (", will be stopped" if self.record["stop_requested"] else "")
 
     @property
+    def held_up(self) -> bool:
+        """Whether the task does not simply go through its rounds: it is about to begin or end, or late."""
+        until = self.record["waiting_until"]
+        late = until is not None and time.time() > until
+        return self.record["phase"] not in WORKING_PHASES or late or bool(self.record["stop_requested"])
+
+    @property
     def outcome(self) -> str:
         """How the finished task ended, and why."""
         reason = f": {self.record['reason']}" if self.record["reason"] else ""

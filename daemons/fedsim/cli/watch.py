@@ -84,7 +84,8 @@ class _Lines:
             line = f"Task {news.number} pending: {news.doing}"
         else:
             line = f"Task {news.number} {news.state}: round {news.rounds_done} of {news.num_rounds}, {news.metrics}"
-            line += f", {news.doing}"
+            # In every round somebody is waited for: a line only where that is not just its ordinary course.
+            line += f", {news.doing}" if news.held_up else ""
         if line != self._said:
             self._said = line
             (self._out.note if isinstance(news, Trouble) else self._out.say)(line)
