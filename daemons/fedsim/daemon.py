@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -132,15 +133,24 @@ class Daemon(ABC, Generic[Config]):
         return EX_OK
 
 
-def daemon_main(daemon: type[Daemon[Config]]) -> None:
-    """The command line that every daemon has: --config, --validate-config, --verbose."""
+def command_line(
+    name: str, what_it_does: str, model: type[Config], run: Callable[[Config, Path], int]
+) -> click.Command:
+    """The command line that every daemon has: --config, --validate-config, --verbose.
 
-    @click.command(name=f"fedsim-{daemon.name}", help=(daemon.__doc__ or "").strip())
+    Args:
+        name: of the daemon; its command is `fedsim-NAME`, its file NAME.yml.
+        what_it_does: for `--help`.
+        model: of the file.
+        run: lives the daemon's life with a valid configuration (from this file); returns the exit code.
+    """
+
+    @click.command(name=f"fedsim-{name}", help=what_it_does)
     @click.option(
         "--config",
         "path",
         type=click.Path(path_type=Path),
-        default=Path(f"/etc/fedsim/{daemon.name}.yml"),
+        default=Path(f"/etc/fedsim/{name}.yml"),
         show_default=True,
         help="The YAML file to read.",
     )
@@ -149,7 +159,7 @@ def daemon_main(daemon: type[Daemon[Config]]) -> None:
     @click.version_option(__version__)
     def command(path: Path, *, validate_config: bool, verbose: bool) -> None:
         try:
-            config = load_config(path, daemon.config_model)
+            config = load_config(path, model)
         except ConfigError as error:
             click.echo(str(error), err=True)
             sys.exit(error.exit_code)
@@ -157,6 +167,12 @@ def daemon_main(daemon: type[Daemon[Config]]) -> None:
             click.echo(f"{path} is valid.")
             return
         configure_logging(verbose=verbose)
-        sys.exit(daemon(config, path).run())
+        sys.exit(run(config, path))
 
-    command()
+    return command
+
+
+def daemon_main(daemon: type[Daemon[Config]]) -> None:
+    """Run a daemon by its command line."""
+    what_it_does = (daemon.__doc__ or "").strip()
+    command_line(daemon.name, what_it_does, daemon.config_model, lambda config, path: daemon(config, path).run())()

@@ -12,7 +12,7 @@ from fedsim.cli.given import STDIN, override, read_settings, set_option
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, share, size
 from fedsim.cli.views import rounds_table
-from fedsim.cli.watch import outcome_code, watch_task
+from fedsim.cli.watch import hint_at_download, outcome_code, watch_task
 from fedsim.errors import EX_OK
 
 SHOWN_ROUNDS = 20
@@ -59,6 +59,7 @@ def _submit(api: Api, out: Output, settings: Json, source: str, *, then_watch: b
     code = EX_OK
     if then_watch:
         snapshot = watch_task(api, out, task["number"])
+        hint_at_download(out, snapshot)
         task, code = snapshot.record, outcome_code(snapshot)
     if out.as_json:
         out.document({"task": task, "notes": notes})

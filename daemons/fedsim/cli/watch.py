@@ -31,9 +31,16 @@ retry_option = click.option(
 def watch(api: Api, out: Output, number: int, retry_seconds: float) -> int:
     """Watch task NUMBER until it is finished; exit 0 if it completed, 1 if not."""
     snapshot = watch_task(api, out, number, retry_seconds)
+    hint_at_download(out, snapshot)
     if out.as_json:
         out.document({"task": snapshot.record})
     return outcome_code(snapshot)
+
+
+def hint_at_download(out: Output, snapshot: Snapshot) -> None:
+    """What one does with a completed task."""
+    if snapshot.state == "completed":
+        out.note(f"Download the model with: fedsim download {snapshot.number}")
 
 
 def outcome_code(snapshot: Snapshot) -> int:
@@ -56,8 +63,6 @@ def watch_task(api: Api, out: Output, number: int, retry_seconds: float = GIVE_U
     if last is None:  # not reached: `follow` ends only after a finished task
         raise AssertionError
     out.say(last.outcome)
-    if last.state == "completed":
-        out.note(f"Download the model with: fedsim download {number}")
     return last
 
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import errno
 import signal
 import socket
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import bottle
-import click
 from gunicorn.app.base import BaseApplication
 
 from fedsim import __version__
-from fedsim.config import Address, WebConfig, load_config
-from fedsim.daemon import notify
-from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
-from fedsim.log import configure_logging, get_logger
+from fedsim.config import Address, WebConfig
+from fedsim.daemon import command_line, notify
+from fedsim.errors import EX_OK, FedsimError, Unavailable
+from fedsim.log import get_logger
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
 from fedsim.web.signal import WireSignal
@@ -135,32 +133,15 @@ def serve(config: WebConfig) -> int:
     return EX_OK
 
 
-@click.command(name="fedsim-web")
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("/etc/fedsim/web.yml"),
-    show_default=True,
-    help="The YAML file to read.",
-)
-@click.option("--validate-config", is_flag=True, help="Check the file, name every problem, and exit (0 or 78).")
-@click.option("--verbose", is_flag=True, help="Log details as well.")
-@click.version_option(__version__)
-def main(path: Path, *, validate_config: bool, verbose: bool) -> None:
-    """The pages and the JSON API."""
+def run(config: WebConfig, _: Path) -> int:
+    """Serve, and log how that ended; returns the exit code."""
     try:
-        config = load_config(path, WebConfig)
-    except ConfigError as error:
-        click.echo(str(error), err=True)
-        sys.exit(error.exit_code)
-    if validate_config:
-        click.echo(f"{path} is valid.")
-        return
-    configure_logging(verbose=verbose)
-    try:
-        code = serve(config)
+        return serve(config)
     except FedsimError as error:
         get_logger().error("failed", problem=str(error))
-        code = error.exit_code
-    sys.exit(code)
+        return error.exit_code
+    finally:
+        get_logger().info("stopped")
+
+
+main = command_line("web", "Serve the pages and the JSON API.", WebConfig, run)
