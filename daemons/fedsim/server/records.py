@@ -171,7 +171,10 @@ class TaskRecords:
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
             eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(course.committed, 0)),
         )
-        if self._shown is not None and replace(progress, waiting_until=self._shown.waiting_until) == self._shown:
+        shown = self._shown
+        # The same moment may be rounded to another second; that there is none any more is new.
+        same_moment = shown is not None and (until is None) == (shown.waiting_until is None)
+        if shown is not None and same_moment and replace(progress, waiting_until=shown.waiting_until) == shown:
             return None
         self._shown = progress
         self._store.set_progress(self._plan.task, progress)
