@@ -205,10 +205,16 @@ class ServerDaemon(Daemon[ServerConfig]):
                 running.look_for_testset()
             if running is not None and Kind.LOCALPARAM in kinds:
                 running.look_for_updates()
-            if running is None and uid not in self._waiting:  # late: its task is over
-                clear_task(self._spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
+            if running is None and uid not in self._waiting:
+                self._clear_late(uid)
         if {Kind.INITPARAM, Kind.STOP} & kinds:
             self._poll_at = 0.0
+
+    def _clear_late(self, uid: str) -> None:
+        """Files for a task that is over go, once they are whole: half-way the receiver still works on them."""
+        kinds = (Kind.LOCALPARAM, Kind.TESTSET)
+        if any(self._spool.arrived(kind, uid) for kind in kinds):
+            clear_task(self._spool, uid, kinds)
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():

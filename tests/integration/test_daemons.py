@@ -1,0 +1,248 @@
+"""Daemons at their edges: restarts at awkward moments, reloads, nodes that go away, files that come too late."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from platform_support import Platform, digits_lab, small_settings
+
+from fedsim.config import DataSetConfig
+from fedsim.messages import Assignment, Engine
+from fedsim.spool.npy import write_vector
+from fedsim.worker import jobs
+from fedsim.worker.__main__ import Worker
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("daemons")) as lab:
+        yield lab
+
+
+@pytest.fixture(autouse=True)
+def everybody_comes_back(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test's end leaves the next one without a daemon."""
+    yield
+    if "lab" in request.fixturenames:
+        lab: Platform = request.getfixturevalue("lab")
+        lab.start(*(name for name, process in lab.processes.items() if process.popen is None))
+
+
+# Rounds of a second or so, so that there is a middle to be disturbed in.
+LONG = {"local_epochs": 40, "num_rounds": 4}
+
+
+def change(lab: Platform, process: str, **keys: Any) -> None:
+    """Change keys of a daemon's YAML; None takes one out."""
+    path = lab.config(process)
+    content = {**yaml.safe_load(path.read_text()), **keys}
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+
+
+def reload(lab: Platform, process: str) -> None:
+    os.kill(lab.processes[process].pid, signal.SIGHUP)
+
+
+def log_of(lab: Platform, process: str) -> str:
+    return lab.processes[process].log.read_text()
+
+
+# ---------------------------------------------------------------- restarts
+
+
+def test_a_restarted_server_stops_nothing_that_still_runs(lab: Platform) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    before = {node: log_of(lab, node).count("task_stopped") for node in ("node-a", "node-b")}
+    lab.kill("server")
+    lab.start("server")
+    lab.completed(number)
+    assert {node: log_of(lab, node).count("task_stopped") for node in before} == before
+
+
+def test_a_crash_between_the_counts_and_the_row_does_not_hide_that_the_task_runs(lab: Platform) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.kill("server")
+    with sqlite3.connect(lab.folder / "fedsim.db") as connection:
+        connection.execute("UPDATE tasks SET state = 'starting' WHERE number = ?", (number,))
+    connection.close()
+    lab.start("server")
+    assert lab.completed(number).digest is not None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda plan: {**plan, "settings": {**plan["settings"], "model": "gone"}}, "there is no 'gone'"),
+        (
+            lambda plan: {**plan, "shares": [*plan["shares"], {**plan["shares"][0], "node": "node-x"}]},
+            "node-x took part",
+        ),
+    ],
+    ids=["model_uninstalled", "node_not_configured"],
+)
+def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: Any, told: str) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 1)
+    lab.kill("server")
+    path = lab.server_spool / "globalparam" / lab.task(number).uid / "plan.json"
+    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    lab.start("server")
+    task = lab.finish(number)
+    assert task.state == "failed"
+    assert told in task.reason
+    lab.completed(lab.submit(num_rounds=1))
+
+
+def test_a_stop_that_came_while_the_node_was_down_is_heeded_at_its_start(lab: Platform) -> None:
+    number = lab.submit(num_rounds=1000)
+    lab.await_round(number, 1)
+    lab.kill("node-a")
+    lab.api.post(f"/tasks/{number}/stop")
+    uid = lab.finish(number).uid
+    spool = lab.node_spool("node-a")
+    lab.await_file(spool / "stop" / f"{uid}.json")
+    lab.start("node-a")
+    lab.await_gone(spool / "initparam", f"{uid}.json")
+    lab.await_gone(spool / "globalparam", uid)
+    lab.completed(lab.submit(num_rounds=1))
+
+
+# ---------------------------------------------------------------- nodes that go away
+
+
+def test_a_node_away_at_the_end_gets_the_final_model_also_from_a_restarted_server(lab: Platform) -> None:
+    number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=1)
+    lab.await_round(number, 2)
+    lab.kill("node-b")
+    lab.kill("node-b-receiver")
+    task = lab.completed(number)
+    assert task.reason == "4 rounds done; the final model still goes to node-b"
+    kept = lab.server_spool / "final" / task.uid
+    assert {path.name for path in kept.iterdir()} == {"model.npy", "delivery.json"}
+    lab.await_gone(lab.server_spool / "globalparam", task.uid)
+    lab.kill("server")
+    lab.start("server", "node-b-receiver", "node-b")
+    models = [lab.node_spool(node) / "checkpoints" / f"task-{number:06d}.safetensors" for node in ("node-a", "node-b")]
+    lab.await_file(models[1], seconds=60)
+    assert models[0].read_bytes() == models[1].read_bytes()
+    lab.await_gone(lab.node_spool("node-b") / "initparam", f"{task.uid}.json")
+    lab.await_gone(kept.parent, task.uid)
+
+
+def test_deleting_a_task_ends_the_wait_for_a_node_that_never_comes_back(lab: Platform) -> None:
+    number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=1)
+    lab.await_round(number, 1)
+    lab.kill("node-b")
+    lab.kill("node-b-receiver")
+    uid = lab.completed(number).uid
+    assert (lab.server_spool / "final" / uid).is_dir()
+    lab.api.delete(f"/tasks/{number}")
+    lab.await_row(lambda: lab.store.task(number) is None or None)
+    assert not (lab.server_spool / "final" / uid).exists()
+    lab.start("node-b-receiver", "node-b")
+    # What it still holds of the task is not wanted any more.
+    lab.await_gone(lab.node_spool("node-b") / "initparam", f"{uid}.json")
+
+
+def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> None:
+    number = lab.submit(**LONG, round_timeout_seconds=1)
+    lab.await_round(number, 2)
+    lab.kill("node-b")
+    lab.await_row(lambda: lab.task(number).waiting_for == ("node-b",) or None)
+    server = psutil.Process(lab.processes["server"].pid)
+    lab.await_row(lambda: lab.task(number).waiting_until is None or None, what="for the deadline to pass")
+    before = sum(server.cpu_times()[:2])
+    # Two announcements of node-a, that is, a few seconds.
+    at = next(node.seen_at for node in lab.store.nodes() if node.name == "node-a")
+    lab.await_row(lambda: max(node.seen_at for node in lab.store.nodes()) > at + 3 or None)
+    assert sum(server.cpu_times()[:2]) - before < 1
+    lab.start("node-b")
+    lab.completed(number)
+
+
+# ---------------------------------------------------------------- what comes too late, or unasked
+
+
+def test_an_update_for_a_task_that_is_over_does_not_stay(lab: Platform) -> None:
+    uid = lab.completed(lab.submit(num_rounds=1)).uid
+    folder = lab.server_spool / "localparam" / uid / "round-000001"
+    folder.mkdir(parents=True)
+    write_vector(folder / "node-a.chunk-000000.npy", np.zeros(3, np.float32))
+    lab.await_gone(lab.server_spool / "localparam", uid)
+
+
+# ---------------------------------------------------------------- reloads
+
+
+def test_what_a_node_offers_changes_with_a_reload(lab: Platform) -> None:
+    change(lab, "node-a", clients=33, institution={"models": ["logistic"]}, name="other")
+    reload(lab, "node-a")
+
+    def offered() -> tuple[int, list[str]]:
+        hello = next(node.hello for node in lab.store.nodes() if node.name == "node-a")
+        return hello["clients"], [model["name"] for model in hello["models"]]
+
+    lab.await_row(lambda: offered() == (33, ["logistic"]) or None)
+    assert "restart_needed" in log_of(lab, "node-a"), "its name is not changed by a reload, and it says so"
+    change(lab, "node-a", clients=50, institution=None, name="node-a")
+    reload(lab, "node-a")
+    lab.await_row(lambda: offered()[0] == 50 or None)
+
+
+def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_bytes(lab: Platform) -> None:
+    alone = lab.completed(lab.submit(**LONG)).digest
+    change(lab, "server", max_running_tasks=2)
+    reload(lab, "server")
+    first, second = lab.submit(**LONG), lab.submit(**LONG)
+    lab.await_row(lambda: {lab.task(number).state for number in (first, second)} == {"running"} or None)
+    assert lab.completed(first).digest == alone
+    assert lab.completed(second).digest == alone
+
+
+# ---------------------------------------------------------------- workers
+
+
+def test_a_model_that_is_about_to_diverge_can_still_be_tested(tmp_path: Path) -> None:
+    settings = small_settings(model="2nn")
+    model = {"settings": settings, "feature_shape": (8, 8), "num_classes": 10}
+    worker = Worker(threads=1)
+    worker.do(jobs.MakeInitialModel(**model, out=tmp_path))
+    size = np.load(tmp_path / "model.npy").size
+    write_vector(tmp_path / "model.npy", np.full(size, 1e30, np.float32))
+    digits = jobs.TestSetFiles(
+        dataset=DataSetConfig(name="digits", path=Path("digits"), format="digits"), folder=tmp_path
+    )
+    reply = worker.do(jobs.Evaluate(**model, round=1, model=tmp_path / "model.npy", testset=digits))
+    assert isinstance(reply, jobs.Tested)
+    assert reply.loss is None
+    assert jobs.read_reply(jobs.encode_reply(reply)) == reply, "the daemon understands it"
+
+
+def test_data_that_changed_after_it_was_announced_is_not_trained_on(tmp_path: Path) -> None:
+    assignment = Assignment(
+        task="0" * 32,
+        number=1,
+        settings=small_settings(),
+        dataset_digest="0" * 64,
+        first_client=0,
+        num_clients=20,
+        feature_shape=(8, 8),
+        num_classes=10,
+        engine=Engine(),
+    )
+    digits = DataSetConfig(name="digits", path=Path("digits"), format="digits")
+    reply = Worker(threads=1).do(jobs.Load(assignment=assignment, dataset=digits, folder=tmp_path, min_examples=1))
+    assert isinstance(reply, jobs.JobFailed)
+    assert "changed since" in reply.reason
