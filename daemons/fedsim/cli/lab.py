@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -131,12 +132,14 @@ class LocalLab:
         Raises:
             Unavailable: one ended, or was not ready in time; with the last lines of its log.
         """
-        with tempfile.TemporaryDirectory(prefix="fedsim-") as place:
-            waiting = {name: self._launch(self.processes[name], Path(place) / name) for name in names}
+        with tempfile.TemporaryDirectory(prefix="fedsim-") as place, ExitStack() as open_until_the_end:
+            waiting = {}
+            for name in names:
+                listener = self._launch(self.processes[name], Path(place) / name)
+                waiting[name] = open_until_the_end.enter_context(listener)
             deadline = time.monotonic() + START_SECONDS
             for name, listener in waiting.items():
-                with listener:
-                    self._await_ready(self.processes[name], listener, deadline)
+                self._await_ready(self.processes[name], listener, deadline)
 
     def launch(self, name: str) -> None:
         """Start a process without waiting until it is ready."""
