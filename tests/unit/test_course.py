@@ -15,8 +15,9 @@ from itertools import count
 import pytest
 
 from fedsim.course import node as on_node
-from fedsim.course import task as on_server
+from fedsim.course import task_events as on_server
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport
 from fedsim.settings import TaskSettings
 
@@ -150,7 +151,7 @@ class World:
         disk = self.disk
         committed = max(disk.models, default=-1)
         disk.made.clear()
-        restored = on_server.Restored(
+        restored = Restored(
             committed=committed,
             counts=disk.counts,
             roster=disk.rosters.get(committed + 1),
@@ -159,7 +160,7 @@ class World:
             saved=frozenset(disk.saved),
             testset=disk.testset,
         )
-        self.server = on_server.TaskCourse(self.plan, restored, own_testset=False)
+        self.server = TaskCourse(self.plan, restored, own_testset=False)
         self.serve(self.server.begin(self.now))
         for update in list(disk.updates.values()):
             self.serve(self.server.handle(update, self.now))
@@ -381,10 +382,10 @@ def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
     assert world.disk.saved == {3, 6}
 
 
-def started(settings: TaskSettings = SETTINGS) -> tuple[on_server.TaskCourse, Plan, list[on_server.SendGlobal]]:
+def started(settings: TaskSettings = SETTINGS) -> tuple[TaskCourse, Plan, list[on_server.SendGlobal]]:
     """A course in round 1, at time 0."""
     plan = plan_for(settings)
-    course = on_server.TaskCourse(plan, on_server.Restored(), own_testset=True)
+    course = TaskCourse(plan, Restored(), own_testset=True)
     course.begin(0)
     course.handle(on_server.InitialModelMade(), 0)
     actions: list[on_server.Action] = []
@@ -493,26 +494,26 @@ def test_a_node_that_forgot_the_task_is_told_again() -> None:
 
 
 def test_a_stop_ends_the_task_in_every_phase() -> None:
-    for course in (started()[0], on_server.TaskCourse(plan_for(SETTINGS), on_server.Restored(), own_testset=True)):
+    for course in (started()[0], TaskCourse(plan_for(SETTINGS), Restored(), own_testset=True)):
         assert course.handle(on_server.StopRequested("enough"), 1) == [on_server.Finish("stopped", "enough")]
 
 
 def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_ever() -> None:
     plan = plan_for(SETTINGS)
     last = SETTINGS.num_rounds
-    done = on_server.Restored(
+    done = Restored(
         committed=last,
         counts=(50,) * 12,
         kept=frozenset({last}),
         evaluated=frozenset({last}),
         saved=frozenset({last}),
     )
-    course = on_server.TaskCourse(plan, done, own_testset=True)
+    course = TaskCourse(plan, done, own_testset=True)
     sends = [action for action in course.begin(0) if isinstance(action, on_server.SendFinal)]
     assert [send.node for send in sends] == list(plan.nodes)
     for name in plan.nodes[1:]:
         assert course.handle(on_server.FinalDelivered(name), 1) == []
-    (finish,) = course.handle(on_server.TimePassed(), on_server.FINAL_DELIVERY_SECONDS)
+    (finish,) = course.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
     assert isinstance(finish, on_server.Finish)
     assert finish.outcome == "completed"
     assert plan.nodes[0] in finish.reason

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import pytest
 
 from fedsim.course import node as on_node
-from fedsim.course import task as on_server
+from fedsim.course import task_events as on_server
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import (
     MAX_RUNS,
     MAX_TEXT,
@@ -65,7 +66,7 @@ def planned(settings: TaskSettings = SETTINGS) -> Plan:
     return plan
 
 
-def restored(**changes: object) -> on_server.TaskCourse:
+def restored(**changes: object) -> TaskCourse:
     """A course taken up with every round committed, tested and saved, unless something else is said."""
     found: dict[str, object] = {
         "committed": 3,
@@ -75,7 +76,7 @@ def restored(**changes: object) -> on_server.TaskCourse:
         "saved": frozenset({3}),
         **changes,
     }
-    return on_server.TaskCourse(planned(), on_server.Restored(**found), own_testset=True)  # type: ignore[arg-type]
+    return TaskCourse(planned(), Restored(**found), own_testset=True)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the server
@@ -131,14 +132,14 @@ def test_a_node_that_is_away_at_the_end_is_named_as_one_that_still_gets_the_mode
     course = restored()
     course.begin(0)
     course.handle(on_server.FinalDelivered("a"), 1)
-    (finish,) = course.handle(on_server.TimePassed(), on_server.FINAL_DELIVERY_SECONDS)
+    (finish,) = course.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
     assert finish == on_server.Finish("completed", "3 rounds done; the final model still goes to b")
     assert course.undelivered == ("b",)
 
 
 def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
-    found = on_server.Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
-    course = on_server.TaskCourse(planned(), found, own_testset=False)
+    found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
+    course = TaskCourse(planned(), found, own_testset=False)
     course.begin(0)
     assert course.phase == "preparing"
     assert course.waiting_for == ("a",)

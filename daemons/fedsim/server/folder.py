@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.course.plan import Plan
-from fedsim.course.task import RosterEntry, WriteRoster
+from fedsim.course.task_events import RosterEntry, WriteRoster
 from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
 

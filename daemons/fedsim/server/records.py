@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from fedsim import __version__
 from fedsim.course.plan import Plan
-from fedsim.course.task import TaskCourse, WriteRoster, mean_train_loss, remaining_seconds
+from fedsim.course.task import TaskCourse
+from fedsim.course.task_events import RosterEntry, WriteRoster
 from fedsim.server.folder import TaskFolder
 from fedsim.store.interface import Checkpoint, Event, Progress, RoundRecord, Store
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
@@ -179,3 +181,19 @@ class TaskRecords:
         self._shown = progress
         self._store.set_progress(self._plan.task, progress)
         return progress
+
+
+def mean_train_loss(entries: Iterable[RosterEntry]) -> float | None:
+    """Over all examples behind the entries; None without entries."""
+    total = 0.0
+    examples = 0
+    for entry in entries:
+        total += entry.train_loss * entry.num_examples
+        examples += entry.num_examples
+    return total / examples if examples else None
+
+
+def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:
+    """How long the task will still take, from the lengths (seconds) of its newest rounds; None before there is one."""
+    newest = [lengths[number] for number in sorted(lengths)[-5:]]
+    return sum(newest) / len(newest) * rounds_left if newest else None

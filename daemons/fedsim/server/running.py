@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.config import DataSetConfig, ServerConfig
-from fedsim.course import task as course
+from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
+from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
@@ -58,7 +59,7 @@ class RunningTask:
         self._workers = workers
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
-        self._course = course.TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
+        self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
         self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
@@ -391,13 +392,13 @@ class RunningTask:
 
     # ------------------------------------------------------------ from disk
 
-    def _restored(self) -> course.Restored:
+    def _restored(self) -> Restored:
         kept = self._folder.committed()
         committed = kept[-1] if kept else -1
         folder = self._platform.config.spool / "checkpoints"
         recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
         saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
-        return course.Restored(
+        return Restored(
             committed=committed,
             counts=self._folder.read_counts(),
             roster=self._folder.read_roster(committed + 1),
