@@ -95,8 +95,9 @@ class Snapshot:
     def outcome(self) -> str:
         """How the finished task ended, and why."""
         reason = f": {self.record['reason']}" if self.record["reason"] else ""
-        rounds = f"{self.record['round']} of {self.num_rounds} rounds, {self.metrics}"
-        return f"Task {self.number} {self.state}{reason} ({rounds})"
+        # The reason of a completed task tells its rounds already.
+        rounds = "" if reason and self.state == "completed" else f"{self.record['round']} of {self.num_rounds} rounds, "
+        return f"Task {self.number} {self.state}{reason} ({rounds}{self.metrics})"
 
 
 @dataclass(frozen=True)
