@@ -192,3 +192,11 @@ def test_a_lost_signal_costs_seconds_never_a_task(lab: Platform) -> None:
     task = lab.store.create_task(user.id, small_settings(num_rounds=1), os.urandom(16).hex(), 0)
     assert lab.await_row(lambda: lab.task(task.number).state != TaskState.PENDING, seconds=10)
     lab.completed(task.number)
+
+
+def test_no_polling_interval_shows_in_a_round(lab: Platform) -> None:
+    number = lab.submit(model="logistic", local_batch_size=1000, num_rounds=40, evaluate_every=40)
+    lab.completed(number)
+    lengths = sorted(record.seconds["all"] for record in lab.store.rounds(number)[2:])
+    # The shortest interval anywhere in the daemons is a quarter of a second; a busy machine may hold a few rounds up.
+    assert lengths[len(lengths) // 2] < 0.15, lengths

@@ -39,14 +39,12 @@ def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float
     if rule.keep_days is None and rule.keep_tasks is None:
         return
     before = None if rule.keep_days is None else now - rule.keep_days * DAY_SECONDS
-    why = " or ".join(
-        text
-        for text, applies in [
-            (f"older than {rule.keep_days:g} days" if rule.keep_days is not None else "", rule.keep_days is not None),
-            (f"not of the newest {rule.keep_tasks} tasks", rule.keep_tasks is not None),
-        ]
-        if applies
-    )
+    reasons = []
+    if rule.keep_days is not None:
+        reasons.append(f"older than {rule.keep_days:g} days")
+    if rule.keep_tasks is not None:
+        reasons.append(f"not of the newest {rule.keep_tasks} tasks")
+    why = " or ".join(reasons)
     for task, checkpoint in store.expired_checkpoints(finished_before=before, keep_tasks=rule.keep_tasks):
         path = checkpoints / checkpoint.path
         remove_file(path)

@@ -1,0 +1,101 @@
+"""What is cleared when nobody needs it any more, and that it is never cleared silently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from database_support import Place
+
+from fedsim.config import Retention
+from fedsim.server.housekeeping import DAY_SECONDS, apply_retention, sweep_leftovers
+from fedsim.settings import TaskSettings
+from fedsim.spool.files import Kind
+from fedsim.spool.layout import Spool
+from fedsim.store import SqlStore
+from fedsim.store.interface import Checkpoint, Role, Task, TaskState, UserState
+
+NOW = 1_800_000_000.0
+
+
+@dataclass
+class Archive:
+    """Tasks with checkpoints: rows in a store, files in a folder."""
+
+    store: SqlStore
+    folder: Path
+    user: int
+
+    def task(self, *, age_days: float, finished: bool = True) -> Task:
+        """A task that was saved, and finished so long ago."""
+        then = NOW - age_days * DAY_SECONDS
+        task = self.store.create_task(self.user, TaskSettings(), uuid4().hex, then)
+        self.store.claim_next_task(then)
+        self.store.move_task(task.uid, TaskState.RUNNING, now=then)
+        path = f"task-{task.number}/round-0020.safetensors"
+        (self.folder / path).parent.mkdir(parents=True)
+        (self.folder / path).write_bytes(b"model")
+        (self.folder / path).with_suffix(".json").write_text("{}")
+        self.store.record_checkpoint(task.uid, Checkpoint(20, path, "d" * 64, 5, then))
+        if finished:
+            self.store.move_task(task.uid, TaskState.COMPLETED, now=then)
+        return task
+
+    def kept(self) -> set[int]:
+        """The tasks whose files are there."""
+        return {int(path.parent.name.split("-")[1]) for path in self.folder.glob("*/*.safetensors")}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    store = Place(f"sqlite:///{tmp_path / 'fedsim.db'}", None).open()
+    store.migrate()
+    user = store.create_user("ada", "-", role=Role.USER, state=UserState.ACTIVE, language="en", now=NOW)
+    return Archive(store, tmp_path / "checkpoints", user.id)
+
+
+def test_without_a_rule_everything_stays(archive: Archive) -> None:
+    task = archive.task(age_days=10_000)
+    apply_retention(archive.folder, archive.store, Retention(), NOW)
+    assert archive.kept() == {task.number}
+    archive.store.close()
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [(Retention(keep_days=30), "older than 30 days"), (Retention(keep_tasks=1), "not of the newest 1 tasks")],
+)
+def test_an_old_checkpoint_goes_and_its_task_says_why(archive: Archive, rule: Retention, why: str) -> None:
+    old, new = archive.task(age_days=31), archive.task(age_days=1)
+    apply_retention(archive.folder, archive.store, rule, NOW)
+    assert archive.kept() == {new.number}
+    assert list((archive.folder / f"task-{old.number}").iterdir()) == [], "the description goes along"
+    (gone,) = archive.store.checkpoints(old.number)
+    assert gone.removed_at == NOW
+    assert why in gone.removed_why
+    (event,) = archive.store.events(task=old.number)
+    assert why in event.text
+    assert archive.store.checkpoints(new.number)[0].removed_at is None
+    archive.store.close()
+
+
+def test_a_running_task_keeps_its_checkpoints_whatever_the_rule(archive: Archive) -> None:
+    running = archive.task(age_days=400, finished=False)
+    apply_retention(archive.folder, archive.store, Retention(keep_days=1, keep_tasks=1), NOW)
+    assert archive.kept() == {running.number}
+    archive.store.close()
+
+
+def test_the_sweep_at_the_start_takes_only_what_belongs_to_no_unfinished_task(archive: Archive, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    running, done = archive.task(age_days=1, finished=False), archive.task(age_days=1)
+    for kind in (Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET):
+        for uid in (running.uid, done.uid, uuid4().hex):
+            (spool.folder(kind) / uid).mkdir()
+            (spool.folder(kind) / uid / "file.npy").write_bytes(b"x")
+    sweep_leftovers(spool, archive.store)
+    for kind in (Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET):
+        assert [path.name for path in spool.folder(kind).iterdir()] == [running.uid]
+    archive.store.close()
