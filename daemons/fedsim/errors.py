@@ -53,6 +53,10 @@ class Unavailable(FedsimError):  # noqa: N818
     exit_code = EX_UNAVAILABLE
 
 
+class DiskFull(Unavailable):
+    """There is no room on this host's disk; what was under way can be done again when there is."""
+
+
 class Refused(FedsimError):  # noqa: N818
     """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed."""
 

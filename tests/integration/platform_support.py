@@ -104,12 +104,16 @@ class Platform(LocalLab):
 
     def await_log(self, name: str, event: str, *, seconds: float = 60) -> None:
         """Await that a process logs an event."""
-        path = self.processes[name].log
+        self.await_logs([self.processes[name].log], (event,), seconds=seconds)
+
+    def await_logs(self, logs: list[Path], events: tuple[str, ...], *, seconds: float = 60) -> None:
+        """Await that one of the files tells one of the events."""
         deadline = time.monotonic() + seconds
         with INotify() as inotify:
-            inotify.add_watch(path, flags.MODIFY)
-            while event not in path.read_text(encoding="utf-8"):
-                assert time.monotonic() < deadline, f"{name} did not log {event}:\n{path.read_text(encoding='utf-8')}"
+            for path in logs:
+                inotify.add_watch(path, flags.MODIFY)
+            while not any(event in path.read_text(encoding="utf-8") for path in logs for event in events):
+                assert time.monotonic() < deadline, f"none of {events} in {logs}"
                 inotify.read(timeout=1000)
 
     def await_offline(self, *nodes: str) -> None:
@@ -175,7 +179,7 @@ class Platform(LocalLab):
 def digits_lab(folder: Path, *, nodes: int = 2, **options: Any) -> Platform:
     """A lab that trains on scikit-learn's digits."""
     data = folder / "data"
-    data.mkdir(parents=True)
+    data.mkdir(parents=True, exist_ok=True)
     names = [f"node-{letter}" for letter in "abcdefgh"[:nodes]]
     settings = {"clients": 50, "announce_seconds": 2, **options.pop("client", {})}
     server = {"node_timeout_seconds": 8, **options.pop("server", {})}

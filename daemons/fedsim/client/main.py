@@ -12,12 +12,13 @@ from fedsim.client.leaving import LeavingLog
 from fedsim.client.running import Platform, RunningTask, refusal
 from fedsim.config import ClientConfig
 from fedsim.daemon import Daemon, daemon_main
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Assignment, Engine, Hello, ModelInfo, Stop, read_message
 from fedsim.settings import MODELS
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
+from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
@@ -28,6 +29,7 @@ from fedsim.worker.jobs import Inspect, Inspected
 
 WATCHDOG_SECONDS = 5.0
 SETTLE_SECONDS = 1.0
+ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
 FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext")
@@ -69,6 +71,8 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._inspector = Inspector(self._selector, self._data_seen)
         self._look_at_data_at: float | None = 0.0
         self._announce_at = float("inf")
+        self._full = ""
+        self._room_at: float | None = None
         self._orphans: set[str] = set()
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
         keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
@@ -77,12 +81,20 @@ class ClientDaemon(Daemon[ClientConfig]):
 
     def run_once(self) -> None:
         """Wait for something to happen, deal with it."""
+        try:
+            with noticing_a_full_disk():
+                self._turn()
+        except DiskFull as error:
+            self._disk_full(str(error))
+
+    def _turn(self) -> None:
         wakes = [self._announce_at, self._sweep_at, time.monotonic() + WATCHDOG_SECONDS]
-        if self._look_at_data_at is not None:
-            wakes.append(self._look_at_data_at)
+        wakes += [at for at in (self._look_at_data_at, self._room_at) if at is not None]
         for key, _ in self._selector.select(max(0.0, min(wakes) - time.monotonic())):
             key.data()
         now = time.monotonic()
+        if self._room_at is not None and now >= self._room_at:
+            self._look_for_room()
         if self._look_at_data_at is not None and now >= self._look_at_data_at:
             self._look_at_data_at = None
             datasets = tuple(self.config.datasets)
@@ -95,7 +107,27 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._sweep()
         if now >= self._announce_at:
             self._announce()
-        self.status("; ".join(running.status for running in self._running.values()) or "waiting for a task")
+        doing = "; ".join(running.status for running in self._running.values())
+        self.status(self._full or doing or "waiting for a task")
+
+    def _disk_full(self, reason: str) -> None:
+        """Let go of the tasks, tell the server why, and go on with them when there is room."""
+        self.log.error("disk_full", problem=reason)
+        for running in self._running.values():
+            running.let_go()
+        self._running.clear()
+        self._full = reason
+        self._room_at = time.monotonic() + ROOM_SECONDS
+        self._announce_soon()
+
+    def _look_for_room(self) -> None:
+        if has_room(self.config.spool, self.config.min_free_bytes):
+            self.log.info("disk_has_room")
+            self._full, self._room_at = "", None
+            self._look()
+            self._announce_soon()
+        else:
+            self._room_at = time.monotonic() + ROOM_SECONDS
 
     def reload(self, config: ClientConfig) -> None:
         """Capacity, data sets, the institution's rules, workers and times change at once; the rest with a restart.
@@ -170,7 +202,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             datasets=tuple(
                 dataset.model_copy(update={"share_test": dataset.name in shared}) for dataset in seen.datasets
             ),
-            problems=seen.problems,
+            problems=(*seen.problems, *([self._full] if self._full else [])),
             models=models,
             min_examples=config.institution.min_examples,
             min_privacy_level=config.institution.min_privacy_level,
@@ -219,6 +251,8 @@ class ClientDaemon(Daemon[ClientConfig]):
                 clear_task(self._spool, uid)
 
     def _start_assigned(self) -> None:
+        if self._full:
+            return
         for item in self._spool.arrived(Kind.INITPARAM):
             if item.id.task in self._running:
                 continue

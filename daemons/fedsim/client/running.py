@@ -13,7 +13,7 @@ from selectors import BaseSelector
 from fedsim.client.leaving import LeavingLog
 from fedsim.config import ClientConfig, DataSetConfig
 from fedsim.course import node as course
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, DiskFull
 from fedsim.log import get_logger
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
 from fedsim.spool.clear import clear_file, clear_task
@@ -143,6 +143,8 @@ class RunningTask:
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._prune_models()
                 self._happened(course.FinalKept())
+            case jobs.JobFailed(disk_full=True, reason=reason):
+                raise DiskFull(reason)
             case jobs.JobFailed():
                 self._happened(course.Failed(reply.reason, refused=reply.refused))
 

@@ -152,6 +152,7 @@ class ServerConfig(_Database, _Networked):
     max_running_tasks: int = Field(1, ge=1, le=1000)
     threads_per_worker: int = Field(1, ge=1, le=256)
     max_worker_restarts: int = Field(3, ge=0, le=100)
+    min_free_bytes: Bytes = Field(64 * MIB, description="Room on the disk after which a host that was full goes on")
     retention: Retention = Retention()
 
     def _far_addresses(self) -> list[str]:
@@ -220,6 +221,7 @@ class ClientConfig(_Networked):
     workers: int = Field(1, ge=1, le=256)
     threads_per_worker: int = Field(1, ge=1, le=256)
     max_worker_restarts: int = Field(3, ge=0, le=100)
+    min_free_bytes: Bytes = Field(64 * MIB, description="Room on the disk after which a host that was full goes on")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
 
     def _far_addresses(self) -> list[str]:

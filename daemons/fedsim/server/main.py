@@ -5,13 +5,14 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
 from fedsim import __version__
 from fedsim.config import ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main, notify
-from fedsim.errors import BadInput, Unavailable
+from fedsim.errors import BadInput, DiskFull, Unavailable
 from fedsim.messages import DataSetInfo
 from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
@@ -21,6 +22,7 @@ from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, 
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Spool
+from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
 from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
@@ -35,6 +37,7 @@ from fedsim.worker.pool import WorkerPool
 HOUSEKEEPING_SECONDS = 3600.0
 WATCHDOG_SECONDS = 5.0
 DATABASE_SECONDS = 1.0
+ROOM_SECONDS = 3.0
 EXTEND_START_USEC = 30_000_000
 # What a reload cannot change: it stands in sockets, files and the names that others know.
 FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext")
@@ -70,18 +73,20 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._inspector = Inspector(self._selector, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
+        self._full = False
         self._inspect()
         self._connect()
 
     def run_once(self) -> None:
         """Wait for something to happen, deal with it."""
         try:
-            ready = self._selector.select(max(0.0, min(self._next_wake() - time.monotonic(), WATCHDOG_SECONDS)))
-            for key, _ in ready:
-                key.data()
-            self._time_passed()
+            with noticing_a_full_disk():
+                ready = self._selector.select(max(0.0, min(self._next_wake() - time.monotonic(), WATCHDOG_SECONDS)))
+                for key, _ in ready:
+                    key.data()
+                self._time_passed()
         except Unavailable as error:
-            self._database_lost(error)
+            self._lost(error)
             self._connect()
 
     def reload(self, config: ServerConfig) -> None:
@@ -111,20 +116,41 @@ class ServerDaemon(Daemon[ServerConfig]):
     # ------------------------------------------------------------ starting and starting again
 
     def _connect(self) -> None:
-        """Take the tasks up as soon as the database answers, and again should it go away meanwhile."""
+        """Take the tasks up as soon as there are room and database, and again should one go away meanwhile."""
         while not self.stopping:
+            self._wait_for_room()
             self._wait_for_database()
             try:
-                if not self.stopping:
-                    self._take_up()
+                with noticing_a_full_disk():
+                    if not self.stopping:
+                        self._take_up()
             except Unavailable as error:
-                self._database_lost(error)
+                self._lost(error)
             else:
                 return
 
-    def _database_lost(self, error: Unavailable) -> None:
-        self.log.error("database_lost", problem=str(error))
+    def _lost(self, error: Unavailable) -> None:
+        """Something went away that every task needs: let go of them, until they can be taken up again."""
+        self._full = isinstance(error, DiskFull)
+        self.log.error("disk_full" if self._full else "database_lost", problem=str(error))
+        if self._full:
+            with suppress(Unavailable):  # the database may lie on the same disk
+                for uid, running in self._running.items():
+                    self._store.set_progress(uid, Progress(running.round, "waiting", (f"the server: {error}",)))
         self._let_go()
+
+    def _wait_for_room(self) -> None:
+        """After the disk was full: until there is room again; a stop ends the wait."""
+        while self._full and not self.stopping:
+            self.status(f"the disk of {self.config.spool} is full: waiting for {self.config.min_free_bytes} bytes")
+            self._pause(ROOM_SECONDS)
+            self._full = not has_room(self.config.spool, self.config.min_free_bytes)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait without a stall that systemd would punish. Only signals wake: files lie where they are found later."""
+        notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
+        if select.select([self.wake_fd], [], [], seconds)[0]:
+            self.drain_wake()
 
     def _wait_for_database(self) -> None:
         """Until the database answers and its schema is the code's; a stop ends the wait."""
@@ -138,10 +164,7 @@ class ServerDaemon(Daemon[ServerConfig]):
                     said = str(error)
                     self.log.warning("waiting_for_database", problem=said)
                 self.status(f"waiting for the database: {error}")
-                notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
-                # Signals only: files that come meanwhile lie where they are found afterwards.
-                if select.select([self.wake_fd], [], [], DATABASE_SECONDS)[0]:
-                    self.drain_wake()
+                self._pause(DATABASE_SECONDS)
             else:
                 return
 

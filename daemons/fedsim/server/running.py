@@ -14,7 +14,7 @@ from fedsim.config import DataSetConfig, ServerConfig
 from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, DiskFull
 from fedsim.log import get_logger
 from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
 from fedsim.server.finals import Delivery, FinalModels
@@ -68,6 +68,11 @@ class RunningTask:
         self._log = get_logger(task=plan.number)
 
     # ------------------------------------------------------------ its life
+
+    @property
+    def round(self) -> int:
+        """The round that is under way."""
+        return self._course.round
 
     @property
     def wake_at(self) -> float | None:
@@ -164,6 +169,8 @@ class RunningTask:
                 self._records.saved(reply)
                 self._log.info("checkpoint_saved", round=reply.round, digest=reply.digest)
                 self._happened(course.Saved(reply.round))
+            case jobs.JobFailed(disk_full=True, reason=reason):
+                raise DiskFull(reason)
             case jobs.JobFailed():
                 self._happened(course.Broken(reply.reason))
 

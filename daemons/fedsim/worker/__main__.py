@@ -9,8 +9,9 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from fedsim.errors import FedsimError
+from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging
+from fedsim.spool.room import noticing_a_full_disk
 from fedsim.worker.jobs import (
     Aggregate,
     Evaluate,
@@ -52,16 +53,22 @@ class Worker:
     def do(self, job: Job) -> Reply:
         """The job's reply; what a person must know about a failure is in it."""
         try:
-            match job:
-                case Aggregate() | MakeInitialModel() | Evaluate() | SaveCheckpoint():
-                    return self._server_jobs().do(job)
-                case Load() | WriteTestset() | Train() | Inspect():
-                    return self._node_jobs().do(job)
+            with noticing_a_full_disk():
+                return self._do(job)
+        except DiskFull as error:
+            return JobFailed(job=job.job, reason=str(error), disk_full=True)
         except FedsimError as error:
             return JobFailed(job=job.job, reason=str(error))
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             return JobFailed(job=job.job, reason=f"{job.job}: {error.strerror}{where}")
+
+    def _do(self, job: Job) -> Reply:
+        match job:
+            case Aggregate() | MakeInitialModel() | Evaluate() | SaveCheckpoint():
+                return self._server_jobs().do(job)
+            case Load() | WriteTestset() | Train() | Inspect():
+                return self._node_jobs().do(job)
 
     def _server_jobs(self) -> ServerJobs:
         if self._server is None:

@@ -211,12 +211,16 @@ class ClientDiverged(_Line):
 
 
 class JobFailed(_Line):
-    """The job cannot be done with what was given; the reason is for people. `refused`: the institution forbids it."""
+    """The job cannot be done with what was given; the reason is for people.
+
+    `refused`: the institution forbids it. `disk_full`: it can be done again once there is room.
+    """
 
     reply: Literal["job_failed"] = "job_failed"
     job: str
     reason: str
     refused: bool = False
+    disk_full: bool = False
 
 
 Reply = Done | ModelMade | Tested | CheckpointSaved | Inspected | DataLoaded | ChunkTrained | ClientDiverged | JobFailed

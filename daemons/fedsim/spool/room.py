@@ -1,0 +1,30 @@
+"""Room on the disk. Without it nothing is lost: a daemon lets go of its tasks, waits, and takes them up again."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedsim.errors import DiskFull
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def noticing_a_full_disk() -> Iterator[None]:
+    """Turn what the system says of a full disk (or quota) into `DiskFull`; every other error passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        raise DiskFull(f"there is no room on the disk{where}: make room, then it goes on") from error
+
+
+def has_room(folder: Path, least_bytes: int) -> bool:
+    """Whether the disk of `folder` has at least so many bytes free."""
+    return shutil.disk_usage(folder).free >= least_bytes
