@@ -11,7 +11,7 @@ from rich.text import Text
 from fedsim.cli.api import Api
 from fedsim.cli.follow import Snapshot, Trouble, follow
 from fedsim.cli.options import asks_web
-from fedsim.cli.output import Output, plain
+from fedsim.cli.output import Output, number, plain, share
 from fedsim.errors import EX_FAILED, EX_OK
 
 GIVE_UP_SECONDS = 600.0
@@ -90,7 +90,7 @@ class _Lines:
         else:
             line = f"Task {news.number} {news.state}: round {news.rounds_done} of {news.num_rounds}, {news.metrics}"
             # In every round somebody is waited for: a line only where that is not just its ordinary course.
-            line += f", {news.doing}" if news.held_up else ""
+            line += f", {news.doing}" if news.held_up else f", {news.time_left}" if news.time_left else ""
         if line != self._said:
             self._said = line
             (self._out.note if isinstance(news, Trouble) else self._out.say)(line)
@@ -124,14 +124,16 @@ class _Bar:
         if isinstance(news, Trouble):
             self._below.plain, self._below.style = plain(news.text), "yellow"
         else:
-            self._below.plain, self._below.style = plain(news.doing), ""
+            # Eighty columns hold no more beside the bar.
+            below = ", ".join(filter(None, [f"loss {number(news.record['loss'])}", news.doing]))
+            self._below.plain, self._below.style = plain(below), ""
             self._progress.update(
                 self._row,
                 description=f"Task {news.number} {news.state}",
                 completed=news.rounds_done,
                 total=None if news.state == "pending" else news.num_rounds,
                 rounds=news.num_rounds,
-                metrics=news.metrics,
+                metrics=f"accuracy {share(news.record['accuracy'])}",
                 left=news.time_left,
             )
         self._live.refresh()
