@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from browser_support import NARROW, WIDE, OpenBrowser
-from platform_support import Platform, real_data
+from platform_support import Platform
+from presence import real_data
 from test_browser_walk import CHINESE, ENGLISH, Shots, complaints, download, walk
 
 from fedsim.cli.lab import NodeSpec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 from database_support import MariaDb, Place, program
+from presence import missing
 from sqlalchemy import delete
 
 from fedsim.store import SqlStore, open_store
@@ -22,10 +22,7 @@ from fedsim.store.schema import metadata
 def mariadb() -> Iterator[MariaDb]:
     """A running MariaDB; a test that kills it starts it again."""
     if program("mariadbd") is None or program("mariadb-install-db") is None:
-        reason = "MariaDB's server is not installed (Debian: mariadb-server)"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("MariaDB's server is not installed: apt-get install mariadb-server")
     with tempfile.TemporaryDirectory(prefix="fedsim-mariadb-") as folder:
         server = MariaDb(Path(folder), password=f"päss{uuid4().hex}")
         server.install()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,6 @@ from fedsim.store.interface import Task
 from fedsim.web.accounts import create_admin, make_token
 
 T = TypeVar("T")
-DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
 DIGITS: dict[str, Any] = {"name": "digits", "path": "digits", "format": "digits", "share": True}
 # Small and quick, on both nodes.
 SMALL: dict[str, Any] = {
@@ -36,15 +34,6 @@ SMALL: dict[str, Any] = {
     "save_every": 3,
     "num_nodes": 2,
 }
-
-
-def real_data(name: str) -> Path:
-    """A folder of real data; missing data is a failure where everything must run."""
-    if not (DATA / name).is_dir():
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{DATA / name} is missing: set FEDSIM_TEST_DATA to the folder that holds {name}")
-        pytest.skip(f"{name} is not there: set FEDSIM_TEST_DATA to the folder that holds it")
-    return DATA / name
 
 
 class Platform(LocalLab):

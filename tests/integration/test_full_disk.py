@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import select
-import subprocess
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from platform_support import digits_lab
+from presence import small_disk
 
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import write_vector
@@ -22,28 +20,6 @@ LONG = {"local_epochs": 40, "num_rounds": 4}
 MIB = 1 << 20
 
 
-@pytest.fixture
-def mount() -> Iterator[Callable[[Path, int], Path]]:
-    """Mounts small disks of so many MiB."""
-    if os.geteuid():
-        pytest.skip("needs root, to mount a small file system")
-    mounted: list[Path] = []
-
-    def on(folder: Path, size: int) -> Path:
-        folder.mkdir(parents=True)
-        command = ["/bin/mount", "-t", "tmpfs", "-o", f"size={size}m", "tmpfs", str(folder)]
-        if subprocess.run(command, check=False, capture_output=True).returncode:
-            if os.environ.get("CI") == "true":
-                pytest.fail("a small file system cannot be mounted here")
-            pytest.skip("this system lets nobody mount")
-        mounted.append(folder)
-        return folder
-
-    yield on
-    for folder in mounted:
-        subprocess.run(["/bin/umount", str(folder)], check=True)
-
-
 def fill(path: Path) -> None:
     """Write until there is no room."""
     with path.open("wb", buffering=0) as file, suppress(OSError):
@@ -52,14 +28,14 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["server", "node-a"])
-def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(
-    tmp_path: Path, mount: Callable[[Path, int], Path], host: str
-) -> None:
-    disk = mount(tmp_path / "lab" / host, 24)
+def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(tmp_path: Path, host: str) -> None:
     room = {"min_free_bytes": 8 * MIB}
     receiver = {"limits": {"min_free_bytes": 4 * MIB}}
     server = {**room, "node_timeout_seconds": 8}
-    with digits_lab(tmp_path / "lab", client=room, server=server, receiver=receiver) as lab:
+    with (
+        small_disk(tmp_path / "lab" / host, 24) as disk,
+        digits_lab(tmp_path / "lab", client=room, server=server, receiver=receiver) as lab,
+    ):
         undisturbed = lab.completed(lab.submit(**LONG)).digest
         number = lab.submit(**LONG)
         lab.await_round(number, 2)
@@ -72,25 +48,26 @@ def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(
         assert lab.completed(number).digest == undisturbed
 
 
-def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path, mount: Callable[[Path, int], Path]) -> None:
+def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None:
     vector = np.zeros(MIB, np.float32)
     base, update = tmp_path / "base", tmp_path / "update.npy"
     write_vector(base / "model.npy", vector)
     digest = write_vector(update, vector)
-    job = Aggregate(
-        settings=TaskSettings(),
-        round=1,
-        base=base,
-        updates=(WeightedFile(path=update, digest=digest, weight=1.0),),
-        out=mount(tmp_path / "small", 2) / "out",
-    )
-    worker = WorkerProcess(threads=1)
-    try:
-        worker.give(job)
-        select.select([worker], [], [], 60)
-        (reply,) = worker.replies()
-    finally:
-        worker.close()
+    with small_disk(tmp_path / "small", 2) as disk:
+        job = Aggregate(
+            settings=TaskSettings(),
+            round=1,
+            base=base,
+            updates=(WeightedFile(path=update, digest=digest, weight=1.0),),
+            out=disk / "out",
+        )
+        worker = WorkerProcess(threads=1)
+        try:
+            worker.give(job)
+            select.select([worker], [], [], 60)
+            (reply,) = worker.replies()
+        finally:
+            worker.close()
     assert isinstance(reply, JobFailed)
     assert reply.disk_full
     assert "no room" in reply.reason

@@ -7,7 +7,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from platform_support import Platform, real_data, small_settings
+from platform_support import Platform, small_settings
+from presence import real_data
 
 from fedsim.cli.lab import NodeSpec
 

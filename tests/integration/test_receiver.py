@@ -22,6 +22,7 @@ import yaml
 from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from presence import small_disk
 from transfer_support import (
     PATIENCE,
     SERVER,
@@ -287,18 +288,9 @@ def test_a_file_for_which_there_is_no_room_is_refused_when_it_is_offered(tmp_pat
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid():
-        pytest.skip("needs root, to mount a small file system")
-    mounted = subprocess.run(
-        ["/bin/mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("this system lets nobody mount")
-    yield folder
-    subprocess.run(["/bin/umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        yield disk
 
 
 def fill(path: Path) -> None:
@@ -308,15 +300,15 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_a_disk_that_fills_refuses_the_file_and_everything_else_goes_on(tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_that_fills_refuses_the_file_and_everything_else_goes_on(tmp_path: Path, disk: Path) -> None:
     model_file(tmp_path / "m.npy", 800_000)
-    with receiving(node_config(small_disk)) as receiver:
+    with receiving(node_config(disk)) as receiver:
         body = vector_bytes(tmp_path, 800_000)
         with RawPeer(receiver.port) as peer:
             peer.expect(FrameType.HELLO)
             peer.offer(header_of(body))
             assert peer.expect(FrameType.ANSWER) == {"have": 0, "stored": False}
-            ballast = small_disk / "ballast"
+            ballast = disk / "ballast"
             fill(ballast)
             peer.data(0, body[: 1 << 20])
             refused = peer.expect(FrameType.ACK)["refused"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from presence import real_data
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data import DataSet, load_dataset
@@ -15,15 +15,9 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings
 
-DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data") / "default-credit"
-
 
 @pytest.fixture(scope="module")
 def banks() -> Iterator[list[DataSet]]:
-    if not DATA.is_dir():
-        if os.environ.get("CI"):
-            pytest.fail(f"{DATA} is missing: set FEDSIM_TEST_DATA to the folder that holds default-credit")
-        pytest.skip("the credit data are not there: set FEDSIM_TEST_DATA to the folder that holds default-credit")
     threads = torch.get_num_threads()
     make_deterministic(1)
     yield [
@@ -35,7 +29,7 @@ def banks() -> Iterator[list[DataSet]]:
                 label_column="y",
                 id_column="id",
             ),
-            DATA,
+            real_data("default-credit"),
         )
         for bank in ("guest", "host_1", "host_2")
     ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from presence import real_data
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data import DataSet, load_dataset
@@ -18,18 +18,12 @@ from fedsim.settings import TaskSettings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "shared" / "data")
-
 
 @pytest.fixture(scope="module")
 def mnist() -> Iterator[DataSet]:
-    if not (DATA / "mnist").is_dir():
-        if os.environ.get("CI"):
-            pytest.fail(f"{DATA / 'mnist'} is missing: set FEDSIM_TEST_DATA to the folder that holds mnist")
-        pytest.skip("MNIST is not there: set FEDSIM_TEST_DATA to the folder that holds mnist")
     threads = torch.get_num_threads()
     make_deterministic(1)
-    yield load_dataset(DataSetConfig(name="mnist", path=Path("mnist")), DATA)
+    yield load_dataset(DataSetConfig(name="mnist", path=Path("mnist")), real_data("mnist").parent)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 

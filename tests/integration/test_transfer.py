@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from inotify_simple import INotify, flags
+from presence import missing
 from transfer_support import (
     PATIENCE,
     SERVER,
@@ -382,7 +383,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a CA, and certificates for `server` and `node-1`."""
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs the openssl command")
+        missing("the command openssl is not installed: apt-get install openssl")
     folder = tmp_path_factory.mktemp("ca")
 
     def run(*args: str) -> None:
