@@ -5,11 +5,12 @@ Names are the field's own. `initparam.json` also takes the names of the original
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fedsim.errors import BadInput
 
@@ -73,11 +74,12 @@ class TaskSettings(BaseModel):
         600.0, description="A round's deadline: then it goes on with those who answered, if enough did"
     )
 
-    @model_validator(mode="after")
-    def _known_model(self) -> Self:
-        if self.model not in (known := installed(MODELS)):
-            raise ValueError(f"model: there is no {self.model!r}; there are {', '.join(known)}")
-        return self
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, model: str) -> str:
+        if model not in (known := installed(MODELS)):
+            raise ValueError(f"there is no {model!r}; there are {', '.join(known)}")
+        return model
 
     @property
     def cohort_size(self) -> int:
@@ -106,6 +108,8 @@ SEED_NAMES = {
     "iid": "partition",
 }
 SEED_MODELS = {"mnist_2nn": ("2nn", "mnist"), "mnist_cnn": ("cnn", "mnist"), "cifar10_cnn": ("cifar_cnn", "cifar10")}
+_IID = {"0": "shards", "false": "shards", "1": "iid", "true": "iid"}
+_GPU = re.compile(r"\d{1,4}(\s*,\s*\d{1,4})*")
 SAVE_PATH_NOTE = "save_path is ignored: the server decides where files lie"
 
 
@@ -126,26 +130,28 @@ def _translate(given: dict[str, Any]) -> tuple[dict[str, Any], list[str], dict[s
     settings: dict[str, Any] = {}
     notes: list[str] = []
     problems: dict[str, str] = {}
+    implied_dataset: str | None = None
     for name, value in given.items():
+        ours = SEED_NAMES.get(name, name)
         if name == "save_path":
             notes.append(SAVE_PATH_NOTE)
-            continue
-        ours = SEED_NAMES.get(name, name)
-        if ours in settings or (ours != name and ours in given):
+        elif ours in settings or (ours != name and ours in given):
             problems[name] = f"is given twice: {name} is another name of {ours}"
-            continue
-        if name == "gpu":
-            value = "auto"  # noqa: PLW2901 - the original's device number; the node decides which GPU
+        elif name == "gpu":
+            # The original's device number: which GPU is the node's affair.
+            settings[ours] = "auto"
+            if not _GPU.fullmatch(str(value)):
+                problems[name] = "must be the number of a GPU; the node decides which one it takes"
         elif name == "iid":
-            if str(value).lower() not in {"0", "1", "true", "false"}:
+            settings[ours] = _IID.get(str(value).lower(), PARTITIONS[0])
+            if str(value).lower() not in _IID:
                 problems[name] = "must be 0 (each client holds few labels) or 1"
-                continue
-            value = "iid" if str(value).lower() in {"1", "true"} else "shards"  # noqa: PLW2901
-        elif ours == "model" and value in SEED_MODELS:
-            value, dataset = SEED_MODELS[value]  # noqa: PLW2901
-            settings.setdefault("dataset", given.get("dataset", dataset))
-        if name != "dataset" or "dataset" not in settings:
+        elif ours == "model" and isinstance(value, str) and value in SEED_MODELS:
+            settings[ours], implied_dataset = SEED_MODELS[value]
+        else:
             settings[ours] = value
+    if implied_dataset is not None:
+        settings.setdefault("dataset", implied_dataset)
     return settings, notes, problems
 
 
@@ -169,8 +175,6 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
         for item in error.errors(include_url=False):
             message = item["msg"].removeprefix("Value error, ")
             field = ".".join(str(part) for part in item["loc"])
-            if not field:
-                field, _, message = message.partition(": ")
             if item["type"] == "extra_forbidden":
                 message = f"is not a setting; settings are {', '.join(TaskSettings.model_fields)}"
             problems[field] = message

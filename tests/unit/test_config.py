@@ -120,3 +120,12 @@ def test_a_data_set_outside_the_data_folder_is_refused(tmp_path: Path) -> None:
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "nodes: [{name: a}, {name: a, port: 9003}]")
     assert "a stands more than once" in problem
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["listen: {{ port }}", "? [a]\n: b", "name: 2024-13-45", "name: !!int abc", "name: " + "9" * 5000, "[" * 3000],
+)
+def test_yaml_that_cannot_be_understood_is_a_problem_of_the_file_not_a_crash(tmp_path: Path, text: str) -> None:
+    (problem,) = problems(tmp_path, text)
+    assert "not valid YAML" in problem
