@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import select
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from fedsim.errors import BadInput, Unavailable
 from fedsim.spool.clear import clear_file, clear_leftovers, clear_other_tasks, clear_round, clear_task
-from fedsim.spool.durable import make_folder, remove_tree, replacing, write_bytes, write_json
+from fedsim.spool.durable import TEMPORARY_SUFFIX, make_folder, remove_tree, replacing, write_bytes, write_json
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Metadata, Spool
 from fedsim.spool.npy import write_vector
@@ -221,3 +223,39 @@ def test_lost_events_mean_look_at_everything(tmp_path: Path) -> None:
         one.with_name(f"f{number % 2}").rename(other)
     assert watch.drain() == set(folders)
     watch.close()
+
+
+def test_clearing_a_task_survives_files_that_come_meanwhile(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    stop = threading.Event()
+
+    def receive() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            file = FileId(kind=Kind.LOCALPARAM, task=A, round=number % 5, chunk=number % 7)
+            with suppress(FileNotFoundError):  # its folder went that moment: the sender is told to try again
+                write_bytes(spool.path(file, "node"), b"late")
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    try:
+        for _ in range(200):
+            clear_task(spool, A)
+            clear_leftovers(spool, 3600)
+    finally:
+        stop.set()
+        receiver.join()
+    clear_task(spool, A)
+    assert spool.arrived(Kind.LOCALPARAM, A) == []
+    assert clear_leftovers(spool, 0) == 0, "nothing is left lying under a temporary name"
+
+
+def test_a_folder_that_a_crash_left_half_removed_goes_with_the_sweep(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    half = spool.folder(Kind.LOCALPARAM) / f".{A}.0123{TEMPORARY_SUFFIX}"
+    half.mkdir()
+    (half / "file.npy").write_bytes(b"x")
+    assert clear_leftovers(spool, 3600) == 0
+    assert clear_leftovers(spool, 0) == 1
+    assert not half.exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -54,11 +56,24 @@ def clear_leftovers(spool: Spool, older_than_seconds: float) -> int:
     """The receiver's start-up sweep: half-received and half-written files that nobody resumed; returns how many."""
     before = time.time() - older_than_seconds
     count = 0
-    for path in (*spool.incoming.iterdir(), *spool.root.rglob(f".*{TEMPORARY_SUFFIX}")):
+    for path in (*spool.incoming.iterdir(), *_temporary(spool.root)):
         try:
-            if path.lstat().st_mtime < before:
+            old = path.lstat().st_mtime < before
+            if old and path.is_dir():
+                shutil.rmtree(path)
+            elif old:
                 path.unlink()
-                count += 1
+            count += old
         except FileNotFoundError:
             continue
     return count
+
+
+def _temporary(root: Path) -> list[Path]:
+    """What lies under temporary names. `os.walk` passes over folders that vanish while it walks."""
+    return [
+        Path(folder, name)
+        for folder, folders, files in os.walk(root)
+        for name in (*folders, *files)
+        if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)
+    ]

@@ -98,12 +98,16 @@ def remove_file(path: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed."""
+    """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed.
+
+    It is renamed first, so that what somebody else puts under the old name meanwhile is not in the way, and stays.
+    """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
         return
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
     try:
-        shutil.rmtree(folder)
+        folder.rename(aside)
     except FileNotFoundError:
-        if folder.exists():  # something in it vanished under our hands: once more
-            shutil.rmtree(folder)
+        return
+    shutil.rmtree(aside)

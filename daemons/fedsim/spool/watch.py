@@ -52,7 +52,7 @@ class Watch:
             if event.mask & flags.IGNORED:  # the folder was removed; its parent tells when it comes again
                 del self._folders[event.wd]
             elif event.mask & flags.ISDIR:
-                if event.mask & (flags.CREATE | flags.MOVED_TO):
+                if event.mask & (flags.CREATE | flags.MOVED_TO) and not event.name.startswith("."):
                     changed |= self._add(folder / event.name)
             elif event.mask & flags.MOVED_TO and not event.name.startswith("."):
                 changed.add(folder)

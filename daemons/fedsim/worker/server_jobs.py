@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
@@ -27,6 +28,7 @@ from fedsim.worker.jobs import (
     SaveCheckpoint,
     Tested,
     TestSetFiles,
+    WeightedFile,
 )
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ class ServerJobs:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
         base = open_vector(job.base / MODEL_FILE)
-        updates = [open_vector(update.path, base.size) for update in job.updates]
+        updates = [_update(update, base.size) for update in job.updates]
         job.out.mkdir(parents=True, exist_ok=True)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.state_names}
@@ -147,6 +149,13 @@ class ServerJobs:
 
         digest, size = save_checkpoint(job)
         return CheckpointSaved(round=job.round, digest=digest, size=size)
+
+
+def _update(update: WeightedFile, size: int) -> NDArray[np.float32]:
+    """Map an update that the roster names, which must be the very file that it names."""
+    if hash_file(update.path) != update.digest:
+        raise BadInput(f"{update.path.name} is no longer the file that the roster names: its bytes have changed")
+    return open_vector(update.path, size)
 
 
 def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:
