@@ -256,3 +256,21 @@ def test_errors_are_told_in_the_askers_language(site: Site) -> None:
     assert api(site, "lin").get("tasks/9", headers={"Accept-Language": "zh"}).json() == {
         "error": "这里没有内容。它可能已被删除，或属于其他用户。"
     }
+
+
+@pytest.mark.parametrize("label", ["\ud800", ["list"], {"a": 1}, "line\nbreak", "", None, 7])
+def test_a_label_that_is_no_printable_text_is_a_problem_of_its_field(site: Site, label: object) -> None:
+    answer = api(site, "ada").post("/tokens", content=json.dumps({"label": label}))
+    assert answer.status_code == 422
+    assert "label" in answer.json()["problems"]
+
+
+@pytest.mark.parametrize("path", ["/tasks/-1", "/tasks/-99999999999999999999", "/tasks/99999999999999999999"])
+def test_a_number_that_no_task_can_have_is_not_there(site: Site, path: str) -> None:
+    assert api(site, "ada").get(path).status_code == 404
+
+
+def test_an_origin_that_is_no_address_is_a_foreign_one(site: Site) -> None:
+    with site.browser() as browser:
+        browser.get("/login")
+        assert browser.post("/login", data={"name": "x"}, headers={"Origin": "http://["}).status_code == 403

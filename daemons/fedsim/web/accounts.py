@@ -127,7 +127,7 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     window = config.login_window_seconds
     # What is refused here does not count as a failure, so nobody waits longer than one window.
     if any(store.login_failures(key, now - window) >= config.login_attempts for key in keys):
-        get_logger().warning("login_throttled", user=name, address=address)
+        get_logger().warning("login_throttled", address=address)
         text = tr("Too many failed attempts. Try again in at most %(time)s.", time=duration(window))
         raise Fault(429, text, retry_after=math.ceil(window))
     user = store.user_by_name(name)
@@ -135,7 +135,8 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     if user is None or not right:
         for key in keys:
             store.record_login_failure(key, now)
-        get_logger().warning("login_failed", user=name, address=address)
+        # What stands in the name's field may be a password: only a name that there is is logged.
+        get_logger().warning("login_failed", user=user.name if user else None, address=address)
         raise Fault(403, tr("The name or the password is wrong."))
     store.clear_login_failures(keys[0])
     if user.state is UserState.WAITING:
@@ -200,13 +201,13 @@ def change_user(store: Store, user: User, *, by: User, state: UserState | None, 
         _note(store, "user_role", f"{by.name} made {user.name} {role.value}", by.name, now)
 
 
-def make_token(store: Store, user: User, label: str, *, now: float) -> tuple[str, Token]:
+def make_token(store: Store, user: User, label: object, *, now: float) -> tuple[str, Token]:
     """A bearer token for the JSON API, which is returned once, and its record.
 
     Raises:
-        Fault: 422 if the label is empty or too long.
+        Fault: 422 if the label is no printable text, empty or too long.
     """
-    label = label.strip()
+    label = label.strip() if isinstance(label, str) and label.isprintable() else ""
     if not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
         problem = tr("must have 1 to %(limit)s characters", limit=MAX_LABEL_CHARACTERS)
         raise Fault(422, tr("The token needs a label."), problems={"label": problem})

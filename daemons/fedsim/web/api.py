@@ -144,12 +144,12 @@ class Api:
     def make_token(self, visit: Visit) -> bottle.HTTPResponse:
         """A new bearer token; its secret is in this answer and nowhere else."""
         label = visit.json_body().get("label", "")
-        secret, token = accounts.make_token(visit.store, visit.person, str(label), now=visit.now)
+        secret, token = accounts.make_token(visit.store, visit.person, label, now=visit.now)
         return json_response({"token": plain(token), "secret": secret}, 201)
 
     def delete_token(self, visit: Visit, token_id: int) -> Json:
         """Make a bearer token worthless."""
-        if token_id > BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
             raise not_found()
         return {"deleted": token_id}
 
@@ -177,7 +177,7 @@ def user_of(visit: Visit, user_id: int) -> User:
     Raises:
         Fault: 404 if there is none.
     """
-    user = visit.store.user(user_id) if user_id <= BIGGEST else None
+    user = visit.store.user(user_id) if 0 < user_id <= BIGGEST else None
     if user is None:
         raise not_found()
     return user

@@ -32,7 +32,7 @@ def task_of(visit: Visit, number: int) -> Task:
     Raises:
         Fault: 404 for what is not there and what is somebody else's alike.
     """
-    task = visit.store.task(number) if number < 2**63 else None
+    task = visit.store.task(number) if 0 < number < 2**63 else None
     if task is None or (task.user_id != visit.person.id and not visit.is_admin):
         raise not_found()
     return task

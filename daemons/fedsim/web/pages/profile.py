@@ -56,7 +56,7 @@ class ProfilePages:
 
     def delete_token(self, visit: Visit, token_id: int) -> bottle.HTTPResponse:
         """Make a token worthless."""
-        if token_id > BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
             raise not_found()
         return see_other("/profile")
 
