@@ -6,9 +6,10 @@ BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-APT := openssl mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
+APT := openssl mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
+    debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo test check test-fast bench system-packages clean
+.PHONY: help demo test test-lab check test-fast bench system-packages clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,11 +27,14 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
 	$(BIN)/fedsim demo
 
-test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser
+test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, lab
 	$(BIN)/pytest
 
-test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST and the browser
-	$(BIN)/pytest -m "not slow and not browser"
+test-lab: $(VENV)/.tests-installed system-packages  ## tests on real hosts, which boot on this machine
+	$(BIN)/pytest tests/lab
+
+test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST, the browser and the real hosts
+	$(BIN)/pytest -m "not slow and not browser and not lab"
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check daemons tests

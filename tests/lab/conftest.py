@@ -1,0 +1,34 @@
+"""The laboratory of the tests: it boots once and is shared; a test leaves its hosts running and reachable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from laboratory import Laboratory
+from presence import missing
+
+PROGRAMS = ["debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever lies in this folder needs the laboratory."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.lab)
+
+
+@pytest.fixture(scope="session")
+def laboratory() -> Iterator[Laboratory]:
+    """Four bare hosts, booted, and a control process in their network."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        missing("hosts are booted by root on Linux only")
+    if lacking := [name for name in PROGRAMS if shutil.which(name) is None]:
+        missing(f"not installed: {', '.join(lacking)}; `make system-packages` installs them")
+    with Laboratory.planned() as laboratory:
+        laboratory.boot()
+        yield laboratory

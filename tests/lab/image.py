@@ -1,0 +1,79 @@
+"""The image from which all hosts start: a bare Debian 12 as an installer leaves it, without anything of fedsim.
+
+It is built once and kept below FEDSIM_LAB_CACHE under a digest of its recipe; another recipe builds another image.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from commands import call
+
+CACHE = Path(os.environ.get("FEDSIM_LAB_CACHE") or "/var/cache/fedsim-lab")
+SUITE = "bookworm"
+MIRROR = "http://deb.debian.org/debian"
+PACKAGES = ["systemd", "systemd-sysv", "dbus", "iproute2", "procps", "python3", "openssh-server"]
+FILES = {
+    # A cut cable must not take the address away, as on a machine with a fixed one.
+    "etc/systemd/network/10-lab.network": (
+        "[Match]\nName=host0\n\n[Network]\nLinkLocalAddressing=no\nConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n"
+    ),
+}
+# No host asks a mirror that it cannot reach, and nobody logs in at a console.
+MASKED = [
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "e2scrub_all.timer",
+    "fstrim.timer",
+    "console-getty.service",
+    "systemd-networkd-wait-online.service",
+]
+BUILD_SECONDS = 1200
+
+
+def bare_image() -> Path:
+    """The image's folder; builds it where it is not there.
+
+    Raises:
+        CommandError: debootstrap cannot, most often because there is no mirror.
+    """
+    recipe = json.dumps([SUITE, MIRROR, PACKAGES, FILES, MASKED])
+    CACHE.mkdir(parents=True, exist_ok=True)
+    image = CACHE / f"image-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    with (CACHE / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.is_dir():
+            for old in CACHE.glob("image-*"):
+                shutil.rmtree(old)
+            unfinished = CACHE / "unfinished-image"
+            with suppress(FileNotFoundError):
+                shutil.rmtree(unfinished)
+            with tempfile.TemporaryDirectory(prefix="fedsim-image-") as memory:
+                # In memory dpkg need not wait for a disk after every file.
+                call(["mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", memory])
+                try:
+                    _build(Path(memory))
+                    call(["cp", "--archive", memory, str(unfinished)])
+                finally:
+                    call(["umount", memory])
+            unfinished.rename(image)
+    return image
+
+
+def _build(folder: Path) -> None:
+    include = f"--include={','.join(PACKAGES)}"
+    call(["debootstrap", "--variant=minbase", include, SUITE, str(folder), MIRROR], seconds=BUILD_SECONDS)
+    for name, text in FILES.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    call(["systemctl", f"--root={folder}", "--quiet", "enable", "systemd-networkd.service"])
+    call(["systemctl", f"--root={folder}", "--quiet", "mask", *MASKED])
+    for key in (folder / "etc/ssh").glob("ssh_host_*"):
+        key.unlink()  # each host gets its own
+    shutil.rmtree(folder / "var/cache/apt/archives")
