@@ -60,13 +60,17 @@ class Engine(Message):
 
 
 class TaskReport(Message):
-    """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order."""
+    """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order.
+
+    `versions` are those of the workers that computed for it.
+    """
 
     task: Uid
     state: Literal["loading", "ready", "closing", "refused", "failed", "diverged"]
     reason: Text = ""
     round: Count | None = None
     num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_RUNS)] = ()
+    versions: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=100)] = ()
 
 
 class Hello(Message):

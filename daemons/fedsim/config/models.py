@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationInfo
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -47,6 +47,12 @@ class TlsConfig(_Strict):
     certificate: Path
     key: Path
     authority: Path
+
+
+class Measured(_Strict):
+    """A daemon whose numbers Prometheus can fetch."""
+
+    metrics: Address | None = Field(None, description="Where they are told, on loopback unless it says otherwise")
 
 
 class _Networked(_Strict):
@@ -137,7 +143,7 @@ class Limits(_Strict):
     max_bytes_in_flight: Bytes = 64 * GIB
     min_free_bytes: Bytes = 256 * MIB
     keep_partial_seconds: Seconds = 86_400
-    threads: int = Field(4, ge=1, le=64)
+    threads: int = Field(4, ge=2, le=64, description="One is always left for the connections")
 
 
 class Peer(_Strict):
@@ -147,7 +153,7 @@ class Peer(_Strict):
     role: Literal["server", "client", "web"]
 
 
-class ReceiverConfig(_Networked):
+class ReceiverConfig(Measured, _Networked):
     """`receiver.yml`: the daemon that takes files from peers and puts them into the spool."""
 
     name: Name
@@ -182,7 +188,7 @@ class _Database(_Strict):
     database_password_file: Path | None = None
 
 
-class ServerConfig(_Database, _Networked):
+class ServerConfig(_Database, Measured, _Networked):
     """`server.yml`: the daemon that leads the tasks."""
 
     name: Name = "server"
@@ -230,7 +236,7 @@ class Institution(_Strict):
     min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = "none"
 
 
-class ClientConfig(_Networked):
+class ClientConfig(Measured, _Networked):
     """`client.yml`: the daemon that trains on this node's data."""
 
     name: Name
@@ -266,6 +272,9 @@ class WebConfig(_Database, _Networked):
     secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
     behind_proxy: bool = Field(False, description="Believe X-Forwarded-For and -Proto of a proxy on this machine")
     threads: int = Field(8, ge=1, le=256)
+    metrics_to: list[IPvAnyNetwork] = Field(
+        [ip_network("127.0.0.0/8"), ip_network("::1/128")], description="Who may read /metrics, as networks"
+    )
 
 
 ServerConfig.model_rebuild()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from fedsim.worker.jobs import (
     encode_reply,
     read_job,
 )
+from fedsim.worker.process import LOG_VARIABLE
 
 if TYPE_CHECKING:
     from fedsim.worker.node_jobs import NodeJobs
@@ -91,7 +93,7 @@ def main() -> None:
     _die_with(parent)
     # A terminal's Ctrl-C is for the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging()
+    configure_logging(**json.loads(os.environ.get(LOG_VARIABLE, "{}")))
     worker = Worker(threads)
     with socket.socket(fileno=file_number) as connection, connection.makefile("rb") as lines:
         for line in lines:
