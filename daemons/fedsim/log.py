@@ -37,15 +37,14 @@ class _Journal:
         name = str(fields.pop("event"))
         trace = fields.pop("exception", None)
         shown = " ".join(f"{key}={value}" for key, value in fields.items())
-        try:
-            journal.send(
-                message=f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else ""),
-                priority=_PRIORITY.get(level, 6),
-                SYSLOG_IDENTIFIER=self._identifier,
-                FEDSIM_EVENT=name,
-                **{f"FEDSIM_{key.upper()}": str(value) for key, value in fields.items() if value is not None},
-            )
-        except OSError:  # a restart of journald must not be a daemon's end
+        code = journal.send(
+            message=f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else ""),
+            priority=_PRIORITY.get(level, 6),
+            SYSLOG_IDENTIFIER=self._identifier,
+            FEDSIM_EVENT=name,
+            **{f"FEDSIM_{key.upper()}": str(value) for key, value in fields.items() if value is not None},
+        )
+        if code < 0:
             return event
         raise structlog.DropEvent
 
