@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import threading
@@ -64,7 +65,6 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
             "proc_name": "fedsim-web",
             "forwarded_allow_ips": "",  # the visit itself decides when a proxy is believed
             "control_socket_disable": True,
-            "post_worker_init": self._ready,
             "worker_exit": lambda _, worker: worker.app.close(),
         }
         for name, value in settings.items():
@@ -103,8 +103,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         if self._store is not None:
             self._store.close()
 
-    def _ready(self, _: object) -> None:
-        """In the process that serves, as soon as it does: at the start, and again after a reload."""
+    def serves(self) -> None:
+        """Requests are answered: from the start on, and again after a reload."""
         get_logger().info("ready", version=__version__, address=f"http://{self._where}")
         notify("READY=1", f"STATUS=Serving http://{self._where}")
 
@@ -168,13 +168,15 @@ def serve(config: WebConfig, path: Path) -> int:
 
 def run(config: WebConfig, path: Path) -> int:
     """Serve, and log how that ended; returns the exit code."""
+    supervisor = os.getpid()
     try:
         return serve(config, path)
     except FedsimError as error:
         get_logger().error("failed", problem=str(error))
         return error.exit_code
     finally:
-        get_logger().info("stopped")
+        if os.getpid() == supervisor:  # the process that serves ends through here as well
+            get_logger().info("stopped")
 
 
 main = command_line("web", "Serve the pages and the JSON API.", WebConfig, run)
