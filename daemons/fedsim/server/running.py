@@ -187,7 +187,7 @@ class RunningTask:
         text = self._versions.worked(who, versions)
         if text is not None:
             self._log.warning("other_version", who=who, problem=text)
-            self._records.event("version", f"{text}; it is not comparable with others")
+            self._records.event("version", f"{text}: its result is not comparable with others")
 
     # ------------------------------------------------------------ carrying out
 

@@ -28,12 +28,10 @@ class TaskVersions:
             return None
         self._versions[who] = sorted(together)
         self._folder.write_versions(self._versions)
-        if together == {self._plan.version}:
+        if together - known == {self._plan.version}:
             return None
-        return (
-            f"the workers on {who} are of version {', '.join(sorted(together - known))}: "
-            f"{self._plan.version}, under which the task began, is not installed there (any more)"
-        )
+        others = ", ".join(sorted(together - known))
+        return f"the workers on {who} are of version {others}; the task began under {self._plan.version}"
 
     def about(self) -> dict[str, Any]:
         """What stands of them in the JSON beside a checkpoint."""
