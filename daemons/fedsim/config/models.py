@@ -252,6 +252,8 @@ class WebConfig(_Database, _Networked):
     secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
     behind_proxy: bool = Field(False, description="Believe X-Forwarded-For and -Proto of a proxy on this machine")
     threads: int = Field(8, ge=1, le=256)
+    request_timeout_seconds: Seconds = Field(20, description="A request must have come whole within so long")
+    min_bytes_per_second: int = Field(1024, ge=1, description="A browser must take an answer at least so fast")
 
     def _far_addresses(self) -> list[str]:
         return [self.server.address]

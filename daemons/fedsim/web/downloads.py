@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import BinaryIO
 
 import bottle
 
@@ -34,7 +35,8 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
     if not path.is_relative_to(root) or not path.is_file():
         raise not_found()
     wanted = visit.header("Range")
-    if wanted and not any(bottle.parse_range_header(wanted, path.stat().st_size)):
+    stretch = next(iter(bottle.parse_range_header(wanted, path.stat().st_size)), None) if wanted else None
+    if wanted and stretch is None:
         raise Fault(416, status_text(416))  # Bottle would say so as well, but leave the file open
     response = bottle.static_file(
         path.relative_to(root).as_posix(),
@@ -45,8 +47,26 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
     )
     if response.status_code >= 400:
         raise Fault(response.status_code, status_text(response.status_code))
+    if stretch is not None and response.status_code == 206:
+        response.body.close()
+        response.body = _Stretch(path.open("rb"), *stretch)
     response.set_header("Cache-Control", "private, no-cache")
     return response
+
+
+class _Stretch:
+    """Part of an open file that still is one, so that it is sent from the disk and not copied piece by piece."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file = file
+        self._end = end
+        self.fileno, self.close = file.fileno, file.close
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, none beyond the end."""
+        left = max(self._end - self._file.tell(), 0)
+        return self._file.read(left if size < 0 else min(size, left))
 
 
 def rounds_csv(task: Task, rounds: list[RoundRecord]) -> bottle.HTTPResponse:
