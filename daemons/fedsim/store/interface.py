@@ -222,12 +222,15 @@ class Store(Protocol):
         """What the user may do from now on."""
 
     def set_password_hash(self, user_id: int, password_hash: str) -> None:
-        """Also ends the user's sessions."""
+        """A new password; also ends the user's sessions and tokens."""
+
+    def renew_password_hash(self, user_id: int, old_hash: str, new_hash: str) -> None:
+        """The same password under another hash; nothing ends. Does nothing if `old_hash` is no longer the user's."""
 
     def set_language(self, user_id: int, language: str) -> None:
         """The language in which the user reads pages."""
 
-    # -- sessions, tokens, log-in throttle; hashes are of 32 bytes, hex
+    # -- sessions, tokens, throttle; hashes are of 32 bytes, hex
     def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None:
         """A browser has logged in. Expired sessions, of any user, are removed on the way."""
 
@@ -249,18 +252,26 @@ class Store(Protocol):
     def user_by_token(self, token_hash: str, now: float) -> User | None:
         """The active owner; notes the time of use, to the minute."""
 
-    def record_login_failure(self, key: str, now: float) -> None:
-        """A log-in under this key (a name, an address) failed; only a hash of the key is kept."""
+    def record_attempt(self, key: str, *, now: float, until: float) -> None:
+        """Something was tried under this key (a name, an address); only a hash of the key is kept, until `until`."""
 
-    def login_failures(self, key: str, since: float) -> int:
-        """How many log-ins failed after `since`; older ones, of any key, are removed (there is one window)."""
+    def attempts(self, key: str, now: float) -> int:
+        """How many attempts under this key still count."""
 
-    def clear_login_failures(self, key: str) -> None:
-        """A log-in under this key succeeded."""
+    def clear_attempts(self, key: str) -> None:
+        """Those under this key count no more."""
 
     # -- tasks
-    def create_task(self, user_id: int, settings: TaskSettings, uid: str, now: float) -> Task:
-        """A new pending task. Raises `BadInput` if the user is unknown or the uid taken."""
+    def create_task(
+        self, user_id: int, settings: TaskSettings, uid: str, now: float, *, submission: str | None = None
+    ) -> Task:
+        """A new pending task; if this user has made one with this `submission` (64 characters), that one.
+
+        Raises `BadInput` if the user is unknown or the uid taken.
+        """
+
+    def task_by_submission(self, user_id: int, submission: str) -> Task | None:
+        """The task that this user made with this submission."""
 
     def task(self, number: int) -> Task | None:
         """The task that people know by this number."""
