@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,8 +99,14 @@ class Api:
         return found
 
     def submit(self, settings: Json) -> tuple[Json, list[str]]:
-        """The new task, and notes for the person."""
-        answer = self._ask("POST", "tasks", json=settings)
+        """The new task, and notes for the person. An answer that is lost on its way is asked for once more."""
+        headers = {"Idempotency-Key": secrets.token_urlsafe(16)}  # however often it is sent: one task
+        try:
+            answer = self._ask("POST", "tasks", json=settings, headers=headers)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
+                raise
+            answer = self._ask("POST", "tasks", json=settings, headers=headers)
         return answer["task"], answer["notes"]
 
     def task(self, number: int) -> Json:

@@ -24,6 +24,7 @@ ROOT = "/api/v1"
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
 BIGGEST = 2**63 - 1
+MAX_KEY_CHARACTERS = 255
 Json = dict[str, Any]
 E = TypeVar("E", bound=Enum)
 
@@ -69,9 +70,10 @@ class Api:
 
     def submit(self, visit: Visit) -> bottle.HTTPResponse:
         """A new task from its settings, in our names or the original platform's."""
-        task, notes = submissions.submit(visit, visit.json_body())
-        content = {"task": task_json(visit.store, task), "notes": [visit.say(note) for note in notes]}
-        response = json_response(content, 201)
+        made = submissions.submit(visit, visit.json_body(), _idempotency_key(visit))
+        task = made.task
+        content = {"task": task_json(visit.store, task), "notes": [visit.say(note) for note in made.notes]}
+        response = json_response(content, 201 if made.is_new else 200)
         response.set_header("Location", f"{ROOT}/tasks/{task.number}")
         return response
 
@@ -181,6 +183,15 @@ def user_of(visit: Visit, user_id: int) -> User:
     if user is None:
         raise not_found()
     return user
+
+
+def _idempotency_key(visit: Visit) -> str:
+    key = visit.header("Idempotency-Key")
+    if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise Fault(
+            400, tr("Idempotency-Key must have at most %(limit)s printable characters.", limit=MAX_KEY_CHARACTERS)
+        )
+    return key
 
 
 def _choice(kind: type[E], body: Json, field: str) -> E | None:

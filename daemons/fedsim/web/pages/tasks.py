@@ -1,4 +1,4 @@
-"""Pages of tasks: the list, the form, the page that lives, and what can be done with a task."""
+"""Pages of tasks: the list, the page that lives, and what can be done with a task."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from typing import Any
 
 import bottle
 
-from fedsim.settings import TaskSettings
 from fedsim.store.interface import RoundRecord, Task
 from fedsim.web import forms, submissions
-from fedsim.web.catalogue import read_catalogue
 from fedsim.web.charts import charts_of
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
-from fedsim.web.faults import Fault, Problems
 from fedsim.web.rendering import Renderer
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
@@ -28,7 +25,7 @@ BIGGEST = 2**63 - 1
 
 
 class TaskPages:
-    """The list of tasks, the form for a new one, and a task's own page."""
+    """The list of tasks, and a task's own page."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
@@ -39,8 +36,6 @@ class TaskPages:
         return [
             Route("GET", "/tasks", self.mine),
             Route("GET", "/admin/tasks", self.everybodys, Access.ADMIN),
-            Route("GET", "/tasks/new", self.form),
-            Route("POST", "/tasks/new", self.submit),
             Route("GET", task, self.task),
             Route("POST", task + "/stop", self.stop),
             Route("POST", task + "/delete", self.delete),
@@ -82,42 +77,6 @@ class TaskPages:
         if visit.query.get("seen") == digest:
             return bottle.HTTPResponse(status=204)
         return self._page(visit, part, **values, seen=digest)
-
-    # -- the form
-    def form(self, visit: Visit) -> bottle.HTTPResponse:
-        """The form, with the defaults or with the settings of the task named by `from`."""
-        source = visit.query_number("from", None, least=1, most=BIGGEST)
-        settings = submissions.task_of(visit, source).settings if source else TaskSettings.model_validate({})
-        return self._form(visit, forms.filled(settings), source=source)
-
-    def submit(self, visit: Visit) -> bottle.HTTPResponse:
-        """Submit what was typed; with problems, the form comes back as it was typed."""
-        try:
-            task, _ = submissions.submit(visit, forms.given(visit.form))
-        except Fault as fault:
-            if fault.status != 422:
-                raise
-            return self._form(visit, forms.filled(TaskSettings.model_validate({})) | visit.form, fault)
-        return see_other(f"/tasks/{task.number}")
-
-    def _form(
-        self, visit: Visit, values: dict[str, str], fault: Fault | None = None, source: int | None = None
-    ) -> bottle.HTTPResponse:
-        problems: Problems = fault.problems if fault else {}
-        known = {field.name for field in forms.FIELDS}
-        page = self._page(
-            visit,
-            "task_form.html",
-            groups=forms.GROUPS,
-            values=values,
-            problems=problems,
-            other_problems={name: text for name, text in problems.items() if name not in known},
-            error=fault.text if fault else None,
-            catalogue=read_catalogue(visit.site),
-            source=source,
-            cohort=_cohort(values),
-        )
-        return bottle.HTTPResponse(page, status=fault.status if fault else 200)
 
     # -- one task
     def task(self, visit: Visit, number: int) -> str | bottle.HTTPResponse:
@@ -170,16 +129,6 @@ class TaskPages:
         """A saved model, or with `part=json` the JSON beside it."""
         task = submissions.task_of(visit, number)
         return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
-
-
-def _cohort(values: dict[str, str]) -> int | None:
-    """How many clients a round would have; None while the form's numbers are not numbers."""
-    try:
-        wanted = {name: values[name] for name in ("num_clients", "fraction_train")}
-        settings = TaskSettings.model_validate(wanted)
-    except ValueError:
-        return None
-    return settings.cohort_size
 
 
 def _phases(rounds: list[RoundRecord]) -> list[str]:
