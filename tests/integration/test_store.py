@@ -20,6 +20,7 @@ from fedsim.store.interface import (
     LEGAL_MOVES,
     Checkpoint,
     Event,
+    Measured,
     Node,
     Progress,
     Role,
@@ -563,6 +564,35 @@ class TestRounds:
             (None, 0.5),
             {"train": None},
         )
+
+    @pytest.mark.parametrize(
+        ("which", "found"),
+        [
+            ({}, [0, 1, 2, 4, 5]),
+            ({"limit": 2}, [0, 1]),
+            ({"limit": 2, "newest": True}, [4, 5]),
+            ({"after": 1}, [2, 4, 5]),
+            ({"after": 1, "before": 5, "limit": 1, "newest": True}, [4]),
+            ({"after": 5}, []),
+        ],
+    )
+    def test_a_stretch_of_the_rounds_and_of_the_checkpoints(
+        self, store: Store, which: dict[str, Any], found: list[int]
+    ) -> None:
+        task = new_task(store, state=RUNNING)
+        for number in (5, 4, 2, 1, 0):
+            store.record_round(task.uid, new_round(number))
+            store.record_checkpoint(task.uid, new_checkpoint(number))
+        assert [record.round for record in store.rounds(task.number, **which)] == found
+        assert [checkpoint.round for checkpoint in store.checkpoints(task.number, **which)] == found
+        assert store.count_rounds(task.number) == 5
+
+    def test_what_was_measured_in_some_rounds(self, store: Store) -> None:
+        task = new_task(store, state=RUNNING)
+        store.record_round(task.uid, new_round(0, loss=2.5, accuracy=0.1, train_loss=None))
+        store.record_round(task.uid, new_round(1))
+        assert store.measured(task.number, {1, 0, 7}) == [Measured(0, None, 2.5, 0.1), Measured(1, 0.5, None, None)]
+        assert store.measured(task.number, set()) == []
 
     def test_a_million_missing_clients_fit(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)

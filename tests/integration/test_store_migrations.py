@@ -199,6 +199,12 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
     assert again[0] == again[1]
 
 
+HALF_OF_ATTEMPTS = (
+    "CREATE TABLE attempts "
+    "(id INTEGER AUTO_INCREMENT PRIMARY KEY, key_hash VARCHAR(64) NOT NULL, until DOUBLE NOT NULL)"
+)
+
+
 @ON_MARIADB
 @pytest.mark.parametrize(
     "done",
@@ -207,7 +213,7 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
         [
             "ALTER TABLE tasks ADD COLUMN submission VARCHAR(64)",
             "CREATE UNIQUE INDEX ix_tasks_user_id_submission ON tasks (user_id, submission)",
-            "CREATE TABLE attempts (id INT AUTO_INCREMENT PRIMARY KEY, key_hash VARCHAR(64) NOT NULL, until REAL NOT NULL)",
+            HALF_OF_ATTEMPTS,
         ],
     ],
 )

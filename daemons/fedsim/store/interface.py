@@ -6,6 +6,7 @@ state change is one conditional UPDATE whose row count is checked, so an illegal
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -151,6 +152,16 @@ class RoundRecord:
     accuracy: float | None = None
     recall: tuple[float | None, ...] | None = None
     auc: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What curves are drawn from: a round's metrics without the rest of its record."""
+
+    round: int
+    train_loss: float | None
+    loss: float | None
+    accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -320,14 +331,39 @@ class Store(Protocol):
         and infinities are kept as None. Raises `BadInput` if there is no such task.
         """
 
-    def rounds(self, number: int) -> list[RoundRecord]:
-        """Round 0 (the evaluation of the initial model) first."""
+    def rounds(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[RoundRecord]:
+        """Round 0 (the evaluation of the initial model) first: all, or those after and before a round.
+
+        `limit` takes the first so many of them, with `newest` the last so many.
+        """
+
+    def count_rounds(self, number: int) -> int:
+        """How many rounds are recorded."""
+
+    def measured(self, number: int, among: Collection[int]) -> list[Measured]:
+        """What was measured in those of the rounds `among` that are recorded, in their order."""
 
     def record_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
         """Insert or overwrite. Raises `BadInput` if there is no such task."""
 
-    def checkpoints(self, number: int) -> list[Checkpoint]:
-        """In order of their rounds, also those whose file is gone."""
+    def checkpoints(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[Checkpoint]:
+        """In order of their rounds, also those whose file is gone; which of them, as in `rounds`."""
 
     def expired_checkpoints(
         self, *, finished_before: float | None, keep_tasks: int | None

@@ -64,7 +64,7 @@ def is_right(password_hash: str | None, password: str) -> bool:
             right = _HASHER.verify(password_hash or _dummy_hash(), password[: MAX_BYTES + 1])
         except (VerifyMismatchError, InvalidHashError):
             return False
-    return right and password_hash is not None
+    return bool(right) and password_hash is not None
 
 
 def is_outdated(password_hash: str) -> bool:
