@@ -114,7 +114,9 @@ class _Application:
             return self._fault(visit, Fault(401, status_text(401)))
         back = quote(visit.address_within, safe="/") if visit.method == "GET" else "/tasks"
         if visit.header("HX-Request"):
-            return bottle.HTTPResponse(status=401, headers={"HX-Redirect": "/login"})
+            response = self._fault(visit, Fault(401, status_text(401)))
+            response.set_header("HX-Redirect", "/login")
+            return response
         return see_other(f"/login?next={back}")
 
     def _fault(self, visit: Visit, fault: Fault) -> bottle.HTTPResponse:
