@@ -281,9 +281,14 @@ class WebConfig(_Database, _Networked):
     session_hours: Annotated[float, Field(gt=0, le=8760)] = 12
     login_attempts: int = Field(10, ge=1, description="Failed log-ins of a name or address before it must wait")
     login_window_seconds: Seconds = 900
+    registrations_per_address: int = Field(20, ge=1, description="Registrations from an address before it must wait")
+    registrations_overall: int = Field(200, ge=1, description="Registrations from anywhere before all must wait")
+    registration_window_seconds: Seconds = 3600
     secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
     behind_proxy: bool = Field(False, description="Believe X-Forwarded-For and -Proto of a proxy on this machine")
     threads: int = Field(8, ge=1, le=256)
+    request_timeout_seconds: Seconds = Field(20, description="A request must have come whole within so long")
+    min_bytes_per_second: int = Field(1024, ge=1, description="A browser must take an answer at least so fast")
 
 
 ServerConfig.model_rebuild()
