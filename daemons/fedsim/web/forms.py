@@ -176,5 +176,5 @@ def new_submission() -> str:
 
 
 def _plain(value: Any) -> str:
-    """A number as people type it: 600, not 600.0."""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    """A number as people type it, 600 and not 600.0, and to its last digit: run again, it is the same number."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
