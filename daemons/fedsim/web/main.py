@@ -24,6 +24,8 @@ from fedsim.web.app import make_app
 from fedsim.web.metrics import MeasuredApp
 from fedsim.web.signal import WireSignal
 from fedsim.web.supervisor import EventLogger, Supervisor
+from fedsim.web.visit import MAX_BODY_BYTES
+from fedsim.web.worker import PatientWorker
 from fedsim.wire.stream import tls_context
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
@@ -31,6 +33,8 @@ WORKER_TIMEOUT_SECONDS = 60
 GRACEFUL_SECONDS = 10
 KEEP_ALIVE_SECONDS = 15
 BACKLOG = 256
+# Each may hold a socket and the file that it downloads: well below the usual limit of 1,024 descriptors.
+MAX_CONNECTIONS = 400
 DATABASE_RETRY_SECONDS = 2.0
 # What a reload cannot change.
 FIXED = ("listen", "insecure_plaintext")
@@ -52,11 +56,16 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
 
     def load_config(self) -> None:
         """Our settings, instead of gunicorn's command line and files."""
+        # What the worker asks for.
+        self.request_seconds = self._config.request_timeout_seconds
+        self.min_bytes_per_second = self._config.min_bytes_per_second
+        self.max_body_bytes = MAX_BODY_BYTES
         settings: dict[str, Any] = {
             "bind": [f"fd://{descriptor}" for descriptor in self._descriptors],
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
             "workers": 1,
             "threads": self._config.threads,
+            "worker_connections": MAX_CONNECTIONS,
             "timeout": WORKER_TIMEOUT_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
