@@ -5,6 +5,7 @@ A daemon fills in three methods: `setup`, `run_once` (one turn of its loop, whic
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import socket
@@ -14,17 +15,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import click
 from pydantic import BaseModel
 
 from fedsim import __version__
-from fedsim.config import load_config
+from fedsim.config import Measured, load_config
 from fedsim.errors import EX_OK, EX_UNAVAILABLE, ConfigError, FedsimError
 from fedsim.log import configure_logging, get_logger
+from fedsim.metrics import MetricsEndpoint, ProcessMetrics
 
-Config = TypeVar("Config", bound=BaseModel)
+Config = TypeVar("Config", bound=Measured)
+Model = TypeVar("Model", bound=BaseModel)
+
+EXTEND_START_USEC = 30_000_000
 
 
 def notify(*states: str) -> None:
@@ -44,14 +49,18 @@ class Daemon(ABC, Generic[Config]):
 
     name: str
     config_model: type[Config]
+    metrics_model: type[ProcessMetrics]
+    metrics: ProcessMetrics
 
     def __init__(self, config: Config, config_path: Path) -> None:
         self.config = config
         self.config_path = config_path
         self.log = get_logger()
+        self.metrics = self.metrics_model()
         self.stopping = False
         self.reload_wanted = False
         self._status = ""
+        self._endpoint: MetricsEndpoint | None = None
         self.wake_fd, self._wake_write = socket.socketpair()
         self.wake_fd.setblocking(False)
         self._wake_write.setblocking(False)
@@ -68,6 +77,11 @@ class Daemon(ABC, Generic[Config]):
     def teardown(self) -> None:
         """Let go of everything that `setup` acquired, also after a failure half-way."""
 
+    @classmethod
+    def log_fields(cls, config: Config) -> dict[str, Any]:  # noqa: ARG003 - for those that override it
+        """What stands in every event of this process that does not say otherwise."""
+        return {}
+
     def reload(self, config: Config) -> None:
         """Take over what can change without a restart."""
         self.config = config
@@ -77,6 +91,10 @@ class Daemon(ABC, Generic[Config]):
         if text != self._status:
             self._status = text
             notify(f"STATUS={' '.join(text.split())}")
+
+    def still_starting(self) -> None:
+        """What is waited for may take as long as it takes: neither the start nor the watchdog's time is over."""
+        notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
 
     def drain_wake(self) -> None:
         """Take the signal wake-ups out of `wake_fd`."""
@@ -102,12 +120,24 @@ class Daemon(ABC, Generic[Config]):
             self.log.error("reload_failed", problem=str(error))  # noqa: TRY400 - the message is the story
         notify("READY=1")
 
+    def _tell_metrics(self) -> None:
+        if self.config.metrics is not None:
+            self._endpoint = MetricsEndpoint(self.config.metrics, self.metrics.registry)
+            where = self.config.metrics.model_copy(update={"port": self._endpoint.port})
+            self.log.info("metrics_told", address=f"http://{where}/metrics")
+
+    def feed_watchdog(self) -> None:
+        """Called by the loop after each turn; a daemon whose work is done elsewhere asks there first."""
+        notify("WATCHDOG=1")
+
     def run(self) -> int:
         """The daemon's life; returns its exit code."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
+        faulthandler.enable()  # the watchdog's SIGABRT then tells where the loop stood
         try:
+            self._tell_metrics()
             self.setup()
             if not self.stopping:
                 self.log.info("ready", version=__version__, config=str(self.config_path))
@@ -115,8 +145,9 @@ class Daemon(ABC, Generic[Config]):
             while not self.stopping:
                 if self.reload_wanted:
                     self._reload()
-                self.run_once()
-                notify("WATCHDOG=1")
+                with self.metrics.turn.time():
+                    self.run_once()
+                self.feed_watchdog()
         except FedsimError as error:
             self.log.error("failed", problem=str(error))  # noqa: TRY400
             return error.exit_code
@@ -128,13 +159,19 @@ class Daemon(ABC, Generic[Config]):
         finally:
             notify("STOPPING=1")
             self.teardown()
+            if self._endpoint is not None:
+                self._endpoint.close()
             signal.set_wakeup_fd(-1)
         self.log.info("stopped")
         return EX_OK
 
 
 def command_line(
-    name: str, what_it_does: str, model: type[Config], run: Callable[[Config, Path], int]
+    name: str,
+    what_it_does: str,
+    model: type[Model],
+    run: Callable[[Model, Path], int],
+    log_fields: Callable[[Model], dict[str, Any]] = lambda _: {},
 ) -> click.Command:
     """The command line that every daemon has: --config, --validate-config, --verbose.
 
@@ -143,6 +180,7 @@ def command_line(
         what_it_does: for `--help`.
         model: of the file.
         run: lives the daemon's life with a valid configuration (from this file); returns the exit code.
+        log_fields: what stands in every event, for such a configuration.
     """
 
     @click.command(name=f"fedsim-{name}", help=what_it_does)
@@ -166,7 +204,7 @@ def command_line(
         if validate_config:
             click.echo(f"{path} is valid.")
             return
-        configure_logging(verbose=verbose)
+        configure_logging(verbose=verbose, identifier=f"fedsim-{name}", **log_fields(config))
         sys.exit(run(config, path))
 
     return command
@@ -175,4 +213,10 @@ def command_line(
 def daemon_main(daemon: type[Daemon[Config]]) -> None:
     """Run a daemon by its command line."""
     what_it_does = (daemon.__doc__ or "").strip()
-    command_line(daemon.name, what_it_does, daemon.config_model, lambda config, path: daemon(config, path).run())()
+    command_line(
+        daemon.name,
+        what_it_does,
+        daemon.config_model,
+        lambda config, path: daemon(config, path).run(),
+        daemon.log_fields,
+    )()

@@ -9,54 +9,112 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 from collections.abc import MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import structlog
 
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
-
-def _to_journal(_: Any, level: str, event: MutableMapping[str, Any]) -> str:
-    """Send the event with its fields; returns nothing to print."""
-    from cysystemd import journal  # noqa: PLC0415 - needs libsystemd, which only a systemd host is sure to have
-
-    name = str(event.pop("event"))
-    trace = event.pop("exception", None)
-    shown = " ".join(f"{key}={value}" for key, value in event.items() if not key.startswith("_"))
-    message = f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else "")
-    fields = {f"FEDSIM_{key.upper()}": str(value) for key, value in event.items()}
-    journal.send(
-        message=message,
-        priority=_PRIORITY.get(level, 6),
-        SYSLOG_IDENTIFIER=os.path.basename(sys.argv[0]),  # noqa: PTH119
-        FEDSIM_EVENT=name,
-        **fields,
-    )
-    raise structlog.DropEvent
+Event = MutableMapping[str, Any]
 
 
-def configure_logging(*, verbose: bool = False) -> None:
-    """Send structlog's events, and the standard library's warnings, to the journal or the terminal."""
+class _Journal:
+    """Sends events with their fields to the journal."""
+
+    def __init__(self, identifier: str) -> None:
+        self._identifier = identifier
+
+    def __call__(self, _: Any, level: str, event: Event) -> Event:
+        """Send the event, whole, as one entry; hand it on to be printed only if the journal cannot be reached."""
+        from cysystemd import journal  # noqa: PLC0415 - a native library, which only a systemd host is sure to load
+
+        fields = dict(event)
+        name = str(fields.pop("event"))
+        trace = fields.pop("exception", None)
+        shown = " ".join(f"{key}={value}" for key, value in fields.items())
+        code = journal.send(
+            message=f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else ""),
+            priority=_PRIORITY.get(level, 6),
+            SYSLOG_IDENTIFIER=self._identifier,
+            FEDSIM_EVENT=name,
+            **{f"FEDSIM_{key.upper()}": str(value) for key, value in fields.items() if value is not None},
+        )
+        if code < 0:
+            return event
+        raise structlog.DropEvent
+
+
+class _Events(logging.Handler):
+    """What libraries log, as events like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the record."""
+        fields: dict[str, Any] = {"library": record.name, "text": record.getMessage()}
+        if record.exc_info:
+            fields["exc_info"] = record.exc_info
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        structlog.get_logger().log(level, "library_message", **fields)
+
+
+def _writes_to_the_journal() -> bool:
+    """Whether standard error is the journal itself: the variable is inherited further than the stream."""
+    device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
+    with suppress(OSError):
+        there = os.fstat(2)
+        return (device, inode) == (str(there.st_dev), str(there.st_ino))
+    return False
+
+
+def configure_logging(*, verbose: bool = False, identifier: str | None = None, **fields: Any) -> None:
+    """Send our events, what libraries log and what nobody catches to the journal or the terminal.
+
+    Args:
+        verbose: details as well.
+        identifier: SYSLOG_IDENTIFIER in the journal; None: the command's name.
+        fields: stand in every event that does not set them itself.
+    """
     level = logging.DEBUG if verbose else logging.INFO
+
+    def with_fields(_: Any, __: str, event: Event) -> Event:
+        return {**fields, **event}
+
     processors: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        with_fields,
         structlog.processors.StackInfoRenderer(),
     ]
-    if os.environ.get("JOURNAL_STREAM"):
-        processors += [structlog.processors.format_exc_info, _to_journal]
-    else:
+    if _writes_to_the_journal():
         processors += [
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24),
+            structlog.processors.format_exc_info,
+            _Journal(identifier or Path(sys.argv[0]).name),
         ]
+    processors += [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24),
+    ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    logging.basicConfig(handlers=[_Events()], level=logging.WARNING, force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda end: _uncaught(end.exc_type, end.exc_value or end.exc_type(), end.exc_traceback)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """A fault of ours: told whole, in one event."""
+    if issubclass(kind, SystemExit):
+        return
+    structlog.get_logger().critical("crashed", thread=threading.current_thread().name, exc_info=(kind, error, trace))
 
 
 def get_logger(**fields: Any) -> Any:

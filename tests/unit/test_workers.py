@@ -9,6 +9,7 @@ from selectors import DefaultSelector
 
 import psutil
 
+from fedsim import __version__
 from fedsim.config import DataSetConfig
 from fedsim.worker.jobs import Inspect, Inspected
 from fedsim.worker.pool import WorkerPool
@@ -19,7 +20,16 @@ def open_descriptors() -> int:
 
 
 def pool(selector: DefaultSelector, *, max_restarts: int) -> WorkerPool:
-    return WorkerPool(["only"], selector, lambda: None, threads=1, max_restarts=max_restarts, task=1)
+    return WorkerPool(
+        ["only"],
+        selector,
+        lambda: None,
+        threads=1,
+        max_restarts=max_restarts,
+        log={"task": 1},
+        version=__version__,
+        on_death=lambda: None,
+    )
 
 
 def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:

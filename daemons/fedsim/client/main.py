@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from importlib.metadata import entry_points
 from selectors import EVENT_READ, DefaultSelector
+from typing import Any
 
 from fedsim import __version__
 from fedsim.client.leaving import LeavingLog
@@ -14,6 +15,7 @@ from fedsim.config import ClientConfig
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Assignment, Engine, Hello, ModelInfo, Stop, read_message
+from fedsim.metrics import NodeMetrics
 from fedsim.settings import MODELS
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
@@ -32,7 +34,7 @@ SETTLE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext")
+FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext", "metrics")
 
 
 class ClientDaemon(Daemon[ClientConfig]):
@@ -40,6 +42,8 @@ class ClientDaemon(Daemon[ClientConfig]):
 
     name = "client"
     config_model = ClientConfig
+    metrics_model = NodeMetrics
+    metrics: NodeMetrics
 
     def setup(self) -> None:
         """Open the spool, start the sender, look at the data."""
@@ -65,6 +69,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             selector=self._selector,
             leaving=LeavingLog(config.spool / "left.jsonl"),
             announce=self._announce_soon,
+            metrics=self.metrics,
         )
         self._running: dict[str, RunningTask] = {}
         self._inspected: Inspected | None = None
@@ -107,8 +112,11 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._sweep()
         if now >= self._announce_at:
             self._announce()
+        self.metrics.tasks.labels("running").set(len(self._running))
+        self.metrics.full.labels("room").set(bool(self._full))
         doing = "; ".join(running.status for running in self._running.values())
-        self.status(self._full or doing or "waiting for a task")
+        idle = "waiting for a task" if self._inspected is not None else "looking at the data"
+        self.status(self._full or doing or idle)
 
     def _disk_full(self, reason: str) -> None:
         """Let go of the tasks, tell the server why, and go on with them when there is room."""
@@ -142,6 +150,11 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._platform.config = config
         self._look_at_data_at = 0.0
 
+    @classmethod
+    def log_fields(cls, config: ClientConfig) -> dict[str, Any]:
+        """Who speaks, for whoever reads the journals of several hosts."""
+        return {"node": config.name}
+
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
         if hasattr(self, "_running"):
@@ -162,6 +175,7 @@ class ClientDaemon(Daemon[ClientConfig]):
     def _data_seen(self, inspected: Inspected) -> None:
         first = self._inspected is None
         self._inspected = inspected
+        self.metrics.problems.set(len(inspected.problems))
         if first:
             self._look()
         self._announce_soon()

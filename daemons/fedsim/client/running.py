@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from selectors import BaseSelector
 
+from fedsim.client.begun import Begun
 from fedsim.client.leaving import LeavingLog
+from fedsim.client.story import Story
 from fedsim.config import ClientConfig, DataSetConfig
 from fedsim.course import node as course
 from fedsim.errors import BadInput, DiskFull
-from fedsim.log import get_logger
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
+from fedsim.metrics import NodeMetrics
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
@@ -39,6 +41,7 @@ class Platform:
     selector: BaseSelector
     leaving: LeavingLog
     announce: Callable[[], None]
+    metrics: NodeMetrics
 
 
 class RunningTask:
@@ -48,9 +51,11 @@ class RunningTask:
         self.assignment = assignment
         self.uid = assignment.task
         self._platform = platform
-        self._log = get_logger(task=assignment.number, node=platform.config.name)
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
+        self._begun = Begun(self._folder)
+        self._story = Story(assignment, platform.metrics, self._updates)
+        self._log = self._story.log
         self._pool: WorkerPool | None = None
         newest = self._newest_global()
         trained = self._trained(*newest) if newest is not None else []
@@ -66,7 +71,7 @@ class RunningTask:
     @property
     def report(self) -> TaskReport:
         """What the node tells of the task."""
-        return self._course.report
+        return self._course.report.model_copy(update={"versions": tuple(self._begun.versions)})
 
     @property
     def status(self) -> str:
@@ -75,8 +80,7 @@ class RunningTask:
 
     def start(self, refusal: str | None) -> None:
         """Begin, or take up again what a restart found; `refusal` says why the institution forbids it."""
-        settings = self.assignment.settings
-        self._log.info("task_assigned", model=settings.model, dataset=settings.dataset, clients=self._clients())
+        self._story.begins(self._begun.version)
         if refusal is not None:
             self._happened(course.Failed(refusal, refused=True))
             return
@@ -87,7 +91,12 @@ class RunningTask:
         """See whether a global model has come."""
         newest = self._newest_global()
         if newest is not None:
+            before = self._course.round
             self._happened(course.GlobalArrived(*newest))
+            if self._course.round != before:
+                number, broadcast = newest
+                trained = {chunk for _, chunk in self._trained(number, broadcast)}
+                self._story.round_begins(number, {chunk.id for chunk in broadcast.chunks} - trained)
 
     def stop(self, reason: str) -> None:
         """The server says that the task is over; a final model that came before is looked for first."""
@@ -104,10 +113,12 @@ class RunningTask:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
+        self._story.pauses()
 
     def sent(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
         file = outcome.file_id
+        self._story.sent(outcome)
         if outcome.delivered:
             self._platform.leaving.note(self.assignment, outcome, self._num_examples(file))
             if file.kind is Kind.TESTSET:
@@ -120,6 +131,7 @@ class RunningTask:
         if self._pool is None:
             return
         replies, broken = self._pool.replies()
+        self._worked()
         for reply in replies:
             self._worker_replied(reply)
         if broken is not None:
@@ -130,12 +142,13 @@ class RunningTask:
     def _worker_replied(self, reply: jobs.Reply) -> None:
         match reply:
             case jobs.DataLoaded():
+                if self.report.state == "loading":
+                    self._story.loaded(reply.num_examples)
                 self._happened(course.Loaded(reply.num_examples))
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
-                seconds = round(reply.seconds, 3)
-                self._log.info("chunk_trained", round=reply.round, chunk=reply.chunk, seconds=seconds)
+                self._story.trained(reply)
                 self._happened(course.Trained(reply.round, reply.chunk))
             case jobs.ClientDiverged():
                 self._happened(course.Diverged(reply.round, reply.client))
@@ -163,7 +176,8 @@ class RunningTask:
                 self._load()
             case course.Report():
                 report = self.report
-                self._log.info("task_report", state=report.state, reason=report.reason)
+                if report.reason:
+                    self._log.warning("task_given_up", state=report.state, problem=report.reason)
                 self._platform.announce()
             case course.SendTestset():
                 data, labels = (
@@ -196,8 +210,14 @@ class RunningTask:
             case course.End():
                 self.let_go()
                 clear_task(self._platform.spool, self.uid)
-                self._log.info("task_ended")
+                self._log.info("task_ended", round=self._course.round)
                 self._platform.announce()
+
+    def _worked(self) -> None:
+        """Note which versions' workers work for the task, and say so where they are not those that it began with."""
+        for version in self._begun.worked(self._pool.versions if self._pool is not None else ()):
+            problem = f"{self._begun.version}, under which the task began here, is not installed (any more)"
+            self._log.warning("other_version", version=version, problem=problem)
 
     def _load(self) -> None:
         config = self._platform.config
@@ -217,9 +237,12 @@ class RunningTask:
             self.workers_ready,
             threads=self.assignment.engine.threads,
             max_restarts=config.max_worker_restarts,
-            task=self.assignment.number,
+            log={"task": self.assignment.number, "node": config.name},
+            version=self._begun.version,
+            on_death=self._platform.metrics.worker_restarts.inc,
             first=first,
         )
+        self._worked()
 
     def _give(self, job: jobs.Job) -> None:
         if self._pool is not None:
@@ -272,10 +295,6 @@ class RunningTask:
 
     def _models(self) -> Path:
         return self._platform.config.spool / "checkpoints"
-
-    def _clients(self) -> str:
-        first = self.assignment.first_client
-        return f"{first}-{first + self.assignment.num_clients - 1}"
 
     def _dataset(self) -> DataSetConfig | None:
         wanted = self.assignment.settings.dataset

@@ -16,6 +16,7 @@ from fedsim.errors import BadInput, Refused
 from fedsim.receiver.contents import check_contents
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
+from fedsim.receiver.numbers import TaskNumbers
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role, metadata_path
 from fedsim.spool.layout import Metadata, Spool, read_metadata
@@ -30,6 +31,7 @@ class SpoolInbox:
         self.config = config
         self._role = Role(config.role)
         self._spool = spool
+        self._numbers = TaskNumbers(spool, self._role)
         self._counters = counters
         self._lock = threading.Lock()
         self._open: dict[tuple[str, str], IncomingFile] = {}
@@ -152,16 +154,21 @@ class SpoolInbox:
             self._counters.add("files_stored")
             self._counters.add("bytes_stored", incoming.header.size)
             log = self._log.debug if incoming.header.id.kind is Kind.HELLO else self._log.info
-            log("file_received", **_fields(incoming.sender, incoming.header), seconds=round(seconds, 3))
+            log("file_received", **self._fields(incoming.sender, incoming.header), seconds=round(seconds, 3))
         elif refused.code not in {"abandoned", "superseded"}:
             self._count_refusal(incoming.sender, incoming.header, refused)
 
     def _count_refusal(self, sender: Identity, header: FileHeader, refused: Refused) -> None:
         self._counters.add("files_refused")
         self._counters.add(f"refused_{refused.code}")
-        self._log.warning("file_refused", **_fields(sender, header), code=refused.code, problem=str(refused))
+        self._log.warning("file_refused", **self._fields(sender, header), code=refused.code, problem=str(refused))
 
-
-def _fields(sender: Identity, header: FileHeader) -> dict[str, Any]:
-    told = header.id.model_dump(mode="json", exclude_none=True)
-    return {"node": sender.name, **told, "size": header.size}
+    def _fields(self, sender: Identity, header: FileHeader) -> dict[str, Any]:
+        """On a server the node that a line is about is the sender; on a node it is the node itself."""
+        told = header.id.model_dump(mode="json", exclude_none=True)
+        uid = told.pop("task", None)
+        if uid is not None:
+            number = self._numbers.of(uid)
+            told = {**({} if number is None else {"task": number}), "task_uid": uid, **told}
+        about = "node" if sender.role is Role.CLIENT else "sender"
+        return {about: sender.name, **told, "size": header.size}

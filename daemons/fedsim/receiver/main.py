@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import select
 import time
-from typing import Final
+from typing import Any, Final
 
 from fedsim.config import ReceiverConfig
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import FedsimError
-from fedsim.receiver.service import Receiver
+from fedsim.receiver.metrics import ReceiverMetrics
+from fedsim.receiver.service import Pulse, Receiver
 
 _TURN_MILLISECONDS: Final = 2000
 _SWEEP_SECONDS: Final = 3600.0
@@ -20,6 +21,8 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
 
     name = "receiver"
     config_model = ReceiverConfig
+    metrics_model = ReceiverMetrics
+    metrics: ReceiverMetrics
     _receiver: Receiver | None = None
     _shown = ""
     _sweep_at = 0.0
@@ -28,6 +31,8 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         """Open spool and port."""
         self._receiver = Receiver(self.config)
         self._receiver.start()
+        self._pulse = Pulse(self._receiver.hub)
+        self.metrics.watch(self._receiver.counts)
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self.log.info("listening", address=self.config.listen.address, port=self._receiver.port)
         self._show(self._receiver)
@@ -50,7 +55,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
 
     def reload(self, config: ReceiverConfig) -> None:
         """Peers and limits change at once; the rest with a restart."""
-        fixed = ("name", "role", "listen", "spool", "tls")
+        fixed = ("name", "role", "listen", "spool", "tls", "metrics")
         changed = [key for key in fixed if getattr(config, key) != getattr(self.config, key)]
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
@@ -63,6 +68,16 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         """Close every connection; senders will come again."""
         if self._receiver is not None:
             self._receiver.close()
+
+    def feed_watchdog(self) -> None:
+        """It is the threads that work: the watchdog hears of this turn only once one of them has answered."""
+        if self._pulse.felt():
+            super().feed_watchdog()
+
+    @classmethod
+    def log_fields(cls, config: ReceiverConfig) -> dict[str, Any]:
+        """Who speaks, for whoever reads the journals of several hosts."""
+        return {"node": config.name}
 
     def _show(self, receiver: Receiver) -> None:
         counts = receiver.counts()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import select
 import socket
 import ssl
@@ -13,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from fedsim.activation import passed_sockets
 from fedsim.config import Address, Limits, ReceiverConfig
 from fedsim.errors import Refused, Unavailable
 from fedsim.receiver.counters import Counters
@@ -26,18 +26,10 @@ from fedsim.wire.link import Link, LinkRules
 from fedsim.wire.stream import make_stream, tls_context
 
 _BACKLOG: Final = 512
-_FIRST_PASSED_DESCRIPTOR: Final = 3  # sd_listen_fds(3)
 _QUIET_LOG_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.5
 # What an ordinary peer does; only others are worth a line.
 _ORDINARY_ENDS: Final = frozenset({"closed", "lost", "idle", "stopping"})
-
-
-def passed_socket() -> socket.socket | None:
-    """The listening socket that systemd made for this process, if it did (socket activation)."""
-    if os.environ.get("LISTEN_PID") != str(os.getpid()) or int(os.environ.get("LISTEN_FDS", "0")) < 1:
-        return None
-    return socket.socket(fileno=_FIRST_PASSED_DESCRIPTOR)
 
 
 def listen(address: Address) -> socket.socket:
@@ -75,7 +67,7 @@ class Receiver:
         self.context: ssl.SSLContext | None = tls_context(config.tls, listening=True) if config.tls else None
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
-        self._listener: Listener | None = None
+        self._listeners: list[Listener] = []
         self._log = structlog.get_logger()
         self._quiet_until = 0.0
         self._unlogged = 0
@@ -83,15 +75,18 @@ class Receiver:
     def start(self) -> None:
         """Sweep, listen, serve; `Unavailable` if the port cannot be used."""
         self.sweep()
-        sock = passed_socket() or listen(self.config.listen)
-        self._listener = Listener(self, sock)
+        config = self.config
+        plain = config.tls is None and not config.insecure_plaintext
+        sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
+        self._listeners = [Listener(self, sock) for sock in sockets]
         self.hub.start()
-        self.hub.add(self._listener)
+        for listener in self._listeners:
+            self.hub.add(listener)
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        return 0 if self._listener is None else self._listener.port
+        return self._listeners[0].port if self._listeners else 0
 
     def sweep(self) -> None:
         """Remove half-received files that nobody resumed."""
@@ -111,8 +106,8 @@ class Receiver:
             sessions = list(self._sessions)
         for session in sessions:
             session.link.close("stopping", f"{self.me} stops; try again later", retry=True)
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
 
     def counts(self) -> dict[str, int]:
         """All counters, and how many connections are open."""
@@ -216,6 +211,34 @@ class Listener:
     def close(self) -> None:
         """Give the port back."""
         self._sock.close()
+
+
+class Pulse:
+    """An actor that only answers, so that somebody outside can see that the hub's threads take turns."""
+
+    deadline: float | None = None
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._answered = threading.Event()
+        hub.add(self)
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        return (-1, 0)
+
+    def handle(self, _: int) -> bool:
+        """See Actor."""
+        self._answered.set()
+        return False
+
+    def felt(self) -> bool:
+        """Whether the hub has answered since the last call; asks it again then."""
+        answered = self._answered.is_set()
+        if answered:
+            self._answered.clear()
+            self._hub.wake(self)
+        return answered
 
 
 class Session:

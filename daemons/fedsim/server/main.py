@@ -11,9 +11,10 @@ from selectors import EVENT_READ, DefaultSelector
 from fedsim import __version__
 from fedsim.config import ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.daemon import Daemon, daemon_main, notify
+from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import BadInput, DiskFull, Unavailable
 from fedsim.messages import DataSetInfo
+from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
@@ -38,9 +39,8 @@ HOUSEKEEPING_SECONDS = 3600.0
 WATCHDOG_SECONDS = 5.0
 DATABASE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
-EXTEND_START_USEC = 30_000_000
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext")
+FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext", "metrics")
 
 
 class ServerDaemon(Daemon[ServerConfig]):
@@ -48,6 +48,8 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     name = "server"
     config_model = ServerConfig
+    metrics_model = ServerMetrics
+    metrics: ServerMetrics
 
     def setup(self) -> None:
         """Open the spool, start the sender; the database is waited for."""
@@ -66,7 +68,9 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
         self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
-        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes, self._finals)
+        self._platform = Platform(
+            self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self.metrics
+        )
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
         self._own_datasets: dict[str, DataSetInfo] | None = None
@@ -141,14 +145,16 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _wait_for_room(self) -> None:
         """After the disk was full: until there is room again; a stop ends the wait."""
+        self.metrics.waiting.labels("room").set(self._full)
         while self._full and not self.stopping:
             self.status(f"the disk of {self.config.spool} is full: waiting for {self.config.min_free_bytes} bytes")
             self._pause(ROOM_SECONDS)
             self._full = not has_room(self.config.spool, self.config.min_free_bytes)
+        self.metrics.waiting.labels("room").set(0)
 
     def _pause(self, seconds: float) -> None:
         """Wait without a stall that systemd would punish. Only signals wake: files lie where they are found later."""
-        notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
+        self.still_starting()
         if select.select([self.wake_fd], [], [], seconds)[0]:
             self.drain_wake()
 
@@ -163,10 +169,12 @@ class ServerDaemon(Daemon[ServerConfig]):
                 if str(error) != said:
                     said = str(error)
                     self.log.warning("waiting_for_database", problem=said)
+                    self.metrics.waiting.labels("database").set(1)
                 self.status(f"waiting for the database: {error}")
                 self._pause(DATABASE_SECONDS)
             else:
-                return
+                break
+        self.metrics.waiting.labels("database").set(0)
 
     def _take_up(self) -> None:
         """Go on with the tasks that were claimed or running."""
@@ -274,7 +282,14 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._housekeeping_at = now + HOUSEKEEPING_SECONDS
             apply_retention(self._checkpoints, self._store, self.config.retention, time.time())
         self._reap()
+        self._count()
         self.status("; ".join(running.status for running in self._running.values()) or self._idle_status())
+
+    def _count(self) -> None:
+        self.metrics.tasks.labels("running").set(len(self._running))
+        self.metrics.tasks.labels("waiting").set(len(self._waiting))
+        self.metrics.nodes_online.set(len(self._nodes.online()))
+        self.metrics.nodes_configured.set(len(self._nodes.addresses))
 
     def _idle_status(self) -> str:
         return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"
@@ -304,7 +319,7 @@ class ServerDaemon(Daemon[ServerConfig]):
             claimed = self._store.claim_next_task(time.time())
             if claimed is None:
                 break
-            self.log.info("task_claimed", task=claimed.number)
+            self.log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
             self._waiting[claimed.uid] = (claimed, "")
             self._plan(claimed.uid, self._own_datasets)
 
@@ -353,6 +368,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._store.move_task(task.uid, state, reason=reason, now=time.time())
         self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
         self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
+        self.metrics.ended.labels(state.value).inc()
 
     def _run(self, plan: Plan) -> None:
         self._store.set_nodes(plan.task, plan.nodes)
@@ -362,7 +378,9 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._workers_ready(plan.task),
             threads=self.config.threads_per_worker,
             max_restarts=self.config.max_worker_restarts,
-            task=plan.number,
+            log={"task": plan.number},
+            version=plan.version,
+            on_death=self.metrics.worker_restarts.inc,
         )
         running = RunningTask(plan, self._platform, workers)
         self._running[plan.task] = running

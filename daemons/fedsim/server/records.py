@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from fedsim import __version__
 from fedsim.course.plan import Plan
 from fedsim.course.task import TaskCourse
 from fedsim.course.task_events import RosterEntry, WriteRoster
@@ -147,7 +146,6 @@ class TaskRecords:
             "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,
             "dataset_digest": self._plan.dataset_digest,
-            "version": __version__,
         }
 
     def saved(self, saved: CheckpointSaved) -> None:

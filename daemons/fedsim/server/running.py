@@ -6,7 +6,7 @@ Nothing is decided here; see `fedsim.course.task`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,14 @@ from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
-from fedsim.log import get_logger
 from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import Delivery, FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.nodes import Nodes
 from fedsim.server.records import TaskRecords, checkpoint_name
+from fedsim.server.story import Story
+from fedsim.server.versions import TaskVersions
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
@@ -46,6 +48,7 @@ class Platform:
     outbox: Outbox
     nodes: Nodes
     finals: FinalModels
+    metrics: ServerMetrics
 
 
 class RunningTask:
@@ -59,13 +62,15 @@ class RunningTask:
         self._workers = workers
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
+        self._versions = TaskVersions(plan, self._folder)
         self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
         self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1
         self._shown_at = 0.0
-        self._log = get_logger(task=plan.number)
+        self._story = Story(plan, platform.metrics)
+        self._log = self._story.log
 
     # ------------------------------------------------------------ its life
 
@@ -82,9 +87,9 @@ class RunningTask:
     def start(self) -> None:
         """Begin, or take up again what a restart found."""
         again = self._course.committed >= 0
-        nodes = ", ".join(self.plan.nodes)
-        self._log.info("task_resumed" if again else "task_started", nodes=nodes, round=self._course.round)
-        self._records.event("resumed" if again else "started", f"on the nodes {nodes}")
+        self._story.begins(self._course.round, again=again)
+        self._records.event("resumed" if again else "started", f"on the nodes {', '.join(self.plan.nodes)}")
+        self._worked("the server", self._workers.versions)
         if self._course.counts is not None:  # a crash may have come between the counts and the row
             self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
         self._do(self._course.begin(time.monotonic()))
@@ -97,6 +102,8 @@ class RunningTask:
 
     def node_reported(self, node: str, report: TaskReport | None) -> None:
         """A node announced itself."""
+        if report is not None and node in self.plan.nodes:
+            self._worked(node, report.versions)
         self._happened(course.NodeReported(node, report))
 
     def stop(self, reason: str) -> None:
@@ -135,6 +142,7 @@ class RunningTask:
     def sent(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
         file = outcome.file_id
+        self._story.sent(outcome)
         if file.kind is Kind.GLOBALPARAM and file.round is not None:
             self._records.sent(file.round, outcome.bytes_sent)
             if outcome.delivered and file.round == self._final_round:
@@ -145,6 +153,7 @@ class RunningTask:
     def workers_ready(self) -> None:
         """A worker answered, or died."""
         replies, broken = self._workers.replies()
+        self._worked("the server", self._workers.versions)
         for reply in replies:
             if self.outcome is None:  # an earlier one may have ended the task
                 self._worker_replied(reply)
@@ -160,19 +169,25 @@ class RunningTask:
                     course.InitialModelMade() if made_first else course.Aggregated(reply.round, finite=reply.finite)
                 )
             case jobs.Tested():
-                record = self._records.tested(reply)
-                self._log.info("tested", round=reply.round, accuracy=record.accuracy, loss=record.loss)
+                self._story.tested(self._records.tested(reply))
                 if reply.round in self._held_saves:
                     self._save(reply.round)
                 self._happened(course.Evaluated(reply.round))
             case jobs.CheckpointSaved():
                 self._records.saved(reply)
-                self._log.info("checkpoint_saved", round=reply.round, digest=reply.digest)
+                self._story.saved(reply)
                 self._happened(course.Saved(reply.round))
             case jobs.JobFailed(disk_full=True, reason=reason):
                 raise DiskFull(reason)
             case jobs.JobFailed():
                 self._happened(course.Broken(reply.reason))
+
+    def _worked(self, who: str, versions: Collection[str]) -> None:
+        """Somebody computes with workers of these versions of fedsim."""
+        text = self._versions.worked(who, versions)
+        if text is not None:
+            self._log.warning("other_version", who=who, problem=text)
+            self._records.event("version", f"{text}: its result is not comparable with others")
 
     # ------------------------------------------------------------ carrying out
 
@@ -289,14 +304,7 @@ class RunningTask:
         return self._platform.spool.path(file, node)
 
     def _commit(self, number: int) -> None:
-        record = self._records.commit(number, self._roster if number else None)
-        self._log.info(
-            "round_committed",
-            round=number,
-            train_loss=record.train_loss,
-            seconds=round(record.seconds["all"], 3),
-            digest=record.digest[:16],
-        )
+        self._story.committed(self._records.commit(number, self._roster if number else None))
 
     def _evaluate(self, number: int) -> None:
         plan = self.plan
@@ -324,7 +332,7 @@ class RunningTask:
                 round=number,
                 model=self._folder.model(number),
                 out=out,
-                about=self._records.about(number),
+                about={**self._records.about(number), **self._versions.about()},
             ),
             EVALUATOR,
         )
@@ -364,7 +372,8 @@ class RunningTask:
             self._platform.finals.send(self.uid)
         clear_task(self._platform.spool, self.uid)
         self._records.event(finish.outcome, finish.reason)
-        self._log.info("task_finished", outcome=finish.outcome, reason=finish.reason, digest=digest)
+        self._story.finished(finish, self._course.committed, accuracy=self._records.latest_accuracy, digest=digest)
+        self._story.pauses()
 
     def _keep_final(self, nodes: tuple[str, ...]) -> None:
         last = self._course.committed
@@ -377,6 +386,7 @@ class RunningTask:
         """End the workers and transfers without ending the task: it is taken up again later."""
         self._workers.close()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
+        self._story.pauses()
 
     # ------------------------------------------------------------ what a person sees
 
@@ -385,8 +395,10 @@ class RunningTask:
         now = time.monotonic()
         if now < self._shown_at + SHOW_SECONDS:
             return self._shown_at + SHOW_SECONDS
-        if self.outcome is None and self._records.show(self._course) is not None:
-            self._shown_at = now
+        if self.outcome is None:
+            self._story.is_in(self.round)
+            if self._records.show(self._course) is not None:
+                self._shown_at = now
         return None
 
     @property

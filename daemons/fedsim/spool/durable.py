@@ -59,11 +59,11 @@ def move_into_place(temporary: Path, final: Path) -> None:
 
 
 @contextmanager
-def replacing(final: Path) -> Iterator[BinaryIO]:
+def replacing(final: Path, mode: int = FILE_MODE) -> Iterator[BinaryIO]:
     """A file to write into, which durably takes the name `final` when the block ends well and is gone when not."""
     make_folder(final.parent)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             yield file
@@ -81,15 +81,15 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def write_bytes(final: Path, data: bytes) -> None:
-    """Durably write a small file."""
-    with replacing(final) as file:
+def write_bytes(final: Path, data: bytes, mode: int = FILE_MODE) -> None:
+    """Durably write a small file; `mode` is what the process's umask leaves of it."""
+    with replacing(final, mode) as file:
         write_all(file, data)
 
 
-def write_json(final: Path, value: Any) -> None:
+def write_json(final: Path, value: Any, mode: int = FILE_MODE) -> None:
     """Durably write `value` as JSON; NaN and Inf are errors, as JSON has none."""
-    write_bytes(final, json.dumps(value, allow_nan=False, ensure_ascii=False).encode())
+    write_bytes(final, json.dumps(value, allow_nan=False, ensure_ascii=False).encode(), mode)
 
 
 def remove_file(path: Path) -> None:

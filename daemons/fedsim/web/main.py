@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import bottle
 from gunicorn.app.base import BaseApplication
 
 from fedsim import __version__
-from fedsim.config import Address, WebConfig
-from fedsim.daemon import command_line, notify
-from fedsim.errors import EX_OK, FedsimError, Unavailable
+from fedsim.activation import passed_sockets
+from fedsim.config import Address, WebConfig, load_config
+from fedsim.daemon import EXTEND_START_USEC, command_line, notify
+from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
 from fedsim.log import get_logger
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
+from fedsim.web.metrics import MeasuredApp
 from fedsim.web.signal import WireSignal
+from fedsim.web.supervisor import EventLogger, Supervisor
+from fedsim.web.visit import MAX_BODY_BYTES
+from fedsim.web.worker import PatientWorker
 from fedsim.wire.stream import tls_context
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
@@ -27,45 +33,77 @@ WORKER_TIMEOUT_SECONDS = 60
 GRACEFUL_SECONDS = 10
 KEEP_ALIVE_SECONDS = 15
 BACKLOG = 256
+# Each may hold a socket and the file that it downloads: well below the usual limit of 1,024 descriptors.
+MAX_CONNECTIONS = 400
 DATABASE_RETRY_SECONDS = 2.0
+# What a reload cannot change.
+FIXED = ("listen", "insecure_plaintext")
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     """gunicorn with our settings on a socket that is bound already. One worker: threads serve a lab well."""
 
-    def __init__(self, config: WebConfig, listener: socket.socket) -> None:
+    def __init__(self, config: WebConfig, path: Path, listeners: list[socket.socket]) -> None:
         self._config = config
-        self._where = Address(address=config.listen.address, port=listener.getsockname()[1])
-        self._descriptor = listener.detach()  # gunicorn makes its own socket of it and closes this one
+        self._path = path
+        address, port, *_ = listeners[0].getsockname()
+        self._where = Address(address=address, port=port)
+        # gunicorn makes its own sockets of them and closes these.
+        self._descriptors = [listener.detach() for listener in listeners]
         self._store: SqlStore | None = None
         self._signal: WireSignal | None = None
         super().__init__()
 
     def load_config(self) -> None:
         """Our settings, instead of gunicorn's command line and files."""
+        # What the worker asks for.
+        self.request_seconds = self._config.request_timeout_seconds
+        self.min_bytes_per_second = self._config.min_bytes_per_second
+        self.max_body_bytes = MAX_BODY_BYTES
         settings: dict[str, Any] = {
-            "bind": f"fd://{self._descriptor}",
-            "worker_class": "gthread",
+            "bind": [f"fd://{descriptor}" for descriptor in self._descriptors],
+            "worker_class": PatientWorker,
             "workers": 1,
             "threads": self._config.threads,
+            "worker_connections": MAX_CONNECTIONS,
             "timeout": WORKER_TIMEOUT_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,
             "loglevel": "warning",
+            "logger_class": EventLogger,
             "proc_name": "fedsim-web",
             "forwarded_allow_ips": "",  # the visit itself decides when a proxy is believed
             "control_socket_disable": True,
-            "when_ready": self._ready,
             "worker_exit": lambda _, worker: worker.app.close(),
         }
         for name, value in settings.items():
             self.cfg.set(name, value)
 
-    def load(self) -> bottle.Bottle:
+    def load(self) -> MeasuredApp:
         """The application. Called in the worker, so that no connection and no thread crosses a fork."""
         self._store = open_store(self._config.database, self._config.database_password_file)
         self._signal = WireSignal(self._config)
-        return make_app(self._config, self._store, self._signal)
+        return MeasuredApp(make_app(self._config, self._store, self._signal), self._config)
+
+    def read_again(self) -> bool:
+        """Read the file anew, for the process that is to serve from now on; False where it cannot be used."""
+        try:
+            config = load_config(self._path, WebConfig)
+            if config.tls:
+                tls_context(config.tls, listening=False)
+        except ConfigError as error:
+            get_logger().error("reload_failed", problem=str(error))
+            return False
+        changed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
+        if changed:
+            get_logger().warning("restart_needed", keys=", ".join(changed))
+        self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
+        get_logger().info("reloaded", config=str(self._path))
+        return True
+
+    def run(self) -> None:
+        """Serve until a signal."""
+        Supervisor(self).run()
 
     def close(self) -> None:
         """Let go of what `load` opened."""
@@ -74,7 +112,8 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         if self._store is not None:
             self._store.close()
 
-    def _ready(self, _: object) -> None:
+    def serves(self) -> None:
+        """Requests are answered: from the start on, and again after a reload."""
         get_logger().info("ready", version=__version__, address=f"http://{self._where}")
         notify("READY=1", f"STATUS=Serving http://{self._where}")
 
@@ -107,6 +146,7 @@ def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
                     said = str(error)
                     get_logger().warning("waiting_for_database", problem=said)
                     notify(f"STATUS=Waiting for the database: {said}")
+                notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
                 stopping.wait(DATABASE_RETRY_SECONDS)
             else:
                 return
@@ -114,7 +154,7 @@ def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
         store.close()
 
 
-def serve(config: WebConfig) -> int:
+def serve(config: WebConfig, path: Path) -> int:
     """Bind, wait for the database, serve until SIGTERM.
 
     Raises:
@@ -124,24 +164,28 @@ def serve(config: WebConfig) -> int:
     if config.tls:
         tls_context(config.tls, listening=False)
     stopping = threading.Event()
-    with bind(config.listen) as listener:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    with ExitStack() as until_the_end:
+        passed = passed_sockets(config.listen, plain=not config.insecure_plaintext)
+        listeners = [until_the_end.enter_context(listener) for listener in passed or [bind(config.listen)]]
         wait_for_database(config, stopping)
         if not stopping.is_set():
-            _Gunicorn(config, listener).run()
+            _Gunicorn(config, path, listeners).run()
     return EX_OK
 
 
-def run(config: WebConfig, _: Path) -> int:
+def run(config: WebConfig, path: Path) -> int:
     """Serve, and log how that ended; returns the exit code."""
+    supervisor = os.getpid()
     try:
-        return serve(config)
+        return serve(config, path)
     except FedsimError as error:
         get_logger().error("failed", problem=str(error))
         return error.exit_code
     finally:
-        get_logger().info("stopped")
+        if os.getpid() == supervisor:  # the process that serves ends through here as well
+            get_logger().info("stopped")
 
 
 main = command_line("web", "Serve the pages and the JSON API.", WebConfig, run)

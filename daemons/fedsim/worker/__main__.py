@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
+import json
 import os
 import signal
 import socket
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging
+from fedsim.parent import end_with_parent
 from fedsim.spool.room import noticing_a_full_disk
 from fedsim.worker.jobs import (
     Aggregate,
@@ -27,19 +28,11 @@ from fedsim.worker.jobs import (
     encode_reply,
     read_job,
 )
+from fedsim.worker.process import LOG_VARIABLE
 
 if TYPE_CHECKING:
     from fedsim.worker.node_jobs import NodeJobs
     from fedsim.worker.server_jobs import ServerJobs
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when the daemon dies, also when it dies by SIGKILL."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)  # it died before the kernel knew
 
 
 class Worker:
@@ -88,10 +81,10 @@ class Worker:
 def main() -> None:
     """Serve jobs until the daemon closes its end."""
     file_number, parent, threads = (int(word) for word in sys.argv[1:4])
-    _die_with(parent)
+    end_with_parent(parent, signal.SIGKILL)
     # A terminal's Ctrl-C is for the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging()
+    configure_logging(**json.loads(os.environ.get(LOG_VARIABLE, "{}")))
     worker = Worker(threads)
     with socket.socket(fileno=file_number) as connection, connection.makefile("rb") as lines:
         for line in lines:

@@ -17,6 +17,9 @@ from fedsim.spool.durable import write_bytes, write_json
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.worker.jobs import SaveCheckpoint
 
+# The web, of another user, offers checkpoints for download: where the folder's group is its own, it may read them.
+FOR_THE_GROUP = 0o640
+
 
 def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     """Write the checkpoint and its JSON; returns the file's blake3 digest and its size in bytes."""
@@ -26,12 +29,12 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     # One key only: safetensors writes several in any order, and equal models should be equal files.
     about = {"model": job.settings.model, "feature_shape": job.feature_shape, "num_classes": job.num_classes}
     description = {"fedsim": json.dumps(about)}
-    job.out.parent.mkdir(parents=True, exist_ok=True)
+    job.out.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors, metadata=description)
-    write_bytes(job.out, content)
+    write_bytes(job.out, content, FOR_THE_GROUP)
     digest = hash_file(job.out)
     size = job.out.stat().st_size
-    write_json(job.out.with_suffix(".json"), {**job.about, "digest": digest, "size": size})
+    write_json(job.out.with_suffix(".json"), {**job.about, "digest": digest, "size": size}, FOR_THE_GROUP)
     return digest, size
 
 

@@ -13,7 +13,9 @@ from fedsim.settings import TaskSettings
 
 
 class _Line(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A field that the reader does not know is left out: daemon and worker may be neighbouring versions."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 # ---------------------------------------------------------------- jobs of a server's worker

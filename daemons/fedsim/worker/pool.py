@@ -6,13 +6,15 @@ A worker that dies is started anew with the jobs that it had not done; if it kee
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from selectors import EVENT_READ, BaseSelector
+from typing import Any
 
 from fedsim.log import get_logger
 from fedsim.worker.jobs import Job, Reply
 from fedsim.worker.process import WorkerGone, WorkerProcess
+from fedsim.worker.versions import interpreter_of
 
 
 @dataclass
@@ -34,7 +36,9 @@ class WorkerPool:
         *,
         threads: int,
         max_restarts: int,
-        task: int,
+        log: Mapping[str, Any],
+        version: str,
+        on_death: Callable[[], None],
         first: Job | None = None,
     ) -> None:
         """Start the workers.
@@ -45,7 +49,9 @@ class WorkerPool:
             on_ready: see there.
             threads: that each computes with.
             max_restarts: how often in a row a worker may die without doing a job.
-            task: the number of the task, for the log.
+            log: what stands in every event about a worker, and of a worker: the task's number.
+            version: of fedsim, under which the task began; its workers are of that version wherever it is installed.
+            on_death: called for each worker that died.
             first: what each worker does first, also after it was started anew.
         """
         self._selector = selector
@@ -53,7 +59,12 @@ class WorkerPool:
         self._threads = threads
         self._max_restarts = max_restarts
         self._first = first
-        self._log = get_logger(task=task)
+        self._version = version
+        self._on_death = on_death
+        self._fields = dict(log)
+        self._log = get_logger(**log)
+        # Of the workers that were started so far.
+        self.versions: set[str] = set()
         self._desks = [_Desk(name, self._start()) for name in names]
         for desk in self._desks:
             self._begin(desk)
@@ -81,6 +92,7 @@ class WorkerPool:
                     replies.append(reply)
             except WorkerGone as gone:
                 desk.deaths += 1
+                self._on_death()
                 self._log.warning("worker_died", worker=desk.name, how=str(gone), deaths=desk.deaths)
                 if desk.deaths > self._max_restarts:
                     times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
@@ -97,7 +109,9 @@ class WorkerPool:
         self._desks.clear()
 
     def _start(self) -> WorkerProcess:
-        process = WorkerProcess(threads=self._threads)
+        interpreter = interpreter_of(self._version)
+        self.versions.add(interpreter.version)
+        process = WorkerProcess(threads=self._threads, python=interpreter.python, log=self._fields)
         self._selector.register(process, EVENT_READ, self._on_ready)
         return process
 

@@ -6,17 +6,22 @@ can never be hit.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from fedsim.worker.jobs import Job, Reply, encode_job, read_reply
 
 # A process without a connection has nothing left to do but to end.
 EXIT_SECONDS = 2.0
+# The worker's name in the journal, and what stands in each of its events: a JSON object.
+LOG_VARIABLE = "FEDSIM_WORKER_LOG"
 
 
 class WorkerGone(Exception):  # noqa: N818 - an end, not always an error
@@ -26,18 +31,32 @@ class WorkerGone(Exception):  # noqa: N818 - an end, not always an error
 class WorkerProcess:
     """One worker. Its `fileno` becomes readable when a reply has come or the process has ended."""
 
-    def __init__(self, *, threads: int, environment: Mapping[str, str] | None = None) -> None:
-        """Start a process that computes with `threads` threads; it imports what a job needs when it comes."""
+    def __init__(self, *, threads: int, python: Path | None = None, log: Mapping[str, Any] | None = None) -> None:
+        """Start a process; it imports what a job needs when it comes.
+
+        Args:
+            threads: with which it computes.
+            python: the interpreter; None: this process's.
+            log: what stands in every event that it logs.
+        """
+        told = {"identifier": Path(sys.argv[0]).name, **(log or {})}
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedsim.worker", str(theirs.fileno()), str(os.getpid()), str(threads)],
+                [
+                    str(python or sys.executable),
+                    "-m",
+                    "fedsim.worker",
+                    str(theirs.fileno()),
+                    str(os.getpid()),
+                    str(threads),
+                ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
                 env={
                     **os.environ,
-                    **(environment or {}),
+                    LOG_VARIABLE: json.dumps(told),
                     "OMP_NUM_THREADS": str(threads),
                     "MKL_NUM_THREADS": str(threads),
                     "OPENBLAS_NUM_THREADS": str(threads),

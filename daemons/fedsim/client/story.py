@@ -1,0 +1,88 @@
+"""What is told of a task on its node: the lines of its story in the log, and numbers.
+
+assigned, data_loaded, then for each round trained and what left the house; final_model_kept, ended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from fedsim.log import get_logger
+from fedsim.messages import Assignment
+from fedsim.metrics import NodeMetrics
+from fedsim.spool.updates import OwnUpdates
+from fedsim.wire.sender import Outcome
+from fedsim.worker.jobs import ChunkTrained
+
+
+class Story:
+    """Tells one task's story."""
+
+    def __init__(self, assignment: Assignment, metrics: NodeMetrics, updates: OwnUpdates) -> None:
+        self.log = get_logger(task=assignment.number)
+        self._assignment = assignment
+        self._metrics = metrics
+        self._updates = updates
+        self._round = 0
+        self._round_began = time.monotonic()
+        self._untrained: set[int] = set()
+        first = assignment.first_client
+        self._clients = f"{first}-{first + assignment.num_clients - 1}"
+
+    def begins(self, version: str) -> None:
+        """The task was assigned, or is taken up again; it began under this version of fedsim."""
+        settings = self._assignment.settings
+        self.log.info(
+            "task_assigned",
+            task_uid=self._assignment.task,
+            model=settings.model,
+            dataset=settings.dataset,
+            clients=self._clients,
+            rounds=settings.num_rounds,
+            version=version,
+        )
+
+    def loaded(self, num_examples: Iterable[tuple[int, int]]) -> None:
+        """The task's data is in memory; `num_examples` as runs of (how many clients, examples of each)."""
+        examples = sum(clients * size for clients, size in num_examples)
+        dataset = self._assignment.settings.dataset
+        self.log.info("data_loaded", dataset=dataset, clients=self._clients, examples=examples)
+
+    def round_begins(self, number: int, untrained: Iterable[int]) -> None:
+        """A round's model has come, and these chunks are to be trained."""
+        self._round, self._untrained = number, set(untrained)
+        self._round_began = time.monotonic()
+        self._metrics.task_round.labels(str(self._assignment.number)).set(number)
+
+    def trained(self, chunk: ChunkTrained) -> None:
+        """A chunk's updates lie on disk; the last one's end is the round's."""
+        self.log.debug("chunk_trained", round=chunk.round, chunk=chunk.chunk, seconds=round(chunk.seconds, 3))
+        self._metrics.chunk_seconds.observe(chunk.seconds)
+        if chunk.round != self._round:
+            return
+        self._untrained.discard(chunk.chunk)
+        if not self._untrained:
+            self._round_trained()
+
+    def _round_trained(self) -> None:
+        metas = [(update.chunk, update.meta) for update in self._updates.of_round(self._round)]
+        examples = sum(meta["num_examples"] for _, meta in metas)
+        loss = sum(meta["train_loss"] * meta["num_examples"] for _, meta in metas) / max(1, examples)
+        self._metrics.rounds.inc()
+        self.log.info(
+            "round_trained",
+            round=self._round,
+            chunks=len({chunk for chunk, _ in metas}),
+            examples=examples,
+            train_loss=loss,
+            seconds=round(time.monotonic() - self._round_began, 3),
+        )
+
+    def sent(self, outcome: Outcome) -> None:
+        """A transfer has ended."""
+        self._metrics.bytes_sent.labels(outcome.file_id.kind.value).inc(outcome.bytes_sent)
+
+    def pauses(self) -> None:
+        """The task does not run here any more, for now or for good."""
+        self._metrics.task_ended(self._assignment.number)

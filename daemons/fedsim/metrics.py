@@ -1,0 +1,165 @@
+"""Numbers for Prometheus. The working loop counts; a thread of its own answers, and never asks the loop."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
+
+from fedsim import __version__
+from fedsim.config import Address
+from fedsim.errors import Unavailable
+
+SCRAPE_SECONDS = 10.0
+# How long the end may wait for the thread that answers.
+_LOOK_SECONDS = 0.5
+_TURNS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
+
+
+class ProcessMetrics:
+    """What every daemon tells of itself, in a registry of its own, to which a daemon adds what it counts."""
+
+    daemon: str
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        build = Gauge("fedsim_build_info", "Always 1.", ["daemon", "version"], registry=self.registry)
+        build.labels(self.daemon, __version__).set(1)
+        self.turn = Histogram(
+            "fedsim_loop_turn_seconds",
+            "Time between two feedings of the watchdog, waiting for events included (at most 5 s, or it is late).",
+            buckets=_TURNS,
+            registry=self.registry,
+        )
+
+
+class TaskMetrics(ProcessMetrics):
+    """What server and node tell of their tasks. A task is a label only while it runs, so that labels do not pile up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        registry = self.registry
+        self.tasks = Gauge("fedsim_tasks", "Tasks that run here, or wait to.", ["state"], registry=registry)
+        self.task_round = Gauge("fedsim_task_round", "The round that a task is in.", ["task"], registry=registry)
+        self.rounds = Counter("fedsim_rounds", "Rounds: committed on a server, trained on a node.", registry=registry)
+        self.bytes_sent = Counter("fedsim_bytes_sent", "Bytes sent, by kind of file.", ["kind"], registry=registry)
+        self.worker_restarts = Counter("fedsim_worker_restarts", "Workers that died.", registry=registry)
+
+    def task_ended(self, number: int) -> None:
+        """Forget what was told of a task."""
+        _forget(self.task_round, number)
+
+
+def _forget(gauge: Gauge, task: int) -> None:
+    with suppress(KeyError):
+        gauge.remove(str(task))
+
+
+class ServerMetrics(TaskMetrics):
+    """What the server tells."""
+
+    daemon = "server"
+
+    def __init__(self) -> None:
+        super().__init__()
+        registry = self.registry
+        self.ended = Counter("fedsim_tasks_ended", "Tasks that ended.", ["outcome"], registry=registry)
+        self.round_seconds = Histogram(
+            "fedsim_round_seconds",
+            "How long a round took: train, aggregate, evaluate, all.",
+            ["phase"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self.accuracy = Gauge("fedsim_task_accuracy", "Accuracy at the last test, 0 to 1.", ["task"], registry=registry)
+        self.loss = Gauge("fedsim_task_loss", "Cross-entropy at the last test.", ["task"], registry=registry)
+        self.checkpoints = Counter("fedsim_checkpoints", "Checkpoints that were saved.", registry=registry)
+        self.nodes_online = Gauge("fedsim_nodes_online", "Nodes heard of lately.", registry=registry)
+        self.nodes_configured = Gauge("fedsim_nodes_configured", "Nodes in server.yml.", registry=registry)
+        self.waiting = Gauge("fedsim_waiting", "1 while all waits for it: database, room.", ["for"], registry=registry)
+        for what in ("database", "room"):
+            self.waiting.labels(what).set(0)
+
+    def task_ended(self, number: int) -> None:
+        """Forget what was told of a task."""
+        super().task_ended(number)
+        for gauge in (self.accuracy, self.loss):
+            _forget(gauge, number)
+
+
+class NodeMetrics(TaskMetrics):
+    """What a node tells."""
+
+    daemon = "client"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunk_seconds = Histogram(
+            "fedsim_chunk_seconds", "How long a chunk took to train.", buckets=_SECONDS, registry=self.registry
+        )
+        self.problems = Gauge("fedsim_dataset_problems", "Data sets that cannot be used.", registry=self.registry)
+        self.full = Gauge("fedsim_waiting", "1 while all waits for it: room.", ["for"], registry=self.registry)
+        self.full.labels("room").set(0)
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = SCRAPE_SECONDS
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
+        """A scrape is nothing to tell."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Threads that nobody waits for: a scraper that dawdles holds nothing up, also not the daemon's end."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def server_bind(self) -> None:
+        """Bind without a look at the name server for this host's name, which could last."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that went away is nothing to tell."""
+
+
+class MetricsEndpoint:
+    """`http://ADDRESS:PORT/metrics`, from the making of this object until `close`."""
+
+    def __init__(self, address: Address, registry: CollectorRegistry) -> None:
+        """Bind and answer.
+
+        Raises:
+            Unavailable: naming the address, if it cannot be bound.
+        """
+        try:
+            family, _, _, _, where = socket.getaddrinfo(
+                address.address, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            server_class = type("_Server", (_Server,), {"address_family": family})
+            self._server: WSGIServer = server_class((str(where[0]), int(where[1])), _Handler)
+        except OSError as error:
+            raise Unavailable(
+                f"metrics cannot be told on {address}: {error.strerror or error}; change `metrics:`"
+            ) from error
+        self._server.set_app(make_wsgi_app(registry))
+        self.port = self._server.server_port
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Give the port back."""
+        self._server.shutdown()
+        self._server.server_close()

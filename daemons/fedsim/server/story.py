@@ -1,0 +1,95 @@
+"""What is told of a running task: the lines of its story in the log, and numbers. `fedsim-client` tells its own part.
+
+claimed, waits, started or resumed, then for each round committed and, where due, tested and saved; finished.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from fedsim.course.plan import Plan
+from fedsim.course.task_events import Finish
+from fedsim.log import get_logger
+from fedsim.metrics import ServerMetrics
+from fedsim.store.interface import RoundRecord
+from fedsim.wire.sender import Outcome
+from fedsim.worker.jobs import CheckpointSaved
+
+
+class Story:
+    """Tells one task's story."""
+
+    def __init__(self, plan: Plan, metrics: ServerMetrics) -> None:
+        self.log = get_logger(task=plan.number)
+        self._plan = plan
+        self._metrics = metrics
+        self._task = str(plan.number)
+
+    def begins(self, number: int, *, again: bool) -> None:
+        """The task starts, or goes on in round `number`."""
+        settings = self._plan.settings
+        self.log.info(
+            "task_resumed" if again else "task_started",
+            task_uid=self._plan.task,
+            nodes=", ".join(self._plan.nodes),
+            round=number,
+            rounds=settings.num_rounds,
+            model=settings.model,
+            dataset=settings.dataset,
+            strategy=settings.strategy,
+            clients=settings.num_clients,
+            seed=settings.seed,
+            version=self._plan.version,
+        )
+
+    def is_in(self, number: int) -> None:
+        """The task is in this round."""
+        self._metrics.task_round.labels(self._task).set(number)
+
+    def sent(self, outcome: Outcome) -> None:
+        """A transfer has ended."""
+        self._metrics.bytes_sent.labels(outcome.file_id.kind.value).inc(outcome.bytes_sent)
+
+    def committed(self, record: RoundRecord) -> None:
+        """A round is on disk."""
+        self.log.info(
+            "round_committed",
+            round=record.round,
+            train_loss=record.train_loss,
+            examples=record.num_examples,
+            missing=len(record.missing),
+            seconds=round(record.seconds["all"], 3),
+            digest=record.digest[:16],
+        )
+        if record.round:
+            self._metrics.rounds.inc()
+            for phase, seconds in record.seconds.items():
+                self._metrics.round_seconds.labels(phase).observe(seconds)
+
+    def tested(self, record: RoundRecord) -> None:
+        """A round's model was tested."""
+        self.log.info("tested", round=record.round, accuracy=record.accuracy, loss=record.loss, auc=record.auc)
+        self._metrics.round_seconds.labels("evaluate").observe(record.seconds["evaluate"])
+        self._metrics.accuracy.labels(self._task).set(record.accuracy or 0.0)
+        self._metrics.loss.labels(self._task).set(inf if record.loss is None else record.loss)
+
+    def saved(self, saved: CheckpointSaved) -> None:
+        """A checkpoint lies in place."""
+        self.log.info("checkpoint_saved", round=saved.round, digest=saved.digest, bytes=saved.size)
+        self._metrics.checkpoints.inc()
+
+    def finished(self, finish: Finish, number: int, *, accuracy: float | None, digest: str | None) -> None:
+        """The task is over; round `number` was its last."""
+        self.log.info(
+            "task_finished",
+            outcome=finish.outcome,
+            reason=finish.reason,
+            round=number,
+            accuracy=accuracy,
+            digest=digest,
+        )
+        self._metrics.ended.labels(finish.outcome).inc()
+
+    def pauses(self) -> None:
+        """The task does not run here any more, for now or for good."""
+        self._metrics.task_ended(self._plan.number)
