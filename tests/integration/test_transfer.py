@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Self
 
 import numpy as np
 import pytest
-import yaml
 from inotify_simple import INotify, flags
 from presence import missing
 from transfer_support import (
     PATIENCE,
+    RECEIVER,
     SERVER,
     TASK,
     Outcomes,
@@ -36,6 +35,7 @@ from transfer_support import (
     server_config,
     stop_body,
     stop_id,
+    write_config,
 )
 
 from fedsim.config import TlsConfig
@@ -220,9 +220,7 @@ class _Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self._folder = folder
-        self.config = folder / "receiver.yml"
-        given = node_config(folder, listen={"port": self.port}).model_dump(mode="json", exclude_none=True)
-        self.config.write_text(yaml.safe_dump(given))
+        self.config = write_config(folder, node_config(folder, listen={"port": self.port}))
 
     def __enter__(self) -> Self:
         self.start()
@@ -238,9 +236,8 @@ class _Process:
         path.unlink(missing_ok=True)
         notify.bind(str(path))
         notify.settimeout(PATIENCE)
-        code = "from fedsim.receiver.main import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--config", str(self.config)],
+            [*RECEIVER, "--config", str(self.config)],
             env={**os.environ, "NOTIFY_SOCKET": str(path)},
             stderr=subprocess.PIPE,
             text=True,

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from presence import small_disk
+from transfer_support import (
+    HELLO,
+    NODE,
+    OTHER,
+    PATIENCE,
+    SERVER,
+    WEB,
+    RawPeer,
+    files_in,
+    global_id,
+    header_of,
+    hello_body,
+    model_file,
+    node_config,
+    peer_of,
+    receiving,
+    send_now,
+    server_config,
+    stop_body,
+    stop_id,
+    vector_bytes,
+)
+
+from fedsim.receiver.incoming import IncomingFile
+from fedsim.spool.files import Kind
+from fedsim.wire.frames import MAGIC, FrameType, encode
+from fedsim.wire.sender import Sender, Status
+
+# -- limits
+
+
+def test_a_file_that_is_too_large_is_refused_when_it_is_offered(tmp_path: Path) -> None:
+    limits = {"max_parameter_bytes": 100_000, "max_json_bytes": 20}
+    model_file(tmp_path / "m.npy", 50_000)
+    with receiving(node_config(tmp_path, limits=limits)) as receiver:
+        for file_id, source in ((global_id(), tmp_path / "m.npy"), (stop_id(), stop_body())):
+            outcome = send_now(receiver, SERVER, file_id, source)
+            assert (outcome.status, outcome.code) == (Status.REFUSED, "too_large")
+            assert outcome.bytes_sent < 1000
+
+
+def test_a_file_for_which_there_is_no_room_is_refused_when_it_is_offered(tmp_path: Path) -> None:
+    model_file(tmp_path / "m.npy", 50_000)
+    with receiving(node_config(tmp_path, limits={"min_free_bytes": 2**60})) as receiver:
+        outcome = send_now(receiver, SERVER, global_id(), tmp_path / "m.npy", give_up_after=0.2)
+        assert outcome.status is Status.GAVE_UP
+        assert "must stay free" in outcome.message
+        assert files_in(receiver.spool.root) == []
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", 4) as disk:
+        yield disk
+
+
+def fill(path: Path) -> None:
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_disk_that_fills_refuses_the_file_and_everything_else_goes_on(tmp_path: Path, disk: Path) -> None:
+    model_file(tmp_path / "m.npy", 800_000)
+    with receiving(node_config(disk)) as receiver:
+        body = vector_bytes(tmp_path, 800_000)
+        with RawPeer(receiver.port) as peer:
+            peer.expect(FrameType.HELLO)
+            peer.offer(header_of(body))
+            assert peer.expect(FrameType.ANSWER) == {"have": 0, "stored": False}
+            ballast = disk / "ballast"
+            fill(ballast)
+            peer.data(0, body[: 1 << 20])
+            refused = peer.expect(FrameType.ACK)["refused"]
+            assert (refused["code"], refused["retry"]) == ("no_space", True)
+            assert files_in(receiver.spool.incoming) == []
+            ballast.unlink()
+            peer.data(1 << 20, body[1 << 20 : 1 << 21])  # was on its way: dropped
+            peer.offer(header_of(stop_body(), stop_id()), stop_body(), transfer=2)
+            peer.expect(FrameType.ACK)
+        assert send_now(receiver, SERVER, global_id(), tmp_path / "m.npy").delivered
+
+
+def test_bytes_in_flight_are_bounded(tmp_path: Path) -> None:
+    body = vector_bytes(tmp_path, 50_000)
+    with (
+        receiving(node_config(tmp_path, limits={"max_bytes_in_flight": 300_000})) as receiver,
+        RawPeer(receiver.port) as peer,
+    ):
+        peer.expect(FrameType.HELLO)
+        peer.offer(header_of(body))
+        peer.expect(FrameType.ANSWER)
+        peer.offer(header_of(body, global_id(2)), transfer=2)
+        refused = peer.expect(FrameType.ANSWER)["refused"]
+        assert (refused["code"], refused["retry"]) == ("busy", True)
+        peer.data(0, body)
+        assert peer.expect(FrameType.ACK) == {}
+        peer.offer(header_of(body, global_id(2)), transfer=3)
+        assert "refused" not in peer.expect(FrameType.ANSWER)
+
+
+def test_connections_of_one_peer_are_bounded(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path, limits={"max_connections_per_peer": 1})) as receiver:
+        with RawPeer(receiver.port, NODE) as first, RawPeer(receiver.port, WEB) as other:
+            first.expect(FrameType.HELLO)
+            other.expect(FrameType.HELLO)
+            with RawPeer(receiver.port, NODE) as second:
+                second.expect_end("busy")
+        assert send_now(receiver, NODE, HELLO, hello_body("node-1")).delivered
+
+
+def test_connections_in_all_are_bounded(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path, limits={"max_connections": 2})) as receiver:
+        with RawPeer(receiver.port, NODE) as first, RawPeer(receiver.port, WEB) as second:
+            first.expect(FrameType.HELLO)
+            second.expect(FrameType.HELLO)
+            with RawPeer(receiver.port, NODE, hello=False) as third:
+                assert third.sock.recv(1) == b""
+        assert send_now(receiver, NODE, HELLO, hello_body("node-1")).delivered
+
+
+# -- time
+
+
+@pytest.mark.parametrize("sent", [b"", MAGIC, MAGIC + b"\x01\x01" + b"\0" * 10])
+def test_a_handshake_that_does_not_come_ends_the_connection(tmp_path: Path, sent: bytes) -> None:
+    with (
+        receiving(node_config(tmp_path, limits={"handshake_seconds": 0.1})) as receiver,
+        RawPeer(receiver.port, hello=False) as peer,
+    ):
+        peer.send(sent)
+        peer.expect_end("too_slow")
+    assert receiver.counts()["connections_refused"] == 1
+
+
+def test_a_header_that_trickles_ends_the_connection(tmp_path: Path) -> None:
+    with (
+        receiving(node_config(tmp_path, limits={"handshake_seconds": 0.1})) as receiver,
+        RawPeer(receiver.port) as peer,
+    ):
+        peer.expect(FrameType.HELLO)
+        frame = encode(FrameType.OFFER, header_of(stop_body(), stop_id()), transfer=1, body_size=len(stop_body()))
+        peer.send(frame[:40])
+        peer.expect_end("too_slow")
+
+
+def test_a_body_that_trickles_ends_the_connection_and_stays_for_resuming(tmp_path: Path) -> None:
+    body = vector_bytes(tmp_path, 50_000)
+    limits = {"handshake_seconds": 0.2, "min_bytes_per_second": 100_000}
+    with receiving(node_config(tmp_path, limits=limits)) as receiver:
+        with RawPeer(receiver.port) as peer:
+            peer.expect(FrameType.HELLO)
+            peer.offer(header_of(body))
+            peer.expect(FrameType.ANSWER)
+            peer.data(0, body[:1000])
+            peer.expect_end("too_slow")
+        with RawPeer(receiver.port) as peer:
+            peer.expect(FrameType.HELLO)
+            peer.offer(header_of(body))
+            assert peer.expect(FrameType.ANSWER)["have"] == 1000
+            peer.data(1000, body[1000:])
+            assert peer.expect(FrameType.ACK) == {}
+
+
+def test_a_connection_on_which_nothing_happens_is_ended_politely(tmp_path: Path) -> None:
+    with receiving(node_config(tmp_path, limits={"idle_seconds": 0.1})) as receiver, RawPeer(receiver.port) as peer:
+        peer.expect(FrameType.HELLO)
+        peer.expect_end("idle")
+        assert "connections_refused" not in receiver.counts()
+
+
+def test_a_sender_whose_idle_connection_was_ended_makes_a_new_one(tmp_path: Path) -> None:
+    with receiving(node_config(tmp_path, limits={"idle_seconds": 0.05})) as receiver, Sender(SERVER) as sender:
+        for number in range(3):
+            task = f"{number:032x}"
+            outcome = sender.send_and_wait(peer_of(receiver), stop_id(task), stop_body(task), give_up_after=PATIENCE)
+            assert outcome.delivered
+            with RawPeer(receiver.port) as later:  # when this one has been ended, so has the sender's
+                later.expect(FrameType.HELLO)
+                later.expect_end("idle")
+
+
+def test_hundreds_of_idle_connections_cost_no_thread_and_disturb_nobody(tmp_path: Path) -> None:
+    limits = {"max_connections": 300, "max_connections_per_peer": 300, "threads": 3}
+    before = threading.active_count()
+    with receiving(node_config(tmp_path, limits=limits)) as receiver:
+        peers = [RawPeer(receiver.port) for _ in range(200)]
+        for peer in peers:
+            peer.expect(FrameType.HELLO)
+        assert threading.active_count() - before == 3
+        process = psutil.Process()
+        used = sum(process.cpu_times()[:2])
+        readable, _, _ = select.select([peers[0].sock], [], [], 0.3)
+        assert not readable
+        assert sum(process.cpu_times()[:2]) - used < 0.1
+        assert send_now(receiver, SERVER, stop_id(), stop_body()).delivered
+        for peer in peers:
+            peer.sock.close()
+
+
+def test_a_blocked_disk_stalls_no_other_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked, go_on = threading.Event(), threading.Event()
+    finish = IncomingFile.finish
+
+    def slow_finish(self: IncomingFile) -> None:
+        if self.header.id.kind is Kind.GLOBALPARAM:
+            blocked.set()
+            assert go_on.wait(PATIENCE)
+        finish(self)
+
+    monkeypatch.setattr(IncomingFile, "finish", slow_finish)
+    body = vector_bytes(tmp_path, 10)
+    with receiving(node_config(tmp_path, limits={"threads": 3})) as receiver, RawPeer(receiver.port) as peer:
+        peer.expect(FrameType.HELLO)
+        peer.offer(header_of(body), body)
+        assert blocked.wait(PATIENCE)
+        assert send_now(receiver, SERVER, stop_id(), stop_body()).delivered
+        # The very connection goes on as well.
+        peer.offer(header_of(stop_body(OTHER), stop_id(OTHER)), stop_body(OTHER), transfer=2)
+        assert peer.expect(FrameType.ACK) == {}
+        go_on.set()
+        assert peer.expect(FrameType.ACK) == {}
