@@ -14,6 +14,8 @@ from fedsim.spool.durable import make_folder
 from fedsim.spool.files import JSON_KINDS, Digest, FileId, Kind, NodeName, metadata_path
 
 INCOMING = ".incoming"
+MODEL_FILE = "model.npy"
+"""The global model in a round's folder on the server."""
 
 _NAME = r"(?P<sender>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}?)"
 _PLACES: dict[Kind, re.Pattern[str]] = {
