@@ -69,9 +69,9 @@ def test_a_file_arrives_whole_and_wakes_whoever_watches(tmp_path: Path) -> None:
         assert 2_000_000 < outcome.bytes_sent < 2_010_000
         readable, _, _ = select.select([watch], [], [], PATIENCE)
         assert readable
-        assert watch.drain() >= {receiver.spool.folder(Kind.GLOBALPARAM) / TASK}
+        (arrived,) = receiver.spool.among(watch.drain())
         watch.close()
-        (arrived,) = receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1)
+        assert receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1) == [arrived]
         assert np.array_equal(open_vector(arrived.path), open_vector(tmp_path / "m.npy"))
         told = arrived.metadata()
         assert (told.sender, told.digest, told.meta) == ("server", digest, {"final": True})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedsim.errors import BadInput, Unavailable
 from fedsim.spool.durable import make_folder
 from fedsim.spool.files import JSON_KINDS, Digest, FileId, Kind, NodeName, metadata_path
+from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
 MODEL_FILE = "model.npy"
@@ -113,6 +115,14 @@ class Spool:
             if item is not None and task in (None, item.id.task) and round_number in (None, item.id.round):
                 found.append(item)
         return found
+
+    def among(self, changes: Changes) -> list[Arrived]:
+        """The committed files that a watch's changes stand for, sorted by path: as many looks as files came."""
+        paths = set(changes.files)
+        for folder in changes.folders:
+            with suppress(FileNotFoundError):  # cleared again
+                paths.update(folder.iterdir())
+        return [item for path in sorted(paths) if (item := self.identify(path)) is not None and path.exists()]
 
     def _search_root(self, kind: Kind, task: str | None, round_number: int | None) -> Path:
         folder = self.folder(kind)
