@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import itertools
 import select
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+import structlog
 from presence import small_disk
 from transfer_support import (
     HELLO,
@@ -172,6 +175,59 @@ def test_a_body_that_trickles_ends_the_connection_and_stays_for_resuming(tmp_pat
             assert peer.expect(FrameType.ANSWER)["have"] == 1000
             peer.data(1000, body[1000:])
             assert peer.expect(FrameType.ACK) == {}
+
+
+def code_at_the_end(tmp_path: Path, turn: Callable[[RawPeer, int], None]) -> str:
+    """Take turns, each of which is answered, until a receiver has had enough of them; what it calls that."""
+    limits = {"handshake_seconds": 0.3, "min_bytes_per_second": 1}
+    with (
+        structlog.testing.capture_logs() as logs,
+        receiving(node_config(tmp_path, limits=limits)) as receiver,
+        RawPeer(receiver.port) as peer,
+        suppress(EOFError, BrokenPipeError, ConnectionResetError),
+    ):
+        deadline = time.monotonic() + PATIENCE
+        for number in itertools.count(1):
+            assert time.monotonic() < deadline, "this goes on for ever"
+            turn(peer, number)
+            peer.receive()
+    (code,) = [str(log["code"]) for log in logs if log["event"] == "connection_refused"]
+    return code
+
+
+def test_neither_pings_nor_offers_buy_time_for_a_body_that_does_not_come(tmp_path: Path) -> None:
+    header = header_of(vector_bytes(tmp_path, 50_000))
+
+    def turn(peer: RawPeer, number: int) -> None:
+        if number % 2:
+            peer.offer(header.model_copy(update={"id": global_id(number)}), transfer=number)
+        else:
+            peer.send(encode(FrameType.PING))
+
+    assert code_at_the_end(tmp_path, turn) == "too_slow"
+
+
+def test_a_flood_of_pings_does_not_keep_the_receiver_from_looking_at_the_clock(tmp_path: Path) -> None:
+    header = header_of(vector_bytes(tmp_path, 50_000))
+    pings = encode(FrameType.PING) * 10_000
+
+    def turn(peer: RawPeer, number: int) -> None:
+        if number == 1:
+            peer.offer(header)
+        peer.send(pings)
+
+    assert code_at_the_end(tmp_path, turn) == "too_slow"
+
+
+def test_offering_and_cancelling_for_ever_ends_the_connection(tmp_path: Path) -> None:
+    header = header_of(vector_bytes(tmp_path, 50_000))
+
+    def turn(peer: RawPeer, number: int) -> None:
+        peer.offer(header, transfer=number)
+        if number > 1:
+            peer.send(encode(FrameType.CANCEL, transfer=number - 1))
+
+    assert code_at_the_end(tmp_path, turn) == "too_slow"
 
 
 def test_a_connection_on_which_nothing_happens_is_ended_politely(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link, LinkRules
+from fedsim.wire.link import Link
+from fedsim.wire.rules import LinkRules
 from fedsim.wire.stream import make_stream, tls_context
 
 _BACKLOG: Final = 512
