@@ -53,6 +53,18 @@ def test_a_port_in_use_is_named_and_ends_with_69(tmp_path: Path) -> None:
         assert str(receiver.port) in ended.stderr
 
 
+def test_a_spool_has_one_receiver_at_a_time(tmp_path: Path) -> None:
+    config = node_config(tmp_path)
+    with (
+        receiving(config) as receiver,
+        pytest.raises(Unavailable, match=f"another receiver works on the spool {receiver.spool.root}"),
+        receiving(config),
+    ):
+        pass
+    with receiving(config):
+        pass
+
+
 def test_a_broken_configuration_is_told_whole_and_ends_with_78(tmp_path: Path) -> None:
     path = tmp_path / "receiver.yml"
     path.write_text("name: node/1\nrole: boss\nlisten: {port: 1}\nspool: /tmp\npeers: []\nlimit: 3\n")

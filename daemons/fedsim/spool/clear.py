@@ -52,11 +52,14 @@ def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind]
     return gone
 
 
-def clear_leftovers(spool: Spool, older_than_seconds: float) -> int:
-    """The receiver's start-up sweep: half-received and half-written files that nobody resumed; returns how many."""
+def clear_leftovers(spool: Spool, older_than_seconds: float, in_use: Collection[Path] = ()) -> int:
+    """The receiver's sweep: half-received and half-written files that nobody resumed; returns how many.
+
+    Those `in_use` stay, however long nothing has come of them.
+    """
     before = time.time() - older_than_seconds
     count = 0
-    for path in (*spool.incoming.iterdir(), *_temporary(spool.root)):
+    for path in {*spool.incoming.iterdir(), *_temporary(spool.root)} - set(in_use):
         try:
             old = path.lstat().st_mtime < before
             if old and path.is_dir():
