@@ -13,6 +13,7 @@ from transfer_support import (
     SERVER,
     TASK,
     WEB,
+    Outcomes,
     RawPeer,
     files_in,
     global_id,
@@ -21,20 +22,26 @@ from transfer_support import (
     local_id,
     model_file,
     node_config,
+    peer_of,
     receiving,
     send_now,
     server_config,
     stop_body,
     stop_id,
     vector_bytes,
+    want_all,
 )
 
+from fedsim.errors import Refused
 from fedsim.messages import Assignment, Engine, Submission
+from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
+from fedsim.spool.clear import clear_task
 from fedsim.spool.files import PERMITTED, FileId, Kind, Role
+from fedsim.spool.wanted import check_wanted, want
 from fedsim.wire import Identity
 from fedsim.wire.frames import FrameType
-from fedsim.wire.sender import Status
+from fedsim.wire.sender import Sender, Status
 
 # -- who may send what
 
@@ -129,6 +136,66 @@ def test_what_looks_like_a_path_is_refused_and_the_connection_goes_on(tmp_path: 
         peer.offer(header_of(body, stop_id()), body, transfer=2)
         assert peer.expect(FrameType.ACK) == {}
         assert files_in(tmp_path) == [f"spool/stop/{TASK}.json"]
+
+
+# -- what is wanted
+
+
+def vector_of(tmp_path: Path) -> Path:
+    model_file(tmp_path / "m.npy", 10)
+    return tmp_path / "m.npy"
+
+
+def test_a_test_set_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "d.npy", np.zeros((5, 28, 28), np.float32))
+    with receiving(server_config(tmp_path)) as receiver:
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1", "node-2"], Kind.TESTSET: ["node-2"]})
+        outcome = send_now(receiver, NODE, IDS[Kind.TESTSET], tmp_path / "d.npy")
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "not_wanted")
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1", "node-2"]})
+        outcome = send_now(receiver, Identity("node-2", Role.CLIENT), IDS[Kind.TESTSET], tmp_path / "d.npy")
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "not_wanted")
+        assert files_in(receiver.spool.root) == []
+
+
+def test_an_update_of_a_node_that_takes_no_part_is_refused(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path)) as receiver:
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-2"]})
+        outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "not_wanted")
+        assert send_now(receiver, Identity("node-2", Role.CLIENT), local_id(), vector_of(tmp_path)).delivered
+
+
+@pytest.mark.parametrize("host", ["server", "node"])
+def test_who_is_early_is_told_to_come_again_and_loses_nothing(tmp_path: Path, host: str) -> None:
+    make, sender, file_id = {
+        "server": (server_config, NODE, FileId(kind=Kind.LOCALPARAM, task=OTHER, round=1, chunk=0)),
+        "node": (node_config, SERVER, global_id(task=OTHER)),
+    }[host]
+    outcomes = Outcomes()
+    with receiving(make(tmp_path)) as receiver, Sender(sender) as early, RawPeer(receiver.port, sender) as peer:
+        peer.expect(FrameType.HELLO)
+        peer.offer(header_of(vector_bytes(tmp_path, 50_000), file_id))
+        refused = peer.expect(FrameType.ANSWER)["refused"]
+        assert (refused["code"], refused["retry"]) == ("unknown_task", True)
+        early.send(peer_of(receiver), file_id, vector_of(tmp_path), on_done=outcomes)
+        want_all(receiver.spool, OTHER)
+        assert outcomes.wait(1)[0].delivered
+
+
+def test_a_receiver_that_starts_again_still_knows_what_is_wanted_until_the_task_is_cleared(tmp_path: Path) -> None:
+    for kept in (True, False):
+        receiver = Receiver(server_config(tmp_path))
+        receiver.start()
+        if kept:
+            want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]})
+        outcome = send_now(receiver, NODE, local_id(chunk=int(kept)), vector_of(tmp_path))
+        assert outcome.delivered
+        receiver.close()
+    clear_task(receiver.spool, TASK)
+    with pytest.raises(Refused, match="waited for") as refused:
+        check_wanted(receiver.spool, local_id(), "node-1")
+    assert (refused.value.code, refused.value.retry) == ("unknown_task", True)
 
 
 # -- contents

@@ -35,6 +35,7 @@ from transfer_support import (
     server_config,
     stop_body,
     stop_id,
+    want_all,
     write_config,
 )
 
@@ -154,7 +155,9 @@ class _End:
 
     def __init__(self, sock: socket.socket, me: Identity, folder: Path, *, initiator: bool) -> None:
         config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
-        self.inbox = SpoolInbox(config, Spool(folder / "spool"), Counters())
+        spool = Spool(folder / "spool")
+        want_all(spool)
+        self.inbox = SpoolInbox(config, spool, Counters())
         self.hub = Hub(me.name, 2)
         tune(sock)
         from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
@@ -220,6 +223,7 @@ class _Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self._folder = folder
+        want_all(Spool(folder / "spool"))
         self.config = write_config(folder, node_config(folder, listen={"port": self.port}))
 
     def __enter__(self) -> Self:

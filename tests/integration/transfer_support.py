@@ -22,7 +22,9 @@ from fedsim.messages import Engine
 from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
+from fedsim.spool.layout import WANTED, Spool
 from fedsim.spool.npy import write_vector
+from fedsim.spool.wanted import ON_DEMAND, want
 from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import MAGIC, PREFIX, VERSION, FrameType, Hello, encode
 from fedsim.wire.sender import Outcome, Sender
@@ -88,9 +90,16 @@ def write_config(folder: Path, config: ReceiverConfig) -> Path:
     return path
 
 
+def want_all(spool: Spool, task: str = TASK) -> None:
+    """As if this host's daemon waited for everything of a task."""
+    want(spool, task, dict.fromkeys(ON_DEMAND))
+
+
 @contextmanager
 def receiving(config: ReceiverConfig) -> Iterator[Receiver]:
+    """A receiver whose daemon waits for everything of TASK."""
     receiver = Receiver(config)
+    want_all(receiver.spool)
     receiver.start()
     try:
         yield receiver
@@ -132,8 +141,9 @@ class Outcomes:
 
 
 def files_in(spool: Path) -> list[str]:
-    """Everything that lies in a spool, relative."""
-    return sorted(path.relative_to(spool).as_posix() for path in spool.rglob("*") if path.is_file())
+    """Everything that was received into a spool, relative."""
+    paths = [path.relative_to(spool) for path in spool.rglob("*") if path.is_file()]
+    return sorted(path.as_posix() for path in paths if WANTED not in path.parts)
 
 
 class Proxy:

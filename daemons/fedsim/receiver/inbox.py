@@ -18,6 +18,7 @@ from fedsim.receiver.ledger import Ledger
 from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role
 from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.npy import hash_file
+from fedsim.spool.wanted import check_wanted
 from fedsim.wire import Identity
 
 
@@ -56,6 +57,7 @@ class SpoolInbox:
         self.welcome(sender)
         if header.id.kind not in PERMITTED.get((sender.role, self._role), frozenset()):
             raise Refused("not_permitted", f"a {self._role} takes no {header.id.kind} from a {sender.role}")
+        check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
         incoming = IncomingFile(
             header,

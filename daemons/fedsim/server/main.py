@@ -347,6 +347,7 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
         self._store.move_task(task.uid, state, reason=reason, now=time.time())
+        clear_task(self._spool, task.uid)
         self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
         self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
 

@@ -29,7 +29,8 @@ def clear_round(spool: Spool, kind: Kind, task: str, round_number: int) -> None:
 
 
 def clear_task(spool: Spool, task: str, kinds: Iterable[Kind] = tuple(Kind)) -> None:
-    """Remove everything of a task, or its files of some kinds only."""
+    """Remove everything of a task, or its files of some kinds only; from here on nothing more of it is waited for."""
+    remove_file(spool.wanted(task))
     for kind in kinds:
         if kind is Kind.HELLO:
             continue
@@ -46,6 +47,7 @@ def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind]
     for kind in chosen:
         if kind is not Kind.HELLO:
             found |= {path.name.removesuffix(".json") for path in spool.folder(kind).iterdir() if path.name[0] != "."}
+    found |= {path.stem for path in spool.wanting.glob("*.json")}
     gone = found - set(keep)
     for task in gone:
         clear_task(spool, task, chosen)

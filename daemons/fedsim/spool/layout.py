@@ -16,6 +16,7 @@ from fedsim.spool.files import JSON_KINDS, Digest, FileId, Kind, NodeName, metad
 from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
+WANTED = "wanted"
 MODEL_FILE = "model.npy"
 """The global model in a round's folder on the server."""
 
@@ -72,8 +73,9 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.incoming = root / INCOMING
+        self.wanting = root / WANTED
         try:
-            for folder in (self.incoming, *(self.folder(kind) for kind in Kind)):
+            for folder in (self.incoming, self.wanting, *(self.folder(kind) for kind in Kind)):
                 make_folder(folder)
         except OSError as error:
             raise Unavailable(
@@ -84,6 +86,10 @@ class Spool:
     def folder(self, kind: Kind) -> Path:
         """The folder of one kind of file."""
         return self.root / kind.value
+
+    def wanted(self, task: str) -> Path:
+        """Where it stands what of a task is waited for; see `spool.wanted`."""
+        return self.wanting / f"{task}.json"
 
     def path(self, file_id: FileId, sender: str) -> Path:
         """Where the file of this id from this sender lies, or would lie."""
