@@ -100,10 +100,11 @@ class SpoolInbox:
     def _begin(self, incoming: IncomingFile) -> bool:
         """Open the file for writing if it is not stored exactly like this already; whether anything is to be done."""
         sender, header, destination = incoming.sender.name, incoming.header, incoming.destination
-        if self._is_stored(sender, header, destination.final):
-            if header.id.kind in JSON_KINDS or read_metadata(destination.final).meta == header.meta:
-                self._counters.add("files_already_there")
-                return False
+        there = self._in_place(sender, header, destination.final)
+        if there == header.meta:
+            self._counters.add("files_already_there")
+            return False
+        if there is not None:
             incoming.renew()
             return True
         limits = self.config.limits
@@ -139,23 +140,26 @@ class SpoolInbox:
             raise Refused("bad_header", f"its metadata is not plain JSON: {error}") from error
         return Destination(partial, final, metadata)
 
-    def _is_stored(self, sender: str, header: FileHeader, final: Path) -> bool:
-        """Whether exactly this file is in place. Only its metadata may change: a body that is used already may not."""
+    def _in_place(self, sender: str, header: FileHeader, final: Path) -> dict[str, Any] | None:
+        """The metadata with which exactly this file is in place, None if it is not.
+
+        Only the metadata may change: a body that may have been used already may not.
+        """
         try:
             size = final.stat().st_size
-            if header.id.kind in JSON_KINDS:
-                return size == header.size and hash_file(final) == header.digest
+            if header.id.kind in JSON_KINDS:  # they have none
+                return header.meta if (hash_file(final), size) == (header.digest, header.size) else None
         except FileNotFoundError:
-            return False
+            return None
         try:
             there = read_metadata(final)
         except BadInput:
             final.unlink(missing_ok=True)  # nobody can use it without; it comes again
-            return False
+            return None
         if (there.digest, size) != (header.digest, header.size):
             known = f"{header.id.kind} is here already with the digest {there.digest}"
             raise Refused("conflict", f"{known}; {header.digest} from {sender} cannot take its place")
-        return True
+        return there.meta
 
     def _ended(self, incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
         self._leave_place(incoming)

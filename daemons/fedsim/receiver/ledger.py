@@ -85,16 +85,17 @@ class Ledger:
         """
         with self._lock:
             resumed = self._kept.pop(part, None)
+            there = 0 if resumed is None else resumed.size
             try:
                 self._bound_files(sender, limits, share)
                 if not urgent:
                     self._bound_bytes(sender, size, limits, share)
-                self._bound_disk(sender, size - (resumed.size if resumed else 0), limits, urgent=urgent)
+                self._bound_disk(sender, size - there, limits, urgent=urgent)
             except Refused:
                 if resumed is not None:
                     self._kept[part] = resumed
                 raise
-            claim = Claim(sender, part, size)
+            claim = Claim(sender, part, size, there)
             self._open.add(claim)
             return claim
 
