@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim.errors import BadInput, Unavailable
+from fedsim.errors import BadInput, Refused, Unavailable
 from fedsim.spool.clear import clear_file, clear_leftovers, clear_other_tasks, clear_round, clear_task
 from fedsim.spool.durable import TEMPORARY_SUFFIX, make_folder, remove_tree, replacing, write_bytes, write_json
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Metadata, Spool
 from fedsim.spool.npy import write_vector
+from fedsim.spool.wanted import check_wanted, want
 from fedsim.spool.watch import Changes, Watch
 
 A, B = "a" * 32, "b" * 32
@@ -171,6 +172,18 @@ def test_the_sweep_leaves_only_the_tasks_that_go_on(tmp_path: Path) -> None:
     assert {item.id.task for kind in Kind for item in spool.arrived(kind)} == {B}
 
 
+def test_a_task_that_is_cleared_is_not_waited_for_any_more(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for task in (A, B):
+        want(spool, task, {Kind.LOCALPARAM: ["node-1"]})
+        check_wanted(spool, local(task, 1), "node-1")
+    clear_task(spool, A)
+    assert clear_other_tasks(spool, {A}) == {B}, "also where nothing has come yet"
+    for task in (A, B):
+        with pytest.raises(Refused, match="waited for"):
+            check_wanted(spool, local(task, 1), "node-1")
+
+
 def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     old, young, half = spool.incoming / "old.part", spool.incoming / "young.part", tmp_path / "stop" / ".x.json.1.tmp"
@@ -178,7 +191,8 @@ def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
         path.touch()
     for path in (old, half):
         os.utime(path, (1, 1))
-    assert clear_leftovers(spool, 3600) == 2
+    assert clear_leftovers(spool, 3600, {old}) == 1, "what is being written stays"
+    assert clear_leftovers(spool, 3600) == 1
     assert [path.name for path in spool.incoming.iterdir()] == ["young.part"]
 
 
