@@ -111,6 +111,34 @@ def test_plain_sockets_stay_on_loopback_unless_the_owner_insists(tmp_path: Path)
     assert load_config(path, ServerConfig).insecure_plaintext
 
 
+def test_the_pages_stay_on_loopback_whatever_the_way_to_the_receiver(tmp_path: Path) -> None:
+    tls = "tls: {certificate: a, key: b, authority: c}\nserver: {address: 192.0.2.1, port: 9001}\n"
+    (problem,) = problems(tmp_path, tls + "listen: {address: 0.0.0.0, port: 80}", WebConfig)
+    assert problem.startswith("At 'listen': 0.0.0.0 is not on loopback: put a proxy with HTTPS")
+
+
+def test_problems_that_concern_several_keys_are_told_with_all_others_at_once(tmp_path: Path) -> None:
+    text = """
+        nodes: [{name: a, address: 192.0.2.1}, {name: b}]
+        datasets: [{name: x, path: /secret, colour: red}, {name: y, path: y}]
+        poll_seconds: 0
+        colour: red
+    """
+    told = problems(tmp_path, text)
+    assert [problem.split(":")[0] for problem in told] == [
+        "At 'datasets[0].path'",
+        "At 'datasets[0].colour'",
+        "At 'nodes'",
+        "At 'poll_seconds'",
+        "At 'colour'",
+    ]
+
+
+def test_a_wrong_key_for_tls_is_one_problem_not_also_a_plain_socket(tmp_path: Path) -> None:
+    told = problems(tmp_path, "tls: {certificate: a}\nnodes: [{name: a, address: 192.0.2.1}]")
+    assert [problem.split(":")[0] for problem in told] == ["At 'tls.key'", "At 'tls.authority'"]
+
+
 def test_a_data_set_outside_the_data_folder_is_refused(tmp_path: Path) -> None:
     text = "name: a\nserver: {port: 1}\ndatasets: [{name: x, path: ../secret}]"
     (problem,) = problems(tmp_path, text, ClientConfig)

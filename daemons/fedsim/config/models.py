@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -49,23 +50,76 @@ class TlsConfig(_Strict):
 
 
 class _Networked(_Strict):
-    """Whatever opens a connection: plain sockets stay on loopback unless the owner insists."""
+    """Whatever opens a connection. Its keys stand before all others, so that a Guarded address can look at them."""
 
     tls: TlsConfig | None = None
     insecure_plaintext: bool = False
 
-    def _far_addresses(self) -> list[str]:
-        return []
 
-    @model_validator(mode="after")
-    def _plain_only_on_loopback(self) -> Self:
-        far = [address for address in self._far_addresses() if not is_loopback(address)]
-        if far and self.tls is None and not self.insecure_plaintext:
-            raise ValueError(
-                f"{', '.join(far)} is not on loopback: configure `tls:`, or set `insecure_plaintext: true` "
-                "to send parameters unencrypted"
-            )
-        return self
+class _Located(Protocol):
+    @property
+    def address(self) -> str: ...
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+# Checks stand at the field that they concern, also those that look at others: pydantic then tells all problems at once,
+# each with its place. A validator of the whole model would be asked only after every field is right.
+
+
+def _guard(addresses: Sequence[_Located], info: ValidationInfo) -> None:
+    """Plain sockets stay on loopback unless the owner insists."""
+    far = [item.address for item in addresses if not is_loopback(item.address)]
+    unsure = "tls" not in info.data or "insecure_plaintext" not in info.data  # wrong themselves, and told so
+    if far and not unsure and info.data["tls"] is None and not info.data["insecure_plaintext"]:
+        raise ValueError(
+            f"{', '.join(far)} is not on loopback: configure `tls:`, or set `insecure_plaintext: true` "
+            "to send parameters unencrypted"
+        )
+
+
+def _guarded_address(address: Address, info: ValidationInfo) -> Address:
+    _guard([address], info)
+    return address
+
+
+def _guarded_nodes(nodes: list[NodeAddress], info: ValidationInfo) -> list[NodeAddress]:
+    _guard(nodes, info)
+    return nodes
+
+
+NamedList = TypeVar("NamedList", bound=Sequence[_Named])
+
+
+def _distinct(items: NamedList) -> NamedList:
+    names = [item.name for item in items]
+    double = sorted({name for name in names if names.count(name) > 1})
+    if double:
+        raise ValueError(f"{', '.join(double)} stands more than once")
+    return items
+
+
+def _inside_the_data_folder(path: Path) -> Path:
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{path}: must lie inside the data folder")
+    return path
+
+
+def _guarded_pages(address: Address, info: ValidationInfo) -> Address:
+    """`tls:` is for the way to the server's receiver; browsers get HTTPS from a proxy."""
+    if not is_loopback(address.address) and info.data.get("insecure_plaintext") is False:
+        raise ValueError(
+            f"{address.address} is not on loopback: put a proxy with HTTPS before the web (`behind_proxy: true`), "
+            "or set `insecure_plaintext: true` to send passwords unencrypted"
+        )
+    return address
+
+
+Guarded = Annotated[Address, AfterValidator(_guarded_address)]
+DataPath = Annotated[Path, AfterValidator(_inside_the_data_folder)]
 
 
 class Limits(_Strict):
@@ -101,21 +155,10 @@ class ReceiverConfig(_Networked):
 
     name: Name
     role: Literal["server", "client"]
-    listen: Address
+    listen: Guarded
     spool: Path
-    peers: list[Peer] = Field(min_length=1)
+    peers: Annotated[list[Peer], AfterValidator(_distinct)] = Field(min_length=1)
     limits: Limits = Limits()
-
-    def _far_addresses(self) -> list[str]:
-        return [self.listen.address]
-
-    @model_validator(mode="after")
-    def _peers_make_sense(self) -> Self:
-        names = [peer.name for peer in self.peers]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(f"peers: {', '.join(double)} stands more than once")
-        return self
 
 
 class NodeAddress(_Strict):
@@ -147,9 +190,9 @@ class ServerConfig(_Database, _Networked):
 
     name: Name = "server"
     spool: Path = Path("/var/lib/fedsim/server")
-    data: Path | None = None
-    datasets: list[DataSetConfig] = []
-    nodes: list[NodeAddress] = Field(min_length=1)
+    data: Path = Path("/var/lib/fedsim/server/data")
+    datasets: Annotated[list[DataSetConfig], AfterValidator(_distinct)] = []
+    nodes: Annotated[list[NodeAddress], AfterValidator(_distinct), AfterValidator(_guarded_nodes)] = Field(min_length=1)
     node_timeout_seconds: Seconds = 35
     poll_seconds: Seconds = Field(5, le=300)
     max_running_tasks: int = Field(1, ge=1, le=1000)
@@ -158,24 +201,13 @@ class ServerConfig(_Database, _Networked):
     min_free_bytes: Bytes = Field(64 * MIB, description="Room on the disk after which a host that was full goes on")
     retention: Retention = Retention()
 
-    def _far_addresses(self) -> list[str]:
-        return [node.address for node in self.nodes]
-
-    @model_validator(mode="after")
-    def _nodes_are_distinct(self) -> Self:
-        names = [node.name for node in self.nodes]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(f"nodes: {', '.join(double)} stands more than once")
-        return self
-
 
 class DataSetConfig(_Strict):
     """A data set in the `data` folder: a file or a folder, and how to read it."""
 
     name: Name
-    path: Path = Field(description="Relative to the data folder")
-    test_path: Path | None = Field(None, description="Where the test set is a file of its own")
+    path: DataPath = Field(description="Relative to the data folder")
+    test_path: DataPath | None = Field(None, description="Where the test set is a file of its own")
     format: str | None = Field(
         None, description="idx, npz, csv, digits, cifar10 or an installed one; else by its files"
     )
@@ -192,13 +224,6 @@ class DataSetConfig(_Strict):
         None, description="Where there is no test set: this share of the examples, by their order's hash"
     )
 
-    @model_validator(mode="after")
-    def _inside_the_data_folder(self) -> Self:
-        for path in (self.path, self.test_path):
-            if path is not None and (path.is_absolute() or ".." in path.parts):
-                raise ValueError(f"{path}: must lie inside the data folder")
-        return self
-
 
 class Institution(_Strict):
     """What the owner of the data allows; a task beyond it is refused with the reason."""
@@ -212,11 +237,11 @@ class ClientConfig(_Networked):
     """`client.yml`: the daemon that trains on this node's data."""
 
     name: Name
-    server: Address
+    server: Guarded
     server_name: Name = Field("server", description="The name that the server's receiver tells")
     spool: Path = Path("/var/lib/fedsim/client")
     data: Path = Path("/var/lib/fedsim/client/data")
-    datasets: list[DataSetConfig] = Field(min_length=1)
+    datasets: Annotated[list[DataSetConfig], AfterValidator(_distinct)] = Field(min_length=1)
     clients: int = Field(100, ge=1, le=1_000_000, description="How many clients this node can stand for")
     institution: Institution = Institution()
     announce_seconds: Seconds = 10
@@ -227,24 +252,13 @@ class ClientConfig(_Networked):
     min_free_bytes: Bytes = Field(64 * MIB, description="Room on the disk after which a host that was full goes on")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
 
-    def _far_addresses(self) -> list[str]:
-        return [self.server.address]
-
-    @model_validator(mode="after")
-    def _data_sets_are_distinct(self) -> Self:
-        names = [dataset.name for dataset in self.datasets]
-        double = sorted({name for name in names if names.count(name) > 1})
-        if double:
-            raise ValueError(f"datasets: {', '.join(double)} stands more than once")
-        return self
-
 
 class WebConfig(_Database, _Networked):
     """`web.yml`: the pages and the JSON API."""
 
     name: Name = "web"
-    listen: Address = Address(port=8080)
-    server: Address = Address(port=9001)
+    listen: Annotated[Address, AfterValidator(_guarded_pages)] = Address(port=8080)
+    server: Guarded = Address(port=9001)
     server_name: Name = Field("server", description="The name that the server's receiver tells")
     checkpoints: Path = Path("/var/lib/fedsim/server/checkpoints")
     registration: Literal["open", "approval", "closed"] = "approval"
@@ -255,9 +269,6 @@ class WebConfig(_Database, _Networked):
     secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
     behind_proxy: bool = Field(False, description="Believe X-Forwarded-For and -Proto of a proxy on this machine")
     threads: int = Field(8, ge=1, le=256)
-
-    def _far_addresses(self) -> list[str]:
-        return [self.server.address]
 
 
 ServerConfig.model_rebuild()

@@ -203,7 +203,7 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _inspect(self) -> None:
         """Look at the server's own data sets, in a worker; plans wait for what it says."""
-        if not self.config.datasets or self.config.data is None:
+        if not self.config.datasets:
             self._own_datasets = {}
             return
         job = Inspect(folder=self.config.data, datasets=tuple(self.config.datasets), device="cpu")
