@@ -13,9 +13,9 @@ A node that is away at the deadline gets the final model later: the shell keeps 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from math import ceil
+from dataclasses import dataclass
 
+from fedsim.course.gathering import Gathering
 from fedsim.course.plan import Plan
 from fedsim.course.task_events import (
     Action,
@@ -37,19 +37,16 @@ from fedsim.course.task_events import (
     NodeRefused,
     NodeReported,
     RecordCounts,
-    RosterEntry,
     Save,
     Saved,
     SendFinal,
-    SendGlobal,
     StopRequested,
     TestsetArrived,
     TimePassed,
     UpdateArrived,
     WriteRoster,
 )
-from fedsim.learning.cohort import ChunkPlan
-from fedsim.messages import Broadcast, Chunk, TaskReport
+from fedsim.messages import TaskReport
 
 # The end waits so long for the final model to arrive; whoever has it not by then gets it afterwards.
 FINAL_DELIVERY_SECONDS = 10.0
@@ -72,19 +69,6 @@ class Restored:
     testset: bool = False
 
 
-@dataclass
-class _Gathering:
-    """The round that is being trained."""
-
-    number: int
-    deadline: float
-    chunks: dict[int, ChunkPlan]
-    expected: frozenset[tuple[int, int | None]]
-    arrived: dict[tuple[int, int | None], UpdateArrived] = field(default_factory=dict)
-    closed: bool = False
-    overdue: bool = False
-
-
 class TaskCourse:
     """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order."""
 
@@ -100,7 +84,7 @@ class TaskCourse:
         self._evaluated = set(restored.evaluated)
         self._saved = set(restored.saved)
         self._ready: dict[str, tuple[int, ...]] = {}
-        self._gathering: _Gathering | None = None
+        self._gathering: Gathering | None = None
         self._undelivered: set[str] | None = None
         self._without_final: list[str] = []
         self._final_deadline: float | None = None
@@ -123,8 +107,7 @@ class TaskCourse:
     def waiting_for(self) -> tuple[str, ...]:
         """The nodes that have not answered yet."""
         if self._gathering is not None and not self._gathering.closed:
-            missing = {self._node_of(chunk) for chunk, _ in self._gathering.expected - set(self._gathering.arrived)}
-            return tuple(node for node in self.plan.nodes if node in missing)
+            return self._gathering.waiting_for
         if self._undelivered:
             return self.undelivered
         if self.counts is None:
@@ -165,9 +148,7 @@ class TaskCourse:
         actions += self._clear_models()
         if self._restored_roster is not None:
             roster = self._restored_roster
-            self._open(roster.round, now)
-            assert self._gathering is not None  # noqa: S101 - _open just made it
-            self._gathering.closed = True
+            self._open(roster.round, now).closed = True
             actions.append(Aggregate(roster.round, roster.entries))
         else:
             actions += self._go_on(now)
@@ -259,22 +240,11 @@ class TaskCourse:
 
     def _update_arrived(self, update: UpdateArrived, now: float) -> list[Action]:
         gathering = self._gathering
-        key = (update.chunk, update.client)
-        if (
-            gathering is None
-            or gathering.closed
-            or update.round != gathering.number
-            or key not in gathering.expected
-            or self._node_of(update.chunk) != update.node
-        ):
+        if gathering is None or gathering.closed or not gathering.awaits(update):
             # A round to come is impossible for an honest node; the current one's file may be part of its roster.
             in_roster = gathering is not None and gathering.closed and update.round == gathering.number
             return [] if in_roster else [Discard(update)]
-        if key in gathering.arrived:
-            return []
-        gathering.arrived[key] = update
-        complete = len(gathering.arrived) == len(gathering.expected)
-        return self._close(gathering) if complete else self._close_if_enough(now)
+        return self._close_if_enough(now) if gathering.take(update) else []
 
     def _aggregated(self, number: int, now: float, *, finite: bool) -> list[Action]:
         if number != self.committed + 1 or self._gathering is None:
@@ -335,71 +305,25 @@ class TaskCourse:
 
     # ------------------------------------------------------------ the round
 
-    def _open(self, number: int, now: float) -> None:
-        chunks = {chunk.id: chunk for chunk in self.plan.chunks(number)}
-        expected: frozenset[tuple[int, int | None]]
-        if self.settings.linear:
-            expected = frozenset((chunk_id, None) for chunk_id in chunks)
-        else:
-            expected = frozenset((chunk.id, client) for chunk in chunks.values() for client in chunk.clients)
-        deadline = now + self.settings.round_timeout_seconds
-        self._gathering = _Gathering(number, deadline, chunks, expected)
+    def _open(self, number: int, now: float) -> Gathering:
+        assert self.counts is not None  # noqa: S101 - no round opens without them
+        self._gathering = Gathering(self.plan, number, self.counts, now + self.settings.round_timeout_seconds)
+        return self._gathering
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
         """The round's model to those of `nodes` that train in it."""
         gathering = self._gathering
         if gathering is None or gathering.closed:
             return []
-        actions: list[Action] = []
-        for node in nodes:
-            index = self.plan.nodes.index(node)
-            chunks = tuple(
-                Chunk(id=chunk.id, clients=chunk.clients) for chunk in gathering.chunks.values() if chunk.node == index
-            )
-            if chunks:
-                broadcast = Broadcast(chunks=chunks, used_through=gathering.number - 1)
-                actions.append(SendGlobal(node, gathering.number, broadcast))
-        return actions
+        return [action for node in nodes if (action := gathering.broadcast(node)) is not None]
 
     def _close_if_enough(self, now: float) -> list[Action]:
-        """After the deadline, enough answers end the round."""
+        """Everything that is expected, or after the deadline enough of it, ends the round."""
         gathering = self._gathering
-        if gathering is None or gathering.closed or now < gathering.deadline:
+        if gathering is None or gathering.closed or not (gathering.complete or gathering.enough(now)):
             return []
-        gathering.overdue = True
-        answered = sum(self._clients_behind(key) for key in gathering.arrived)
-        cohort = sum(len(chunk.clients) for chunk in gathering.chunks.values())
-        if answered < max(1, ceil(round(cohort * self.settings.min_responses, 6))):
-            return []
-        return self._close(gathering)
-
-    def _close(self, gathering: _Gathering) -> list[Action]:
-        gathering.closed = True
-        entries = tuple(self._entry(gathering.arrived[key]) for key in sorted(gathering.arrived, key=_canonical))
-        missing: list[int] = []
-        for chunk_id, client in gathering.expected - set(gathering.arrived):
-            missing += gathering.chunks[chunk_id].clients if client is None else [client]
-        roster = WriteRoster(gathering.number, entries, tuple(sorted(missing)))
-        return [roster, Aggregate(gathering.number, entries)]
-
-    def _entry(self, update: UpdateArrived) -> RosterEntry:
-        assert self.counts is not None  # noqa: S101 - no round opens without them
-        assert self._gathering is not None  # noqa: S101 - only a round's updates become entries
-        chunk = self._gathering.chunks[update.chunk]
-        clients = chunk.clients if update.client is None else (update.client,)
-        num_examples = sum(self.counts[client] for client in clients)
-        weight = num_examples if self.settings.weighting == "examples" else len(clients)
-        return RosterEntry(
-            update.node, update.chunk, update.client, update.digest, float(weight), num_examples, update.train_loss
-        )
-
-    def _node_of(self, chunk: int) -> str:
-        assert self._gathering is not None  # noqa: S101 - asked only about the open round's chunks
-        return self.plan.nodes[self._gathering.chunks[chunk].node]
-
-    def _clients_behind(self, key: tuple[int, int | None]) -> int:
-        assert self._gathering is not None  # noqa: S101
-        return len(self._gathering.chunks[key[0]].clients) if key[1] is None else 1
+        roster = gathering.close()
+        return [roster, Aggregate(roster.round, roster.entries)]
 
     # ------------------------------------------------------------ what stays, and how long
 
@@ -421,7 +345,3 @@ class TaskCourse:
                 self._kept.discard(number)
                 actions.append(ClearModel(number))
         return actions
-
-
-def _canonical(key: tuple[int, int | None]) -> tuple[int, int]:
-    return (key[0], -1 if key[1] is None else key[1])

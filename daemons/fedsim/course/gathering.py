@@ -1,0 +1,110 @@
+"""The round that is being trained: what is expected of whom, what has come, when it is enough, and the roster of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+
+from fedsim.course.plan import Plan
+from fedsim.course.task_events import RosterEntry, SendGlobal, UpdateArrived, WriteRoster
+from fedsim.messages import Broadcast, Chunk
+
+Key = tuple[int, int | None]  # chunk; client, where each sends an update of its own
+
+
+class Gathering:
+    """One round between its broadcast and its aggregation. `closed`: its roster stands, nothing more counts.
+
+    Args:
+        plan: of the task.
+        number: of the round.
+        counts: number of examples of each client.
+        deadline: after it, enough answers end the round.
+    """
+
+    def __init__(self, plan: Plan, number: int, counts: Sequence[int], deadline: float) -> None:
+        self.number = number
+        self.deadline = deadline
+        self.closed = False
+        self.overdue = False
+        self._plan = plan
+        self._counts = counts
+        self._chunks = {chunk.id: chunk for chunk in plan.chunks(number)}
+        self._expected: frozenset[Key]
+        if plan.settings.linear:
+            self._expected = frozenset((chunk_id, None) for chunk_id in self._chunks)
+        else:
+            self._expected = frozenset(
+                (chunk.id, client) for chunk in self._chunks.values() for client in chunk.clients
+            )
+        self._arrived: dict[Key, UpdateArrived] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that is expected has come."""
+        return len(self._arrived) == len(self._expected)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """The nodes of which something is missing, in the plan's order."""
+        missing = {self._node_of(chunk) for chunk, _ in self._expected - set(self._arrived)}
+        return tuple(node for node in self._plan.nodes if node in missing)
+
+    def awaits(self, update: UpdateArrived) -> bool:
+        """Whether this update is one of the round's, from the node that it is expected of."""
+        expected = update.round == self.number and (update.chunk, update.client) in self._expected
+        return expected and self._node_of(update.chunk) == update.node
+
+    def take(self, update: UpdateArrived) -> bool:
+        """Note an awaited update; False if it had come before."""
+        key = (update.chunk, update.client)
+        if key in self._arrived:
+            return False
+        self._arrived[key] = update
+        return True
+
+    def enough(self, now: float) -> bool:
+        """Whether the deadline has passed and enough of the cohort's clients have answered."""
+        if now < self.deadline:
+            return False
+        self.overdue = True
+        answered = sum(len(self._clients_behind(key)) for key in self._arrived)
+        cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
+        # Rounded, because 0.7 of 10 clients are 7.000000000000001.
+        return answered >= max(1, ceil(round(cohort * self._plan.settings.min_responses, 6)))
+
+    def close(self) -> WriteRoster:
+        """What has come is what counts: the roster in canonical order."""
+        self.closed = True
+        entries = tuple(self._entry(self._arrived[key]) for key in sorted(self._arrived, key=_canonical))
+        missing = [client for key in self._expected - set(self._arrived) for client in self._clients_behind(key)]
+        return WriteRoster(self.number, entries, tuple(sorted(missing)))
+
+    def broadcast(self, node: str) -> SendGlobal | None:
+        """The round's model for a node, with what it trains; None if that is nothing."""
+        index = self._plan.nodes.index(node)
+        chunks = tuple(
+            Chunk(id=chunk.id, clients=chunk.clients) for chunk in self._chunks.values() if chunk.node == index
+        )
+        if not chunks:
+            return None
+        return SendGlobal(node, self.number, Broadcast(chunks=chunks, used_through=self.number - 1))
+
+    def _entry(self, update: UpdateArrived) -> RosterEntry:
+        clients = self._clients_behind((update.chunk, update.client))
+        num_examples = sum(self._counts[client] for client in clients)
+        weight = num_examples if self._plan.settings.weighting == "examples" else len(clients)
+        return RosterEntry(
+            update.node, update.chunk, update.client, update.digest, float(weight), num_examples, update.train_loss
+        )
+
+    def _node_of(self, chunk: int) -> str:
+        return self._plan.nodes[self._chunks[chunk].node]
+
+    def _clients_behind(self, key: Key) -> tuple[int, ...]:
+        chunk, client = key
+        return self._chunks[chunk].clients if client is None else (client,)
+
+
+def _canonical(key: Key) -> tuple[int, int]:
+    return (key[0], -1 if key[1] is None else key[1])
