@@ -33,10 +33,10 @@ test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST and the b
 	$(BIN)/pytest -m "not slow and not browser"
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
-	$(BIN)/ruff format --check daemons tests
-	$(BIN)/ruff check daemons tests
+	$(BIN)/ruff format --check daemons deploy tests
+	$(BIN)/ruff check daemons deploy tests
 	$(BIN)/mypy
-	PYTHONPATH=daemons $(BIN)/lint-imports
+	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
 
 bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
