@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-APT := openssl mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
+APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
 
 .PHONY: help demo test check test-fast bench system-packages clean
 

@@ -29,7 +29,7 @@ from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.sender import Sender
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 from fedsim.worker.inspector import Inspector
 from fedsim.worker.jobs import Inspect, Inspected
 from fedsim.worker.pool import WorkerPool
@@ -40,7 +40,7 @@ DATABASE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 EXTEND_START_USEC = 30_000_000
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext")
+FIXED = ("name", "spool", "database", "database_password_file", "insecure_plaintext")
 
 
 class ServerDaemon(Daemon[ServerConfig]):
@@ -60,9 +60,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET)
         self._watch = Watch(*(self._spool.folder(kind) for kind in kinds))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
-        identity = Identity(self.config.name, Role.SERVER)
-        context = tls_context(self.config.tls, listening=False) if self.config.tls else None
-        self._outbox = Outbox(Sender(identity, ssl_context=context))
+        self._identity = Identity(self.config.name, Role.SERVER)
+        self._outbox = Outbox(Sender(self._identity, credentials=Credentials.of(self.config.tls, self._identity)))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
         self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
@@ -90,11 +89,12 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._connect()
 
     def reload(self, config: ServerConfig) -> None:
-        """Nodes, time limits, data sets, workers and retention change at once; the rest with a restart."""
+        """Nodes, certificates, time limits, data sets, workers, retention change at once; the rest with a restart."""
         changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        self._outbox.reload(Credentials.of(config.tls, self._identity), {node.name for node in config.nodes})
         look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
         super().reload(config)
         self._platform.config = config

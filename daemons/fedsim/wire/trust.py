@@ -58,6 +58,7 @@ class Credentials:
         self._authorities = _read(tls.authority, "tls.authority", x509.load_pem_x509_certificates)
         self._revoked = {} if tls.revoked is None else self._read_revoked(tls.revoked)
         key = _find_key(tls, own)
+        self.path = tls.certificate
         self.not_after = own.not_valid_after_utc.timestamp()
         self._check_own(tls.certificate, own, me)
         self.listening = _context(ssl.PROTOCOL_TLS_SERVER, tls.certificate, key, authority)
@@ -68,7 +69,7 @@ class Credentials:
         """For a configuration; None where it has no `tls:`."""
         return None if tls is None else cls(tls, me)
 
-    def judge(self, encoded: bytes, *, listens: bool) -> Certificate:
+    def believe(self, encoded: bytes, *, listens: bool) -> Certificate:
         """Whose certificate this is.
 
         Args:
@@ -129,6 +130,24 @@ class Credentials:
         if owner != me:
             problem = f"{path} is the certificate of {owner}, this is {me}; install its own, or correct `name`"
             raise ConfigError("tls.certificate", [problem])
+
+
+def judge(credentials: Credentials | None, encoded: bytes | None, *, listens: bool) -> Certificate | None:
+    """Whom the other side of a connection has proven to be; None where nothing is to be proven.
+
+    Args:
+        credentials: of this host; without them every connection is plain, and the HELLO is believed.
+        encoded: the other side's certificate (DER); None if the connection is plain.
+        listens: whether the other side is the one that listens.
+
+    Raises:
+        Refused: it has proven nothing, or is not believed (any more).
+    """
+    if credentials is None:
+        return None
+    if encoded is None:
+        raise Refused("tls", "the connection is not encrypted, and `tls:` is configured now", retry=True)
+    return credentials.believe(encoded, listens=listens)
 
 
 def explain(error: ssl.SSLError) -> str:
