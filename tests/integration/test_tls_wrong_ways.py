@@ -51,6 +51,7 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 def guarded(pki: Pki, folder: Path, **changes: Any) -> Iterator[tuple[Receiver, Log]]:
     """The server's receiver with TLS, that takes files from the web and eight nodes."""
     tls = pki.tls("server", Role.SERVER)
+    pki.publish("server")
     with logged() as log, receiving(server_config(folder, tls=tls.model_dump(), **changes)) as receiver:
         yield receiver, log
 
@@ -335,7 +336,7 @@ def test_a_certificate_that_may_not_listen_does_not_make_a_server(tmp_path: Path
 def test_a_revoked_server_is_told_nothing(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     tls = pki.tls("server", Role.SERVER)
-    pki.authority.revoke("server")
+    pki.authority.revoke("server")  # before the web gets its list
     with (
         logged() as log,
         pretending(pki, tls, Identity("server", Role.SERVER)) as (port, heard),

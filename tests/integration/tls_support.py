@@ -38,15 +38,15 @@ def replace(path: Path, content: bytes) -> None:
 
 
 class Pki:
-    """The authority of a lab, and a folder of files for each host."""
+    """The authority of a lab, and a folder of files for each host; `hosts` where those are another authority's, too."""
 
-    def __init__(self, folder: Path, name: str = "test lab") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, name: str = "test lab", *, hosts: Path | None = None) -> None:
+        self.hosts = hosts or folder
         self.authority = Authority.make(folder / "ca", passphrase, name=name)
 
     def issue(self, name: str, role: Role, *, clock: Clock = now, days: int = 30) -> Issued:
         """Give the host a new key and certificate in place of those that it had."""
-        here = self.folder / name
+        here = self.hosts / name
         here.mkdir(exist_ok=True)
         request, _ = request_for(here / "new.key", name)
         issued = Authority(self.authority.folder, passphrase, clock=clock).sign(request, name, role, days=days)
@@ -56,10 +56,11 @@ class Pki:
 
     def tls(self, name: str, role: Role, **how: Any) -> TlsConfig:
         """The `tls:` of a host, with everything that it names."""
-        if how or not (self.folder / name / "host.crt").exists():
+        here = self.hosts / name
+        if how or not (here / "host.crt").exists():
             self.issue(name, role, **how)
-        here = self.folder / name
-        self.publish(name)
+        if not (here / "ca.crt").exists():
+            self.publish(name)
         return TlsConfig(
             certificate=here / "host.crt", key=here / "host.key", authority=here / "ca.crt", revoked=here / "crl.pem"
         )
@@ -70,7 +71,7 @@ class Pki:
         for name in names:
             for file in ("ca.crt", "crl.pem"):
                 content = b"".join((part.authority.folder / file).read_bytes() for part in parts)
-                replace(self.folder / name / file, content)
+                replace(self.hosts / name / file, content)
 
     def credentials(self, name: str, role: Role, **how: Any) -> Credentials:
         return Credentials(self.tls(name, role, **how), Identity(name, role))
