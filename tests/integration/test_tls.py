@@ -370,6 +370,17 @@ def test_plain_connections_end_once_tls_is_configured(tmp_path: Path, pki: Pki) 
         assert sender.send_and_wait(peer, HELLO, hello_body("node-1"), give_up_after=PATIENCE).delivered
 
 
+def test_who_is_refused_hears_why(tmp_path: Path, pki: Pki) -> None:
+    config = server_config(tmp_path, tls=pki.tls("server", Role.SERVER).model_dump())
+    expired = pki.credentials("node-1", Role.CLIENT, clock=ends_in(-5), days=1)
+    with receiving(config) as receiver:
+        for _ in range(5):  # the refusal races with the node's first words
+            with logged() as log, Sender(NODE, credentials=expired) as sender:
+                sender.send(peer_of(receiver), HELLO, hello_body("node-1"), on_done=Outcomes())
+                (line,) = log.wait("peer_unreachable")
+            assert "it refuses this host's certificate or TLS: certificate expired" in line["problem"]
+
+
 # ---------------------------------------------------------------- time
 
 

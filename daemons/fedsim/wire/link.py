@@ -171,7 +171,7 @@ class Link:
             try:
                 self._out.put(encode(FrameType.BYE, reason))
                 self._out.flush(1)
-            except OSError:
+            except (OSError, Refused):
                 pass  # it was gone already
         self._end(reason)
 

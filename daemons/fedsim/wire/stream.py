@@ -192,7 +192,7 @@ class TlsStream:
 
 def _trouble(error: ssl.SSLError) -> OSError | Refused:
     """A connection that breaks is nobody's fault; anything else of TLS is worth words."""
-    if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
         return ConnectionError("it ended in the midst of TLS")
     return Refused("tls", explain(error), retry=True)
 
