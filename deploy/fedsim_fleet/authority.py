@@ -125,7 +125,7 @@ class Authority:
         """
         secret = passphrase()
         if len(secret) < MIN_PASSPHRASE_BYTES:
-            advice = "take a random one, as of: openssl rand -base64 24"
+            advice = "take a random one, as of: head -c 24 /dev/urandom | base64"
             raise BadInput(f"the passphrase has {len(secret)} characters, it needs {MIN_PASSPHRASE_BYTES}; {advice}")
         make_folder(folder)
         with _locked(folder):
