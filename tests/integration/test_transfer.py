@@ -162,6 +162,7 @@ class _End:
             me,
             link_rules(config.limits),
             initiator=initiator,
+            judge=lambda _: None,
             welcome=self.inbox.welcome,
             inbox=self.inbox,
             run=self.hub.run,
