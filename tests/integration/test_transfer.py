@@ -4,24 +4,19 @@ import functools
 import os
 import random
 import select
-import shutil
 import signal
 import socket
-import ssl
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import pytest
-import yaml
 from inotify_simple import INotify, flags
-from presence import missing
 from transfer_support import (
     PATIENCE,
+    RECEIVER,
     SERVER,
     TASK,
     Outcomes,
@@ -36,9 +31,10 @@ from transfer_support import (
     server_config,
     stop_body,
     stop_id,
+    want_all,
+    write_config,
 )
 
-from fedsim.config import TlsConfig
 from fedsim.errors import BadInput, Refused, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
@@ -52,7 +48,7 @@ from fedsim.wire.link import Link
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.sender import Sender, SenderFailedError, Status
 from fedsim.wire.source import Source
-from fedsim.wire.stream import PlainStream, tls_context, tune
+from fedsim.wire.stream import PlainStream, tune
 
 MIB = 1 << 20
 
@@ -69,9 +65,9 @@ def test_a_file_arrives_whole_and_wakes_whoever_watches(tmp_path: Path) -> None:
         assert 2_000_000 < outcome.bytes_sent < 2_010_000
         readable, _, _ = select.select([watch], [], [], PATIENCE)
         assert readable
-        assert watch.drain() >= {receiver.spool.folder(Kind.GLOBALPARAM) / TASK}
+        (arrived,) = receiver.spool.among(watch.drain())
         watch.close()
-        (arrived,) = receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1)
+        assert receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1) == [arrived]
         assert np.array_equal(open_vector(arrived.path), open_vector(tmp_path / "m.npy"))
         told = arrived.metadata()
         assert (told.sender, told.digest, told.meta) == ("server", digest, {"final": True})
@@ -154,7 +150,9 @@ class _End:
 
     def __init__(self, sock: socket.socket, me: Identity, folder: Path, *, initiator: bool) -> None:
         config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
-        self.inbox = SpoolInbox(config, Spool(folder / "spool"), Counters())
+        spool = Spool(folder / "spool")
+        want_all(spool)
+        self.inbox = SpoolInbox(config, spool, Counters())
         self.hub = Hub(me.name, 2)
         tune(sock)
         from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
@@ -164,6 +162,7 @@ class _End:
             me,
             link_rules(config.limits),
             initiator=initiator,
+            judge=lambda _: None,
             welcome=self.inbox.welcome,
             inbox=self.inbox,
             run=self.hub.run,
@@ -220,9 +219,8 @@ class _Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self._folder = folder
-        self.config = folder / "receiver.yml"
-        given = node_config(folder, listen={"port": self.port}).model_dump(mode="json", exclude_none=True)
-        self.config.write_text(yaml.safe_dump(given))
+        want_all(Spool(folder / "spool"))
+        self.config = write_config(folder, node_config(folder, listen={"port": self.port}))
 
     def __enter__(self) -> Self:
         self.start()
@@ -238,9 +236,8 @@ class _Process:
         path.unlink(missing_ok=True)
         notify.bind(str(path))
         notify.settimeout(PATIENCE)
-        code = "from fedsim.receiver.main import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--config", str(self.config)],
+            [*RECEIVER, "--config", str(self.config)],
             env={**os.environ, "NOTIFY_SOCKET": str(path)},
             stderr=subprocess.PIPE,
             text=True,
@@ -376,57 +373,3 @@ def test_metadata_that_is_not_json_fails_where_it_was_given(tmp_path: Path) -> N
         for meta in ({"x": float("nan")}, {"x": tmp_path}):
             with pytest.raises(BadInput, match="globalparam"):
                 sender.send(Peer("n", "127.0.0.1", 1), global_id(), b"", meta=meta, on_done=print)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a CA, and certificates for `server` and `node-1`."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        missing("the command openssl is not installed: apt-get install openssl")
-    folder = tmp_path_factory.mktemp("ca")
-
-    def run(*args: str) -> None:
-        subprocess.run([openssl, *args], cwd=folder, check=True, capture_output=True)
-
-    new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    run("req", "-x509", *new_key, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=test CA")
-    for name in ("server", "node-1"):
-        run("req", *new_key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        (folder / f"{name}.ext").write_text(f"subjectAltName=DNS:{name}\n")
-        signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
-        run("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signed)
-    return folder
-
-
-def _tls(folder: Path, name: str) -> TlsConfig:
-    return TlsConfig(certificate=folder / f"{name}.crt", key=folder / f"{name}.key", authority=folder / "ca.crt")
-
-
-def test_files_travel_in_tls_and_the_certificate_decides_who_somebody_is(tmp_path: Path, authority: Path) -> None:
-    digest = model_file(tmp_path / "m.npy", 2_000_000)
-    config = node_config(tmp_path, tls=_tls(authority, "node-1").model_dump())
-    with receiving(config) as receiver:
-        context = tls_context(_tls(authority, "server"), listening=False)
-        with Sender(SERVER, ssl_context=context) as sender:
-            for _ in range(2):
-                outcome = sender.send_and_wait(
-                    peer_of(receiver), global_id(), tmp_path / "m.npy", digest=digest, give_up_after=PATIENCE
-                )
-            assert outcome.already_there
-        assert hash_file(receiver.spool.path(global_id(), "server")) == digest
-        pretender = tls_context(_tls(authority, "node-1"), listening=False)
-        with Sender(SERVER, ssl_context=pretender) as sender, pytest.raises(Refused, match="certificate is for node-1"):
-            sender.send_and_wait(peer_of(receiver), stop_id(), stop_body(), give_up_after=PATIENCE)
-
-
-def test_a_plain_or_unknown_connection_gets_nowhere_with_a_tls_receiver(tmp_path: Path, authority: Path) -> None:
-    config = node_config(tmp_path, tls=_tls(authority, "node-1").model_dump())
-    with receiving(config) as receiver:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        for attempt in (None, context):
-            with Sender(SERVER, ssl_context=attempt) as sender, pytest.raises(Unavailable):
-                sender.send_and_wait(peer_of(receiver), stop_id(), stop_body(), give_up_after=0.3)
-        assert files_in(receiver.spool.root) == []

@@ -25,7 +25,7 @@ from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Sender, Status
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 from fedsim.worker.inspector import Inspector
 from fedsim.worker.jobs import Inspect, Inspected
 
@@ -34,7 +34,7 @@ SETTLE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext", "metrics")
+FIXED = ("name", "server", "server_name", "spool", "data", "insecure_plaintext", "metrics")
 
 
 class ClientDaemon(Daemon[ClientConfig]):
@@ -57,8 +57,8 @@ class ClientDaemon(Daemon[ClientConfig]):
         config.data.mkdir(parents=True, exist_ok=True)
         self._data_watch = Watch(config.data, written=True)
         self._selector.register(self._data_watch, EVENT_READ, self._data_changed)
-        context = tls_context(config.tls, listening=False) if config.tls else None
-        self._outbox = Outbox(Sender(Identity(config.name, Role.CLIENT), ssl_context=context))
+        self._identity = Identity(config.name, Role.CLIENT)
+        self._outbox = Outbox(Sender(self._identity, credentials=Credentials.of(config.tls, self._identity)))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._platform = Platform(
@@ -138,7 +138,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._room_at = time.monotonic() + ROOM_SECONDS
 
     def reload(self, config: ClientConfig) -> None:
-        """Capacity, data sets, the institution's rules, workers and times change at once; the rest with a restart.
+        """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart.
 
         A task that is under way goes on as it was begun.
         """
@@ -146,6 +146,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        self._outbox.reload(Credentials.of(config.tls, self._identity), {config.server_name})
         super().reload(config)
         self._platform.config = config
         self._look_at_data_at = 0.0
@@ -235,9 +236,9 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._orphans = orphans
 
     def _files_arrived(self) -> None:
-        folders = self._watch.drain()
+        arrived = self._spool.among(self._watch.drain())
         if self._inspected is not None:  # before, nothing runs; then everything is looked at
-            self._look({folder.name for folder in folders})
+            self._look({item.id.task or "" for item in arrived if item.id.kind is Kind.GLOBALPARAM})
 
     def _look(self, uids: Collection[str] = ()) -> None:
         """See what has come: tasks, global models of the tasks `uids`, and stops.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import select
 import socket
-import ssl
 import threading
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -21,9 +23,12 @@ from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
+from fedsim.wire.expiry import ExpiryWatch
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link, LinkRules
-from fedsim.wire.stream import make_stream, tls_context
+from fedsim.wire.link import Link
+from fedsim.wire.rules import LinkRules
+from fedsim.wire.stream import make_stream
+from fedsim.wire.trust import Credentials, judge
 
 _BACKLOG: Final = 512
 _QUIET_LOG_SECONDS: Final = 10.0
@@ -54,6 +59,19 @@ def listen(address: Address) -> socket.socket:
     return sock
 
 
+def take_over(spool: Spool) -> int:
+    """A descriptor that holds the spool for this process; `Unavailable` if another receiver works on it."""
+    descriptor = os.open(spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Unavailable(
+            f"another receiver works on the spool {spool.root}: stop it, or give this one its own"
+        ) from error
+    return descriptor
+
+
 class Receiver:
     """Listens, and serves every connection on `limits.threads` threads."""
 
@@ -64,24 +82,30 @@ class Receiver:
         self.inbox = SpoolInbox(config, self.spool, self.counters)
         self.me = Identity(config.name, Role(config.role))
         self.hub = Hub("receiver", config.limits.threads)
-        self.context: ssl.SSLContext | None = tls_context(config.tls, listening=True) if config.tls else None
+        self.credentials = Credentials.of(config.tls, self.me)
+        self._expiry = ExpiryWatch(self.credentials)
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
+        self._hold = -1
         self._log = structlog.get_logger()
-        self._quiet_until = 0.0
-        self._unlogged = 0
+        self._quiet: dict[str | None, _Quiet] = {}
 
     def start(self) -> None:
-        """Sweep, listen, serve; `Unavailable` if the port cannot be used."""
+        """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
+        self._hold = take_over(self.spool)
+        try:
+            plain = self.config.tls is None and not self.config.insecure_plaintext
+            sockets = passed_sockets(self.config.listen, plain=plain) or [listen(self.config.listen)]
+        except Unavailable:
+            self._let_go()
+            raise
         self.sweep()
-        config = self.config
-        plain = config.tls is None and not config.insecure_plaintext
-        sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
         self._listeners = [Listener(self, sock) for sock in sockets]
         self.hub.start()
         for listener in self._listeners:
             self.hub.add(listener)
+        self.hub.add(self._expiry)
 
     @property
     def port(self) -> int:
@@ -90,14 +114,27 @@ class Receiver:
 
     def sweep(self) -> None:
         """Remove half-received files that nobody resumed."""
-        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds)
+        ledger = self.inbox.ledger
+        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds, ledger.in_use())
+        ledger.look()
         if gone:
             self._log.info("leftovers_cleared", files=gone)
 
     def reload(self, config: ReceiverConfig) -> None:
-        """Take over peers and limits; connections that stand keep their time limits, not their permission."""
+        """Take over peers, limits and credentials; connections that stand keep their time limits, not their permission.
+
+        Raises:
+            ConfigError: the credentials cannot be used; then nothing has changed.
+        """
+        credentials = Credentials.of(config.tls, self.me)
         self.config = config
         self.inbox.config = config
+        self.credentials = self._expiry.credentials = credentials
+        self.hub.wake(self._expiry)
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.review()
 
     def close(self) -> None:
         """Stop serving: what is being verified is finished, what is half-received stays for resuming."""
@@ -108,6 +145,12 @@ class Receiver:
             session.link.close("stopping", f"{self.me} stops; try again later", retry=True)
         for listener in self._listeners:
             listener.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     def counts(self) -> dict[str, int]:
         """All counters, and how many connections are open."""
@@ -141,7 +184,7 @@ class Receiver:
         self.inbox.welcome(peer)
         most = self.config.limits.max_connections_per_peer
         with self._lock:
-            count = sum(other.peer == peer.name for other in self._sessions)
+            count = sum(other.peer == peer.name for other in self._sessions if other is not session)
             if count >= most:
                 raise Refused("busy", f"{peer.name} has {count} connections open; at most {most} are taken", retry=True)
             session.peer = peer.name
@@ -155,20 +198,32 @@ class Receiver:
         end = session.link.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self.report(session.address, Refused(end.code, end.message))
+            self.report(session.address, Refused(end.code, end.message), node=session.peer)
 
-    def report(self, address: str, refused: Refused) -> None:
-        """One line for a strange connection; a flood of them is counted, not written."""
+    def report(self, address: str, refused: Refused, *, node: str | None = None) -> None:
+        """One line for a strange connection; a flood of them is counted, not written.
+
+        Each peer, once it has proven its name, has a measure of its own: no stranger's flood hides what becomes of it.
+        """
         now = time.monotonic()
         with self._lock:
-            if now < self._quiet_until:
-                self._unlogged += 1
+            quiet = self._quiet.setdefault(node, _Quiet())
+            if now < quiet.until:
+                quiet.unlogged += 1
                 return
-            self._quiet_until = now + _QUIET_LOG_SECONDS
-            more, self._unlogged = self._unlogged, 0
+            quiet.until = now + _QUIET_LOG_SECONDS
+            more, quiet.unlogged = quiet.unlogged, 0
+        known = {} if node is None else {"node": node}
+        problem = str(refused)
         self._log.warning(
-            "connection_refused", address=address, code=refused.code, problem=str(refused), not_logged_before=more
+            "connection_refused", address=address, **known, code=refused.code, problem=problem, not_logged_before=more
         )
+
+
+@dataclass
+class _Quiet:
+    until: float = 0.0
+    unlogged: int = 0
 
 
 class Listener:
@@ -248,11 +303,14 @@ class Session:
         self.address = address
         self.peer: str | None = None
         self._receiver = receiver
+        self._review = False
+        context = None if receiver.credentials is None else receiver.credentials.listening
         self.link = Link(
-            make_stream(sock, receiver.context, server_name=None),
+            make_stream(sock, context, listening=True),
             receiver.me,
             link_rules(receiver.config.limits),
             initiator=False,
+            judge=lambda encoded: judge(receiver.credentials, encoded, listens=False),
             welcome=lambda peer: receiver.welcome(self, peer),
             inbox=receiver.inbox,
             run=receiver.hub.run,
@@ -268,8 +326,16 @@ class Session:
         """See Actor."""
         return self.link.deadline
 
+    def review(self) -> None:
+        """Look soon whether this peer may still speak; from any thread."""
+        self._review = True
+        self._receiver.hub.wake(self)
+
     def handle(self, _: int) -> bool:
         """See Actor."""
+        if self._review:
+            self._review = False
+            self.link.review()
         more = self.link.handle(self._receiver.hub.buffer)
         if self.link.closed is not None:
             self._receiver.ended(self)

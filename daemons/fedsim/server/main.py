@@ -22,7 +22,7 @@ from fedsim.server.nodes import Nodes
 from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
-from fedsim.spool.layout import Spool
+from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
@@ -30,7 +30,7 @@ from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.sender import Sender
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 from fedsim.worker.inspector import Inspector
 from fedsim.worker.jobs import Inspect, Inspected
 from fedsim.worker.pool import WorkerPool
@@ -40,7 +40,7 @@ WATCHDOG_SECONDS = 5.0
 DATABASE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext", "metrics")
+FIXED = ("name", "spool", "database", "database_password_file", "insecure_plaintext", "metrics")
 
 
 class ServerDaemon(Daemon[ServerConfig]):
@@ -62,9 +62,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET)
         self._watch = Watch(*(self._spool.folder(kind) for kind in kinds))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
-        identity = Identity(self.config.name, Role.SERVER)
-        context = tls_context(self.config.tls, listening=False) if self.config.tls else None
-        self._outbox = Outbox(Sender(identity, ssl_context=context))
+        self._identity = Identity(self.config.name, Role.SERVER)
+        self._outbox = Outbox(Sender(self._identity, credentials=Credentials.of(self.config.tls, self._identity)))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
         self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
@@ -94,11 +93,12 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._connect()
 
     def reload(self, config: ServerConfig) -> None:
-        """Nodes, time limits, data sets, workers and retention change at once; the rest with a restart."""
+        """Nodes, certificates, time limits, data sets, workers, retention change at once; the rest with a restart."""
         changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        self._outbox.reload(Credentials.of(config.tls, self._identity), {node.name for node in config.nodes})
         look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
         super().reload(config)
         self._platform.config = config
@@ -224,28 +224,24 @@ class ServerDaemon(Daemon[ServerConfig]):
     # ------------------------------------------------------------ what happens
 
     def _files_arrived(self) -> None:
-        folders = self._watch.drain()
-        kinds = {folder.relative_to(self._spool.root).parts[0] for folder in folders}
-        if Kind.HELLO in kinds:
+        arrived: dict[Kind, list[Arrived]] = {kind: [] for kind in Kind}
+        for item in self._spool.among(self._watch.drain()):
+            arrived[item.id.kind].append(item)
+        if arrived[Kind.HELLO]:
             self._see_nodes()
             self._start_waiting()
-        uids = {part for folder in folders for part in folder.relative_to(self._spool.root).parts[1:2]}
-        for uid in uids:
+        late = set()
+        for item in (*arrived[Kind.TESTSET], *arrived[Kind.LOCALPARAM]):
+            uid = item.id.task or ""
             running = self._running.get(uid)
-            if running is not None and Kind.TESTSET in kinds:
-                running.look_for_testset()
-            if running is not None and Kind.LOCALPARAM in kinds:
-                running.look_for_updates()
-            if running is None and uid not in self._waiting:
-                self._clear_late(uid)
-        if {Kind.INITPARAM, Kind.STOP} & kinds:
+            if running is not None:
+                running.arrived(item)
+            elif uid not in self._waiting:
+                late.add(uid)
+        for uid in late:  # for a task that is over
+            clear_task(self._spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
+        if arrived[Kind.INITPARAM] or arrived[Kind.STOP]:
             self._poll_at = 0.0
-
-    def _clear_late(self, uid: str) -> None:
-        """Files for a task that is over go, once they are whole: half-way the receiver still works on them."""
-        kinds = (Kind.LOCALPARAM, Kind.TESTSET)
-        if any(self._spool.arrived(kind, uid) for kind in kinds):
-            clear_task(self._spool, uid, kinds)
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
@@ -366,6 +362,7 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
         self._store.move_task(task.uid, state, reason=reason, now=time.time())
+        clear_task(self._spool, task.uid)
         self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
         self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
         self.metrics.ended.labels(state.value).inc()

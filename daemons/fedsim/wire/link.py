@@ -10,7 +10,6 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from fedsim import __version__
@@ -30,21 +29,12 @@ from fedsim.wire.incoming import Inbox, IncomingSide
 from fedsim.wire.outgoing import MAX_OPEN_TRANSFERS, Outgoing, OutgoingSide
 from fedsim.wire.peer import Identity
 from fedsim.wire.reader import Frame, FrameReader, Piece
+from fedsim.wire.rules import LinkRules, Pace
 from fedsim.wire.stream import SourceChangedError, Stream
+from fedsim.wire.trust import Certificate
 
 _TURN_BYTES: Final = 8 << 20
 _MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
-
-
-@dataclass(frozen=True)
-class LinkRules:
-    """What a link puts up with. `quiet_seconds`: how long somebody may be slow in the midst of something."""
-
-    max_header_bytes: int
-    quiet_seconds: float
-    idle_seconds: float
-    stall_seconds: float
-    min_bytes_per_second: int
 
 
 class Link:
@@ -55,6 +45,8 @@ class Link:
         me: who this side is.
         rules: what it puts up with.
         initiator: whether this side opened the connection; it speaks first.
+        judge: called with the other side's certificate (None if the connection is plain): whom that proves it to be,
+            if anything must be proven; raises Refused.
         welcome: called with the other side's identity when that is proven; raises Refused to turn it away.
         inbox: takes the files that are offered; without one everything is refused.
         run: runs a job that may block.
@@ -68,6 +60,7 @@ class Link:
         rules: LinkRules,
         *,
         initiator: bool,
+        judge: Callable[[bytes | None], Certificate | None],
         welcome: Callable[[Identity], None],
         inbox: Inbox | None,
         run: Callable[[Callable[[], None]], None],
@@ -79,7 +72,10 @@ class Link:
         self._me = me
         self._rules = rules
         self._initiator = initiator
+        self._judge = judge
         self._welcome = welcome
+        self._certificate: Certificate | None = None
+        self._valid_until = float("inf")
         self._reader = FrameReader()
         self._out = OutgoingSide(stream)
         self._in = IncomingSide(inbox, self._out.put, run, wake)
@@ -87,7 +83,7 @@ class Link:
         now = time.monotonic()
         self._opened_at = self._active_at = self._heard_at = now
         self._frame_since: float | None = None
-        self._window: tuple[float, int] = (now, 0)
+        self._pace = Pace(rules, now)
         self._expecting = False
         self._pinged = False
 
@@ -128,7 +124,7 @@ class Link:
         """When `handle` must be called even if nothing happens."""
         if self.closed is not None:
             return None
-        return min(self._deadlines())
+        return min(*self._deadlines(), self._valid_until)
 
     def handle(self, buffer: memoryview) -> bool:
         """Read, act, write; True if there is more to do at once."""
@@ -150,7 +146,7 @@ class Link:
             self._note_progress()
             if self._reader.ended:
                 self._end(Refusal(code="lost", message="the other side closed the connection", retry=True))
-            elif not more:
+            else:
                 self._check_time()
         except ProtocolError as error:
             self.close(error.code, str(error), retry=False)
@@ -175,9 +171,20 @@ class Link:
             try:
                 self._out.put(encode(FrameType.BYE, reason))
                 self._out.flush(1)
-            except OSError:
+            except (OSError, Refused):
                 pass  # it was gone already
         self._end(reason)
+
+    def review(self) -> None:
+        """What is known of the other side has changed: if it is not welcome any more, the connection ends."""
+        if self.closed is not None or not self._secure:
+            return  # what is not secure yet will be judged by what is known then
+        try:
+            self._prove()
+            if self.peer is not None:
+                self._welcome(self.peer)
+        except Refused as refused:
+            self.close(refused.code, str(refused), retry=refused.retry)
 
     def take_back(self) -> list[Outgoing]:
         """After the end: the transfers whose end is not known."""
@@ -190,8 +197,14 @@ class Link:
 
     def _begin(self) -> None:
         self._secure = True
+        self._prove()
         if self._initiator:
             self._say_hello()
+
+    def _prove(self) -> None:
+        self._certificate = self._judge(self._stream.certificate())
+        if self._certificate is not None:
+            self._valid_until = time.monotonic() + self._certificate.not_after - time.time()
 
     def _say_hello(self) -> None:
         hello = Hello(
@@ -209,11 +222,10 @@ class Link:
         hello = parse_header(Hello, frame.header, FrameType.HELLO)
         if VERSION not in hello.versions:
             raise ProtocolError("version", f"{hello.name} speaks none of the protocol versions spoken here: {VERSION}")
-        names = self._stream.certificate_names()
-        if names is not None and hello.name not in names:
-            told = ", ".join(sorted(names)) or "nobody"
-            raise Refused("wrong_name", f"it says that it is {hello.name}, but its certificate is for {told}")
         identity = Identity(hello.name, hello.role)
+        if self._certificate is not None and identity != self._certificate.owner:
+            told = f"it says that it is {identity}, but its certificate is for {self._certificate.owner}"
+            raise Refused("wrong_name", told)
         self._welcome(identity)
         self.peer = identity
         if not self._initiator:
@@ -245,7 +257,6 @@ class Link:
             now = time.monotonic()
             self._active_at = self._heard_at = now
             self._pinged = False
-            self._window = (self._window[0], self._window[1] + self._reader.bytes_read - before)
         if not self._reader.midway:
             self._frame_since = None
         elif self._frame_since is None:
@@ -265,7 +276,6 @@ class Link:
         match kind:
             case FrameType.OFFER:
                 self._in.on_offer(self.peer, frame)
-                self._restart_window()
             case FrameType.ANSWER:
                 self._out.on_answer(transfer, parse_header(Answer, frame.header, kind))
             case FrameType.ACK:
@@ -279,14 +289,14 @@ class Link:
 
     def _note_progress(self) -> None:
         """A body that moves counts as a sign of life; waiting for an answer begins when something is asked."""
+        now = time.monotonic()
         if self._out.body_bytes or (self._out.expects and not self._expecting):
-            self._heard_at = self._active_at = time.monotonic()
+            self._heard_at = self._active_at = now
             self._pinged = False
         self._expecting = self._out.expects
         self._out.body_bytes = 0
-
-    def _restart_window(self) -> None:
-        self._window = (time.monotonic(), 0)
+        self._pace.note(now, body_bytes=self._in.body_bytes, due=self._in.expects)
+        self._in.body_bytes = 0
 
     def _deadlines(self) -> list[float]:
         rules = self._rules
@@ -295,8 +305,8 @@ class Link:
         deadlines = []
         if self._frame_since is not None:
             deadlines.append(self._frame_since + rules.quiet_seconds)
-        if self._in.expects and rules.min_bytes_per_second:
-            deadlines.append(self._window[0] + rules.quiet_seconds)
+        if self._pace.deadline is not None:
+            deadlines.append(self._pace.deadline)
         if self._out.expects:
             share = 1.0 if self._pinged else 0.5
             deadlines.append(self._heard_at + share * rules.stall_seconds)
@@ -306,17 +316,18 @@ class Link:
 
     def _check_time(self) -> None:
         now, rules = time.monotonic(), self._rules
+        if self._certificate is not None and time.time() >= self._certificate.not_after:
+            raise Refused("expired", f"the certificate of {self._certificate.owner} has expired", retry=True)
         if self.peer is None:
             if now >= self._opened_at + rules.quiet_seconds:
                 raise Refused("too_slow", f"no handshake within {rules.quiet_seconds:g} seconds", retry=True)
             return
         if self._frame_since is not None and now >= self._frame_since + rules.quiet_seconds:
             raise Refused("too_slow", f"a header did not come within {rules.quiet_seconds:g} seconds", retry=True)
-        if self._in.expects and rules.min_bytes_per_second and now >= self._window[0] + rules.quiet_seconds:
-            if self._window[1] < rules.min_bytes_per_second * rules.quiet_seconds:
-                least = f"{rules.min_bytes_per_second} bytes per second"
-                raise Refused("too_slow", f"less than {least} came for {rules.quiet_seconds:g} seconds", retry=True)
-            self._restart_window()
+        if self._pace.deadline is not None and now >= self._pace.deadline:
+            rate, patience = rules.min_bytes_per_second, rules.quiet_seconds
+            message = f"of the bodies that are due it sent less than {rate} bytes per second for {patience:g} seconds"
+            raise Refused("too_slow", message, retry=True)
         if self._out.expects:
             self._check_stall(now)
         elif not self._in.finishing and now >= self._active_at + rules.idle_seconds:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from fedsim.spool.files import FileId
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Sender, Transfer
+from fedsim.wire.trust import Credentials
 
 
 class Outbox:
@@ -75,6 +76,10 @@ class Outbox:
                 del self._underway[key]
                 outcomes.append(outcome)
         return outcomes
+
+    def reload(self, credentials: Credentials | None, names: Collection[str]) -> None:
+        """See `Sender.reload`."""
+        self._sender.reload(credentials, names)
 
     def check(self) -> None:
         """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""
