@@ -9,7 +9,7 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo test test-lab check test-fast bench system-packages clean
+.PHONY: help demo gather test test-lab check test-fast bench system-packages clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,6 +28,9 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
 	$(BIN)/fedsim demo
+
+gather: $(VENV)/.installed  ## what lab machines install, gathered in packages/ while there is a network
+	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, lab
 	$(BIN)/pytest
