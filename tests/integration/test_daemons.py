@@ -17,8 +17,11 @@ import yaml
 from platform_support import Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
+from fedsim.errors import Refused
 from fedsim.messages import Assignment, Engine
+from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
+from fedsim.wire import Identity, Peer, Sender
 from fedsim.worker import jobs
 from fedsim.worker.__main__ import Worker
 
@@ -103,6 +106,25 @@ def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: 
     assert task.state == "failed"
     assert told in task.reason
     lab.completed(lab.submit(num_rounds=1))
+
+
+def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tmp_path: Path) -> None:
+    number = lab.submit(num_rounds=1000)
+    uid = lab.await_round(number, 1).uid
+    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())
+    assert wanted["localparam"] == ["node-a", "node-b"]
+    (asked,) = wanted["testset"]
+    (other,) = {"node-a", "node-b"} - {asked}
+    np.save(tmp_path / "d.npy", np.zeros((5, 8, 8), np.float32))
+    receiver = Peer("server", "127.0.0.1", yaml.safe_load(lab.config("receiver").read_text())["listen"]["port"])
+    file = FileId(kind=Kind.TESTSET, task=uid, part="data")
+    with Sender(Identity(other, Role.CLIENT)) as sender, pytest.raises(Refused, match="nobody has asked") as refused:
+        sender.send_and_wait(receiver, file, tmp_path / "d.npy", give_up_after=60)
+    assert refused.value.code == "not_wanted"
+    lab.api.post(f"/tasks/{number}/stop")
+    lab.finish(number)
+    for spool in (lab.server_spool, lab.node_spool("node-a"), lab.node_spool("node-b")):
+        lab.await_gone(spool / "wanted", f"{uid}.json")
 
 
 def test_a_stop_that_came_while_the_node_was_down_is_heeded_at_its_start(lab: Platform) -> None:

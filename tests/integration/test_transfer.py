@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Self
 
 import numpy as np
 import pytest
-import yaml
 from inotify_simple import INotify, flags
 from presence import missing
 from transfer_support import (
     PATIENCE,
+    RECEIVER,
     SERVER,
     TASK,
     Outcomes,
@@ -36,6 +35,8 @@ from transfer_support import (
     server_config,
     stop_body,
     stop_id,
+    want_all,
+    write_config,
 )
 
 from fedsim.config import TlsConfig
@@ -69,9 +70,9 @@ def test_a_file_arrives_whole_and_wakes_whoever_watches(tmp_path: Path) -> None:
         assert 2_000_000 < outcome.bytes_sent < 2_010_000
         readable, _, _ = select.select([watch], [], [], PATIENCE)
         assert readable
-        assert watch.drain() >= {receiver.spool.folder(Kind.GLOBALPARAM) / TASK}
+        (arrived,) = receiver.spool.among(watch.drain())
         watch.close()
-        (arrived,) = receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1)
+        assert receiver.spool.arrived(Kind.GLOBALPARAM, TASK, 1) == [arrived]
         assert np.array_equal(open_vector(arrived.path), open_vector(tmp_path / "m.npy"))
         told = arrived.metadata()
         assert (told.sender, told.digest, told.meta) == ("server", digest, {"final": True})
@@ -154,7 +155,9 @@ class _End:
 
     def __init__(self, sock: socket.socket, me: Identity, folder: Path, *, initiator: bool) -> None:
         config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
-        self.inbox = SpoolInbox(config, Spool(folder / "spool"), Counters())
+        spool = Spool(folder / "spool")
+        want_all(spool)
+        self.inbox = SpoolInbox(config, spool, Counters())
         self.hub = Hub(me.name, 2)
         tune(sock)
         from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
@@ -220,9 +223,8 @@ class _Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self._folder = folder
-        self.config = folder / "receiver.yml"
-        given = node_config(folder, listen={"port": self.port}).model_dump(mode="json", exclude_none=True)
-        self.config.write_text(yaml.safe_dump(given))
+        want_all(Spool(folder / "spool"))
+        self.config = write_config(folder, node_config(folder, listen={"port": self.port}))
 
     def __enter__(self) -> Self:
         self.start()
@@ -238,9 +240,8 @@ class _Process:
         path.unlink(missing_ok=True)
         notify.bind(str(path))
         notify.settimeout(PATIENCE)
-        code = "from fedsim.receiver.main import main; main()"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "--config", str(self.config)],
+            [*RECEIVER, "--config", str(self.config)],
             env={**os.environ, "NOTIFY_SOCKET": str(path)},
             stderr=subprocess.PIPE,
             text=True,

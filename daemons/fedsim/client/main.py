@@ -221,9 +221,9 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._orphans = orphans
 
     def _files_arrived(self) -> None:
-        folders = self._watch.drain()
+        arrived = self._spool.among(self._watch.drain())
         if self._inspected is not None:  # before, nothing runs; then everything is looked at
-            self._look({folder.name for folder in folders})
+            self._look({item.id.task or "" for item in arrived if item.id.kind is Kind.GLOBALPARAM})
 
     def _look(self, uids: Collection[str] = ()) -> None:
         """See what has come: tasks, global models of the tasks `uids`, and stops.

@@ -21,6 +21,7 @@ from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Spool
 from fedsim.spool.updates import OwnUpdate, OwnUpdates
+from fedsim.spool.wanted import want
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
@@ -80,6 +81,7 @@ class RunningTask:
         if refusal is not None:
             self._happened(course.Failed(refusal, refused=True))
             return
+        want(self._platform.spool, self.uid, {Kind.GLOBALPARAM: None})
         self._do(self._course.begin())
         self.look_for_global()
 

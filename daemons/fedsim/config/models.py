@@ -149,7 +149,10 @@ class Limits(_Strict):
     handshake_seconds: Seconds = 10
     min_bytes_per_second: Bytes = 1024
     max_bytes_in_flight: Bytes = 64 * GIB
+    max_files_in_flight: int = Field(384, ge=1, le=100_000)
+    max_share_per_peer: float = Field(0.25, gt=0, le=1)
     min_free_bytes: Bytes = 256 * MIB
+    min_free_bytes_for_json: Bytes = 1 * MIB
     keep_partial_seconds: Seconds = 86_400
     threads: int = Field(4, ge=1, le=64)
 

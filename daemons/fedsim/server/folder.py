@@ -19,8 +19,8 @@ from fedsim.course.plan import Plan
 from fedsim.course.task_events import RosterEntry, WriteRoster
 from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
+from fedsim.spool.layout import MODEL_FILE
 
-MODEL_FILE = "model.npy"
 _ROUND = re.compile(r"round-(\d{6,7})")
 
 

@@ -21,7 +21,7 @@ from fedsim.server.nodes import Nodes
 from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
-from fedsim.spool.layout import Spool
+from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
@@ -216,28 +216,24 @@ class ServerDaemon(Daemon[ServerConfig]):
     # ------------------------------------------------------------ what happens
 
     def _files_arrived(self) -> None:
-        folders = self._watch.drain()
-        kinds = {folder.relative_to(self._spool.root).parts[0] for folder in folders}
-        if Kind.HELLO in kinds:
+        arrived: dict[Kind, list[Arrived]] = {kind: [] for kind in Kind}
+        for item in self._spool.among(self._watch.drain()):
+            arrived[item.id.kind].append(item)
+        if arrived[Kind.HELLO]:
             self._see_nodes()
             self._start_waiting()
-        uids = {part for folder in folders for part in folder.relative_to(self._spool.root).parts[1:2]}
-        for uid in uids:
+        late = set()
+        for item in (*arrived[Kind.TESTSET], *arrived[Kind.LOCALPARAM]):
+            uid = item.id.task or ""
             running = self._running.get(uid)
-            if running is not None and Kind.TESTSET in kinds:
-                running.look_for_testset()
-            if running is not None and Kind.LOCALPARAM in kinds:
-                running.look_for_updates()
-            if running is None and uid not in self._waiting:
-                self._clear_late(uid)
-        if {Kind.INITPARAM, Kind.STOP} & kinds:
+            if running is not None:
+                running.arrived(item)
+            elif uid not in self._waiting:
+                late.add(uid)
+        for uid in late:  # for a task that is over
+            clear_task(self._spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
+        if arrived[Kind.INITPARAM] or arrived[Kind.STOP]:
             self._poll_at = 0.0
-
-    def _clear_late(self, uid: str) -> None:
-        """Files for a task that is over go, once they are whole: half-way the receiver still works on them."""
-        kinds = (Kind.LOCALPARAM, Kind.TESTSET)
-        if any(self._spool.arrived(kind, uid) for kind in kinds):
-            clear_task(self._spool, uid, kinds)
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
@@ -351,6 +347,7 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
         self._store.move_task(task.uid, state, reason=reason, now=time.time())
+        clear_task(self._spool, task.uid)
         self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
         self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
 

@@ -6,7 +6,7 @@ Nothing is decided here; see `fedsim.course.task`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from fedsim.server.records import TaskRecords, checkpoint_name
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.wanted import want
 from fedsim.store.interface import Store, TaskState
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.sender import Outcome, Status
@@ -87,9 +88,19 @@ class RunningTask:
         self._records.event("resumed" if again else "started", f"on the nodes {nodes}")
         if self._course.counts is not None:  # a crash may have come between the counts and the row
             self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
+        self._want()
         self._do(self._course.begin(time.monotonic()))
-        self.look_for_testset()
-        self.look_for_updates()
+        self._look_for_testset()
+        for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
+            self.arrived(item)
+
+    def _want(self) -> None:
+        """Let the receiver take what the nodes are about to be asked for."""
+        asked = self.plan.testset_from
+        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes}
+        if asked is not None:
+            kinds[Kind.TESTSET] = (asked,)
+        want(self._platform.spool, self.uid, kinds)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -107,30 +118,32 @@ class RunningTask:
         """The task cannot go on."""
         self._happened(course.Broken(reason))
 
-    def look_for_testset(self) -> None:
-        """See whether the node's test set has come."""
+    def arrived(self, item: Arrived) -> None:
+        """A file of this task has come."""
+        if item.id.kind is Kind.TESTSET:
+            self._look_for_testset()
+        elif item.path not in self._updates:
+            self._update_arrived(item)
+
+    def _look_for_testset(self) -> None:
         if {item.id.part for item in self._testset()} == {"data", "label"}:
             self._happened(course.TestsetArrived())
 
-    def look_for_updates(self) -> None:
-        """See which updates have come."""
-        for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
-            if item.path in self._updates:
-                continue
-            try:
-                metadata = item.metadata()
-                update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
-            except BadInput as error:
-                self._log.warning("update_refused", file=item.path.name, problem=str(error))
-                clear_file(item.path)
-                continue
-            self._updates[item.path] = item
-            file = item.id
-            self._happened(
-                course.UpdateArrived(
-                    metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
-                )
+    def _update_arrived(self, item: Arrived) -> None:
+        try:
+            metadata = item.metadata()
+            update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
+        except BadInput as error:
+            self._log.warning("update_refused", file=item.path.name, problem=str(error))
+            clear_file(item.path)
+            return
+        self._updates[item.path] = item
+        file = item.id
+        self._happened(
+            course.UpdateArrived(
+                metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
             )
+        )
 
     def sent(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from inotify_simple import INotify, flags
@@ -10,11 +11,19 @@ _ARRIVALS = flags.MOVED_TO | flags.CREATE | flags.ONLYDIR | flags.EXCL_UNLINK
 _WRITTEN = flags.CLOSE_WRITE | flags.DELETE | flags.MOVED_FROM
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a watch saw: `files` that were renamed into place, and `folders` of which every file must be looked at."""
+
+    files: set[Path] = field(default_factory=set)
+    folders: set[Path] = field(default_factory=set)
+
+
 class Watch:
     """Watches folders and all that is created below them; `fileno()` becomes readable when files were renamed into one.
 
-    Use it in a selector; then `drain()` and look into the folders that it names. Look once at everything *after* making
-    the watch and before waiting: what came earlier wakes nobody.
+    Use it in a selector; then `drain()` and look at what it names. Look once at everything *after* making the watch and
+    before waiting: what came earlier wakes nobody.
 
     With `written` it also becomes readable when a file was written in place or has gone: people's data comes that way.
     """
@@ -35,16 +44,17 @@ class Watch:
         """Stop watching."""
         self._inotify.close()
 
-    def drain(self) -> set[Path]:
-        """The folders that something was renamed into, or that are new, since the last call; never waits.
+    def drain(self) -> Changes:
+        """What has come since the last call; never waits.
 
-        When events were lost (the kernel's queue overflowed) these are all folders there are: look at everything.
+        A folder that is new may have held files before it was watched; and when events were lost (the kernel's queue
+        overflowed) all folders there are count as new.
         """
-        changed: set[Path] = set()
+        changes = Changes()
         for event in self._inotify.read(timeout=0):
             if event.mask & flags.Q_OVERFLOW:
                 for root in self._roots:
-                    changed |= self._add(root)
+                    changes.folders.update(self._add(root))
                 continue
             folder = self._folders.get(event.wd)
             if folder is None:
@@ -53,13 +63,13 @@ class Watch:
                 del self._folders[event.wd]
             elif event.mask & flags.ISDIR:
                 if event.mask & (flags.CREATE | flags.MOVED_TO) and not event.name.startswith("."):
-                    changed |= self._add(folder / event.name)
+                    changes.folders.update(self._add(folder / event.name))
             elif event.mask & flags.MOVED_TO and not event.name.startswith("."):
-                changed.add(folder)
-        return changed
+                changes.files.add(folder / event.name)
+        return changes
 
     def _add(self, folder: Path) -> set[Path]:
-        """Watch a folder and those below it; they may already hold files, so they all count as changed."""
+        """Watch a folder and those below it; they may already hold files, so all of them count as new."""
         try:
             descriptor = self._inotify.add_watch(folder, self._mask)
         except (FileNotFoundError, NotADirectoryError):

@@ -17,9 +17,10 @@ import structlog
 from fedsim.errors import BadInput, Refused
 from fedsim.spool.files import FileHeader
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link, LinkRules
+from fedsim.wire.link import Link
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.rules import LinkRules
 from fedsim.wire.source import Source
 from fedsim.wire.stream import make_stream, start_connecting
 from fedsim.wire.transfer import Outcome, Status, Transfer

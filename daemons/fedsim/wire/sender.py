@@ -13,8 +13,8 @@ from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavai
 from fedsim.spool.files import FileHeader, FileId
 from fedsim.wire.channel import Channel
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import LinkRules
 from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.rules import LinkRules
 from fedsim.wire.transfer import Outcome, Status, Transfer
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
