@@ -19,7 +19,8 @@ from fedsim.data import DataSet, Examples
 
 
 def narrow(feature_shape, num_classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(feature_shape)), 16), nn.ReLU(), nn.Linear(16, num_classes))
+    inputs = int(np.prod(feature_shape))
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, num_classes))
 
 
 def raising(feature_shape, num_classes):

@@ -8,6 +8,7 @@ import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,8 @@ def load_or_refuse(folder: Path, kind: str, content: bytes) -> None:
     """Anything but `BadInput` fails the test, and so does memory that nothing in the file stands for."""
     tracemalloc.start()
     try:
-        load(folder, kind, content)
-    except BadInput as error:
-        assert "it" in str(error)
+        with suppress(BadInput):
+            load(folder, kind, content)
     finally:
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
