@@ -54,7 +54,8 @@ def test_every_data_set_fails_for_itself_whatever_it_does_to_the_worker(
     install_our_lab(tmp_path / "installed", monkeypatch)
     (tmp_path / "bad.csv").write_text("y,a\n1,x\n")
     (tmp_path / "bad.npz").write_bytes(b"PK")
-    odd = [DataSetConfig(name=name, path=Path("it"), format=name) for name in ("raising", "killing", "hanging_up")]
+    # Only the worker's Python has these formats.
+    odd = [DIGITS.model_copy(update={"name": name, "format": name}) for name in ("raising", "killing", "hanging_up")]
     bad = [DataSetConfig(name="table", path=Path("bad.csv"), label_column="y")]
     bad += [DataSetConfig(name="zip", path=Path("bad.npz"))]
     loop.data.look(Wanted(tmp_path, (*odd, DIGITS, *bad), "cpu"))

@@ -182,6 +182,7 @@ def test_a_broken_format_package_spoils_no_other_data_set(tmp_path: Path, monkey
     monkeypatch.setattr(formats_module, "entry_points", lambda group: [*points(group=group), _Broken()])
     assert len(load(tmp_path, "npz", WHOLE["npz"][1]).train) == 10
     (tmp_path / "unknown").touch()
-    for chosen in ({"path": Path("unknown")}, {"path": Path("unknown"), "format": "broken"}):
+    by_its_files = DataSetConfig(name="it", path=Path("unknown"))
+    for config in (by_its_files, by_its_files.model_copy(update={"format": "broken"})):
         with pytest.raises(BadInput, match=r"broken \(our_lab:Gone\) cannot be loaded: No module named 'our_lab'"):
-            load_dataset(DataSetConfig(name="it", **chosen), tmp_path)
+            load_dataset(config, tmp_path)

@@ -9,6 +9,7 @@ from selectors import DefaultSelector
 
 import psutil
 
+from fedsim.worker.__main__ import Worker
 from fedsim.worker.jobs import HostInspected, InspectHost, JobFailed, Reply, Train
 from fedsim.worker.pool import WorkerPool
 
@@ -68,6 +69,12 @@ def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died() -> Non
         the_worker().kill()
         assert "Killed (signal 9), once" in await_broken(selector, workers)
         workers.close()
+
+
+def test_a_job_of_another_version_is_not_understood_and_says_what_to_do() -> None:
+    reply = Worker(threads=1).answer(b'{"job": "dream", "of": "sheep"}\n')
+    assert isinstance(reply, JobFailed)
+    assert reply.reason.endswith("restart the daemon")
 
 
 def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(tmp_path: Path) -> None:

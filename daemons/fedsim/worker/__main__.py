@@ -6,6 +6,8 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
@@ -42,6 +44,18 @@ class Worker:
         self._server: ServerJobs | None = None
         self._task = "no task"
         self._log = get_logger()
+
+    def answer(self, line: bytes) -> Reply:
+        """The reply to a job's line; one that cannot be read comes of a daemon with other code or packages."""
+        try:
+            job = read_job(line)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            reason = (
+                f"fedsim or a package of models or formats was changed while it ran ({problem}): restart the daemon"
+            )
+            return JobFailed(job="unknown", reason=as_text(reason))
+        return self.do(job)
 
     def do(self, job: Job) -> Reply:
         """The job's reply; what a person must know about a failure is in it."""
@@ -114,7 +128,7 @@ def main() -> None:
     # Neither is closed while this process lives: the daemon takes a closed connection for its end.
     with open(file_number, "rb", closefd=False) as lines, open(file_number, "wb", closefd=False) as replies:
         for line in lines:
-            replies.write(encode_reply(worker.do(read_job(line))))
+            replies.write(encode_reply(worker.answer(line)))
             replies.flush()
 
 
