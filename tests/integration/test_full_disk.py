@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import select
 from contextlib import suppress
 from pathlib import Path
+from selectors import DefaultSelector
 
 import numpy as np
 import pytest
@@ -61,13 +61,15 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
             updates=(WeightedFile(path=update, digest=digest, weight=1.0),),
             out=disk / "out",
         )
-        worker = WorkerProcess(threads=1)
-        try:
-            worker.give(job)
-            select.select([worker], [], [], 60)
-            (reply,) = worker.replies()
-        finally:
-            worker.close()
+        with DefaultSelector() as selector:
+            worker = WorkerProcess(selector, lambda: None, threads=1)
+            try:
+                worker.give(job)
+                while not (replies := worker.replies()):
+                    assert selector.select(60), "nothing came"
+            finally:
+                worker.close()
+    (reply,) = replies
     assert isinstance(reply, JobFailed)
     assert reply.disk_full
     assert "no room" in reply.reason

@@ -584,6 +584,22 @@ def test_without_any_test_set_the_task_says_how_to_get_one() -> None:
     assert served.testset_from is None
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"server_problem": "line 7: not a number"}, "line 7: not a number"),
+        ({"server_dataset": INFO.model_copy(update={"num_test": 0})}, "it has no test set"),
+    ],
+)
+def test_a_data_set_of_the_servers_own_that_is_broken_is_waited_for_with_its_problem(
+    own: dict[str, object], told: str
+) -> None:
+    secret = INFO.model_copy(update={"share_test": False})
+    plan = attempt(SETTINGS, {"a": hello("a", datasets=(secret,))}, **own)
+    assert plan == Waiting(f"the server's own data set mnist cannot be used: {told}")
+    assert isinstance(attempt(SETTINGS, {"a": hello("a")}, **own), Plan), "a node that shares helps out"
+
+
 def test_a_demand_for_privacy_is_not_passed_over() -> None:
     plan = attempt(SETTINGS, {"a": hello("a", min_privacy_level="secure_aggregation")})
     assert isinstance(plan, Waiting)

@@ -136,6 +136,7 @@ def make_plan(
     hellos: Mapping[str, Hello],
     not_heard: Sequence[str],
     server_dataset: DataSetInfo | None,
+    server_problem: str | None = None,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Choose nodes and fix placement and chunks.
@@ -147,6 +148,7 @@ def make_plan(
         hellos: what each node that is online announced.
         not_heard: configured nodes that may still announce themselves: a task that wants all nodes waits for them.
         server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
+        server_problem: why the server's own copy cannot be used, if it has one that cannot.
         version: of the code, recorded in the plan.
     """
     unfit = {name: reason for name, hello in hellos.items() if (reason := _unfit(settings, hello)) is not None}
@@ -175,7 +177,7 @@ def make_plan(
         if len(names) < settings.num_nodes:
             return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
         names = names[: settings.num_nodes]
-    return _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, version)
+    return _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, server_problem, version)
 
 
 def _fix(
@@ -184,6 +186,7 @@ def _fix(
     settings: TaskSettings,
     chosen: Mapping[str, Hello],
     server_dataset: DataSetInfo | None,
+    server_problem: str | None,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Placement, chunks and test set for the chosen nodes."""
@@ -221,6 +224,9 @@ def _fix(
             )
     if not usable:
         sharing = [name for name in chosen if infos[name].share_test and infos[name].num_test > 0]
+        problem = "it has no test set" if server_dataset is not None else server_problem
+        if not sharing and problem is not None:
+            return Waiting(f"the server's own data set {info.name} cannot be used: {problem}")
         if not sharing:
             return Impossible(
                 f"there is no test set of {info.name}: put one into the server's data folder, "

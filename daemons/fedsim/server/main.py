@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
@@ -13,7 +13,6 @@ from fedsim.config import ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main, notify
 from fedsim.errors import BadInput, DiskFull, Unavailable
-from fedsim.messages import DataSetInfo
 from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
@@ -30,8 +29,7 @@ from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.sender import Sender
 from fedsim.wire.stream import tls_context
-from fedsim.worker.inspector import Inspector
-from fedsim.worker.jobs import Inspect, Inspected
+from fedsim.worker.inspector import Inspected, OwnData, Wanted
 from fedsim.worker.pool import WorkerPool
 
 HOUSEKEEPING_SECONDS = 3600.0
@@ -69,8 +67,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes, self._finals)
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
-        self._own_datasets: dict[str, DataSetInfo] | None = None
-        self._inspector = Inspector(self._selector, self._inspected)
+        self._own: Inspected | None = None
+        self._own_data = OwnData(self._selector, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
         self._full = False
@@ -95,20 +93,18 @@ class ServerDaemon(Daemon[ServerConfig]):
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
-        look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
         super().reload(config)
         self._platform.config = config
         self._nodes.reload(config)
         self._poll_at = self._housekeeping_at = 0.0
-        if look:
-            self._inspect()
+        self._inspect()
 
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
         if hasattr(self, "_running"):
             self._let_go()
-        if hasattr(self, "_inspector"):
-            self._inspector.close()
+        if hasattr(self, "_own_data"):
+            self._own_data.close()
         if hasattr(self, "_outbox"):
             self._outbox.close()
             self._store.close()
@@ -203,14 +199,10 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _inspect(self) -> None:
         """Look at the server's own data sets, in a worker; plans wait for what it says."""
-        if not self.config.datasets:
-            self._own_datasets = {}
-            return
-        job = Inspect(folder=self.config.data, datasets=tuple(self.config.datasets), device="cpu")
-        self._inspector.look(job)
+        self._own_data.look(Wanted(self.config.data, tuple(self.config.datasets), device="cpu"))
 
     def _inspected(self, inspected: Inspected) -> None:
-        self._own_datasets = {dataset.name: dataset for dataset in inspected.datasets}
+        self._own = inspected
         self._poll_at = 0.0
 
     # ------------------------------------------------------------ what happens
@@ -260,6 +252,7 @@ class ServerDaemon(Daemon[ServerConfig]):
     def _time_passed(self) -> None:
         now = time.monotonic()
         self._outbox.check()
+        self._own_data.tick()
         for running in self._running.values():
             if running.wake_at is not None and now >= running.wake_at:
                 running.tick()
@@ -276,7 +269,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"
 
     def _next_wake(self) -> float:
-        wakes = [self._poll_at, self._housekeeping_at]
+        wakes = [self._poll_at, self._housekeeping_at, self._own_data.wake_at]
         for running in self._running.values():
             wakes += [at for at in (running.wake_at, running.show()) if at is not None]
         return min(wakes)
@@ -296,13 +289,13 @@ class ServerDaemon(Daemon[ServerConfig]):
                 running.broken(missing)
         self._start_waiting()
         # A task that waits for its nodes holds nobody up: the next is claimed as well.
-        while self._own_datasets is not None and len(self._running) < self.config.max_running_tasks:
+        while self._own is not None and len(self._running) < self.config.max_running_tasks:
             claimed = self._store.claim_next_task(time.time())
             if claimed is None:
                 break
             self.log.info("task_claimed", task=claimed.number)
             self._waiting[claimed.uid] = (claimed, "")
-            self._plan(claimed.uid, self._own_datasets)
+            self._plan(claimed.uid, self._own)
 
     def _stop(self, task: Task) -> None:
         running = self._running.get(task.uid)
@@ -313,22 +306,24 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _start_waiting(self) -> None:
         """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
-        if self._own_datasets is None:
+        if self._own is None:
             return
         for uid in sorted(self._waiting, key=lambda uid: self._waiting[uid][0].number):
             if len(self._running) >= self.config.max_running_tasks:
                 return
-            self._plan(uid, self._own_datasets)
+            self._plan(uid, self._own)
 
-    def _plan(self, uid: str, own_datasets: Mapping[str, DataSetInfo]) -> None:
+    def _plan(self, uid: str, own: Inspected) -> None:
         task, said = self._waiting[uid]
+        wanted = task.settings.dataset
         plan = make_plan(
             task=uid,
             number=task.number,
             settings=task.settings,
             hellos=self._nodes.online(),
             not_heard=self._nodes.not_heard(),
-            server_dataset=own_datasets.get(task.settings.dataset),
+            server_dataset=next((dataset for dataset in own.datasets if dataset.name == wanted), None),
+            server_problem=own.unusable.get(wanted),
             version=__version__,
         )
         match plan:
