@@ -98,7 +98,8 @@ class World:
         self.nodes: dict[str, on_node.NodeCourse | None] = dict.fromkeys(self.plan.nodes)
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
-        self.log: list[str] = []
+        self.broken: set[str] = set()
+        self.rosters: dict[int, on_server.WriteRoster] = {}
 
     # -- time
 
@@ -144,6 +145,11 @@ class World:
             self.nodes[host] = None
             self.start_node(host)
             self.announce(host, repeat=True)
+
+    def break_down(self, name: str) -> None:
+        """From now on the node's workers fail, also after a restart; its daemon says so."""
+        self.broken.add(name)
+        self.node_told(name, on_node.Failed("the GPU is gone"))
 
     # -- the server's shell
 
@@ -203,7 +209,7 @@ class World:
                 self.message(lambda: self.node_got(name, number + 1, final, model))
             case on_server.WriteRoster(number):
                 assert number not in disk.rosters, "a roster is written once"
-                disk.rosters[number] = action
+                disk.rosters[number] = self.rosters[number] = action
             case on_server.Aggregate(number, entries):
                 assert disk.rosters[number].entries == entries
                 for entry in entries:  # the files must still be there
@@ -298,6 +304,9 @@ class World:
                 runs = ((disk.assignment.num_clients, 50),)
 
                 def loaded() -> None:
+                    if name in self.broken:
+                        self.node_told(name, on_node.Failed("the GPU is gone"))
+                        return
                     self.node_told(name, on_node.Loaded(runs))
                     self.node_told(name, on_node.WorkersIdle(1))
 
@@ -362,6 +371,32 @@ def test_a_hundred_disasters_end_with_the_same_model(strategy: str) -> None:
         assert world.run() == calm, f"seed {seed}"
         crashes += world.crashes
     assert crashes > 100, "the disasters must happen"
+
+
+def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_costs_only_its_own_clients() -> None:
+    settings = SETTINGS.model_copy(update={"min_responses": 0.3, "round_timeout_seconds": 50_000})
+    after: set[int] = set()
+    for seed in range(100):
+        world = World(settings, seed, faults=0.3)
+        victim = world.random.choice(world.plan.nodes)
+        number = world.random.randint(1, settings.num_rounds)
+
+        def break_down(world: World = world, victim: str = victim, number: int = number) -> None:
+            if world.server.round >= number:
+                world.break_down(victim)
+            else:
+                world.later(1, break_down)
+
+        world.later(1, break_down)
+        world.run()
+        share = next(share for share in world.plan.shares if share.node == victim)
+        its_own = range(share.first_client, share.first_client + share.num_clients)
+        for roster in world.rosters.values():
+            assert set(roster.missing) <= set(its_own), f"seed {seed}"
+            if roster.missing:
+                after.add(roster.round)
+        assert world.now < settings.round_timeout_seconds, f"seed {seed}: a round waited for the broken node"
+    assert after == set(range(1, settings.num_rounds + 1)), "it must break down in every round"
 
 
 def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:

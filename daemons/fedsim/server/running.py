@@ -32,6 +32,7 @@ from fedsim.worker.pool import WorkerPool
 
 STOP_DELIVERY_SECONDS = 3600.0
 SHOW_SECONDS = 0.25
+SHOWN_MISSING = 50  # the round's record names all
 # One aggregates, the other makes, tests and saves models: no round waits for a test.
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 
@@ -233,6 +234,9 @@ class RunningTask:
                 self._folder.remove_round(number)
             case course.SendFinal(node, number):
                 self._send_model(node, number + 1, Broadcast(used_through=number, final=True))
+            case course.Note(kind, text):
+                self._log.warning(kind, problem=text)
+                self._records.event(kind, text)
             case course.Finish():
                 self._finish(action)
 
@@ -255,7 +259,9 @@ class RunningTask:
         received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
         self._records.closed(roster, received)
         if roster.missing:
-            missing = ", ".join(map(str, roster.missing))
+            missing = ", ".join(map(str, roster.missing[:SHOWN_MISSING]))
+            if (more := len(roster.missing) - SHOWN_MISSING) > 0:
+                missing += f" and {more} more"
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
             self._records.event("missing", f"round {roster.round} went on without the clients {missing}")
         # Whoever has not got the round's model by now need not get it any more.
