@@ -111,11 +111,13 @@ class ClientDaemon(Daemon[ClientConfig]):
         self.status(self._full or doing or "waiting for a task")
 
     def _disk_full(self, reason: str) -> None:
-        """Let go of the tasks, tell the server why, and go on with them when there is room."""
+        """Let go of the tasks, tell the server why, and go on with them when there is room.
+
+        They stay in the announcements: who announces a task no longer has ended it, and gets no final model of it.
+        """
         self.log.error("disk_full", problem=reason)
         for running in self._running.values():
             running.let_go()
-        self._running.clear()
         self._full = reason
         self._room_at = time.monotonic() + ROOM_SECONDS
         self._announce_soon()
@@ -253,8 +255,10 @@ class ClientDaemon(Daemon[ClientConfig]):
     def _start_assigned(self) -> None:
         if self._full:
             return
+        fresh = []
         for item in self._spool.arrived(Kind.INITPARAM):
-            if item.id.task in self._running:
+            known = self._running.get(item.id.task or "")
+            if known is not None and not known.let_go_of:
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
@@ -262,9 +266,10 @@ class ClientDaemon(Daemon[ClientConfig]):
                 self.log.warning("initparam_not_understood", problem=str(error))
                 clear_file(item.path)
                 continue
-            running = RunningTask(assignment, self._platform)
-            self._running[assignment.task] = running
-            running.start(refusal(assignment, self.config))
+            self._running[assignment.task] = RunningTask(assignment, self._platform)
+            fresh.append(self._running[assignment.task])
+        for running in fresh:  # all are known by now, should the disk be full again for one
+            running.start(refusal(running.assignment, self.config))
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
