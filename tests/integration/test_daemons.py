@@ -172,6 +172,42 @@ def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> Non
     lab.completed(number)
 
 
+# ---------------------------------------------------------------- slips in the configuration of others
+
+
+def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_goes_on_when_it_is_set_right(
+    lab: Platform,
+) -> None:
+    undisturbed = lab.completed(lab.submit(**LONG)).digest
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.stop("node-b-receiver")
+    change(lab, "node-b-receiver", peers=[{"name": "another", "role": "server"}])
+    lab.start("node-b-receiver")
+
+    def told() -> bool | None:
+        why = ("node-b (127.0.0.1:", "the connection was refused: server server is not a peer of node-b")
+        return any(all(part in waiting for part in why) for waiting in lab.task(number).waiting_for) or None
+
+    lab.await_row(told, what="for the trouble to be shown")
+    assert log_of(lab, "server").count("is not a peer of node-b") == 1, "it is logged once"
+    change(lab, "node-b-receiver", peers=[{"name": "server", "role": "server"}])
+    reload(lab, "node-b-receiver")
+    assert lab.completed(number).digest == undisturbed
+
+
+def test_an_announcement_that_is_refused_is_told_once_and_when_it_is_taken_again(lab: Platform) -> None:
+    lab.stop("receiver")
+    change(lab, "receiver", role="client")
+    lab.start("receiver")
+    lab.await_row(lambda: log_of(lab, "receiver").count("not_permitted") > 6 or None, what="for several announcements")
+    assert log_of(lab, "node-a").count("hello_refused") == 1
+    lab.stop("receiver")
+    change(lab, "receiver", role="server")
+    lab.start("receiver")
+    lab.await_log("node-a", "hello_taken")
+
+
 # ---------------------------------------------------------------- what comes too late, or unasked
 
 

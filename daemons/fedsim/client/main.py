@@ -22,7 +22,7 @@ from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.sender import Sender, Status
+from fedsim.wire.sender import Outcome, Status
 from fedsim.wire.stream import tls_context
 from fedsim.worker.inspector import Inspector
 from fedsim.worker.jobs import Inspect, Inspected
@@ -54,7 +54,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._data_watch = Watch(config.data, written=True)
         self._selector.register(self._data_watch, EVENT_READ, self._data_changed)
         context = tls_context(config.tls, listening=False) if config.tls else None
-        self._outbox = Outbox(Sender(Identity(config.name, Role.CLIENT), ssl_context=context))
+        self._outbox = Outbox(Identity(config.name, Role.CLIENT), context)
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._platform = Platform(
@@ -71,6 +71,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._inspector = Inspector(self._selector, self._data_seen)
         self._look_at_data_at: float | None = 0.0
         self._announce_at = float("inf")
+        self._hello_problem = ""
         self._full = ""
         self._room_at: float | None = None
         self._orphans: set[str] = set()
@@ -273,11 +274,22 @@ class ClientDaemon(Daemon[ClientConfig]):
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
-            if outcome.file_id.kind is Kind.HELLO and outcome.status is Status.REFUSED:
-                self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
+            if outcome.file_id.kind is Kind.HELLO:
+                self._announced(outcome)
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
+
+    def _announced(self, outcome: Outcome) -> None:
+        """Tell of a refusal once, not at every announcement, and when it is over."""
+        problem = outcome.message if outcome.status is Status.REFUSED else ""
+        if problem == self._hello_problem:
+            return
+        self._hello_problem = problem
+        if problem:
+            self.log.error("hello_refused", server=str(outcome.peer), problem=problem)
+        else:
+            self.log.info("hello_taken", server=str(outcome.peer))
 
 
 def main() -> None:

@@ -28,7 +28,6 @@ from fedsim.store import open_store
 from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
-from fedsim.wire.sender import Sender
 from fedsim.wire.stream import tls_context
 from fedsim.worker.inspector import Inspector
 from fedsim.worker.jobs import Inspect, Inspected
@@ -62,7 +61,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         identity = Identity(self.config.name, Role.SERVER)
         context = tls_context(self.config.tls, listening=False) if self.config.tls else None
-        self._outbox = Outbox(Sender(identity, ssl_context=context))
+        self._outbox = Outbox(identity, context)
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
         self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
@@ -98,7 +97,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
         super().reload(config)
         self._platform.config = config
-        self._nodes.reload(config)
+        for old, new in self._nodes.reload(config):
+            self._outbox.redirect(old, new)
         self._poll_at = self._housekeeping_at = 0.0
         if look:
             self._inspect()

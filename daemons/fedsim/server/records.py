@@ -163,13 +163,13 @@ class TaskRecords:
         """Something worth telling about the task."""
         self._store.add_event(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
 
-    def show(self, course: TaskCourse) -> Progress | None:
-        """Write what the task is doing now, if that has changed; returns it then."""
+    def show(self, course: TaskCourse, waiting_for: tuple[str, ...]) -> Progress | None:
+        """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
         until = course.wake_at
         progress = Progress(
             round=course.round,
             phase=course.phase,
-            waiting_for=course.waiting_for,
+            waiting_for=waiting_for,
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
             eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(course.committed, 0)),
         )

@@ -391,9 +391,18 @@ class RunningTask:
         now = time.monotonic()
         if now < self._shown_at + SHOW_SECONDS:
             return self._shown_at + SHOW_SECONDS
-        if self.outcome is None and self._records.show(self._course) is not None:
+        if self.outcome is None and self._records.show(self._course, self._waiting_for()) is not None:
             self._shown_at = now
         return None
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        """The nodes that have not answered, each with what keeps files from it, if something does."""
+        peers = self._platform.nodes.addresses
+        told = []
+        for node in self._course.waiting_for:
+            trouble = self._platform.outbox.trouble(peers[node]) if node in peers else ""
+            told.append(f"{peers[node]}: {trouble}" if trouble else node)
+        return tuple(told)
 
     @property
     def status(self) -> str:
