@@ -81,6 +81,23 @@ def test_a_crash_between_the_counts_and_the_row_does_not_hide_that_the_task_runs
     assert lab.completed(number).digest is not None
 
 
+def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(lab: Platform) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    for worker in lab.workers("server"):
+        worker.suspend()  # nothing is aggregated any more: the next roster stays
+    folder = lab.server_spool / "globalparam" / lab.task(number).uid
+    path = lab.await_row(lambda: next(folder.glob("roster-*.json"), None), what="for a roster")
+    lab.kill("server")
+    roster = json.loads(path.read_text())
+    lab.start("server")
+    lab.completed(number)
+    record = next(record for record in lab.store.rounds(number) if record.round == roster["round"])
+    assert record.bytes_received == roster["gathered"]["bytes_received"] > 100_000
+    assert record.bytes_sent >= roster["gathered"]["bytes_sent"] > 100_000
+    assert record.seconds["train"] == roster["gathered"]["seconds"] < record.seconds["all"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [

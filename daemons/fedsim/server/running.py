@@ -60,8 +60,8 @@ class RunningTask:
         self._workers = workers
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
+        self._roster: course.WriteRoster | None = None
         self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
-        self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1
@@ -254,10 +254,9 @@ class RunningTask:
         )
 
     def _write_roster(self, roster: course.WriteRoster) -> None:
-        self._folder.write_roster(roster)
-        self._roster = roster
         received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
-        self._records.closed(roster, received)
+        self._folder.write_roster(roster, self._records.closed(roster.round, received))
+        self._roster = roster
         if roster.missing:
             missing = ", ".join(map(str, roster.missing[:SHOWN_MISSING]))
             if (more := len(roster.missing) - SHOWN_MISSING) > 0:
@@ -420,10 +419,14 @@ class RunningTask:
         folder = self._platform.config.spool / "checkpoints"
         recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
         saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
+        found = self._folder.read_roster(committed + 1)
+        if found is not None:
+            self._roster, gathered = found
+            self._records.resume(self._roster.round, gathered)
         return Restored(
             committed=committed,
             counts=self._folder.read_counts(),
-            roster=self._folder.read_roster(committed + 1),
+            roster=self._roster,
             kept=frozenset(kept),
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
