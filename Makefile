@@ -14,6 +14,8 @@ help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@test -n "$(TORCH_INDEX)" -o -e /dev/nvidiactl || \
+	    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; the README says how to take it."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.settings import TaskSettings
+from fedsim.settings import SettingsError, TaskSettings, parse_settings
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -86,11 +86,21 @@ class Hello(Message):
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=100)] = ()
 
 
+def _in_any_names(given: object) -> object:
+    """Settings as people give them, also in the original platform's names."""
+    if not isinstance(given, dict):
+        return given
+    try:
+        return parse_settings(given)[0]
+    except SettingsError as error:
+        raise ValueError(str(error)) from error
+
+
 class Submission(Message):
     """`initparam` from the web: a hint that the row with this uid waits. The row's settings count, not these."""
 
     task: Uid
-    settings: TaskSettings
+    settings: Annotated[TaskSettings, BeforeValidator(_in_any_names)]
 
 
 class Assignment(Message):

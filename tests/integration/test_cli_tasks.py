@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import csv
 import io
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_support import Terminal, Web, serving
@@ -37,6 +39,24 @@ def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Te
     assert (task.settings.title, task.settings.num_rounds) == ("2026-01-01", 3)
     assert task.settings.local_learning_rate == 0.01
     assert ("submitted", 1) in web.site.signal.told
+
+
+def test_a_submission_whose_answer_is_lost_is_sent_again_and_is_one_task(web: Web, terminal: Terminal) -> None:
+    app, lost = web.site.app, []
+
+    def losing(environ: dict[str, Any], start_response: Any) -> Any:
+        answer = app(environ, start_response)
+        if environ["REQUEST_METHOD"] == "POST" and not lost:
+            lost.append(environ["HTTP_IDEMPOTENCY_KEY"])
+            environ["wsgi.input"].raw._sock.shutdown(socket.SHUT_RDWR)
+        return answer
+
+    web.site.app = losing  # type: ignore[assignment] # any WSGI application will do
+    result = terminal.run("submit", "-", typed="num_rounds: 7")
+    assert result.code == 0, result.err
+    assert "Task 1 is submitted" in result.out
+    assert len(lost) == 1
+    assert len(web.site.store.tasks()) == 1
 
 
 def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(terminal: Terminal) -> None:

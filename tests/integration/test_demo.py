@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from presence import real_data
 
 FEDSIM = Path(sys.executable).with_name("fedsim")
 
@@ -41,7 +44,7 @@ def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path:
     assert ours(tmp_path) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp_path: Path, number: int) -> None:
     with subprocess.Popen(
         [FEDSIM, "demo", "--folder", tmp_path / "demo"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
@@ -52,4 +55,31 @@ def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp
         demo.send_signal(number)
         demo.stdout.read()
         assert demo.wait(timeout=30) != 0
+    # After SIGKILL nobody waits for them: the kernel has told them, and they end by themselves.
+    assert psutil.wait_procs(ours(tmp_path), timeout=30)[1] == []
+    assert ours(tmp_path) == []
+
+
+def test_on_a_terminal_the_demonstration_goes_on_serving_until_ctrl_c(tmp_path: Path) -> None:
+    """It takes MNIST where FEDSIM_DATA says that it lies, before anything else."""
+    data = real_data("mnist")
+    screen, theirs = pty.openpty()
+    environment = {**os.environ, "FEDSIM_DATA": str(data.parent), "TERM": "dumb", "COLUMNS": "200"}
+    with subprocess.Popen(
+        [FEDSIM, "demo", "--folder", tmp_path / "demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as demo:
+        os.close(theirs)
+        with os.fdopen(screen, encoding="utf-8", errors="replace") as terminal:
+            told = ""
+            while "Ctrl-C ends it" not in told:
+                told += terminal.readline()
+            url, name, password = re.search(r"still answers: (\S+)  \(name (\S+), password (\S+)\)", told).groups()  # type: ignore[union-attr]
+            assert f"Data: MNIST in {data}" in told
+            with httpx.Client(base_url=url) as browser:
+                csrf = re.search(r'name="csrf" value="([^"]+)"', browser.get("/login").text)[1]  # type: ignore[index]
+                answer = browser.post("/login", data={"csrf": csrf, "name": name, "password": password})
+                assert answer.is_redirect, answer.text
+                assert "Demonstration" in browser.get("/tasks").text
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(timeout=30) == 0
     assert ours(tmp_path) == []

@@ -20,6 +20,7 @@ from fedsim.store.interface import (
     LEGAL_MOVES,
     Checkpoint,
     Event,
+    Measured,
     Node,
     Progress,
     Role,
@@ -30,7 +31,7 @@ from fedsim.store.interface import (
     User,
     UserState,
 )
-from fedsim.store.schema import checkpoints, login_failures, rounds, sessions, tasks
+from fedsim.store.schema import attempts, checkpoints, rounds, sessions, tasks
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -186,13 +187,27 @@ class TestSessions:
         store.end_session("a" * 64)
         assert store.session("a" * 64, NOW) is None
 
-    def test_a_new_password_ends_every_session_but_no_token(self, store: Store) -> None:
+    def test_a_new_password_ends_every_session_and_token_of_this_user(self, store: Store) -> None:
+        user, other = new_user(store), new_user(store, "Bob")
+        for owner, letter in ((user, "a"), (other, "b")):
+            store.create_session(letter * 64, owner.id, "csrf", now=NOW, expires_at=NOW + 10)
+            store.create_token(owner.id, "laptop", letter * 64, "fs_a", NOW)
+        store.set_password_hash(user.id, "other")
+        assert store.session("a" * 64, NOW) is None
+        assert store.user_by_token("a" * 64, NOW) is None
+        assert store.session("b" * 64, NOW) is not None
+        assert store.user_by_token("b" * 64, NOW) == other
+
+    def test_a_better_hash_of_the_same_password_ends_nothing(self, store: Store) -> None:
         user = new_user(store)
         store.create_session("a" * 64, user.id, "csrf", now=NOW, expires_at=NOW + 10)
         store.create_token(user.id, "laptop", "b" * 64, "fs_b", NOW)
-        store.set_password_hash(user.id, "other")
-        assert store.session("a" * 64, NOW) is None
-        assert store.user_by_token("b" * 64, NOW) is not None
+        store.renew_password_hash(user.id, user.password_hash, "better")
+        store.renew_password_hash(user.id, user.password_hash, "too late")
+        renewed = replace(user, password_hash="better")
+        assert store.user(user.id) == renewed
+        assert store.session("a" * 64, NOW) is not None
+        assert store.user_by_token("b" * 64, NOW) == renewed
 
     def test_expired_sessions_do_not_pile_up(self, store: SqlStore) -> None:
         user = new_user(store)
@@ -226,32 +241,56 @@ class TestTokens:
         assert store.tokens(user.id) == []
 
 
-class TestLoginFailures:
-    def test_failures_are_counted_by_key_and_time(self, store: Store) -> None:
-        for at in (1.0, 2.0, 3.0):
-            store.record_login_failure("ada", at)
-        store.record_login_failure("bob", 2.0)
-        assert store.login_failures("ada", 1.0) == 2
-        assert store.login_failures("bob", 1.0) == 1
-        store.clear_login_failures("ada")
-        assert store.login_failures("ada", 0.0) == 0
-        assert store.login_failures("bob", 0.0) == 1
+class TestAttempts:
+    def test_attempts_are_counted_by_key_each_until_its_time(self, store: Store) -> None:
+        for until in (11.0, 12.0, 13.0):
+            store.record_attempt("ada", now=1.0, until=until)
+        store.record_attempt("bob", now=1.0, until=12.0)
+        assert [store.attempts("ada", now) for now in (1.0, 11.0, 12.5, 13.0)] == [3, 2, 1, 0]
+        store.clear_attempts("ada")
+        assert store.attempts("ada", 1.0) == 0
+        assert store.attempts("bob", 1.0) == 1
 
-    def test_old_failures_of_any_key_are_removed(self, store: SqlStore) -> None:
+    def test_what_no_longer_counts_is_removed_under_any_key(self, store: SqlStore) -> None:
         for place in range(10):
-            store.record_login_failure(f"10.0.0.{place}", float(place))
-        assert store.login_failures("somebody", 7.0) == 0
-        assert count(store, login_failures) == 2
+            store.record_attempt(f"10.0.0.{place}", now=float(place), until=place + 2.5)
+        assert count(store, attempts) == 3
 
     def test_what_was_typed_is_not_kept(self, store: SqlStore) -> None:
         typed = "correct horse battery staple \ud800" + "x" * 10_000
-        store.record_login_failure(typed, 1.0)
-        assert store.login_failures(typed, 0.0) == 1
+        store.record_attempt(typed, now=1.0, until=2.0)
+        assert store.attempts(typed, 1.0) == 1
         with store.reading() as connection:
-            assert "horse" not in str(connection.execute(select(login_failures)).all())
+            assert "horse" not in str(connection.execute(select(attempts)).all())
 
 
 class TestTasks:
+    def test_a_submission_that_comes_again_is_the_same_task_for_its_user_only(self, store: Store) -> None:
+        user, other = new_user(store), new_user(store, "Bob")
+        first = store.create_task(user.id, TaskSettings(), uuid4().hex, NOW, submission="a" * 64)
+        again = store.create_task(user.id, TaskSettings(), uuid4().hex, NOW + 1, submission="a" * 64)
+        assert again == first == store.task_by_submission(user.id, "a" * 64)
+        theirs = store.create_task(other.id, TaskSettings(), uuid4().hex, NOW, submission="a" * 64)
+        assert theirs.number != first.number
+        assert store.task_by_submission(other.id, "b" * 64) is None
+
+    def test_tasks_without_a_submission_are_all_different(self, store: Store) -> None:
+        user = new_user(store)
+        made = [store.create_task(user.id, TaskSettings(), uuid4().hex, NOW) for _ in range(2)]
+        assert made[0].number != made[1].number
+
+    def test_a_submission_that_comes_many_times_at_once_is_one_task(self, store: Store) -> None:
+        user = new_user(store)
+        with ThreadPoolExecutor(8) as pool:
+            made = list(
+                pool.map(
+                    lambda _: store.create_task(user.id, TaskSettings(), uuid4().hex, NOW, submission="a" * 64),
+                    range(16),
+                )
+            )
+        assert len({task.number for task in made}) == 1
+        assert len(store.tasks()) == 1
+
     def test_a_new_task_waits(self, store: Store) -> None:
         user = new_user(store)
         settings = TaskSettings(title="第一次 🚀 \\ ' \"", seed=2**63 - 1, local_learning_rate=0.1 + 0.2, alpha=1e-3)
@@ -525,6 +564,35 @@ class TestRounds:
             (None, 0.5),
             {"train": None},
         )
+
+    @pytest.mark.parametrize(
+        ("which", "found"),
+        [
+            ({}, [0, 1, 2, 4, 5]),
+            ({"limit": 2}, [0, 1]),
+            ({"limit": 2, "newest": True}, [4, 5]),
+            ({"after": 1}, [2, 4, 5]),
+            ({"after": 1, "before": 5, "limit": 1, "newest": True}, [4]),
+            ({"after": 5}, []),
+        ],
+    )
+    def test_a_stretch_of_the_rounds_and_of_the_checkpoints(
+        self, store: Store, which: dict[str, Any], found: list[int]
+    ) -> None:
+        task = new_task(store, state=RUNNING)
+        for number in (5, 4, 2, 1, 0):
+            store.record_round(task.uid, new_round(number))
+            store.record_checkpoint(task.uid, new_checkpoint(number))
+        assert [record.round for record in store.rounds(task.number, **which)] == found
+        assert [checkpoint.round for checkpoint in store.checkpoints(task.number, **which)] == found
+        assert store.count_rounds(task.number) == 5
+
+    def test_what_was_measured_in_some_rounds(self, store: Store) -> None:
+        task = new_task(store, state=RUNNING)
+        store.record_round(task.uid, new_round(0, loss=2.5, accuracy=0.1, train_loss=None))
+        store.record_round(task.uid, new_round(1))
+        assert store.measured(task.number, {1, 0, 7}) == [Measured(0, None, 2.5, 0.1), Measured(1, 0.5, None, None)]
+        assert store.measured(task.number, set()) == []
 
     def test_a_million_missing_clients_fit(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)

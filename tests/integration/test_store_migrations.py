@@ -32,8 +32,8 @@ NEXT = '''
 from alembic import op
 from sqlalchemy import Column, Integer
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 def upgrade():
     with op.batch_alter_table("tasks", recreate="auto") as table:
@@ -63,7 +63,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0002_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0003_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -113,7 +113,7 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     empty.migrate()
     empty.check()
     assert empty.task(number) is not None
-    assert version(empty) == "0001"
+    assert version(empty) == "0002"
 
 
 def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: SqlStore) -> None:
@@ -157,13 +157,75 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT)
-    with pytest.raises(Unavailable, match="has schema 0001, older than 0002: start fedsim-server"):
+    with pytest.raises(Unavailable, match="has schema 0002, older than 0003: start fedsim-server"):
         empty.check()
     empty.migrate()
     empty.check()
     with empty.reading() as connection:
         assert connection.execute(text("SELECT number, priority, last_round FROM tasks")).all() == [(number, 7, 0)]
     assert len(empty.checkpoints(number)) == 1
+
+
+def first_version(store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables as the first release made them."""
+    folder = tmp_path / "first"
+    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v0002*", "__pycache__"))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema_version, "MIGRATIONS", folder)
+        store.migrate()
+    assert version(store) == "0001"
+
+
+def test_a_database_of_the_first_version_keeps_its_tasks(
+    empty: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_version(empty, tmp_path, monkeypatch)
+    user = empty.create_user("Ada", "hash", role=Role.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    with empty.writing() as connection:
+        for letter in "ab":
+            connection.execute(
+                text(
+                    "INSERT INTO tasks (uid, user_id, state, reason, settings, created_at, stop_requested, "
+                    "delete_requested, round, phase, waiting_for, nodes) "
+                    "VALUES (:uid, :user, 'pending', '', '{}', 1, 0, 0, 0, '', '[]', '[]')"
+                ),
+                {"uid": letter * 32, "user": user.id},
+            )
+        connection.execute(text("INSERT INTO login_failures (key_hash, at) VALUES ('x', 1)"))
+    empty.migrate()
+    assert differences(empty) == []
+    assert [task.uid[0] for task in empty.tasks()] == ["b", "a"]
+    again = [empty.create_task(user.id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+HALF_OF_ATTEMPTS = (
+    "CREATE TABLE attempts "
+    "(id INTEGER AUTO_INCREMENT PRIMARY KEY, key_hash VARCHAR(64) NOT NULL, until DOUBLE NOT NULL)"
+)
+
+
+@ON_MARIADB
+@pytest.mark.parametrize(
+    "done",
+    [
+        ["ALTER TABLE tasks ADD COLUMN submission VARCHAR(64)"],
+        [
+            "ALTER TABLE tasks ADD COLUMN submission VARCHAR(64)",
+            "CREATE UNIQUE INDEX ix_tasks_user_id_submission ON tasks (user_id, submission)",
+            HALF_OF_ATTEMPTS,
+        ],
+    ],
+)
+def test_the_second_migration_goes_on_where_it_was_killed(
+    empty: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
+) -> None:
+    first_version(empty, tmp_path, monkeypatch)
+    with empty.writing() as connection:
+        for statement in done:
+            connection.execute(text(statement))
+    empty.migrate()
+    assert differences(empty) == []
 
 
 @ON_SQLITE
@@ -173,7 +235,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(empty: SqlStore, next_
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
-    assert version(empty) == "0001"
+    assert version(empty) == "0002"
     assert empty.task(number) is not None
 
 
@@ -184,7 +246,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: SqlStore, next_ve
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
         empty.migrate()
-    assert version(empty) == "0001"
+    assert version(empty) == "0002"
     assert empty.task(number) is not None
 
 

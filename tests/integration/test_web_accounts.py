@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event, Semaphore
 from typing import Any
 
 import pytest
 from argon2 import PasswordHasher
-from web_support import PASSWORD, Browser, Site, make_site
+from web_support import PASSWORD, Browser, Site, hashed_password, make_site
 
 from fedsim.store.interface import Role, UserState
-from fedsim.web import accounts
+from fedsim.web import accounts, passwords
 from fedsim.web.faults import Fault
 
 
@@ -49,6 +51,75 @@ def test_a_registration_by_approval_waits_and_says_so(tmp_path: Path) -> None:
     assert admin.post_form("/admin/users", f"/admin/users/{waiting.id}", action="approve").status_code == 303
     browser.log_in("lin")
     site.store.close()
+
+
+def test_registering_must_wait_after_too_many_from_one_address(tmp_path: Path) -> None:
+    site = configured(tmp_path, registrations_per_address=2, registration_window_seconds=600)
+    for name in ("lin", "wang"):
+        assert site.browser(address="127.0.0.2").post_form("/register", name=name, password=PASSWORD).status_code == 303
+    answer = site.browser(address="127.0.0.2").post_form("/register", name="zhao", password=PASSWORD)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
+    assert "Try again in at most 10 min" in answer.text
+    assert 'value="zhao"' in answer.text
+    assert site.store.user_by_name("zhao") is None
+    assert site.browser(address="127.0.0.3").post_form("/register", name="zhao", password=PASSWORD).status_code == 303
+    site.now += 601
+    assert site.browser(address="127.0.0.2").post_form("/register", name="sun", password=PASSWORD).status_code == 303
+    site.store.close()
+
+
+def test_registering_must_wait_after_too_many_from_anywhere(tmp_path: Path) -> None:
+    site = configured(tmp_path, registrations_overall=2)
+    for number, status in enumerate((303, 422, 429)):  # what is refused counts as well: it tells which names are taken
+        browser = site.browser(address=f"127.0.0.{number + 2}")
+        assert browser.post_form("/register", name="lin", password=PASSWORD).status_code == status
+    site.store.close()
+
+
+def test_a_whole_network_of_ipv6_is_one_address(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=2, secure_cookies=False)
+    site.user("lin")
+    for number in range(2):
+        site.browser(address=f"2001:db8::{number}").post_form("/login", name=f"name-{number}", password="wrong")
+    assert site.browser(address="2001:db8::9").post_form("/login", name="lin", password=PASSWORD).status_code == 429
+    site.browser(address="2001:db8:0:1::9").log_in("lin")
+    site.store.close()
+
+
+def test_hashing_keeps_few_threads_and_the_others_are_told_to_come_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.user("lin")
+    at_work, go_on = Semaphore(0), Event()
+    together: list[int] = []
+
+    class Slow:
+        def verify(self, *_: object) -> bool:
+            at_work.release()
+            together.append(1)
+            assert go_on.wait(30)
+            return True
+
+        def check_needs_rehash(self, _: str) -> bool:
+            return False
+
+    monkeypatch.setattr(passwords, "_HASHER", Slow())
+    browsers = [site.browser() for _ in range(passwords.IN_LINE + 1)]
+    tokens = [browser.csrf("/login") for browser in browsers]
+    with ThreadPoolExecutor(len(browsers)) as pool:
+        coming = [
+            pool.submit(browser.post, "/login", data={"csrf": token, "name": "lin", "password": PASSWORD})
+            for browser, token in zip(browsers, tokens, strict=True)
+        ]
+        for _ in range(passwords.AT_ONCE):
+            assert at_work.acquire(timeout=30)
+        turned_away = next(as_completed(coming)).result()
+        assert len(together) == passwords.AT_ONCE
+        go_on.set()
+        statuses = sorted(one.result().status_code for one in coming)
+    assert (turned_away.status_code, turned_away.headers["Retry-After"]) == (503, str(passwords.RETRY_SECONDS))
+    assert "Try again in a moment" in turned_away.text
+    assert statuses == [303] * passwords.IN_LINE + [503]
 
 
 def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:
@@ -134,10 +205,12 @@ def test_a_session_ends_after_its_hours(site: Site) -> None:
 
 def test_a_disabled_user_is_out_at_once_and_cannot_come_back(site: Site) -> None:
     browser, admin = site.user("lin"), site.admin()
+    program = token_of(site, browser)
     lin = site.store.user_by_name("lin")
     assert lin is not None
     admin.post_form("/admin/users", f"/admin/users/{lin.id}", action="disable")
     assert browser.get("/tasks").status_code == 303
+    assert program.get("/api/v1/me").status_code == 401
     answer = site.browser().post_form("/login", name="lin", password=PASSWORD)
     assert "disabled" in answer.text
     wrong = site.browser().post_form("/login", name="lin", password="a wrong password")
@@ -204,8 +277,29 @@ def test_old_hashes_are_renewed_when_the_parameters_have_changed(site: Site) -> 
     site.browser().log_in("lin")
 
 
-def test_changing_the_password_keeps_this_browser_and_logs_out_the_others(site: Site) -> None:
+def token_of(site: Site, browser: Browser) -> Browser:
+    """A program with a token that was made in this browser."""
+    page = browser.post_form("/profile", "/profile/tokens", label="a program").text
+    secret = page.split('id="secret">')[1].split("<")[0]
+    program = site.browser(Authorization=f"Bearer {secret}")
+    assert program.get("/api/v1/me").status_code == 200
+    return program
+
+
+def test_a_better_hash_at_log_in_ends_neither_sessions_nor_tokens(site: Site) -> None:
+    here = site.user("lin")
+    program = token_of(site, here)
+    weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    site.store.renew_password_hash(1, hashed_password(), weak)
+    site.browser().log_in("lin")
+    assert here.get("/tasks").status_code == 200
+    assert program.get("/api/v1/me").status_code == 200
+
+
+def test_changing_the_password_keeps_this_browser_and_ends_all_else(site: Site) -> None:
     here, there = site.user("lin"), site.browser().log_in("lin")
+    program = token_of(site, here)
+    assert "ends your tokens" in here.get("/profile").text
     wrong = here.post_form("/profile", "/profile/password", old="wrong", new="short")
     assert wrong.status_code == 422
     assert "is not your password" in wrong.text
@@ -213,16 +307,31 @@ def test_changing_the_password_keeps_this_browser_and_logs_out_the_others(site: 
     assert here.post_form("/profile", "/profile/password", old=PASSWORD, new="another good one").status_code == 200
     assert here.get("/tasks").status_code == 200
     assert there.get("/tasks").status_code == 303
+    assert program.get("/api/v1/me").status_code == 401
     site.browser().log_in("lin", "another good one")
+
+
+def test_a_session_left_open_is_no_place_to_guess_the_password(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=3)
+    browser = site.user("lin")
+    for _ in range(3):
+        wrong = browser.post_form("/profile", "/profile/password", old="wrong", new="another good one")
+        assert wrong.status_code == 422
+    refused = browser.post_form("/profile", "/profile/password", old=PASSWORD, new="another good one")
+    assert refused.status_code == 429
+    assert "Too many attempts" in refused.text
+    site.store.close()
 
 
 def test_an_administrator_resets_a_password_which_is_shown_once(site: Site) -> None:
     browser, admin = site.user("lin"), site.admin()
+    program = token_of(site, browser)
     lin = site.store.user_by_name("lin")
     assert lin is not None
     page = admin.post_form("/admin/users", f"/admin/users/{lin.id}/reset-password").text
     password = page.split('id="secret">')[1].split("<")[0]
     assert browser.get("/tasks").status_code == 303
+    assert program.get("/api/v1/me").status_code == 401
     site.browser().log_in("lin", password)
     assert password not in admin.get("/admin/users").text
 

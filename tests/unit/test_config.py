@@ -121,17 +121,20 @@ def test_problems_that_concern_several_keys_are_told_with_all_others_at_once(tmp
     text = """
         nodes: [{name: a, address: 192.0.2.1}, {name: b}]
         datasets: [{name: x, path: /secret, colour: red}, {name: y, path: y}]
+        database: postgresql://fedsim:s3cret@host/fedsim
         poll_seconds: 0
         colour: red
     """
     told = problems(tmp_path, text)
     assert [problem.split(":")[0] for problem in told] == [
+        "At 'database'",
         "At 'datasets[0].path'",
         "At 'datasets[0].colour'",
         "At 'nodes'",
         "At 'poll_seconds'",
         "At 'colour'",
     ]
+    assert "s3cret" not in "".join(told)
 
 
 def test_a_wrong_key_for_tls_is_one_problem_not_also_a_plain_socket(tmp_path: Path) -> None:
@@ -143,6 +146,18 @@ def test_a_data_set_outside_the_data_folder_is_refused(tmp_path: Path) -> None:
     text = "name: a\nserver: {port: 1}\ndatasets: [{name: x, path: ../secret}]"
     (problem,) = problems(tmp_path, text, ClientConfig)
     assert "must lie inside the data folder" in problem
+
+
+def test_models_and_formats_that_are_not_installed_are_named_with_those_that_are(tmp_path: Path) -> None:
+    text = """
+        name: a
+        server: {port: 1}
+        datasets: [{name: x, path: x, format: digitz}]
+        institution: {models: [2nn, linear]}
+    """
+    a_format, a_model = problems(tmp_path, text, ClientConfig)
+    assert a_format.startswith("At 'datasets[0].format': there is no 'digitz'; there are cifar10, csv, digits")
+    assert a_model.startswith("At 'institution.models[1]': there is no 'linear'; there are 2nn, ")
 
 
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:

@@ -277,7 +277,6 @@ def test_a_share_of_the_examples_may_be_the_test_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"path": "mnist", "format": "tar"}, "no format 'tar'; there are cifar10, csv, digits, idx, npz"),
         ({"path": "empty"}, "of no format that is known"),
         ({"path": "none"}, "does not exist"),
         ({"path": "none", "format": "csv", "label_column": "y"}, "cannot be read: No such file"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
-from fedsim.learning.partition import Partition, make_partition
+from fedsim.learning.partition import Partition, make_partition, most_clients
 from fedsim.settings import TaskSettings
 
 
@@ -119,12 +119,12 @@ def test_runs_tell_the_sizes_of_consecutive_clients() -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"partition": "iid", "num_clients": 51}, "51 clients are too many for 100 .* at most 50 clients"),
-        ({"partition": "shards", "num_clients": 1000}, "1000 clients are too many for 100 .* at most 50 clients"),
-        ({"partition": "iid", "num_clients": 10, "min_partition_size": 11}, "would hold 10 of the 100"),
-        ({"partition": "dirichlet", "num_clients": 30, "min_partition_size": 4}, "at most 25 clients"),
+        ({"partition": "iid", "num_clients": 51}, "51 clients are too many for 100 .* at most 50 are"),
+        ({"partition": "shards", "num_clients": 1000}, "1000 clients are too many for 100 .* at most 50 are"),
+        ({"partition": "iid", "num_clients": 10, "min_partition_size": 11}, "at most 8 are possible"),
+        ({"partition": "dirichlet", "num_clients": 30, "min_partition_size": 4}, "at most 25 are"),
         ({"partition": "dirichlet", "num_clients": 10, "alpha": 0.01, "min_partition_size": 9}, "larger alpha"),
-        ({"partition": "local", "num_clients": 1, "min_partition_size": 101}, "would hold 100 of the 100"),
+        ({"partition": "local", "num_clients": 1, "min_partition_size": 101}, "only 100 examples are here"),
     ],
 )
 def test_what_the_examples_do_not_allow_is_refused_with_what_would_be_right(
@@ -132,3 +132,22 @@ def test_what_the_examples_do_not_allow_is_refused_with_what_would_be_right(
 ) -> None:
     with pytest.raises(BadInput, match=message):
         _partition(_labels(100), **chosen)
+
+
+@settings(deadline=None)
+@given(
+    num_examples=st.integers(1, 300),
+    least=st.integers(1, 12),
+    partition=st.sampled_from(["iid", "shards"]),
+)
+def test_as_many_clients_as_are_said_to_be_possible_are_and_one_more_is_not(
+    num_examples: int, least: int, partition: Any
+) -> None:
+    most = most_clients(TaskSettings(partition=partition, min_partition_size=least), num_examples)
+    if most:
+        made = _partition(_labels(num_examples), partition=partition, num_clients=most, min_partition_size=least)
+        assert min(made.num_examples(client) for client in range(most)) >= least
+    size = num_examples // (2 * (most + 1))
+    assert 2 * size < least, "one client more would have held enough"
+    with pytest.raises(BadInput, match="num_clients"):
+        _partition(_labels(num_examples), partition=partition, num_clients=most + 1, min_partition_size=least)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from fedsim.config.database import parse_url
 from fedsim.errors import EX_CONFIG, ConfigError
 from fedsim.store import open_store
-from fedsim.store.engine import parse_url, shown
+from fedsim.store.engine import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
 
 from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
 from fedsim.web import forms
@@ -16,9 +19,9 @@ NAME_RULE = "must be a name of at most 64 letters, digits, “_”, “.” or �
 NOBODY = Catalogue((), {}, ("2nn", "cnn"))
 
 
-def problems(given: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str, str]:
+def problems(typed: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str, str]:
     with pytest.raises(Fault) as caught:
-        check_settings(given, catalogue)
+        check_settings(typed, catalogue)
     assert caught.value.status == 422
     return {name: str(text) for name, text in caught.value.problems.items()}
 
@@ -41,6 +44,14 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
     assert again == settings
 
 
+@examples(deadline=None)
+@given(rate=st.floats(min_value=1e-300, max_value=100))
+def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: float) -> None:
+    settings = TaskSettings(local_learning_rate=rate)
+    again, _ = parse_settings(forms.given(forms.filled(settings)))
+    assert again == settings
+
+
 @pytest.mark.parametrize(
     ("field", "value", "problem"),
     [
@@ -50,7 +61,12 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
         ("num_clients", "1" * 5000, "is too large a number"),
         ("num_clients", 2.5, "must be a whole number"),
         ("num_clients", None, "must be a whole number"),
-        ("num_clients", "60001", "must be at most 60000: mnist has 60000 training examples, and each client needs one"),
+        (
+            "num_clients",
+            "30001",
+            "must be at most 30000: more clients cannot share the 60000 training examples of mnist",
+        ),
+        ("num_rounds", True, "must not be true or false"),
         ("fraction_train", "0", "must be greater than 0"),
         ("fraction_train", "1.1", "must be at most 1"),
         ("fraction_train", "nan", "must be a finite number"),

@@ -104,7 +104,7 @@ def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> Non
 @click.argument("name")
 @_on_store
 def reset_password(store: SqlStore, out: Output, name: str) -> None:
-    """Give the user NAME a new password, which is printed this once; the user's sessions end."""
+    """Give the user NAME a new password, which is printed this once; the user's sessions and tokens end."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
 
     user = _find(store, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from fedsim.errors import EX_TRY_AGAIN, BadInput, FedsimError, NotThere, Refused
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
-PAGE_SIZE = 200
+PAGE_SIZE = 500
 Json = dict[str, Any]
 
 
@@ -98,8 +99,14 @@ class Api:
         return found
 
     def submit(self, settings: Json) -> tuple[Json, list[str]]:
-        """The new task, and notes for the person."""
-        answer = self._ask("POST", "tasks", json=settings)
+        """The new task, and notes for the person. An answer that is lost on its way is asked for once more."""
+        headers = {"Idempotency-Key": secrets.token_urlsafe(16)}  # however often it is sent: one task
+        try:
+            answer = self._ask("POST", "tasks", json=settings, headers=headers)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
+                raise
+            answer = self._ask("POST", "tasks", json=settings, headers=headers)
         return answer["task"], answer["notes"]
 
     def task(self, number: int) -> Json:
@@ -118,14 +125,28 @@ class Api:
         return task
 
     def rounds(self, number: int) -> list[Json]:
-        """Round 0 first."""
-        rounds: list[Json] = self._ask("GET", f"tasks/{number}/rounds", what=f"Task {number}")["rounds"]
-        return rounds
+        """Every one, round 0 first."""
+        return self._all_pages(number, "rounds")
+
+    def newest_rounds(self, number: int, limit: int) -> tuple[list[Json], int]:
+        """The last so many rounds, in order, and how many there are in all."""
+        query = {"newest": 1, "limit": limit}
+        answer = self._ask("GET", f"tasks/{number}/rounds", what=f"Task {number}", params=query)
+        return answer["rounds"], answer["total"]
 
     def checkpoints(self, number: int) -> list[Json]:
-        """In order of their rounds, also those that are gone."""
-        checkpoints: list[Json] = self._ask("GET", f"tasks/{number}/checkpoints", what=f"Task {number}")["checkpoints"]
-        return checkpoints
+        """Every one, in order of their rounds, also those that are gone."""
+        return self._all_pages(number, "checkpoints")
+
+    def _all_pages(self, number: int, kind: str) -> list[Json]:
+        found: list[Json] = []
+        query = {"limit": PAGE_SIZE}
+        while True:
+            page = self._ask("GET", f"tasks/{number}/{kind}", what=f"Task {number}", params=query)[kind]
+            found += page
+            if len(page) < PAGE_SIZE:
+                return found
+            query["after"] = page[-1]["round"]
 
     @contextmanager
     def checkpoint(self, number: int, round_number: int) -> Iterator[Iterator[bytes]]:

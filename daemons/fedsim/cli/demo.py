@@ -107,8 +107,9 @@ def demo(folder: Path) -> int:
     data = find_data()
     run = folder.resolve() / time.strftime("run-%Y%m%d-%H%M%S")
     out.say(f"Data: {data.told}")
-    # A SIGTERM must end what was started, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # What ends this command ends what it started, as Ctrl-C does; a terminal that is closed sends SIGHUP.
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda *_: sys.exit(1))
     lab = _make_lab(run, data)
     out.say(f"Starting {len(lab.processes)} processes in {run} …")
     with lab:

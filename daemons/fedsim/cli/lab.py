@@ -5,6 +5,7 @@ The demonstration runs it, and so do the tests: the same commands, YAML files an
 
 from __future__ import annotations
 
+import functools
 import os
 import selectors
 import signal
@@ -22,6 +23,7 @@ from typing import Any, Self
 import yaml
 
 from fedsim.errors import FedsimError, Unavailable
+from fedsim.parent import end_with_parent
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -158,6 +160,8 @@ class LocalLab:
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 start_new_session=True,
+                # However this process ends, nothing of the lab stays behind.
+                preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 - sets a flag
             )
         return listener
 

@@ -116,10 +116,11 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 @asks_web
 def show(api: Api, out: Output, task: int) -> None:
     """Show task NUMBER: its settings, how it stands and why, its latest rounds, its checkpoints."""
-    record, rounds, checkpoints = api.task(task), api.rounds(task), api.checkpoints(task)
+    record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
-        out.document({"task": record, "rounds": rounds, "checkpoints": checkpoints})
+        out.document({"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints})
         return
+    rounds, num_rounds = api.newest_rounds(task, SHOWN_ROUNDS)
     snapshot = Snapshot(record)
     title = f" – {record['settings']['title']}" if record["settings"]["title"] else ""
     out.say(f"Task {task}{title}, of {record['user_name']}: {api.url}{record['url']}")
@@ -138,9 +139,9 @@ def show(api: Api, out: Output, task: int) -> None:
     out.table(["setting", "value"], [(name, value) for name, value in record["settings"].items() if name != "title"])
     if rounds:
         out.say("")
-        rounds_table(out, rounds[-SHOWN_ROUNDS:])
-        if len(rounds) > SHOWN_ROUNDS:
-            out.note(f"These are the latest {SHOWN_ROUNDS} of {len(rounds)}; all: fedsim rounds {task}")
+        rounds_table(out, rounds)
+        if num_rounds > len(rounds):
+            out.note(f"These are the latest {len(rounds)} of {num_rounds}; all: fedsim rounds {task}")
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])

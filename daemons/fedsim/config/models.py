@@ -9,6 +9,9 @@ from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from fedsim.config.database import checked_url
+from fedsim.settings import FORMATS, MODELS, installed
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=31_536_000)]
@@ -118,6 +121,17 @@ def _guarded_pages(address: Address, info: ValidationInfo) -> Address:
     return address
 
 
+def _one_of(group: str) -> AfterValidator:
+    """A name that an installed package offers in this entry-point group."""
+
+    def check(name: str) -> str:
+        if name not in (known := installed(group)):
+            raise ValueError(f"there is no {name!r}; there are {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
+
 Guarded = Annotated[Address, AfterValidator(_guarded_address)]
 DataPath = Annotated[Path, AfterValidator(_inside_the_data_folder)]
 
@@ -178,7 +192,9 @@ class Retention(_Strict):
 
 
 class _Database(_Strict):
-    database: str = Field("sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password")
+    database: Annotated[str, AfterValidator(checked_url)] = Field(
+        "sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password"
+    )
     database_password_file: Path | None = None
 
 
@@ -205,7 +221,7 @@ class DataSetConfig(_Strict):
     name: Name
     path: DataPath = Field(description="Relative to the data folder")
     test_path: DataPath | None = Field(None, description="Where the test set is a file of its own")
-    format: str | None = Field(
+    format: Annotated[str, _one_of(FORMATS)] | None = Field(
         None, description="idx, npz, csv, digits, cifar10 or an installed one; else by its files"
     )
     share: bool = Field(False, description="Whether the test set may be sent to the server")
@@ -225,7 +241,9 @@ class DataSetConfig(_Strict):
 class Institution(_Strict):
     """What the owner of the data allows; a task beyond it is refused with the reason."""
 
-    models: list[Name] | None = Field(None, description="Models that may be trained here; null: every installed one")
+    models: list[Annotated[Name, _one_of(MODELS)]] | None = Field(
+        None, description="Models that may be trained here; null: every installed one"
+    )
     min_examples: int = Field(1, ge=1, description="Least number of examples behind an update that leaves")
     min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = "none"
 
@@ -263,9 +281,14 @@ class WebConfig(_Database, _Networked):
     session_hours: Annotated[float, Field(gt=0, le=8760)] = 12
     login_attempts: int = Field(10, ge=1, description="Failed log-ins of a name or address before it must wait")
     login_window_seconds: Seconds = 900
+    registrations_per_address: int = Field(20, ge=1, description="Registrations from an address before it must wait")
+    registrations_overall: int = Field(200, ge=1, description="Registrations from anywhere before all must wait")
+    registration_window_seconds: Seconds = 3600
     secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
     behind_proxy: bool = Field(False, description="Believe X-Forwarded-For and -Proto of a proxy on this machine")
     threads: int = Field(8, ge=1, le=256)
+    request_timeout_seconds: Seconds = Field(20, description="A request must have come whole within so long")
+    min_bytes_per_second: int = Field(1024, ge=1, description="A browser must take an answer at least so fast")
 
 
 ServerConfig.model_rebuild()

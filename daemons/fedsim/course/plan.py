@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedsim.learning.cohort import ChunkPlan, cut_chunks, draw_cohort
+from fedsim.learning.partition import most_clients, too_many_clients
 from fedsim.messages import Assignment, DataSetInfo, Engine, Hello, Message, Name, Uid
 from fedsim.settings import TaskSettings
 
@@ -194,11 +195,9 @@ def _fix(
         settings = settings.model_copy(update={"num_clients": len(chosen)})
         counts = [1] * len(chosen)
     else:
-        if settings.num_clients > info.num_train:
-            return Impossible(
-                f"{settings.num_clients} clients are more than the {info.num_train} examples of {info.name}: "
-                "choose fewer clients"
-            )
+        most = most_clients(settings, info.num_train)
+        if settings.num_clients > most:
+            return Impossible(f"{info.name}: {too_many_clients(settings, info.num_train, most)}")
         capacities = [hello.clients for hello in chosen.values()]
         if sum(capacities) < settings.num_clients:
             return Waiting(

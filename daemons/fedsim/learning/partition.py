@@ -74,6 +74,25 @@ class LocalPartition(Partition):
         return ((1, len(self.order)),)
 
 
+def most_clients(settings: TaskSettings, num_examples: int) -> int:
+    """How many clients `num_examples` training examples can be divided among; not for `local`.
+
+    Every client needs `min_partition_size` of them; shards are of equal size, and each client takes two.
+    """
+    if settings.partition == "dirichlet":
+        return num_examples // settings.min_partition_size
+    shard = -(-settings.min_partition_size // SHARDS_PER_CLIENT)
+    return num_examples // shard // SHARDS_PER_CLIENT
+
+
+def too_many_clients(settings: TaskSettings, num_examples: int, most: int) -> str:
+    """What is wrong with a population of more than `most` clients, in words."""
+    return (
+        f"{settings.num_clients} clients are too many for {num_examples} training examples: with the partition "
+        f"{settings.partition} and a least size of {settings.min_partition_size} at most {most} are possible"
+    )
+
+
 def make_partition(settings: TaskSettings, labels: IntArray) -> Partition:
     """Divide a data set as the task's settings say; memory is O(n + num_clients).
 
@@ -84,23 +103,23 @@ def make_partition(settings: TaskSettings, labels: IntArray) -> Partition:
     Raises:
         BadInput: there are more clients than the examples allow, or a client would hold too few.
     """
+    if settings.partition != "local" and settings.num_clients > (most := most_clients(settings, len(labels))):
+        raise BadInput(f"num_clients: {too_many_clients(settings, len(labels), most)}")
     match settings.partition:
         case "iid":
             order = generator(settings.seed, "partition iid").permutation(len(labels))
-            partition = _in_shards(order, settings)
+            return _in_shards(order, settings)
         case "shards":
-            partition = _in_shards(np.argsort(labels, kind="stable"), settings)
+            return _in_shards(np.argsort(labels, kind="stable"), settings)
         case "dirichlet":
             return _dirichlet(labels, settings)
         case "local":
-            partition = LocalPartition(len(labels))
-    least = int(np.diff(partition.offsets).min())
-    if least < settings.min_partition_size:
-        raise BadInput(
-            f"min_partition_size: a client would hold {least} of the {len(labels)} training examples, "
-            f"at least {settings.min_partition_size} are asked for; take fewer clients or a smaller least size"
-        )
-    return partition
+            if len(labels) < settings.min_partition_size:
+                raise BadInput(
+                    f"min_partition_size: {settings.min_partition_size} are asked for, but only {len(labels)} examples "
+                    "are here; take a smaller least size"
+                )
+            return LocalPartition(len(labels))
 
 
 def _in_shards(order: IntArray, settings: TaskSettings) -> Partition:
@@ -110,12 +129,6 @@ def _in_shards(order: IntArray, settings: TaskSettings) -> Partition:
     """
     num_shards = SHARDS_PER_CLIENT * settings.num_clients
     size = len(order) // num_shards
-    if size == 0:
-        raise BadInput(
-            f"num_clients: {settings.num_clients} clients are too many for {len(order)} training examples, each "
-            f"takes {SHARDS_PER_CLIENT} shards of at least one; "
-            f"at most {len(order) // SHARDS_PER_CLIENT} clients are possible"
-        )
     dealt = generator(settings.seed, "partition shards").permutation(num_shards)
     shards = order[: num_shards * size].reshape(num_shards, size)[dealt]
     offsets = np.arange(settings.num_clients + 1, dtype=np.int64) * (SHARDS_PER_CLIENT * size)
@@ -129,11 +142,6 @@ def _dirichlet(labels: IntArray, settings: TaskSettings) -> Partition:
     concentration of Hsu et al. 2019. Sizes and class mixtures both differ among the clients; every example is dealt.
     """
     clients, wanted = settings.num_clients, settings.min_partition_size
-    if clients * wanted > len(labels):
-        raise BadInput(
-            f"num_clients: {clients} clients with at least {wanted} of {len(labels)} training examples each are not "
-            f"possible; at most {len(labels) // wanted} clients are, or a smaller min_partition_size"
-        )
     best = 0
     for attempt in range(DIRICHLET_ATTEMPTS):
         rng = generator(settings.seed, "partition dirichlet", attempt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from fedsim.config import Retention
@@ -49,6 +50,8 @@ def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float
         path = checkpoints / checkpoint.path
         remove_file(path)
         remove_file(path.with_suffix(".json"))
+        with suppress(OSError):  # others of the task's stay, and so does its folder
+            path.parent.rmdir()
         store.mark_checkpoint_removed(task.number, checkpoint.round, why=why, now=now)
         text = f"the checkpoint of round {checkpoint.round} was removed: {why}"
         store.add_event(Event(time.time(), "retention", text, task=task.number))

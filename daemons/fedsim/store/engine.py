@@ -16,10 +16,10 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, exc, func
 from sqlalchemy.dialects import mysql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
-from fedsim.errors import ConfigError, Unavailable
+from fedsim.errors import Unavailable
 
 # Longer than any statement of ours takes, shorter than a daemon's watchdog.
 LOCK_WAIT_SECONDS = 10
@@ -48,37 +48,8 @@ _WHAT_TO_DO: dict[Any, str] = {
 }
 
 
-def parse_url(text: str) -> URL:
-    """Check a database's address, and fill in the driver.
-
-    Raises:
-        ConfigError: if it is no address of a database that fedsim knows, or holds a password.
-    """
-    try:
-        url = make_url(text)
-    except (exc.ArgumentError, ValueError) as error:
-        raise ConfigError(
-            "database", ["is not an SQLAlchemy URL such as sqlite:////var/lib/fedsim/fedsim.db"]
-        ) from error
-    if url.password is not None or any("passw" in key for key in url.query):
-        raise ConfigError("database", ["must not hold a password: name its file as database_password_file"])
-    match url.get_backend_name():
-        case "sqlite":
-            if not url.database or url.database == ":memory:" or url.query:
-                raise ConfigError(
-                    "database", ["sqlite needs the path of a file, as sqlite:////var/lib/fedsim/fedsim.db"]
-                )
-            return url.set(drivername="sqlite+pysqlite")
-        case "mysql" | "mariadb":
-            if not url.database:
-                raise ConfigError("database", ["mysql needs the name of a database, as mysql://user@host/fedsim"])
-            return url.set(drivername="mysql+pymysql")
-        case other:
-            raise ConfigError("database", [f"{other} is not a database that fedsim knows: take sqlite or mysql"])
-
-
 def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False) -> Engine:
-    """An engine for `url`, from `parse_url`; `migrating` for the one connection that changes the schema."""
+    """An engine for a parsed `url`; `migrating` for the one connection that changes the schema."""
     engine = _sqlite_engine(url, migrating) if url.get_backend_name() == "sqlite" else _mysql_engine(url, migrating)
 
     if password_file is not None:

@@ -6,6 +6,7 @@ state change is one conditional UPDATE whose row count is checked, so an illegal
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -154,6 +155,16 @@ class RoundRecord:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What curves are drawn from: a round's metrics without the rest of its record."""
+
+    round: int
+    train_loss: float | None
+    loss: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A saved model file, `path` relative to the checkpoints folder; `removed_at` and why, once it is gone."""
 
@@ -222,12 +233,15 @@ class Store(Protocol):
         """What the user may do from now on."""
 
     def set_password_hash(self, user_id: int, password_hash: str) -> None:
-        """Also ends the user's sessions."""
+        """A new password; also ends the user's sessions and tokens."""
+
+    def renew_password_hash(self, user_id: int, old_hash: str, new_hash: str) -> None:
+        """The same password under another hash; nothing ends. Does nothing if `old_hash` is no longer the user's."""
 
     def set_language(self, user_id: int, language: str) -> None:
         """The language in which the user reads pages."""
 
-    # -- sessions, tokens, log-in throttle; hashes are of 32 bytes, hex
+    # -- sessions, tokens, throttle; hashes are of 32 bytes, hex
     def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None:
         """A browser has logged in. Expired sessions, of any user, are removed on the way."""
 
@@ -249,18 +263,26 @@ class Store(Protocol):
     def user_by_token(self, token_hash: str, now: float) -> User | None:
         """The active owner; notes the time of use, to the minute."""
 
-    def record_login_failure(self, key: str, now: float) -> None:
-        """A log-in under this key (a name, an address) failed; only a hash of the key is kept."""
+    def record_attempt(self, key: str, *, now: float, until: float) -> None:
+        """Something was tried under this key (a name, an address); only a hash of the key is kept, until `until`."""
 
-    def login_failures(self, key: str, since: float) -> int:
-        """How many log-ins failed after `since`; older ones, of any key, are removed (there is one window)."""
+    def attempts(self, key: str, now: float) -> int:
+        """How many attempts under this key still count."""
 
-    def clear_login_failures(self, key: str) -> None:
-        """A log-in under this key succeeded."""
+    def clear_attempts(self, key: str) -> None:
+        """Those under this key count no more."""
 
     # -- tasks
-    def create_task(self, user_id: int, settings: TaskSettings, uid: str, now: float) -> Task:
-        """A new pending task. Raises `BadInput` if the user is unknown or the uid taken."""
+    def create_task(
+        self, user_id: int, settings: TaskSettings, uid: str, now: float, *, submission: str | None = None
+    ) -> Task:
+        """A new pending task; if this user has made one with this `submission` (64 characters), that one.
+
+        Raises `BadInput` if the user is unknown or the uid taken.
+        """
+
+    def task_by_submission(self, user_id: int, submission: str) -> Task | None:
+        """The task that this user made with this submission."""
 
     def task(self, number: int) -> Task | None:
         """The task that people know by this number."""
@@ -309,14 +331,39 @@ class Store(Protocol):
         and infinities are kept as None. Raises `BadInput` if there is no such task.
         """
 
-    def rounds(self, number: int) -> list[RoundRecord]:
-        """Round 0 (the evaluation of the initial model) first."""
+    def rounds(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[RoundRecord]:
+        """Round 0 (the evaluation of the initial model) first: all, or those after and before a round.
+
+        `limit` takes the first so many of them, with `newest` the last so many.
+        """
+
+    def count_rounds(self, number: int) -> int:
+        """How many rounds are recorded."""
+
+    def measured(self, number: int, among: Collection[int]) -> list[Measured]:
+        """What was measured in those of the rounds `among` that are recorded, in their order."""
 
     def record_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
         """Insert or overwrite. Raises `BadInput` if there is no such task."""
 
-    def checkpoints(self, number: int) -> list[Checkpoint]:
-        """In order of their rounds, also those whose file is gone."""
+    def checkpoints(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[Checkpoint]:
+        """In order of their rounds, also those whose file is gone; which of them, as in `rounds`."""
 
     def expired_checkpoints(
         self, *, finished_before: float | None, keep_tasks: int | None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, Table, func, or_, select, update
 
 from fedsim.errors import BadInput
 from fedsim.store.engine import Database, upsert
-from fedsim.store.interface import FINISHED, Checkpoint, RoundRecord, Task
+from fedsim.store.interface import FINISHED, Checkpoint, Measured, RoundRecord, Task
 from fedsim.store.schema import checkpoints, rounds, tasks
 from fedsim.store.tasks import read_task, select_tasks
 
@@ -55,6 +56,25 @@ def _number_of(connection: Connection, uid: str) -> int:
     return number
 
 
+def _stretch(
+    connection: Connection,
+    table: Table,
+    number: int,
+    after: int | None,
+    before: int | None,
+    limit: int | None,
+    newest: bool,
+) -> Sequence[Any]:
+    """Rows of the task in order of their rounds, see `Rounds.rounds`."""
+    query = select(table).where(table.c.task == number).limit(limit)
+    if after is not None:
+        query = query.where(table.c.round > after)
+    if before is not None:
+        query = query.where(table.c.round < before)
+    found = connection.execute(query.order_by(table.c.round.desc() if newest else table.c.round)).all()
+    return found[::-1] if newest else found
+
+
 class Rounds(Database):
     """The questions about rounds and checkpoints."""
 
@@ -93,11 +113,38 @@ class Rounds(Database):
             if newest is not None:
                 connection.execute(of_task.values(loss=newest.loss, accuracy=newest.accuracy))
 
-    def rounds(self, number: int) -> list[RoundRecord]:
-        """The task's rounds in order; 0 is the evaluation of the initial model."""
+    def rounds(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[RoundRecord]:
+        """The task's rounds in order, 0 (the evaluation of the initial model) first.
+
+        Args:
+            number: the task's.
+            after: only rounds behind this one.
+            before: only rounds in front of this one.
+            limit: at most so many of them.
+            newest: let `limit` take the last ones, not the first.
+        """
         with self.reading() as connection:
-            query = select(rounds).where(rounds.c.task == number).order_by(rounds.c.round)
-            return [_round(row) for row in connection.execute(query)]
+            return [_round(row) for row in _stretch(connection, rounds, number, after, before, limit, newest)]
+
+    def count_rounds(self, number: int) -> int:
+        """How many rounds are recorded."""
+        with self.reading() as connection:
+            return connection.scalar(select(func.count()).where(rounds.c.task == number)) or 0
+
+    def measured(self, number: int, among: Collection[int]) -> list[Measured]:
+        """What was measured in those of the rounds `among` that are recorded, in their order."""
+        columns = (rounds.c.round, rounds.c.train_loss, rounds.c.loss, rounds.c.accuracy)
+        query = select(*columns).where(rounds.c.task == number, rounds.c.round.in_(among)).order_by(rounds.c.round)
+        with self.reading() as connection:
+            return [Measured(*row) for row in connection.execute(query)]
 
     def record_checkpoint(self, uid: str, checkpoint: Checkpoint) -> None:
         """Insert or overwrite; `BadInput`: no such task."""
@@ -113,11 +160,19 @@ class Rounds(Database):
             key = {"task": _number_of(connection, uid), "round": checkpoint.round}
             upsert(connection, checkpoints, key, values)
 
-    def checkpoints(self, number: int) -> list[Checkpoint]:
-        """The task's checkpoints in order of their rounds, also those whose file is gone."""
+    def checkpoints(
+        self,
+        number: int,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest: bool = False,
+    ) -> list[Checkpoint]:
+        """The task's checkpoints in order of their rounds, also those whose file is gone; which, as in `rounds`."""
         with self.reading() as connection:
-            query = select(checkpoints).where(checkpoints.c.task == number).order_by(checkpoints.c.round)
-            return [_checkpoint(row) for row in connection.execute(query)]
+            found = _stretch(connection, checkpoints, number, after, before, limit, newest)
+            return [_checkpoint(row) for row in found]
 
     def expired_checkpoints(
         self, *, finished_before: float | None, keep_tasks: int | None

@@ -119,13 +119,13 @@ tokens = Table(
 )
 
 # `key_hash`: people type passwords into the name field; what they typed is not kept.
-login_failures = Table(
-    "login_failures",
+attempts = Table(
+    "attempts",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("key_hash", String(HASH), nullable=False),
-    Column("at", Real, nullable=False, index=True),
-    Index(None, "key_hash", "at"),
+    Column("until", Real, nullable=False, index=True),
+    Index(None, "key_hash", "until"),
     **OPTIONS,
 )
 
@@ -152,6 +152,8 @@ tasks = Table(
     Column("eta_seconds", Real),
     Column("nodes", Json, nullable=False),
     Column("digest", String(HASH)),
+    Column("submission", String(HASH)),  # what makes two submissions of one user the same
+    Index(None, "user_id", "submission", unique=True),
     sqlite_autoincrement=True,  # a number that people have seen is never given again, not even once its task is deleted
     **OPTIONS,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedsim.config.database import parse_url
 from fedsim.errors import ConfigError
-from fedsim.store.engine import parse_url
 from fedsim.store.events import Events
 from fedsim.store.rounds import Rounds
 from fedsim.store.schema_version import VersionedDatabase
@@ -27,7 +27,10 @@ def open_store(url: str, password_file: Path | None = None) -> SqlStore:
     Raises:
         ConfigError: if `url` is no address of a database that fedsim knows, or the password cannot be read.
     """
-    parsed = parse_url(url)
+    try:
+        parsed = parse_url(url)
+    except ValueError as error:
+        raise ConfigError("database", [str(error)]) from error
     if password_file is not None:
         try:
             password_file.read_bytes()

@@ -73,11 +73,21 @@ def _move(
     return connection.execute(update(tasks).where(which, legal).values(changes)).rowcount == 1
 
 
+def _submitted(user_id: int, submission: str | None) -> ColumnElement[bool]:
+    return (tasks.c.user_id == user_id) & (tasks.c.submission == submission) & tasks.c.submission.is_not(None)
+
+
 class Tasks(Database):
     """The questions about tasks."""
 
-    def create_task(self, user_id: int, settings: TaskSettings, uid: str, now: float) -> Task:
-        """A new pending task; `BadInput` if there is no such user, or the uid is taken."""
+    def create_task(
+        self, user_id: int, settings: TaskSettings, uid: str, now: float, *, submission: str | None = None
+    ) -> Task:
+        """A new pending task, or the one that this user made with this `submission` (64 characters).
+
+        Raises:
+            BadInput: there is no such user, or the uid is taken.
+        """
         row = {
             "uid": uid,
             "user_id": user_id,
@@ -89,18 +99,26 @@ class Tasks(Database):
             "delete_requested": False,
             "round": 0,
             "nodes": (),
+            "submission": submission,
             **_NO_PROGRESS,
         }
         with self.writing() as connection:
             try:
                 connection.execute(insert(tasks).values(row))
             except exc.IntegrityError as error:
+                made = connection.execute(select_tasks.where(_submitted(user_id, submission))).one_or_none()
+                if made is not None:
+                    return read_task(made)
                 raise BadInput(f"Task {uid} cannot be made: user {user_id} is unknown, or the uid is taken") from error
             return read_task(connection.execute(select_tasks.where(tasks.c.uid == uid)).one())
 
     def task(self, number: int) -> Task | None:
         """The task that people know by this number."""
         return self._one_task(tasks.c.number == number)
+
+    def task_by_submission(self, user_id: int, submission: str) -> Task | None:
+        """The task that this user made with this submission."""
+        return self._one_task(_submitted(user_id, submission))
 
     def task_by_uid(self, uid: str) -> Task | None:
         """The task that headers and paths know by this uid."""

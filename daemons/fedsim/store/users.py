@@ -1,4 +1,4 @@
-"""Who may log in: users, their sessions and tokens, and the log-ins that failed."""
+"""Who may log in: users, their sessions and tokens, and attempts that are counted so that nobody goes on guessing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import unicodedata
 from typing import Any
 
-from sqlalchemy import Select, delete, exc, func, insert, select, update
+from sqlalchemy import Connection, Select, delete, exc, func, insert, select, update
 
 from fedsim.errors import BadInput
 from fedsim.store.engine import Database
 from fedsim.store.interface import Role, Session, Token, User, UserState
-from fedsim.store.schema import login_failures, sessions, tokens, users
+from fedsim.store.schema import attempts, sessions, tokens, users
 
 NAME_LENGTH = 64
 # How exact a token's time of use is; finer would make every question of the API a write.
@@ -50,8 +50,14 @@ def _token(row: Any) -> Token:
     )
 
 
+def _shut_out(connection: Connection, user_id: int) -> None:
+    """End every session and token of the user, in the transaction that gives the reason."""
+    connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
+    connection.execute(delete(tokens).where(tokens.c.user_id == user_id))
+
+
 class Users(Database):
-    """The questions about users, sessions, tokens and failed log-ins."""
+    """The questions about users, sessions, tokens and counted attempts."""
 
     def create_user(
         self, name: str, password_hash: str, *, role: Role, state: UserState, language: str, now: float
@@ -99,8 +105,7 @@ class Users(Database):
         with self.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(state=state))
             if state is not UserState.ACTIVE:
-                connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
-                connection.execute(delete(tokens).where(tokens.c.user_id == user_id))
+                _shut_out(connection, user_id)
 
     def set_user_role(self, user_id: int, role: Role) -> None:
         """What the user may do from now on."""
@@ -108,10 +113,16 @@ class Users(Database):
             connection.execute(update(users).where(users.c.id == user_id).values(role=role))
 
     def set_password_hash(self, user_id: int, password_hash: str) -> None:
-        """A new password, with which every browser must log in again."""
+        """A new password; sessions and tokens that were made with the old one end with it."""
         with self.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
-            connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
+            _shut_out(connection, user_id)
+
+    def renew_password_hash(self, user_id: int, old_hash: str, new_hash: str) -> None:
+        """The same password under a better hash: nothing ends, and a password that is new by now stays."""
+        same = update(users).where(users.c.id == user_id, users.c.password_hash == old_hash)
+        with self.writing() as connection:
+            connection.execute(same.values(password_hash=new_hash))
 
     def set_language(self, user_id: int, language: str) -> None:
         """The language in which the user reads pages."""
@@ -178,23 +189,22 @@ class Users(Database):
                 connection.execute(update(tokens).where(tokens.c.token_hash == token_hash).values(used_at=now))
         return _user(row)
 
-    def record_login_failure(self, key: str, now: float) -> None:
-        """A log-in under this key (a name, an address) failed; of the key only a hash is kept."""
-        with self.writing() as connection:
-            connection.execute(insert(login_failures).values(key_hash=_key_hash(key), at=now))
+    def record_attempt(self, key: str, *, now: float, until: float) -> None:
+        """Something that is counted was tried under this key; of the key only a hash is kept, and none beyond `until`.
 
-    def login_failures(self, key: str, since: float) -> int:
-        """How many log-ins failed after `since`. Every caller uses one window: older ones, anybody's, are removed."""
-        failed = login_failures.c
+        What nobody counts any more, under any key, is removed on the way.
+        """
+        with self.writing() as connection:
+            connection.execute(delete(attempts).where(attempts.c.until <= now))
+            connection.execute(insert(attempts).values(key_hash=_key_hash(key), until=until))
+
+    def attempts(self, key: str, now: float) -> int:
+        """How many attempts under this key still count."""
+        query = select(func.count()).where(attempts.c.key_hash == _key_hash(key), attempts.c.until > now)
         with self.reading() as connection:
-            old = connection.scalar(select(func.min(failed.at)))
-            count = connection.scalar(select(func.count()).where(failed.key_hash == _key_hash(key), failed.at > since))
-        if old is not None and old <= since:
-            with self.writing() as connection:
-                connection.execute(delete(login_failures).where(failed.at <= since))
-        return count or 0
+            return connection.scalar(query) or 0
 
-    def clear_login_failures(self, key: str) -> None:
-        """A log-in under this key succeeded."""
+    def clear_attempts(self, key: str) -> None:
+        """Those under this key count no more."""
         with self.writing() as connection:
-            connection.execute(delete(login_failures).where(login_failures.c.key_hash == _key_hash(key)))
+            connection.execute(delete(attempts).where(attempts.c.key_hash == _key_hash(key)))

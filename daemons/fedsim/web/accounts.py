@@ -1,4 +1,4 @@
-"""Accounts: passwords, sessions, tokens, and the brakes on guessing.
+"""Accounts: who registers, logs in, changes a password, makes a token.
 
 Nothing secret is stored: passwords as argon2id, session ids and tokens as blake2b of 256 random bits.
 """
@@ -6,65 +6,28 @@ Nothing secret is stored: passwords as argon2id, session ids and tokens as blake
 from __future__ import annotations
 
 import hmac
-import math
 import re
 import secrets
-import threading
 import unicodedata
-from functools import cache
 from hashlib import blake2b
-
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
 from fedsim.config import WebConfig
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.store.interface import Event, Role, Session, Store, Token, User, UserState
+from fedsim.web import passwords
 from fedsim.web.faults import Fault, Problems
-from fedsim.web.i18n import DEFAULT_LANGUAGE, Text, duration, tr
+from fedsim.web.i18n import DEFAULT_LANGUAGE, tr
+from fedsim.web.throttle import Throttle, address_key, forgive
 
-MIN_PASSWORD_CHARACTERS = 8
-MAX_PASSWORD_BYTES = 1024
 MAX_LABEL_CHARACTERS = 80
 TOKEN_PREFIX = "fedsim_"  # noqa: S105 - a mark by which people and secret scanners know a token, not a secret
 _NAME = re.compile(r"^[^\W_][\w.@-]{1,63}$")
-# Two at a time bound the memory (64 MiB each, RFC 9106's second recommendation) however many log in at once.
-_HASHING = threading.BoundedSemaphore(2)
-_HASHER = PasswordHasher()
-
-
-def _hash_password(password: str) -> str:
-    with _HASHING:
-        return _HASHER.hash(password)
-
-
-def _verify(password_hash: str, password: str) -> bool:
-    with _HASHING:
-        try:
-            return _HASHER.verify(password_hash, password)
-        except (VerifyMismatchError, InvalidHashError):
-            return False
-
-
-@cache
-def _dummy_hash() -> str:
-    """Verified for names that do not exist, so that the time of an answer tells nothing."""
-    return _hash_password(secrets.token_hex(16))
 
 
 def hash_secret(secret: str) -> str:
     """What is stored of a session id or token: 32 bytes, hex. They are random, so a fast hash is safe."""
     return blake2b(secret.encode(), digest_size=32).hexdigest()
-
-
-def password_problem(password: str) -> Text | None:
-    """Why this cannot be a password; None if it can."""
-    if len(password) < MIN_PASSWORD_CHARACTERS:
-        return tr("must have at least %(limit)s characters", limit=MIN_PASSWORD_CHARACTERS)
-    if len(password.encode()) > MAX_PASSWORD_BYTES:
-        return tr("must have at most %(limit)s bytes", limit=MAX_PASSWORD_BYTES)
-    return None
 
 
 def clean_name(name: str) -> str:
@@ -79,12 +42,14 @@ def _create(store: Store, name: str, password: str, role: Role, state: UserState
         problems["name"] = tr("must be 2 to 64 letters, digits, “_”, “.”, “@” or “-”, beginning with a letter or digit")
     elif store.user_by_name(name) is not None:
         problems["name"] = tr("is taken: choose another name")
-    if problem := password_problem(password):
+    if problem := passwords.problem_of(password):
         problems["password"] = problem
     if problems:
         raise Fault(422, tr("The account cannot be made like this."), problems=problems)
     try:
-        return store.create_user(name, _hash_password(password), role=role, state=state, language=language, now=now)
+        return store.create_user(
+            name, passwords.hash_password(password), role=role, state=state, language=language, now=now
+        )
     except BadInput as error:  # somebody took the name a moment ago
         taken: Problems = {"name": tr("is taken: choose another name")}
         raise Fault(422, tr("The account cannot be made like this."), problems=taken) from error
@@ -101,14 +66,23 @@ def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
     return user
 
 
-def register(store: Store, config: WebConfig, name: str, password: str, *, language: str, now: float) -> User:
+def register(
+    store: Store, config: WebConfig, name: str, password: str, *, address: str, language: str, now: float
+) -> User:
     """Make a user as the configuration allows: at once, waiting for approval, or not at all.
 
+    Every attempt counts, whatever comes of it: each may cost a hash, or tell whether a name is taken.
+
     Raises:
-        Fault: registration is closed (403), or the name or password will not do (422, with problems).
+        Fault: registration is closed (403), there were too many (429) or are too many just now (503), or the name or
+            password will not do (422, with problems).
     """
     if config.registration == "closed":
         raise Fault(403, tr("Registration is closed. Ask an administrator for an account."))
+    limits = {address_key(address): config.registrations_per_address, "everybody": config.registrations_overall}
+    throttle = Throttle(store, "registration", address, limits, config.registration_window_seconds)
+    throttle.check(now)
+    throttle.count(now)
     state = UserState.ACTIVE if config.registration == "open" else UserState.WAITING
     user = _create(store, name, password, Role.USER, state, language or DEFAULT_LANGUAGE, now)
     _note(store, "user_registered", f"{user.name} registered", user.name, now)
@@ -119,34 +93,37 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     """The user with this name and password.
 
     Raises:
-        Fault: wrong (403), not yet approved or disabled (403, only for the right password), or too many wrong
-            attempts of this name or from this address (429, with `retry_after`).
+        Fault: wrong (403), not yet approved or disabled (403, only for the right password), too many wrong attempts
+            of this name or from this address (429, with `retry_after`), or too many just now (503).
     """
     name = clean_name(name)
-    keys = (f"name:{name.casefold()[:64]}", f"address:{address}")
-    window = config.login_window_seconds
-    # What is refused here does not count as a failure, so nobody waits longer than one window.
-    if any(store.login_failures(key, now - window) >= config.login_attempts for key in keys):
-        get_logger().warning("login_throttled", address=address)
-        text = tr("Too many failed attempts. Try again in at most %(time)s.", time=duration(window))
-        raise Fault(429, text, retry_after=math.ceil(window))
+    throttle = _of_log_in(store, config, name, address)
+    throttle.check(now)
     user = store.user_by_name(name)
-    right = _verify(user.password_hash if user else _dummy_hash(), password[: MAX_PASSWORD_BYTES + 1])
+    right = passwords.is_right(user.password_hash if user else None, password)
     if user is None or not right:
-        for key in keys:
-            store.record_login_failure(key, now)
+        throttle.count(now)
         # What stands in the name's field may be a password: only a name that there is is logged.
         get_logger().warning("login_failed", user=user.name if user else None, address=address)
         raise Fault(403, tr("The name or the password is wrong."))
-    store.clear_login_failures(keys[0])
+    forgive(store, "login", _name_key(name))
     if user.state is UserState.WAITING:
         raise Fault(403, tr("Your account waits for an administrator's approval."))
     if user.state is UserState.DISABLED:
         raise Fault(403, tr("Your account is disabled. Ask an administrator."))
-    if _HASHER.check_needs_rehash(user.password_hash):
-        store.set_password_hash(user.id, _hash_password(password))
+    if passwords.is_outdated(user.password_hash):
+        store.renew_password_hash(user.id, user.password_hash, passwords.hash_password(password))
     get_logger().info("logged_in", user=user.name, address=address)
     return user
+
+
+def _of_log_in(store: Store, config: WebConfig, name: str, address: str) -> Throttle:
+    limits = dict.fromkeys((_name_key(name), address_key(address)), config.login_attempts)
+    return Throttle(store, "login", address, limits, config.login_window_seconds)
+
+
+def _name_key(name: str) -> str:
+    return f"name:{name.casefold()[:64]}"
 
 
 def start_session(store: Store, config: WebConfig, user: User, *, old: str | None, now: float) -> tuple[str, Session]:
@@ -159,28 +136,33 @@ def start_session(store: Store, config: WebConfig, user: User, *, old: str | Non
     return session_id, Session(user, csrf, now, expires_at)
 
 
-def change_password(store: Store, user: User, old: str, new: str, *, now: float) -> None:
-    """Change one's own password; every session of the user ends.
+def change_password(
+    store: Store, config: WebConfig, user: User, old: str, new: str, *, address: str, now: float
+) -> None:
+    """Change one's own password; every session and token of the user ends.
 
     Raises:
-        Fault: 422 with the problem beside `old` or `new`.
+        Fault: 422 with the problem beside `old` or `new`; 429 after too many wrong `old` ones.
     """
+    throttle = _of_log_in(store, config, user.name, address)  # or a session left open would be a place to guess at
+    throttle.check(now)
     problems: Problems = {}
-    if not _verify(user.password_hash, old[: MAX_PASSWORD_BYTES + 1]):
+    if not passwords.is_right(user.password_hash, old):
+        throttle.count(now)
         problems["old"] = tr("is not your password")
-    if problem := password_problem(new):
+    if problem := passwords.problem_of(new):
         problems["new"] = problem
     if problems:
         raise Fault(422, tr("The password was not changed."), problems=problems)
-    store.set_password_hash(user.id, _hash_password(new))
+    store.set_password_hash(user.id, passwords.hash_password(new))
     _note(store, "password_changed", f"{user.name} changed the password", user.name, now)
 
 
 def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
-    """Give a user a generated password, which is returned once; the user's sessions end."""
+    """Give a user a generated password, which is returned once; the user's sessions and tokens end."""
     password = secrets.token_urlsafe(12)
-    store.set_password_hash(user.id, _hash_password(password))
-    store.clear_login_failures(f"name:{user.name.casefold()}")
+    store.set_password_hash(user.id, passwords.hash_password(password))
+    forgive(store, "login", _name_key(user.name))
     _note(store, "password_reset", f"{by.name} reset the password of {user.name}", by.name, now)
     return password
 

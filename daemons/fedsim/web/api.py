@@ -23,7 +23,10 @@ from fedsim.web.visit import Visit
 ROOT = "/api/v1"
 PAGE_SIZE = 50
 MAX_PAGE_SIZE = 500
+MAX_ROUNDS = 1000
+MOST_ROUNDS = 2**31 - 1
 BIGGEST = 2**63 - 1
+MAX_KEY_CHARACTERS = 255
 Json = dict[str, Any]
 E = TypeVar("E", bound=Enum)
 
@@ -69,9 +72,10 @@ class Api:
 
     def submit(self, visit: Visit) -> bottle.HTTPResponse:
         """A new task from its settings, in our names or the original platform's."""
-        task, notes = submissions.submit(visit, visit.json_body())
-        content = {"task": task_json(visit.store, task), "notes": [visit.say(note) for note in notes]}
-        response = json_response(content, 201)
+        made = submissions.submit(visit, visit.json_body(), _idempotency_key(visit))
+        task = made.task
+        content = {"task": task_json(visit.store, task), "notes": [visit.say(note) for note in made.notes]}
+        response = json_response(content, 201 if made.is_new else 200)
         response.set_header("Location", f"{ROOT}/tasks/{task.number}")
         return response
 
@@ -88,9 +92,10 @@ class Api:
         return json_response({"task": task_json(visit.store, submissions.delete(visit, number))}, 202)
 
     def rounds(self, visit: Visit, number: int) -> Json:
-        """Every round so far; round 0 is the evaluation of the initial model."""
+        """The rounds so far, a page of them; round 0 is the evaluation of the initial model."""
         submissions.task_of(visit, number)
-        return {"rounds": plain(visit.store.rounds(number))}
+        found = visit.store.rounds(number, **_stretch(visit))
+        return {"rounds": plain(found), "total": visit.store.count_rounds(number)}
 
     def events(self, visit: Visit, number: int) -> Json:
         """What happened to the task, newest first."""
@@ -99,13 +104,13 @@ class Api:
         return {"events": plain(visit.store.events(task=number, limit=limit))}
 
     def checkpoints(self, visit: Visit, number: int) -> Json:
-        """The saved models; `url` is where one can be fetched, null once it was removed."""
+        """The saved models, a page of them; `url` is where one can be fetched, null once it was removed."""
         submissions.task_of(visit, number)
         return {
             "checkpoints": [
                 plain(checkpoint)
                 | {"url": None if checkpoint.removed_at else f"{ROOT}/tasks/{number}/checkpoints/{checkpoint.round}"}
-                for checkpoint in visit.store.checkpoints(number)
+                for checkpoint in visit.store.checkpoints(number, **_stretch(visit))
             ]
         }
 
@@ -181,6 +186,24 @@ def user_of(visit: Visit, user_id: int) -> User:
     if user is None:
         raise not_found()
     return user
+
+
+def _stretch(visit: Visit) -> dict[str, Any]:
+    """Which of a task's rounds or checkpoints the address asks for."""
+    return {
+        "after": visit.query_number("after", None, least=0, most=MOST_ROUNDS),
+        "limit": visit.query_number("limit", MAX_ROUNDS, least=1, most=MAX_ROUNDS),
+        "newest": visit.query.get("newest") == "1",
+    }
+
+
+def _idempotency_key(visit: Visit) -> str:
+    key = visit.header("Idempotency-Key")
+    if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+        raise Fault(
+            400, tr("Idempotency-Key must have at most %(limit)s printable characters.", limit=MAX_KEY_CHARACTERS)
+        )
+    return key
 
 
 def _choice(kind: type[E], body: Json, field: str) -> E | None:

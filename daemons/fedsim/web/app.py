@@ -17,9 +17,11 @@ from fedsim.web.api import Api
 from fedsim.web.faults import Fault, status_text, status_title
 from fedsim.web.i18n import html_language
 from fedsim.web.pages.admin import AdminPages
+from fedsim.web.pages.login import LoginPages
 from fedsim.web.pages.nodes import NodePages
 from fedsim.web.pages.profile import ProfilePages
 from fedsim.web.pages.public import PublicPages
+from fedsim.web.pages.submit import SubmitPages
 from fedsim.web.pages.tasks import TaskPages
 from fedsim.web.rendering import STATIC, Renderer
 from fedsim.web.responses import json_response, see_other
@@ -66,7 +68,7 @@ class _Application:
         self.app.default_error_handler = self._from_bottle
         self.app.add_hook("after_request", self._finish)
         self.app.route("/static/<name:path>", callback=self._static)
-        parts = (PublicPages, TaskPages, NodePages, ProfilePages, AdminPages)
+        parts = (PublicPages, LoginPages, SubmitPages, TaskPages, NodePages, ProfilePages, AdminPages)
         routes = [route for part in parts for route in part(renderer).routes()]
         for route in (*routes, *Api().routes()):
             self.app.route(route.path, method=route.method, callback=self._wrap(route))
@@ -76,11 +78,17 @@ class _Application:
             visit = self._visit()
             try:
                 visit.identify()
-                if visit.method not in SAFE_METHODS:
+                changes = visit.method not in SAFE_METHODS
+                if changes:
                     visit.check_length()
-                    visit.check_forgery()
-                if route.access is not Access.ANYONE and visit.user is None:
+                    visit.check_origin()
+                stranger = route.access is not Access.ANYONE and visit.user is None
+                if changes and route.outdated and (stranger or not visit.has_form_token):
+                    return route.outdated(visit)
+                if stranger:
                     return self._log_in_first(visit)
+                if changes:
+                    visit.check_form_token()
                 visit.check_access(admins_only=route.access is Access.ADMIN)
                 result = route.handler(visit, **parts)
             except Fault as fault:
@@ -104,9 +112,11 @@ class _Application:
     def _log_in_first(self, visit: Visit) -> bottle.HTTPResponse:
         if visit.is_api:
             return self._fault(visit, Fault(401, status_text(401)))
-        back = quote(visit.path, safe="/") if visit.method == "GET" else "/tasks"
+        back = quote(visit.address_within, safe="/") if visit.method == "GET" else "/tasks"
         if visit.header("HX-Request"):
-            return bottle.HTTPResponse(status=401, headers={"HX-Redirect": "/login"})
+            response = self._fault(visit, Fault(401, status_text(401)))
+            response.set_header("HX-Redirect", "/login")
+            return response
         return see_other(f"/login?next={back}")
 
     def _fault(self, visit: Visit, fault: Fault) -> bottle.HTTPResponse:

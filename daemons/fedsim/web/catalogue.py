@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedsim.errors import BadInput
+from fedsim.learning.partition import most_clients
 from fedsim.messages import DataSetInfo, Hello, read_message
 from fedsim.settings import MODELS, SAVE_PATH_NOTE, SettingsError, TaskSettings, installed, parse_settings
 from fedsim.store.interface import Node
@@ -120,12 +121,16 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has “%(name)s”; there are %(names)s", name=name, names=names)}
-    if settings is None or settings.partition == "local" or settings.num_clients <= dataset.num_train:
+    if settings is None or settings.partition == "local":
+        return {}
+    most = most_clients(settings, dataset.num_train)
+    if settings.num_clients <= most:
         return {}
     return {
         "num_clients": tr(
-            "must be at most %(limit)s: %(name)s has %(limit)s training examples, and each client needs one",
-            limit=dataset.num_train,
+            "must be at most %(most)s: more clients cannot share the %(examples)s training examples of %(name)s",
+            most=most,
+            examples=dataset.num_train,
             name=name,
         )
     }

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedsim.store.interface import RoundRecord
+from fedsim.store.interface import Measured, RoundRecord
 from fedsim.web.i18n import Text, tr
 
 WIDTH, HEIGHT = 640, 240
@@ -47,7 +47,24 @@ class Chart:
     data: str
 
 
-def charts_of(rounds: list[RoundRecord], num_rounds: int) -> list[Chart]:
+def rounds_to_draw(latest: int, evaluate_every: int) -> set[int]:
+    """The rounds, of those up to the `latest`, from which curves are drawn: about `MAX_POINTS` of however many.
+
+    Those that are tested and those that are only trained are chosen apart, or rare tests would be missed. Steps double,
+    so that a point that was drawn once is drawn again until the curve becomes coarser as a whole.
+    """
+    chosen = {latest}
+    for first_step in (evaluate_every, 1):
+        step = first_step
+        while latest // step > MAX_POINTS // 2:
+            step *= 2
+        chosen.update(range(0, latest + 1, step))
+    newest_test = latest - latest % evaluate_every
+    # Tests run while the next rounds train already, so the newest may still be missing.
+    return chosen | {newest_test, max(newest_test - evaluate_every, 0)}
+
+
+def charts_of(rounds: Sequence[Measured | RoundRecord], num_rounds: int) -> list[Chart]:
     """Accuracy and loss over the rounds; a chart without a point is left out."""
     accuracy = [(r.round, r.accuracy) for r in rounds if r.accuracy is not None]
     loss = [(r.round, r.loss) for r in rounds if r.loss is not None]

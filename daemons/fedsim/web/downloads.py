@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import bottle
 
 from fedsim.store.interface import RoundRecord, Store, Task
 from fedsim.web.faults import Fault, not_found, status_text
 from fedsim.web.i18n import tr
-from fedsim.web.responses import json_response
 from fedsim.web.views import plain, task_json
 from fedsim.web.visit import Visit
+
+BLOCK_ROUNDS = 1000
 
 
 def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
@@ -22,9 +26,12 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
     Raises:
         Fault: 404 if there is none, 410 with the reason if it was removed.
     """
-    checkpoint = next((c for c in visit.store.checkpoints(task.number) if c.round == round_number), None)
-    if checkpoint is None:
+    if not 0 <= round_number <= task.settings.num_rounds:
         raise not_found()
+    found = visit.store.checkpoints(task.number, after=round_number - 1, before=round_number + 1)
+    if not found:
+        raise not_found()
+    checkpoint = found[0]
     if checkpoint.removed_at is not None:
         raise Fault(410, tr("This checkpoint was removed: %(why)s", why=checkpoint.removed_why))
     root = visit.config.checkpoints.resolve()
@@ -34,7 +41,8 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
     if not path.is_relative_to(root) or not path.is_file():
         raise not_found()
     wanted = visit.header("Range")
-    if wanted and not any(bottle.parse_range_header(wanted, path.stat().st_size)):
+    stretch = next(iter(bottle.parse_range_header(wanted, path.stat().st_size)), None) if wanted else None
+    if wanted and stretch is None:
         raise Fault(416, status_text(416))  # Bottle would say so as well, but leave the file open
     response = bottle.static_file(
         path.relative_to(root).as_posix(),
@@ -45,32 +53,82 @@ def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: boo
     )
     if response.status_code >= 400:
         raise Fault(response.status_code, status_text(response.status_code))
+    if stretch is not None and response.status_code == 206:
+        response.body.close()
+        response.body = _Stretch(path.open("rb"), *stretch)
     response.set_header("Cache-Control", "private, no-cache")
     return response
 
 
-def rounds_csv(task: Task, rounds: list[RoundRecord]) -> bottle.HTTPResponse:
+class _Stretch:
+    """Part of an open file that still is one, so that it is sent from the disk and not copied piece by piece."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int) -> None:
+        self._file = file
+        self._end = end
+        self.fileno, self.close = file.fileno, file.close
+        file.seek(start)
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes, none beyond the end."""
+        left = max(self._end - self._file.tell(), 0)
+        return self._file.read(left if size < 0 else min(size, left))
+
+
+def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
     """One line for each round; a column for each phase's seconds and each class's recall."""
-    phases = sorted({phase for record in rounds for phase in record.seconds})
-    classes = max((len(record.recall or ()) for record in rounds), default=0)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ["round", "accuracy", "loss", "auc", "train_loss", "num_examples", "cohort_size", "missing"]
-    columns += ["bytes_sent", "bytes_received", "finished_at", "digest"]
-    writer.writerow([*columns, *(f"seconds_{name}" for name in phases), *(f"recall_{i}" for i in range(classes))])
-    for record in rounds:
-        values = [getattr(record, name) for name in columns]
-        values[columns.index("missing")] = " ".join(map(str, record.missing))
-        recall = record.recall or ()
-        padded = [*recall, *[None] * (classes - len(recall))]
-        writer.writerow([*values, *(record.seconds.get(phase) for phase in phases), *padded])
+    phases: set[str] = set()
+    classes = 0
+    for block in _blocks(store, task):
+        phases.update(phase for record in block for phase in record.seconds)
+        classes = max(classes, *(len(record.recall or ()) for record in block))
     name = f"task-{task.number}-rounds.csv"
     headers = {"Content-Type": "text/csv; charset=utf-8", "Content-Disposition": f'attachment; filename="{name}"'}
-    return bottle.HTTPResponse(text.getvalue(), headers=headers)
+    return bottle.HTTPResponse(_csv(store, task, sorted(phases), classes), headers=headers)
+
+
+def _csv(store: Store, task: Task, phases: list[str], classes: int) -> Iterator[bytes]:
+    columns = ["round", "accuracy", "loss", "auc", "train_loss", "num_examples", "cohort_size", "missing"]
+    columns += ["bytes_sent", "bytes_received", "finished_at", "digest"]
+    heading = [*columns, *(f"seconds_{name}" for name in phases), *(f"recall_{i}" for i in range(classes))]
+    yield _csv_lines([heading])
+    for block in _blocks(store, task):
+        lines = []
+        for record in block:
+            values = [getattr(record, name) for name in columns]
+            values[columns.index("missing")] = " ".join(map(str, record.missing))
+            recall = record.recall or ()
+            padded = [*recall, *[None] * (classes - len(recall))]
+            lines.append([*values, *(record.seconds.get(phase) for phase in phases), *padded])
+        yield _csv_lines(lines)
+
+
+def _csv_lines(lines: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()
 
 
 def rounds_json(store: Store, task: Task) -> bottle.HTTPResponse:
     """The task with everything known of its rounds, as one JSON document."""
-    response = json_response({"task": task_json(store, task), "rounds": plain(store.rounds(task.number))})
-    response.set_header("Content-Disposition", f'attachment; filename="task-{task.number}-rounds.json"')
-    return response
+    head = json.dumps({"task": task_json(store, task)}, allow_nan=False)
+    name = f"task-{task.number}-rounds.json"
+    headers = {"Content-Type": "application/json", "Content-Disposition": f'attachment; filename="{name}"'}
+    return bottle.HTTPResponse(_json(store, task, head), headers=headers)
+
+
+def _json(store: Store, task: Task, head: str) -> Iterator[bytes]:
+    yield f'{head[:-1]}, "rounds": ['.encode()
+    between = ""
+    for block in _blocks(store, task):
+        yield (between + json.dumps(plain(block), allow_nan=False)[1:-1]).encode()
+        between = ", "
+    yield b"]}"
+
+
+def _blocks(store: Store, task: Task) -> Iterator[list[RoundRecord]]:
+    """Every round, so many at a time that the memory does not grow with their number."""
+    after: int | None = None
+    while block := store.rounds(task.number, after=after, limit=BLOCK_ROUNDS):
+        yield block
+        after = block[-1].round

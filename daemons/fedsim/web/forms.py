@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
 from fedsim.settings import TaskSettings
 from fedsim.web.i18n import Text, tr
+
+# Hidden fields: the task that the form was filled from, and what makes one form one task.
+SOURCE = "from"
+SUBMISSION = "submission"
+# How the log-in page calls the fields of a task form that it carries along.
+KEPT = "kept."
+MAX_KEPT_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,17 @@ def given(form: dict[str, str]) -> dict[str, Any]:
     return {field.name: form[field.name].strip() for field in FIELDS if field.name in form}
 
 
+def kept(form: dict[str, str], prefix: str = "") -> dict[str, str]:
+    """What was typed into the task form, to be shown again: known fields only, and of each no more than people type."""
+    names = [*(field.name for field in FIELDS), SOURCE, SUBMISSION]
+    return {name: form[prefix + name][:MAX_KEPT_CHARACTERS] for name in names if prefix + name in form}
+
+
+def new_submission() -> str:
+    """What makes one form one task, however often it is sent."""
+    return secrets.token_urlsafe(16)
+
+
 def _plain(value: Any) -> str:
-    """A number as people type it: 600, not 600.0."""
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    """A number as people type it, 600 and not 600.0, and to its last digit: run again, it is the same number."""
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

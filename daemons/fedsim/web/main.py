@@ -20,6 +20,8 @@ from fedsim.log import get_logger
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
 from fedsim.web.signal import WireSignal
+from fedsim.web.visit import MAX_BODY_BYTES
+from fedsim.web.worker import PatientWorker
 from fedsim.wire.stream import tls_context
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
@@ -27,6 +29,8 @@ WORKER_TIMEOUT_SECONDS = 60
 GRACEFUL_SECONDS = 10
 KEEP_ALIVE_SECONDS = 15
 BACKLOG = 256
+# Each may hold a socket and the file that it downloads: well below the usual limit of 1,024 descriptors.
+MAX_CONNECTIONS = 400
 DATABASE_RETRY_SECONDS = 2.0
 
 
@@ -39,15 +43,20 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         self._descriptor = listener.detach()  # gunicorn makes its own socket of it and closes this one
         self._store: SqlStore | None = None
         self._signal: WireSignal | None = None
+        # What the worker asks for.
+        self.request_seconds = config.request_timeout_seconds
+        self.min_bytes_per_second = config.min_bytes_per_second
+        self.max_body_bytes = MAX_BODY_BYTES
         super().__init__()
 
     def load_config(self) -> None:
         """Our settings, instead of gunicorn's command line and files."""
         settings: dict[str, Any] = {
             "bind": f"fd://{self._descriptor}",
-            "worker_class": "gthread",
+            "worker_class": PatientWorker,
             "workers": 1,
             "threads": self._config.threads,
+            "worker_connections": MAX_CONNECTIONS,
             "timeout": WORKER_TIMEOUT_SECONDS,
             "graceful_timeout": GRACEFUL_SECONDS,
             "keepalive": KEEP_ALIVE_SECONDS,

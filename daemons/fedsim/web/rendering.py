@@ -58,6 +58,7 @@ class Renderer:
             percent=i18n.percent,
             number=i18n.number,
             when=_when,
+            present=lambda values: {name: value for name, value in values.items() if value is not None},
         )
         return environment
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import bottle
 
+from fedsim.web.faults import Fault
+
 
 def json_response(content: dict[str, Any], status: int = 200) -> bottle.HTTPResponse:
     """A JSON object; NaN and infinity, which JSON does not have, would be a fault of ours."""
@@ -15,6 +17,14 @@ def json_response(content: dict[str, Any], status: int = 200) -> bottle.HTTPResp
     return bottle.HTTPResponse(
         text.encode(errors="backslashreplace"), status=status, headers={"Content-Type": "application/json"}
     )
+
+
+def page_response(page: str, fault: Fault | None = None) -> bottle.HTTPResponse:
+    """A page that shows by itself what was wrong, if anything was."""
+    response = bottle.HTTPResponse(page, status=fault.status if fault else 200)
+    if fault and fault.retry_after:
+        response.set_header("Retry-After", str(fault.retry_after))
+    return response
 
 
 def see_other(location: str) -> bottle.HTTPResponse:

@@ -9,6 +9,8 @@ from typing import Any
 
 import bottle
 
+from fedsim.web.visit import Visit
+
 
 class Access(Enum):
     """Who may ask."""
@@ -20,9 +22,14 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Route:
-    """One question that the site answers. The handler gets the `Visit` and the path's parts."""
+    """One question that the site answers. The handler gets the `Visit` and the path's parts.
+
+    `outdated` answers, instead of the handler, a form whose session has ended or whose token is an older one's: it
+    shows again what was typed, and does nothing. Without one, the form is refused.
+    """
 
     method: str
     path: str
     handler: Callable[..., str | dict[str, Any] | bottle.HTTPResponse]
     access: Access = Access.USER
+    outdated: Callable[[Visit], bottle.HTTPResponse] | None = None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
@@ -13,17 +16,43 @@ from fedsim.web.i18n import Text, tr
 from fedsim.web.visit import Visit
 
 
-def submit(visit: Visit, given: dict[str, Any]) -> tuple[Task, list[Text]]:
+@dataclass(frozen=True)
+class Submitted:
+    """The task, notes for the person, and whether it is new or was made by the same submission before."""
+
+    task: Task
+    notes: list[Text]
+    is_new: bool
+
+
+def submit(visit: Visit, given: dict[str, Any], key: str = "") -> Submitted:
     """Check the settings, write the task's row, and give the server a hint.
+
+    Args:
+        visit: whose person submits.
+        given: settings as they were typed or sent.
+        key: with the same key, the same settings of the same person are the same task, however often they come: a
+            double click, a reload, an answer that was lost on its way. Empty: each time a new task.
 
     Raises:
         Fault: 422 with every problem beside its field.
     """
+    submission = _fingerprint(key, given) if key else None
+    if submission and (made := visit.store.task_by_submission(visit.person.id, submission)):
+        return Submitted(made, [], is_new=False)
     settings, notes = check_settings(given, read_catalogue(visit.site))
-    task = visit.store.create_task(visit.person.id, settings, uuid4().hex, visit.now)
+    uid = uuid4().hex
+    task = visit.store.create_task(visit.person.id, settings, uid, visit.now, submission=submission)
+    if task.uid != uid:  # the same submission was faster
+        return Submitted(task, notes, is_new=False)
     _note(visit, task, "submitted", f"{visit.person.name} submitted the task")
     visit.site.signal.submitted(task)
-    return task, notes
+    return Submitted(task, notes, is_new=True)
+
+
+def _fingerprint(key: str, given: dict[str, Any]) -> str:
+    """Of the settings as well: who goes back and changes something wants another task."""
+    return blake2b(json.dumps([key, given], sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
 def task_of(visit: Visit, number: int) -> Task:

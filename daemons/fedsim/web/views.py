@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedsim.store.interface import Event, Role, RoundRecord, Store, Task, TaskState, User, UserState
+from fedsim.store.interface import Event, Role, Store, Task, TaskState, User, UserState
 from fedsim.web.i18n import Text, duration, percent, tr
 
 STATES: dict[TaskState, Text] = {
@@ -95,8 +95,8 @@ class TaskView:
         return tr("about %(time)s left", time=duration(self.task.eta_seconds))
 
 
-def task_view(store: Store, task: Task, rounds: list[RoundRecord] | None = None) -> TaskView:
-    """The task as a page shows it; where its `rounds` are at hand, they tell exactly how many are done."""
+def task_view(store: Store, task: Task, newest_round: int | None = None) -> TaskView:
+    """The task as a page shows it; where its newest recorded round is known, it tells exactly how many are done."""
     pending = task.state is TaskState.PENDING
     working = task.phase in {"training", "aggregating"}  # then `task.round` is the one under way
     return TaskView(
@@ -104,7 +104,7 @@ def task_view(store: Store, task: Task, rounds: list[RoundRecord] | None = None)
         state=STATES[task.state],
         phase=phase_text(task.phase) if task.phase and not task.state.finished else None,
         queue_position=store.queue_position(task.number) if pending else None,
-        rounds_done=max(task.round - working, 0) if rounds is None else max((r.round for r in rounds), default=0),
+        rounds_done=max(task.round - working, 0) if newest_round is None else newest_round,
     )
 
 

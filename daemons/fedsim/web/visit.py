@@ -68,6 +68,12 @@ class Visit:
         self._session: Session | None = None
         self._user: User | None = None
 
+    @property
+    def address_within(self) -> str:
+        """The page that is asked for, with what stands behind the question mark."""
+        query = str(self.environ.get("QUERY_STRING", ""))
+        return f"{self.path}?{query}" if query else self.path
+
     # -- the connection
     def header(self, name: str) -> str:
         """A request header, empty if absent."""
@@ -200,18 +206,30 @@ class Visit:
         """What a form of this page must send back."""
         return self._session.csrf if self._session else self._form_token
 
-    def check_forgery(self) -> None:
-        """Refuse a change that another site's page made the browser send.
+    @property
+    def _by_bearer(self) -> bool:
+        """Whether a bearer token was sent, which a browser never does of itself: that needs no further proof."""
+        return self._user is not None and self._session is None
 
-        A bearer token is never sent by a browser of itself, so a request with one needs no further proof.
-        """
-        if self._user is not None and self._session is None:
+    def check_origin(self) -> None:
+        """Refuse what a browser says that another site's page made it send."""
+        if self._by_bearer:
             return
         if self.header("Sec-Fetch-Site") == "cross-site" or not self._from_here(self.header("Origin")):
             raise Fault(403, tr("This request came from another site's page and was refused."))
+
+    @property
+    def has_form_token(self) -> bool:
+        """Whether the form is one that this site gave to this session: another site's page cannot know its token."""
+        if self._by_bearer:
+            return True
         expected = self._session.csrf if self._session else self.cookie(FORM_COOKIE)
         given = self.header("X-CSRF-Token") if self.is_api else self.header("X-CSRF-Token") or self.form.get("csrf", "")
-        if not accounts.same_secret(given, expected):
+        return accounts.same_secret(given, expected)
+
+    def check_form_token(self) -> None:
+        """Refuse a form that is not this session's."""
+        if not self.has_form_token:
             raise Fault(403, tr("This form is out of date. Go back, reload the page and send it again."))
 
     def _from_here(self, origin: str) -> bool:

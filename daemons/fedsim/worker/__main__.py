@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import socket
 import sys
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging
+from fedsim.parent import end_with_parent
 from fedsim.spool.room import noticing_a_full_disk
 from fedsim.worker.jobs import (
     Aggregate,
@@ -31,15 +30,6 @@ from fedsim.worker.jobs import (
 if TYPE_CHECKING:
     from fedsim.worker.node_jobs import NodeJobs
     from fedsim.worker.server_jobs import ServerJobs
-
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when the daemon dies, also when it dies by SIGKILL."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)  # it died before the kernel knew
 
 
 class Worker:
@@ -88,7 +78,7 @@ class Worker:
 def main() -> None:
     """Serve jobs until the daemon closes its end."""
     file_number, parent, threads = (int(word) for word in sys.argv[1:4])
-    _die_with(parent)
+    end_with_parent(parent, signal.SIGKILL)
     # A terminal's Ctrl-C is for the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import bottle
 
-from fedsim.web import accounts
+from fedsim.web import accounts, passwords
 from fedsim.web.faults import Fault, Problems, not_found
 from fedsim.web.i18n import Text, tr
 from fedsim.web.rendering import Renderer
-from fedsim.web.responses import see_other
+from fedsim.web.responses import page_response, see_other
 from fedsim.web.routes import Route
 from fedsim.web.visit import Visit
 
@@ -35,15 +35,17 @@ class ProfilePages:
         return self._show(visit)
 
     def change_password(self, visit: Visit) -> bottle.HTTPResponse:
-        """A new password: every other browser is logged out, this one stays."""
+        """A new password: every other browser is logged out and every token ends; this browser stays."""
         user = visit.person
         old, new = visit.form.get("old", ""), visit.form.get("new", "")
         try:
-            accounts.change_password(visit.store, user, old, new, now=visit.now)
+            accounts.change_password(visit.store, visit.config, user, old, new, address=visit.address, now=visit.now)
         except Fault as fault:
             return self._show(visit, fault=fault)
         visit.begin_session(user)
-        return self._show(visit, done=tr("The password was changed. Other browsers were logged out."))
+        return self._show(
+            visit, done=tr("The password was changed. Other browsers were logged out, and your tokens have ended.")
+        )
 
     def make_token(self, visit: Visit) -> bottle.HTTPResponse:
         """A new token, shown this once."""
@@ -68,9 +70,10 @@ class ProfilePages:
             visit,
             "profile.html",
             tokens=visit.store.tokens(visit.person.id),
+            error=fault.text if fault else None,
             problems=problems,
             secret=secret,
             done=done,
-            least=accounts.MIN_PASSWORD_CHARACTERS,
+            least=passwords.MIN_CHARACTERS,
         )
-        return bottle.HTTPResponse(page, status=fault.status if fault else 200)
+        return page_response(page, fault)

@@ -1,19 +1,19 @@
-"""Pages of tasks: the list, the form, the page that lives, and what can be done with a task."""
+"""Pages of tasks: the list, the page that lives, and what can be done with a task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import bottle
 
-from fedsim.settings import TaskSettings
-from fedsim.store.interface import RoundRecord, Task
+from fedsim.store.interface import Checkpoint, RoundRecord, Task
 from fedsim.web import forms, submissions
-from fedsim.web.catalogue import read_catalogue
-from fedsim.web.charts import charts_of
+from fedsim.web.charts import charts_of, rounds_to_draw
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
-from fedsim.web.faults import Fault, Problems
 from fedsim.web.rendering import Renderer
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
@@ -22,13 +22,14 @@ from fedsim.web.visit import Visit
 
 PAGE_SIZE = 20
 SHOWN_ROUNDS = 50
+SHOWN_CHECKPOINTS = 20
 SHOWN_EVENTS = 50
-ROUNDS_PER_SECOND = 2000
 BIGGEST = 2**63 - 1
+MOST_ROUNDS = 2**31 - 1
 
 
 class TaskPages:
-    """The list of tasks, the form for a new one, and a task's own page."""
+    """The list of tasks, and a task's own page."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
@@ -39,8 +40,6 @@ class TaskPages:
         return [
             Route("GET", "/tasks", self.mine),
             Route("GET", "/admin/tasks", self.everybodys, Access.ADMIN),
-            Route("GET", "/tasks/new", self.form),
-            Route("POST", "/tasks/new", self.submit),
             Route("GET", task, self.task),
             Route("POST", task + "/stop", self.stop),
             Route("POST", task + "/delete", self.delete),
@@ -83,65 +82,30 @@ class TaskPages:
             return bottle.HTTPResponse(status=204)
         return self._page(visit, part, **values, seen=digest)
 
-    # -- the form
-    def form(self, visit: Visit) -> bottle.HTTPResponse:
-        """The form, with the defaults or with the settings of the task named by `from`."""
-        source = visit.query_number("from", None, least=1, most=BIGGEST)
-        settings = submissions.task_of(visit, source).settings if source else TaskSettings.model_validate({})
-        return self._form(visit, forms.filled(settings), source=source)
-
-    def submit(self, visit: Visit) -> bottle.HTTPResponse:
-        """Submit what was typed; with problems, the form comes back as it was typed."""
-        try:
-            task, _ = submissions.submit(visit, forms.given(visit.form))
-        except Fault as fault:
-            if fault.status != 422:
-                raise
-            return self._form(visit, forms.filled(TaskSettings.model_validate({})) | visit.form, fault)
-        return see_other(f"/tasks/{task.number}")
-
-    def _form(
-        self, visit: Visit, values: dict[str, str], fault: Fault | None = None, source: int | None = None
-    ) -> bottle.HTTPResponse:
-        problems: Problems = fault.problems if fault else {}
-        known = {field.name for field in forms.FIELDS}
-        page = self._page(
-            visit,
-            "task_form.html",
-            groups=forms.GROUPS,
-            values=values,
-            problems=problems,
-            other_problems={name: text for name, text in problems.items() if name not in known},
-            error=fault.text if fault else None,
-            catalogue=read_catalogue(visit.site),
-            source=source,
-            cohort=_cohort(values),
-        )
-        return bottle.HTTPResponse(page, status=fault.status if fault else 200)
-
     # -- one task
     def task(self, visit: Visit, number: int) -> str | bottle.HTTPResponse:
         """A task's page."""
         return self._task(visit, submissions.task_of(visit, number))
 
     def _task(self, visit: Visit, task: Task) -> str | bottle.HTTPResponse:
-        rounds = visit.store.rounds(task.number)
-        view = task_view(visit.store, task, rounds)
+        store, number = visit.store, task.number
+        rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds, number))
+        newest = _newest(rounds.shown if rounds.before is None else store.rounds(number, limit=1, newest=True))
+        curves = store.measured(number, rounds_to_draw(newest, task.settings.evaluate_every))
+        tested = max((point.round for point in curves if point.accuracy is not None), default=None)
         values = {
-            "view": view,
+            "view": task_view(store, task, newest),
             "task": task,
             "settings": task.settings,
             "fields": forms.FIELDS,
             "filled": forms.filled(task.settings),
-            # A task of very many rounds is looked at less often: each look reads them all.
-            "look_every": 1 + len(rounds) // ROUNDS_PER_SECOND,
-            "charts": charts_of(rounds, task.settings.num_rounds),
-            "rounds": rounds[::-1][:SHOWN_ROUNDS],
-            "num_rounds_recorded": len(rounds),
-            "phases": _phases(rounds),
-            "recall": next((record for record in reversed(rounds) if record.recall), None),
-            "checkpoints": visit.store.checkpoints(task.number)[::-1],
-            "events": visit.store.events(task=task.number, limit=SHOWN_EVENTS),
+            "charts": charts_of(curves, task.settings.num_rounds),
+            "rounds": rounds,
+            "num_rounds_recorded": store.count_rounds(number),
+            "phases": _phases(rounds.shown),
+            "recall": next(iter(store.rounds(number, after=tested - 1, limit=1)), None) if tested is not None else None,
+            "checkpoints": _page(visit, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints, number)),
+            "events": store.events(task=number, limit=SHOWN_EVENTS),
         }
         return self._live_part(visit, "task.html", "_task.html", values)
 
@@ -158,13 +122,11 @@ class TaskPages:
     # -- downloads
     def rounds_csv(self, visit: Visit, number: int) -> bottle.HTTPResponse:
         """The rounds as a table for other programs."""
-        task = submissions.task_of(visit, number)
-        return rounds_csv(task, visit.store.rounds(number))
+        return rounds_csv(visit.store, submissions.task_of(visit, number))
 
     def rounds_json(self, visit: Visit, number: int) -> bottle.HTTPResponse:
         """The task with its rounds as JSON."""
-        task = submissions.task_of(visit, number)
-        return rounds_json(visit.store, task)
+        return rounds_json(visit.store, submissions.task_of(visit, number))
 
     def checkpoint(self, visit: Visit, number: int, round_number: int) -> bottle.HTTPResponse:
         """A saved model, or with `part=json` the JSON beside it."""
@@ -172,14 +134,27 @@ class TaskPages:
         return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
 
 
-def _cohort(values: dict[str, str]) -> int | None:
-    """How many clients a round would have; None while the form's numbers are not numbers."""
-    try:
-        wanted = {name: values[name] for name in ("num_clients", "fraction_train")}
-        settings = TaskSettings.model_validate(wanted)
-    except ValueError:
-        return None
-    return settings.cohort_size
+T = TypeVar("T", RoundRecord, Checkpoint)
+
+
+@dataclass(frozen=True)
+class Shown(Generic[T]):
+    """A page of what a task has for its rounds, newest first; the page behind it is `before` round `older`, if any."""
+
+    shown: list[T]
+    before: int | None
+    older: int | None
+
+
+def _page(visit: Visit, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
+    """The page that the address asks for by `name`, read and shown in pieces of `size`."""
+    before = visit.query_number(name, None, least=1, most=MOST_ROUNDS)
+    found = read(before=before, limit=size + 1, newest=True)[::-1]
+    return Shown(found[:size], before, found[size - 1].round if len(found) > size else None)
+
+
+def _newest(newest_first: list[RoundRecord]) -> int:
+    return newest_first[0].round if newest_first else 0
 
 
 def _phases(rounds: list[RoundRecord]) -> list[str]:

@@ -1,0 +1,60 @@
+"""Submitting a task: nothing typed is lost, whatever is wrong with it or happened meanwhile; one form is one task."""
+
+from __future__ import annotations
+
+import bottle
+
+from fedsim.web import forms, submissions
+from fedsim.web.faults import Fault
+from fedsim.web.i18n import tr
+from fedsim.web.pages.login import show_login
+from fedsim.web.pages.task_form import show_task_form
+from fedsim.web.rendering import Renderer
+from fedsim.web.responses import see_other
+from fedsim.web.routes import Route
+from fedsim.web.visit import Visit
+
+BIGGEST = 2**63 - 1
+
+
+class SubmitPages:
+    """The form for a new task, or for one again with changes."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+
+    def routes(self) -> list[Route]:
+        """What these pages answer."""
+        return [
+            Route("GET", "/tasks/new", self.form),
+            Route("POST", "/tasks/new", self.submit, outdated=self.outdated),
+        ]
+
+    def form(self, visit: Visit) -> bottle.HTTPResponse:
+        """The form, with the defaults or with the settings of the task named by `from`."""
+        source = visit.query_number(forms.SOURCE, None, least=1, most=BIGGEST)
+        if source is None:
+            return show_task_form(self._renderer, visit, {})
+        values = forms.filled(submissions.task_of(visit, source).settings)
+        return show_task_form(self._renderer, visit, values | {forms.SOURCE: str(source)})
+
+    def submit(self, visit: Visit) -> bottle.HTTPResponse:
+        """Submit what was typed; with problems, the form comes back as it was typed."""
+        try:
+            made = submissions.submit(visit, forms.given(visit.form), visit.form.get(forms.SUBMISSION, ""))
+        except Fault as fault:
+            if fault.status != 422:
+                raise
+            return show_task_form(self._renderer, visit, forms.kept(visit.form), fault=fault)
+        return see_other(f"/tasks/{made.task.number}")
+
+    def outdated(self, visit: Visit) -> bottle.HTTPResponse:
+        """The form was opened in a session that has ended: it waits behind the log-in, or comes back at once."""
+        typed = forms.kept(visit.form)
+        if visit.user is None:
+            text = tr("Your session has ended. Log in to go on: what you typed is kept, and nothing was submitted yet.")
+            return show_login(self._renderer, visit, kept=typed, fault=Fault(403, text))
+        text = tr(
+            "You have logged in anew since this form was opened. Nothing was submitted yet: look it over once more."
+        )
+        return show_task_form(self._renderer, visit, typed, fault=Fault(403, text))

@@ -1,0 +1,49 @@
+"""The task form as a page: shown by those who submit, and after a log-in to who was interrupted by it."""
+
+from __future__ import annotations
+
+import bottle
+
+from fedsim.settings import TaskSettings
+from fedsim.web import forms
+from fedsim.web.catalogue import read_catalogue
+from fedsim.web.faults import Fault, Problems
+from fedsim.web.i18n import Text
+from fedsim.web.rendering import Renderer
+from fedsim.web.responses import page_response
+from fedsim.web.visit import Visit
+
+
+def show_task_form(
+    renderer: Renderer, visit: Visit, values: dict[str, str], *, fault: Fault | None = None, notice: Text | None = None
+) -> bottle.HTTPResponse:
+    """The form with `values`, which may be as typed; what they leave out has its default."""
+    problems: Problems = fault.problems if fault else {}
+    known = {field.name for field in forms.FIELDS}
+    source = values.get(forms.SOURCE, "")
+    filled = forms.filled(TaskSettings.model_validate({})) | values
+    page = renderer.page(
+        visit,
+        "task_form.html",
+        groups=forms.GROUPS,
+        values=filled,
+        problems=problems,
+        other_problems={name: text for name, text in problems.items() if name not in known},
+        error=fault.text if fault else None,
+        notice=notice,
+        catalogue=read_catalogue(visit.site),
+        source=source if source.isascii() and source.isdigit() else "",
+        submission=values.get(forms.SUBMISSION) or forms.new_submission(),
+        cohort=_cohort(filled),
+    )
+    return page_response(page, fault)
+
+
+def _cohort(values: dict[str, str]) -> int | None:
+    """How many clients a round would have; None while the form's numbers are not numbers."""
+    try:
+        wanted = {name: values[name] for name in ("num_clients", "fraction_train")}
+        settings = TaskSettings.model_validate(wanted)
+    except ValueError:
+        return None
+    return settings.cohort_size
