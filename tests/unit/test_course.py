@@ -44,7 +44,14 @@ def hello(node: str, **changes: object) -> Hello:
 def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Plan:
     hellos = {name: hello(name, **changes) for name in nodes}
     plan = make_plan(
-        task=UID, number=1, settings=settings, hellos=hellos, not_heard=[], server_dataset=None, version="1"
+        task=UID,
+        number=1,
+        settings=settings,
+        hellos=hellos,
+        not_heard=[],
+        server_dataset=None,
+        broadcast_bytes=10**6,
+        version="1",
     )
     assert isinstance(plan, Plan)
     return plan
@@ -558,7 +565,7 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
 
 
 def attempt(settings: TaskSettings, hellos: dict[str, Hello], **changes: object) -> Plan | Waiting | Impossible:
-    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, **changes}
+    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, "broadcast_bytes": 10**6, **changes}
     return make_plan(task=UID, number=1, settings=settings, hellos=hellos, version="1", **fields)  # type: ignore[arg-type]
 
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from fedsim.config import Limits
 from fedsim.course import node as on_node
 from fedsim.course import task_events as on_server
+from fedsim.course.gathering import Gathering
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import (
@@ -23,6 +25,8 @@ from fedsim.messages import (
     TaskReport,
 )
 from fedsim.settings import TaskSettings
+from fedsim.spool.files import FileHeader, FileId, Kind
+from fedsim.wire.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
 INFO = DataSetInfo(
@@ -47,7 +51,10 @@ def hello(node: str, **changes: object) -> Hello:
 
 
 def attempt(
-    settings: TaskSettings, hellos: Iterable[Hello], server_dataset: DataSetInfo | None = None
+    settings: TaskSettings,
+    hellos: Iterable[Hello],
+    server_dataset: DataSetInfo | None = None,
+    broadcast_bytes: int = 10**6,
 ) -> Plan | Waiting | Impossible:
     return make_plan(
         task=UID,
@@ -56,6 +63,7 @@ def attempt(
         hellos={hello.node: hello for hello in hellos},
         not_heard=[],
         server_dataset=server_dataset,
+        broadcast_bytes=broadcast_bytes,
         version="1",
     )
 
@@ -371,3 +379,30 @@ def test_a_node_that_reports_other_examples_than_were_fixed_ends_the_task() -> N
     (finish,) = course.handle(on_server.NodeReported("a", report), 1)
     assert isinstance(finish, on_server.Finish)
     assert "changed during the task" in finish.reason
+
+
+def test_a_cohort_that_no_header_could_list_is_impossible_at_once_and_says_what_to_do() -> None:
+    settings = SETTINGS.model_copy(update={"num_clients": 400_000})
+    rich = INFO.model_copy(update={"num_train": 10**6})
+    nodes = [hello(name, clients=10**6, datasets=(rich,)) for name in ("a", "b")]
+    plan = attempt(settings, nodes, broadcast_bytes=10**6)
+    assert isinstance(plan, Impossible)
+    assert "can choose 200000 clients on a" in plan.reason
+    assert "smaller fraction_train or more nodes" in plan.reason
+    assert isinstance(attempt(settings.model_copy(update={"fraction_train": 0.1}), nodes, broadcast_bytes=10**6), Plan)
+
+
+@pytest.mark.parametrize("num_clients", [70_000, 130_000])
+def test_whatever_a_plan_allows_fits_the_header_of_a_model(num_clients: int) -> None:
+    settings = SETTINGS.model_copy(update={"num_clients": num_clients})
+    node = hello("a", clients=10**6, workers=64, datasets=(INFO.model_copy(update={"num_train": 10**6}),))
+    file = FileId(kind=Kind.GLOBALPARAM, task=UID, round=SETTINGS.num_rounds + 1)
+    most = Limits().max_header_bytes
+    plan = attempt(settings, [node], broadcast_bytes=room_for_meta(most, file))
+    assert isinstance(plan, Plan)
+    broadcast = Gathering(plan, 1, (1,) * num_clients, 0, ()).broadcast("a")
+    assert broadcast is not None
+    header = FileHeader(id=file, size=1, digest="0" * 64, meta=broadcast.broadcast.model_dump(mode="json"))
+    assert most / 4 < len(encode(FrameType.OFFER, header)) <= most
+    exactly = len(broadcast.broadcast.model_dump_json())
+    assert isinstance(attempt(settings, [node], broadcast_bytes=exactly - 100), Impossible), "the bound is no less"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
 from fedsim import __version__
-from fedsim.config import ServerConfig
+from fedsim.config import Limits, ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main, notify
 from fedsim.errors import BadInput, DiskFull, Unavailable
@@ -20,12 +20,13 @@ from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_left
 from fedsim.server.nodes import Nodes
 from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
 from fedsim.spool.clear import clear_file, clear_task
-from fedsim.spool.files import Kind, Role
+from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
 from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
+from fedsim.wire.frames import room_for_meta
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.stream import tls_context
@@ -326,6 +327,7 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _plan(self, uid: str, own_datasets: Mapping[str, DataSetInfo]) -> None:
         task, said = self._waiting[uid]
+        last_model = FileId(kind=Kind.GLOBALPARAM, task=uid, round=task.settings.num_rounds + 1)
         plan = make_plan(
             task=uid,
             number=task.number,
@@ -333,6 +335,8 @@ class ServerDaemon(Daemon[ServerConfig]):
             hellos=self._nodes.online(),
             not_heard=self._nodes.not_heard(),
             server_dataset=own_datasets.get(task.settings.dataset),
+            # Nobody knows here what the nodes' receivers are set to; what they take by default, each should.
+            broadcast_bytes=room_for_meta(Limits().max_header_bytes, last_model),
             version=__version__,
         )
         match plan:
