@@ -264,6 +264,31 @@ def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_by
     assert lab.completed(second).digest == alone
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *, restarts: bool) -> None:
+    number = lab.submit(num_rounds=1000)
+    lab.await_round(number, 1)
+    nodes = yaml.safe_load(lab.config("server").read_text())["nodes"]
+    lab.stop("node-b-receiver")  # it can be told only later
+    change(lab, "server", nodes=nodes[:1])
+    if restarts:
+        lab.stop("server")
+        lab.start("server")
+    else:
+        reload(lab, "server")
+    task = lab.finish(number)
+    assert task.reason == "node-b took part, but server.yml does not name it any more"
+    lab.kill("server")
+    lab.start("server", "node-b-receiver")
+    spool = lab.node_spool("node-b")
+    lab.await_gone(spool / "initparam", f"{task.uid}.json")
+    lab.await_gone(spool / "globalparam", task.uid)
+    lab.await_log("server", "removed_node_told")
+    change(lab, "server", nodes=nodes)
+    reload(lab, "server")
+    lab.completed(lab.submit(num_rounds=1))
+
+
 # ---------------------------------------------------------------- workers
 
 

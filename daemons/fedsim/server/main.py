@@ -18,7 +18,8 @@ from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
+from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask
+from fedsim.server.stops import Stops
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
@@ -65,8 +66,11 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._outbox = Outbox(identity, context)
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
-        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
-        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes, self._finals)
+        self._stops = Stops(self.config.spool / "nodes.json", self._outbox, self._nodes)
+        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes, self._stops)
+        self._platform = Platform(
+            self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self._stops
+        )
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
         self._own_datasets: dict[str, DataSetInfo] | None = None
@@ -100,6 +104,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._platform.config = config
         for old, new in self._nodes.reload(config):
             self._outbox.redirect(old, new)
+        self._stops.reload()
         self._poll_at = self._housekeeping_at = 0.0
         if look:
             self._inspect()
@@ -181,9 +186,12 @@ class ServerDaemon(Daemon[ServerConfig]):
             if plan is None:
                 self._waiting[task.uid] = (task, "")
             elif (missing := self._missing_node(plan)) is not None:
+                self._stops.promise(plan.nodes, task.uid, missing)
                 self._end_early(task, TaskState.FAILED, missing)
+                self._stops.tell(plan.nodes, task.uid, missing)
             else:
                 self._run(plan)
+        self._stops.take_up()
         self._finals.take_up(self._is_finished)
         self._see_nodes()  # last: whatever they report is judged by the tasks that there are
         self._poll_at = 0.0
@@ -242,6 +250,9 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
+            if outcome.file_id.kind is Kind.STOP:
+                self._stops.sent(outcome)
+                continue
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
@@ -260,7 +271,7 @@ class ServerDaemon(Daemon[ServerConfig]):
                 # The node still holds a task that is over: it missed the end.
                 missed = report.state != "closing" and not self._finals.owes(name, uid)
                 if missed and uid not in self._waiting:
-                    tell_stop(self._platform, name, uid, "the task is over")
+                    self._stops.tell([name], uid, "the task is over")
 
     def _time_passed(self) -> None:
         now = time.monotonic()

@@ -16,11 +16,12 @@ from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
 from fedsim.log import get_logger
-from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.messages import Broadcast, TaskReport, Update, read_message
 from fedsim.server.finals import Delivery, FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.nodes import Nodes
 from fedsim.server.records import TaskRecords, checkpoint_name
+from fedsim.server.stops import Stops
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
@@ -30,7 +31,6 @@ from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
-STOP_DELIVERY_SECONDS = 3600.0
 SHOW_SECONDS = 0.25
 SHOWN_MISSING = 50  # the round's record names all
 # One aggregates, the other makes, tests and saves models: no round waits for a test.
@@ -47,6 +47,7 @@ class Platform:
     outbox: Outbox
     nodes: Nodes
     finals: FinalModels
+    stops: Stops
 
 
 class RunningTask:
@@ -349,13 +350,15 @@ class RunningTask:
     # ------------------------------------------------------------ the end
 
     def _finish(self, finish: course.Finish) -> None:
-        """The row first: what a crash leaves behind of a finished task, the start-up sweep clears."""
+        """What nodes are owed, then the row; what a crash then leaves behind, the start-up sweep clears."""
         self.outcome = finish
         completed = finish.outcome == "completed"
         digest = self._records.digest(self._course.committed) if completed else None
         away = self._course.undelivered if completed else ()
         if away:
             self._keep_final(away)
+        over_for = self._course.without_final if completed else self.plan.nodes
+        self._platform.stops.promise(over_for, self.uid, finish.reason)
         moved = self._platform.store.move_task(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
@@ -363,8 +366,7 @@ class RunningTask:
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
         self._workers.close()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
-        for node in self._course.without_final if completed else self.plan.nodes:
-            tell_stop(self._platform, node, self.uid, finish.reason)
+        self._platform.stops.tell(over_for, self.uid, finish.reason)
         if away:
             self._platform.finals.send(self.uid)
         clear_task(self._platform.spool, self.uid)
@@ -436,12 +438,3 @@ class RunningTask:
 def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
     """The server's own copy of a data set, if it is configured."""
     return next((dataset for dataset in config.datasets if dataset.name == name), None)
-
-
-def tell_stop(platform: Platform, node: str, uid: str, reason: str) -> None:
-    """Tell a node that a task is over; one that is not configured any more is not told."""
-    if node not in platform.nodes.addresses:
-        return
-    body = Stop(task=uid, reason=reason[:2000]).model_dump_json().encode()
-    file = FileId(kind=Kind.STOP, task=uid)
-    platform.outbox.send(platform.nodes.addresses[node], file, body, give_up_after=STOP_DELIVERY_SECONDS)
