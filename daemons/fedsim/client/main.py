@@ -20,7 +20,7 @@ from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.sender import Sender, Status
+from fedsim.wire.sender import Outcome, Status
 from fedsim.wire.stream import tls_context
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
@@ -48,7 +48,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         config.data.mkdir(parents=True, exist_ok=True)
         context = tls_context(config.tls, listening=False) if config.tls else None
-        self._outbox = Outbox(Sender(Identity(config.name, Role.CLIENT), ssl_context=context))
+        self._outbox = Outbox(Identity(config.name, Role.CLIENT), context)
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._platform = Platform(
@@ -64,6 +64,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._inspected: Inspected | None = None
         self._data = OwnData(self._selector, self._data_seen)
         self._announce_at = float("inf")
+        self._hello_problem = ""
         self._full = ""
         self._room_at: float | None = None
         self._orphans: set[str] = set()
@@ -103,11 +104,13 @@ class ClientDaemon(Daemon[ClientConfig]):
         self.status(self._full or doing or "waiting for a task")
 
     def _disk_full(self, reason: str) -> None:
-        """Let go of the tasks, tell the server why, and go on with them when there is room."""
+        """Let go of the tasks, tell the server why, and go on with them when there is room.
+
+        They stay in the announcements: who announces a task no longer has ended it, and gets no final model of it.
+        """
         self.log.error("disk_full", problem=reason)
         for running in self._running.values():
             running.let_go()
-        self._running.clear()
         self._full = reason
         self._room_at = time.monotonic() + ROOM_SECONDS
         self._announce_soon()
@@ -216,8 +219,10 @@ class ClientDaemon(Daemon[ClientConfig]):
     def _start_assigned(self) -> None:
         if self._full:
             return
+        fresh = []
         for item in self._spool.arrived(Kind.INITPARAM):
-            if item.id.task in self._running:
+            known = self._running.get(item.id.task or "")
+            if known is not None and not known.let_go_of:
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
@@ -225,17 +230,29 @@ class ClientDaemon(Daemon[ClientConfig]):
                 self.log.warning("initparam_not_understood", problem=str(error))
                 clear_file(item.path)
                 continue
-            running = RunningTask(assignment, self._platform)
-            self._running[assignment.task] = running
-            running.start(refusal(assignment, self.config))
+            self._running[assignment.task] = RunningTask(assignment, self._platform)
+            fresh.append(self._running[assignment.task])
+        for running in fresh:  # all are known by now, should the disk be full again for one
+            running.start(refusal(running.assignment, self.config))
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
-            if outcome.file_id.kind is Kind.HELLO and outcome.status is Status.REFUSED:
-                self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
+            if outcome.file_id.kind is Kind.HELLO:
+                self._announced(outcome)
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
+
+    def _announced(self, outcome: Outcome) -> None:
+        """Tell of a refusal once, not at every announcement, and when it is over."""
+        problem = outcome.message if outcome.status is Status.REFUSED else ""
+        if problem == self._hello_problem:
+            return
+        self._hello_problem = problem
+        if problem:
+            self.log.error("hello_refused", server=str(outcome.peer), problem=problem)
+        else:
+            self.log.info("hello_taken", server=str(outcome.peer))
 
 
 def main() -> None:

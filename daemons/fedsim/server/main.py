@@ -9,7 +9,7 @@ from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
 from fedsim import __version__
-from fedsim.config import ServerConfig
+from fedsim.config import Limits, ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main, notify
 from fedsim.errors import BadInput, DiskFull, Unavailable
@@ -17,17 +17,18 @@ from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
+from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask
+from fedsim.server.stops import Stops
 from fedsim.spool.clear import clear_file, clear_task
-from fedsim.spool.files import Kind, Role
+from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
 from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
+from fedsim.wire.frames import room_for_meta
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
-from fedsim.wire.sender import Sender
 from fedsim.wire.stream import tls_context
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 from fedsim.worker.pool import WorkerPool
@@ -60,11 +61,14 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         identity = Identity(self.config.name, Role.SERVER)
         context = tls_context(self.config.tls, listening=False) if self.config.tls else None
-        self._outbox = Outbox(Sender(identity, ssl_context=context))
+        self._outbox = Outbox(identity, context)
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
-        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
-        self._platform = Platform(self.config, self._store, self._spool, self._outbox, self._nodes, self._finals)
+        self._stops = Stops(self.config.spool / "nodes.json", self._outbox, self._nodes)
+        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes, self._stops)
+        self._platform = Platform(
+            self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self._stops
+        )
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
         self._own: Inspected | None = None
@@ -95,7 +99,9 @@ class ServerDaemon(Daemon[ServerConfig]):
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
         super().reload(config)
         self._platform.config = config
-        self._nodes.reload(config)
+        for old, new in self._nodes.reload(config):
+            self._outbox.redirect(old, new)
+        self._stops.reload()
         self._poll_at = self._housekeeping_at = 0.0
         self._inspect()
 
@@ -176,9 +182,12 @@ class ServerDaemon(Daemon[ServerConfig]):
             if plan is None:
                 self._waiting[task.uid] = (task, "")
             elif (missing := self._missing_node(plan)) is not None:
+                self._stops.promise(plan.nodes, task.uid, missing)
                 self._end_early(task, TaskState.FAILED, missing)
+                self._stops.tell(plan.nodes, task.uid, missing)
             else:
                 self._run(plan)
+        self._stops.take_up()
         self._finals.take_up(self._is_finished)
         self._see_nodes()  # last: whatever they report is judged by the tasks that there are
         self._poll_at = 0.0
@@ -229,6 +238,9 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
+            if outcome.file_id.kind is Kind.STOP:
+                self._stops.sent(outcome)
+                continue
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
@@ -247,7 +259,7 @@ class ServerDaemon(Daemon[ServerConfig]):
                 # The node still holds a task that is over: it missed the end.
                 missed = report.state != "closing" and not self._finals.owes(name, uid)
                 if missed and uid not in self._waiting:
-                    tell_stop(self._platform, name, uid, "the task is over")
+                    self._stops.tell([name], uid, "the task is over")
 
     def _time_passed(self) -> None:
         now = time.monotonic()
@@ -316,6 +328,7 @@ class ServerDaemon(Daemon[ServerConfig]):
     def _plan(self, uid: str, own: Inspected) -> None:
         task, said = self._waiting[uid]
         wanted = task.settings.dataset
+        last_model = FileId(kind=Kind.GLOBALPARAM, task=uid, round=task.settings.num_rounds + 1)
         plan = make_plan(
             task=uid,
             number=task.number,
@@ -324,6 +337,8 @@ class ServerDaemon(Daemon[ServerConfig]):
             not_heard=self._nodes.not_heard(),
             server_dataset=next((dataset for dataset in own.datasets if dataset.name == wanted), None),
             server_problem=own.unusable.get(wanted),
+            # Nobody knows here what the nodes' receivers are set to; what they take by default, each should.
+            broadcast_bytes=room_for_meta(Limits().max_header_bytes, last_model),
             version=__version__,
         )
         match plan:
