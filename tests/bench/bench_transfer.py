@@ -25,10 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_vector
+from fedsim.spool.wanted import want
 from fedsim.wire import Identity, Peer, Sender
 
 MIB = 1 << 20
+TASK = "a" * 32
 FLOOR = """
 import os, socket, sys
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
@@ -69,6 +72,7 @@ def floor_seconds(port: int, source: Path, target: Path, how: str) -> float:
 
 def start_receiver(folder: Path) -> tuple[subprocess.Popen[str], int]:
     port = free_port()
+    want(Spool(folder / "s"), TASK, {Kind.GLOBALPARAM: None})
     config = folder / "receiver.yml"
     peers = [{"name": "server", "role": "server"}]
     given = {"name": "node-1", "role": "client", "listen": {"port": port}, "spool": str(folder / "s"), "peers": peers}
@@ -101,9 +105,9 @@ def measure(folder: Path, mebibytes: int, repetitions: int) -> Table:
         memory = psutil.Process(receiver.pid).memory_info().rss
 
         def fedsim(number: int) -> float:
-            file_id = FileId(kind=Kind.GLOBALPARAM, task="a" * 32, round=number)
+            file_id = FileId(kind=Kind.GLOBALPARAM, task=TASK, round=number)
             outcome = sender.send_and_wait(peer, file_id, source, digest=digest, give_up_after=300)
-            shutil.rmtree(folder / "s" / "globalparam" / ("a" * 32))
+            shutil.rmtree(folder / "s" / "globalparam" / TASK)
             return outcome.seconds
 
         ways: dict[str, Callable[[int], float]] = {

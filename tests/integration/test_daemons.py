@@ -17,8 +17,11 @@ import yaml
 from platform_support import Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
+from fedsim.errors import Refused
 from fedsim.messages import Assignment, Engine
+from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
+from fedsim.wire import Identity, Peer, Sender
 from fedsim.worker import jobs
 from fedsim.worker.__main__ import Worker
 
@@ -81,6 +84,23 @@ def test_a_crash_between_the_counts_and_the_row_does_not_hide_that_the_task_runs
     assert lab.completed(number).digest is not None
 
 
+def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(lab: Platform) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    for worker in lab.workers("server"):
+        worker.suspend()  # nothing is aggregated any more: the next roster stays
+    folder = lab.server_spool / "globalparam" / lab.task(number).uid
+    path = lab.await_row(lambda: next(folder.glob("roster-*.json"), None), what="for a roster")
+    lab.kill("server")
+    roster = json.loads(path.read_text())
+    lab.start("server")
+    lab.completed(number)
+    record = next(record for record in lab.store.rounds(number) if record.round == roster["round"])
+    assert record.bytes_received == roster["gathered"]["bytes_received"] > 100_000
+    assert record.bytes_sent >= roster["gathered"]["bytes_sent"] > 100_000
+    assert record.seconds["train"] == roster["gathered"]["seconds"] < record.seconds["all"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -103,6 +123,25 @@ def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: 
     assert task.state == "failed"
     assert told in task.reason
     lab.completed(lab.submit(num_rounds=1))
+
+
+def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tmp_path: Path) -> None:
+    number = lab.submit(num_rounds=1000)
+    uid = lab.await_round(number, 1).uid
+    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())
+    assert wanted["localparam"] == ["node-a", "node-b"]
+    (asked,) = wanted["testset"]
+    (other,) = {"node-a", "node-b"} - {asked}
+    np.save(tmp_path / "d.npy", np.zeros((5, 8, 8), np.float32))
+    receiver = Peer("server", "127.0.0.1", yaml.safe_load(lab.config("receiver").read_text())["listen"]["port"])
+    file = FileId(kind=Kind.TESTSET, task=uid, part="data")
+    with Sender(Identity(other, Role.CLIENT)) as sender, pytest.raises(Refused, match="nobody has asked") as refused:
+        sender.send_and_wait(receiver, file, tmp_path / "d.npy", give_up_after=60)
+    assert refused.value.code == "not_wanted"
+    lab.api.post(f"/tasks/{number}/stop")
+    lab.finish(number)
+    for spool in (lab.server_spool, lab.node_spool("node-a"), lab.node_spool("node-b")):
+        lab.await_gone(spool / "wanted", f"{uid}.json")
 
 
 def test_a_stop_that_came_while_the_node_was_down_is_heeded_at_its_start(lab: Platform) -> None:
@@ -172,6 +211,42 @@ def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> Non
     lab.completed(number)
 
 
+# ---------------------------------------------------------------- slips in the configuration of others
+
+
+def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_goes_on_when_it_is_set_right(
+    lab: Platform,
+) -> None:
+    undisturbed = lab.completed(lab.submit(**LONG)).digest
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.stop("node-b-receiver")
+    change(lab, "node-b-receiver", peers=[{"name": "another", "role": "server"}])
+    lab.start("node-b-receiver")
+
+    def told() -> bool | None:
+        why = ("node-b (127.0.0.1:", "the connection was refused: server server is not a peer of node-b")
+        return any(all(part in waiting for part in why) for waiting in lab.task(number).waiting_for) or None
+
+    lab.await_row(told, what="for the trouble to be shown")
+    assert log_of(lab, "server").count("is not a peer of node-b") == 1, "it is logged once"
+    change(lab, "node-b-receiver", peers=[{"name": "server", "role": "server"}])
+    reload(lab, "node-b-receiver")
+    assert lab.completed(number).digest == undisturbed
+
+
+def test_an_announcement_that_is_refused_is_told_once_and_when_it_is_taken_again(lab: Platform) -> None:
+    lab.stop("receiver")
+    change(lab, "receiver", role="client")
+    lab.start("receiver")
+    lab.await_row(lambda: log_of(lab, "receiver").count("not_permitted") > 6 or None, what="for several announcements")
+    assert log_of(lab, "node-a").count("hello_refused") == 1
+    lab.stop("receiver")
+    change(lab, "receiver", role="server")
+    lab.start("receiver")
+    lab.await_log("node-a", "hello_taken")
+
+
 # ---------------------------------------------------------------- what comes too late, or unasked
 
 
@@ -209,6 +284,31 @@ def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_by
     lab.await_row(lambda: {lab.task(number).state for number in (first, second)} == {"running"} or None)
     assert lab.completed(first).digest == alone
     assert lab.completed(second).digest == alone
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *, restarts: bool) -> None:
+    number = lab.submit(num_rounds=1000)
+    lab.await_round(number, 1)
+    nodes = yaml.safe_load(lab.config("server").read_text())["nodes"]
+    lab.stop("node-b-receiver")  # it can be told only later
+    change(lab, "server", nodes=nodes[:1])
+    if restarts:
+        lab.stop("server")
+        lab.start("server")
+    else:
+        reload(lab, "server")
+    task = lab.finish(number)
+    assert task.reason == "node-b took part, but server.yml does not name it any more"
+    lab.kill("server")
+    lab.start("server", "node-b-receiver")
+    spool = lab.node_spool("node-b")
+    lab.await_gone(spool / "initparam", f"{task.uid}.json")
+    lab.await_gone(spool / "globalparam", task.uid)
+    lab.await_log("server", "removed_node_told")
+    change(lab, "server", nodes=nodes)
+    reload(lab, "server")
+    lab.completed(lab.submit(num_rounds=1))
 
 
 # ---------------------------------------------------------------- workers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,22 +13,37 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import yaml
+from blake3 import blake3
 
+from fedsim import __version__
 from fedsim.config import ReceiverConfig
+from fedsim.messages import Engine
+from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
+from fedsim.spool.layout import WANTED, Spool
 from fedsim.spool.npy import write_vector
+from fedsim.spool.wanted import ON_DEMAND, want
 from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import MAGIC, PREFIX, VERSION, FrameType, Hello, encode
 from fedsim.wire.sender import Outcome, Sender
 
-TASK = "5" * 32
+TASK, OTHER = "5" * 32, "6" * 32
 SERVER = Identity("server", Role.SERVER)
+NODE = Identity("node-1", Role.CLIENT)
+WEB = Identity("web", Role.WEB)
+HELLO = FileId(kind=Kind.HELLO)
 PATIENCE = 30.0
+RECEIVER = (sys.executable, "-c", "from fedsim.receiver.main import main; main()")
 
 
 def global_id(round_number: int = 1, task: str = TASK) -> FileId:
     return FileId(kind=Kind.GLOBALPARAM, task=task, round=round_number)
+
+
+def local_id(chunk: int = 0, round_number: int = 1) -> FileId:
+    return FileId(kind=Kind.LOCALPARAM, task=TASK, round=round_number, chunk=chunk)
 
 
 def stop_id(task: str = TASK) -> FileId:
@@ -36,6 +52,15 @@ def stop_id(task: str = TASK) -> FileId:
 
 def stop_body(task: str = TASK) -> bytes:
     return json.dumps({"task": task, "reason": "enough"}).encode()
+
+
+def hello_body(node: str) -> bytes:
+    told = HelloMessage(node=node, version=__version__, sent_at=1.0, clients=3, engine=Engine())
+    return told.model_dump_json().encode()
+
+
+def header_of(body: bytes, file_id: FileId | None = None) -> FileHeader:
+    return FileHeader(id=file_id or global_id(), size=len(body), digest=blake3(body).hexdigest())
 
 
 def node_config(folder: Path, **changes: Any) -> ReceiverConfig:
@@ -59,9 +84,22 @@ def server_config(folder: Path, **changes: Any) -> ReceiverConfig:
     return node_config(folder, **({"name": "server", "role": "server", "peers": peers} | changes))
 
 
+def write_config(folder: Path, config: ReceiverConfig) -> Path:
+    path = folder / "receiver.yml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
+    return path
+
+
+def want_all(spool: Spool, task: str = TASK) -> None:
+    """As if this host's daemon waited for everything of a task."""
+    want(spool, task, dict.fromkeys(ON_DEMAND))
+
+
 @contextmanager
 def receiving(config: ReceiverConfig) -> Iterator[Receiver]:
+    """A receiver whose daemon waits for everything of TASK."""
     receiver = Receiver(config)
+    want_all(receiver.spool)
     receiver.start()
     try:
         yield receiver
@@ -77,6 +115,11 @@ def peer_of(receiver: Receiver, port: int | None = None) -> Peer:
 def model_file(path: Path, count: int, seed: int = 0) -> str:
     """Write a parameter file of `count` float32; returns its digest."""
     return write_vector(path, np.random.default_rng(seed).random(count, dtype=np.float32))
+
+
+def vector_bytes(tmp_path: Path, count: int, seed: int = 0) -> bytes:
+    model_file(tmp_path / "v.npy", count, seed)
+    return (tmp_path / "v.npy").read_bytes()
 
 
 class Outcomes:
@@ -98,8 +141,9 @@ class Outcomes:
 
 
 def files_in(spool: Path) -> list[str]:
-    """Everything that lies in a spool, relative."""
-    return sorted(path.relative_to(spool).as_posix() for path in spool.rglob("*") if path.is_file())
+    """Everything that was received into a spool, relative."""
+    paths = [path.relative_to(spool) for path in spool.rglob("*") if path.is_file()]
+    return sorted(path.as_posix() for path in paths if WANTED not in path.parts)
 
 
 class Proxy:

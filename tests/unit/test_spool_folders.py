@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedsim.errors import BadInput, Unavailable
+from fedsim.errors import BadInput, Refused, Unavailable
 from fedsim.spool.clear import clear_file, clear_leftovers, clear_other_tasks, clear_round, clear_task
 from fedsim.spool.durable import TEMPORARY_SUFFIX, make_folder, remove_tree, replacing, write_bytes, write_json
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Metadata, Spool
 from fedsim.spool.npy import write_vector
-from fedsim.spool.watch import Watch
+from fedsim.spool.wanted import check_wanted, want
+from fedsim.spool.watch import Changes, Watch
 
 A, B = "a" * 32, "b" * 32
 
@@ -171,6 +172,18 @@ def test_the_sweep_leaves_only_the_tasks_that_go_on(tmp_path: Path) -> None:
     assert {item.id.task for kind in Kind for item in spool.arrived(kind)} == {B}
 
 
+def test_a_task_that_is_cleared_is_not_waited_for_any_more(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    for task in (A, B):
+        want(spool, task, {Kind.LOCALPARAM: ["node-1"]})
+        check_wanted(spool, local(task, 1), "node-1")
+    clear_task(spool, A)
+    assert clear_other_tasks(spool, {A}) == {B}, "also where nothing has come yet"
+    for task in (A, B):
+        with pytest.raises(Refused, match="waited for"):
+            check_wanted(spool, local(task, 1), "node-1")
+
+
 def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     old, young, half = spool.incoming / "old.part", spool.incoming / "young.part", tmp_path / "stop" / ".x.json.1.tmp"
@@ -178,32 +191,63 @@ def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
         path.touch()
     for path in (old, half):
         os.utime(path, (1, 1))
-    assert clear_leftovers(spool, 3600) == 2
+    assert clear_leftovers(spool, 3600, {old}) == 1, "what is being written stays"
+    assert clear_leftovers(spool, 3600) == 1
     assert [path.name for path in spool.incoming.iterdir()] == ["young.part"]
 
 
 def test_a_rename_into_a_watched_folder_wakes(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     watch = Watch(spool.folder(Kind.STOP), spool.folder(Kind.LOCALPARAM))
-    assert watch.drain() == set()
-    put(spool, FileId(kind=Kind.STOP, task=A))
+    assert watch.drain() == Changes()
+    path = put(spool, FileId(kind=Kind.STOP, task=A))
     readable, _, _ = select.select([watch], [], [], 10)
     assert readable == [watch]
-    assert watch.drain() == {spool.folder(Kind.STOP)}
+    assert watch.drain() == Changes(files={path})
     watch.close()
 
 
 def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     watch = Watch(spool.folder(Kind.LOCALPARAM))
-    first = put(spool, local(A, 1)).parent
-    assert first in watch.drain()
-    put(spool, local(A, 1, 5))
-    assert watch.drain() == {first}
+    first = put(spool, local(A, 1))
+    assert first.parent in watch.drain().folders
+    second = put(spool, local(A, 1, 5))
+    assert watch.drain() == Changes(files={second, metadata_path(second)})
     clear_task(spool, A)
     watch.drain()
-    again = put(spool, local(A, 1)).parent
-    assert again in watch.drain()
+    again = put(spool, local(A, 1))
+    assert again.parent in watch.drain().folders
+    watch.close()
+
+
+def test_what_came_is_found_without_listing_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path)
+    for chunk in range(50):
+        put(spool, local(A, 1, chunk))
+    watch = Watch(spool.folder(Kind.LOCALPARAM))
+    new = [put(spool, local(A, 1, chunk)) for chunk in (60, 61)]
+    (spool.folder(Kind.LOCALPARAM) / A / "round-000001" / "no update.npy").touch()
+    listed = []
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path) or iter(()))
+    changes = watch.drain()
+    assert [item.path for item in spool.among(changes)] == new
+    new[0].unlink()
+    assert [item.path for item in spool.among(changes)] == new[1:]
+    assert listed == []
+    watch.close()
+
+
+def test_a_new_folder_is_looked_at_whole(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    paths = [put(spool, local(A, 1, chunk)) for chunk in range(3)]
+    (spool.folder(Kind.LOCALPARAM) / A).rename(tmp_path / "aside")
+    watch = Watch(spool.folder(Kind.LOCALPARAM))
+    (tmp_path / "aside").rename(spool.folder(Kind.LOCALPARAM) / A)
+    changes = watch.drain()
+    assert [item.path for item in spool.among(changes)] == paths
+    clear_task(spool, A)
+    assert spool.among(changes) == []
     watch.close()
 
 
@@ -221,7 +265,7 @@ def test_lost_events_mean_look_at_everything(tmp_path: Path) -> None:
     for number in range(most + 10):
         other.rename(one.with_name(f"f{number % 2}"))
         one.with_name(f"f{number % 2}").rename(other)
-    assert watch.drain() == set(folders)
+    assert watch.drain().folders == set(folders)
     watch.close()
 
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedsim.errors import BadInput
+from fedsim.learning.aggregate import model_digest
 from fedsim.spool.npy import (
     MAGIC,
     MAX_HEADER_BYTES,
     check_finite,
     hash_file,
+    hash_vector,
     open_array,
     open_vector,
     parse_header,
@@ -158,3 +160,10 @@ def test_test_sets_keep_their_shape(tmp_path: Path) -> None:
     assert np.array_equal(open_array(tmp_path / "d.npy", "<f4", range(2, 5)), data[:, ::-1])
     write_array(tmp_path / "l.npy", np.arange(5, dtype=">i8"))
     assert np.array_equal(open_array(tmp_path / "l.npy", "<i8", range(1, 2)), np.arange(5))
+
+
+@pytest.mark.parametrize("count", [1, 3_000_001])
+def test_one_pass_gives_the_digests_of_a_model_and_of_its_file(tmp_path: Path, count: int) -> None:
+    vector = np.random.default_rng(0).random(count, dtype=np.float32)
+    offered = write_vector(tmp_path / "v.npy", vector)
+    assert hash_vector(tmp_path / "v.npy") == (offered, model_digest(vector))

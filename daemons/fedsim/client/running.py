@@ -23,6 +23,7 @@ from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Spool
 from fedsim.spool.updates import OwnUpdate, OwnUpdates
+from fedsim.spool.wanted import want
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
@@ -50,6 +51,7 @@ class RunningTask:
     def __init__(self, assignment: Assignment, platform: Platform) -> None:
         self.assignment = assignment
         self.uid = assignment.task
+        self.let_go_of = False
         self._platform = platform
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
@@ -84,6 +86,7 @@ class RunningTask:
         if refusal is not None:
             self._happened(course.Failed(refusal, refused=True))
             return
+        want(self._platform.spool, self.uid, {Kind.GLOBALPARAM: None})
         self._do(self._course.begin())
         self.look_for_global()
 
@@ -105,7 +108,11 @@ class RunningTask:
         self._happened(course.Stopped())
 
     def let_go(self) -> None:
-        """End workers and transfers without ending the task: it is taken up again later."""
+        """End workers and transfers without ending the task: another object takes it up again later.
+
+        Until then it is announced, and heeds a stop; what it would have computed is found to do again then.
+        """
+        self.let_go_of = True
         self._end_workers()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
 

@@ -145,7 +145,7 @@ DataPath = Annotated[Path, AfterValidator(_inside_the_data_folder)]
 class Limits(_Strict):
     """What a receiver takes from its peers; everything beyond is refused with a reason."""
 
-    max_header_bytes: int = Field(256 * KIB, ge=1 * KIB, le=16 * MIB)
+    max_header_bytes: int = Field(1 * MIB, ge=1 * KIB, le=16 * MIB)
     max_json_bytes: Bytes = 4 * MIB
     max_parameter_bytes: Bytes = 8 * GIB
     max_testset_bytes: Bytes = 8 * GIB
@@ -155,7 +155,10 @@ class Limits(_Strict):
     handshake_seconds: Seconds = 10
     min_bytes_per_second: Bytes = 1024
     max_bytes_in_flight: Bytes = 64 * GIB
+    max_files_in_flight: int = Field(384, ge=1, le=100_000)
+    max_share_per_peer: float = Field(0.25, gt=0, le=1)
     min_free_bytes: Bytes = 256 * MIB
+    min_free_bytes_for_json: Bytes = 1 * MIB
     keep_partial_seconds: Seconds = 86_400
     threads: int = Field(4, ge=2, le=64, description="One is always left for the connections")
 

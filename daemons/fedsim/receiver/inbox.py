@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import structlog
-from blake3 import blake3
 
 from fedsim.config import ReceiverConfig
 from fedsim.errors import BadInput, Refused
 from fedsim.receiver.contents import check_contents
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
+from fedsim.receiver.ledger import Ledger
 from fedsim.receiver.numbers import TaskNumbers
-from fedsim.spool.durable import write_bytes
-from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role, metadata_path
+from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role
 from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.npy import hash_file
+from fedsim.spool.wanted import check_wanted
 from fedsim.wire import Identity
 
 
@@ -34,7 +33,8 @@ class SpoolInbox:
         self._numbers = TaskNumbers(spool, self._role)
         self._counters = counters
         self._lock = threading.Lock()
-        self._open: dict[tuple[str, str], IncomingFile] = {}
+        self._on_the_way: dict[Path, IncomingFile] = {}
+        self.ledger = Ledger(spool.incoming)
         self._log = structlog.get_logger()
 
     def welcome(self, peer: Identity) -> None:
@@ -59,31 +59,64 @@ class SpoolInbox:
         self.welcome(sender)
         if header.id.kind not in PERMITTED.get((sender.role, self._role), frozenset()):
             raise Refused("not_permitted", f"a {self._role} takes no {header.id.kind} from a {sender.role}")
+        check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
-        key = (sender.name, header.id.model_dump_json())
-        with self._lock:
-            older = self._open.pop(key, None)
-        if older is not None:  # most likely its connection is dead and nobody has noticed yet
-            older.supersede()
-        destination = self._destination(sender, header)
-        if self._is_stored(sender, header, destination):
-            self._counters.add("files_already_there")
-            return None
-        with self._lock:
-            self._check_room(header, destination)
         incoming = IncomingFile(
             header,
             sender,
-            destination,
+            self._destination(sender, header),
             check=lambda path: check_contents(path, header.id, sender.name, self._role),
-            ended=functools.partial(self._ended, key),
+            ended=self._ended,
         )
-        with self._lock:
-            rival = self._open.get(key)
-            self._open[key] = incoming
-        if rival is not None:  # two connections offered it at the same moment
-            rival.supersede()
+        with incoming.lock:
+            self._take_place(incoming)
+            try:
+                if not self._begin(incoming):
+                    self._leave_place(incoming)
+                    return None
+            except (OSError, Refused):
+                self._leave_place(incoming)
+                raise
         return incoming
+
+    def _take_place(self, incoming: IncomingFile) -> None:
+        """One file at a time is on its way to a place: what was found in it then stays true until the end."""
+        place = incoming.destination.final
+        while True:
+            with self._lock:
+                older = self._on_the_way.setdefault(place, incoming)
+            if older is incoming:
+                return
+            # Most likely its connection is dead and nobody has noticed yet. Its end makes the place free.
+            if older.sender != incoming.sender or not older.supersede():
+                kind = incoming.header.id.kind
+                raise Refused("busy", f"this {kind} is being taken in at this moment; ask again", retry=True)
+
+    def _leave_place(self, incoming: IncomingFile) -> None:
+        with self._lock:
+            if self._on_the_way.get(incoming.destination.final) is incoming:
+                del self._on_the_way[incoming.destination.final]
+        if incoming.claim is not None:
+            self.ledger.close(incoming.claim)
+
+    def _begin(self, incoming: IncomingFile) -> bool:
+        """Open the file for writing if it is not stored exactly like this already; whether anything is to be done."""
+        sender, header, destination = incoming.sender.name, incoming.header, incoming.destination
+        there = self._in_place(sender, header, destination.final)
+        if there == header.meta:
+            self._counters.add("files_already_there")
+            return False
+        if there is not None:
+            incoming.renew()
+            return True
+        limits = self.config.limits
+        urgent = header.id.kind in JSON_KINDS
+        incoming.open(self.ledger.claim(sender, destination.partial, header.size, limits, self._share(), urgent=urgent))
+        return True
+
+    def _share(self) -> float:
+        """What one peer may hold of everything: where there are few, nobody gains from what they leave free."""
+        return max(self.config.limits.max_share_per_peer, 1 / len(self.config.peers))
 
     def _check_size(self, header: FileHeader) -> None:
         limits = self.config.limits
@@ -93,13 +126,13 @@ class SpoolInbox:
             most = limits.max_testset_bytes
         else:
             most = limits.max_parameter_bytes
-        if header.size > min(most, limits.max_bytes_in_flight):
+        most = min(most, int(self._share() * limits.max_bytes_in_flight))
+        if header.size > most:
             raise Refused("too_large", f"a {header.id.kind} of {header.size} bytes; at most {most} are taken")
 
     def _destination(self, sender: Identity, header: FileHeader) -> Destination:
         final = self._spool.path(header.id, sender.name)
-        key = json.dumps([sender.name, header.id.model_dump_json(), header.digest, header.size])
-        partial = self._spool.incoming / f"{blake3(key.encode()).hexdigest()}.part"
+        partial = self.ledger.part(sender.name, header)
         if header.id.kind in JSON_KINDS:
             return Destination(partial, final, None)
         beside = Metadata(sender=sender.name, digest=header.digest, size=header.size, meta=header.meta)
@@ -109,47 +142,29 @@ class SpoolInbox:
             raise Refused("bad_header", f"its metadata is not plain JSON: {error}") from error
         return Destination(partial, final, metadata)
 
-    def _is_stored(self, sender: Identity, header: FileHeader, destination: Destination) -> bool:
-        """Whether exactly this file is in place. Only its metadata may change: a body that is used already may not."""
-        final = destination.final
+    def _in_place(self, sender: str, header: FileHeader, final: Path) -> dict[str, Any] | None:
+        """The metadata with which exactly this file is in place, None if it is not.
+
+        Only the metadata may change: a body that may have been used already may not.
+        """
         try:
-            if header.id.kind in JSON_KINDS:
-                return final.stat().st_size == header.size and hash_file(final) == header.digest
             size = final.stat().st_size
+            if header.id.kind in JSON_KINDS:  # they have none
+                return header.meta if (hash_file(final), size) == (header.digest, header.size) else None
         except FileNotFoundError:
-            return False
+            return None
         try:
             there = read_metadata(final)
         except BadInput:
             final.unlink(missing_ok=True)  # nobody can use it without; it comes again
-            return False
+            return None
         if (there.digest, size) != (header.digest, header.size):
             known = f"{header.id.kind} is here already with the digest {there.digest}"
-            raise Refused("conflict", f"{known}; {header.digest} from {sender.name} cannot take its place")
-        if destination.metadata is not None and there.meta != header.meta:
-            write_bytes(metadata_path(final), destination.metadata)
-        return True
+            raise Refused("conflict", f"{known}; {header.digest} from {sender} cannot take its place")
+        return there.meta
 
-    def _check_room(self, header: FileHeader, destination: Destination) -> None:
-        """Promise only what there is room for; called with the lock held."""
-        limits = self.config.limits
-        promised = sum(item.left for item in self._open.values())
-        try:
-            needed = max(0, header.size - destination.partial.stat().st_size)
-        except FileNotFoundError:
-            needed = header.size
-        if promised + needed > limits.max_bytes_in_flight:
-            raise Refused("busy", f"{promised} bytes are on their way already; try again later", retry=True)
-        disk = os.statvfs(self._spool.root)
-        free = disk.f_bavail * disk.f_frsize - promised
-        if free - needed < limits.min_free_bytes:
-            message = f"{needed} bytes do not fit: {free} are free, {limits.min_free_bytes} must stay free"
-            raise Refused("no_space", f"{message}; make room in {self._spool.root}", retry=True)
-
-    def _ended(self, key: tuple[str, str], incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
-        with self._lock:
-            if self._open.get(key) is incoming:
-                del self._open[key]
+    def _ended(self, incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
+        self._leave_place(incoming)
         if refused is None:
             self._counters.add("files_stored")
             self._counters.add("bytes_stored", incoming.header.size)

@@ -15,6 +15,7 @@ from typing import Final
 from blake3 import blake3
 
 from fedsim.errors import BadInput, Refused
+from fedsim.receiver.ledger import Claim
 from fedsim.spool.durable import FILE_MODE, move_into_place, write_bytes
 from fedsim.spool.files import FileHeader, metadata_path
 from fedsim.spool.npy import hash_file
@@ -39,7 +40,11 @@ class Destination:
 
 
 class IncomingFile:
-    """See fedsim.wire.incoming.Incoming. A lock guards it, because a newer connection may take the file over."""
+    """See fedsim.wire.incoming.Incoming. Not open before `open` or `renew`.
+
+    Whoever works on the file holds its lock; nobody waits for it but the one connection that brings the file and the
+    job that finishes it, which are never there at the same time. A newer offer only tries it (`supersede`).
+    """
 
     def __init__(
         self,
@@ -52,87 +57,109 @@ class IncomingFile:
     ) -> None:
         self.header = header
         self.sender = sender
-        self.partial = destination.partial
+        self.destination = destination
+        self.claim: Claim | None = None
         self.have = 0
-        self.received = 0
-        self._destination = destination
+        self.lock = threading.Lock()
         self._check = check
         self._ended = ended
         self._started = time.monotonic()
-        self._lock = threading.Lock()
         self._descriptor = -1
-        try:
-            self._open()
-        except OSError as error:
-            raise disk_refusal(error) from error
+        self._renewing = False
 
-    @property
-    def left(self) -> int:
-        """Bytes that are still to come."""
-        return self.header.size - self.received
-
-    def write(self, data: memoryview) -> None:
-        """Append bytes; raises Refused if they cannot be kept, and nothing else is disturbed."""
-        with self._lock, self._refusing():
-            if self._descriptor < 0:
-                raise self._taken_over()
-            view = data
-            while view:
-                view = view[os.write(self._descriptor, view) :]
-            if not self.have:
-                self._hasher.update(data)
-            self.received += len(data)
-
-    def finish(self) -> None:
-        """Verify, sync, rename: when this returns, the file is in place whatever happens to this host."""
-        with self._lock, self._refusing():
-            if self._descriptor < 0:
-                raise self._taken_over()
-            try:
-                self._verify()
-                os.fsync(self._descriptor)
-                if self._destination.metadata is not None:
-                    write_bytes(metadata_path(self._destination.final), self._destination.metadata)
-                move_into_place(self.partial, self._destination.final)
-            finally:
-                self._close()
-        self._ended(self, None, time.monotonic() - self._started)
-
-    def abandon(self, *, keep: bool) -> None:
-        """The connection is gone, or the file is not wanted any more."""
-        with self._lock:
-            if self._descriptor < 0:
-                return
-            self._close()
-            if not keep:
-                self.partial.unlink(missing_ok=True)
-        self._ended(self, Refused("abandoned", "the connection ended before the file was whole", retry=True), 0.0)
-
-    def supersede(self) -> None:
-        """A newer connection brings this file; waits for a `finish` that is under way."""
-        self.abandon(keep=True)
-
-    def _open(self) -> None:
+    def open(self, claim: Claim) -> None:
+        """Go on with what an earlier connection has left, or begin; the lock is held."""
+        self.claim = claim
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._descriptor = os.open(self.partial, flags, FILE_MODE)
+        self._descriptor = os.open(claim.part, flags, FILE_MODE)
         there = os.fstat(self._descriptor).st_size
         if there > self.header.size:
             os.ftruncate(self._descriptor, 0)
             there = 0
         os.lseek(self._descriptor, there, os.SEEK_SET)
-        self.have = self.received = there
+        self.have = claim.received = there
         self._hasher = blake3()
+
+    def renew(self) -> None:
+        """The file is in place already, and only its metadata is new; the lock is held."""
+        self.have = self.header.size
+        self._renewing = True
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes; raises Refused if they cannot be kept, and nothing else is disturbed."""
+        with self.lock, self._refusing():
+            claim = self._opened()
+            view = data
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+            if not self.have:
+                self._hasher.update(data)
+            claim.received += len(data)
+
+    def finish(self) -> None:
+        """Verify, sync, rename: when this returns, the file is in place whatever happens to this host."""
+        with self.lock, self._refusing():
+            if self._renewing:
+                self._replace_metadata()
+            else:
+                self._opened()
+                self._verify()
+                os.fsync(self._descriptor)
+                self._put_into_place()
+                self._close()
+        self._ended(self, None, time.monotonic() - self._started)
+
+    def abandon(self, *, keep: bool) -> None:
+        """The connection is gone, or the file is not wanted any more."""
+        with self.lock:
+            if self._descriptor < 0:
+                return
+            self._close()
+            if not keep:
+                self.destination.partial.unlink(missing_ok=True)
+        self._ended(self, Refused("abandoned", "the connection ended before the file was whole", retry=True), 0.0)
+
+    def supersede(self) -> bool:
+        """A newer connection brings this file: let go, unless somebody works on it at this moment; never waits."""
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            self._close()
+        finally:
+            self.lock.release()
+        self._ended(self, self._taken_over(), 0.0)
+        return True
+
+    def _opened(self) -> Claim:
+        if self.claim is None or self._descriptor < 0:
+            raise self._taken_over()
+        return self.claim
 
     def _verify(self) -> None:
         # What an earlier connection left was not hashed while it came.
-        digest = hash_file(self.partial) if self.have else self._hasher.hexdigest()
+        digest = hash_file(self.destination.partial) if self.have else self._hasher.hexdigest()
         if digest != self.header.digest:
             message = f"it arrived with the digest {digest}, {self.header.digest} was offered; it is thrown away"
             raise Refused("wrong_digest", message, retry=True)
         try:
-            self._check(self.partial)
+            self._check(self.destination.partial)
         except BadInput as error:
             raise Refused("bad_content", f"{self.header.id.kind} is refused: {error}") from error
+
+    def _put_into_place(self) -> None:
+        """The metadata first: it is the file itself that says that something is here."""
+        place = self.destination
+        if place.metadata is not None:
+            if place.final.exists():  # the place was empty when this file took it, and only a file in it may come here
+                raise Refused("conflict", f"another {self.header.id.kind} was put into its place meanwhile")
+            write_bytes(metadata_path(place.final), place.metadata)
+        move_into_place(place.partial, place.final)
+
+    def _replace_metadata(self) -> None:
+        place = self.destination
+        if not place.final.exists() or place.metadata is None:
+            raise Refused("busy", "the file that was here is used up; offer it again", retry=True)
+        write_bytes(metadata_path(place.final), place.metadata)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -150,13 +177,14 @@ class IncomingFile:
     def _fail(self, refused: Refused) -> None:
         self._close()
         if refused.code != "superseded":
-            self.partial.unlink(missing_ok=True)
+            self.destination.partial.unlink(missing_ok=True)
         self._ended(self, refused, 0.0)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+        self._renewing = False
 
     def _taken_over(self) -> Refused:
         return Refused("superseded", "a newer connection brings the same file", retry=True)

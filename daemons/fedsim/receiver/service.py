@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import os
 import select
 import socket
 import ssl
@@ -14,7 +16,7 @@ import structlog
 
 from fedsim.activation import passed_sockets
 from fedsim.config import Address, Limits, ReceiverConfig
-from fedsim.errors import Refused, Unavailable
+from fedsim.errors import FedsimError, Refused, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
 from fedsim.spool.clear import clear_leftovers
@@ -22,7 +24,8 @@ from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link, LinkRules
+from fedsim.wire.link import Link
+from fedsim.wire.rules import LinkRules
 from fedsim.wire.stream import make_stream, tls_context
 
 _BACKLOG: Final = 512
@@ -54,6 +57,19 @@ def listen(address: Address) -> socket.socket:
     return sock
 
 
+def take_over(spool: Spool) -> int:
+    """A descriptor that holds the spool for this process; `Unavailable` if another receiver works on it."""
+    descriptor = os.open(spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise Unavailable(
+            f"another receiver works on the spool {spool.root}: stop it, or give this one its own"
+        ) from error
+    return descriptor
+
+
 class Receiver:
     """Listens, and serves every connection on `limits.threads` threads."""
 
@@ -68,16 +84,22 @@ class Receiver:
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
+        self._hold = -1
         self._log = structlog.get_logger()
         self._quiet_until = 0.0
         self._unlogged = 0
 
     def start(self) -> None:
-        """Sweep, listen, serve; `Unavailable` if the port cannot be used."""
-        self.sweep()
+        """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
         config = self.config
         plain = config.tls is None and not config.insecure_plaintext
-        sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
+        self._hold = take_over(self.spool)
+        try:
+            sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
+        except FedsimError:
+            self._let_go()
+            raise
+        self.sweep()
         self._listeners = [Listener(self, sock) for sock in sockets]
         self.hub.start()
         for listener in self._listeners:
@@ -90,7 +112,9 @@ class Receiver:
 
     def sweep(self) -> None:
         """Remove half-received files that nobody resumed."""
-        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds)
+        ledger = self.inbox.ledger
+        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds, ledger.in_use())
+        ledger.look()
         if gone:
             self._log.info("leftovers_cleared", files=gone)
 
@@ -108,6 +132,12 @@ class Receiver:
             session.link.close("stopping", f"{self.me} stops; try again later", retry=True)
         for listener in self._listeners:
             listener.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     def counts(self) -> dict[str, int]:
         """All counters, and how many connections are open."""

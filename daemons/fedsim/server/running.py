@@ -15,25 +15,27 @@ from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
-from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.messages import Broadcast, TaskReport, Update, read_message
 from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import Delivery, FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.nodes import Nodes
 from fedsim.server.records import TaskRecords, checkpoint_name
+from fedsim.server.stops import Stops
 from fedsim.server.story import Story
 from fedsim.server.versions import TaskVersions
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.wanted import want
 from fedsim.store.interface import Store, TaskState
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
-STOP_DELIVERY_SECONDS = 3600.0
 SHOW_SECONDS = 0.25
+SHOWN_MISSING = 50  # the round's record names all
 # One aggregates, the other makes, tests and saves models: no round waits for a test.
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 
@@ -48,6 +50,7 @@ class Platform:
     outbox: Outbox
     nodes: Nodes
     finals: FinalModels
+    stops: Stops
     metrics: ServerMetrics
 
 
@@ -63,8 +66,8 @@ class RunningTask:
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
         self._versions = TaskVersions(plan, self._folder)
+        self._roster: course.WriteRoster | None = None
         self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
-        self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1
@@ -92,9 +95,19 @@ class RunningTask:
         self._worked("the server", self._workers.versions)
         if self._course.counts is not None:  # a crash may have come between the counts and the row
             self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
+        self._want()
         self._do(self._course.begin(time.monotonic()))
-        self.look_for_testset()
-        self.look_for_updates()
+        self._look_for_testset()
+        for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
+            self.arrived(item)
+
+    def _want(self) -> None:
+        """Let the receiver take what the nodes are about to be asked for."""
+        asked = self.plan.testset_from
+        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes}
+        if asked is not None:
+            kinds[Kind.TESTSET] = (asked,)
+        want(self._platform.spool, self.uid, kinds)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -114,30 +127,32 @@ class RunningTask:
         """The task cannot go on."""
         self._happened(course.Broken(reason))
 
-    def look_for_testset(self) -> None:
-        """See whether the node's test set has come."""
+    def arrived(self, item: Arrived) -> None:
+        """A file of this task has come."""
+        if item.id.kind is Kind.TESTSET:
+            self._look_for_testset()
+        elif item.path not in self._updates:
+            self._update_arrived(item)
+
+    def _look_for_testset(self) -> None:
         if {item.id.part for item in self._testset()} == {"data", "label"}:
             self._happened(course.TestsetArrived())
 
-    def look_for_updates(self) -> None:
-        """See which updates have come."""
-        for item in self._platform.spool.arrived(Kind.LOCALPARAM, self.uid):
-            if item.path in self._updates:
-                continue
-            try:
-                metadata = item.metadata()
-                update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
-            except BadInput as error:
-                self._log.warning("update_refused", file=item.path.name, problem=str(error))
-                clear_file(item.path)
-                continue
-            self._updates[item.path] = item
-            file = item.id
-            self._happened(
-                course.UpdateArrived(
-                    metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
-                )
+    def _update_arrived(self, item: Arrived) -> None:
+        try:
+            metadata = item.metadata()
+            update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
+        except BadInput as error:
+            self._log.warning("update_refused", file=item.path.name, problem=str(error))
+            clear_file(item.path)
+            return
+        self._updates[item.path] = item
+        file = item.id
+        self._happened(
+            course.UpdateArrived(
+                metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
             )
+        )
 
     def sent(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
@@ -248,6 +263,9 @@ class RunningTask:
                 self._folder.remove_round(number)
             case course.SendFinal(node, number):
                 self._send_model(node, number + 1, Broadcast(used_through=number, final=True))
+            case course.Note(kind, text):
+                self._log.warning(kind, problem=text)
+                self._records.event(kind, text)
             case course.Finish():
                 self._finish(action)
 
@@ -265,12 +283,13 @@ class RunningTask:
         )
 
     def _write_roster(self, roster: course.WriteRoster) -> None:
-        self._folder.write_roster(roster)
-        self._roster = roster
         received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
-        self._records.closed(roster, received)
+        self._folder.write_roster(roster, self._records.closed(roster.round, received))
+        self._roster = roster
         if roster.missing:
-            missing = ", ".join(map(str, roster.missing))
+            missing = ", ".join(map(str, roster.missing[:SHOWN_MISSING]))
+            if (more := len(roster.missing) - SHOWN_MISSING) > 0:
+                missing += f" and {more} more"
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
             self._records.event("missing", f"round {roster.round} went on without the clients {missing}")
         # Whoever has not got the round's model by now need not get it any more.
@@ -352,13 +371,15 @@ class RunningTask:
     # ------------------------------------------------------------ the end
 
     def _finish(self, finish: course.Finish) -> None:
-        """The row first: what a crash leaves behind of a finished task, the start-up sweep clears."""
+        """What nodes are owed, then the row; what a crash then leaves behind, the start-up sweep clears."""
         self.outcome = finish
         completed = finish.outcome == "completed"
         digest = self._records.digest(self._course.committed) if completed else None
         away = self._course.undelivered if completed else ()
         if away:
             self._keep_final(away)
+        over_for = self._course.without_final if completed else self.plan.nodes
+        self._platform.stops.promise(over_for, self.uid, finish.reason)
         moved = self._platform.store.move_task(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
@@ -366,8 +387,7 @@ class RunningTask:
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
         self._workers.close()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
-        for node in self._course.without_final if completed else self.plan.nodes:
-            tell_stop(self._platform, node, self.uid, finish.reason)
+        self._platform.stops.tell(over_for, self.uid, finish.reason)
         if away:
             self._platform.finals.send(self.uid)
         clear_task(self._platform.spool, self.uid)
@@ -397,9 +417,18 @@ class RunningTask:
             return self._shown_at + SHOW_SECONDS
         if self.outcome is None:
             self._story.is_in(self.round)
-            if self._records.show(self._course) is not None:
+            if self._records.show(self._course, self._waiting_for()) is not None:
                 self._shown_at = now
         return None
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        """The nodes that have not answered, each with what keeps files from it, if something does."""
+        peers = self._platform.nodes.addresses
+        told = []
+        for node in self._course.waiting_for:
+            trouble = self._platform.outbox.trouble(peers[node]) if node in peers else ""
+            told.append(f"{peers[node]}: {trouble}" if trouble else node)
+        return tuple(told)
 
     @property
     def status(self) -> str:
@@ -417,10 +446,14 @@ class RunningTask:
         folder = self._platform.config.spool / "checkpoints"
         recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
         saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
+        found = self._folder.read_roster(committed + 1)
+        if found is not None:
+            self._roster, gathered = found
+            self._records.resume(self._roster.round, gathered)
         return Restored(
             committed=committed,
             counts=self._folder.read_counts(),
-            roster=self._folder.read_roster(committed + 1),
+            roster=self._roster,
             kept=frozenset(kept),
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
@@ -430,12 +463,3 @@ class RunningTask:
 def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
     """The server's own copy of a data set, if it is configured."""
     return next((dataset for dataset in config.datasets if dataset.name == name), None)
-
-
-def tell_stop(platform: Platform, node: str, uid: str, reason: str) -> None:
-    """Tell a node that a task is over; one that is not configured any more is not told."""
-    if node not in platform.nodes.addresses:
-        return
-    body = Stop(task=uid, reason=reason[:2000]).model_dump_json().encode()
-    file = FileId(kind=Kind.STOP, task=uid)
-    platform.outbox.send(platform.nodes.addresses[node], file, body, give_up_after=STOP_DELIVERY_SECONDS)

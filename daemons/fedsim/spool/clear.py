@@ -29,7 +29,8 @@ def clear_round(spool: Spool, kind: Kind, task: str, round_number: int) -> None:
 
 
 def clear_task(spool: Spool, task: str, kinds: Iterable[Kind] = tuple(Kind)) -> None:
-    """Remove everything of a task, or its files of some kinds only."""
+    """Remove everything of a task, or its files of some kinds only; from here on nothing more of it is waited for."""
+    remove_file(spool.wanted(task))
     for kind in kinds:
         if kind is Kind.HELLO:
             continue
@@ -46,17 +47,21 @@ def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind]
     for kind in chosen:
         if kind is not Kind.HELLO:
             found |= {path.name.removesuffix(".json") for path in spool.folder(kind).iterdir() if path.name[0] != "."}
+    found |= {path.stem for path in spool.wanting.glob("*.json")}
     gone = found - set(keep)
     for task in gone:
         clear_task(spool, task, chosen)
     return gone
 
 
-def clear_leftovers(spool: Spool, older_than_seconds: float) -> int:
-    """The receiver's start-up sweep: half-received and half-written files that nobody resumed; returns how many."""
+def clear_leftovers(spool: Spool, older_than_seconds: float, in_use: Collection[Path] = ()) -> int:
+    """The receiver's sweep: half-received and half-written files that nobody resumed; returns how many.
+
+    Those `in_use` stay, however long nothing has come of them.
+    """
     before = time.time() - older_than_seconds
     count = 0
-    for path in (*spool.incoming.iterdir(), *_temporary(spool.root)):
+    for path in {*spool.incoming.iterdir(), *_temporary(spool.root)} - set(in_use):
         try:
             old = path.lstat().st_mtime < before
             if old and path.is_dir():

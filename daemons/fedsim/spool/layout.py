@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedsim.errors import BadInput, Unavailable
 from fedsim.spool.durable import make_folder
 from fedsim.spool.files import JSON_KINDS, Digest, FileId, Kind, NodeName, metadata_path
+from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
+WANTED = "wanted"
+MODEL_FILE = "model.npy"
+"""The global model in a round's folder on the server."""
 
 _NAME = r"(?P<sender>[A-Za-z0-9][A-Za-z0-9_.-]{0,63}?)"
 _PLACES: dict[Kind, re.Pattern[str]] = {
@@ -68,8 +73,9 @@ class Spool:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.incoming = root / INCOMING
+        self.wanting = root / WANTED
         try:
-            for folder in (self.incoming, *(self.folder(kind) for kind in Kind)):
+            for folder in (self.incoming, self.wanting, *(self.folder(kind) for kind in Kind)):
                 make_folder(folder)
         except OSError as error:
             raise Unavailable(
@@ -80,6 +86,10 @@ class Spool:
     def folder(self, kind: Kind) -> Path:
         """The folder of one kind of file."""
         return self.root / kind.value
+
+    def wanted(self, task: str) -> Path:
+        """Where it stands what of a task is waited for; see `spool.wanted`."""
+        return self.wanting / f"{task}.json"
 
     def path(self, file_id: FileId, sender: str) -> Path:
         """Where the file of this id from this sender lies, or would lie."""
@@ -111,6 +121,14 @@ class Spool:
             if item is not None and task in (None, item.id.task) and round_number in (None, item.id.round):
                 found.append(item)
         return found
+
+    def among(self, changes: Changes) -> list[Arrived]:
+        """The committed files that a watch's changes stand for, sorted by path: as many looks as files came."""
+        paths = set(changes.files)
+        for folder in changes.folders:
+            with suppress(FileNotFoundError):  # cleared again
+                paths.update(folder.iterdir())
+        return [item for path in sorted(paths) if (item := self.identify(path)) is not None and path.exists()]
 
     def _search_root(self, kind: Kind, task: str | None, round_number: int | None) -> Path:
         folder = self.folder(kind)

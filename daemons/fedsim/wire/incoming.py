@@ -71,6 +71,7 @@ class IncomingSide:
         self._results: deque[tuple[int, Ack]] = deque()
         self._last_offered = 0
         self.finishing = 0
+        self.body_bytes = 0
 
     @property
     def expects(self) -> bool:
@@ -106,6 +107,7 @@ class IncomingSide:
         elif inline:
             if header.size > incoming.have:
                 incoming.write(memoryview(frame.body)[incoming.have :])
+            self.body_bytes += header.size
             self._finish(transfer, incoming)
         else:
             self._put(encode(FrameType.ANSWER, Answer(have=incoming.have), transfer=transfer))
@@ -130,6 +132,7 @@ class IncomingSide:
             del self._receiving[piece.transfer]
             self._put(encode(FrameType.ACK, Ack(refused=Refusal.of(refused)), transfer=piece.transfer))
             return
+        self.body_bytes += len(piece.data)
         receiving.next = end
         if end == receiving.size:
             del self._receiving[piece.transfer]

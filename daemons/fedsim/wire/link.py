@@ -10,7 +10,6 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from fedsim import __version__
@@ -30,21 +29,11 @@ from fedsim.wire.incoming import Inbox, IncomingSide
 from fedsim.wire.outgoing import MAX_OPEN_TRANSFERS, Outgoing, OutgoingSide
 from fedsim.wire.peer import Identity
 from fedsim.wire.reader import Frame, FrameReader, Piece
+from fedsim.wire.rules import LinkRules, Pace
 from fedsim.wire.stream import SourceChangedError, Stream
 
 _TURN_BYTES: Final = 8 << 20
 _MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
-
-
-@dataclass(frozen=True)
-class LinkRules:
-    """What a link puts up with. `quiet_seconds`: how long somebody may be slow in the midst of something."""
-
-    max_header_bytes: int
-    quiet_seconds: float
-    idle_seconds: float
-    stall_seconds: float
-    min_bytes_per_second: int
 
 
 class Link:
@@ -87,7 +76,7 @@ class Link:
         now = time.monotonic()
         self._opened_at = self._active_at = self._heard_at = now
         self._frame_since: float | None = None
-        self._window: tuple[float, int] = (now, 0)
+        self._pace = Pace(rules, now)
         self._expecting = False
         self._pinged = False
 
@@ -150,7 +139,7 @@ class Link:
             self._note_progress()
             if self._reader.ended:
                 self._end(Refusal(code="lost", message="the other side closed the connection", retry=True))
-            elif not more:
+            else:
                 self._check_time()
         except ProtocolError as error:
             self.close(error.code, str(error), retry=False)
@@ -245,7 +234,6 @@ class Link:
             now = time.monotonic()
             self._active_at = self._heard_at = now
             self._pinged = False
-            self._window = (self._window[0], self._window[1] + self._reader.bytes_read - before)
         if not self._reader.midway:
             self._frame_since = None
         elif self._frame_since is None:
@@ -265,7 +253,6 @@ class Link:
         match kind:
             case FrameType.OFFER:
                 self._in.on_offer(self.peer, frame)
-                self._restart_window()
             case FrameType.ANSWER:
                 self._out.on_answer(transfer, parse_header(Answer, frame.header, kind))
             case FrameType.ACK:
@@ -279,14 +266,14 @@ class Link:
 
     def _note_progress(self) -> None:
         """A body that moves counts as a sign of life; waiting for an answer begins when something is asked."""
+        now = time.monotonic()
         if self._out.body_bytes or (self._out.expects and not self._expecting):
-            self._heard_at = self._active_at = time.monotonic()
+            self._heard_at = self._active_at = now
             self._pinged = False
         self._expecting = self._out.expects
         self._out.body_bytes = 0
-
-    def _restart_window(self) -> None:
-        self._window = (time.monotonic(), 0)
+        self._pace.note(now, body_bytes=self._in.body_bytes, due=self._in.expects)
+        self._in.body_bytes = 0
 
     def _deadlines(self) -> list[float]:
         rules = self._rules
@@ -295,8 +282,8 @@ class Link:
         deadlines = []
         if self._frame_since is not None:
             deadlines.append(self._frame_since + rules.quiet_seconds)
-        if self._in.expects and rules.min_bytes_per_second:
-            deadlines.append(self._window[0] + rules.quiet_seconds)
+        if self._pace.deadline is not None:
+            deadlines.append(self._pace.deadline)
         if self._out.expects:
             share = 1.0 if self._pinged else 0.5
             deadlines.append(self._heard_at + share * rules.stall_seconds)
@@ -312,11 +299,10 @@ class Link:
             return
         if self._frame_since is not None and now >= self._frame_since + rules.quiet_seconds:
             raise Refused("too_slow", f"a header did not come within {rules.quiet_seconds:g} seconds", retry=True)
-        if self._in.expects and rules.min_bytes_per_second and now >= self._window[0] + rules.quiet_seconds:
-            if self._window[1] < rules.min_bytes_per_second * rules.quiet_seconds:
-                least = f"{rules.min_bytes_per_second} bytes per second"
-                raise Refused("too_slow", f"less than {least} came for {rules.quiet_seconds:g} seconds", retry=True)
-            self._restart_window()
+        if self._pace.deadline is not None and now >= self._pace.deadline:
+            rate, patience = rules.min_bytes_per_second, rules.quiet_seconds
+            message = f"of the bodies that are due it sent less than {rate} bytes per second for {patience:g} seconds"
+            raise Refused("too_slow", message, retry=True)
         if self._out.expects:
             self._check_stall(now)
         elif not self._in.finishing and now >= self._active_at + rules.idle_seconds:

@@ -7,24 +7,27 @@ queued twice, and what arrived before costs one question.
 from __future__ import annotations
 
 import os
+import ssl
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fedsim.spool.files import FileId
-from fedsim.wire.peer import Peer
+from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Sender, Transfer
 
 
 class Outbox:
-    """The transfers of one daemon. `fileno` becomes readable when `ended` has something to tell."""
+    """The transfers of one daemon. `fileno` becomes readable when `ended` or `trouble` have something new to tell."""
 
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
+    def __init__(self, identity: Identity, ssl_context: ssl.SSLContext | None) -> None:
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._sender = Sender(identity, ssl_context=ssl_context, on_trouble=self._in_trouble)
+        self._troubles: dict[Peer, str] = {}
         self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
         self._ended: deque[tuple[object, Outcome]] = deque()
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         """For the daemon's selector."""
@@ -75,6 +78,23 @@ class Outbox:
                 del self._underway[key]
                 outcomes.append(outcome)
         return outcomes
+
+    def trouble(self, peer: Peer) -> str:
+        """What keeps files from the peer now, in words for people; empty if nothing does."""
+        return self._troubles.get(peer, "")
+
+    def _in_trouble(self, peer: Peer, trouble: str) -> None:  # in a thread of the sender
+        self._troubles[peer] = trouble
+        os.eventfd_write(self._eventfd, 1)
+
+    def redirect(self, old: Peer, new: Peer) -> None:
+        """A peer has another address now: what is on its way to the old one goes there instead."""
+        for (peer, file), (_, transfer) in list(self._underway.items()):
+            if peer == old:
+                del self._underway[peer, file]
+                transfer.cancel()
+                left = None if transfer.give_up_at is None else max(0.0, transfer.give_up_at - time.monotonic())
+                self.send(new, file, transfer.what, meta=transfer.meta, digest=transfer.digest, give_up_after=left)
 
     def check(self) -> None:
         """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""

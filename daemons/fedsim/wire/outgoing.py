@@ -35,6 +35,7 @@ class Outgoing:
     source: Source
     finished: Callable[[Refused | None, bool], None]
     id: int = 0
+    had: int = 0
     next: int = 0
     answered: bool = False
     bytes_on_wire: int = 0
@@ -111,7 +112,7 @@ class OutgoingSide:
         if outgoing.answered or outgoing.inline or answer.have > outgoing.header.size:
             raise ProtocolError("bad_frame", f"an ANSWER that does not fit the transfer {transfer}")
         outgoing.answered = True
-        outgoing.next = answer.have
+        outgoing.had = outgoing.next = answer.have
 
     def on_ack(self, transfer: int, ack: Ack) -> None:
         """The other side has the whole file in place, or has refused it."""
@@ -120,7 +121,7 @@ class OutgoingSide:
             return
         if ack.refused is None and not outgoing.inline and (not outgoing.answered or outgoing.left):
             raise ProtocolError("bad_frame", f"an ACK before the transfer {transfer} was sent")
-        self._finish(outgoing, ack.refused, already=False)
+        self._finish(outgoing, ack.refused, already=not outgoing.inline and outgoing.had == outgoing.header.size)
 
     def flush(self, budget: int) -> bool:
         """Send until the socket is full, nothing is left, or `budget` bytes are gone; True if it should go on."""

@@ -13,8 +13,8 @@ from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavai
 from fedsim.spool.files import FileHeader, FileId
 from fedsim.wire.channel import Channel
 from fedsim.wire.hub import Hub
-from fedsim.wire.link import LinkRules
 from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.rules import LinkRules
 from fedsim.wire.transfer import Outcome, Status, Transfer
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
@@ -51,6 +51,8 @@ class Sender:
         ssl_context: for TLS (see `fedsim.wire.stream.tls_context`); None for plain sockets.
         threads: of the hub: one waits for sockets, the others hash files whose digest was not given.
         rules: what a connection puts up with; the default suits everybody but tests.
+        on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
+            nothing does any more; from a thread of the sender, so it must not block or raise.
     """
 
     def __init__(
@@ -60,10 +62,12 @@ class Sender:
         ssl_context: ssl.SSLContext | None = None,
         threads: int = 2,
         rules: LinkRules = _RULES,
+        on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
         self._context = ssl_context
         self._rules = rules
+        self._on_trouble = on_trouble
         self._hub = Hub(f"sender-{identity.name}", threads)
         self._channels: dict[Peer, Channel] = {}
         self._lock = threading.Lock()
@@ -88,8 +92,8 @@ class Sender:
     ) -> Transfer:
         """Begin to send a file; returns at once.
 
-        A connection that breaks is made again and the file goes on where it stopped. Refusals that may pass are tried
-        again. The file must stay as it is until the end; replacing it by a rename is allowed.
+        A connection that breaks, or that is refused, is made again and the file goes on where it stopped. Refusals that
+        may pass are tried again. The file must stay as it is until the end; replacing it by a rename is allowed.
 
         Args:
             peer: where to.
@@ -110,7 +114,7 @@ class Sender:
                 raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure or 'closed'}")
             channel = self._channels.get(peer)
             if channel is None:
-                channel = Channel(self._hub, self.identity, peer, self._rules, self._context)
+                channel = Channel(self._hub, self.identity, peer, self._rules, self._context, self._on_trouble)
                 self._channels[peer] = channel
                 self._hub.add(channel)
             transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)
@@ -130,7 +134,7 @@ class Sender:
         """Send a file and wait until it is delivered.
 
         Raises:
-            Refused: if the peer will not take it.
+            Refused: if the peer will not take this file.
             Unavailable: if it was not delivered within `give_up_after` seconds; the message says why.
         """
         done = threading.Event()

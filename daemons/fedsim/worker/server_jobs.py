@@ -17,7 +17,8 @@ from fedsim.learning.aggregate import aggregate, initial_state, model_digest
 from fedsim.learning.examples import Examples
 from fedsim.learning.strategies import make_strategy
 from fedsim.spool.durable import sync_folder
-from fedsim.spool.npy import FLOAT32, INT64, hash_file, open_array, open_vector, write_vector
+from fedsim.spool.layout import MODEL_FILE
+from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
 from fedsim.worker.jobs import (
     Aggregate,
     CheckpointSaved,
@@ -26,6 +27,7 @@ from fedsim.worker.jobs import (
     ModelMade,
     Reply,
     SaveCheckpoint,
+    ServerJob,
     Tested,
     TestSetFiles,
     WeightedFile,
@@ -33,8 +35,6 @@ from fedsim.worker.jobs import (
 
 if TYPE_CHECKING:
     from torch import nn
-
-MODEL_FILE = "model.npy"
 
 
 def state_file(name: str) -> str:
@@ -50,7 +50,7 @@ class ServerJobs:
         self._testset: tuple[TestSetFiles, Examples] | None = None
         self._model: nn.Module | None = None
 
-    def do(self, job: MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint) -> Reply:
+    def do(self, job: ServerJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
         match job:
             case MakeInitialModel():
@@ -100,10 +100,11 @@ class ServerJobs:
         for name, array in [(MODEL_FILE, out), *((state_file(name), array) for name, array in state_out.items())]:
             _sync(array, job.out / name)
         sync_folder(job.out)
+        file_digest, digest = hash_vector(job.out / MODEL_FILE)
         return ModelMade(
             round=job.round,
-            digest=model_digest(out),
-            file_digest=hash_file(job.out / MODEL_FILE),
+            digest=digest,
+            file_digest=file_digest,
             finite=finite,
             seconds=time.monotonic() - started,
         )
