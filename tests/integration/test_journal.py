@@ -66,6 +66,7 @@ with selectors.DefaultSelector() as selector:
     os.write(worker._socket.fileno(), b"another\\n")
     worker._socket.shutdown(socket.SHUT_RD)  # its answer finds nobody
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    worker.close()
 1 / 0
 """
 
