@@ -166,6 +166,18 @@ def test_an_update_of_a_node_that_takes_no_part_is_refused(tmp_path: Path) -> No
         assert send_now(receiver, Identity("node-2", Role.CLIENT), local_id(), vector_of(tmp_path)).delivered
 
 
+def test_an_update_of_another_length_than_the_model_is_refused_and_disturbs_nothing_else(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path)) as receiver:
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=11)
+        outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "bad_content")
+        assert "it has 10 parameters; the model has 11" in outcome.message
+        assert receiver.counts()["refused_bad_content"] == 1
+        assert files_in(receiver.spool.root) == []
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=10)
+        assert send_now(receiver, NODE, local_id(), vector_of(tmp_path)).delivered
+
+
 @pytest.mark.parametrize("host", ["server", "node"])
 def test_who_is_early_is_told_to_come_again_and_loses_nothing(tmp_path: Path, host: str) -> None:
     make, sender, file_id = {
