@@ -73,5 +73,5 @@ def test_links_that_lead_in_circles_are_followed_once(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(tmp_path)
     watch = Watch(tmp_path, written=True)
     (tmp_path / "file").touch()
-    assert {path.name for path in watch.drain()} == {"file"}
+    assert {path.name for path in watch.drain().files} == {"file"}
     watch.close()
