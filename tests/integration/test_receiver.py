@@ -76,8 +76,10 @@ FORBIDDEN = [
 def test_a_kind_that_is_not_permitted_is_refused(tmp_path: Path, sender: Identity, to: Role, kind: Kind) -> None:
     peers = [{"name": who.name, "role": who.role} for who in (SERVER, NODE, WEB)]
     with receiving(node_config(tmp_path, role=to, peers=peers)) as receiver:
-        outcome = send_now(receiver, sender, IDS[kind], b"{}")
-        assert (outcome.status, outcome.code) == (Status.REFUSED, "not_permitted")
+        with RawPeer(receiver.port, sender) as peer:  # a Sender would not even send it
+            peer.expect(FrameType.HELLO)
+            peer.offer(header_of(b"{}", IDS[kind]), b"{}")
+            assert peer.expect(FrameType.ANSWER)["refused"]["code"] == "not_permitted"
         assert files_in(receiver.spool.root) == []
 
 

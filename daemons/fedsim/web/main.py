@@ -13,16 +13,18 @@ import bottle
 from gunicorn.app.base import BaseApplication
 
 from fedsim import __version__
-from fedsim.config import Address, WebConfig
+from fedsim.config import Address, WebConfig, load_config
 from fedsim.daemon import command_line, notify
-from fedsim.errors import EX_OK, FedsimError, Unavailable
+from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
 from fedsim.log import get_logger
+from fedsim.spool.files import Role
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
 from fedsim.web.signal import WireSignal
 from fedsim.web.visit import MAX_BODY_BYTES
 from fedsim.web.worker import PatientWorker
-from fedsim.wire.stream import tls_context
+from fedsim.wire import Identity
+from fedsim.wire.trust import Credentials
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
 WORKER_TIMEOUT_SECONDS = 60
@@ -37,8 +39,10 @@ DATABASE_RETRY_SECONDS = 2.0
 class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     """gunicorn with our settings on a socket that is bound already. One worker: threads serve a lab well."""
 
-    def __init__(self, config: WebConfig, listener: socket.socket) -> None:
+    def __init__(self, config: WebConfig, path: Path, listener: socket.socket) -> None:
         self._config = config
+        self._path = path
+        self._credentials = read_credentials(config)
         self._where = Address(address=config.listen.address, port=listener.getsockname()[1])
         self._descriptor = listener.detach()  # gunicorn makes its own socket of it and closes this one
         self._store: SqlStore | None = None
@@ -73,8 +77,27 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def load(self) -> bottle.Bottle:
         """The application. Called in the worker, so that no connection and no thread crosses a fork."""
         self._store = open_store(self._config.database, self._config.database_password_file)
-        self._signal = WireSignal(self._config)
+        self._signal = WireSignal(self._config, self._credentials)
         return make_app(self._config, self._store, self._signal)
+
+    def reload(self) -> None:
+        """SIGHUP: read file and certificates anew, for a new worker; the old one answers what it has begun.
+
+        What cannot be used is told, and the new worker goes on with what was read before.
+        """
+        try:
+            config = load_config(self._path, WebConfig)
+            credentials = read_credentials(config)
+            open_store(config.database, config.database_password_file).close()
+        except ConfigError as error:
+            get_logger().error("reload_failed", problem=str(error))
+        else:
+            if config.listen != self._config.listen:
+                get_logger().warning("restart_needed", keys="listen")
+            self._config = config.model_copy(update={"listen": self._config.listen})
+            self._credentials = credentials
+            get_logger().info("reloaded", config=str(self._path))
+        super().reload()
 
     def close(self) -> None:
         """Let go of what `load` opened."""
@@ -123,29 +146,34 @@ def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
         store.close()
 
 
-def serve(config: WebConfig) -> int:
+def read_credentials(config: WebConfig) -> Credentials | None:
+    """What the web shows to the server's receiver; `ConfigError` if it cannot be used."""
+    return Credentials.of(config.tls, Identity(config.name, Role.WEB))
+
+
+def serve(config: WebConfig, path: Path) -> int:
     """Bind, wait for the database, serve until SIGTERM.
 
     Raises:
         Unavailable: the address cannot be bound.
         ConfigError: a certificate or the database's address cannot be used.
     """
-    if config.tls:
-        tls_context(config.tls, listening=False)
+    read_credentials(config)
     stopping = threading.Event()
     with bind(config.listen) as listener:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # certificates are read after the wait, as well
         wait_for_database(config, stopping)
         if not stopping.is_set():
-            _Gunicorn(config, listener).run()
+            _Gunicorn(config, path, listener).run()
     return EX_OK
 
 
-def run(config: WebConfig, _: Path) -> int:
+def run(config: WebConfig, path: Path) -> int:
     """Serve, and log how that ended; returns the exit code."""
     try:
-        return serve(config)
+        return serve(config, path)
     except FedsimError as error:
         get_logger().error("failed", problem=str(error))
         return error.exit_code
