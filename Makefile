@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-APT := openssl mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
+APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
 
 .PHONY: help demo test check test-fast bench system-packages clean
 
@@ -35,10 +35,10 @@ test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST and the b
 	$(BIN)/pytest -m "not slow and not browser"
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
-	$(BIN)/ruff format --check daemons tests
-	$(BIN)/ruff check daemons tests
+	$(BIN)/ruff format --check daemons deploy tests
+	$(BIN)/ruff check daemons deploy tests
 	$(BIN)/mypy
-	PYTHONPATH=daemons $(BIN)/lint-imports
+	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
 
 bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done

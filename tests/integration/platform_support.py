@@ -91,17 +91,17 @@ class Platform(LocalLab):
                 # A commit becomes visible through shared memory, a moment after its last write that inotify sees.
                 inotify.read(timeout=min(100, int(left * 1000) + 1))
 
-    def await_log(self, name: str, event: str, *, seconds: float = 60) -> None:
-        """Await that a process logs an event."""
-        self.await_logs([self.processes[name].log], (event,), seconds=seconds)
+    def await_log(self, name: str, event: str, *, times: int = 1, seconds: float = 60) -> None:
+        """Await that a process logs an event, so many times since the lab began."""
+        self.await_logs([self.processes[name].log], (event,), times=times, seconds=seconds)
 
-    def await_logs(self, logs: list[Path], events: tuple[str, ...], *, seconds: float = 60) -> None:
-        """Await that one of the files tells one of the events."""
+    def await_logs(self, logs: list[Path], events: tuple[str, ...], *, times: int = 1, seconds: float = 60) -> None:
+        """Await that one of the files tells one of the events, so many times."""
         deadline = time.monotonic() + seconds
         with INotify() as inotify:
             for path in logs:
                 inotify.add_watch(path, flags.MODIFY)
-            while not any(event in path.read_text(encoding="utf-8") for path in logs for event in events):
+            while not any(path.read_text(encoding="utf-8").count(event) >= times for path in logs for event in events):
                 assert time.monotonic() < deadline, f"none of {events} in {logs}"
                 inotify.read(timeout=1000)
 

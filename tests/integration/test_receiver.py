@@ -76,8 +76,10 @@ FORBIDDEN = [
 def test_a_kind_that_is_not_permitted_is_refused(tmp_path: Path, sender: Identity, to: Role, kind: Kind) -> None:
     peers = [{"name": who.name, "role": who.role} for who in (SERVER, NODE, WEB)]
     with receiving(node_config(tmp_path, role=to, peers=peers)) as receiver:
-        outcome = send_now(receiver, sender, IDS[kind], b"{}")
-        assert (outcome.status, outcome.code) == (Status.REFUSED, "not_permitted")
+        with RawPeer(receiver.port, sender) as peer:  # a Sender would not even send it
+            peer.expect(FrameType.HELLO)
+            peer.offer(header_of(b"{}", IDS[kind]), b"{}")
+            assert peer.expect(FrameType.ANSWER)["refused"]["code"] == "not_permitted"
         assert files_in(receiver.spool.root) == []
 
 
@@ -164,6 +166,18 @@ def test_an_update_of_a_node_that_takes_no_part_is_refused(tmp_path: Path) -> No
         outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
         assert (outcome.status, outcome.code) == (Status.REFUSED, "not_wanted")
         assert send_now(receiver, Identity("node-2", Role.CLIENT), local_id(), vector_of(tmp_path)).delivered
+
+
+def test_an_update_of_another_length_than_the_model_is_refused_and_disturbs_nothing_else(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path)) as receiver:
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=11)
+        outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "bad_content")
+        assert "it has 10 parameters; the model has 11" in outcome.message
+        assert receiver.counts()["refused_bad_content"] == 1
+        assert files_in(receiver.spool.root) == []
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=10)
+        assert send_now(receiver, NODE, local_id(), vector_of(tmp_path)).delivered
 
 
 @pytest.mark.parametrize("host", ["server", "node"])

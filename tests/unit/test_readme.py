@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import yaml
 from pydantic import BaseModel
 
 from fedsim.cli.main import EPILOG, cli
-from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
+from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, TlsConfig, WebConfig, load_config
 from fedsim.learning.strategies import STRATEGIES
 from fedsim.settings import SEED_NAMES, TaskSettings, parse_settings
+from fedsim.spool.files import Role
+from fedsim.wire import Identity
+from fedsim.wire.trust import Credentials
+from fedsim_fleet.ca import ca
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -142,6 +147,21 @@ def test_the_lab_by_hand_has_valid_files_that_know_each_other(tmp_path: Path) ->
     assert {node.name, web.name} <= {peer.name for peer in receiver.peers}
     assert [peer.name for peer in node_receiver.peers] == [server.name] == [node.server_name]
     assert (node.data / node.datasets[0].path).is_dir()
+
+
+def test_certificates_are_made_as_it_stands(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for name in ("certificates.sh", "request.sh"):
+        (script,) = named("sh", name)
+        subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, env=environment, check=True)
+    files = {"certificate": "host.crt", "key": "host.key", "authority": "ca/ca.crt", "revoked": "ca/crl.pem"}
+    tls = TlsConfig(**{key: tmp_path / file for key, file in files.items()})
+    assert Credentials(tls, Identity("node-a", Role.CLIENT)).not_after > time.time()
+
+
+def test_the_commands_for_certificates_exist() -> None:
+    told = set(re.findall(r"`?fedsim-ca ([a-z]+)", README))
+    assert told == set(ca.commands) - {"crl", "show"}
 
 
 def test_the_task_of_the_lab_by_hand_can_be_submitted() -> None:

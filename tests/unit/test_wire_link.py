@@ -31,7 +31,7 @@ class Flood:
     def handshake(self) -> bool:
         return True
 
-    def certificate_names(self) -> None:
+    def certificate(self) -> bytes | None:
         return None
 
     def read_into(self, view: memoryview) -> int:
@@ -80,6 +80,7 @@ def test_who_never_stops_sending_pings_does_not_keep_the_link_from_looking_at_th
         Identity("server", Role.SERVER),
         rules,
         initiator=False,
+        judge=lambda _: None,
         welcome=lambda _: None,
         inbox=Waiting(),
         run=lambda job: job(),

@@ -10,8 +10,9 @@ from selectors import DefaultSelector
 import psutil
 
 from fedsim import __version__
+from fedsim.settings import TaskSettings
 from fedsim.worker.__main__ import Worker
-from fedsim.worker.jobs import HostInspected, InspectHost, JobFailed, Reply, Train
+from fedsim.worker.jobs import Aggregate, HostInspected, InspectHost, JobFailed, Reply, WeightedFile, encode_job
 from fedsim.worker.pool import WorkerPool
 
 
@@ -92,10 +93,12 @@ def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(tmp_path: P
         workers = pool(selector, max_restarts=0)
         worker = the_worker()
         os.kill(worker.pid, signal.SIGSTOP)
-        clients = tuple(range(500_000))  # megabytes: more than any socket holds
-        workers.give(Train(round=1, chunk=0, clients=clients, model=tmp_path / "model.npy", out=tmp_path))
+        update = WeightedFile(path=tmp_path / "update.npy", digest="0" * 64, weight=1)
+        job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=(update,) * 20_000, out=tmp_path)
+        assert len(encode_job(job)) > 2**21, "more than any socket holds"
+        workers.give(job)
         os.kill(worker.pid, signal.SIGCONT)
         reply = await_reply(selector, workers)
         assert isinstance(reply, JobFailed)
-        assert "before the data was loaded" in reply.reason
+        assert "model.npy" in reply.reason, "there is no model"
         workers.close()

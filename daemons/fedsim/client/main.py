@@ -23,14 +23,14 @@ from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
 WATCHDOG_SECONDS = 5.0
 ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "server", "server_name", "spool", "data", "tls", "insecure_plaintext", "metrics")
+FIXED = ("name", "server", "server_name", "spool", "data", "insecure_plaintext", "metrics")
 
 
 class ClientDaemon(Daemon[ClientConfig]):
@@ -51,8 +51,8 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._watch = Watch(*(self._spool.folder(kind) for kind in (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         config.data.mkdir(parents=True, exist_ok=True)
-        context = tls_context(config.tls, listening=False) if config.tls else None
-        self._outbox = Outbox(Identity(config.name, Role.CLIENT), context)
+        self._identity = Identity(config.name, Role.CLIENT)
+        self._outbox = Outbox(self._identity, Credentials.of(config.tls, self._identity))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._platform = Platform(
@@ -133,7 +133,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._room_at = time.monotonic() + ROOM_SECONDS
 
     def reload(self, config: ClientConfig) -> None:
-        """Capacity, data sets, the institution's rules, workers and times change at once; the rest with a restart.
+        """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart.
 
         A task that is under way goes on as it was begun.
         """
@@ -141,6 +141,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        self._outbox.reload(Credentials.of(config.tls, self._identity), {self._server})
         super().reload(config)
         self._platform.config = config
         self._look_at_data()

@@ -44,12 +44,23 @@ class Address(_Strict):
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
 
+def _absolute_or_a_name(path: Path) -> Path:
+    if not path.is_absolute() and (path.parts != (path.name,) or path.name == ".."):
+        raise ValueError(f"{path} must be an absolute path, or the bare name of a credential")
+    return path
+
+
+# See fedsim.config.secrets.
+Secret = Annotated[Path, AfterValidator(_absolute_or_a_name)]
+
+
 class TlsConfig(_Strict):
     """The certificate with which this host speaks, and the lab's CA that it believes."""
 
     certificate: Path
-    key: Path
-    authority: Path
+    key: Secret = Field(description="Absolute, or the name of a credential")
+    authority: Path = Field(description="One or, while the authority changes, several certificates")
+    revoked: Path | None = Field(None, description="The authority's list of revoked certificates")
 
 
 class Measured(_Strict):
@@ -204,7 +215,7 @@ class _Database(_Strict):
     database: Annotated[str, AfterValidator(checked_url)] = Field(
         "sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password"
     )
-    database_password_file: Path | None = None
+    database_password_file: Secret | None = Field(None, description="Absolute, or the name of a credential")
 
 
 class ServerConfig(_Database, Measured, _Networked):

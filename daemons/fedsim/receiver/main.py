@@ -54,15 +54,15 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         self._show(receiver)
 
     def reload(self, config: ReceiverConfig) -> None:
-        """Peers and limits change at once; the rest with a restart."""
-        fixed = ("name", "role", "listen", "spool", "tls", "metrics")
+        """Peers, limits and certificates change at once; the rest with a restart."""
+        fixed = ("name", "role", "listen", "spool", "metrics")
         changed = [key for key in fixed if getattr(config, key) != getattr(self.config, key)]
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in fixed})
-        super().reload(config)
         if self._receiver is not None:
             self._receiver.reload(config)
+        super().reload(config)
 
     def teardown(self) -> None:
         """Close every connection; senders will come again."""

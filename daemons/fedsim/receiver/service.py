@@ -7,9 +7,9 @@ import fcntl
 import os
 import select
 import socket
-import ssl
 import threading
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -23,10 +23,12 @@ from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
+from fedsim.wire.expiry import ExpiryWatch
 from fedsim.wire.hub import Hub
 from fedsim.wire.link import Link
 from fedsim.wire.rules import LinkRules
-from fedsim.wire.stream import make_stream, tls_context
+from fedsim.wire.stream import make_stream
+from fedsim.wire.trust import Credentials, judge
 
 _BACKLOG: Final = 512
 _QUIET_LOG_SECONDS: Final = 10.0
@@ -80,14 +82,14 @@ class Receiver:
         self.inbox = SpoolInbox(config, self.spool, self.counters)
         self.me = Identity(config.name, Role(config.role))
         self.hub = Hub("receiver", config.limits.threads)
-        self.context: ssl.SSLContext | None = tls_context(config.tls, listening=True) if config.tls else None
+        self.credentials = Credentials.of(config.tls, self.me)
+        self._expiry = ExpiryWatch(self.credentials)
         self._sessions: set[Session] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
         self._hold = -1
         self._log = structlog.get_logger()
-        self._quiet_until = 0.0
-        self._unlogged = 0
+        self._quiet: dict[str | None, _Quiet] = {}
 
     def start(self) -> None:
         """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
@@ -104,6 +106,7 @@ class Receiver:
         self.hub.start()
         for listener in self._listeners:
             self.hub.add(listener)
+        self.hub.add(self._expiry)
 
     @property
     def port(self) -> int:
@@ -119,9 +122,20 @@ class Receiver:
             self._log.info("leftovers_cleared", files=gone)
 
     def reload(self, config: ReceiverConfig) -> None:
-        """Take over peers and limits; connections that stand keep their time limits, not their permission."""
+        """Take over peers, limits and credentials; connections that stand keep their time limits, not their permission.
+
+        Raises:
+            ConfigError: the credentials cannot be used; then nothing has changed.
+        """
+        credentials = Credentials.of(config.tls, self.me)
         self.config = config
         self.inbox.config = config
+        self.credentials = self._expiry.credentials = credentials
+        self.hub.wake(self._expiry)
+        with self._lock:
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.review()
 
     def close(self) -> None:
         """Stop serving: what is being verified is finished, what is half-received stays for resuming."""
@@ -171,7 +185,7 @@ class Receiver:
         self.inbox.welcome(peer)
         most = self.config.limits.max_connections_per_peer
         with self._lock:
-            count = sum(other.peer == peer.name for other in self._sessions)
+            count = sum(other.peer == peer.name for other in self._sessions if other is not session)
             if count >= most:
                 raise Refused("busy", f"{peer.name} has {count} connections open; at most {most} are taken", retry=True)
             session.peer = peer.name
@@ -185,20 +199,32 @@ class Receiver:
         end = session.link.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self.report(session.address, Refused(end.code, end.message))
+            self.report(session.address, Refused(end.code, end.message), node=session.peer)
 
-    def report(self, address: str, refused: Refused) -> None:
-        """One line for a strange connection; a flood of them is counted, not written."""
+    def report(self, address: str, refused: Refused, *, node: str | None = None) -> None:
+        """One line for a strange connection; a flood of them is counted, not written.
+
+        Each peer, once it has proven its name, has a measure of its own: no stranger's flood hides what becomes of it.
+        """
         now = time.monotonic()
         with self._lock:
-            if now < self._quiet_until:
-                self._unlogged += 1
+            quiet = self._quiet.setdefault(node, _Quiet())
+            if now < quiet.until:
+                quiet.unlogged += 1
                 return
-            self._quiet_until = now + _QUIET_LOG_SECONDS
-            more, self._unlogged = self._unlogged, 0
+            quiet.until = now + _QUIET_LOG_SECONDS
+            more, quiet.unlogged = quiet.unlogged, 0
+        known = {} if node is None else {"node": node}
+        problem = str(refused)
         self._log.warning(
-            "connection_refused", address=address, code=refused.code, problem=str(refused), not_logged_before=more
+            "connection_refused", address=address, **known, code=refused.code, problem=problem, not_logged_before=more
         )
+
+
+@dataclass
+class _Quiet:
+    until: float = 0.0
+    unlogged: int = 0
 
 
 class Listener:
@@ -278,11 +304,14 @@ class Session:
         self.address = address
         self.peer: str | None = None
         self._receiver = receiver
+        self._review = False
+        context = None if receiver.credentials is None else receiver.credentials.listening
         self.link = Link(
-            make_stream(sock, receiver.context, server_name=None),
+            make_stream(sock, context, listening=True),
             receiver.me,
             link_rules(receiver.config.limits),
             initiator=False,
+            judge=lambda encoded: judge(receiver.credentials, encoded, listens=False),
             welcome=lambda peer: receiver.welcome(self, peer),
             inbox=receiver.inbox,
             run=receiver.hub.run,
@@ -298,8 +327,16 @@ class Session:
         """See Actor."""
         return self.link.deadline
 
+    def review(self) -> None:
+        """Look soon whether this peer may still speak; from any thread."""
+        self._review = True
+        self._receiver.hub.wake(self)
+
     def handle(self, _: int) -> bool:
         """See Actor."""
+        if self._review:
+            self._review = False
+            self.link.review()
         more = self.link.handle(self._receiver.hub.buffer)
         if self.link.closed is not None:
             self._receiver.ended(self)

@@ -30,7 +30,7 @@ from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
 from fedsim.wire.frames import room_for_meta
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 from fedsim.worker.pool import WorkerPool
 
@@ -39,7 +39,7 @@ WATCHDOG_SECONDS = 5.0
 DATABASE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "spool", "database", "database_password_file", "tls", "insecure_plaintext", "metrics")
+FIXED = ("name", "spool", "database", "database_password_file", "insecure_plaintext", "metrics")
 
 
 class ServerDaemon(Daemon[ServerConfig]):
@@ -61,9 +61,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET)
         self._watch = Watch(*(self._spool.folder(kind) for kind in kinds))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
-        identity = Identity(self.config.name, Role.SERVER)
-        context = tls_context(self.config.tls, listening=False) if self.config.tls else None
-        self._outbox = Outbox(identity, context)
+        self._identity = Identity(self.config.name, Role.SERVER)
+        self._outbox = Outbox(self._identity, Credentials.of(self.config.tls, self._identity))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
         self._stops = Stops(self.config.spool / "nodes.json", self._outbox, self._nodes)
@@ -94,15 +93,17 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._connect()
 
     def reload(self, config: ServerConfig) -> None:
-        """Nodes, time limits, data sets, workers and retention change at once; the rest with a restart."""
+        """Nodes, certificates, time limits, data sets, workers, retention change at once; the rest with a restart."""
         changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
+        credentials = Credentials.of(config.tls, self._identity)
         super().reload(config)
         self._platform.config = config
         for old, new in self._nodes.reload(config):
             self._outbox.redirect(old, new)
+        self._outbox.reload(credentials, set(self._nodes.addresses.values()))
         self._stops.reload()
         self._poll_at = self._housekeeping_at = 0.0
         self._inspect()

@@ -27,6 +27,7 @@ from fedsim.server.versions import TaskVersions
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.npy import open_vector
 from fedsim.spool.wanted import want
 from fedsim.store.interface import Store, TaskState
 from fedsim.wire.outbox import Outbox
@@ -102,12 +103,14 @@ class RunningTask:
             self.arrived(item)
 
     def _want(self) -> None:
-        """Let the receiver take what the nodes are about to be asked for."""
+        """Let the receiver take what the nodes are about to be asked for; updates as soon as there is a model."""
         asked = self.plan.testset_from
         kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes}
         if asked is not None:
             kinds[Kind.TESTSET] = (asked,)
-        want(self._platform.spool, self.uid, kinds)
+        committed = self._folder.committed()
+        length = len(open_vector(self._folder.model(committed[-1]))) if committed else None
+        want(self._platform.spool, self.uid, kinds, num_parameters=length)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -324,6 +327,8 @@ class RunningTask:
 
     def _commit(self, number: int) -> None:
         self._story.committed(self._records.commit(number, self._roster if number else None))
+        if number == 0:
+            self._want()
 
     def _evaluate(self, number: int) -> None:
         plan = self.plan

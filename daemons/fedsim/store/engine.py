@@ -19,6 +19,7 @@ from sqlalchemy.dialects import mysql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
+from fedsim.config.secrets import find_secret
 from fedsim.errors import Unavailable
 
 # Longer than any statement of ours takes, shorter than a daemon's watchdog.
@@ -58,7 +59,7 @@ def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False
         def _give_password(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
             # Read for each connection: it stands in no address or log, and a changed password needs no restart.
             try:
-                parameters["password"] = password_file.read_bytes().rstrip(b"\r\n")
+                parameters["password"] = find_secret(password_file).read_bytes().rstrip(b"\r\n")
             except OSError as error:
                 raise Unavailable(
                     f"The database's password cannot be read from {password_file}: {error.strerror}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.config.database import parse_url
+from fedsim.config.secrets import find_secret
 from fedsim.errors import ConfigError
 from fedsim.store.events import Events
 from fedsim.store.rounds import Rounds
@@ -22,7 +23,7 @@ def open_store(url: str, password_file: Path | None = None) -> SqlStore:
 
     Args:
         url: an SQLAlchemy URL without a password, as sqlite:////var/lib/fedsim/fedsim.db or mysql://fedsim@host/fedsim.
-        password_file: holds the password and nothing else; read again for each new connection.
+        password_file: a file that holds only the password, or a credential's name; read again for each new connection.
 
     Raises:
         ConfigError: if `url` is no address of a database that fedsim knows, or the password cannot be read.
@@ -33,7 +34,7 @@ def open_store(url: str, password_file: Path | None = None) -> SqlStore:
         raise ConfigError("database", [str(error)]) from error
     if password_file is not None:
         try:
-            password_file.read_bytes()
+            find_secret(password_file).read_bytes()
         except OSError as error:
             problem = f"{password_file} cannot be read: {error.strerror}"
             raise ConfigError("database_password_file", [problem]) from error

@@ -19,6 +19,7 @@ from fedsim.config import Address, WebConfig, load_config
 from fedsim.daemon import EXTEND_START_USEC, command_line, notify
 from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
 from fedsim.log import get_logger
+from fedsim.spool.files import Role
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
 from fedsim.web.metrics import MeasuredApp
@@ -26,7 +27,8 @@ from fedsim.web.signal import WireSignal
 from fedsim.web.supervisor import EventLogger, Supervisor
 from fedsim.web.visit import MAX_BODY_BYTES
 from fedsim.web.worker import PatientWorker
-from fedsim.wire.stream import tls_context
+from fedsim.wire import Identity
+from fedsim.wire.trust import Credentials
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
 WORKER_TIMEOUT_SECONDS = 60
@@ -46,6 +48,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def __init__(self, config: WebConfig, path: Path, listeners: list[socket.socket]) -> None:
         self._config = config
         self._path = path
+        self._credentials = read_credentials(config)
         address, port, *_ = listeners[0].getsockname()
         self._where = Address(address=address, port=port)
         # gunicorn makes its own sockets of them and closes these.
@@ -82,15 +85,15 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def load(self) -> MeasuredApp:
         """The application. Called in the worker, so that no connection and no thread crosses a fork."""
         self._store = open_store(self._config.database, self._config.database_password_file)
-        self._signal = WireSignal(self._config)
+        self._signal = WireSignal(self._config, self._credentials)
         return MeasuredApp(make_app(self._config, self._store, self._signal), self._config)
 
     def read_again(self) -> bool:
         """Read the file anew, for the process that is to serve from now on; False where it cannot be used."""
         try:
             config = load_config(self._path, WebConfig)
-            if config.tls:
-                tls_context(config.tls, listening=False)
+            credentials = read_credentials(config)
+            open_store(config.database, config.database_password_file).close()
         except ConfigError as error:
             get_logger().error("reload_failed", problem=str(error))
             return False
@@ -98,6 +101,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         if changed:
             get_logger().warning("restart_needed", keys=", ".join(changed))
         self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
+        self._credentials = credentials
         get_logger().info("reloaded", config=str(self._path))
         return True
 
@@ -154,6 +158,11 @@ def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
         store.close()
 
 
+def read_credentials(config: WebConfig) -> Credentials | None:
+    """What the web shows to the server's receiver; `ConfigError` if it cannot be used."""
+    return Credentials.of(config.tls, Identity(config.name, Role.WEB))
+
+
 def serve(config: WebConfig, path: Path) -> int:
     """Bind, wait for the database, serve until SIGTERM.
 
@@ -161,11 +170,11 @@ def serve(config: WebConfig, path: Path) -> int:
         Unavailable: the address cannot be bound.
         ConfigError: a certificate or the database's address cannot be used.
     """
-    if config.tls:
-        tls_context(config.tls, listening=False)
+    read_credentials(config)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the files are read after the wait, as well
     with ExitStack() as until_the_end:
         passed = passed_sockets(config.listen, plain=not config.insecure_plaintext)
         listeners = [until_the_end.enter_context(listener) for listener in passed or [bind(config.listen)]]

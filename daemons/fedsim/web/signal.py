@@ -11,7 +11,7 @@ from fedsim.messages import Message, Stop, Submission
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.store.interface import Task
 from fedsim.wire import Identity, Outcome, Peer, Sender
-from fedsim.wire.stream import tls_context
+from fedsim.wire.trust import Credentials
 
 # Long enough for a receiver that restarts; by then the server has seen the row itself.
 GIVE_UP_SECONDS = 30.0
@@ -31,15 +31,10 @@ class Signal(Protocol):
 
 
 class WireSignal:
-    """Sends `initparam` and `stop` files over the wire. Has threads, so it is made in the process that uses it.
+    """Sends `initparam` and `stop` files over the wire. Has threads, so it is made in the process that uses it."""
 
-    Raises:
-        ConfigError: if the TLS certificate, key or authority of `config` cannot be read.
-    """
-
-    def __init__(self, config: WebConfig) -> None:
-        context = tls_context(config.tls, listening=False) if config.tls else None
-        self._sender = Sender(Identity(config.name, Role.WEB), ssl_context=context)
+    def __init__(self, config: WebConfig, credentials: Credentials | None) -> None:
+        self._sender = Sender(Identity(config.name, Role.WEB), credentials=credentials)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
 
     def submitted(self, task: Task) -> None:

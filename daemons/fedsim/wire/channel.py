@@ -6,7 +6,6 @@ import os
 import random
 import select
 import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from fedsim.errors import BadInput, Refused
-from fedsim.spool.files import FileHeader
+from fedsim.spool.files import PERMITTED, FileHeader
 from fedsim.wire.hub import Hub
 from fedsim.wire.link import Link
 from fedsim.wire.outgoing import Outgoing
@@ -24,6 +23,7 @@ from fedsim.wire.rules import LinkRules
 from fedsim.wire.source import Source
 from fedsim.wire.stream import make_stream, start_connecting
 from fedsim.wire.transfer import Outcome, Status, Transfer
+from fedsim.wire.trust import Credentials, judge
 
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 3.0
@@ -40,7 +40,7 @@ def _pause(failures: int) -> float:
 
 
 class Channel:
-    """An actor of the hub. All its methods but `submit` and `cancel` are called by the hub.
+    """An actor of the hub. Its methods below "from any thread" may be called by all, the others by the hub only.
 
     `on_trouble` is told what keeps files from the peer, once for each change; an empty text when nothing does any more.
     """
@@ -51,14 +51,14 @@ class Channel:
         me: Identity,
         peer: Peer,
         rules: LinkRules,
-        context: ssl.SSLContext | None,
+        credentials: Credentials | None,
         on_trouble: Callable[[Peer, str], None],
     ) -> None:
         self._hub = hub
         self._me = me
         self._peer = peer
         self._rules = rules
-        self._context = context
+        self._credentials = credentials
         self._on_trouble = on_trouble
         self._mail: deque[Callable[[], None]] = deque()
         self._transfers: list[Transfer] = []
@@ -86,6 +86,14 @@ class Channel:
     def _cancelled(self, transfer: Transfer) -> None:
         self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled")
         self._tell()
+
+    def reload(self, credentials: Credentials | None) -> None:
+        """Connections made from now on use these; one that stands ends if the peer is not believed any more."""
+        self._post(lambda: self._renew(credentials))
+
+    def dismiss(self) -> None:
+        """The peer is not configured any more: end the connection; it is made again only for what is still sent."""
+        self._post(self._dismiss)
 
     def _post(self, letter: Callable[[], None]) -> None:
         self._mail.append(letter)
@@ -145,6 +153,23 @@ class Channel:
             self._connecting.close()
         for transfer in list(self._transfers):
             self._end(transfer, Status.CANCELLED, "closed", "the sender was closed")
+
+    def _renew(self, credentials: Credentials | None) -> None:
+        self._credentials = credentials
+        self._failures = 0
+        self._retry_at = 0.0
+        if self._link is not None:
+            self._link.review()
+            self._tell_end(self._link)
+
+    def _dismiss(self) -> None:
+        if self._link is not None:
+            self._link.close("unknown_peer", f"{self._peer.name} is not configured at {self._me} any more", retry=False)
+            self._tell_end(self._link)
+
+    def _tell_end(self, link: Link) -> None:
+        if link.closed is not None:
+            self._log.warning("connection_closed", code=link.closed.code, problem=link.closed.message)
 
     # -- transfers
 
@@ -306,7 +331,8 @@ class Channel:
 
     def _open(self, sock: socket.socket) -> None:
         try:
-            stream = make_stream(sock, self._context, server_name=self._peer.name)
+            context = None if self._credentials is None else self._credentials.dialing
+            stream = make_stream(sock, context, listening=False)
         except OSError as error:  # it broke again at once
             sock.close()
             self._failed(f"no connection: {error}")
@@ -316,6 +342,7 @@ class Channel:
             self._me,
             self._rules,
             initiator=True,
+            judge=lambda encoded: judge(self._credentials, encoded, listens=True),
             welcome=self._check_name,
             inbox=None,
             run=self._hub.run,
@@ -325,6 +352,8 @@ class Channel:
     def _check_name(self, identity: Identity) -> None:
         if identity.name != self._peer.name:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity.name}; check its name and address")
+        if (self._me.role, identity.role) not in PERMITTED:
+            raise Refused("wrong_name", f"{self._peer} says that it is {identity}; nothing is sent to such a one")
         self._lost = ""
         self._tell()
 

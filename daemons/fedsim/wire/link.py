@@ -31,6 +31,7 @@ from fedsim.wire.peer import Identity
 from fedsim.wire.reader import Frame, FrameReader, Piece
 from fedsim.wire.rules import LinkRules, Pace
 from fedsim.wire.stream import SourceChangedError, Stream
+from fedsim.wire.trust import Certificate
 
 _TURN_BYTES: Final = 8 << 20
 _MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
@@ -44,6 +45,8 @@ class Link:
         me: who this side is.
         rules: what it puts up with.
         initiator: whether this side opened the connection; it speaks first.
+        judge: called with the other side's certificate (None if the connection is plain): whom that proves it to be,
+            if anything must be proven; raises Refused.
         welcome: called with the other side's identity when that is proven; raises Refused to turn it away.
         inbox: takes the files that are offered; without one everything is refused.
         run: runs a job that may block.
@@ -57,6 +60,7 @@ class Link:
         rules: LinkRules,
         *,
         initiator: bool,
+        judge: Callable[[bytes | None], Certificate | None],
         welcome: Callable[[Identity], None],
         inbox: Inbox | None,
         run: Callable[[Callable[[], None]], None],
@@ -68,7 +72,10 @@ class Link:
         self._me = me
         self._rules = rules
         self._initiator = initiator
+        self._judge = judge
         self._welcome = welcome
+        self._certificate: Certificate | None = None
+        self._valid_until = float("inf")
         self._reader = FrameReader()
         self._out = OutgoingSide(stream)
         self._in = IncomingSide(inbox, self._out.put, run, wake)
@@ -117,7 +124,7 @@ class Link:
         """When `handle` must be called even if nothing happens."""
         if self.closed is not None:
             return None
-        return min(self._deadlines())
+        return min(*self._deadlines(), self._valid_until)
 
     def handle(self, buffer: memoryview) -> bool:
         """Read, act, write; True if there is more to do at once."""
@@ -164,9 +171,20 @@ class Link:
             try:
                 self._out.put(encode(FrameType.BYE, reason))
                 self._out.flush(1)
-            except OSError:
+            except (OSError, Refused):
                 pass  # it was gone already
         self._end(reason)
+
+    def review(self) -> None:
+        """What is known of the other side has changed: if it is not welcome any more, the connection ends."""
+        if self.closed is not None or not self._secure:
+            return  # what is not secure yet will be judged by what is known then
+        try:
+            self._prove()
+            if self.peer is not None:
+                self._welcome(self.peer)
+        except Refused as refused:
+            self.close(refused.code, str(refused), retry=refused.retry)
 
     def take_back(self) -> list[Outgoing]:
         """After the end: the transfers whose end is not known."""
@@ -179,8 +197,14 @@ class Link:
 
     def _begin(self) -> None:
         self._secure = True
+        self._prove()
         if self._initiator:
             self._say_hello()
+
+    def _prove(self) -> None:
+        self._certificate = self._judge(self._stream.certificate())
+        if self._certificate is not None:
+            self._valid_until = time.monotonic() + self._certificate.not_after - time.time()
 
     def _say_hello(self) -> None:
         hello = Hello(
@@ -198,11 +222,10 @@ class Link:
         hello = parse_header(Hello, frame.header, FrameType.HELLO)
         if VERSION not in hello.versions:
             raise ProtocolError("version", f"{hello.name} speaks none of the protocol versions spoken here: {VERSION}")
-        names = self._stream.certificate_names()
-        if names is not None and hello.name not in names:
-            told = ", ".join(sorted(names)) or "nobody"
-            raise Refused("wrong_name", f"it says that it is {hello.name}, but its certificate is for {told}")
         identity = Identity(hello.name, hello.role)
+        if self._certificate is not None and identity != self._certificate.owner:
+            told = f"it says that it is {identity}, but its certificate is for {self._certificate.owner}"
+            raise Refused("wrong_name", told)
         self._welcome(identity)
         self.peer = identity
         if not self._initiator:
@@ -293,6 +316,8 @@ class Link:
 
     def _check_time(self) -> None:
         now, rules = time.monotonic(), self._rules
+        if self._certificate is not None and time.time() >= self._certificate.not_after:
+            raise Refused("expired", f"the certificate of {self._certificate.owner} has expired", retry=True)
         if self.peer is None:
             if now >= self._opened_at + rules.quiet_seconds:
                 raise Refused("too_slow", f"no handshake within {rules.quiet_seconds:g} seconds", retry=True)

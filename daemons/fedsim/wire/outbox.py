@@ -7,24 +7,24 @@ queued twice, and what arrived before costs one question.
 from __future__ import annotations
 
 import os
-import ssl
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from fedsim.spool.files import FileId
+from fedsim.spool.files import FileId, Kind
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Sender, Transfer
+from fedsim.wire.trust import Credentials
 
 
 class Outbox:
     """The transfers of one daemon. `fileno` becomes readable when `ended` or `trouble` have something new to tell."""
 
-    def __init__(self, identity: Identity, ssl_context: ssl.SSLContext | None) -> None:
+    def __init__(self, identity: Identity, credentials: Credentials | None) -> None:
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._sender = Sender(identity, ssl_context=ssl_context, on_trouble=self._in_trouble)
+        self._sender = Sender(identity, credentials=credentials, on_trouble=self._in_trouble)
         self._troubles: dict[Peer, str] = {}
         self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
         self._ended: deque[tuple[object, Outcome]] = deque()
@@ -78,6 +78,17 @@ class Outbox:
                 del self._underway[key]
                 outcomes.append(outcome)
         return outcomes
+
+    def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
+        """See `Sender.reload`; what is on its way to others is given up.
+
+        But for a stop: whoever was taken out of the configuration must still hear that its task is over.
+        """
+        for (peer, file), (_, transfer) in list(self._underway.items()):
+            if peer not in peers and file.kind is not Kind.STOP:
+                del self._underway[peer, file]
+                transfer.cancel()
+        self._sender.reload(credentials, peers)
 
     def trouble(self, peer: Peer) -> str:
         """What keeps files from the peer now, in words for people; empty if nothing does."""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
 from fedsim.wire.channel import Channel
+from fedsim.wire.expiry import ExpiryWatch
 from fedsim.wire.hub import Hub
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.rules import LinkRules
 from fedsim.wire.transfer import Outcome, Status, Transfer
+from fedsim.wire.trust import Credentials
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
 
@@ -47,8 +48,8 @@ class Sender:
     """Owns the connections to all peers this side sends to, one for each, kept open and made again when they break.
 
     Args:
-        identity: who sends; with TLS the certificate must hold this name.
-        ssl_context: for TLS (see `fedsim.wire.stream.tls_context`); None for plain sockets.
+        identity: who sends.
+        credentials: for TLS; None for plain sockets.
         threads: of the hub: one waits for sockets, the others hash files whose digest was not given.
         rules: what a connection puts up with; the default suits everybody but tests.
         on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
@@ -59,20 +60,38 @@ class Sender:
         self,
         identity: Identity,
         *,
-        ssl_context: ssl.SSLContext | None = None,
+        credentials: Credentials | None = None,
         threads: int = 2,
         rules: LinkRules = _RULES,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
-        self._context = ssl_context
+        self._credentials = credentials
         self._rules = rules
         self._on_trouble = on_trouble
         self._hub = Hub(f"sender-{identity.name}", threads)
         self._channels: dict[Peer, Channel] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._expiry = ExpiryWatch(credentials)
         self._hub.start()
+        self._hub.add(self._expiry)
+
+    def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
+        """Connect with other credentials from now on; `peers` are those that are configured.
+
+        Connections that stand go on, and so do their transfers; but those to peers that are not believed or not
+        configured any more end at once.
+        """
+        with self._lock:
+            self._credentials = credentials
+            channels = dict(self._channels)
+        for peer, channel in channels.items():
+            channel.reload(credentials)
+            if peer not in peers:
+                channel.dismiss()
+        self._expiry.credentials = credentials
+        self._hub.wake(self._expiry)
 
     def check(self) -> None:
         """Raises `SenderFailedError` if a thread has died: what is on its way would never end."""
@@ -114,7 +133,7 @@ class Sender:
                 raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure or 'closed'}")
             channel = self._channels.get(peer)
             if channel is None:
-                channel = Channel(self._hub, self.identity, peer, self._rules, self._context, self._on_trouble)
+                channel = Channel(self._hub, self.identity, peer, self._rules, self._credentials, self._on_trouble)
                 self._channels[peer] = channel
                 self._hub.add(channel)
             transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)

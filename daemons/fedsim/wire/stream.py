@@ -12,8 +12,8 @@ import socket
 import ssl
 from typing import Any, Final, Protocol
 
-from fedsim.config import TlsConfig
-from fedsim.errors import ConfigError, FedsimError
+from fedsim.errors import FedsimError, Refused
+from fedsim.wire.trust import explain
 
 _TLS_BLOCK: Final = 256 << 10
 _NOT_SENT_BYTES: Final = 2 << 20
@@ -47,8 +47,8 @@ class Stream(Protocol):
     def handshake(self) -> bool:
         """Go on with what must come before the first byte; whether it is done."""
 
-    def certificate_names(self) -> frozenset[str] | None:
-        """The names in the other side's verified certificate; None where certificates decide nothing."""
+    def certificate(self) -> bytes | None:
+        """The certificate (DER) whose key the other side has shown to hold; None on a plain connection."""
 
     def read_into(self, view: memoryview) -> int | None:
         """How many bytes were read; 0 when the other side has closed."""
@@ -80,7 +80,7 @@ class PlainStream:
         """See Stream."""
         return True
 
-    def certificate_names(self) -> frozenset[str] | None:
+    def certificate(self) -> bytes | None:
         """See Stream."""
         return None
 
@@ -116,13 +116,9 @@ class PlainStream:
 class TlsStream:
     """TLS over TCP. OpenSSL wants a write that could not be finished to be repeated with the same bytes."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, server_name: str | None) -> None:
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, listening: bool) -> None:
         self._sock = context.wrap_socket(
-            sock,
-            server_side=server_name is None,
-            server_hostname=server_name,
-            do_handshake_on_connect=False,
-            suppress_ragged_eofs=True,
+            sock, server_side=listening, do_handshake_on_connect=False, suppress_ragged_eofs=True
         )
         self._held = memoryview(b"")
         self.write_waits_for_read = False
@@ -142,18 +138,13 @@ class TlsStream:
         except ssl.SSLWantWriteError:
             self.read_waits_for_write = True
             return False
+        except ssl.SSLError as error:
+            raise _trouble(error) from error
         return True
 
-    def certificate_names(self) -> frozenset[str] | None:
+    def certificate(self) -> bytes | None:
         """See Stream."""
-        if self._sock.context.verify_mode is not ssl.CERT_REQUIRED:
-            return None
-        certificate = self._sock.getpeercert() or {}
-        names = {str(item[1]) for item in certificate.get("subjectAltName", ()) if item[0] == "DNS"}
-        if not names:
-            for part in certificate.get("subject", ()):
-                names |= {str(pair[1]) for pair in part if pair[0] == "commonName"}
-        return frozenset(names)
+        return self._sock.getpeercert(binary_form=True)
 
     def read_into(self, view: memoryview) -> int | None:
         """See Stream."""
@@ -168,6 +159,8 @@ class TlsStream:
             return None
         except ssl.SSLZeroReturnError:
             return 0
+        except ssl.SSLError as error:
+            raise _trouble(error) from error
 
     def write(self, view: memoryview, *, more: bool = False) -> int | None:  # noqa: ARG002 - TLS makes its own records
         """See Stream."""
@@ -178,6 +171,8 @@ class TlsStream:
         except ssl.SSLWantReadError:
             self.write_waits_for_read = True
             return None
+        except ssl.SSLError as error:
+            raise _trouble(error) from error
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
         """See Stream."""
@@ -195,10 +190,17 @@ class TlsStream:
         self._sock.close()
 
 
-def make_stream(sock: socket.socket, context: ssl.SSLContext | None, *, server_name: str | None) -> Stream:
-    """Take over a TCP socket. `server_name` is the name that the other side must have; None on the listening side."""
+def _trouble(error: ssl.SSLError) -> OSError | Refused:
+    """A connection that breaks is nobody's fault; anything else of TLS is worth words."""
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
+        return ConnectionError("it ended in the midst of TLS")
+    return Refused("tls", explain(error), retry=True)
+
+
+def make_stream(sock: socket.socket, context: ssl.SSLContext | None, *, listening: bool) -> Stream:
+    """Take over a TCP socket, of the side that listens or of the one that connects; without a context it is plain."""
     tune(sock)
-    return PlainStream(sock) if context is None else TlsStream(sock, context, server_name=server_name)
+    return PlainStream(sock) if context is None else TlsStream(sock, context, listening=listening)
 
 
 def start_connecting(family: int, address: Any) -> socket.socket:
@@ -209,21 +211,3 @@ def start_connecting(family: int, address: Any) -> socket.socket:
         sock.close()
         raise OSError(result, os.strerror(result))
     return sock
-
-
-def tls_context(tls: TlsConfig, *, listening: bool) -> ssl.SSLContext:
-    """Mutual TLS 1.3 with the lab's own CA: both sides show a certificate; the link compares its names, not hosts.
-
-    Raises:
-        ConfigError: if a certificate, key or authority cannot be read.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if listening else ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-        context.load_verify_locations(tls.authority)
-    except OSError as error:  # SSLError is one
-        raise ConfigError("tls", [f"the certificate, its key or the authority cannot be read: {error}"]) from error
-    return context

@@ -1,0 +1,283 @@
+"""The command `fedsim-ca`: the lab's certificate authority, and on a host its key and signing request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import click
+from cryptography.hazmat.primitives import hashes
+
+from fedsim import __version__
+from fedsim.cli.options import json_option
+from fedsim.cli.output import NONE, Output
+from fedsim.cli.running import run_command
+from fedsim.errors import BadInput, NotThere, Unavailable
+from fedsim.spool.durable import replacing, write_all
+from fedsim.spool.files import Role
+from fedsim_fleet.authority import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority, Issued
+from fedsim_fleet.certificates import MAX_REQUEST_BYTES
+from fedsim_fleet.request import request_for
+
+P = ParamSpec("P")
+FROM_ENVIRONMENT = "FEDSIM_CA_PASSPHRASE"
+
+EPILOG = """\b
+Exit codes:
+    0  done
+   64  the command line is wrong
+   65  the input is refused: a signing request, a name, the passphrase
+   66  there is no such authority, certificate or file
+   69  a file cannot be written
+   70  something went wrong inside
+"""
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def ca() -> None:
+    """The lab's certificate authority.
+
+    Make it once with `fedsim-ca init`, on the control machine. A host makes its key with `fedsim-ca request`; what that
+    prints is signed with `fedsim-ca sign`, for the name and role that you give.
+    """
+
+
+def passphrase_from(path: Path | None) -> Callable[[], bytes]:
+    """Reads the passphrase when it is needed: from the file, else from the environment.
+
+    Raises:
+        BadInput: neither is there.
+    """
+
+    def passphrase() -> bytes:
+        if path is not None:
+            return _read(path).rstrip(b"\r\n")
+        given = os.environb.get(FROM_ENVIRONMENT.encode())
+        if not given:
+            raise BadInput(f"the authority's passphrase is needed: give --passphrase-file, or set {FROM_ENVIRONMENT}")
+        return given
+
+    return passphrase
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with click.open_file(str(path), "rb") as file:
+            data: bytes = file.read(MAX_REQUEST_BYTES + 1)
+    except OSError as error:
+        raise NotThere(f"{path} cannot be read: {error.strerror}") from error
+    return data
+
+
+def _write(path: Path | None, data: bytes) -> None:
+    """Durably to the file, else to standard output."""
+    if path is None:
+        click.echo(data, nl=False)
+        return
+    try:
+        with replacing(path) as file:
+            os.fchmod(file.fileno(), 0o644)
+            write_all(file, data)
+    except OSError as error:
+        raise Unavailable(f"{path} cannot be written: {error.strerror}") from error
+
+
+folder_option = click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    envvar="FEDSIM_CA",
+    default=Path("ca"),
+    show_default=True,
+    help="The authority's folder [env: FEDSIM_CA].",
+)
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path),
+    help=f"A file with the passphrase, - for standard input [else: ${FROM_ENVIRONMENT}].",
+)
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the result goes; else to standard output."
+)
+days_option = click.option(
+    "--days",
+    type=click.IntRange(1, AUTHORITY_DAYS),
+    default=CERTIFICATE_DAYS,
+    show_default=True,
+    help="How long it is valid.",
+)
+
+
+def _with_authority(function: Callable[Concatenate[Authority, P], None]) -> Callable[P, None]:
+    """A command on the authority: gets it before its own parameters."""
+
+    @folder_option
+    @passphrase_option
+    @wraps(function)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        folder, file = kwargs.pop("folder"), kwargs.pop("passphrase_file")
+        authority = Authority(Path(str(folder)), passphrase_from(None if file is None else Path(str(file))))
+        function(authority, *args, **kwargs)
+
+    return command
+
+
+@ca.command()
+@folder_option
+@passphrase_option
+@click.option("--name", default="fedsim lab", show_default=True, help="The authority's name, for people.")
+@click.option("--days", type=click.IntRange(1), default=AUTHORITY_DAYS, show_default=True, help="How long it is valid.")
+@json_option
+def init(folder: Path, passphrase_file: Path | None, name: str, days: int, as_json: bool) -> None:
+    """Make a new authority."""
+    authority = Authority.make(folder, passphrase_from(passphrase_file), name=name, days=days)
+    out = Output(as_json=as_json)
+    if as_json:
+        out.document(_plain_authority(authority))
+    else:
+        out.say(f"Made the authority {name!r} in {folder}, valid for {authority.days_left()} days.")
+        out.say("Every host gets ca.crt and crl.pem; ca.key and its passphrase stay here. Back the folder up.")
+
+
+@ca.command()
+@click.argument("request", type=click.Path(path_type=Path))
+@click.option("--name", required=True, help="Whose it is, as in the inventory; the request's own words do not count.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
+@days_option
+@out_option
+@json_option
+@_with_authority
+def sign(authority: Authority, request: Path, name: str, role: str, days: int, out: Path | None, as_json: bool) -> None:
+    """Sign the signing REQUEST of a host (- for standard input)."""
+    _hand_out(authority.sign(_read(request), name, Role(role), days=days), out, as_json=as_json)
+
+
+@ca.command()
+@click.argument("name")
+@days_option
+@out_option
+@json_option
+@_with_authority
+def renew(authority: Authority, name: str, days: int, out: Path | None, as_json: bool) -> None:
+    """Give NAME a new certificate for the key that it has."""
+    _hand_out(authority.renew(name, days=days), out, as_json=as_json)
+
+
+@ca.command()
+@click.argument("name_or_serial")
+@click.option("--keep-newest", is_flag=True, help="All of a name but the newest: after a rotation.")
+@json_option
+@_with_authority
+def revoke(authority: Authority, name_or_serial: str, keep_newest: bool, as_json: bool) -> None:
+    """Revoke a certificate, or all of a name, and sign crl.pem anew. It counts once every host has that file."""
+    revoked = authority.revoke(name_or_serial, keep_newest=keep_newest)
+    out = Output(as_json=as_json)
+    if as_json:
+        out.document({"revoked": [_plain(item) for item in revoked]})
+        return
+    for item in revoked:
+        out.say(f"Revoked {item.serial} of {item.role} {item.name}.")
+    if revoked:
+        out.say(f"Bring {authority.folder / 'crl.pem'} to every host and reload its daemons.")
+    else:
+        out.say("Nothing is left to revoke.")
+
+
+@ca.command()
+@out_option
+@_with_authority
+def crl(authority: Authority, out: Path | None) -> None:
+    """Print the list of what is revoked; it is signed anew if it is not up to date."""
+    _write(out, authority.revocation_list())
+
+
+@ca.command("list")
+@json_option
+@_with_authority
+def list_(authority: Authority, as_json: bool) -> None:
+    """List the certificates with the days that each has left."""
+    out, now = Output(as_json=as_json), datetime.now(UTC)
+    found = authority.issued()
+    if as_json:
+        out.document({"authority": _plain_authority(authority), "certificates": [_plain(item) for item in found]})
+        return
+    rows = [
+        (item.name, item.role, item.state(now), f"{item.not_after:%Y-%m-%d}", _days(item, now), item.serial)
+        for item in sorted(found, key=lambda item: (item.name, item.not_after))
+    ]
+    out.table(["name", "role", "state", "until", "days left", "serial"], rows, numbers=["days left"])
+    out.note(f"The authority itself is valid for {authority.days_left()} days.")
+
+
+@ca.command()
+@click.argument("name_or_serial", required=False)
+@json_option
+@_with_authority
+def show(authority: Authority, name_or_serial: str | None, as_json: bool) -> None:
+    """Show the authority, or the newest certificate of a name or with a serial number."""
+    out, now = Output(as_json=as_json), datetime.now(UTC)
+    if name_or_serial is None:
+        facts = _plain_authority(authority)
+    else:
+        facts = _plain(authority.issued(name_or_serial)[-1]) | {
+            "state": authority.issued(name_or_serial)[-1].state(now)
+        }
+    if as_json:
+        out.document(facts)
+        return
+    certificate = facts.pop("certificate")
+    for key, value in facts.items():
+        out.say(f"{key.replace('_', ' ')}: {NONE if value is None else value}")
+    out.say("")
+    click.echo(certificate, nl=False)
+
+
+@ca.command()
+@click.argument("name")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="The key; it is made if it is not there.")
+@out_option
+def request(name: str, key: Path, out: Path | None) -> None:
+    """On a host: make its key, and print the signing request for it. The key never leaves the host."""
+    content, made = request_for(key, name)
+    _write(out, content)
+    click.echo(f"{'Made' if made else 'Used'} the key {key}, which stays on this host.", err=True)
+
+
+def _hand_out(issued: Issued, path: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        if path is not None:
+            _write(path, issued.certificate.encode())
+        Output(as_json=True).document(_plain(issued))
+    else:
+        _write(path, issued.certificate.encode())
+        until = f"{issued.not_after:%Y-%m-%d}"
+        Output(as_json=False).note(f"Certified {issued.role} {issued.name} until {until}, serial {issued.serial}.")
+
+
+def _days(item: Issued, now: datetime) -> str:
+    return str(item.days_left(now)) if item.state(now) == "valid" else NONE
+
+
+def _plain(item: Issued) -> dict[str, Any]:
+    document = item.model_dump(mode="json", exclude={"key"})
+    return document | {"days_left": item.days_left(datetime.now(UTC))}
+
+
+def _plain_authority(authority: Authority) -> dict[str, Any]:
+    certificate = authority.certificate
+    return {
+        "name": certificate.subject.rfc4514_string(),
+        "fingerprint": certificate.fingerprint(hashes.SHA256()).hex(),
+        "not_after": certificate.not_valid_after_utc.isoformat(),
+        "days_left": authority.days_left(),
+        "certificate": (authority.folder / "ca.crt").read_text(encoding="ascii"),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `fedsim-ca`; returns the exit code."""
+    return run_command(ca, "fedsim-ca", arguments)
