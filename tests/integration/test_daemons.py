@@ -128,7 +128,7 @@ def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: 
 def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tmp_path: Path) -> None:
     number = lab.submit(num_rounds=1000)
     uid = lab.await_round(number, 1).uid
-    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())
+    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())["senders"]
     assert wanted["localparam"] == ["node-a", "node-b"]
     (asked,) = wanted["testset"]
     (other,) = {"node-a", "node-b"} - {asked}
@@ -265,15 +265,17 @@ def test_what_a_node_offers_changes_with_a_reload(lab: Platform) -> None:
     change(lab, "node-a", clients=33, institution={"models": ["logistic"]}, name="other")
     reload(lab, "node-a")
 
-    def offered() -> tuple[int, list[str]]:
-        hello = next(node.hello for node in lab.store.nodes() if node.name == "node-a")
-        return hello["clients"], [model["name"] for model in hello["models"]]
+    def offered() -> tuple[int, list[str]] | None:
+        for node in lab.store.nodes():
+            if node.name == "node-a":
+                return node.hello["clients"], [model["name"] for model in node.hello["models"]]
+        return None  # it has not announced itself yet
 
     lab.await_row(lambda: offered() == (33, ["logistic"]) or None)
     assert "restart_needed" in log_of(lab, "node-a"), "its name is not changed by a reload, and it says so"
     change(lab, "node-a", clients=50, institution=None, name="node-a")
     reload(lab, "node-a")
-    lab.await_row(lambda: offered()[0] == 50 or None)
+    lab.await_row(lambda: (offered() or (0,))[0] == 50 or None)
 
 
 def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_bytes(lab: Platform) -> None:
