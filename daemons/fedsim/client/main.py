@@ -260,12 +260,12 @@ class ClientDaemon(Daemon[ClientConfig]):
 
     def _announced(self, outcome: Outcome) -> None:
         """Tell of a refusal once, not at every announcement, and when it is over."""
-        problem = outcome.message if outcome.status is Status.REFUSED else ""
+        problem = outcome.code if outcome.status is Status.REFUSED else ""
         if problem == self._hello_problem:
             return
         self._hello_problem = problem
         if problem:
-            self.log.error("hello_refused", server=str(outcome.peer), problem=problem)
+            self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
         else:
             self.log.info("hello_taken", server=str(outcome.peer))
 
