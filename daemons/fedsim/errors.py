@@ -57,6 +57,12 @@ class DiskFull(Unavailable):
     """There is no room on this host's disk; what was under way can be done again when there is."""
 
 
+class WatchLimit(FedsimError):  # noqa: N818
+    """The kernel lets this user watch no more folders. Not a thing to wait for: somebody must raise the limit."""
+
+    exit_code = EX_UNAVAILABLE
+
+
 class Refused(FedsimError):  # noqa: N818
     """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed."""
 

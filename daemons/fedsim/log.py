@@ -96,7 +96,11 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
     processors += [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24),
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            pad_event_to=24,
+            exception_formatter=structlog.dev.plain_traceback,  # the other shows variables: people's data
+        ),
     ]
     structlog.configure(
         processors=processors,

@@ -17,7 +17,15 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MAX_TEXT = 2000
 MAX_RUNS = 200_000
+MAX_PROBLEMS = 100
+MAX_LISTED = 1000
+"""Data sets, models and tasks in a hello."""
+MAX_DIMENSIONS = 4
+MAX_LENGTH = 10**6
+MAX_CLASSES = 10**5
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+FeatureShape = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_LENGTH)], ...], Field(max_length=MAX_DIMENSIONS)]
+Classes = Annotated[int, Field(ge=2, le=MAX_CLASSES)]
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 
@@ -37,8 +45,8 @@ class DataSetInfo(Message):
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     num_train: Count
     num_test: Count
-    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(max_length=4)]
-    num_classes: Annotated[int, Field(ge=2, le=10**5)]
+    feature_shape: FeatureShape
+    num_classes: Classes
     share_test: bool = False
 
 
@@ -82,12 +90,12 @@ class Hello(Message):
     clients: Annotated[int, Field(ge=1, le=1_000_000)]
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     engine: Engine
-    datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=1000)] = ()
-    problems: Annotated[tuple[Text, ...], Field(max_length=100)] = ()
-    models: Annotated[tuple[ModelInfo, ...], Field(max_length=1000)] = ()
+    datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=MAX_LISTED)] = ()
+    problems: Annotated[tuple[Text, ...], Field(max_length=MAX_PROBLEMS)] = ()
+    models: Annotated[tuple[ModelInfo, ...], Field(max_length=MAX_LISTED)] = ()
     min_examples: Count = 1
     min_privacy_level: Name = "none"
-    tasks: Annotated[tuple[TaskReport, ...], Field(max_length=100)] = ()
+    tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
 
 
 def _in_any_names(given: object) -> object:
@@ -116,8 +124,8 @@ class Assignment(Message):
     dataset_digest: str | None = Field(None, description="Of the data that the node announced")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
-    feature_shape: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(max_length=4)]
-    num_classes: Annotated[int, Field(ge=2, le=10**5)]
+    feature_shape: FeatureShape
+    num_classes: Classes
     engine: Engine
     send_testset: bool = False
 
@@ -153,6 +161,18 @@ class Stop(Message):
 
     task: Uid
     reason: Text = ""
+
+
+def as_text(text: str, most: int = MAX_TEXT) -> str:
+    """`text` as a message can carry it: at most `most` letters, and a word about those that were cut.
+
+    What is no character (a byte of a file's name that is not UTF-8) becomes a question mark.
+    """
+    text = text.encode(errors="replace").decode()
+    if len(text) <= most:
+        return text
+    cut = f" … ({len(text)} letters, cut)"
+    return text[: most - len(cut)] + cut
 
 
 def read_message(model: type[M], data: bytes | str | dict[str, object], source: str) -> M:

@@ -6,21 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from browser_support import NARROW, WIDE, OpenBrowser
+from browser_support import OpenBrowser
 from platform_support import Platform
 from presence import real_data
-from test_browser_walk import CHINESE, ENGLISH, Shots, complaints, download, walk
+from walk_support import IN_BOTH_LANGUAGES, Shots, complaints, download, walk
 
 from fedsim.cli.lab import NodeSpec
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    ("language", "size", "words"),
-    [("en", WIDE, ENGLISH), ("zh-CN", NARROW, CHINESE)],
-    ids=["english-wide", "chinese-narrow"],
-)
+@IN_BOTH_LANGUAGES
 def test_a_person_trains_a_model_on_the_whole_platform(
     tmp_path: Path,
     open_browser: OpenBrowser,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from browser_support import NARROW, WIDE, OpenBrowser, Web
-from test_browser_walk import Shots, await_text, click, complaints, fill_in, find, send
+from walk_support import Shots, await_text, click, complaints, fill_in, find, send
 from web_support import PASSWORD, hashed_password
 
 pytestmark = pytest.mark.browser

@@ -84,6 +84,23 @@ def test_a_crash_between_the_counts_and_the_row_does_not_hide_that_the_task_runs
     assert lab.completed(number).digest is not None
 
 
+def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(lab: Platform) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    for worker in lab.workers("server"):
+        worker.suspend()  # nothing is aggregated any more: the next roster stays
+    folder = lab.server_spool / "globalparam" / lab.task(number).uid
+    path = lab.await_row(lambda: next(folder.glob("roster-*.json"), None), what="for a roster")
+    lab.kill("server")
+    roster = json.loads(path.read_text())
+    lab.start("server")
+    lab.completed(number)
+    record = next(record for record in lab.store.rounds(number) if record.round == roster["round"])
+    assert record.bytes_received == roster["gathered"]["bytes_received"] > 100_000
+    assert record.bytes_sent >= roster["gathered"]["bytes_sent"] > 100_000
+    assert record.seconds["train"] == roster["gathered"]["seconds"] < record.seconds["all"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
@@ -111,7 +128,7 @@ def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: 
 def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tmp_path: Path) -> None:
     number = lab.submit(num_rounds=1000)
     uid = lab.await_round(number, 1).uid
-    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())
+    wanted = json.loads((lab.server_spool / "wanted" / f"{uid}.json").read_text())["senders"]
     assert wanted["localparam"] == ["node-a", "node-b"]
     (asked,) = wanted["testset"]
     (other,) = {"node-a", "node-b"} - {asked}
@@ -194,6 +211,40 @@ def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> Non
     lab.completed(number)
 
 
+# ---------------------------------------------------------------- slips in the configuration of others
+
+
+def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_goes_on_when_it_is_set_right(
+    lab: Platform,
+) -> None:
+    undisturbed = lab.completed(lab.submit(**LONG)).digest
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.stop("node-b-receiver")
+    change(lab, "node-b-receiver", peers=[{"name": "another", "role": "server"}])
+    lab.start("node-b-receiver")
+
+    def told() -> bool | None:
+        why = ("node-b (127.0.0.1:", "the connection was refused: server server is not a peer of node-b")
+        return any(all(part in waiting for part in why) for waiting in lab.task(number).waiting_for) or None
+
+    lab.await_row(told, what="for the trouble to be shown")
+    assert log_of(lab, "server").count("is not a peer of node-b") == 1, "it is logged once"
+    change(lab, "node-b-receiver", peers=[{"name": "server", "role": "server"}])
+    reload(lab, "node-b-receiver")
+    assert lab.completed(number).digest == undisturbed
+
+
+def test_an_announcement_that_is_refused_is_told_once_and_when_it_is_taken_again(lab: Platform) -> None:
+    change(lab, "receiver", limits={"max_json_bytes": 10})
+    reload(lab, "receiver")
+    lab.await_row(lambda: log_of(lab, "receiver").count("too_large") > 6 or None, what="for several announcements")
+    assert log_of(lab, "node-a").count("hello_refused") == 1
+    change(lab, "receiver", limits=None)
+    reload(lab, "receiver")
+    lab.await_log("node-a", "hello_taken")
+
+
 # ---------------------------------------------------------------- what comes too late, or unasked
 
 
@@ -212,15 +263,17 @@ def test_what_a_node_offers_changes_with_a_reload(lab: Platform) -> None:
     change(lab, "node-a", clients=33, institution={"models": ["logistic"]}, name="other")
     reload(lab, "node-a")
 
-    def offered() -> tuple[int, list[str]]:
-        hello = next(node.hello for node in lab.store.nodes() if node.name == "node-a")
-        return hello["clients"], [model["name"] for model in hello["models"]]
+    def offered() -> tuple[int, list[str]] | None:
+        for node in lab.store.nodes():
+            if node.name == "node-a":
+                return node.hello["clients"], [model["name"] for model in node.hello["models"]]
+        return None  # it has not announced itself yet
 
     lab.await_row(lambda: offered() == (33, ["logistic"]) or None)
     assert "restart_needed" in log_of(lab, "node-a"), "its name is not changed by a reload, and it says so"
     change(lab, "node-a", clients=50, institution=None, name="node-a")
     reload(lab, "node-a")
-    lab.await_row(lambda: offered()[0] == 50 or None)
+    lab.await_row(lambda: (offered() or (0,))[0] == 50 or None)
 
 
 def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_bytes(lab: Platform) -> None:
@@ -231,6 +284,31 @@ def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_by
     lab.await_row(lambda: {lab.task(number).state for number in (first, second)} == {"running"} or None)
     assert lab.completed(first).digest == alone
     assert lab.completed(second).digest == alone
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *, restarts: bool) -> None:
+    number = lab.submit(num_rounds=1000)
+    lab.await_round(number, 1)
+    nodes = yaml.safe_load(lab.config("server").read_text())["nodes"]
+    lab.stop("node-b-receiver")  # it can be told only later
+    change(lab, "server", nodes=nodes[:1])
+    if restarts:
+        lab.stop("server")
+        lab.start("server")
+    else:
+        reload(lab, "server")
+    task = lab.finish(number)
+    assert task.reason == "node-b took part, but server.yml does not name it any more"
+    lab.kill("server")
+    lab.start("server", "node-b-receiver")
+    spool = lab.node_spool("node-b")
+    lab.await_gone(spool / "initparam", f"{task.uid}.json")
+    lab.await_gone(spool / "globalparam", task.uid)
+    lab.await_log("server", "removed_node_told")
+    change(lab, "server", nodes=nodes)
+    reload(lab, "server")
+    lab.completed(lab.submit(num_rounds=1))
 
 
 # ---------------------------------------------------------------- workers

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import select
 from contextlib import suppress
 from pathlib import Path
+from selectors import DefaultSelector
 
 import numpy as np
 import pytest
@@ -48,6 +48,27 @@ def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(tmp_path:
         assert lab.completed(number).digest == undisturbed
 
 
+def test_a_node_whose_disk_is_full_at_the_end_gets_the_final_model_when_there_is_room(tmp_path: Path) -> None:
+    room = {"min_free_bytes": 8 * MIB}
+    receiver = {"limits": {"min_free_bytes": 4 * MIB}}
+    with (
+        small_disk(tmp_path / "lab" / "node-a", 24) as disk,
+        digits_lab(tmp_path / "lab", client=room, receiver=receiver) as lab,
+    ):
+        number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=2)
+        lab.await_round(number, 1)
+        fill(disk / "ballast")
+        task = lab.completed(number)
+        lab.await_logs([lab.processes["node-a"].log], ("disk_full",))
+        assert task.reason == "4 rounds done; the final model still goes to node-a"
+        (disk / "ballast").unlink()
+        models = [
+            lab.node_spool(node) / "checkpoints" / f"task-{number:06d}.safetensors" for node in ("node-a", "node-b")
+        ]
+        lab.await_file(models[0])
+        assert models[0].read_bytes() == models[1].read_bytes()
+
+
 def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None:
     vector = np.zeros(MIB, np.float32)
     base, update = tmp_path / "base", tmp_path / "update.npy"
@@ -61,13 +82,15 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
             updates=(WeightedFile(path=update, digest=digest, weight=1.0),),
             out=disk / "out",
         )
-        worker = WorkerProcess(threads=1)
-        try:
-            worker.give(job)
-            select.select([worker], [], [], 60)
-            (reply,) = worker.replies()
-        finally:
-            worker.close()
+        with DefaultSelector() as selector:
+            worker = WorkerProcess(selector, lambda: None, threads=1)
+            try:
+                worker.give(job)
+                while not (replies := worker.replies()):
+                    assert selector.select(60), "nothing came"
+            finally:
+                worker.close()
+    (reply,) = replies
     assert isinstance(reply, JobFailed)
     assert reply.disk_full
     assert "no room" in reply.reason

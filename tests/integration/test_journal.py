@@ -42,7 +42,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 EVENTS = """
-import logging, os, select, threading, warnings
+import logging, os, selectors, socket, threading, warnings
 from fedsim.log import configure_logging, get_logger
 from fedsim.worker.process import WorkerProcess
 
@@ -59,9 +59,14 @@ except KeyError:
 thread = threading.Thread(target=lambda: [][1], name="sockets")
 thread.start()
 thread.join()
-worker = WorkerProcess(threads=1, log={"task": 42, "node": "node-a"})
-os.write(worker.fileno(), b"not a job\\n")
-select.select([worker], [], [])
+with selectors.DefaultSelector() as selector:
+    worker = WorkerProcess(selector, lambda: None, threads=1, log={"task": 42, "node": "node-a"})
+    os.write(worker._socket.fileno(), b"not a job\\n")
+    selector.select()
+    os.write(worker._socket.fileno(), b"another\\n")
+    worker._socket.shutdown(socket.SHUT_RD)  # its answer finds nobody
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    worker.close()
 1 / 0
 """
 
@@ -90,7 +95,7 @@ def test_every_event_is_one_entry_with_its_fields_whoever_logs_it(journal: Journ
 
         worker = journal.await_event("crashed", task="42")
         assert worker["SYSLOG_IDENTIFIER"] == "-c", "the command that started it"
-        assert "ValidationError" in worker["MESSAGE"]
+        assert "BrokenPipeError" in worker["MESSAGE"]
         crashed = journal.await_entry(lambda entry: "ZeroDivisionError" in entry["MESSAGE"])
         assert (crashed["FEDSIM_EVENT"], crashed["PRIORITY"]) == ("crashed", "2")
         assert process.wait(60) == 1

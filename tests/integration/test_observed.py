@@ -113,6 +113,7 @@ def test_the_status_line_tells_task_round_and_accuracy(lab: Platform, tmp_path: 
         while "accuracy" not in (told := server.await_told(f"STATUS=task {number}: ")):
             pass
         assert re.fullmatch(rf"STATUS=task {number}: \w+, round \d of 6, accuracy 0\.\d{{4}}", told)
-        lab.completed(number)
+        server.await_told("STATUS=waiting for a task")
+        assert lab.completed(number).reason == "6 rounds done"
         assert server.stop() == 0
     lab.start("server")

@@ -7,12 +7,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from database_support import MariaDb
 from platform_support import Platform, digits_lab
+from sklearn.datasets import load_digits
 
-from fedsim.cli.lab import LocalLab
+from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.errors import EX_UNAVAILABLE
 from fedsim.store import open_store
 
@@ -123,6 +125,26 @@ def test_the_servers_own_test_set_serves_where_no_node_shares_one(tmp_path: Path
         assert lab.completed(lab.submit(num_nodes=1, num_rounds=2)).accuracy is not None
         left = (lab.node_spool("node-a") / "left.jsonl").read_text()
         assert "testset" not in left
+
+
+def test_a_data_set_of_the_servers_own_that_is_broken_is_waited_for_until_it_is_repaired(tmp_path: Path) -> None:
+    images, labels = load_digits(return_X_y=True)
+    arrays = {"x_train": (images / 16).astype(np.float32), "y_train": labels, "x_test": (images / 16), "y_test": labels}
+    for name in ("own", "nodes"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "digits.npz", **arrays)
+    whole = (tmp_path / "own" / "digits.npz").read_bytes()
+    (tmp_path / "own" / "digits.npz").write_bytes(whole[:1000])
+    digits = [{"name": "digits", "path": "digits.npz"}]
+    node = NodeSpec("node-a", tmp_path / "nodes", digits, {"clients": 50, "announce_seconds": 2})
+    own = {"data": str(tmp_path / "own"), "datasets": digits, "node_timeout_seconds": 8}
+    with Platform(tmp_path / "lab", [node], server=own) as lab:
+        number = lab.submit(num_nodes=1, num_rounds=1)
+        why = "the server's own data set digits cannot be used: "
+        lab.await_row(lambda: any(why in text for text in lab.task(number).waiting_for) or None)
+        assert "not a whole .npz file" in lab.task(number).waiting_for[0]
+        (tmp_path / "own" / "digits.npz").write_bytes(whole)
+        assert lab.completed(number).accuracy is not None
 
 
 @pytest.mark.mariadb

@@ -49,9 +49,9 @@ from fedsim.wire.sender import Sender, Status
 @pytest.mark.parametrize("identity", [Identity("stranger", Role.SERVER), Identity("server", Role.WEB)])
 def test_a_peer_that_is_not_configured_in_its_role_is_turned_away(tmp_path: Path, identity: Identity) -> None:
     with receiving(node_config(tmp_path)) as receiver:
-        outcome = send_now(receiver, identity, stop_id(), stop_body())
-        assert (outcome.status, outcome.code) == (Status.REFUSED, "unknown_peer")
-        assert "receiver.yml" in outcome.message
+        outcome = send_now(receiver, identity, stop_id(), stop_body(), give_up_after=1)
+        assert outcome.status is Status.GAVE_UP
+        assert "is not a peer of node-1; add it to its receiver.yml" in outcome.message
         assert files_in(receiver.spool.root) == []
 
 
@@ -166,6 +166,18 @@ def test_an_update_of_a_node_that_takes_no_part_is_refused(tmp_path: Path) -> No
         outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
         assert (outcome.status, outcome.code) == (Status.REFUSED, "not_wanted")
         assert send_now(receiver, Identity("node-2", Role.CLIENT), local_id(), vector_of(tmp_path)).delivered
+
+
+def test_an_update_of_another_length_than_the_model_is_refused_and_disturbs_nothing_else(tmp_path: Path) -> None:
+    with receiving(server_config(tmp_path)) as receiver:
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=11)
+        outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
+        assert (outcome.status, outcome.code) == (Status.REFUSED, "bad_content")
+        assert "it has 10 parameters; the model has 11" in outcome.message
+        assert receiver.counts()["refused_bad_content"] == 1
+        assert files_in(receiver.spool.root) == []
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=10)
+        assert send_now(receiver, NODE, local_id(), vector_of(tmp_path)).delivered
 
 
 @pytest.mark.parametrize("host", ["server", "node"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 import signal
 import socket
 import ssl
@@ -10,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transfer_support import (
     PATIENCE,
     RECEIVER,
     SERVER,
+    TASK,
     Outcomes,
     files_in,
     global_id,
@@ -39,14 +41,16 @@ from transfer_support import (
     write_config,
 )
 
+from fedsim.cli.lab import free_port
 from fedsim.config import ReceiverConfig
-from fedsim.errors import ConfigError, Refused
+from fedsim.errors import ConfigError, Unavailable
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import FrameType, Hello, encode
-from fedsim.wire.sender import Sender, Status
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.sender import Outcome, Sender, Status
 from fedsim.wire.trust import Credentials
 
 NODES = [Identity(f"node-{number}", Role.CLIENT) for number in (1, 2, 3)]
@@ -110,6 +114,16 @@ def running(config: ReceiverConfig, folder: Path) -> Iterator[ReceiverProcess]:
         receiver.close()
 
 
+def ended(outbox: Outbox) -> list[Outcome]:
+    """The next outcomes that it tells."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        select.select([outbox], [], [], PATIENCE)
+        if outcomes := outbox.ended():  # else it has told of a trouble
+            return outcomes
+    pytest.fail("nothing has ended")
+
+
 class Connection:
     """A node's connection to a receiver, made by hand: it says who it is, and then nothing."""
 
@@ -149,8 +163,8 @@ def test_files_travel_in_tls_and_the_certificate_is_the_name(tmp_path: Path, pki
             assert outcome.already_there
         assert hash_file(receiver.spool.path(global_id(), "server")) == digest
         pretender = Sender(SERVER, credentials=pki.credentials("node-2", Role.CLIENT))
-        with pretender as sender, pytest.raises(Refused, match="certificate is for client node-2"):
-            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE)
+        with pretender as sender, pytest.raises(Unavailable, match="certificate is for client node-2"):
+            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=2)
 
 
 def test_a_list_of_what_is_revoked_is_not_needed(tmp_path: Path, pki: Pki) -> None:
@@ -193,7 +207,7 @@ class Load:
 
     def reload(self) -> None:
         for node, sender in self._senders.items():
-            sender.reload(self._pki.credentials(node.name, Role.CLIENT), {"server"})
+            sender.reload(self._pki.credentials(node.name, Role.CLIENT), {self._peer})
 
     def close(self) -> None:
         for sender in self._senders.values():
@@ -244,7 +258,7 @@ def test_a_certificate_of_another_authority_is_taken_in_while_both_are_believed(
 
         def deliver(number: int) -> None:
             receiver.reload(config)
-            sender.reload(pki.credentials("node-1", Role.CLIENT), {"server"})
+            sender.reload(pki.credentials("node-1", Role.CLIENT), {peer_of(receiver)})
             body = hello_body("node-1").replace(b'"clients":3', b'"clients":%d' % (number + 10))
             assert sender.send_and_wait(peer_of(receiver), HELLO, body, give_up_after=PATIENCE).delivered
 
@@ -331,7 +345,7 @@ def test_the_side_that_connects_lets_go_as_well_and_comes_back_once_its_peer_has
         assert sender.send_and_wait(peer, HELLO, hello_body("node-1"), give_up_after=PATIENCE).delivered
         pki.authority.revoke("server")
         pki.publish("node-1")
-        sender.reload(pki.credentials("node-1", Role.CLIENT), {"server"})
+        sender.reload(pki.credentials("node-1", Role.CLIENT), {peer})
         (line,) = log.wait("connection_closed")
         assert (line["code"], line["peer"]) == ("revoked", str(peer))
         done = Outcomes()
@@ -345,17 +359,25 @@ def test_the_side_that_connects_lets_go_as_well_and_comes_back_once_its_peer_has
         assert done.wait(1)[0].delivered
 
 
-def test_a_node_that_is_not_configured_any_more_is_sent_nothing(tmp_path: Path) -> None:
-    with logged() as log, receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
-        peer, done = peer_of(receiver), Outcomes()
-        assert sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE).delivered
-        sender.send(Peer("node-9", "192.0.2.1", 9), stop_id(), stop_body(), on_done=done)
-        sender.reload(None, set())
-        assert [outcome.status for outcome in done.wait(1)] == [Status.CANCELLED]
+def test_a_node_that_is_not_configured_any_more_is_sent_nothing_but_stops(tmp_path: Path) -> None:
+    node, model = node_config(tmp_path), tmp_path / "m.npy"
+    model_file(model, 1000)
+    with logged() as log, receiving(node) as receiver, closing(Outbox(SERVER, None)) as outbox:
+        peer, elsewhere = peer_of(receiver), Peer("node-9", "127.0.0.1", free_port())
+        outbox.send(peer, global_id(), model)
+        assert [outcome.status for outcome in ended(outbox)] == [Status.DELIVERED]
+        outbox.send(elsewhere, global_id(), model)
+        outbox.send(elsewhere, stop_id(), stop_body())
+        log.wait("peer_unreachable")
+        outbox.reload(None, set())
         (line,) = log.wait("connection_closed")
         assert (line["code"], line["peer"]) == ("unknown_peer", str(peer))
         (line,) = log.wait("connection_refused")
         assert "is not configured at server server any more" in line["problem"]
+        late = node_config(tmp_path / "late", name="node-9", listen={"port": elsewhere.port})
+        with receiving(late) as other:
+            assert [outcome.file_id for outcome in ended(outbox)] == [stop_id()]
+            assert files_in(other.spool.root) == [f"stop/{TASK}.json"]
 
 
 def test_plain_connections_end_once_tls_is_configured(tmp_path: Path, pki: Pki) -> None:
@@ -366,7 +388,7 @@ def test_plain_connections_end_once_tls_is_configured(tmp_path: Path, pki: Pki) 
         receiver.reload(config.model_copy(update={"tls": pki.tls("server", Role.SERVER)}))
         (line,) = log.wait("connection_refused")
         assert "is not encrypted, and `tls:` is configured now" in line["problem"]
-        sender.reload(pki.credentials("node-1", Role.CLIENT), {"server"})
+        sender.reload(pki.credentials("node-1", Role.CLIENT), {peer})
         assert sender.send_and_wait(peer, HELLO, hello_body("node-1"), give_up_after=PATIENCE).delivered
 
 

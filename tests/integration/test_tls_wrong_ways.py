@@ -30,12 +30,9 @@ from transfer_support import (
     server_config,
 )
 
-from fedsim.config import TlsConfig, WebConfig
+from fedsim.config import TlsConfig
 from fedsim.receiver.service import Receiver
-from fedsim.settings import TaskSettings
 from fedsim.spool.files import Role
-from fedsim.store.interface import Task, TaskState
-from fedsim.web.signal import WireSignal
 from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import FrameType, Hello, encode
 from fedsim.wire.sender import Sender
@@ -291,11 +288,6 @@ def pretending(pki: Pki, tls: TlsConfig, identity: Identity) -> Iterator[tuple[i
         thread.join()
 
 
-def a_task() -> Task:
-    fields = dict.fromkeys(Task.__dataclass_fields__)
-    return Task(**{**fields, "number": 7, "uid": "7" * 32, "settings": TaskSettings(), "state": TaskState.PENDING})
-
-
 @pytest.mark.parametrize(
     ("certificate", "claimed", "told"),
     [
@@ -309,15 +301,15 @@ def test_a_clients_certificate_does_not_make_a_server(
     tmp_path: Path, certificate: tuple[str, Role], claimed: tuple[str, Role], told: str
 ) -> None:
     pki = Pki(tmp_path)
-    web = WebConfig(tls=pki.tls("web", Role.WEB))
-    with logged() as log, pretending(pki, pki.tls(*certificate), Identity(*claimed)) as (port, heard):
-        config = web.model_copy(update={"server": web.server.model_copy(update={"port": port})})
-        signal = WireSignal(config, pki.credentials("web", Role.WEB))
-        signal.submitted(a_task())
-        (line,) = log.wait("signal_lost")
-        signal.close()
+    with (
+        logged() as log,
+        pretending(pki, pki.tls(*certificate), Identity(*claimed)) as (port, heard),
+        Sender(NODE, credentials=pki.credentials("node-1", Role.CLIENT)) as sender,
+    ):
+        sender.send(Peer("server", "127.0.0.1", port), HELLO, hello_body("node-1"), on_done=Outcomes())
+        (line,) = log.wait("peer_unreachable")
     assert told in line["problem"]
-    assert b"7777" not in b"".join(heard)
+    assert b"clients" not in b"".join(heard)
 
 
 def test_a_certificate_that_may_not_listen_does_not_make_a_server(tmp_path: Path) -> None:

@@ -42,9 +42,10 @@ from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.spool.layout import Spool, read_metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.watch import Watch
-from fedsim.wire import Identity, Peer
+from fedsim.wire import Identity, Outcome, Peer
 from fedsim.wire.hub import Hub
 from fedsim.wire.link import Link
+from fedsim.wire.outbox import Outbox
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.sender import Sender, SenderFailedError, Status
 from fedsim.wire.source import Source
@@ -334,9 +335,80 @@ def test_cancelling_in_the_middle_leaves_nothing_and_the_connection_goes_on(tmp_
 def test_a_peer_with_another_name_gets_nothing(tmp_path: Path) -> None:
     with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
         peer = Peer("node-7", "127.0.0.1", receiver.port)
-        with pytest.raises(Refused, match="says that it is node-1"):
-            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE)
+        with pytest.raises(Unavailable, match="says that it is node-1"):
+            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=1)
         assert files_in(receiver.spool.root) == []
+
+
+class Troubles:
+    """Collects what a sender tells of its peers, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self.all: list[str] = []
+
+    def __call__(self, _: Peer, trouble: str) -> None:
+        with self._changed:
+            self.all.append(trouble)
+            self._changed.notify_all()
+
+    def wait(self, count: int) -> list[str]:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.all) >= count, PATIENCE), f"only {self.all}"
+            return list(self.all)
+
+
+def test_who_refuses_the_connection_gets_its_files_when_it_is_set_right(tmp_path: Path) -> None:
+    wrong = node_config(tmp_path, peers=[{"name": "another", "role": "server"}])
+    troubles, outcomes = Troubles(), Outcomes()
+    with receiving(wrong) as receiver, Sender(SERVER, on_trouble=troubles) as sender:
+        sender.send(peer_of(receiver), stop_id(), stop_body(), on_done=outcomes)
+        (trouble,) = troubles.wait(1)
+        assert trouble.startswith("the connection was refused: server server is not a peer of node-1")
+        with pytest.raises(Unavailable, match="not a peer of node-1"):
+            sender.send_and_wait(peer_of(receiver), global_id(), stop_body(), give_up_after=0.5)
+        receiver.reload(node_config(tmp_path))
+        assert outcomes.wait(1)[0].delivered
+        assert troubles.wait(2) == [trouble, ""], "each change is told once, however often it was tried"
+
+
+def test_a_connection_that_loses_its_permission_ends_no_file(tmp_path: Path) -> None:
+    troubles, outcomes = Troubles(), Outcomes()
+    with receiving(node_config(tmp_path)) as receiver, Sender(SERVER, on_trouble=troubles) as sender:
+        assert sender.send_and_wait(peer_of(receiver), stop_id(), stop_body(), give_up_after=PATIENCE).delivered
+        receiver.reload(node_config(tmp_path, peers=[{"name": "another", "role": "server"}]))
+        sender.send(peer_of(receiver), stop_id("1" * 32), stop_body("1" * 32), on_done=outcomes)
+        assert "server server is not a peer of node-1" in troubles.wait(1)[0]
+        receiver.reload(node_config(tmp_path))
+        assert outcomes.wait(1)[0].delivered
+        assert troubles.wait(2)[1] == ""
+
+
+def test_a_foreign_program_on_the_port_is_waited_out_and_named(tmp_path: Path) -> None:
+    troubles, outcomes = Troubles(), Outcomes()
+    with socket.create_server(("127.0.0.1", 0)) as foreign, Sender(SERVER, on_trouble=troubles) as sender:
+        port = int(foreign.getsockname()[1])
+        sender.send(Peer("node-1", "127.0.0.1", port), stop_id(), stop_body(), on_done=outcomes)
+        with foreign.accept()[0] as connection:
+            connection.sendall(b"220 mail.example ESMTP ready, and what can I do for you?\r\n")
+            assert troubles.wait(1) == ["the connection was refused: this is no fedsim connection"]
+        foreign.close()
+        with receiving(node_config(tmp_path, listen={"port": port})):
+            assert outcomes.wait(1)[0].delivered
+
+
+def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere, receiving(node_config(tmp_path)) as receiver:
+        outbox = Outbox(SERVER, None)
+        old, new = peer_of(receiver, int(elsewhere.getsockname()[1])), peer_of(receiver)
+        outbox.send(old, stop_id(), stop_body())
+        outbox.redirect(old, new)
+        outcomes: list[Outcome] = []
+        while not outcomes:
+            assert select.select([outbox], [], [], PATIENCE)[0]
+            outcomes = outbox.ended()
+        outbox.close()
+        assert [(outcome.peer, outcome.delivered) for outcome in outcomes] == [(new, True)]
 
 
 def test_a_wrong_digest_is_refused_after_a_few_tries(tmp_path: Path) -> None:

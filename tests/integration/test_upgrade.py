@@ -19,7 +19,7 @@ from fedsim.store.interface import Task
 from fedsim.worker.versions import interpreter_of
 
 OLD = "0.0.9"
-LONG = {"local_epochs": 40, "num_rounds": 4, "save_every": 4, "num_nodes": 1}
+LONG = {"local_epochs": 20, "num_rounds": 4, "save_every": 4, "num_nodes": 1}
 
 
 def install(opt: Path) -> Path:
@@ -66,6 +66,7 @@ def begin_under_the_old_version(lab: Platform) -> int:
 
     change(lab.server_spool / "globalparam" / uid / "plan.json", {"version": OLD})
     change(lab.server_spool / "globalparam" / uid / "versions.json", {"the server": [OLD], "node-a": [OLD]})
+    (lab.server_spool / "hello" / "node-a.json").unlink()  # the node's last words, in which it is of this version
     change(lab.node_spool("node-a") / "localparam" / uid / "begun.json", {"version": OLD, "versions": [OLD]})
     return number
 

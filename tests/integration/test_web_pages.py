@@ -65,7 +65,7 @@ def test_more_clients_than_examples_are_refused_with_the_number(site: Site) -> N
     browser = site.user("lin")
     answer = browser.post_form("/tasks/new", num_clients="51")
     assert answer.status_code == 422
-    assert "must be at most 50: mnist has 50 training examples" in answer.text
+    assert "must be at most 25: more clients cannot share the 50 training examples of mnist" in answer.text
 
 
 def test_running_again_starts_from_the_tasks_settings(site: Site) -> None:

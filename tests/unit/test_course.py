@@ -44,7 +44,14 @@ def hello(node: str, **changes: object) -> Hello:
 def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Plan:
     hellos = {name: hello(name, **changes) for name in nodes}
     plan = make_plan(
-        task=UID, number=1, settings=settings, hellos=hellos, not_heard=[], server_dataset=None, version="1"
+        task=UID,
+        number=1,
+        settings=settings,
+        hellos=hellos,
+        not_heard=[],
+        server_dataset=None,
+        broadcast_bytes=10**6,
+        version="1",
     )
     assert isinstance(plan, Plan)
     return plan
@@ -98,7 +105,8 @@ class World:
         self.nodes: dict[str, on_node.NodeCourse | None] = dict.fromkeys(self.plan.nodes)
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
-        self.log: list[str] = []
+        self.broken: set[str] = set()
+        self.rosters: dict[int, on_server.WriteRoster] = {}
 
     # -- time
 
@@ -144,6 +152,11 @@ class World:
             self.nodes[host] = None
             self.start_node(host)
             self.announce(host, repeat=True)
+
+    def break_down(self, name: str) -> None:
+        """From now on the node's workers fail, also after a restart; its daemon says so."""
+        self.broken.add(name)
+        self.node_told(name, on_node.Failed("the GPU is gone"))
 
     # -- the server's shell
 
@@ -203,7 +216,7 @@ class World:
                 self.message(lambda: self.node_got(name, number + 1, final, model))
             case on_server.WriteRoster(number):
                 assert number not in disk.rosters, "a roster is written once"
-                disk.rosters[number] = action
+                disk.rosters[number] = self.rosters[number] = action
             case on_server.Aggregate(number, entries):
                 assert disk.rosters[number].entries == entries
                 for entry in entries:  # the files must still be there
@@ -298,6 +311,9 @@ class World:
                 runs = ((disk.assignment.num_clients, 50),)
 
                 def loaded() -> None:
+                    if name in self.broken:
+                        self.node_told(name, on_node.Failed("the GPU is gone"))
+                        return
                     self.node_told(name, on_node.Loaded(runs))
                     self.node_told(name, on_node.WorkersIdle(1))
 
@@ -362,6 +378,32 @@ def test_a_hundred_disasters_end_with_the_same_model(strategy: str) -> None:
         assert world.run() == calm, f"seed {seed}"
         crashes += world.crashes
     assert crashes > 100, "the disasters must happen"
+
+
+def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_costs_only_its_own_clients() -> None:
+    settings = SETTINGS.model_copy(update={"min_responses": 0.3, "round_timeout_seconds": 50_000})
+    after: set[int] = set()
+    for seed in range(100):
+        world = World(settings, seed, faults=0.3)
+        victim = world.random.choice(world.plan.nodes)
+        number = world.random.randint(1, settings.num_rounds)
+
+        def break_down(world: World = world, victim: str = victim, number: int = number) -> None:
+            if world.server.round >= number:
+                world.break_down(victim)
+            else:
+                world.later(1, break_down)
+
+        world.later(1, break_down)
+        world.run()
+        share = next(share for share in world.plan.shares if share.node == victim)
+        its_own = range(share.first_client, share.first_client + share.num_clients)
+        for roster in world.rosters.values():
+            assert set(roster.missing) <= set(its_own), f"seed {seed}"
+            if roster.missing:
+                after.add(roster.round)
+        assert world.now < settings.round_timeout_seconds, f"seed {seed}: a round waited for the broken node"
+    assert after == set(range(1, settings.num_rounds + 1)), "it must break down in every round"
 
 
 def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
@@ -523,7 +565,7 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
 
 
 def attempt(settings: TaskSettings, hellos: dict[str, Hello], **changes: object) -> Plan | Waiting | Impossible:
-    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, **changes}
+    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, "broadcast_bytes": 10**6, **changes}
     return make_plan(task=UID, number=1, settings=settings, hellos=hellos, version="1", **fields)  # type: ignore[arg-type]
 
 
@@ -582,6 +624,22 @@ def test_without_any_test_set_the_task_says_how_to_get_one() -> None:
     served = attempt(SETTINGS, {"a": hello("a", datasets=(secret,))}, server_dataset=INFO)
     assert isinstance(served, Plan)
     assert served.testset_from is None
+
+
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"server_problem": "line 7: not a number"}, "line 7: not a number"),
+        ({"server_dataset": INFO.model_copy(update={"num_test": 0})}, "it has no test set"),
+    ],
+)
+def test_a_data_set_of_the_servers_own_that_is_broken_is_waited_for_with_its_problem(
+    own: dict[str, object], told: str
+) -> None:
+    secret = INFO.model_copy(update={"share_test": False})
+    plan = attempt(SETTINGS, {"a": hello("a", datasets=(secret,))}, **own)
+    assert plan == Waiting(f"the server's own data set mnist cannot be used: {told}")
+    assert isinstance(attempt(SETTINGS, {"a": hello("a")}, **own), Plan), "a node that shares helps out"
 
 
 def test_a_demand_for_privacy_is_not_passed_over() -> None:

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 import pytest
 
+from fedsim.config import Limits
 from fedsim.course import node as on_node
 from fedsim.course import task_events as on_server
+from fedsim.course.gathering import Gathering
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import (
@@ -23,6 +25,8 @@ from fedsim.messages import (
     TaskReport,
 )
 from fedsim.settings import TaskSettings
+from fedsim.spool.files import FileHeader, FileId, Kind
+from fedsim.wire.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
 INFO = DataSetInfo(
@@ -47,7 +51,10 @@ def hello(node: str, **changes: object) -> Hello:
 
 
 def attempt(
-    settings: TaskSettings, hellos: Iterable[Hello], server_dataset: DataSetInfo | None = None
+    settings: TaskSettings,
+    hellos: Iterable[Hello],
+    server_dataset: DataSetInfo | None = None,
+    broadcast_bytes: int = 10**6,
 ) -> Plan | Waiting | Impossible:
     return make_plan(
         task=UID,
@@ -56,6 +63,7 @@ def attempt(
         hellos={hello.node: hello for hello in hellos},
         not_heard=[],
         server_dataset=server_dataset,
+        broadcast_bytes=broadcast_bytes,
         version="1",
     )
 
@@ -117,8 +125,52 @@ def test_a_node_that_refuses_the_final_model_fails_no_finished_training() -> Non
     course.begin(0)
     assert course.handle(on_server.NodeRefused("a", "the globalparam: no"), 1) == []
     (finish,) = course.handle(on_server.FinalDelivered("b"), 2)
-    assert finish == on_server.Finish("completed", "3 rounds done; refused the final model: a")
+    assert finish == on_server.Finish(
+        "completed", "3 rounds done; without the final model: a (refused the globalparam: no)"
+    )
     assert course.without_final == ("a",)
+
+
+def says(state: str, **fields: object) -> TaskReport:
+    return TaskReport.model_validate({"task": UID, "state": state, "reason": "no GPU", **fields})
+
+
+@pytest.mark.parametrize("state", ["failed", "refused", "diverged"])
+def test_trouble_of_a_node_after_the_last_round_fails_no_finished_training(state: str) -> None:
+    course = restored(evaluated=frozenset({2}))
+    course.begin(0)
+    assert course.handle(on_server.NodeReported("a", says(state)), 1) == [], "the last test still runs"
+    assert course.handle(on_server.Evaluated(3), 2) == [on_server.SendFinal("b", 3)]
+    (finish,) = course.handle(on_server.FinalDelivered("b"), 3)
+    assert finish == on_server.Finish("completed", f"3 rounds done; without the final model: a ({state}: no GPU)")
+    assert course.without_final == ("a",)
+
+
+def test_a_node_that_fails_after_it_took_the_final_model_fails_no_finished_training() -> None:
+    course = restored()
+    course.begin(0)
+    course.handle(on_server.FinalDelivered("b"), 1)
+    assert course.handle(on_server.NodeReported("b", says("failed")), 2) == []
+    (finish,) = course.handle(on_server.FinalDelivered("a"), 3)
+    assert finish == on_server.Finish("completed", "3 rounds done; without the final model: b (failed: no GPU)")
+
+
+def test_a_node_that_is_repaired_before_the_end_gets_the_final_model() -> None:
+    course = restored()
+    course.begin(0)
+    course.handle(on_server.NodeReported("a", says("failed")), 1)
+    ready = says("ready", num_examples=((2, 49),))  # other data than was trained on: it does not matter any more
+    assert course.handle(on_server.NodeReported("a", ready), 2) == [on_server.SendFinal("a", 3)]
+    assert course.undelivered == ("a", "b")
+    course.handle(on_server.FinalDelivered("a"), 3)
+    assert course.handle(on_server.FinalDelivered("b"), 4) == [on_server.Finish("completed", "3 rounds done")]
+
+
+def test_a_node_that_already_keeps_the_final_model_is_not_waited_for() -> None:
+    course = restored()
+    course.begin(0)
+    assert course.handle(on_server.NodeReported("a", says("closing")), 1) == []
+    assert course.undelivered == ("b",)
 
 
 def test_a_node_that_refuses_a_rounds_model_ends_the_task_with_its_reason() -> None:
@@ -143,6 +195,99 @@ def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
     course.begin(0)
     assert course.phase == "preparing"
     assert course.waiting_for == ("a",)
+
+
+# ---------------------------------------------------------------- a node fails in the middle
+
+HALF = SETTINGS.model_copy(update={"min_responses": 0.5})
+
+
+def in_round_one(settings: TaskSettings = HALF) -> TaskCourse:
+    """A course of two nodes with two clients each, all of them in every cohort, at time 0."""
+    found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}), evaluated=frozenset({0}))
+    course = TaskCourse(planned(settings), found, own_testset=True)
+    course.begin(0)
+    return course
+
+
+def answers(course: TaskCourse, node: str) -> list[on_server.UpdateArrived]:
+    plan, number = course.plan, course.round
+    chunks = [chunk for chunk in plan.chunks(number) if plan.nodes[chunk.node] == node]
+    keys = [(chunk.id, client) for chunk in chunks for client in ([None] if plan.settings.linear else [*chunk.clients])]
+    return [on_server.UpdateArrived(node, number, chunk, client, "d", 1.0) for chunk, client in keys]
+
+
+def all_from(course: TaskCourse, node: str) -> list[on_server.Action]:
+    return [action for update in answers(course, node) for action in course.handle(update, 1)]
+
+
+def kinds(actions: Iterable[on_server.Action]) -> list[str]:
+    return [type(action).__name__ for action in actions]
+
+
+def test_a_round_goes_on_without_a_node_that_failed_as_soon_as_all_others_have_answered() -> None:
+    course = in_round_one()
+    (note,) = course.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert note == on_server.Note("node_failed", "node b failed: no GPU; the task goes on without its clients")
+    assert course.handle(on_server.NodeReported("b", says("failed")), 2) == [], "it is told once"
+    assert course.waiting_for == ("a",)
+    roster, _ = all_from(course, "a")
+    assert isinstance(roster, on_server.WriteRoster)
+    assert roster.missing == (2, 3)
+    actions = course.handle(on_server.Aggregated(1, finite=True), 3)
+    assert [action.node for action in actions if isinstance(action, on_server.SendGlobal)] == ["a"]
+    assert course.waiting_for == ("a",), "and so do the rounds after it"
+
+
+def test_a_round_that_only_waits_for_a_node_that_fails_closes_at_once() -> None:
+    course = in_round_one()
+    assert all_from(course, "a") == []
+    assert kinds(course.handle(on_server.NodeReported("b", says("failed")), 2)) == ["Note", "WriteRoster", "Aggregate"]
+
+
+def test_what_a_failed_node_had_sent_before_counts() -> None:
+    course = in_round_one(HALF.model_copy(update={"min_responses": 0.75, "strategy": "median"}))
+    first, _ = answers(course, "b")
+    course.handle(first, 1)
+    course.handle(on_server.NodeReported("b", says("failed")), 2)
+    roster, _ = all_from(course, "a")
+    assert isinstance(roster, on_server.WriteRoster)
+    assert len(roster.missing) == 1
+
+
+@pytest.mark.parametrize("min_responses", [0.51, 1.0])
+def test_too_few_clients_without_a_failed_node_end_the_task_with_its_reason(min_responses: float) -> None:
+    course = in_round_one(HALF.model_copy(update={"min_responses": min_responses}))
+    *_, finish = course.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert isinstance(finish, on_server.Finish)
+    assert finish.outcome == "failed"
+    assert finish.reason.startswith("node b failed: no GPU")
+
+
+def test_a_failed_node_that_is_ready_again_takes_part_again_in_the_same_round() -> None:
+    course = in_round_one()
+    course.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert course.handle(on_server.NodeReported("b", says("loading")), 2) == []
+    assert course.waiting_for == ("a",)
+    note, send = course.handle(on_server.NodeReported("b", says("ready", num_examples=((2, 50),))), 3)
+    assert note == on_server.Note("node_back", "node b takes part again")
+    assert isinstance(send, on_server.SendGlobal)
+    assert course.waiting_for == ("a", "b")
+
+
+def test_a_restarted_server_leaves_a_failed_node_out_as_soon_as_it_hears_of_it() -> None:
+    course = in_round_one()
+    course.handle(on_server.NodeReported("b", says("failed")), 1)
+    again = in_round_one()
+    again.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert all_from(again, "a") == all_from(course, "a")
+
+
+def test_a_node_that_fails_before_round_one_ends_the_task() -> None:
+    course = TaskCourse(planned(HALF), Restored(), own_testset=True)
+    course.begin(0)
+    (finish,) = course.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert finish == on_server.Finish("failed", "node b failed: no GPU")
 
 
 # ---------------------------------------------------------------- a node
@@ -234,3 +379,30 @@ def test_a_node_that_reports_other_examples_than_were_fixed_ends_the_task() -> N
     (finish,) = course.handle(on_server.NodeReported("a", report), 1)
     assert isinstance(finish, on_server.Finish)
     assert "changed during the task" in finish.reason
+
+
+def test_a_cohort_that_no_header_could_list_is_impossible_at_once_and_says_what_to_do() -> None:
+    settings = SETTINGS.model_copy(update={"num_clients": 400_000})
+    rich = INFO.model_copy(update={"num_train": 10**6})
+    nodes = [hello(name, clients=10**6, datasets=(rich,)) for name in ("a", "b")]
+    plan = attempt(settings, nodes, broadcast_bytes=10**6)
+    assert isinstance(plan, Impossible)
+    assert "can choose 200000 clients on a" in plan.reason
+    assert "smaller fraction_train or more nodes" in plan.reason
+    assert isinstance(attempt(settings.model_copy(update={"fraction_train": 0.1}), nodes, broadcast_bytes=10**6), Plan)
+
+
+@pytest.mark.parametrize("num_clients", [70_000, 130_000])
+def test_whatever_a_plan_allows_fits_the_header_of_a_model(num_clients: int) -> None:
+    settings = SETTINGS.model_copy(update={"num_clients": num_clients})
+    node = hello("a", clients=10**6, workers=64, datasets=(INFO.model_copy(update={"num_train": 10**6}),))
+    file = FileId(kind=Kind.GLOBALPARAM, task=UID, round=SETTINGS.num_rounds + 1)
+    most = Limits().max_header_bytes
+    plan = attempt(settings, [node], broadcast_bytes=room_for_meta(most, file))
+    assert isinstance(plan, Plan)
+    broadcast = Gathering(plan, 1, (1,) * num_clients, 0, ()).broadcast("a")
+    assert broadcast is not None
+    header = FileHeader(id=file, size=1, digest="0" * 64, meta=broadcast.broadcast.model_dump(mode="json"))
+    assert most / 4 < len(encode(FrameType.OFFER, header)) <= most
+    exactly = len(broadcast.broadcast.model_dump_json())
+    assert isinstance(attempt(settings, [node], broadcast_bytes=exactly - 100), Impossible), "the bound is no less"

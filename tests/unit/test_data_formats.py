@@ -188,6 +188,11 @@ def test_an_npz_test_set_may_be_a_file_of_its_own(tmp_path: Path) -> None:
         ({"x_train": FEATURES, "y_train": CLASSES * 10**6}, "1000001 classes; from 2 to 100000"),
         ({"x_train": FEATURES[:0], "y_train": CLASSES[:0]}, "there are no examples"),
         ({"x_train": FEATURES, "y_train": CLASSES, "x_test": FEATURES[:, :2], "y_test": CLASSES}, "must be alike"),
+        (
+            {"x_train": np.ones((2, 1, 1, 1, 1, 3)), "y_train": CLASSES[:2]},
+            r"shape \[1, 1, 1, 1, 3\]; it may have 1 to 4",
+        ),
+        ({"x_train": np.ones((2, 10**6 + 1)), "y_train": CLASSES[:2]}, r"\[1000001\]; .* each up to 1000000 long"),
     ],
 )
 def test_npz_arrays_that_do_not_fit_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -124,14 +127,70 @@ def _window(image: torch.Tensor, top: int, left: int, mirrored: bool) -> torch.T
     return window.flip(2) if mirrored else window
 
 
-class _Point:
-    name = "kept"
+def _installed(monkeypatch: pytest.MonkeyPatch, factory: object) -> None:
+    """A package's model `odd`."""
+    point = SimpleNamespace(name="odd", value="our_lab:odd", load=lambda: factory)
+    monkeypatch.setattr(models, "entry_points", lambda group: [point] if group == "fedsim.models" else [])
 
-    def load(self) -> object:
-        return lambda shape, classes: nn.Sequential(nn.Linear(shape[0], classes), nn.BatchNorm1d(classes))
+
+class _Odd(nn.Module):
+    """Something is odd about it."""
+
+    def __init__(self, **odd: object) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        for name, value in odd.items():
+            setattr(self, name, value)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features)
 
 
-def test_a_model_with_running_statistics_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "entry_points", lambda group: [_Point()] if group == "fedsim.models" else [])
-    with pytest.raises(BadInput, match=r"keeps 1\.running_mean"):
-        build_model("kept", (4,), 2)
+class _Detached(_Odd):
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return super().forward(features).detach()
+
+
+class _Pair(_Odd):
+    def forward(self, features: torch.Tensor) -> object:
+        return super().forward(features), 0
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        (lambda *_: nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)), r"keeps 1\.running_mean"),
+        (lambda *_: "a model", r"gives a str, not a torch\.nn\.Module"),
+        (lambda *_: nn.Identity(), "has no parameters"),
+        (lambda *_: nn.Linear(4, 2).double(), r"weight is torch\.float64, bias is torch\.float64; .*model\.float"),
+        (lambda *_: _Odd(extra=nn.Parameter(torch.zeros(3), requires_grad=False)), "extra is frozen"),
+        (lambda *_: _Odd(extra=nn.Linear(2, 2)), r"extra\.weight, extra\.bias has no part in what the model gives"),
+        (lambda *_: _Detached(), r"layer\.weight, layer\.bias has no part"),
+        (lambda *_: nn.Linear(4, 3), r"for 2 examples and 2 classes \[2, 2\]; it gives \[2, 3\]"),
+        (lambda *_: nn.Sequential(nn.Linear(4, 2), nn.Flatten(0)), r"it gives \[4\]"),
+        (lambda *_: _Pair(), "it gives a tuple"),
+    ],
+)
+def test_a_model_that_cannot_be_averaged_or_trained_is_refused_before_the_first_round(
+    monkeypatch: pytest.MonkeyPatch, factory: object, message: str
+) -> None:
+    _installed(monkeypatch, factory)
+    with pytest.raises(BadInput, match=f"model odd.*{message}"):
+        initial_vector("odd", (4,), 2, seed=0)
+
+
+def test_what_never_changes_may_stand_beside_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    def factory(*_: object) -> nn.Module:
+        model = _Odd()
+        model.register_buffer("mean", torch.ones(4), persistent=False)
+        return model
+
+    _installed(monkeypatch, factory)
+    assert initial_vector("odd", (4,), 2, seed=0).shape == (10,)
+
+
+def test_a_model_whose_package_is_broken_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("odd", "not_installed_here:odd", "fedsim.models")
+    monkeypatch.setattr(models, "entry_points", lambda group: [point])  # noqa: ARG005
+    with pytest.raises(BadInput, match=r"model odd \(not_installed_here:odd\) cannot be loaded: No module named"):
+        build_model("odd", (4,), 2)

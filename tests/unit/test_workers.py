@@ -10,8 +10,9 @@ from selectors import DefaultSelector
 import psutil
 
 from fedsim import __version__
-from fedsim.config import DataSetConfig
-from fedsim.worker.jobs import Inspect, Inspected
+from fedsim.settings import TaskSettings
+from fedsim.worker.__main__ import Worker
+from fedsim.worker.jobs import Aggregate, HostInspected, InspectHost, JobFailed, Reply, WeightedFile, encode_job
 from fedsim.worker.pool import WorkerPool
 
 
@@ -32,6 +33,29 @@ def pool(selector: DefaultSelector, *, max_restarts: int) -> WorkerPool:
     )
 
 
+def the_worker() -> psutil.Process:
+    """The one child that is a worker: a database of other tests may be another."""
+    (process,) = (child for child in psutil.Process().children() if "fedsim.worker" in child.cmdline())
+    return process
+
+
+def await_reply(selector: DefaultSelector, workers: WorkerPool) -> Reply:
+    while True:
+        assert selector.select(60), "nothing came"
+        replies, broken = workers.replies()
+        assert broken is None
+        if replies:
+            return replies[0]
+
+
+def await_broken(selector: DefaultSelector, workers: WorkerPool) -> str:
+    while True:
+        assert selector.select(60), "nothing came"
+        _, broken = workers.replies()
+        if broken is not None:
+            return broken
+
+
 def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:
     with DefaultSelector() as selector:
         before, children = open_descriptors(), psutil.Process().children()
@@ -42,29 +66,40 @@ def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:
     assert psutil.Process().children() == children
 
 
-def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(tmp_path: Path) -> None:
-    dataset = DataSetConfig(name="digits", path=Path("digits"), format="digits")
+def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life() -> None:
     with DefaultSelector() as selector:
         workers = pool(selector, max_restarts=1)
-        workers.give(Inspect(folder=tmp_path, datasets=(dataset,), device="cpu"))
-        (key,) = selector.get_map().values()
-        os.kill(key.fileobj.pid, signal.SIGKILL)  # type: ignore[union-attr]
-        replies: list[object] = []
-        while not replies:
-            assert selector.select(60), "nothing came"
-            replies, broken = workers.replies()
-            assert broken is None
-        assert isinstance(replies[0], Inspected)
+        workers.give(InspectHost(device="cpu"))
+        the_worker().kill()
+        assert isinstance(await_reply(selector, workers), HostInspected)
         workers.close()
 
 
 def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died() -> None:
     with DefaultSelector() as selector:
         workers = pool(selector, max_restarts=0)
-        (key,) = selector.get_map().values()
-        os.kill(key.fileobj.pid, signal.SIGKILL)  # type: ignore[union-attr]
-        assert selector.select(60)
-        _, broken = workers.replies()
-        assert broken is not None
-        assert "Killed (signal 9)" in broken
+        the_worker().kill()
+        assert "Killed (signal 9), once" in await_broken(selector, workers)
+        workers.close()
+
+
+def test_a_job_of_another_version_is_not_understood_and_says_what_to_do() -> None:
+    reply = Worker(threads=1).answer(b'{"job": "dream", "of": "sheep"}\n')
+    assert isinstance(reply, JobFailed)
+    assert reply.reason.endswith("restart the daemon")
+
+
+def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(tmp_path: Path) -> None:
+    with DefaultSelector() as selector:
+        workers = pool(selector, max_restarts=0)
+        worker = the_worker()
+        os.kill(worker.pid, signal.SIGSTOP)
+        update = WeightedFile(path=tmp_path / "update.npy", digest="0" * 64, weight=1)
+        job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=(update,) * 20_000, out=tmp_path)
+        assert len(encode_job(job)) > 2**21, "more than any socket holds"
+        workers.give(job)
+        os.kill(worker.pid, signal.SIGCONT)
+        reply = await_reply(selector, workers)
+        assert isinstance(reply, JobFailed)
+        assert "model.npy" in reply.reason, "there is no model"
         workers.close()

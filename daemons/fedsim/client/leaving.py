@@ -40,6 +40,7 @@ class LeavingLog:
             "bytes": outcome.bytes_sent,
         }
         line = {key: value for key, value in line.items() if value is not None}
+        # The journal first: it may lie on a disk that has room.
+        self._log.info("left", **{key: value for key, value in line.items() if key not in {"at", "uid"}})
         with self._path.open("a", encoding="utf-8") as file_object:
             file_object.write(json.dumps(line) + "\n")
-        self._log.info("left", **{key: value for key, value in line.items() if key not in {"at", "uid"}})

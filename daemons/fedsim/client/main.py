@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
-from importlib.metadata import entry_points
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
-from fedsim import __version__
+from fedsim.client.announcing import make_hello
 from fedsim.client.leaving import LeavingLog
 from fedsim.client.running import Platform, RunningTask, refusal
 from fedsim.config import ClientConfig
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import BadInput, DiskFull
-from fedsim.messages import Assignment, Engine, Hello, ModelInfo, Stop, read_message
+from fedsim.messages import Assignment, Stop, read_message
 from fedsim.metrics import NodeMetrics
-from fedsim.settings import MODELS
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
@@ -24,13 +22,11 @@ from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.sender import Sender, Status
+from fedsim.wire.sender import Outcome, Status
 from fedsim.wire.trust import Credentials
-from fedsim.worker.inspector import Inspector
-from fedsim.worker.jobs import Inspect, Inspected
+from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
 WATCHDOG_SECONDS = 5.0
-SETTLE_SECONDS = 1.0
 ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
 # What a reload cannot change: it stands in sockets, files and the names that others know.
@@ -55,10 +51,8 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._watch = Watch(*(self._spool.folder(kind) for kind in (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         config.data.mkdir(parents=True, exist_ok=True)
-        self._data_watch = Watch(config.data, written=True)
-        self._selector.register(self._data_watch, EVENT_READ, self._data_changed)
         self._identity = Identity(config.name, Role.CLIENT)
-        self._outbox = Outbox(Sender(self._identity, credentials=Credentials.of(config.tls, self._identity)))
+        self._outbox = Outbox(self._identity, Credentials.of(config.tls, self._identity))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._platform = Platform(
@@ -73,9 +67,9 @@ class ClientDaemon(Daemon[ClientConfig]):
         )
         self._running: dict[str, RunningTask] = {}
         self._inspected: Inspected | None = None
-        self._inspector = Inspector(self._selector, self._data_seen)
-        self._look_at_data_at: float | None = 0.0
+        self._data = OwnData(self._selector, self._data_seen)
         self._announce_at = float("inf")
+        self._hello_problem = ""
         self._full = ""
         self._room_at: float | None = None
         self._orphans: set[str] = set()
@@ -83,6 +77,7 @@ class ClientDaemon(Daemon[ClientConfig]):
         keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
         for uid in sorted(clear_other_tasks(self._spool, keep)):
             self.log.info("leftovers_swept", uid=uid)
+        self._look_at_data()
 
     def run_once(self) -> None:
         """Wait for something to happen, deal with it."""
@@ -93,17 +88,15 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._disk_full(str(error))
 
     def _turn(self) -> None:
-        wakes = [self._announce_at, self._sweep_at, time.monotonic() + WATCHDOG_SECONDS]
-        wakes += [at for at in (self._look_at_data_at, self._room_at) if at is not None]
+        wakes = [self._announce_at, self._sweep_at, self._data.wake_at, time.monotonic() + WATCHDOG_SECONDS]
+        if self._room_at is not None:
+            wakes.append(self._room_at)
         for key, _ in self._selector.select(max(0.0, min(wakes) - time.monotonic())):
             key.data()
         now = time.monotonic()
         if self._room_at is not None and now >= self._room_at:
             self._look_for_room()
-        if self._look_at_data_at is not None and now >= self._look_at_data_at:
-            self._look_at_data_at = None
-            datasets = tuple(self.config.datasets)
-            self._inspector.look(Inspect(folder=self.config.data, datasets=datasets, device=self.config.device))
+        self._data.tick()
         self._outbox.check()
         for uid in [uid for uid, running in self._running.items() if running.ended]:
             del self._running[uid]
@@ -119,11 +112,13 @@ class ClientDaemon(Daemon[ClientConfig]):
         self.status(self._full or doing or idle)
 
     def _disk_full(self, reason: str) -> None:
-        """Let go of the tasks, tell the server why, and go on with them when there is room."""
+        """Let go of the tasks, tell the server why, and go on with them when there is room.
+
+        They stay in the announcements: who announces a task no longer has ended it, and gets no final model of it.
+        """
         self.log.error("disk_full", problem=reason)
         for running in self._running.values():
             running.let_go()
-        self._running.clear()
         self._full = reason
         self._room_at = time.monotonic() + ROOM_SECONDS
         self._announce_soon()
@@ -146,10 +141,10 @@ class ClientDaemon(Daemon[ClientConfig]):
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
-        self._outbox.reload(Credentials.of(config.tls, self._identity), {config.server_name})
+        self._outbox.reload(Credentials.of(config.tls, self._identity), {self._server})
         super().reload(config)
         self._platform.config = config
-        self._look_at_data_at = 0.0
+        self._look_at_data()
 
     @classmethod
     def log_fields(cls, config: ClientConfig) -> dict[str, Any]:
@@ -161,17 +156,15 @@ class ClientDaemon(Daemon[ClientConfig]):
         if hasattr(self, "_running"):
             for running in self._running.values():
                 running.let_go()
-        if hasattr(self, "_inspector"):
-            self._inspector.close()
+        if hasattr(self, "_data"):
+            self._data.close()
         if hasattr(self, "_outbox"):
             self._outbox.close()
 
     # ------------------------------------------------------------ the data
 
-    def _data_changed(self) -> None:
-        self._data_watch.drain()
-        # Whoever copies data does so in many steps: look when it has been quiet for a moment.
-        self._look_at_data_at = time.monotonic() + SETTLE_SECONDS
+    def _look_at_data(self) -> None:
+        self._data.look(Wanted(self.config.data, tuple(self.config.datasets), self.config.device))
 
     def _data_seen(self, inspected: Inspected) -> None:
         first = self._inspected is None
@@ -188,41 +181,14 @@ class ClientDaemon(Daemon[ClientConfig]):
             self._announce_at = 0.0
 
     def _announce(self) -> None:
-        self._announce_at = time.monotonic() + self.config.announce_seconds
-        body = self._hello().model_dump_json().encode()
-        self._outbox.send(self._server, FileId(kind=Kind.HELLO), body, instead=True)
-
-    def _hello(self) -> Hello:
         assert self._inspected is not None  # noqa: S101 - nothing is announced before the data is seen
-        config, seen = self.config, self._inspected
-        allowed = config.institution.models
-        models = tuple(
-            ModelInfo(name=point.name, version=point.dist.version if point.dist else "")
-            for point in sorted(entry_points(group=MODELS), key=lambda point: point.name)
-            if allowed is None or point.name in allowed
+        self._announce_at = time.monotonic() + self.config.announce_seconds
+        remarks = (*([self._full] if self._full else []), *self._data.remarks)
+        hello = make_hello(
+            self.config, self._inspected, [running.report for running in self._running.values()], remarks
         )
-        shared = {dataset.name for dataset in config.datasets if dataset.share}
-        return Hello(
-            node=config.name,
-            version=__version__,
-            sent_at=time.time(),
-            clients=config.clients,
-            workers=config.workers,
-            engine=Engine(
-                device=seen.device,
-                threads=config.threads_per_worker,
-                processor=seen.processor,
-                torch=seen.torch,
-            ),
-            datasets=tuple(
-                dataset.model_copy(update={"share_test": dataset.name in shared}) for dataset in seen.datasets
-            ),
-            problems=(*seen.problems, *([self._full] if self._full else [])),
-            models=models,
-            min_examples=config.institution.min_examples,
-            min_privacy_level=config.institution.min_privacy_level,
-            tasks=tuple(running.report for running in self._running.values()),
-        )
+        body = hello.model_dump_json().encode()
+        self._outbox.send(self._server, FileId(kind=Kind.HELLO), body, instead=True)
 
     # ------------------------------------------------------------ tasks
 
@@ -268,8 +234,10 @@ class ClientDaemon(Daemon[ClientConfig]):
     def _start_assigned(self) -> None:
         if self._full:
             return
+        fresh = []
         for item in self._spool.arrived(Kind.INITPARAM):
-            if item.id.task in self._running:
+            known = self._running.get(item.id.task or "")
+            if known is not None and not known.let_go_of:
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
@@ -277,17 +245,29 @@ class ClientDaemon(Daemon[ClientConfig]):
                 self.log.warning("initparam_not_understood", problem=str(error))
                 clear_file(item.path)
                 continue
-            running = RunningTask(assignment, self._platform)
-            self._running[assignment.task] = running
-            running.start(refusal(assignment, self.config))
+            self._running[assignment.task] = RunningTask(assignment, self._platform)
+            fresh.append(self._running[assignment.task])
+        for running in fresh:  # all are known by now, should the disk be full again for one
+            running.start(refusal(running.assignment, self.config))
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
-            if outcome.file_id.kind is Kind.HELLO and outcome.status is Status.REFUSED:
-                self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
+            if outcome.file_id.kind is Kind.HELLO:
+                self._announced(outcome)
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
+
+    def _announced(self, outcome: Outcome) -> None:
+        """Tell of a refusal once, not at every announcement, and when it is over."""
+        problem = outcome.code if outcome.status is Status.REFUSED else ""
+        if problem == self._hello_problem:
+            return
+        self._hello_problem = problem
+        if problem:
+            self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
+        else:
+            self.log.info("hello_taken", server=str(outcome.peer))
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ class RunningTask:
     def __init__(self, assignment: Assignment, platform: Platform) -> None:
         self.assignment = assignment
         self.uid = assignment.task
+        self.let_go_of = False
         self._platform = platform
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
@@ -107,7 +108,11 @@ class RunningTask:
         self._happened(course.Stopped())
 
     def let_go(self) -> None:
-        """End workers and transfers without ending the task: it is taken up again later."""
+        """End workers and transfers without ending the task: another object takes it up again later.
+
+        Until then it is announced, and heeds a stop; what it would have computed is found to do again then.
+        """
+        self.let_go_of = True
         self._end_workers()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
 

@@ -156,7 +156,7 @@ DataPath = Annotated[Path, AfterValidator(_inside_the_data_folder)]
 class Limits(_Strict):
     """What a receiver takes from its peers; everything beyond is refused with a reason."""
 
-    max_header_bytes: int = Field(256 * KIB, ge=1 * KIB, le=16 * MIB)
+    max_header_bytes: int = Field(1 * MIB, ge=1 * KIB, le=16 * MIB)
     max_json_bytes: Bytes = 4 * MIB
     max_parameter_bytes: Bytes = 8 * GIB
     max_testset_bytes: Bytes = 8 * GIB

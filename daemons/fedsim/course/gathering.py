@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from math import ceil
 
 from fedsim.course.plan import Plan
@@ -20,9 +20,12 @@ class Gathering:
         number: of the round.
         counts: number of examples of each client.
         deadline: after it, enough answers end the round.
+        absent: nodes of which nothing is awaited; what comes of them all the same counts.
     """
 
-    def __init__(self, plan: Plan, number: int, counts: Sequence[int], deadline: float) -> None:
+    def __init__(
+        self, plan: Plan, number: int, counts: Sequence[int], deadline: float, absent: Collection[str]
+    ) -> None:
         self.number = number
         self.deadline = deadline
         self.closed = False
@@ -38,17 +41,38 @@ class Gathering:
                 (chunk.id, client) for chunk in self._chunks.values() for client in chunk.clients
             )
         self._arrived: dict[Key, UpdateArrived] = {}
+        cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
+        # Rounded, because 0.7 of 10 clients are 7.000000000000001.
+        self._needed = max(1, ceil(round(cohort * plan.settings.min_responses, 6)))
+        self._answered = 0
+        self._absent = set(absent)
+        self._awaited = self._still_awaited()
 
     @property
     def complete(self) -> bool:
-        """Whether everything that is expected has come."""
-        return len(self._arrived) == len(self._expected)
+        """Whether everything that is awaited has come."""
+        return not self._awaited
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether too few of the cohort's clients would have answered even when everything that is awaited came."""
+        return bool(self._absent) and self._answered + self._clients(self._awaited) < self._needed
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """The nodes of which something is missing, in the plan's order."""
-        missing = {self._node_of(chunk) for chunk, _ in self._expected - set(self._arrived)}
+        """The nodes of which something is awaited, in the plan's order."""
+        missing = {self._node_of(chunk) for chunk, _ in self._awaited}
         return tuple(node for node in self._plan.nodes if node in missing)
+
+    def leave_out(self, node: str) -> None:
+        """Await nothing more of a node."""
+        self._absent.add(node)
+        self._awaited = self._still_awaited()
+
+    def take_back(self, node: str) -> None:
+        """Await a node's answers again."""
+        self._absent.discard(node)
+        self._awaited = self._still_awaited()
 
     def awaits(self, update: UpdateArrived) -> bool:
         """Whether this update is one of the round's, from the node that it is expected of."""
@@ -61,6 +85,8 @@ class Gathering:
         if key in self._arrived:
             return False
         self._arrived[key] = update
+        self._awaited.discard(key)
+        self._answered += self._clients([key])
         return True
 
     def enough(self, now: float) -> bool:
@@ -68,10 +94,7 @@ class Gathering:
         if now < self.deadline:
             return False
         self.overdue = True
-        answered = sum(len(self._clients_behind(key)) for key in self._arrived)
-        cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
-        # Rounded, because 0.7 of 10 clients are 7.000000000000001.
-        return answered >= max(1, ceil(round(cohort * self._plan.settings.min_responses, 6)))
+        return self._answered >= self._needed
 
     def close(self) -> WriteRoster:
         """What has come is what counts: the roster in canonical order."""
@@ -81,7 +104,9 @@ class Gathering:
         return WriteRoster(self.number, entries, tuple(sorted(missing)))
 
     def broadcast(self, node: str) -> SendGlobal | None:
-        """The round's model for a node, with what it trains; None if that is nothing."""
+        """The round's model for a node, with what it trains; None if that is nothing, or nothing is awaited of it."""
+        if node in self._absent:
+            return None
         index = self._plan.nodes.index(node)
         chunks = tuple(
             Chunk(id=chunk.id, clients=chunk.clients) for chunk in self._chunks.values() if chunk.node == index
@@ -89,6 +114,12 @@ class Gathering:
         if not chunks:
             return None
         return SendGlobal(node, self.number, Broadcast(chunks=chunks, used_through=self.number - 1))
+
+    def _still_awaited(self) -> set[Key]:
+        return {key for key in self._expected - set(self._arrived) if self._node_of(key[0]) not in self._absent}
+
+    def _clients(self, keys: Iterable[Key]) -> int:
+        return sum(len(self._clients_behind(key)) for key in keys)
 
     def _entry(self, update: UpdateArrived) -> RosterEntry:
         clients = self._clients_behind((update.chunk, update.client))

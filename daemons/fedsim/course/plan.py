@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedsim.learning.cohort import ChunkPlan, cut_chunks, draw_cohort
 from fedsim.learning.partition import most_clients, too_many_clients
-from fedsim.messages import Assignment, DataSetInfo, Engine, Hello, Message, Name, Uid
+from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, Engine, Hello, Message, Name, Uid
 from fedsim.settings import TaskSettings
 
 MAX_CHUNK_CLIENTS = 32
@@ -136,6 +136,8 @@ def make_plan(
     hellos: Mapping[str, Hello],
     not_heard: Sequence[str],
     server_dataset: DataSetInfo | None,
+    broadcast_bytes: int,
+    server_problem: str | None = None,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Choose nodes and fix placement and chunks.
@@ -147,6 +149,8 @@ def make_plan(
         hellos: what each node that is online announced.
         not_heard: configured nodes that may still announce themselves: a task that wants all nodes waits for them.
         server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
+        server_problem: why the server's own copy cannot be used, if it has one that cannot.
+        broadcast_bytes: the longest `Broadcast`, as JSON, that can be told beside a model.
         version: of the code, recorded in the plan.
     """
     unfit = {name: reason for name, hello in hellos.items() if (reason := _unfit(settings, hello)) is not None}
@@ -175,7 +179,29 @@ def make_plan(
         if len(names) < settings.num_nodes:
             return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
         names = names[: settings.num_nodes]
-    return _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, version)
+    plan = _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, server_problem, version)
+    too_long = _too_long(plan, broadcast_bytes) if isinstance(plan, Plan) else None
+    return too_long or plan
+
+
+def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
+    """Whether some cohort could put more clients on a node than can be told beside a model."""
+    cohort = plan.settings.cohort_size
+    last_chunk = ceil(cohort / plan.chunk_clients) + len(plan.shares)  # each node may have one that is not full
+    for share in plan.shares:
+        here = min(cohort, share.num_clients)
+        end = share.first_client + share.num_clients
+        clients = range(end - here, end)  # as many as can be drawn here, and those with the longest numbers
+        starts = range(0, here, plan.chunk_clients)
+        chunks = tuple(Chunk(id=last_chunk, clients=tuple(clients[at : at + plan.chunk_clients])) for at in starts)
+        longest = Broadcast(chunks=chunks, used_through=plan.settings.num_rounds)
+        size = len(longest.model_dump_json())
+        if size > broadcast_bytes:
+            return Impossible(
+                f"a round can choose {here} clients on {share.node}: to list them beside the model takes {size} bytes, "
+                f"{broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
+            )
+    return None
 
 
 def _fix(
@@ -184,6 +210,7 @@ def _fix(
     settings: TaskSettings,
     chosen: Mapping[str, Hello],
     server_dataset: DataSetInfo | None,
+    server_problem: str | None,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Placement, chunks and test set for the chosen nodes."""
@@ -221,6 +248,9 @@ def _fix(
             )
     if not usable:
         sharing = [name for name in chosen if infos[name].share_test and infos[name].num_test > 0]
+        problem = "it has no test set" if server_dataset is not None else server_problem
+        if not sharing and problem is not None:
+            return Waiting(f"the server's own data set {info.name} cannot be used: {problem}")
         if not sharing:
             return Impossible(
                 f"there is no test set of {info.name}: put one into the server's data folder, "

@@ -7,7 +7,10 @@ hands over what it finds on disk (`Restored`); then the course goes on as if not
     round r   --all came, or deadline and enough--> roster r --aggregated--> commit r --> round r + 1 ... --> closing
     closing   --last evaluation and checkpoint recorded--> final model to the nodes --delivered or deadline--> completed
 
-A node that is away at the deadline gets the final model later: the shell keeps it for those in `undelivered`.
+A node that is away at the deadline gets the final model later: the shell keeps it for those in `undelivered`. A node
+that fails in the middle is out until it reports that it is ready again: rounds go on without it as far as
+`min_responses` allows. That hangs on its newest report alone, so a restarted server comes to the same. Once the last
+round is committed, no trouble of a node fails the task any more.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from fedsim.course.task_events import (
     MakeInitialModel,
     NodeRefused,
     NodeReported,
+    Note,
     RecordCounts,
     Save,
     Saved,
@@ -86,7 +90,7 @@ class TaskCourse:
         self._ready: dict[str, tuple[int, ...]] = {}
         self._gathering: Gathering | None = None
         self._undelivered: set[str] | None = None
-        self._without_final: list[str] = []
+        self._out: dict[str, str] = {}  # nodes that take no part now: why
         self._final_deadline: float | None = None
 
     # ------------------------------------------------------------ what a person sees
@@ -96,7 +100,7 @@ class TaskCourse:
         """preparing, training, aggregating or closing."""
         if self._gathering is not None:
             return "aggregating" if self._gathering.closed else "training"
-        return "closing" if self.committed >= self.settings.num_rounds else "preparing"
+        return "closing" if self._trained else "preparing"
 
     @property
     def round(self) -> int:
@@ -124,7 +128,7 @@ class TaskCourse:
     @property
     def without_final(self) -> tuple[str, ...]:
         """The nodes that will not take the final model."""
-        return tuple(self._without_final)
+        return tuple(sorted(self._out))
 
     @property
     def wake_at(self) -> float | None:
@@ -139,7 +143,7 @@ class TaskCourse:
     def begin(self, now: float) -> list[Action]:
         """The first actions, of a new task as of one that is taken up again."""
         actions: list[Action] = []
-        if self.committed < self.settings.num_rounds:  # after that a node that ended would only begin again
+        if not self._trained:  # after that a node that ended would only begin again
             actions += [Assign(node) for node in self.plan.nodes]
         if self.committed < 0:
             actions.append(MakeInitialModel())
@@ -180,8 +184,7 @@ class TaskCourse:
                 self._saved.add(number)
                 return self._clear_models() + self._go_on(now)
             case FinalDelivered(node):
-                if self._undelivered is not None:
-                    self._undelivered.discard(node)
+                self._not_waited_for(node)
                 return self._go_on(now)
             case NodeRefused(node, reason):
                 return self._node_refused(node, reason, now)
@@ -194,18 +197,21 @@ class TaskCourse:
 
     # ------------------------------------------------------------ the rows of the table
 
+    @property
+    def _trained(self) -> bool:
+        """Whether the last round is committed: whatever a node can do no more, the training is done."""
+        return self.committed >= self.settings.num_rounds
+
     def _node_reported(self, node: str, report: TaskReport | None, now: float) -> list[Action]:
         if node not in self.plan.nodes:
             return []
-        if report is None:
-            if self.committed >= self.settings.num_rounds:
-                # It has ended the task, with the final model or because it lost everything: nobody to wait for.
-                if self._undelivered is not None:
-                    self._undelivered.discard(node)
-                return self._go_on(now)
-            # The node does not know the task (any more): tell it again. What it still has costs nothing to offer.
+        if self._trained:
+            return self._reported_at_the_end(node, report, now)
+        if report is None:  # the node does not know the task (any more): what it still has costs nothing to offer
             return [Assign(node), *self._send_globals([node])]
         match report.state:
+            case "failed" if self.counts is not None and self.settings.min_responses < 1:
+                return self._node_out(node, f"failed: {report.reason}", now)
             case "refused" | "failed":
                 return self._finish("failed", f"node {node} {report.state}: {report.reason}")
             case "diverged":
@@ -213,6 +219,37 @@ class TaskCourse:
             case "ready":
                 return self._node_ready(node, report, now)
         return []
+
+    def _reported_at_the_end(self, node: str, report: TaskReport | None, now: float) -> list[Action]:
+        state = None if report is None else report.state
+        if report is not None and state in {"refused", "failed", "diverged"}:
+            self._will_not_take_it(node, f"{state}: {report.reason}")
+        elif state == "ready" and self._out.pop(node, None) is not None and self._undelivered is not None:
+            self._undelivered.add(node)
+            return [SendFinal(node, self.committed)]
+        elif state in {"closing", None}:
+            # It has the final model; or it ended the task with it, or lost everything: nobody to wait for.
+            self._not_waited_for(node)
+        return self._go_on(now)
+
+    def _will_not_take_it(self, node: str, why: str) -> None:
+        self._out[node] = why
+        self._not_waited_for(node)
+
+    def _not_waited_for(self, node: str) -> None:
+        """The final model needs no further way to the node."""
+        if self._undelivered is not None:
+            self._undelivered.discard(node)
+
+    def _node_out(self, node: str, why: str, now: float) -> list[Action]:
+        """In the middle of the training a node can do no more: its clients are missing from now on."""
+        if node in self._out:
+            return []
+        self._out[node] = why
+        if self._gathering is not None:
+            self._gathering.leave_out(node)
+        note = Note("node_failed", f"node {node} {why}; the task goes on without its clients")
+        return [note, *self._close_if_enough(now)]
 
     def _node_ready(self, node: str, report: TaskReport, now: float) -> list[Action]:
         share = next(share for share in self.plan.shares if share.node == node)
@@ -223,19 +260,24 @@ class TaskCourse:
             fixed = self.counts[share.first_client : share.first_client + share.num_clients]
             if counts != fixed:
                 return self._finish("failed", f"node {node}'s data changed during the task: start it again")
-            return []
+            return self._node_back(node)
         self._ready[node] = counts
         if len(self._ready) < len(self.plan.nodes):
             return []
         self.counts = tuple(count for name in self.plan.nodes for count in self._ready[name])
         return [RecordCounts(self.counts), *self._go_on(now)]
 
+    def _node_back(self, node: str) -> list[Action]:
+        if self._out.pop(node, None) is None:
+            return []
+        if self._gathering is not None:
+            self._gathering.take_back(node)
+        return [Note("node_back", f"node {node} takes part again"), *self._send_globals([node])]
+
     def _node_refused(self, node: str, reason: str, now: float) -> list[Action]:
-        if self._undelivered is None:
+        if not self._trained:
             return self._finish("failed", f"node {node} refused {reason}")
-        if node in self._undelivered:  # the model is made and saved: one node that will not have it fails nothing
-            self._undelivered.discard(node)
-            self._without_final.append(node)
+        self._will_not_take_it(node, f"refused {reason}")
         return self._go_on(now)
 
     def _update_arrived(self, update: UpdateArrived, now: float) -> list[Action]:
@@ -278,25 +320,28 @@ class TaskCourse:
         """Open the next round, or go towards the end, if nothing stands in the way."""
         if self.ended or self._gathering is not None or self.committed < 0:
             return []
-        if self.committed < self.settings.num_rounds:
+        if not self._trained:
             if self.counts is None or not self._testset:
                 return []
             self._open(self.committed + 1, now)
-            return self._send_globals(self.plan.nodes)
+            return self._close_if_enough(now) or self._send_globals(self.plan.nodes)
         last = self.committed
         if last not in self._evaluated or last not in self._saved or self._kept - {last}:
             return []
         if self._undelivered is None:
-            self._undelivered = set(self.plan.nodes)
+            takers = [node for node in self.plan.nodes if node not in self._out]
+            self._undelivered = set(takers)
             self._final_deadline = now + FINAL_DELIVERY_SECONDS
-            return [SendFinal(node, last) for node in self.plan.nodes]
+            if takers:
+                return [SendFinal(node, last) for node in takers]
         if self._undelivered and self._final_deadline is not None and now < self._final_deadline:
             return []
         reason = f"{last} rounds done"
         if self._undelivered:
             reason += f"; the final model still goes to {', '.join(self.undelivered)}"
-        if self._without_final:
-            reason += f"; refused the final model: {', '.join(self._without_final)}"
+        if self._out:
+            without = ", ".join(f"{node} ({why})" for node, why in sorted(self._out.items()))
+            reason += f"; without the final model: {without}"
         return self._finish("completed", reason)
 
     def _finish(self, outcome: str, reason: str) -> list[Action]:
@@ -307,7 +352,8 @@ class TaskCourse:
 
     def _open(self, number: int, now: float) -> Gathering:
         assert self.counts is not None  # noqa: S101 - no round opens without them
-        self._gathering = Gathering(self.plan, number, self.counts, now + self.settings.round_timeout_seconds)
+        deadline = now + self.settings.round_timeout_seconds
+        self._gathering = Gathering(self.plan, number, self.counts, deadline, self._out)
         return self._gathering
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
@@ -318,9 +364,14 @@ class TaskCourse:
         return [action for node in nodes if (action := gathering.broadcast(node)) is not None]
 
     def _close_if_enough(self, now: float) -> list[Action]:
-        """Everything that is expected, or after the deadline enough of it, ends the round."""
+        """Everything that is awaited, or after the deadline enough of it, ends the round."""
         gathering = self._gathering
-        if gathering is None or gathering.closed or not (gathering.complete or gathering.enough(now)):
+        if gathering is None or gathering.closed:
+            return []
+        if gathering.hopeless:
+            who = "; ".join(f"node {node} {why}" for node, why in sorted(self._out.items()))
+            return self._finish("failed", f"{who}; too few clients are left for round {gathering.number}")
+        if not (gathering.complete or gathering.enough(now)):
             return []
         roster = gathering.close()
         return [roster, Aggregate(roster.round, roster.entries)]

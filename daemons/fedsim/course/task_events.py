@@ -223,6 +223,14 @@ class SendFinal:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Tell people something about the task; it goes on."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Finish:
     """End: move the row, stop the workers, tell the nodes, clear what is used up."""
 
@@ -244,5 +252,6 @@ Action = (
     | Save
     | ClearModel
     | SendFinal
+    | Note
     | Finish
 )

@@ -47,13 +47,13 @@ def _batches(folder: Path) -> list[Path]:
 
 
 def _read(file: Path) -> Examples:
-    size = file.stat().st_size
-    if not size or size % RECORD:
+    content = np.fromfile(file, np.uint8)
+    if not content.size or content.size % RECORD:
         raise BadInput(
-            f"{file}: {size} bytes are not a whole number of records of {RECORD} bytes; "
+            f"{file}: {content.size} bytes are not a whole number of records of {RECORD} bytes; "
             "CIFAR-10's binary version is meant, not the Python or Matlab one; fetch it again"
         )
-    records = np.fromfile(file, np.uint8).reshape(-1, RECORD)
+    records = content.reshape(-1, RECORD)
     labels = records[:, 0].astype(np.int64)
     wrong = np.flatnonzero(labels >= NUM_CLASSES)
     if len(wrong):

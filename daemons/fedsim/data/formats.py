@@ -5,7 +5,8 @@ A format is a class without constructor arguments, named by an entry point in th
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
 
@@ -49,17 +50,18 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
     known = ", ".join(sorted(points))
     if config.format is not None:
         name = config.format
-        chosen = cast("Format", points[name].load()())
+        chosen = _load(points[name])
     elif not path.exists():
         raise BadInput(f"data set {config.name}: {path} does not exist; put its files there, or correct `path`")
     else:
-        loaded = {name: cast("Format", points[name].load()()) for name in sorted(points)}
+        loaded, broken = _load_all(points.values())
         fitting = [name for name, candidate in loaded.items() if candidate.detect(path)]
         if len(fitting) != 1:
             problem = (
                 f"its files fit {' and '.join(fitting)}" if fitting else "its files are of no format that is known"
             )
-            raise BadInput(f"data set {config.name}: {path}: {problem}; set `format` to one of {known}")
+            also = "".join(f"; {why}" for why in broken)
+            raise BadInput(f"data set {config.name}: {path}: {problem}; set `format` to one of {known}{also}")
         name = fitting[0]
         chosen = loaded[name]
     fields = DataSetConfig.model_fields
@@ -71,3 +73,23 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
     if unknown:
         raise BadInput(f"data set {config.name}: the format {name} does not use {', '.join(unknown)}; leave it out")
     return chosen
+
+
+def _load(point: EntryPoint) -> Format:
+    try:
+        return cast("Format", point.load()())
+    except (ImportError, AttributeError) as error:
+        raise BadInput(
+            f"the format {point.name} ({point.value}) cannot be loaded: {error}; repair or uninstall its package"
+        ) from error
+
+
+def _load_all(points: Iterable[EntryPoint]) -> tuple[dict[str, Format], list[str]]:
+    """The formats by name, and why others cannot be loaded: one broken package spoils no other's data sets."""
+    loaded, broken = {}, []
+    for point in sorted(points, key=lambda point: point.name):
+        try:
+            loaded[point.name] = _load(point)
+        except BadInput as error:
+            broken.append(str(error))
+    return loaded, broken

@@ -24,6 +24,8 @@ UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 MAX_DEFLATE_RATIO = 1032
 """How much longer than its file deflated content can be (zlib's documentation)."""
+BLOCK = 2**24
+"""Bytes read at a time, so that memory follows what is there, not what a header says."""
 PIXEL_SCALE = 255.0
 FILE_NAME = re.compile(r"(?:.*[-_])?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
 TEST_NAMES = frozenset({"t10k", "test"})
@@ -113,8 +115,16 @@ def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np
     expected = 1
     for length in shape:
         expected *= length
-    content = file.read(expected + 1) if expected <= most else b""
+    content = _read(file, expected + 1) if expected <= most else bytearray()
     if len(content) != expected:
         told = f"more than {expected}" if len(content) > expected else f"only {len(content) or 'a part'}"
         raise BadInput(f"{path}: its header says {list(shape)}, {expected} bytes, but {told} follow; fetch it again")
     return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read(file: IO[bytes] | gzip.GzipFile, size: int) -> bytearray:
+    """Up to `size` bytes."""
+    content = bytearray()
+    while part := file.read(min(BLOCK, size - len(content))):
+        content += part
+    return content

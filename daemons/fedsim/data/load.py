@@ -13,10 +13,10 @@ from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import find_format
 from fedsim.data.npz import read_features
 from fedsim.data.split import split_off_test
-from fedsim.data.table import MAX_CLASSES, load_table_features
+from fedsim.data.table import load_table_features
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray
-from fedsim.messages import DataSetInfo
+from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, DataSetInfo
 
 
 def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
@@ -31,9 +31,8 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
     path = folder / config.path
     source = f"data set {config.name}: {path}"
     test_path = None if config.test_path is None else folder / config.test_path
-    chosen = find_format(config, path)
     try:
-        dataset = chosen.load(config, path, test_path)
+        dataset = find_format(config, path).load(config, path, test_path)
     except OSError as error:
         raise BadInput(f"{source}: {error.filename or path} cannot be read: {error.strerror or error}") from error
     if dataset.test is None and config.test_share is not None:
@@ -145,8 +144,20 @@ def _check(dataset: DataSet, source: str) -> None:
 
 
 def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
-    count = len(examples.labels)
-    if len(examples.features) != count:
+    features, labels = examples.features, examples.labels
+    if features.dtype not in (np.uint8, np.float32) or labels.dtype != np.int64 or labels.ndim != 1:
+        raise BadInput(
+            f"{source}: features must be uint8 or float32 and labels int64 [n]; "
+            f"they are {features.dtype} and {labels.dtype} {list(labels.shape)}"
+        )
+    shape = examples.feature_shape
+    if not 1 <= len(shape) <= MAX_DIMENSIONS or max(shape) > MAX_LENGTH:
+        raise BadInput(
+            f"{source}: an example has the shape {list(shape)}; it may have 1 to {MAX_DIMENSIONS} dimensions, "
+            f"each up to {MAX_LENGTH} long"
+        )
+    count = len(labels)
+    if len(features) != count:
         raise BadInput(f"{source}: there are {len(examples.features)} examples but {count} labels")
     if not count or 0 in examples.feature_shape:
         raise BadInput(f"{source}: there are no examples (features have the shape {list(examples.features.shape)})")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.idx import MAX_DEFLATE_RATIO
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
 
@@ -22,6 +24,11 @@ TRAIN_FEATURES = ("x_train", "train_features", "features", "x")
 TRAIN_LABELS = ("y_train", "train_labels", "labels", "y")
 TEST_FEATURES = ("x_test", "test_features")
 TEST_LABELS = ("y_test", "test_labels")
+ENCRYPTED = 1
+"""The bit of a ZIP entry's flags that says so."""
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
+NO_LITERAL = (TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
+"""What numpy lets through of `ast.literal_eval`, besides ValueError, where a header is nonsense."""
 COLOURS = frozenset({1, 3, 4})
 
 
@@ -60,25 +67,39 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 for entry in archive.infolist()
                 if entry.filename.endswith(".npy")
             }
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except (*DAMAGED, ValueError, OverflowError) as error:  # zipfile lets through what strange numbers lead to
         raise BadInput(f"{path}: not a whole .npz file ({error}); make it anew with numpy.savez") from error
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
     place = f"{path}: array {entry.filename.removesuffix('.npy')}"
+    if entry.flag_bits & ENCRYPTED or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        how = "encrypted" if entry.flag_bits & ENCRYPTED else "packed in a way that numpy does not use"
+        raise BadInput(f"{place}: is {how}; make the file anew with numpy.savez")
+    if entry.file_size > path.stat().st_size * MAX_DEFLATE_RATIO:
+        raise BadInput(f"{place}: {entry.file_size} bytes cannot be in so short a file; make it anew")
     try:
         with archive.open(entry) as stream:
-            version = npy.read_magic(stream)
-            read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, _, dtype = read_header(stream)
+            shape, dtype = _read_header(stream)
             header = stream.tell()
         told = prod(shape) * dtype.itemsize
-        if not dtype.hasobject and told != entry.file_size - header:
+        if not dtype.hasobject and (min(shape, default=0) < 0 or told != entry.file_size - header):
             raise BadInput(f"{place}: its header says {told} bytes, {entry.file_size - header} are there; make it anew")
         with archive.open(entry) as stream:
             return np.asarray(npy.read_array(stream, allow_pickle=False))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise BadInput(f"{place}: {error}; save plain numbers with numpy.savez") from error
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type; raises `ValueError` where it is no header of numpy's."""
+    version = npy.read_magic(stream)
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, _, dtype = read_header(stream)
+    except NO_LITERAL as error:
+        raise ValueError(f"its header cannot be read ({type(error).__name__})") from error
+    return shape, dtype
 
 
 def _examples(

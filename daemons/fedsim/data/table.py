@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 from array import array
+from collections import Counter
 from dataclasses import dataclass
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
@@ -20,9 +21,9 @@ from fedsim.config.models import DataSetConfig
 from fedsim.data.split import split_indices
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray
+from fedsim.messages import MAX_CLASSES
 
 MISSING = frozenset({"", "?", "na", "n/a", "nan", "null", "none"})
-MAX_CLASSES = 100_000
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 Values = NDArray[np.float64]
 
@@ -161,10 +162,16 @@ class _Layout:
         cls, config: DataSetConfig, path: Path, header: list[str], wanted: list[str] | None, *, with_labels: bool
     ) -> _Layout:
         """Check the header."""
-        double = [name for name in header if header.count(name) > 1]
+        double = [name for name, times in Counter(header).items() if times > 1]
         if not header or double:
             problem = f"names {double[0]!r} twice" if double else "is empty"
             raise BadInput(f"{path}: line 1: the header {problem}; it must name each column once")
+        for text, number in (config.labels or {}).items():
+            if not 0 <= number < MAX_CLASSES:
+                raise BadInput(
+                    f"data set {config.name}: `labels` gives {text!r} the class {number}; "
+                    f"classes are 0 to {MAX_CLASSES - 1}"
+                )
         label = config.label_column
         if label is None:
             raise BadInput(f"data set {config.name}: set label_column to one of {path}'s columns {_some(header)}")
@@ -173,11 +180,12 @@ class _Layout:
         if with_labels and config.id_column is not None and config.id_column not in header:
             raise BadInput(f"{path}: line 1: there is no id_column {config.id_column!r}; columns are {_some(header)}")
         columns = wanted or [name for name in header if name not in {label, config.id_column}]
-        missing = [name for name in columns if name not in header]
+        there = set(header)
+        missing = [name for name in columns if name not in there]
         if missing or not columns:
             problem = f"the columns {_some(missing)} are missing" if missing else "there is no column with a feature"
             raise BadInput(f"{path}: line 1: {problem}; columns are {_some(header)}")
-        unused = set(header) - {*columns, label, config.id_column}
+        unused = there - {*columns, label, config.id_column}
         if unused:
             raise BadInput(f"{path}: line 1: the training file has no columns {_some(sorted(unused))}; leave them out")
         return cls(config, path, header, columns, header.index(label) if with_labels else None)

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.models import Prepares, build_model, load_vector, share_vector
+from fedsim.learning.models import Prepares, build_model, check_training, load_vector, share_vector
 from fedsim.learning.partition import Partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import Strategy, make_strategy
@@ -112,6 +112,7 @@ class SequentialEngine:
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
         self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
+        check_training(self.model, settings.model, train.feature_shape, num_classes, self.device)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
         # The same memory, unknown to autograd: steps are taken on these.

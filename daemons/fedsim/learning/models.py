@@ -20,6 +20,8 @@ from fedsim.learning.examples import FloatArray
 from fedsim.learning.randomness import generator
 from fedsim.settings import MODELS
 
+TRIED_EXAMPLES = 2
+
 
 @runtime_checkable
 class Prepares(Protocol):
@@ -171,28 +173,101 @@ def build_model(name: str, feature_shape: tuple[int, ...], num_classes: int, *, 
     from the seed, and put back afterwards.
 
     Raises:
-        BadInput: there is no such model, the shape does not fit it, or it keeps running statistics.
+        BadInput: there is no such model, the shape does not fit it, or it is none that can be averaged.
     """
     points = {point.name: point for point in entry_points(group=MODELS)}
     if name not in points:
         raise BadInput(f"there is no model {name!r}; there are {', '.join(sorted(points))}")
-    factory = cast("ModelFactory", points[name].load())
+    try:
+        factory = cast("ModelFactory", points[name].load())
+    except (ImportError, AttributeError) as error:
+        raise BadInput(
+            f"model {name} ({points[name].value}) cannot be loaded: {error}; repair its package on this host"
+        ) from error
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator(seed, "initial model").integers(2**63)))
         model = factory(feature_shape, num_classes)
-    kept = [key for key, value in model.state_dict().items() if value.is_floating_point()]
-    statistics = sorted(set(kept) - {key for key, _ in model.named_parameters(remove_duplicate=False)})
-    if statistics:
-        raise BadInput(
-            f"model {name} keeps {', '.join(statistics[:3])} besides its parameters, and federated rounds would lose "
-            "them; use GroupNorm, or BatchNorm with track_running_stats=False"
-        )
+    _check_parameters(model, name)
     return model
 
 
+def _check_parameters(model: object, name: str) -> None:
+    """What makes a model one flat float32 vector, all of which is trained."""
+    if not isinstance(model, nn.Module):
+        raise BadInput(f"model {name}: its factory gives a {type(model).__name__}, not a torch.nn.Module")
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise BadInput(f"model {name} has no parameters: there is nothing to train")
+    other = [f"{key} is {value.dtype}" for key, value in parameters.items() if value.dtype != torch.float32]
+    if other:
+        raise BadInput(f"model {name}: the parameter {_some(other)}; all must be torch.float32: use `model.float()`")
+    frozen = [key for key, value in parameters.items() if not value.requires_grad]
+    if frozen:
+        raise BadInput(
+            f"model {name}: the parameter {_some(frozen)} is frozen (requires_grad=False), and every parameter is "
+            "trained and averaged; make what is fixed a buffer with persistent=False"
+        )
+    kept = {key for key, value in model.state_dict().items() if isinstance(value, Tensor) and value.is_floating_point()}
+    statistics = sorted(kept - {key for key, _ in model.named_parameters(remove_duplicate=False)})
+    if statistics:
+        raise BadInput(
+            f"model {name} keeps {_some(statistics)} besides its parameters, and federated rounds would lose "
+            "them; use GroupNorm, or BatchNorm with track_running_stats=False; what never changes can be a buffer with "
+            "persistent=False"
+        )
+
+
+def check_training(
+    model: nn.Module,
+    name: str,
+    feature_shape: tuple[int, ...],
+    num_classes: int,
+    device: torch.device | None = None,
+) -> None:
+    """Try whether the model gives logits that every parameter has a part in: once, before a task trains for days.
+
+    torch's random stream is put back afterwards.
+
+    Raises:
+        BadInput: it does not.
+    """
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+        examples = torch.zeros(TRIED_EXAMPLES, *feature_shape, device=device)
+        inputs = model.prepare(examples, generator(0, "trial")) if isinstance(model, Prepares) else examples
+        outputs: object = model.train()(inputs)
+        wanted = (TRIED_EXAMPLES, num_classes)
+        if not isinstance(outputs, Tensor) or outputs.shape != wanted:
+            what = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
+            raise BadInput(
+                f"model {name} must give logits [examples, classes]: for {TRIED_EXAMPLES} examples and {num_classes} "
+                f"classes {list(wanted)}; it gives {what}"
+            )
+        parameters = dict(model.named_parameters())
+        gradients: tuple[Tensor | None, ...] = (None,) * len(parameters)
+        if outputs.requires_grad:
+            gradients = torch.autograd.grad(outputs.sum(), list(parameters.values()), allow_unused=True)
+    unused = [key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    if unused:
+        raise BadInput(
+            f"model {name}: the parameter {_some(unused)} has no part in what the model gives and cannot be trained; "
+            "take it out, or use it"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def initial_vector(name: str, feature_shape: tuple[int, ...], num_classes: int, seed: int) -> FloatArray:
-    """The parameters with which a task begins, float32 [P]; equal arguments, equal bytes."""
-    return vector_of(build_model(name, feature_shape, num_classes, seed=seed))
+    """The parameters with which a task begins, float32 [P]; equal arguments, equal bytes.
+
+    Raises:
+        BadInput: as `build_model` and `check_training`.
+    """
+    model = build_model(name, feature_shape, num_classes, seed=seed)
+    vector = vector_of(model)
+    check_training(model, name, feature_shape, num_classes)
+    return vector
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -10,7 +10,7 @@ from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import FLOAT32, INT64, check_finite, open_array, open_vector
 
 
-def check_contents(path: Path, file_id: FileId, sender: str, receiver: Role) -> None:
+def check_contents(path: Path, file_id: FileId, sender: str, receiver: Role, num_parameters: int | None) -> None:
     """Check that the file at `path` is what its id says.
 
     Args:
@@ -18,6 +18,7 @@ def check_contents(path: Path, file_id: FileId, sender: str, receiver: Role) -> 
         file_id: what it was offered as.
         sender: who sent it, as the connection proved.
         receiver: what this host is; a server and a node get different `initparam`.
+        num_parameters: of the task's model, if that is known.
 
     Raises:
         BadInput: saying what is wrong.
@@ -33,7 +34,7 @@ def check_contents(path: Path, file_id: FileId, sender: str, receiver: Role) -> 
         case Kind.STOP:
             _same_task(file_id, read_message(Stop, path.read_bytes(), "it").task)
         case Kind.GLOBALPARAM | Kind.LOCALPARAM:
-            check_finite(open_vector(path))
+            check_finite(open_vector(path, num_parameters))
         case Kind.TESTSET if file_id.part == "data":
             check_finite(open_array(path, FLOAT32, range(2, 5)).view("<f4"))
         case Kind.TESTSET:

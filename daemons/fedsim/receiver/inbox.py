@@ -59,13 +59,13 @@ class SpoolInbox:
         self.welcome(sender)
         if header.id.kind not in PERMITTED.get((sender.role, self._role), frozenset()):
             raise Refused("not_permitted", f"a {self._role} takes no {header.id.kind} from a {sender.role}")
-        check_wanted(self._spool, header.id, sender.name)
+        wanted = check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
         incoming = IncomingFile(
             header,
             sender,
             self._destination(sender, header),
-            check=lambda path: check_contents(path, header.id, sender.name, self._role),
+            check=lambda path: check_contents(path, header.id, sender.name, self._role, wanted.num_parameters),
             ended=self._ended,
         )
         with incoming.lock:

@@ -16,7 +16,7 @@ import structlog
 
 from fedsim.activation import passed_sockets
 from fedsim.config import Address, Limits, ReceiverConfig
-from fedsim.errors import Refused, Unavailable
+from fedsim.errors import FedsimError, Refused, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
 from fedsim.spool.clear import clear_leftovers
@@ -93,11 +93,12 @@ class Receiver:
 
     def start(self) -> None:
         """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
+        config = self.config
+        plain = config.tls is None and not config.insecure_plaintext
         self._hold = take_over(self.spool)
         try:
-            plain = self.config.tls is None and not self.config.insecure_plaintext
-            sockets = passed_sockets(self.config.listen, plain=plain) or [listen(self.config.listen)]
-        except Unavailable:
+            sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
+        except FedsimError:
             self._let_go()
             raise
         self.sweep()

@@ -16,6 +16,7 @@ from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.messages import Broadcast, Count, Message, Name, Uid, read_message
 from fedsim.server.nodes import Nodes
+from fedsim.server.stops import Stops
 from fedsim.spool.durable import make_folder, remove_tree, write_bytes
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire.outbox import Outbox
@@ -35,11 +36,12 @@ class Delivery(Message):
 class FinalModels:
     """The final models that are still on their way."""
 
-    def __init__(self, root: Path, outbox: Outbox, nodes: Nodes) -> None:
+    def __init__(self, root: Path, outbox: Outbox, nodes: Nodes, stops: Stops) -> None:
         """`root` is their folder."""
         self._root = root
         self._outbox = outbox
         self._nodes = nodes
+        self._stops = stops
         self._owed: dict[str, Delivery] = {}
 
     def keep(self, delivery: Delivery, model: Path) -> None:
@@ -60,6 +62,7 @@ class FinalModels:
         self._owed[uid] = delivery
         for node in delivery.nodes:
             if node not in self._nodes.addresses:
+                self._stops.tell([node], uid, "server.yml does not name this node any more")
                 self._settle(uid, node)
                 continue
             self._outbox.send(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,15 @@ from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_fol
 from fedsim.spool.layout import MODEL_FILE
 
 _ROUND = re.compile(r"round-(\d{6,7})")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What a round took until its roster stood: seconds since the round before, bytes to and from the nodes."""
+
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
 
 
 class TaskFolder:
@@ -65,17 +74,18 @@ class TaskFolder:
 
     # ---- rosters
 
-    def write_roster(self, roster: WriteRoster) -> None:
-        """Record which updates count in a round."""
-        write_json(self._roster(roster.round), asdict(roster))
+    def write_roster(self, roster: WriteRoster, gathered: Gathered) -> None:
+        """Record which updates count in a round, and what gathering them took."""
+        write_json(self._roster(roster.round), {**asdict(roster), "gathered": asdict(gathered)})
 
-    def read_roster(self, number: int) -> WriteRoster | None:
-        """The round's roster, if it was written."""
+    def read_roster(self, number: int) -> tuple[WriteRoster, Gathered] | None:
+        """The round's roster and what gathering it took, if it was written."""
         content = self._read_json(self._roster(number).name)
         if content is None:
             return None
         entries = tuple(RosterEntry(**entry) for entry in content["entries"])
-        return WriteRoster(content["round"], entries, tuple(content["missing"]))
+        roster = WriteRoster(content["round"], entries, tuple(content["missing"]))
+        return roster, Gathered(**content["gathered"])
 
     # ---- rounds
 

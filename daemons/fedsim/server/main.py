@@ -4,35 +4,34 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
 from fedsim import __version__
-from fedsim.config import ServerConfig
+from fedsim.config import Limits, ServerConfig
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import BadInput, DiskFull, Unavailable
-from fedsim.messages import DataSetInfo
 from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask, tell_stop
+from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask
+from fedsim.server.stops import Stops
 from fedsim.spool.clear import clear_file, clear_task
-from fedsim.spool.files import Kind, Role
+from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
 from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
+from fedsim.wire.frames import room_for_meta
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
-from fedsim.wire.sender import Sender
 from fedsim.wire.trust import Credentials
-from fedsim.worker.inspector import Inspector
-from fedsim.worker.jobs import Inspect, Inspected
+from fedsim.worker.inspector import Inspected, OwnData, Wanted
 from fedsim.worker.pool import WorkerPool
 
 HOUSEKEEPING_SECONDS = 3600.0
@@ -63,17 +62,18 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._watch = Watch(*(self._spool.folder(kind) for kind in kinds))
         self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         self._identity = Identity(self.config.name, Role.SERVER)
-        self._outbox = Outbox(Sender(self._identity, credentials=Credentials.of(self.config.tls, self._identity)))
+        self._outbox = Outbox(self._identity, Credentials.of(self.config.tls, self._identity))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._nodes = Nodes(self.config, self._spool)
-        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes)
+        self._stops = Stops(self.config.spool / "nodes.json", self._outbox, self._nodes)
+        self._finals = FinalModels(self.config.spool / "final", self._outbox, self._nodes, self._stops)
         self._platform = Platform(
-            self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self.metrics
+            self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self._stops, self.metrics
         )
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
-        self._own_datasets: dict[str, DataSetInfo] | None = None
-        self._inspector = Inspector(self._selector, self._inspected)
+        self._own: Inspected | None = None
+        self._own_data = OwnData(self._selector, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
         self._full = False
@@ -98,21 +98,22 @@ class ServerDaemon(Daemon[ServerConfig]):
         if changed:
             self.log.warning("restart_needed", keys=", ".join(changed))
         config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
-        self._outbox.reload(Credentials.of(config.tls, self._identity), {node.name for node in config.nodes})
-        look = (config.data, config.datasets) != (self.config.data, self.config.datasets)
+        credentials = Credentials.of(config.tls, self._identity)
         super().reload(config)
         self._platform.config = config
-        self._nodes.reload(config)
+        for old, new in self._nodes.reload(config):
+            self._outbox.redirect(old, new)
+        self._outbox.reload(credentials, set(self._nodes.addresses.values()))
+        self._stops.reload()
         self._poll_at = self._housekeeping_at = 0.0
-        if look:
-            self._inspect()
+        self._inspect()
 
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
         if hasattr(self, "_running"):
             self._let_go()
-        if hasattr(self, "_inspector"):
-            self._inspector.close()
+        if hasattr(self, "_own_data"):
+            self._own_data.close()
         if hasattr(self, "_outbox"):
             self._outbox.close()
             self._store.close()
@@ -188,9 +189,12 @@ class ServerDaemon(Daemon[ServerConfig]):
             if plan is None:
                 self._waiting[task.uid] = (task, "")
             elif (missing := self._missing_node(plan)) is not None:
+                self._stops.promise(plan.nodes, task.uid, missing)
                 self._end_early(task, TaskState.FAILED, missing)
+                self._stops.tell(plan.nodes, task.uid, missing)
             else:
                 self._run(plan)
+        self._stops.take_up()
         self._finals.take_up(self._is_finished)
         self._see_nodes()  # last: whatever they report is judged by the tasks that there are
         self._poll_at = 0.0
@@ -211,14 +215,10 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _inspect(self) -> None:
         """Look at the server's own data sets, in a worker; plans wait for what it says."""
-        if not self.config.datasets:
-            self._own_datasets = {}
-            return
-        job = Inspect(folder=self.config.data, datasets=tuple(self.config.datasets), device="cpu")
-        self._inspector.look(job)
+        self._own_data.look(Wanted(self.config.data, tuple(self.config.datasets), device="cpu"))
 
     def _inspected(self, inspected: Inspected) -> None:
-        self._own_datasets = {dataset.name: dataset for dataset in inspected.datasets}
+        self._own = inspected
         self._poll_at = 0.0
 
     # ------------------------------------------------------------ what happens
@@ -245,6 +245,9 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _transfers_ended(self) -> None:
         for outcome in self._outbox.ended():
+            if outcome.file_id.kind is Kind.STOP:
+                self._stops.sent(outcome)
+                continue
             running = self._running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
@@ -263,11 +266,12 @@ class ServerDaemon(Daemon[ServerConfig]):
                 # The node still holds a task that is over: it missed the end.
                 missed = report.state != "closing" and not self._finals.owes(name, uid)
                 if missed and uid not in self._waiting:
-                    tell_stop(self._platform, name, uid, "the task is over")
+                    self._stops.tell([name], uid, "the task is over")
 
     def _time_passed(self) -> None:
         now = time.monotonic()
         self._outbox.check()
+        self._own_data.tick()
         for running in self._running.values():
             if running.wake_at is not None and now >= running.wake_at:
                 running.tick()
@@ -291,7 +295,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"
 
     def _next_wake(self) -> float:
-        wakes = [self._poll_at, self._housekeeping_at]
+        wakes = [self._poll_at, self._housekeeping_at, self._own_data.wake_at]
         for running in self._running.values():
             wakes += [at for at in (running.wake_at, running.show()) if at is not None]
         return min(wakes)
@@ -311,13 +315,13 @@ class ServerDaemon(Daemon[ServerConfig]):
                 running.broken(missing)
         self._start_waiting()
         # A task that waits for its nodes holds nobody up: the next is claimed as well.
-        while self._own_datasets is not None and len(self._running) < self.config.max_running_tasks:
+        while self._own is not None and len(self._running) < self.config.max_running_tasks:
             claimed = self._store.claim_next_task(time.time())
             if claimed is None:
                 break
             self.log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
             self._waiting[claimed.uid] = (claimed, "")
-            self._plan(claimed.uid, self._own_datasets)
+            self._plan(claimed.uid, self._own)
 
     def _stop(self, task: Task) -> None:
         running = self._running.get(task.uid)
@@ -328,22 +332,27 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def _start_waiting(self) -> None:
         """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
-        if self._own_datasets is None:
+        if self._own is None:
             return
         for uid in sorted(self._waiting, key=lambda uid: self._waiting[uid][0].number):
             if len(self._running) >= self.config.max_running_tasks:
                 return
-            self._plan(uid, self._own_datasets)
+            self._plan(uid, self._own)
 
-    def _plan(self, uid: str, own_datasets: Mapping[str, DataSetInfo]) -> None:
+    def _plan(self, uid: str, own: Inspected) -> None:
         task, said = self._waiting[uid]
+        wanted = task.settings.dataset
+        last_model = FileId(kind=Kind.GLOBALPARAM, task=uid, round=task.settings.num_rounds + 1)
         plan = make_plan(
             task=uid,
             number=task.number,
             settings=task.settings,
             hellos=self._nodes.online(),
             not_heard=self._nodes.not_heard(),
-            server_dataset=own_datasets.get(task.settings.dataset),
+            server_dataset=next((dataset for dataset in own.datasets if dataset.name == wanted), None),
+            server_problem=own.unusable.get(wanted),
+            # Nobody knows here what the nodes' receivers are set to; what they take by default, each should.
+            broadcast_bytes=room_for_meta(Limits().max_header_bytes, last_model),
             version=__version__,
         )
         match plan:

@@ -37,12 +37,14 @@ class Nodes:
         self._log = get_logger()
         self.reload(config)
 
-    def reload(self, config: ServerConfig) -> None:
-        """Take over who the nodes are, and how long one may be silent."""
+    def reload(self, config: ServerConfig) -> list[tuple[Peer, Peer]]:
+        """Take over who the nodes are, and how long one may be silent; returns the old and new address of who moved."""
+        before = self.addresses
         self.addresses = {node.name: Peer(node.name, node.address, node.port) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
         self._known = {name: known for name, known in self._known.items() if name in self.addresses}
         self._strangers.clear()
+        return [(old, self.addresses[name]) for name, old in before.items() if self.addresses.get(name, old) != old]
 
     def look(self) -> list[str]:
         """Read what has arrived; returns the names of the nodes that announced themselves anew."""

@@ -14,7 +14,7 @@ from typing import Any
 from fedsim.course.plan import Plan
 from fedsim.course.task import TaskCourse
 from fedsim.course.task_events import RosterEntry, WriteRoster
-from fedsim.server.folder import TaskFolder
+from fedsim.server.folder import Gathered, TaskFolder
 from fedsim.store.interface import Checkpoint, Event, Progress, RoundRecord, Store
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
@@ -48,10 +48,19 @@ class TaskRecords:
         """So many bytes went to nodes for the round."""
         self._bytes_sent[number] += size
 
-    def closed(self, roster: WriteRoster, received: int) -> None:
+    def closed(self, number: int, received: int) -> Gathered:
         """The round has its updates, of `received` bytes."""
-        self._seconds[roster.round]["train"] = time.monotonic() - self._opened_at
-        self._bytes_received[roster.round] = received
+        gathered = Gathered(time.monotonic() - self._opened_at, self._bytes_sent[number], received)
+        self._seconds[number]["train"] = gathered.seconds
+        self._bytes_received[number] = received
+        return gathered
+
+    def resume(self, number: int, gathered: Gathered) -> None:
+        """A restart found the round's roster: what gathering it took still counts."""
+        self._opened_at = time.monotonic() - gathered.seconds
+        self._seconds[number]["train"] = gathered.seconds
+        self._bytes_sent[number] = gathered.bytes_sent
+        self._bytes_received[number] = gathered.bytes_received
 
     def made(self, made: ModelMade) -> None:
         """A worker made the round's model."""
@@ -161,13 +170,13 @@ class TaskRecords:
         """Something worth telling about the task."""
         self._store.add_event(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
 
-    def show(self, course: TaskCourse) -> Progress | None:
-        """Write what the task is doing now, if that has changed; returns it then."""
+    def show(self, course: TaskCourse, waiting_for: tuple[str, ...]) -> Progress | None:
+        """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
         until = course.wake_at
         progress = Progress(
             round=course.round,
             phase=course.phase,
-            waiting_for=course.waiting_for,
+            waiting_for=waiting_for,
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
             eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(course.committed, 0)),
         )

@@ -15,17 +15,19 @@ from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
-from fedsim.messages import Broadcast, Stop, TaskReport, Update, read_message
+from fedsim.messages import Broadcast, TaskReport, Update, read_message
 from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import Delivery, FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.nodes import Nodes
 from fedsim.server.records import TaskRecords, checkpoint_name
+from fedsim.server.stops import Stops
 from fedsim.server.story import Story
 from fedsim.server.versions import TaskVersions
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.npy import open_vector
 from fedsim.spool.wanted import want
 from fedsim.store.interface import Store, TaskState
 from fedsim.wire.outbox import Outbox
@@ -33,8 +35,8 @@ from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
-STOP_DELIVERY_SECONDS = 3600.0
 SHOW_SECONDS = 0.25
+SHOWN_MISSING = 50  # the round's record names all
 # One aggregates, the other makes, tests and saves models: no round waits for a test.
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 
@@ -49,6 +51,7 @@ class Platform:
     outbox: Outbox
     nodes: Nodes
     finals: FinalModels
+    stops: Stops
     metrics: ServerMetrics
 
 
@@ -64,8 +67,8 @@ class RunningTask:
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
         self._versions = TaskVersions(plan, self._folder)
+        self._roster: course.WriteRoster | None = None
         self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
-        self._roster: course.WriteRoster | None = self._folder.read_roster(self._course.committed + 1)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1
@@ -100,12 +103,14 @@ class RunningTask:
             self.arrived(item)
 
     def _want(self) -> None:
-        """Let the receiver take what the nodes are about to be asked for."""
+        """Let the receiver take what the nodes are about to be asked for; updates as soon as there is a model."""
         asked = self.plan.testset_from
         kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes}
         if asked is not None:
             kinds[Kind.TESTSET] = (asked,)
-        want(self._platform.spool, self.uid, kinds)
+        committed = self._folder.committed()
+        length = len(open_vector(self._folder.model(committed[-1]))) if committed else None
+        want(self._platform.spool, self.uid, kinds, num_parameters=length)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -261,6 +266,9 @@ class RunningTask:
                 self._folder.remove_round(number)
             case course.SendFinal(node, number):
                 self._send_model(node, number + 1, Broadcast(used_through=number, final=True))
+            case course.Note(kind, text):
+                self._log.warning(kind, problem=text)
+                self._records.event(kind, text)
             case course.Finish():
                 self._finish(action)
 
@@ -278,12 +286,13 @@ class RunningTask:
         )
 
     def _write_roster(self, roster: course.WriteRoster) -> None:
-        self._folder.write_roster(roster)
-        self._roster = roster
         received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
-        self._records.closed(roster, received)
+        self._folder.write_roster(roster, self._records.closed(roster.round, received))
+        self._roster = roster
         if roster.missing:
-            missing = ", ".join(map(str, roster.missing))
+            missing = ", ".join(map(str, roster.missing[:SHOWN_MISSING]))
+            if (more := len(roster.missing) - SHOWN_MISSING) > 0:
+                missing += f" and {more} more"
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
             self._records.event("missing", f"round {roster.round} went on without the clients {missing}")
         # Whoever has not got the round's model by now need not get it any more.
@@ -318,6 +327,8 @@ class RunningTask:
 
     def _commit(self, number: int) -> None:
         self._story.committed(self._records.commit(number, self._roster if number else None))
+        if number == 0:
+            self._want()
 
     def _evaluate(self, number: int) -> None:
         plan = self.plan
@@ -365,13 +376,15 @@ class RunningTask:
     # ------------------------------------------------------------ the end
 
     def _finish(self, finish: course.Finish) -> None:
-        """The row first: what a crash leaves behind of a finished task, the start-up sweep clears."""
+        """What nodes are owed, then the row; what a crash then leaves behind, the start-up sweep clears."""
         self.outcome = finish
         completed = finish.outcome == "completed"
         digest = self._records.digest(self._course.committed) if completed else None
         away = self._course.undelivered if completed else ()
         if away:
             self._keep_final(away)
+        over_for = self._course.without_final if completed else self.plan.nodes
+        self._platform.stops.promise(over_for, self.uid, finish.reason)
         moved = self._platform.store.move_task(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
@@ -379,8 +392,7 @@ class RunningTask:
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
         self._workers.close()
         self._platform.outbox.cancel(lambda file: file.task == self.uid)
-        for node in self._course.without_final if completed else self.plan.nodes:
-            tell_stop(self._platform, node, self.uid, finish.reason)
+        self._platform.stops.tell(over_for, self.uid, finish.reason)
         if away:
             self._platform.finals.send(self.uid)
         clear_task(self._platform.spool, self.uid)
@@ -410,9 +422,18 @@ class RunningTask:
             return self._shown_at + SHOW_SECONDS
         if self.outcome is None:
             self._story.is_in(self.round)
-            if self._records.show(self._course) is not None:
+            if self._records.show(self._course, self._waiting_for()) is not None:
                 self._shown_at = now
         return None
+
+    def _waiting_for(self) -> tuple[str, ...]:
+        """The nodes that have not answered, each with what keeps files from it, if something does."""
+        peers = self._platform.nodes.addresses
+        told = []
+        for node in self._course.waiting_for:
+            trouble = self._platform.outbox.trouble(peers[node]) if node in peers else ""
+            told.append(f"{peers[node]}: {trouble}" if trouble else node)
+        return tuple(told)
 
     @property
     def status(self) -> str:
@@ -430,10 +451,14 @@ class RunningTask:
         folder = self._platform.config.spool / "checkpoints"
         recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
         saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
+        found = self._folder.read_roster(committed + 1)
+        if found is not None:
+            self._roster, gathered = found
+            self._records.resume(self._roster.round, gathered)
         return Restored(
             committed=committed,
             counts=self._folder.read_counts(),
-            roster=self._folder.read_roster(committed + 1),
+            roster=self._roster,
             kept=frozenset(kept),
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
@@ -443,12 +468,3 @@ class RunningTask:
 def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
     """The server's own copy of a data set, if it is configured."""
     return next((dataset for dataset in config.datasets if dataset.name == name), None)
-
-
-def tell_stop(platform: Platform, node: str, uid: str, reason: str) -> None:
-    """Tell a node that a task is over; one that is not configured any more is not told."""
-    if node not in platform.nodes.addresses:
-        return
-    body = Stop(task=uid, reason=reason[:2000]).model_dump_json().encode()
-    file = FileId(kind=Kind.STOP, task=uid)
-    platform.outbox.send(platform.nodes.addresses[node], file, body, give_up_after=STOP_DELIVERY_SECONDS)

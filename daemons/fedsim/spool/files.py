@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+MAX_FILE_BYTES = 2**50
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -104,7 +105,7 @@ class FileHeader(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     id: FileId
-    size: Annotated[int, Field(ge=0, le=2**50)]
+    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
     digest: Digest
     meta: dict[str, Any] = {}
 

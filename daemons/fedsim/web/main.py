@@ -174,6 +174,7 @@ def serve(config: WebConfig, path: Path) -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the files are read after the wait, as well
     with ExitStack() as until_the_end:
         passed = passed_sockets(config.listen, plain=not config.insecure_plaintext)
         listeners = [until_the_end.enter_context(listener) for listener in passed or [bind(config.listen)]]

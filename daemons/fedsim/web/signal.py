@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 from fedsim.config import WebConfig
@@ -15,6 +16,8 @@ from fedsim.wire.trust import Credentials
 
 # Long enough for a receiver that restarts; by then the server has seen the row itself.
 GIVE_UP_SECONDS = 30.0
+# A process that is replaced waits so long for what it has just begun to send.
+CLOSE_SECONDS = 2.0
 
 
 class Signal(Protocol):
@@ -36,6 +39,8 @@ class WireSignal:
     def __init__(self, config: WebConfig, credentials: Credentials | None) -> None:
         self._sender = Sender(Identity(config.name, Role.WEB), credentials=credentials)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
+        self._underway = 0
+        self._changed = threading.Condition()
 
     def submitted(self, task: Task) -> None:
         """A new task waits."""
@@ -46,8 +51,15 @@ class WireSignal:
         self._send(Kind.STOP, task, Stop(task=task.uid, reason=reason))
 
     def close(self) -> None:
-        """Let go of connections; what was not sent is lost."""
+        """Let go of connections, when what is on its way has arrived or after a moment; the rest is lost."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._underway, CLOSE_SECONDS)
         self._sender.close()
+
+    def _count(self, change: int) -> None:
+        with self._changed:
+            self._underway += change
+            self._changed.notify_all()
 
     def _send(self, kind: Kind, task: Task, message: Message) -> None:
         log = get_logger(task=task.number, kind=kind.value)
@@ -55,9 +67,12 @@ class WireSignal:
         def on_done(outcome: Outcome) -> None:
             if not outcome.delivered:
                 log.warning("signal_lost", problem=outcome.message, server=str(self._server))
+            self._count(-1)
 
+        self._count(+1)
         file_id, body = FileId(kind=kind, task=task.uid), message.model_dump_json().encode()
         try:
             self._sender.send(self._server, file_id, body, give_up_after=GIVE_UP_SECONDS, on_done=on_done)
         except FedsimError as error:
+            self._count(-1)
             log.warning("signal_lost", problem=str(error), server=str(self._server))

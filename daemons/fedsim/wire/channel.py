@@ -29,6 +29,8 @@ _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 _MOST_WRONG_DIGESTS: Final = 3
 _HASHED_AT_ONCE_BYTES: Final = 1 << 20
+# Said of who we are, not of the file: a connection may outlive a change of the peer's configuration.
+_UNWELCOME: Final = frozenset({"unknown_peer", "wrong_name"})
 
 
 def _pause(failures: int) -> float:
@@ -38,14 +40,26 @@ def _pause(failures: int) -> float:
 
 
 class Channel:
-    """An actor of the hub. Its methods below "from any thread" may be called by all, the others by the hub only."""
+    """An actor of the hub. Its methods below "from any thread" may be called by all, the others by the hub only.
 
-    def __init__(self, hub: Hub, me: Identity, peer: Peer, rules: LinkRules, credentials: Credentials | None) -> None:
+    `on_trouble` is told what keeps files from the peer, once for each change; an empty text when nothing does any more.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        me: Identity,
+        peer: Peer,
+        rules: LinkRules,
+        credentials: Credentials | None,
+        on_trouble: Callable[[Peer, str], None],
+    ) -> None:
         self._hub = hub
         self._me = me
         self._peer = peer
         self._rules = rules
         self._credentials = credentials
+        self._on_trouble = on_trouble
         self._mail: deque[Callable[[], None]] = deque()
         self._transfers: list[Transfer] = []
         self._link: Link | None = None
@@ -55,6 +69,8 @@ class Channel:
         self._resolving = False
         self._failures = 0
         self._retry_at = 0.0
+        self._lost = ""
+        self._told = ""
         self._log = structlog.get_logger(peer=str(peer))
 
     # -- from any thread
@@ -65,14 +81,18 @@ class Channel:
 
     def cancel(self, transfer: Transfer) -> None:
         """End a transfer."""
-        self._post(lambda: self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled"))
+        self._post(lambda: self._cancelled(transfer))
+
+    def _cancelled(self, transfer: Transfer) -> None:
+        self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled")
+        self._tell()
 
     def reload(self, credentials: Credentials | None) -> None:
         """Connections made from now on use these; one that stands ends if the peer is not believed any more."""
         self._post(lambda: self._renew(credentials))
 
     def dismiss(self) -> None:
-        """The peer is not configured any more: end the connection, and every transfer."""
+        """The peer is not configured any more: end the connection; it is made again only for what is still sent."""
         self._post(self._dismiss)
 
     def _post(self, letter: Callable[[], None]) -> None:
@@ -143,8 +163,6 @@ class Channel:
             self._tell_end(self._link)
 
     def _dismiss(self) -> None:
-        for transfer in list(self._transfers):
-            self._end(transfer, Status.CANCELLED, "unknown_peer", f"{self._peer} is not configured any more")
         if self._link is not None:
             self._link.close("unknown_peer", f"{self._peer.name} is not configured at {self._me} any more", retry=False)
             self._tell_end(self._link)
@@ -205,16 +223,22 @@ class Channel:
             self._failures = 0
             if refused is None:
                 self._end(transfer, Status.DELIVERED, already_there=already_there)
-                return
-            transfer.trouble = f"{self._peer} refused it: {refused}"
-            transfer.wrong_digests += refused.code == "wrong_digest"
-            if not refused.retry or transfer.wrong_digests >= _MOST_WRONG_DIGESTS:
-                self._end(transfer, Status.REFUSED, refused.code, str(refused))
-                return
-            transfer.refusals += 1
-            transfer.retry_at = time.monotonic() + _pause(transfer.refusals)
+            else:
+                self._refused(transfer, refused)
+            self._tell()
 
         return finished
+
+    def _refused(self, transfer: Transfer, refused: Refused) -> None:
+        transfer.trouble = f"it refused the {transfer.file_id.kind}: {refused}"
+        transfer.refusal_code = refused.code
+        transfer.wrong_digests += refused.code == "wrong_digest"
+        may_pass = refused.retry or refused.code in _UNWELCOME
+        if not may_pass or transfer.wrong_digests >= _MOST_WRONG_DIGESTS:
+            self._end(transfer, Status.REFUSED, refused.code, str(refused))
+            return
+        transfer.refusals += 1
+        transfer.retry_at = time.monotonic() + _pause(transfer.refusals)
 
     def _settle(self, transfer: Transfer) -> None:
         """A try has ended."""
@@ -245,6 +269,7 @@ class Channel:
                 waited = f"{self._peer} did not take it within {now - transfer.started:.3g} seconds"
                 message = f"{waited}; last trouble: {transfer.trouble}" if transfer.trouble else waited
                 self._end(transfer, Status.GAVE_UP, "gave_up", message)
+                self._tell()
 
     # -- the connection
 
@@ -284,7 +309,7 @@ class Channel:
             try:
                 self._connecting = start_connecting(family, address)
             except OSError as error:
-                self._failed(f"no connection to {self._peer}: {error.strerror}")
+                self._failed(f"no connection: {error.strerror}")
                 continue
             self._connecting_until = time.monotonic() + self._rules.quiet_seconds
             return
@@ -302,7 +327,7 @@ class Channel:
         elif error or late:
             self._connecting = None
             sock.close()
-            self._failed(f"no connection to {self._peer}: {os.strerror(error) if error else 'no answer'}")
+            self._failed(f"no connection: {os.strerror(error) if error else 'no answer'}")
 
     def _open(self, sock: socket.socket) -> None:
         try:
@@ -310,7 +335,7 @@ class Channel:
             stream = make_stream(sock, context, listening=False)
         except OSError as error:  # it broke again at once
             sock.close()
-            self._failed(f"no connection to {self._peer}: {error}")
+            self._failed(f"no connection: {error}")
             return
         self._link = Link(
             stream,
@@ -329,8 +354,11 @@ class Channel:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity.name}; check its name and address")
         if (self._me.role, identity.role) not in PERMITTED:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}; nothing is sent to such a one")
+        self._lost = ""
+        self._tell()
 
     def _on_closed(self, link: Link) -> None:
+        """The files stay: whoever refuses the handshake is not there yet, and may be set right at any time."""
         self._link = None
         link.take_back()
         reason = link.closed
@@ -343,10 +371,9 @@ class Channel:
             transfer.trouble = reason.message
             if transfer.source is not None and transfer.source.shrunk:
                 self._end(transfer, Status.REFUSED, "source_changed", reason.message)
-            elif not link.established and not reason.retry:
-                self._end(transfer, Status.REFUSED, reason.code, reason.message)
         if reason is not None and reason.code != "idle":
-            self._failed(reason.message)
+            refused = not link.established and not reason.retry
+            self._failed(f"the connection was refused: {reason.message}" if refused else reason.message)
 
     def _failed(self, problem: str) -> None:
         """Note why there is no connection; try the next address at once, or pause."""
@@ -356,5 +383,20 @@ class Channel:
             return
         self._failures += 1
         self._retry_at = time.monotonic() + _pause(self._failures)
-        if self._failures == 1 and self._transfers:
-            self._log.info("peer_unreachable", problem=problem, waiting=len(self._transfers))
+        if self._transfers:
+            self._lost = problem
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell what keeps files from the peer, if that has changed; a refusal is the same while its code is."""
+        refused = next((transfer for transfer in self._transfers if transfer.refusal_code), None)
+        trouble = self._lost or (refused.trouble if refused else "")
+        told = self._lost or (refused.refusal_code if refused else "")
+        if told == self._told:
+            return
+        self._told = told
+        if trouble:
+            self._log.warning("peer_unreachable" if self._lost else "peer_refuses", problem=trouble)
+        else:
+            self._log.info("peer_reached")
+        self._on_trouble(self._peer, trouble)

@@ -9,7 +9,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedsim.errors import FedsimError, Refused
-from fedsim.spool.files import NodeName, Role
+from fedsim.spool.files import MAX_FILE_BYTES, FileHeader, FileId, NodeName, Role
 
 MAGIC: Final = b"FSIM"
 VERSION: Final = 1
@@ -107,6 +107,12 @@ def encode(
     """Prefix and header of a frame; a body of `body_size` bytes must follow."""
     text = b"" if header is None else header.model_dump_json(exclude_none=True).encode()
     return PREFIX.pack(MAGIC, VERSION, kind, 0, transfer, offset, len(text), body_size) + text
+
+
+def room_for_meta(max_header_bytes: int, file_id: FileId) -> int:
+    """How many bytes of JSON metadata fit beside a file of any size, where headers may be so long."""
+    bare = FileHeader(id=file_id, size=MAX_FILE_BYTES, digest="0" * 64)
+    return max_header_bytes - len(encode(FrameType.OFFER, bare))
 
 
 def parse_prefix(data: bytes | bytearray, max_header_bytes: int) -> Prefix:

@@ -7,25 +7,27 @@ queued twice, and what arrived before costs one question.
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from fedsim.spool.files import FileId
-from fedsim.wire.peer import Peer
+from fedsim.spool.files import FileId, Kind
+from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Sender, Transfer
 from fedsim.wire.trust import Credentials
 
 
 class Outbox:
-    """The transfers of one daemon. `fileno` becomes readable when `ended` has something to tell."""
+    """The transfers of one daemon. `fileno` becomes readable when `ended` or `trouble` have something new to tell."""
 
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
+    def __init__(self, identity: Identity, credentials: Credentials | None) -> None:
+        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._sender = Sender(identity, credentials=credentials, on_trouble=self._in_trouble)
+        self._troubles: dict[Peer, str] = {}
         self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
         self._ended: deque[tuple[object, Outcome]] = deque()
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         """For the daemon's selector."""
@@ -77,9 +79,33 @@ class Outbox:
                 outcomes.append(outcome)
         return outcomes
 
-    def reload(self, credentials: Credentials | None, names: Collection[str]) -> None:
-        """See `Sender.reload`."""
-        self._sender.reload(credentials, names)
+    def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
+        """See `Sender.reload`; what is on its way to others is given up.
+
+        But for a stop: whoever was taken out of the configuration must still hear that its task is over.
+        """
+        for (peer, file), (_, transfer) in list(self._underway.items()):
+            if peer not in peers and file.kind is not Kind.STOP:
+                del self._underway[peer, file]
+                transfer.cancel()
+        self._sender.reload(credentials, peers)
+
+    def trouble(self, peer: Peer) -> str:
+        """What keeps files from the peer now, in words for people; empty if nothing does."""
+        return self._troubles.get(peer, "")
+
+    def _in_trouble(self, peer: Peer, trouble: str) -> None:  # in a thread of the sender
+        self._troubles[peer] = trouble
+        os.eventfd_write(self._eventfd, 1)
+
+    def redirect(self, old: Peer, new: Peer) -> None:
+        """A peer has another address now: what is on its way to the old one goes there instead."""
+        for (peer, file), (_, transfer) in list(self._underway.items()):
+            if peer == old:
+                del self._underway[peer, file]
+                transfer.cancel()
+                left = None if transfer.give_up_at is None else max(0.0, transfer.give_up_at - time.monotonic())
+                self.send(new, file, transfer.what, meta=transfer.meta, digest=transfer.digest, give_up_after=left)
 
     def check(self) -> None:
         """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""

@@ -52,6 +52,8 @@ class Sender:
         credentials: for TLS; None for plain sockets.
         threads: of the hub: one waits for sockets, the others hash files whose digest was not given.
         rules: what a connection puts up with; the default suits everybody but tests.
+        on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
+            nothing does any more; from a thread of the sender, so it must not block or raise.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class Sender:
         credentials: Credentials | None = None,
         threads: int = 2,
         rules: LinkRules = _RULES,
+        on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
         self._rules = rules
+        self._on_trouble = on_trouble
         self._hub = Hub(f"sender-{identity.name}", threads)
         self._channels: dict[Peer, Channel] = {}
         self._lock = threading.Lock()
@@ -73,18 +77,18 @@ class Sender:
         self._hub.start()
         self._hub.add(self._expiry)
 
-    def reload(self, credentials: Credentials | None, names: Collection[str]) -> None:
-        """Connect with other credentials from now on, and only to peers with these names.
+    def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
+        """Connect with other credentials from now on; `peers` are those that are configured.
 
         Connections that stand go on, and so do their transfers; but those to peers that are not believed or not
-        configured any more end at once, and so do the transfers to the latter.
+        configured any more end at once.
         """
         with self._lock:
             self._credentials = credentials
             channels = dict(self._channels)
         for peer, channel in channels.items():
             channel.reload(credentials)
-            if peer.name not in names:
+            if peer not in peers:
                 channel.dismiss()
         self._expiry.credentials = credentials
         self._hub.wake(self._expiry)
@@ -107,8 +111,8 @@ class Sender:
     ) -> Transfer:
         """Begin to send a file; returns at once.
 
-        A connection that breaks is made again and the file goes on where it stopped. Refusals that may pass are tried
-        again. The file must stay as it is until the end; replacing it by a rename is allowed.
+        A connection that breaks, or that is refused, is made again and the file goes on where it stopped. Refusals that
+        may pass are tried again. The file must stay as it is until the end; replacing it by a rename is allowed.
 
         Args:
             peer: where to.
@@ -129,7 +133,7 @@ class Sender:
                 raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure or 'closed'}")
             channel = self._channels.get(peer)
             if channel is None:
-                channel = Channel(self._hub, self.identity, peer, self._rules, self._credentials)
+                channel = Channel(self._hub, self.identity, peer, self._rules, self._credentials, self._on_trouble)
                 self._channels[peer] = channel
                 self._hub.add(channel)
             transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)
@@ -149,7 +153,7 @@ class Sender:
         """Send a file and wait until it is delivered.
 
         Raises:
-            Refused: if the peer will not take it.
+            Refused: if the peer will not take this file.
             Unavailable: if it was not delivered within `give_up_after` seconds; the message says why.
         """
         done = threading.Event()

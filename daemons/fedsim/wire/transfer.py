@@ -75,6 +75,7 @@ class Transfer:
         self.refusals = 0
         self.wrong_digests = 0
         self.trouble = ""
+        self.refusal_code = ""
         self._cancel = cancel
 
     def cancel(self) -> None:

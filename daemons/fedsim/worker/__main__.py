@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from fedsim.errors import DiskFull, FedsimError
-from fedsim.log import configure_logging
+from fedsim.log import configure_logging, get_logger
+from fedsim.messages import as_text
 from fedsim.parent import end_with_parent
 from fedsim.spool.room import noticing_a_full_disk
 from fedsim.worker.jobs import (
     Aggregate,
     Evaluate,
     Inspect,
+    InspectHost,
     Job,
     JobFailed,
     Load,
@@ -42,6 +45,20 @@ class Worker:
         self._threads = threads
         self._node: NodeJobs | None = None
         self._server: ServerJobs | None = None
+        self._task = "no task"
+        self._log = get_logger()
+
+    def answer(self, line: bytes) -> Reply:
+        """The reply to a job's line; one that cannot be read comes of a daemon with other code or packages."""
+        try:
+            job = read_job(line)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]["msg"]
+            reason = (
+                f"fedsim or a package of models or formats was changed while it ran ({problem}): restart the daemon"
+            )
+            return JobFailed(job="unknown", reason=as_text(reason))
+        return self.do(job)
 
     def do(self, job: Job) -> Reply:
         """The job's reply; what a person must know about a failure is in it."""
@@ -49,19 +66,44 @@ class Worker:
             with noticing_a_full_disk():
                 return self._do(job)
         except DiskFull as error:
-            return JobFailed(job=job.job, reason=str(error), disk_full=True)
+            return JobFailed(job=job.job, reason=as_text(str(error)), disk_full=True)
         except FedsimError as error:
-            return JobFailed(job=job.job, reason=str(error))
+            return JobFailed(job=job.job, reason=as_text(str(error)))
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
-            return JobFailed(job=job.job, reason=f"{job.job}: {error.strerror}{where}")
+            return self._failed(job, f"{error.strerror or error}{where}")
+        except Exception as error:  # noqa: BLE001 - whatever a lab's own model or format raises fails this job alone
+            return self._failed(job, f"{type(error).__name__}: {error}")
+
+    def _failed(self, job: Job, what: str) -> JobFailed:
+        """Nobody foresaw it: the log tells where it happened."""
+        reason = f"{self._about(job)}: {what}"
+        self._log.exception("job_failed", job=job.job, problem=reason)
+        return JobFailed(job=job.job, reason=as_text(reason))
 
     def _do(self, job: Job) -> Reply:
         match job:
             case Aggregate() | MakeInitialModel() | Evaluate() | SaveCheckpoint():
                 return self._server_jobs().do(job)
-            case Load() | WriteTestset() | Train() | Inspect():
+            case Load(assignment=assignment):
+                self._task = f"model {assignment.settings.model} on data set {assignment.settings.dataset}"
                 return self._node_jobs().do(job)
+            case WriteTestset() | Train() | Inspect() | InspectHost():
+                return self._node_jobs().do(job)
+
+    def _about(self, job: Job) -> str:
+        """What a job is about, in the words of whoever submitted the task."""
+        match job:
+            case InspectHost():
+                return f"the device {job.device}"
+            case Inspect():
+                return f"data set {job.dataset.name}"
+            case Load() | WriteTestset() | Train():
+                return self._task
+            case Aggregate():
+                return f"strategy {job.settings.strategy}"
+            case MakeInitialModel() | Evaluate() | SaveCheckpoint():
+                return f"model {job.settings.model}"
 
     def _server_jobs(self) -> ServerJobs:
         if self._server is None:
@@ -86,9 +128,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure_logging(**json.loads(os.environ.get(LOG_VARIABLE, "{}")))
     worker = Worker(threads)
-    with socket.socket(fileno=file_number) as connection, connection.makefile("rb") as lines:
+    # Neither is closed while this process lives: the daemon takes a closed connection for its end.
+    with open(file_number, "rb", closefd=False) as lines, open(file_number, "wb", closefd=False) as replies:
         for line in lines:
-            connection.sendall(encode_reply(worker.do(read_job(line))))
+            replies.write(encode_reply(worker.answer(line)))
+            replies.flush()
 
 
 if __name__ == "__main__":

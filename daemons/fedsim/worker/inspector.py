@@ -1,58 +1,224 @@
-"""Looking at data sets takes torch and time: a worker does it, and is gone afterwards."""
+"""A host's own data sets: looked at when the daemon starts, and again when their folder changes.
+
+Looking takes torch and time: a worker does it, one data set after another, and is gone afterwards. What one data set
+does to it, also its death, is that data set's alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
 from selectors import EVENT_READ, BaseSelector
+from typing import Literal
 
+from fedsim.config import DataSetConfig
+from fedsim.errors import WatchLimit
 from fedsim.log import get_logger
-from fedsim.worker.jobs import Inspect, Inspected, JobFailed
+from fedsim.messages import DataSetInfo
+from fedsim.spool.watch import Changes, Watch
+from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
 from fedsim.worker.process import WorkerGone, WorkerProcess
 
+# Whoever copies data does so in many steps: look when it has been quiet for a moment, but do not wait for ever.
+SETTLE_SECONDS = 1.0
+MOST_SETTLE_SECONDS = 10.0
 
-class Inspector:
-    """Looks at data sets on demand; `on_inspected` is told what there is."""
 
-    def __init__(self, selector: BaseSelector, on_inspected: Callable[[Inspected], None]) -> None:
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be looked at."""
+
+    folder: Path
+    datasets: tuple[DataSetConfig, ...]
+    device: Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What there is: data sets that can be used, why others (by name) cannot, and what the host computes with."""
+
+    datasets: tuple[DataSetInfo, ...] = ()
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    device: Literal["cpu", "cuda"] = "cpu"
+    processor: str = ""
+    torch: str = ""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why data sets cannot be used, in sentences."""
+        names: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.unusable.items():
+            names[reason].append(name)
+        return tuple(f"data set {', '.join(those)}: {reason}" for reason, those in names.items())
+
+
+class _Look:
+    """One look at everything, in a worker that is started anew if a data set kills it."""
+
+    def __init__(self, wanted: Wanted, selector: BaseSelector, on_ready: Callable[[], None]) -> None:
         self._selector = selector
-        self._on_inspected = on_inspected
-        self._process: WorkerProcess | None = None
-        self._job: Inspect | None = None
-        self._log = get_logger()
+        self._on_ready = on_ready
+        self._jobs: deque[InspectHost | Inspect] = deque([InspectHost(device=wanted.device)])
+        self._jobs += [Inspect(folder=wanted.folder, dataset=dataset) for dataset in wanted.datasets]
+        self._host: HostInspected | None = None
+        self._datasets: list[DataSetInfo] = []
+        self._unusable: dict[str, str] = {}
+        self._process: WorkerProcess | None = self._start()
 
-    def look(self, job: Inspect) -> None:
-        """Begin to look; a look that is under way is given up."""
-        self.close()
-        self._job = job
-        self._process = WorkerProcess(threads=1)
-        self._selector.register(self._process, EVENT_READ, self._ready)
-        self._process.give(job)
+    def result(self) -> Inspected | None:
+        """What was found, or None as long as it is not done."""
+        try:
+            for reply in self._process.replies() if self._process is not None else ():
+                self._note(reply)
+        except WorkerGone as gone:
+            self.close()
+            self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that looked at it {gone}"))
+            if self._jobs:
+                self._process = self._start()
+        if self._jobs:
+            return None
+        if self._host is None:
+            return Inspected(unusable=self._unusable)
+        host = self._host
+        return Inspected(tuple(self._datasets), self._unusable, host.device, host.processor, host.torch)
 
     def close(self) -> None:
-        """End the worker, if there is one."""
+        """End the worker."""
         if self._process is not None:
-            self._selector.unregister(self._process)
             self._process.close()
             self._process = None
 
-    def _ready(self) -> None:
-        if self._process is None or self._job is None:
-            return
-        try:
-            replies = self._process.replies()
-        except WorkerGone as gone:
-            replies = [JobFailed(job="inspect", reason=f"the worker {gone}")]
-        for reply in replies:
-            self.close()
-            match reply:
-                case Inspected():
-                    self._tell(reply)
-                case JobFailed(reason=reason):
-                    names = ", ".join(dataset.name for dataset in self._job.datasets)
-                    problem = f"the data sets {names} could not be looked at: {reason}"
-                    self._tell(Inspected(datasets=(), problems=(problem,), device="cpu", processor="", torch=""))
+    def _start(self) -> WorkerProcess:
+        process = WorkerProcess(self._selector, self._on_ready, threads=1)
+        for job in self._jobs:
+            process.give(job)
+        return process
 
-    def _tell(self, inspected: Inspected) -> None:
+    def _note(self, reply: Reply) -> None:
+        if not self._jobs:
+            return
+        job = self._jobs.popleft()
+        match reply, job:
+            case HostInspected(), _:
+                self._host = reply
+            case DataSetInspected(dataset=dataset), _:
+                self._datasets.append(dataset)
+            case JobFailed(reason=reason), Inspect(dataset=dataset):
+                self._unusable[dataset.name] = reason.removeprefix(f"data set {dataset.name}: ")
+            case JobFailed(reason=reason), InspectHost():
+                self._unusable = {job.dataset.name: reason for job in self._jobs if isinstance(job, Inspect)}
+                self._jobs.clear()
+
+
+class OwnData:
+    """Looks at data sets; `on_seen` is told what there is. The daemon's loop calls `tick` when `wake_at` has come."""
+
+    def __init__(self, selector: BaseSelector, on_seen: Callable[[Inspected], None]) -> None:
+        self._selector = selector
+        self._on_seen = on_seen
+        self._wanted: Wanted | None = None
+        self._look: _Look | None = None
+        self._watch: Watch | None = None
+        self._unwatched = ""
+        self._changed: set[Path] = set()
+        self._changed_at = inf
+        self._due = inf
+        self._log = get_logger()
+
+    @property
+    def wake_at(self) -> float:
+        """When to look again (time.monotonic): a look that is under way is finished and told first."""
+        return inf if self._look is not None else self._due
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of the last look, in sentences: files that changed since, a folder that cannot be watched."""
+        remarks = [self._unwatched] if self._unwatched else []
+        if self._changed:
+            some = ", ".join(str(path) for path in sorted(self._changed)[:3])
+            more = f" and {len(self._changed) - 3} more" if len(self._changed) > 3 else ""
+            remarks.append(
+                f"{some}{more} changed since the data sets were looked at: what is told of them may be out of date; "
+                "they are looked at again"
+            )
+        return tuple(remarks)
+
+    def look(self, wanted: Wanted) -> None:
+        """Look at once, and from now on when the folder changes."""
+        if self._look is not None and wanted != self._wanted:
+            self._end_look()
+        self._wanted = wanted
+        self._watch_folder(wanted.folder if wanted.datasets else None)
+        self._due = 0.0
+        self.tick()
+
+    def tick(self) -> None:
+        """Look if it is time to."""
+        if time.monotonic() < self.wake_at or self._wanted is None:
+            return
+        self._changed.clear()
+        self._changed_at = self._due = inf
+        if self._wanted.datasets:
+            self._look = _Look(self._wanted, self._selector, self._worker_ready)
+        else:
+            self._on_seen(Inspected())
+
+    def close(self) -> None:
+        """End the worker, if there is one, and watch no more."""
+        self._end_look()
+        self._watch_folder(None)
+
+    # ------------------------------------------------------------ what happens
+
+    def _worker_ready(self) -> None:
+        inspected = self._look.result() if self._look is not None else None
+        if inspected is None:
+            return
+        self._end_look()
         for problem in inspected.problems:
             self._log.warning("data_set_unusable", problem=problem)
-        self._on_inspected(inspected)
+        self._on_seen(inspected)
+
+    def _end_look(self) -> None:
+        if self._look is not None:
+            self._look.close()
+            self._look = None
+
+    def _watch_folder(self, folder: Path | None) -> None:
+        """Watch this folder alone. One that cannot be watched can still be used."""
+        if self._watch is not None:
+            self._selector.unregister(self._watch)
+            self._watch.close()
+            self._watch = None
+        self._unwatched = ""
+        if folder is not None:
+            try:
+                self._watch = Watch(folder, written=True)
+            except WatchLimit as error:
+                self._cannot_watch(error)
+            else:
+                self._selector.register(self._watch, EVENT_READ, self._folder_changed)
+
+    def _cannot_watch(self, error: WatchLimit) -> None:
+        self._unwatched = f"changes of the data are seen only at a reload or restart: {error}"
+        self._log.error("data_not_watched", problem=str(error))
+
+    def _folder_changed(self) -> None:
+        if self._watch is None:
+            return
+        try:
+            changes = self._watch.drain()
+        except WatchLimit as error:
+            changes = Changes()
+            self._watch_folder(None)
+            self._cannot_watch(error)
+            self._due = 0.0
+        if changed := changes.files | changes.folders:
+            now = time.monotonic()
+            self._changed |= changed
+            self._changed_at = min(self._changed_at, now)
+            self._due = min(now + SETTLE_SECONDS, self._changed_at + MOST_SETTLE_SECONDS)

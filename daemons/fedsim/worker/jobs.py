@@ -87,13 +87,19 @@ class SaveCheckpoint(_Line):
 # ---------------------------------------------------------------- jobs of a node's worker
 
 
+class InspectHost(_Line):
+    """Look at the processor, and whether there is the device that is wanted."""
+
+    job: Literal["inspect_host"] = "inspect_host"
+    device: Literal["auto", "cpu", "cuda"]
+
+
 class Inspect(_Line):
-    """Look at the data sets in `folder`, and at the processor."""
+    """Look at a data set in `folder`."""
 
     job: Literal["inspect"] = "inspect"
     folder: Path
-    datasets: tuple[DataSetConfig, ...]
-    device: Literal["auto", "cpu", "cuda"]
+    dataset: DataSetConfig
 
 
 class Load(_Line):
@@ -125,7 +131,9 @@ class Train(_Line):
     out: Path
 
 
-Job = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint | Inspect | Load | WriteTestset | Train
+NodeJob = InspectHost | Inspect | Load | WriteTestset | Train
+ServerJob = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint
+Job = ServerJob | NodeJob
 
 
 # ---------------------------------------------------------------- replies
@@ -177,15 +185,20 @@ class CheckpointSaved(_Line):
     size: int
 
 
-class Inspected(_Line):
-    """What there is; `problems` names data sets that cannot be used, and why."""
+class HostInspected(_Line):
+    """What this host computes with."""
 
-    reply: Literal["inspected"] = "inspected"
-    datasets: tuple[DataSetInfo, ...]
-    problems: tuple[str, ...]
+    reply: Literal["host_inspected"] = "host_inspected"
     device: Literal["cpu", "cuda"]
     processor: str
     torch: str
+
+
+class DataSetInspected(_Line):
+    """The data set can be used."""
+
+    reply: Literal["data_set_inspected"] = "data_set_inspected"
+    dataset: DataSetInfo
 
 
 class DataLoaded(_Line):
@@ -225,7 +238,18 @@ class JobFailed(_Line):
     disk_full: bool = False
 
 
-Reply = Done | ModelMade | Tested | CheckpointSaved | Inspected | DataLoaded | ChunkTrained | ClientDiverged | JobFailed
+Reply = (
+    Done
+    | ModelMade
+    | Tested
+    | CheckpointSaved
+    | HostInspected
+    | DataSetInspected
+    | DataLoaded
+    | ChunkTrained
+    | ClientDiverged
+    | JobFailed
+)
 
 _JOB: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="job")])
 _REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="reply")])

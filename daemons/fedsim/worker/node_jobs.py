@@ -23,11 +23,14 @@ from fedsim.worker.jobs import (
     ChunkTrained,
     ClientDiverged,
     DataLoaded,
+    DataSetInspected,
     Done,
+    HostInspected,
     Inspect,
-    Inspected,
+    InspectHost,
     JobFailed,
     Load,
+    NodeJob,
     Reply,
     Train,
     WriteTestset,
@@ -42,11 +45,13 @@ class NodeJobs:
         self._dataset: DataSet | None = None
         self._engine: SequentialEngine | None = None
 
-    def do(self, job: Inspect | Load | WriteTestset | Train) -> Reply:
+    def do(self, job: NodeJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
         match job:
+            case InspectHost(device=device):
+                return HostInspected(device=_device(device), processor=_processor(), torch=torch.__version__)
             case Inspect():
-                return _inspect(job)
+                return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder))
             case Load():
                 return self._load(job)
             case WriteTestset():
@@ -112,23 +117,6 @@ class NodeJobs:
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client
             )
         return ChunkTrained(round=job.round, chunk=job.chunk, seconds=time.monotonic() - started)
-
-
-def _inspect(job: Inspect) -> Reply:
-    datasets = []
-    problems = []
-    for config in job.datasets:
-        try:
-            datasets.append(inspect_dataset(config, job.folder))
-        except BadInput as error:
-            problems.append(f"data set {config.name}: {error}"[:2000])
-    return Inspected(
-        datasets=tuple(datasets),
-        problems=tuple(problems),
-        device=_device(job.device),
-        processor=_processor(),
-        torch=torch.__version__,
-    )
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

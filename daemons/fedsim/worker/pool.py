@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from selectors import EVENT_READ, BaseSelector
+from selectors import BaseSelector
 from typing import Any
 
 from fedsim.log import get_logger
@@ -45,8 +45,8 @@ class WorkerPool:
 
         Args:
             names: what they are called in the log.
-            selector: the daemon's; each worker is registered with `on_ready`, which should call `replies`.
-            on_ready: see there.
+            selector: the daemon's; it calls `on_ready` when a worker has answered or died.
+            on_ready: should call `replies`.
             threads: that each computes with.
             max_restarts: how often in a row a worker may die without doing a job.
             log: what stands in every event about a worker, and of a worker: the task's number.
@@ -97,7 +97,7 @@ class WorkerPool:
                 if desk.deaths > self._max_restarts:
                     times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
                     return replies, f"the worker {desk.name} {gone}, {times}: see this host's journal"
-                self._stop(desk)
+                desk.process.close()
                 desk.process = self._start()
                 self._begin(desk)
         return replies, None
@@ -105,22 +105,18 @@ class WorkerPool:
     def close(self) -> None:
         """Kill all of them; they are gone on return."""
         for desk in self._desks:
-            self._stop(desk)
+            desk.process.close()
         self._desks.clear()
 
     def _start(self) -> WorkerProcess:
         interpreter = interpreter_of(self._version)
         self.versions.add(interpreter.version)
-        process = WorkerProcess(threads=self._threads, python=interpreter.python, log=self._fields)
-        self._selector.register(process, EVENT_READ, self._on_ready)
-        return process
+        return WorkerProcess(
+            self._selector, self._on_ready, threads=self._threads, python=interpreter.python, log=self._fields
+        )
 
     def _begin(self, desk: _Desk) -> None:
         if self._first is not None and (not desk.jobs or desk.jobs[0] is not self._first):
             desk.jobs.appendleft(self._first)
         for job in desk.jobs:
             desk.process.give(job)
-
-    def _stop(self, desk: _Desk) -> None:
-        self._selector.unregister(desk.process)
-        desk.process.close()

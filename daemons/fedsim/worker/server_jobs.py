@@ -27,6 +27,7 @@ from fedsim.worker.jobs import (
     ModelMade,
     Reply,
     SaveCheckpoint,
+    ServerJob,
     Tested,
     TestSetFiles,
     WeightedFile,
@@ -49,7 +50,7 @@ class ServerJobs:
         self._testset: tuple[TestSetFiles, Examples] | None = None
         self._model: nn.Module | None = None
 
-    def do(self, job: MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint) -> Reply:
+    def do(self, job: ServerJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
         match job:
             case MakeInitialModel():

@@ -1,0 +1,107 @@
+"""A lab's own package, installed: models and formats as a user's, odd ones among them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+MODULE = '''
+import os
+import signal
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedsim.data import DataSet, Examples
+
+
+def narrow(feature_shape, num_classes):
+    inputs = int(np.prod(feature_shape))
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, num_classes))
+
+
+def raising(feature_shape, num_classes):
+    raise ValueError("seven is not a width")
+
+
+def double(feature_shape, num_classes):
+    return narrow(feature_shape, num_classes).double()
+
+
+class Strikes(nn.Module):
+    """Gives up when it is really trained: the trial is of two examples."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features):
+        if len(features) > 2:
+            raise RuntimeError("no more than two at a time")
+        return self.layers(features)
+
+
+def striking(feature_shape, num_classes):
+    return Strikes(narrow(feature_shape, num_classes))
+
+
+class Pair:
+    options = frozenset()
+
+    def detect(self, path):
+        return (path / "features.npy").is_file()
+
+    def load(self, config, path, test_path):
+        features, labels = np.load(path / "features.npy"), np.load(path / "labels.npy")
+        return DataSet(Examples(features, labels), Examples(features, labels), 10)
+
+
+class Raising(Pair):
+    def detect(self, path):
+        return False
+
+    def load(self, config, path, test_path):
+        raise ValueError("a row is upside down")
+
+
+class Killing(Raising):
+    def load(self, config, path, test_path):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class HangingUp(Raising):
+    """Closes the worker's connection, and lives."""
+
+    def load(self, config, path, test_path):
+        os.closerange(3, 256)
+        signal.pause()
+'''
+ENTRY_POINTS = """
+[fedsim.models]
+narrow = our_lab:narrow
+raising = our_lab:raising
+double = our_lab:double
+striking = our_lab:striking
+missing = our_lab_that_is_gone:model
+a name with blanks = our_lab:narrow
+
+[fedsim.formats]
+pair = our_lab:Pair
+raising = our_lab:Raising
+killing = our_lab:Killing
+hanging_up = our_lab:HangingUp
+"""
+
+
+def install_our_lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the package where Python finds it, as pip does, for the processes that are started from now on."""
+    about = folder / "our_lab-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / "our_lab.py").write_text(MODULE, encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: our-lab\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
+    others = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([others] if others else [])]))

@@ -1,0 +1,70 @@
+"""A node's hello always fits, whatever a node has and however much is wrong there."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from fedsim.client import announcing
+from fedsim.client.announcing import make_hello
+from fedsim.config import ClientConfig
+from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, Hello, TaskReport
+from fedsim.worker.inspector import Inspected
+
+CONFIG = ClientConfig.model_validate(
+    {"name": "a", "server": {"port": 1}, "datasets": [{"name": "digits", "path": "digits", "share": True}]}
+)
+INFO = DataSetInfo(name="digits", digest="0" * 64, num_train=9, num_test=1, feature_shape=(8, 8), num_classes=10)
+
+
+def report(number: int, runs: int = 1) -> TaskReport:
+    return TaskReport(task=f"{number:032x}", state="ready", round=1, num_examples=((1, 2),) * runs)
+
+
+def test_a_node_with_too_much_of_everything_announces_what_fits_and_says_what_does_not() -> None:
+    infos = tuple(INFO.model_copy(update={"name": f"d{number}"}) for number in range(MAX_LISTED + 1))
+    unusable = {f"bad{number}": f"{number} " + "ü" * 3000 for number in range(300)} | {"odd": "a file \udcff"}
+    reports = [report(number) for number in range(MAX_LISTED + 2)]
+    hello = make_hello(CONFIG, Inspected(infos, unusable), reports, ["the disk is full"])
+    assert Hello.model_validate_json(hello.model_dump_json()) == hello
+    assert (len(hello.datasets), len(hello.tasks), len(hello.problems)) == (MAX_LISTED, MAX_LISTED, MAX_PROBLEMS)
+    assert hello.problems[0] == "the disk is full"
+    assert f"there are {MAX_LISTED + 1} data sets here, the first {MAX_LISTED} are told" in hello.problems
+    assert f"there are {MAX_LISTED + 2} tasks here, the first {MAX_LISTED} are told" in hello.problems
+    assert hello.problems[-1] == "and 205 more problems, which this node's log tells"
+    assert all(len(problem) <= MAX_TEXT for problem in hello.problems)
+    assert any(problem.endswith("letters, cut)") for problem in hello.problems)
+
+
+def test_a_problem_with_bytes_that_are_no_letters_can_be_told() -> None:
+    hello = make_hello(CONFIG, Inspected((), {"odd": "a file \udcff"}), [], [])
+    assert Hello.model_validate_json(hello.model_dump_json()).problems == ("data set odd: a file ?",)
+
+
+def test_sizes_that_do_not_fit_beside_others_wait_and_say_so() -> None:
+    hello = make_hello(CONFIG, Inspected((INFO,)), [report(1, MAX_RUNS - 5), report(2, 6), report(3, 5)], [])
+    assert [(task.state, len(task.num_examples)) for task in hello.tasks] == [
+        ("ready", MAX_RUNS - 5),
+        ("loading", 0),
+        ("ready", 5),
+    ]
+    (problem,) = hello.problems
+    assert f"{2:032x}" in problem
+
+
+def test_a_model_whose_name_no_task_could_give_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [EntryPoint(name, "our_lab:model", "fedsim.models") for name in ("good", "a name with blanks")]
+    monkeypatch.setattr(announcing, "entry_points", lambda group: points)  # noqa: ARG005
+    hello = make_hello(CONFIG, Inspected((INFO,)), [], [])
+    assert [model.name for model in hello.models] == ["good"]
+    assert hello.problems == (
+        "the model 'a name with blanks' cannot be offered: its package must give it a plainer name",
+    )
+
+
+def test_only_what_the_configuration_shares_is_shared() -> None:
+    other = INFO.model_copy(update={"name": "other", "share_test": True})
+    config = CONFIG.model_copy(update={"data": Path("/nowhere")})
+    assert [info.share_test for info in make_hello(config, Inspected((INFO, other)), [], []).datasets] == [True, False]
