@@ -154,8 +154,8 @@ class TestUsers:
     def test_who_is_not_active_loses_sessions_and_tokens_for_good(self, store: Store, state: UserState) -> None:
         user, other = new_user(store), new_user(store, "Bob")
         for owner, letter in ((user, "a"), (other, "b")):
-            store.create_session(letter * 64, owner.id, "csrf", now=NOW, expires_at=NOW + 10)
-            store.create_token(owner.id, "laptop", letter * 64, "fs_a", NOW)
+            store.create_session(letter * 64, owner, "csrf", now=NOW, expires_at=NOW + 10)
+            store.create_token(owner, "laptop", letter * 64, "fs_a", NOW)
         store.set_user_state(user.id, state)
         assert store.session("a" * 64, NOW) is None
         assert store.user_by_token("a" * 64, NOW) is None
@@ -169,7 +169,7 @@ class TestUsers:
 class TestSessions:
     def test_a_session_brings_its_user(self, store: Store) -> None:
         user = new_user(store)
-        store.create_session("a" * 64, user.id, "token", now=NOW + 5, expires_at=NOW + 10)
+        store.create_session("a" * 64, user, "token", now=NOW + 5, expires_at=NOW + 10)
         session = store.session("a" * 64, NOW + 9)
         assert session is not None
         assert (session.user, session.csrf, session.created_at, session.expires_at) == (
@@ -182,7 +182,7 @@ class TestSessions:
 
     def test_a_session_ends_at_its_time_or_by_logging_out(self, store: Store) -> None:
         user = new_user(store)
-        store.create_session("a" * 64, user.id, "csrf", now=NOW, expires_at=NOW + 10)
+        store.create_session("a" * 64, user, "csrf", now=NOW, expires_at=NOW + 10)
         assert store.session("a" * 64, NOW + 10) is None
         store.end_session("a" * 64)
         assert store.session("a" * 64, NOW) is None
@@ -190,18 +190,32 @@ class TestSessions:
     def test_a_new_password_ends_every_session_and_token_of_this_user(self, store: Store) -> None:
         user, other = new_user(store), new_user(store, "Bob")
         for owner, letter in ((user, "a"), (other, "b")):
-            store.create_session(letter * 64, owner.id, "csrf", now=NOW, expires_at=NOW + 10)
-            store.create_token(owner.id, "laptop", letter * 64, "fs_a", NOW)
+            store.create_session(letter * 64, owner, "csrf", now=NOW, expires_at=NOW + 10)
+            store.create_token(owner, "laptop", letter * 64, "fs_a", NOW)
         store.set_password_hash(user.id, "other")
         assert store.session("a" * 64, NOW) is None
         assert store.user_by_token("a" * 64, NOW) is None
         assert store.session("b" * 64, NOW) is not None
         assert store.user_by_token("b" * 64, NOW) == other
 
+    def test_who_has_another_password_by_now_or_is_not_active_gets_no_session_and_no_token(self, store: Store) -> None:
+        before = new_user(store)
+        store.set_password_hash(before.id, "other")
+        changed = replace(before, password_hash="other")
+        for letter, user in (("a", before), ("b", replace(changed, id=changed.id + 1))):
+            assert not store.create_session(letter * 64, user, "csrf", now=NOW, expires_at=NOW + 10)
+            assert store.create_token(user, "laptop", letter * 64, "fs_a", NOW) is None
+        store.set_user_state(changed.id, UserState.DISABLED)
+        assert not store.create_session("c" * 64, changed, "csrf", now=NOW, expires_at=NOW + 10)
+        store.set_user_state(changed.id, UserState.ACTIVE)
+        assert store.create_session("d" * 64, changed, "csrf", now=NOW, expires_at=NOW + 10)
+        assert [store.session(letter * 64, NOW) is None for letter in "abcd"] == [True, True, True, False]
+        assert not store.tokens(changed.id)
+
     def test_a_better_hash_of_the_same_password_ends_nothing(self, store: Store) -> None:
         user = new_user(store)
-        store.create_session("a" * 64, user.id, "csrf", now=NOW, expires_at=NOW + 10)
-        store.create_token(user.id, "laptop", "b" * 64, "fs_b", NOW)
+        store.create_session("a" * 64, user, "csrf", now=NOW, expires_at=NOW + 10)
+        store.create_token(user, "laptop", "b" * 64, "fs_b", NOW)
         store.renew_password_hash(user.id, user.password_hash, "better")
         store.renew_password_hash(user.id, user.password_hash, "too late")
         renewed = replace(user, password_hash="better")
@@ -212,14 +226,15 @@ class TestSessions:
     def test_expired_sessions_do_not_pile_up(self, store: SqlStore) -> None:
         user = new_user(store)
         for place in range(5):
-            store.create_session(f"{place}" * 64, user.id, "csrf", now=NOW + place, expires_at=NOW + place + 0.5)
+            store.create_session(f"{place}" * 64, user, "csrf", now=NOW + place, expires_at=NOW + place + 0.5)
         assert count(store, sessions) == 1
 
 
 class TestTokens:
     def test_a_token_names_its_owner_and_notes_its_use(self, store: Store) -> None:
         user = new_user(store)
-        token = store.create_token(user.id, "my laptop 💻", "a" * 64, "fs_abc", NOW)
+        token = store.create_token(user, "my laptop 💻", "a" * 64, "fs_abc", NOW)
+        assert token is not None
         assert (token.user_id, token.label, token.hint, token.used_at) == (user.id, "my laptop 💻", "fs_abc", None)
         assert store.user_by_token("a" * 64, NOW + 1) == user
         assert store.tokens(user.id) == [replace(token, used_at=NOW + 1)]
@@ -227,14 +242,15 @@ class TestTokens:
 
     def test_use_is_noted_to_the_minute(self, store: Store) -> None:
         user = new_user(store)
-        store.create_token(user.id, "laptop", "a" * 64, "fs_a", NOW)
+        store.create_token(user, "laptop", "a" * 64, "fs_a", NOW)
         for later in (1, 60, 61, 62):
             assert store.user_by_token("a" * 64, NOW + later) == user
         assert [token.used_at for token in store.tokens(user.id)] == [NOW + 61]
 
     def test_only_its_owner_deletes_a_token(self, store: Store) -> None:
         user, other = new_user(store), new_user(store, "Bob")
-        token = store.create_token(user.id, "laptop", "a" * 64, "fs_a", NOW)
+        token = store.create_token(user, "laptop", "a" * 64, "fs_a", NOW)
+        assert token is not None
         assert not store.delete_token(other.id, token.id)
         assert store.delete_token(user.id, token.id)
         assert not store.delete_token(user.id, token.id)

@@ -356,6 +356,17 @@ def test_a_first_administrator_is_made_by_a_function_that_checks_the_same_rules(
     assert (user.role, user.state) == (Role.ADMIN, UserState.ACTIVE)
 
 
+def test_a_log_in_that_meets_a_new_password_gets_no_session(site: Site) -> None:
+    accounts.create_admin(site.store, "root", PASSWORD, now=site.now)
+    checked = accounts.log_in(site.store, site.config, "root", PASSWORD, address="127.0.0.1", now=site.now)
+    accounts.reset_password(site.store, checked, by=checked, now=site.now)
+    with pytest.raises(Fault) as refused:
+        accounts.start_session(site.store, site.config, checked, old=None, now=site.now)
+    assert refused.value.status == 403
+    with pytest.raises(Fault):
+        accounts.make_token(site.store, checked, "laptop", now=site.now)
+
+
 FORMS = [
     "/login", "/register", "/logout", "/language", "/tasks/new", "/tasks/1/stop", "/tasks/1/delete",
     "/profile/password", "/profile/tokens", "/profile/tokens/1/delete", "/admin/users/1",

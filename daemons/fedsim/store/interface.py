@@ -242,8 +242,11 @@ class Store(Protocol):
         """The language in which the user reads pages."""
 
     # -- sessions, tokens, throttle; hashes are of 32 bytes, hex
-    def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None:
-        """A browser has logged in. Expired sessions, of any user, are removed on the way."""
+    def create_session(self, id_hash: str, user: User, csrf: str, *, now: float, expires_at: float) -> bool:
+        """A browser has logged in. Expired sessions, of any user, are removed on the way.
+
+        False, and nothing is made, if `user` has another password by now, or is not active.
+        """
 
     def session(self, id_hash: str, now: float) -> Session | None:
         """None if unknown, expired, or its user is not active."""
@@ -251,8 +254,8 @@ class Store(Protocol):
     def end_session(self, id_hash: str) -> None:
         """The browser has logged out."""
 
-    def create_token(self, user_id: int, label: str, token_hash: str, hint: str, now: float) -> Token:
-        """A new bearer token of this user."""
+    def create_token(self, user: User, label: str, token_hash: str, hint: str, now: float) -> Token | None:
+        """A new bearer token; None, as with `create_session`, if the user is not as they were."""
 
     def tokens(self, user_id: int) -> list[Token]:
         """The user's tokens, oldest first."""

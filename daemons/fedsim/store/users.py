@@ -50,6 +50,13 @@ def _token(row: Any) -> Token:
     )
 
 
+def _is_still(connection: Connection, user: User) -> bool:
+    """Whether the user is active and has the same password; both stay so until the transaction ends."""
+    query = select(users.c.password_hash, users.c.state).where(users.c.id == user.id).with_for_update()
+    row = connection.execute(query).one_or_none()
+    return row is not None and (row.password_hash, row.state) == (user.password_hash, UserState.ACTIVE)
+
+
 def _shut_out(connection: Connection, user_id: int) -> None:
     """End every session and token of the user, in the transaction that gives the reason."""
     connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
@@ -129,12 +136,14 @@ class Users(Database):
         with self.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(language=language))
 
-    def create_session(self, id_hash: str, user_id: int, csrf: str, *, now: float, expires_at: float) -> None:
+    def create_session(self, id_hash: str, user: User, csrf: str, *, now: float, expires_at: float) -> bool:
         """A browser has logged in; sessions that expired, anybody's, are removed on the way."""
-        row = {"id_hash": id_hash, "user_id": user_id, "csrf": csrf, "created_at": now, "expires_at": expires_at}
+        row = {"id_hash": id_hash, "user_id": user.id, "csrf": csrf, "created_at": now, "expires_at": expires_at}
         with self.writing() as connection:
             connection.execute(delete(sessions).where(sessions.c.expires_at <= now))
-            connection.execute(insert(sessions).values(row))
+            if same := _is_still(connection, user):
+                connection.execute(insert(sessions).values(row))
+            return same
 
     def session(self, id_hash: str, now: float) -> Session | None:
         """The session, if it has not expired and its user is active."""
@@ -154,10 +163,12 @@ class Users(Database):
         with self.writing() as connection:
             connection.execute(delete(sessions).where(sessions.c.id_hash == id_hash))
 
-    def create_token(self, user_id: int, label: str, token_hash: str, hint: str, now: float) -> Token:
+    def create_token(self, user: User, label: str, token_hash: str, hint: str, now: float) -> Token | None:
         """A new bearer token of this user."""
-        row = {"user_id": user_id, "label": label, "token_hash": token_hash, "hint": hint, "created_at": now}
+        row = {"user_id": user.id, "label": label, "token_hash": token_hash, "hint": hint, "created_at": now}
         with self.writing() as connection:
+            if not _is_still(connection, user):
+                return None
             connection.execute(insert(tokens).values(row))
             return _token(connection.execute(select(tokens).where(tokens.c.token_hash == token_hash)).one())
 

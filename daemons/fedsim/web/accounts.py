@@ -9,6 +9,7 @@ import hmac
 import re
 import secrets
 import unicodedata
+from dataclasses import replace
 from hashlib import blake2b
 
 from fedsim.config import WebConfig
@@ -112,7 +113,9 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     if user.state is UserState.DISABLED:
         raise Fault(403, tr("Your account is disabled. Ask an administrator."))
     if passwords.is_outdated(user.password_hash):
-        store.renew_password_hash(user.id, user.password_hash, passwords.hash_password(password))
+        renewed = passwords.hash_password(password)
+        store.renew_password_hash(user.id, user.password_hash, renewed)
+        user = replace(user, password_hash=renewed)
     get_logger().info("logged_in", user=user.name, address=address)
     return user
 
@@ -127,19 +130,24 @@ def _name_key(name: str) -> str:
 
 
 def start_session(store: Store, config: WebConfig, user: User, *, old: str | None, now: float) -> tuple[str, Session]:
-    """A new session under a new random id, which only the browser keeps; an `old` one of this browser ends."""
+    """A new session under a new random id, which only the browser keeps; an `old` one of this browser ends.
+
+    Raises:
+        Fault: 403 if the user has got another password since `user` was read, or was disabled.
+    """
     if old:
         store.end_session(hash_secret(old))
     session_id, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     expires_at = now + config.session_hours * 3600
-    store.create_session(hash_secret(session_id), user.id, csrf, now=now, expires_at=expires_at)
+    if not store.create_session(hash_secret(session_id), user, csrf, now=now, expires_at=expires_at):
+        raise _changed()
     return session_id, Session(user, csrf, now, expires_at)
 
 
 def change_password(
     store: Store, config: WebConfig, user: User, old: str, new: str, *, address: str, now: float
-) -> None:
-    """Change one's own password; every session and token of the user ends.
+) -> User:
+    """Change one's own password; every session and token of the user ends. Returns the user as they are now.
 
     Raises:
         Fault: 422 with the problem beside `old` or `new`; 429 after too many wrong `old` ones.
@@ -154,8 +162,10 @@ def change_password(
         problems["new"] = problem
     if problems:
         raise Fault(422, tr("The password was not changed."), problems=problems)
-    store.set_password_hash(user.id, passwords.hash_password(new))
+    changed = replace(user, password_hash=passwords.hash_password(new))
+    store.set_password_hash(user.id, changed.password_hash)
     _note(store, "password_changed", f"{user.name} changed the password", user.name, now)
+    return changed
 
 
 def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
@@ -187,16 +197,22 @@ def make_token(store: Store, user: User, label: object, *, now: float) -> tuple[
     """A bearer token for the JSON API, which is returned once, and its record.
 
     Raises:
-        Fault: 422 if the label is no printable text, empty or too long.
+        Fault: 422 if the label is no printable text, empty or too long; 403 as with `start_session`.
     """
     label = label.strip() if isinstance(label, str) and label.isprintable() else ""
     if not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
         problem = tr("must have 1 to %(limit)s characters", limit=MAX_LABEL_CHARACTERS)
         raise Fault(422, tr("The token needs a label."), problems={"label": problem})
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    token = store.create_token(user.id, label, hash_secret(secret), secret[: len(TOKEN_PREFIX) + 4], now)
+    token = store.create_token(user, label, hash_secret(secret), secret[: len(TOKEN_PREFIX) + 4], now)
+    if token is None:
+        raise _changed()
     _note(store, "token_created", f"{user.name} made the token “{label}”", user.name, now)
     return secret, token
+
+
+def _changed() -> Fault:
+    return Fault(403, tr("Your account was changed just now. Log in again."))
 
 
 def same_secret(given: str, expected: str) -> bool:

@@ -36,10 +36,11 @@ class ProfilePages:
 
     def change_password(self, visit: Visit) -> bottle.HTTPResponse:
         """A new password: every other browser is logged out and every token ends; this browser stays."""
-        user = visit.person
         old, new = visit.form.get("old", ""), visit.form.get("new", "")
         try:
-            accounts.change_password(visit.store, visit.config, user, old, new, address=visit.address, now=visit.now)
+            user = accounts.change_password(
+                visit.store, visit.config, visit.person, old, new, address=visit.address, now=visit.now
+            )
         except Fault as fault:
             return self._show(visit, fault=fault)
         visit.begin_session(user)
