@@ -1,0 +1,258 @@
+"""The command `fedsim-fleet`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+import click
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.text import Text
+
+from fedsim import __version__
+from fedsim.cli.options import json_option
+from fedsim.cli.output import Output, plain, size
+from fedsim.cli.running import EX_INTERRUPTED, run_command
+from fedsim.errors import EX_FAILED, EX_OK, EX_UNAVAILABLE, FedsimError
+from fedsim_fleet.fleet import doctor as diagnosis
+from fedsim_fleet.fleet import journals, push, report, status
+from fedsim_fleet.fleet.inventory import Host, chosen, read_inventory
+from fedsim_fleet.fleet.ssh import Answer, Connection
+from fedsim_fleet.fleet.together import ask_all
+
+P = ParamSpec("P")
+RESTART_SECONDS = 180.0
+INVENTORY = Path("ansible/inventory/lab.yml")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Whom a command asks, and how patiently."""
+
+    hosts: list[Host]
+    all_hosts: list[Host]
+    inventory: Path
+    timeout: float
+
+
+def on_fleet(function: Callable[Concatenate[Fleet, Output, P], int]) -> Callable[..., int]:
+    """A command on hosts of the inventory: gets a `Fleet` and an `Output` before its own parameters."""
+
+    @click.option("--host", "names", multiple=True, help="Only this host (can be given more than once).")
+    @json_option
+    @wraps(function)
+    def command(names: tuple[str, ...], as_json: bool, *args: P.args, **more: P.kwargs) -> int:
+        options = click.get_current_context().find_root().params
+        hosts = read_inventory(options["inventory"])
+        fleet = Fleet(chosen(hosts, names), hosts, options["inventory"], options["timeout"])
+        return function(fleet, Output(as_json=as_json), *args, **more)
+
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "-i",
+    "--inventory",
+    type=click.Path(path_type=Path),
+    envvar="FEDSIM_INVENTORY",
+    default=INVENTORY,
+    show_default=True,
+    help="The lab's Ansible inventory [env: FEDSIM_INVENTORY].",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a host may be silent before it is given up.",
+)
+@click.version_option(__version__)
+def fleet(inventory: Path, timeout: float) -> None:
+    """All hosts of a lab at once, over SSH. Hosts are those of the Ansible inventory, known by their keys."""
+
+
+@fleet.command("status")
+@on_fleet
+def show_status(fleet: Fleet, output: Output) -> int:
+    """Show how every host is: units, version, task and round, room, clock, certificate.
+
+    The exit code is 0 if every host answers and all its units are active, else 1.
+    """
+    answers = ask_all(fleet.hosts, fleet.timeout, report.ask)
+    now = time.time()
+    if output.as_json:
+        output.document(status.document(answers, now))
+    else:
+        output.table(
+            status.COLUMNS, (status.row(name, told, now) for name, told in answers.items()), numbers=status.NUMBERS
+        )
+    return EX_OK if all(map(status.well, answers.values())) else EX_FAILED
+
+
+@fleet.command("doctor")
+@on_fleet
+def run_doctor(fleet: Fleet, output: Output) -> int:
+    """Look for everything that keeps a lab from working, and say what to do about it.
+
+    The exit code is 0 if nothing was found, else 1.
+    """
+
+    def question(connection: Connection) -> report.Report:
+        return report.ask(connection, diagnosis.ways_from(connection.host, fleet.all_hosts))
+
+    answers = ask_all(fleet.hosts, fleet.timeout, question)
+    authority, revoked = diagnosis.authority_of(fleet.inventory.resolve().parent / "secrets" / "ca")
+    findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.hosts, authority, revoked, time.time()))
+    if output.as_json:
+        output.document({"findings": [vars(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            output.say(f"{finding.host}: {finding.problem}")
+            output.say(f"    → {finding.remedy}")
+        checked = f"{len(fleet.hosts)} hosts, {len(diagnosis.CHECKS)} checks each: "
+        output.say(checked + (f"{len(findings)} problems." if findings else "all is well."))
+    return EX_FAILED if findings else EX_OK
+
+
+@fleet.command("logs")
+@click.option("--task", type=click.IntRange(min=1), help="Only what concerns this task.")
+@click.option("--since", help="As for journalctl: '1 hour ago', 'today', '2026-11-25 08:00'.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@on_fleet
+def show_logs(fleet: Fleet, output: Output, task: int | None, since: str | None, *, follow: bool) -> int:
+    """Show the journals of all hosts as one, in the order of time."""
+    colours = journals.colours_of(fleet.hosts)
+    width = max(len(host.name) for host in fleet.hosts)
+    troubles: list[journals.Trouble] = []
+
+    def trouble(one: journals.Trouble) -> None:
+        troubles.append(one)
+        output.note(f"{one.host} is left out: {one.why}")
+
+    asked = journals.command(task, since, follow=follow)
+    read = journals.follow_all if follow else journals.read_all
+    try:
+        for entry in read(fleet.hosts, asked, fleet.timeout, trouble):
+            if output.as_json:
+                click.echo(json.dumps(vars(entry), ensure_ascii=False))
+            else:
+                output.out.print(journals.shown(entry, colours, width), soft_wrap=True)
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    return EX_UNAVAILABLE if troubles else EX_OK
+
+
+@fleet.command("push-data")
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path))
+@on_fleet
+def push_data(fleet: Fleet, output: Output, name: str, path: Path) -> int:
+    """Bring the data set NAME to the nodes.
+
+    PATH is a file or folder for all, or a folder with an entry (node-a.csv, node-b/) for each. What is there already
+    is not sent again. A node notices new data by itself.
+    """
+    nodes = [host for host in fleet.hosts if not host.is_server]
+    each = {host: push.files_of(source) for host, source in push.sources(nodes, name, path).items()}
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=output.err) as bars:
+        shown: dict[str, TaskID] = {host.name: bars.add_task(host.name, total=None) for host in nodes}
+
+        def question(connection: Connection) -> push.Sent:
+            host = connection.host.name
+
+            def progress(went: int, total: int) -> None:
+                bars.update(shown[host], completed=went, total=total)
+
+            return push.push(connection, name, each[host], progress)
+
+        answers = ask_all(nodes, fleet.timeout, question)
+    for host, sent in answers.items():
+        output.say(f"{host}: {_pushed(sent)}")
+    if output.as_json:
+        output.document({host: {"problem": _why(sent)} for host, sent in answers.items()})
+    return EX_UNAVAILABLE if any(map(_why, answers.values())) else EX_OK
+
+
+def _why(answer: object) -> str | None:
+    return str(answer) if isinstance(answer, FedsimError) else None
+
+
+def _pushed(sent: push.Sent | FedsimError) -> str:
+    if isinstance(sent, FedsimError):
+        return f"failed: {sent}"
+    return f"{sent.files} files, {size(sent.bytes)}, verified" if sent.files else "has it already"
+
+
+@fleet.command("restart")
+@click.argument("units", nargs=-1)
+@on_fleet
+def restart(fleet: Fleet, output: Output, units: tuple[str, ...]) -> int:
+    """Restart UNITS (default: all of fedsim), one host after the other; the next only when one is ready again.
+
+    Running tasks go on: everything they need lies on the disk.
+    """
+    done: list[str] = []
+    for host in fleet.hosts:
+        wanted = [unit for unit in units if unit in host.units] if units else list(host.units)
+        if not wanted:
+            continue
+        output.note(f"{host.name}: restarting {', '.join(wanted)} …")
+        # systemctl returns when the units have said that they are ready.
+        with Connection(host, fleet.timeout) as connection:
+            answer = connection.run(["systemctl", "restart", *wanted], within=RESTART_SECONDS)
+        if answer.code:
+            left = len(fleet.hosts) - len(done) - 1
+            output.note(f"{host.name}: {(answer.err or answer.out).strip()}")
+            output.note(f"{left} hosts are left as they were. See: fedsim-fleet doctor --host {host.name}")
+            return EX_UNAVAILABLE
+        done.append(host.name)
+        output.say(f"{host.name}: ready")
+    if output.as_json:
+        output.document({"restarted": done})
+    return EX_OK
+
+
+@fleet.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("command", nargs=-1, required=True)
+@click.option("--within", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds it may take.")
+@on_fleet
+def run(fleet: Fleet, output: Output, command: tuple[str, ...], within: float) -> int:
+    """Run COMMAND as root on all hosts at once, and print what it says, each line with its host.
+
+    One word is a line for a shell there: fedsim-fleet run 'df -h / | tail -1'. The exit code is the highest.
+    """
+    colours = journals.colours_of(fleet.hosts)
+    width = max(len(host.name) for host in fleet.hosts)
+    asked = ["sh", "-c", command[0]] if len(command) == 1 else list(command)
+
+    def heard(host: Host, answer: Answer | FedsimError) -> None:
+        if output.as_json:
+            return
+        if isinstance(answer, FedsimError):
+            output.note(f"{host.name:<{width}} {answer}")
+            return
+        for line in [*answer.out.splitlines(), *answer.err.splitlines()]:
+            head = Text(f"{host.name:<{width}} ", style=colours[host.name])
+            output.out.print(head.append(plain(line), style="default"), soft_wrap=True)
+
+    answers = ask_all(fleet.hosts, fleet.timeout, lambda one: one.run(asked, within=within), heard)
+    if output.as_json:
+        output.document(
+            {
+                name: {"problem": str(answer)} if isinstance(answer, FedsimError) else vars(answer)
+                for name, answer in answers.items()
+            }
+        )
+    return max(EX_UNAVAILABLE if isinstance(answer, FedsimError) else answer.code for answer in answers.values())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command(fleet, "fedsim-fleet", arguments)
