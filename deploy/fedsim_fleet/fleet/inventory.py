@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path, PurePosixPath
@@ -81,6 +82,8 @@ def read_inventory(path: Path) -> list[Host]:
                 raise BadInput(f"{path}: the host {name} has variables that cannot be used: {problems}") from error
     if not hosts:
         raise BadInput(f"{path} has no hosts in the groups {SERVER_GROUP} and {NODES_GROUP}")
+    if not all(host.units for host in hosts):
+        raise BadInput(f"{path}: the group variables are not found; call this in the checkout of fedsim")
     return hosts
 
 
@@ -92,13 +95,24 @@ def chosen(hosts: list[Host], names: tuple[str, ...]) -> list[Host]:
     return [host for host in hosts if not names or host.name in names]
 
 
+def _playbooks(inventory: Path) -> Path:
+    """Where group variables lie: the folder above the inventory's, else that of the checkout in which we are."""
+    above = inventory.resolve().parent.parent
+    return above if (above / "group_vars").is_dir() else Path("ansible")
+
+
 def _listed(path: Path) -> dict[str, Any]:
     program = Path(sys.executable).with_name("ansible-inventory")
-    # Group variables lie beside the playbooks, one folder above the inventory's.
-    beside = path.resolve().parent.parent
-    command = [str(program), "--list", "--inventory", str(path), "--playbook-dir", str(beside)]
+    command = [str(program), "--list", "--inventory", str(path), "--playbook-dir", str(_playbooks(path))]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            env={**os.environ, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"},
+        )
     except FileNotFoundError as error:
         raise Unavailable(f"{program} is not installed: pip install 'fedsim[fleet]'") from error
     except subprocess.TimeoutExpired as error:

@@ -102,7 +102,7 @@ class Deep(_Told):
 
 
 class Report(_Told):
-    """A host at one moment. `skew`: how far its clock is before the control machine's, in seconds."""
+    """A host at one moment. `skew`: how far its clock is before the control machine's at least, in seconds."""
 
     clock: float
     took: float
@@ -174,6 +174,7 @@ def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) ->
         report = Report.model_validate_json(answer.text())
     except ValidationError as error:
         raise Unavailable(f"what it tells of itself is not understood: {error.error_count()} problems") from error
-    # The clock was read between these two moments, `took` seconds before the end.
-    middle = (began + ended - report.took) / 2
-    return report.model_copy(update={"skew": report.clock - middle})
+    # The clock was read between these two moments; how much of the way lies before it, nobody knows.
+    latest = ended - report.took
+    skew = min(report.clock - began, 0) + max(report.clock - latest, 0)
+    return report.model_copy(update={"skew": skew})

@@ -6,6 +6,7 @@ UserKnownHostsFile), known_hosts, the agent.
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from paramiko.ssh_exception import BadHostKeyException, NoValidConnectionsError,
 from fedsim.errors import Unavailable
 from fedsim_fleet.fleet.inventory import Host
 
+# It logs with a traceback what it raises as well, and we tell.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 MAX_ANSWER_BYTES = 4 << 20
 _PIECE = 1 << 16
 
@@ -73,7 +76,7 @@ class Connection:
                 address,
                 port,
                 username=self.host.user or settings.get("user"),
-                key_filename=keys or None,  # type: ignore[arg-type] - the stubs know of one only
+                key_filename=keys or None,  # type: ignore[arg-type]  # the stubs know one only
                 timeout=self.seconds,
                 banner_timeout=self.seconds,
                 auth_timeout=self.seconds,
