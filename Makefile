@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Files of tests run side by side, as most wait for processes more than they compute. The tests of one file share daemons
+# and stay together; files begin in the order of their names, the long ones first.
+JOBS ?= 2
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk
 
 .PHONY: help demo test check test-fast bench system-packages clean
@@ -29,10 +33,10 @@ demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a mo
 	$(BIN)/fedsim demo
 
 test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser
-	$(BIN)/pytest
+	$(BIN)/pytest $(AT_ONCE)
 
 test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST and the browser
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest $(AT_ONCE) -m "not slow and not browser"
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check daemons deploy tests
