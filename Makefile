@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Files of tests run side by side, as most wait for processes more than they compute. The tests of one file share daemons
+# and stay together; files begin in the order of their names, the long ones first.
+JOBS ?= 2
+AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
@@ -22,6 +26,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 
+$(VENV)/.fleet-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fleet]'
+	touch $@
+
 $(VENV)/.tests-installed: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
@@ -29,17 +37,18 @@ $(VENV)/.tests-installed: $(VENV)/.installed
 demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
 	$(BIN)/fedsim demo
 
-gather: $(VENV)/.installed  ## what lab machines install, gathered in packages/ while there is a network
+gather: $(VENV)/.fleet-installed  ## what lab machines install, gathered in packages/ while there is a network
 	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, lab
-	$(BIN)/pytest
+	$(BIN)/pytest $(AT_ONCE) -m "not lab"
+	$(BIN)/pytest tests/lab
 
 test-lab: $(VENV)/.tests-installed system-packages  ## tests on real hosts, which boot on this machine
 	$(BIN)/pytest tests/lab
 
 test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST, the browser and the real hosts
-	$(BIN)/pytest -m "not slow and not browser and not lab"
+	$(BIN)/pytest $(AT_ONCE) -m "not slow and not browser and not lab"
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check daemons deploy tests
