@@ -11,7 +11,7 @@ link_checkpoints "$1"
 mariadb-dump --single-transaction --no-tablespaces fedsim > "$1/database.sql"
 link_checkpoints "$1"
 cd "$1"
-find checkpoints -type f -name '.*' -delete  # half-written ones
+find checkpoints -type f -name '*.tmp' -delete  # half-written ones
 find . -type f -exec sha256sum {} + > "$1.sums"
 mv "$1.sums" SHA256SUMS
 tar --create --file "$1.tar" .
