@@ -107,6 +107,7 @@ class Host:
                     self._init = int(told["X_NSPAWN_LEADER_PID"])
         finally:
             os.close(ended)
+            self._told.close()  # what nobody reads any more would stop the machine's systemd once the queue is full
         self.boot_seconds = time.monotonic() - self._began
 
     def _next_word(self, ended: int) -> dict[str, str]:
@@ -155,7 +156,6 @@ class Host:
         assert self._nspawn is not None
         self._nspawn.wait(BOOT_SECONDS)
         self._nspawn, self._init = None, 0
-        self._told.close()
 
     def forget(self) -> None:
         """The machine's processes have been ended from outside."""
