@@ -49,6 +49,11 @@ class Host:
         return self.folder / "root"
 
     @property
+    def written(self) -> Path:
+        """Only what differs from the image."""
+        return self.folder / "upper"
+
+    @property
     def console(self) -> Path:
         """What the host said while it booted, for when something fails."""
         return self.folder / "console"
