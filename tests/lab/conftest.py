@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deployment import Deployment
 from laboratory import Laboratory
 from presence import missing
 
@@ -32,3 +33,12 @@ def laboratory() -> Iterator[Laboratory]:
     with Laboratory.planned() as laboratory:
         laboratory.boot()
         yield laboratory
+
+
+@pytest.fixture(scope="session")
+def deployment(laboratory: Laboratory) -> Deployment:
+    """The lab that site.yml makes of the bare hosts; later tests find what earlier ones have left."""
+    deployment = Deployment.of(laboratory)
+    deployment.play("site.yml")
+    deployment.log_in("ada", (deployment.secrets / "ada.password").read_text(encoding="utf-8").strip())
+    return deployment

@@ -49,6 +49,11 @@ class Host:
         return self.folder / "root"
 
     @property
+    def written(self) -> Path:
+        """Only what differs from the image."""
+        return self.folder / "upper"
+
+    @property
     def console(self) -> Path:
         """What the host said while it booted, for when something fails."""
         return self.folder / "console"
@@ -107,6 +112,7 @@ class Host:
                     self._init = int(told["X_NSPAWN_LEADER_PID"])
         finally:
             os.close(ended)
+            self._told.close()  # what nobody reads any more would stop the machine's systemd once the queue is full
         self.boot_seconds = time.monotonic() - self._began
 
     def _next_word(self, ended: int) -> dict[str, str]:
@@ -155,7 +161,6 @@ class Host:
         assert self._nspawn is not None
         self._nspawn.wait(BOOT_SECONDS)
         self._nspawn, self._init = None, 0
-        self._told.close()
 
     def forget(self) -> None:
         """The machine's processes have been ended from outside."""

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Removes fedsim from this host: everything that the other roles have put there. Safe to repeat. Prints "changed" if
+# something was there.
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+units=$(cd /etc/systemd/system && ls -d fedsim* 2> /dev/null || true)
+if [ -z "$units" ] && [ ! -e /opt/fedsim ] && [ ! -e /etc/fedsim ] && [ ! -e /var/lib/fedsim ]; then exit 0; fi
+echo changed
+
+if [ -e /etc/systemd/system/fedsim.target ]; then
+    systemctl stop fedsim.target 'fedsim-*.service' 'fedsim-*.socket'
+    systemctl disable --quiet fedsim.target $(systemctl list-unit-files --no-legend 'fedsim-*' | cut -d ' ' -f 1)
+fi
+rm -rf /etc/systemd/system/fedsim* /etc/sysusers.d/fedsim.conf /etc/tmpfiles.d/fedsim.conf
+systemctl daemon-reload
+systemctl reset-failed 'fedsim*' 2> /dev/null || true  # says that nothing of it had failed
+
+# A database, or a proxy, that was there before stays, without what fedsim had in it.
+noted=/opt/fedsim/apt/installed
+ours() { [ -e "$noted" ] && grep --quiet --line-regexp "$1" "$noted"; }
+if ours mariadb-server; then
+    systemctl stop mariadb.service
+elif systemctl --quiet is-active mariadb.service; then
+    mariadb --execute "DROP DATABASE IF EXISTS fedsim; DROP USER IF EXISTS 'fedsim'@'127.0.0.1'"
+    rm -f /etc/mysql/mariadb.conf.d/90-fedsim.cnf
+    systemctl restart mariadb.service
+fi
+if ! ours nginx-light && [ -e /etc/nginx/sites-available/fedsim ]; then
+    rm -f /etc/nginx/sites-available/fedsim
+    ln --symbolic --force ../sites-available/default /etc/nginx/sites-enabled/default
+    systemctl reload nginx.service
+fi
+if [ -s "$noted" ]; then
+    # Not by its dependencies: what somebody else has installed since, and that needs one of them, keeps it.
+    there=$(dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort)
+    wanted=$(sort "$noted" | comm -12 - /dev/fd/3 3<<END
+$there
+END
+)
+    apt-mark auto $wanted > /dev/null
+    apt-get --quiet=2 --assume-yes purge $wanted > /dev/null
+fi
+if ours mariadb-server; then rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql; fi
+if ours nginx-light; then rm -rf /etc/nginx /var/log/nginx /var/lib/nginx; fi
+
+for user in fedsim fedsim-web; do
+    if getent passwd "$user" > /dev/null; then userdel "$user"; fi
+done
+for group in fedsim-checkpoints fedsim fedsim-web; do
+    if getent group "$group" > /dev/null; then groupdel "$group"; fi
+done
+rm -rf /opt/fedsim /etc/fedsim /var/lib/fedsim /run/fedsim

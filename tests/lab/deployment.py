@@ -1,0 +1,168 @@
+"""A lab that Ansible has deployed to the laboratory's hosts, used as its owner and its users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from commands import CommandError, call
+from image import CACHE
+from laboratory import HOSTS, Laboratory
+
+SOURCE = Path(__file__).parents[2]
+PLAYBOOKS = SOURCE / "ansible"
+PROGRAMS = Path(sys.executable).parent
+PLAY_SECONDS = 570
+TASK_SECONDS = 120
+# Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
+WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
+
+
+def gather(source: Path, folder: Path) -> Path:
+    """Everything that hosts install, in `folder`; quick where little has changed. Returns the folder."""
+    call(
+        [str(PROGRAMS / "fedsim-gather"), "--folder", str(folder), "--source", str(source)],
+        seconds=PLAY_SECONDS,
+        environment=dict(os.environ),
+    )
+    return folder
+
+
+@dataclass
+class Deployment:
+    """The owner's control machine: an inventory, what was gathered, playbooks."""
+
+    laboratory: Laboratory
+    packages: Path
+
+    @classmethod
+    def of(cls, laboratory: Laboratory) -> Deployment:
+        """A new control machine, with the inventory as it comes; nothing is deployed yet."""
+        deployment = cls(laboratory, gather(SOURCE, CACHE / "packages"))
+        deployment.inventory.parent.mkdir()
+        shutil.copy(PLAYBOOKS / "inventory" / "lab.yml", deployment.inventory)
+        names = "".join(f"{address} {name}\n" for name, address in HOSTS.items())
+        deployment.names.write_text(f"127.0.0.1 localhost\n{names}", encoding="utf-8")
+        return deployment
+
+    @property
+    def inventory(self) -> Path:
+        return self.laboratory.control.home / "inventory" / "lab.yml"
+
+    @property
+    def names(self) -> Path:
+        return self.laboratory.control.home / "hosts"
+
+    @property
+    def secrets(self) -> Path:
+        return self.inventory.with_name("secrets")
+
+    def play(self, name: str, **variables: str) -> dict[str, dict[str, int]]:
+        """Run a playbook; returns what it counted of each host: ok, changed, failures …
+
+        Raises:
+            CommandError: it failed; with what it printed.
+        """
+        given = {"fedsim_packages": str(self.packages), **variables}
+        said = self.laboratory.control.run(
+            str(PROGRAMS / "ansible-playbook"),
+            "--inventory",
+            str(self.inventory),
+            "--extra-vars",
+            json.dumps(given),
+            str(PLAYBOOKS / name),
+            seconds=PLAY_SECONDS,
+            ANSIBLE_CONFIG=str(PLAYBOOKS / "ansible.cfg"),
+        ).stdout
+        recap = said.rpartition("PLAY RECAP")[2].splitlines()[1:]
+        counted = [line.split() for line in recap if ":" in line]
+        return {
+            words[0]: {key: int(n) for key, _, n in (word.partition("=") for word in words[2:])} for words in counted
+        }
+
+    def changes(self, name: str) -> int:
+        """Run a playbook; returns how much it changed."""
+        return sum(counted["changed"] for counted in self.play(name).values())
+
+    def https(self, *command: str, text: str = "", check: bool = True) -> str:
+        """Run a command of this installation that speaks with the web through nginx; the lab's authority vouches."""
+        program, *arguments = command
+        return self.laboratory.control.run(
+            "unshare",
+            "--mount",
+            "/bin/sh",
+            "-c",
+            WITH_HOSTS,
+            "sh",
+            str(self.names),
+            str(PROGRAMS / program),
+            *arguments,
+            text=text,
+            check=check,
+            seconds=TASK_SECONDS,
+            FEDSIM_URL="https://server",
+            SSL_CERT_FILE=str(self.secrets / "ca" / "ca.crt"),
+        ).stdout
+
+    def fedsim(self, *arguments: str, text: str = "") -> Any:
+        """The command `fedsim` as a user runs it; returns its JSON."""
+        return json.loads(self.https("fedsim", *arguments, "--json", text=text))
+
+    def log_in(self, name: str, password: str) -> None:
+        """The token lies in the control machine's home from now on."""
+        self.https("fedsim", "login", "--name", name, "--password-stdin", text=password)
+
+    def submit(self, **settings: Any) -> int:
+        """Submit a small task; returns its number."""
+        small = {
+            "title": "lab",
+            "model": "logistic",
+            "dataset": "digits",
+            "num_clients": 20,
+            "fraction_train": 0.5,
+            "local_epochs": 1,
+            "num_rounds": 3,
+            "save_every": 1,
+        }
+        return int(self.fedsim("submit", "-", text=yaml.safe_dump({**small, **settings}))["task"]["number"])
+
+    def task(self, number: int) -> dict[str, Any]:
+        """How it stands."""
+        task: dict[str, Any] = self.fedsim("show", str(number))["task"]
+        return task
+
+    def await_task(self, number: int, what: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Ask until the task is so far; the web may be away meanwhile."""
+        until, last = time.monotonic() + TASK_SECONDS, "never answered"
+        while time.monotonic() < until:
+            try:
+                task = self.task(number)
+            except CommandError as away:
+                last = str(away)
+                continue
+            if ready(task):
+                return task
+            last = str({key: task[key] for key in ("state", "reason", "round", "phase", "waiting_for")})
+        raise AssertionError(f"task {number} was {what} not in {TASK_SECONDS} s: {last}")
+
+    def reached(self, number: int, round_number: int) -> None:
+        """Wait until this round of a running task is done."""
+        self.await_task(number, f"at round {round_number}", lambda task: task["round"] >= round_number)
+
+    def completed(self, number: int) -> dict[str, Any]:
+        """Wait for the task's end, which must be a good one."""
+        task = self.await_task(number, "finished", lambda task: task["state"] not in ("pending", "starting", "running"))
+        assert task["state"] == "completed", task
+        return task
+
+    def version(self, host: str) -> str:
+        """The version that is the current one on a host."""
+        return self.laboratory[host].run("readlink", "/opt/fedsim/current").strip()

@@ -1,0 +1,191 @@
+"""What a lab's owner does, from bare hosts to bare hosts: the tests run in this order, on one lab."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import CommandError
+from deployment import SOURCE, Deployment, gather
+from laboratory import HOSTS
+
+NODES = [name for name in HOSTS if name.startswith("node")]
+NEXT_VERSION = "99.0.0"
+SERVICES = {
+    "server": ["fedsim-receiver", "fedsim-server", "fedsim-web"],
+    **{name: ["fedsim-receiver", "fedsim-client"] for name in NODES},
+}
+LONG = {"num_rounds": 250, "evaluate_every": 250, "save_every": 250}
+PASSWORD = "a sentence that nobody guesses"
+# Registering is for people at a browser: the page's form with its token.
+REGISTER = """
+import httpx, re, sys
+with httpx.Client(base_url="https://server") as browser:
+    token = re.search(r'name="csrf" value="([^"]+)"', browser.get("/register").text)[1]
+    answer = browser.post("/register", data={"csrf": token, "name": "grace", "password": sys.argv[1]})
+    assert answer.status_code < 400, answer.text
+"""
+
+
+@pytest.fixture(scope="module")
+def next_version(deployment: Deployment) -> Path:
+    """The same source under another version's number, gathered."""
+    folder = deployment.laboratory.folder / "next"
+    source, packages = folder / "source", folder / "packages"
+    ignored = shutil.ignore_patterns(".*", "packages", "build", "tests", "__pycache__", "*.egg-info")
+    shutil.copytree(SOURCE, source, ignore=ignored)
+    module = source / "daemons" / "fedsim" / "__init__.py"
+    text = re.sub(r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"', module.read_text(encoding="utf-8"))
+    module.write_text(text, encoding="utf-8")
+    shutil.copytree(deployment.packages, packages, ignore=shutil.ignore_patterns("wheels*"))
+    return gather(source, packages)
+
+
+@pytest.mark.timeout(900)
+def test_bare_hosts_become_a_lab_in_which_every_unit_works_under_its_hardening(deployment: Deployment) -> None:
+    for name, services in SERVICES.items():
+        host = deployment.laboratory[name]
+        assert host.run("systemctl", "is-active", *services, "fedsim.target").split() == ["active"] * (
+            len(services) + 1
+        )
+        assert host.run("systemctl", "--failed", "--no-legend") == ""
+        for unit in services:
+            assert host.journal("--priority=warning", "--unit", unit) == ""
+    assert {node["name"] for node in deployment.fedsim("nodes")["nodes"] if node["online"]} == set(NODES)
+
+
+def test_a_second_run_changes_nothing(deployment: Deployment) -> None:
+    assert deployment.changes("site.yml") == 0
+
+
+def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deployment) -> None:
+    deployment.https("python", "-c", REGISTER, PASSWORD)
+    deployment.laboratory["server"].run(
+        "env", "FEDSIM_CREDENTIALS=/etc/fedsim/secrets", "/opt/fedsim/current/bin/fedsim", "admin", "enable", "grace"
+    )
+    deployment.log_in("grace", PASSWORD)
+    number = deployment.submit()
+    assert deployment.completed(number)["round"] == 3
+    assert deployment.fedsim("download", str(number), "--force")["checkpoint"]["round"] == 3
+    server = deployment.laboratory["server"].journal(f"FEDSIM_TASK={number}")
+    for event in ("submitted", "task_started", "round_committed", "checkpoint_saved", "task_finished"):
+        assert event in server
+    for name in NODES:
+        story = deployment.laboratory[name].journal(f"FEDSIM_TASK={number}")
+        for event in ("task_assigned", "data_loaded", "round_trained", "task_ended"):
+            assert event in story
+
+
+def test_a_task_goes_on_after_a_power_cut_of_the_server(deployment: Deployment) -> None:
+    number = deployment.submit(**LONG)
+    deployment.reached(number, 20)
+    deployment.laboratory["server"].power_cut()
+    deployment.laboratory["server"].boot()
+    assert deployment.completed(number)["round"] == LONG["num_rounds"]
+    assert "task_resumed" in deployment.laboratory["server"].journal(f"FEDSIM_TASK={number}")
+
+
+def test_a_task_waits_for_a_node_whose_cable_is_pulled_and_goes_on(deployment: Deployment) -> None:
+    number = deployment.submit(**LONG)
+    deployment.reached(number, 20)
+    network = deployment.laboratory.network
+    network.cut("node-b")
+    try:
+        waiting = deployment.await_task(number, "waiting", lambda task: task["waiting_for"] == ["node-b"])
+    finally:
+        network.mend("node-b")
+    assert waiting["round"] < LONG["num_rounds"]
+    deployment.completed(number)
+
+
+def test_receivers_restart_under_load_and_no_connection_is_refused(deployment: Deployment) -> None:
+    number = deployment.submit(**LONG)
+    for round_number, name in zip((20, 60, 100), ("server", "node-a", "node-b"), strict=True):
+        deployment.reached(number, round_number)
+        deployment.laboratory[name].run("systemctl", "restart", "fedsim-receiver")
+    deployment.completed(number)
+    for name in HOSTS:
+        assert "refused" not in deployment.laboratory[name].journal(f"FEDSIM_TASK={number}")
+
+
+def test_certificates_rotate_during_a_task_without_a_restart(deployment: Deployment) -> None:
+    host = deployment.laboratory["node-a"]
+    certificate = host.run("cat", "/etc/fedsim/pki/host.crt")
+    started = host.run("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", *SERVICES["node-a"])
+    number = deployment.submit(**LONG | {"num_rounds": 600})
+    deployment.reached(number, 5)
+    deployment.play("rotate-certs.yml")
+    assert host.run("cat", "/etc/fedsim/pki/host.crt") != certificate
+    assert host.run("systemctl", "show", "--property=ExecMainStartTimestampMonotonic", *SERVICES["node-a"]) == started
+    deployment.completed(number)
+    for name in HOSTS:
+        assert deployment.laboratory[name].journal("--priority=warning", f"FEDSIM_TASK={number}") == ""
+
+
+@pytest.mark.timeout(900)
+def test_an_upgrade_during_a_task_keeps_its_workers_version(deployment: Deployment, next_version: Path) -> None:
+    before = deployment.version("server")
+    number = deployment.submit(**LONG, round_timeout_seconds=3600)
+    deployment.reached(number, 20)
+    # The task waits for this worker, and leaves the processors to the upgrade, until the node is restarted.
+    deployment.laboratory["node-c"].run("pkill", "--signal", "STOP", "--full", "fedsim.worker")
+    deployment.packages = next_version
+    deployment.play("upgrade.yml")
+    assert deployment.completed(number)["round"] == LONG["num_rounds"]
+    assert {deployment.version(name) for name in HOSTS} == {NEXT_VERSION}
+    checkpoint = f"/var/lib/fedsim/server/checkpoints/task-{number}/round-{LONG['num_rounds']:04}.json"
+    told = deployment.laboratory["server"].run("cat", checkpoint)
+    assert f'"{before}"' in told
+    assert NEXT_VERSION not in told
+    for name in HOSTS:
+        assert before in deployment.laboratory[name].run("ls", "/opt/fedsim").split()
+
+
+def test_a_backup_is_made_while_the_lab_works(deployment: Deployment) -> None:
+    deployment.play("backup.yml")
+    (backup,) = deployment.inventory.with_name("backups").glob("*.tar")
+    shutil.copy(backup, backup.with_name("damaged.tar"))
+    with backup.with_name("damaged.tar").open("r+b") as file:
+        at = backup.read_bytes().index(b"CREATE TABLE")
+        file.seek(at)
+        file.write(b"DELETE")
+    with pytest.raises(CommandError, match="is damaged: take another backup"):
+        deployment.play("restore.yml", backup=str(backup.with_name("damaged.tar")))
+
+
+def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> None:
+    deployment.play("remove-node.yml", node="node-c")
+    server = deployment.laboratory["server"]
+    assert "node-c" not in server.run("cat", "/etc/fedsim/server.yml", "/etc/fedsim/receiver.yml")
+    assert deployment.completed(deployment.submit())["nodes"] == ["node-a", "node-b"]
+    assert left_on(deployment, "node-c") == []
+
+
+@pytest.mark.timeout(900)
+def test_uninstalling_leaves_nothing_and_a_backup_comes_back_on_bare_hosts(deployment: Deployment) -> None:
+    with pytest.raises(CommandError, match="confirm=yes"):
+        deployment.play("uninstall.yml")
+    deployment.play("uninstall.yml", confirm="yes")
+    assert {name: left_on(deployment, name) for name in HOSTS} == {name: [] for name in HOSTS}
+    (backup,) = deployment.inventory.with_name("backups").glob("fedsim-*.tar")
+    deployment.play("restore.yml", backup=str(backup))
+    deployment.log_in("grace", PASSWORD)
+    (first, *_) = sorted(deployment.fedsim("tasks")["tasks"], key=lambda task: int(task["number"]))
+    assert deployment.fedsim("download", str(first["number"]), "--force")["checkpoint"]["round"] == 3
+    deployment.completed(deployment.submit())
+
+
+def left_on(deployment: Deployment, name: str) -> list[str]:
+    """What is on a host that was not there when it was bare; not counting logs, and what apt and dpkg remember."""
+    host = deployment.laboratory[name]
+    left = [
+        f"/{path.relative_to(host.written)}"
+        for path in host.written.rglob("*")
+        if not (host.image / path.relative_to(host.written)).exists() and (path.is_file() or path.is_dir())
+    ]
+    remembered = re.compile(
+        r"/(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|root|tmp|var/tmp|run|etc/ssh|etc/systemd/network)\b"
+    )
+    return sorted(path for path in left if not remembered.match(path))
