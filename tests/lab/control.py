@@ -56,7 +56,8 @@ class Control:
             "ANSIBLE_SSH_ARGS": f"-F {self.ssh_config} -o ControlMaster=auto -o ControlPersist=60s",
         }
 
-    def _placed(self, command: tuple[str, ...]) -> list[str]:
+    def placed(self, *command: str) -> list[str]:
+        """The command as a process of the control machine."""
         return self.group.entering(self.network.entering(list(command)))
 
     def run(
@@ -64,7 +65,7 @@ class Control:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end in the lab's network."""
         around = {**self.environment, **environment}
-        return call(self._placed(command), seconds=seconds, check=check, text=text, environment=around)
+        return call(self.placed(*command), seconds=seconds, check=check, text=text, environment=around)
 
     def ssh(self, address: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command on a host, as a lab's owner does."""

@@ -1,0 +1,141 @@
+"""fedsim-fleet on the hosts of a deployed lab: one look at all of them, also while one is dead."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from deployment import PLAYBOOKS, PROGRAMS, Deployment
+from laboratory import HOSTS
+
+NODES = [name for name in HOSTS if name.startswith("node")]
+
+
+def fleet(deployment: Deployment, *arguments: str, code: int = 0) -> str:
+    """What the command prints, which must end with this code."""
+    done = deployment.laboratory.control.run(
+        str(PROGRAMS / "fedsim-fleet"), "--inventory", str(playbooks(deployment)), *arguments, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def playbooks(deployment: Deployment) -> Path:
+    """The inventory, beside which group variables lie as in a checkout."""
+    beside = deployment.inventory.parent.parent / "group_vars"
+    if not beside.exists():
+        beside.symlink_to(PLAYBOOKS / "group_vars")
+    return deployment.inventory
+
+
+def test_the_table_tells_units_version_room_clock_and_certificate(deployment: Deployment) -> None:
+    told = json.loads(fleet(deployment, "status", "--json"))["hosts"]
+    assert [host["host"] for host in told] == list(HOSTS)
+    for host in told:
+        assert {unit["state"] for unit in host["units"]} == {"active"}
+        assert host["version"] == deployment.version(host["host"])
+        assert abs(host["skew_seconds"]) < 1
+        assert 300 < host["certificate_days_left"] < 400
+    lines = fleet(deployment, "status").splitlines()
+    assert [line.split()[0] for line in lines] == ["host", *HOSTS]
+
+
+def test_the_doctor_finds_nothing_where_all_is_well_and_else_says_what_to_do(deployment: Deployment) -> None:
+    assert "all is well" in fleet(deployment, "doctor")
+    node, server = deployment.laboratory["node-a"], deployment.laboratory["server"]
+    node.run("systemctl", "stop", "fedsim-client")
+    node.run("sh", "-c", "mv /etc/fedsim/pki/crl.pem /etc/fedsim/pki/older.pem && touch /etc/fedsim/pki/crl.pem")
+    server.run("sh", "-c", "echo 'nam: x' >> /etc/fedsim/web.yml")
+    try:
+        found = json.loads(fleet(deployment, "doctor", "--json", code=1))["findings"]
+    finally:
+        server.run("sed", "-i", "/^nam: x$/d", "/etc/fedsim/web.yml")
+        node.run("mv", "/etc/fedsim/pki/older.pem", "/etc/fedsim/pki/crl.pem")
+        node.run("systemctl", "start", "fedsim-client")
+    problems = {(one["host"], one["problem"].split(";")[0]) for one in found}
+    assert ("node-a", "fedsim-client is inactive (dead)") in problems
+    assert ("node-a", "its list of revoked certificates is not the lab's newest") in problems
+    assert any(host == "server" and "/etc/fedsim/web.yml is not valid" in problem for host, problem in problems)
+    assert all(one["remedy"] for one in found)
+
+
+def test_the_journals_of_all_hosts_are_one_story(deployment: Deployment) -> None:
+    number = deployment.submit()
+    deployment.completed(number)
+    story = [json.loads(line) for line in fleet(deployment, "logs", "--task", str(number), "--json").splitlines()]
+    assert {entry["host"] for entry in story} >= {"server", "node-a", "node-b"}
+    assert [entry["at"] for entry in story] == sorted(entry["at"] for entry in story)
+    assert story[0]["text"].startswith("submitted")
+
+
+def test_journals_are_followed_until_ctrl_c_and_nothing_goes_on_there(deployment: Deployment) -> None:
+    command = ["fedsim-fleet", "--inventory", str(playbooks(deployment)), "logs", "--follow", "--since=now", "--json"]
+    control = deployment.laboratory.control
+    with subprocess.Popen(
+        control.placed(str(PROGRAMS / command[0]), *command[1:]), env=control.environment, stdout=subprocess.PIPE
+    ) as follower:
+        assert follower.stdout is not None
+        deployment.laboratory["node-b"].run("systemctl", "reload", "fedsim-client")
+        entry = json.loads(follower.stdout.readline())
+        follower.send_signal(signal.SIGINT)
+        follower.wait(30)
+    assert entry["host"] in HOSTS
+    for host in deployment.laboratory.hosts.values():
+        host.run("sh", "-c", "while pgrep --full 'journalctl --output=json'; do :; done", seconds=30)
+
+
+def test_a_dead_host_delays_nobody_and_is_named(deployment: Deployment) -> None:
+    deployment.laboratory.network.cut("node-b")
+    try:
+        told = json.loads(fleet(deployment, "--timeout", "3", "status", "--json", code=1))["hosts"]
+        said = fleet(deployment, "--timeout", "3", "run", "hostname", code=69)
+    finally:
+        deployment.laboratory.network.mend("node-b")
+    assert [host["host"] for host in told if not host["answers"]] == ["node-b"]
+    assert sorted(line.split()[1] for line in said.splitlines()) == sorted(set(HOSTS) - {"node-b"})
+
+
+def test_a_host_with_another_key_is_not_believed(deployment: Deployment) -> None:
+    known = deployment.laboratory.control.ssh_config.with_name("known_hosts")
+    before = known.read_text(encoding="utf-8")
+    known.write_text(before.replace(HOSTS["node-a"], HOSTS["node-b"]), encoding="utf-8")
+    try:
+        (told,) = json.loads(fleet(deployment, "status", "--host", "node-a", "--json", code=1))["hosts"]
+    finally:
+        known.write_text(before, encoding="utf-8")
+    assert "its key is not known" in told["problem"]
+
+
+def test_hosts_restart_one_after_the_other_until_each_is_ready(deployment: Deployment) -> None:
+    said = fleet(deployment, "restart")
+    assert said.splitlines() == [f"{name}: ready" for name in HOSTS]
+    assert "all is well" in fleet(deployment, "doctor")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment, tmp_path: Path, own: bool) -> None:
+    inventory = playbooks(deployment)
+    before = inventory.read_text(encoding="utf-8")
+    more = "          - {name: credit, path: credit, format: csv, label_column: y}\n"
+    inventory.write_text(
+        before.replace("            share: true\n", f"            share: true\n{more}"), encoding="utf-8"
+    )
+    for name in NODES if own else [""]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (folder / "train.csv").write_text(f"x,y\n1,0\n2,{len(name)}\n", encoding="utf-8")
+    try:
+        first = fleet(deployment, "push-data", "credit", str(tmp_path))
+        again = fleet(deployment, "push-data", "credit", str(tmp_path))
+    finally:
+        inventory.write_text(before, encoding="utf-8")
+    assert first.splitlines() == [f"{name}: 1 files, 12 B, verified" for name in NODES]
+    assert again.splitlines() == [f"{name}: has it already" for name in NODES]
+    for name in NODES:
+        host, path = deployment.laboratory[name], "/var/lib/fedsim/client/data/credit/train.csv"
+        assert host.run("cat", path).endswith(f"2,{len(name) if own else 0}\n")
+        assert host.run("stat", "--format=%U %G %a", path).strip() == "root fedsim 640"
+        assert host.run("runuser", "--user", "fedsim", "--", "test", "-r", path) == ""
