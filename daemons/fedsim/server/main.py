@@ -18,8 +18,10 @@ from fedsim.server.finals import FinalModels
 from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.running import AGGREGATOR, EVALUATOR, Platform, RunningTask
+from fedsim.server.platform import Platform
+from fedsim.server.running import RunningTask
 from fedsim.server.stops import Stops
+from fedsim.server.work import AGGREGATOR, EVALUATOR
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Arrived, Spool

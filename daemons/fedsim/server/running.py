@@ -7,52 +7,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.config import DataSetConfig, ServerConfig
 from fedsim.course import task_events as course
 from fedsim.course.plan import Plan
 from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Broadcast, TaskReport, Update, read_message
-from fedsim.metrics import ServerMetrics
-from fedsim.server.finals import Delivery, FinalModels
+from fedsim.server.finals import Delivery
 from fedsim.server.folder import TaskFolder
-from fedsim.server.nodes import Nodes
+from fedsim.server.platform import Platform
 from fedsim.server.records import TaskRecords, checkpoint_name
-from fedsim.server.stops import Stops
 from fedsim.server.story import Story
 from fedsim.server.versions import TaskVersions
+from fedsim.server.work import TaskWork
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
-from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.layout import Arrived
 from fedsim.spool.npy import open_vector
 from fedsim.spool.wanted import want
-from fedsim.store.interface import Store, TaskState
-from fedsim.wire.outbox import Outbox
+from fedsim.store.interface import TaskState
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
 SHOW_SECONDS = 0.25
 SHOWN_MISSING = 50  # the round's record names all
-# One aggregates, the other makes, tests and saves models: no round waits for a test.
-AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
-
-
-@dataclass
-class Platform:
-    """What a running task works with; `config` is replaced when the daemon reloads it."""
-
-    config: ServerConfig
-    store: Store
-    spool: Spool
-    outbox: Outbox
-    nodes: Nodes
-    finals: FinalModels
-    stops: Stops
-    metrics: ServerMetrics
 
 
 class RunningTask:
@@ -67,6 +47,7 @@ class RunningTask:
         self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
         self._versions = TaskVersions(plan, self._folder)
+        self._work = TaskWork(plan, platform, self._folder, workers)
         self._roster: course.WriteRoster | None = None
         self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
         self._updates: dict[Path, Arrived] = {}
@@ -138,7 +119,7 @@ class RunningTask:
             self._update_arrived(item)
 
     def _look_for_testset(self) -> None:
-        if {item.id.part for item in self._testset()} == {"data", "label"}:
+        if {item.id.part for item in self._work.testset()} == {"data", "label"}:
             self._happened(course.TestsetArrived())
 
     def _update_arrived(self, item: Arrived) -> None:
@@ -223,16 +204,7 @@ class RunningTask:
                 body = self.plan.assignment(node).model_dump_json().encode()
                 self._send(node, FileId(kind=Kind.INITPARAM, task=self.uid), body)
             case course.MakeInitialModel():
-                plan = self.plan
-                self._workers.give(
-                    jobs.MakeInitialModel(
-                        settings=plan.settings,
-                        feature_shape=plan.feature_shape,
-                        num_classes=plan.num_classes,
-                        out=self._folder.clean_new_round(0),
-                    ),
-                    EVALUATOR,
-                )
+                self._work.make_initial_model()
             case course.RecordCounts(counts):
                 self._folder.write_counts(counts)
                 self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
@@ -241,7 +213,7 @@ class RunningTask:
             case course.WriteRoster():
                 self._write_roster(action)
             case course.Aggregate(number, entries):
-                self._aggregate(number, entries)
+                self._work.aggregate(number, entries)
             case course.Commit(number):
                 self._commit(number)
             case course.ClearUpdates(through):
@@ -251,11 +223,11 @@ class RunningTask:
                     clear_round(spool, Kind.LOCALPARAM, self.uid, number)
                 self._updates.clear()
             case course.Discard(update):
-                path = self._update_path(update.node, update.round, update.chunk, update.client)
+                path = self._work.update_path(update.node, update.round, update.chunk, update.client)
                 self._updates.pop(path, None)
                 clear_file(path)
             case course.Evaluate(number):
-                self._evaluate(number)
+                self._work.evaluate(number)
             case course.Save(number):
                 # The checkpoint tells its metrics: where a test is on its way, it waits for that.
                 if self._course.evaluation_due(number) and not self._records.is_tested(number):
@@ -301,77 +273,14 @@ class RunningTask:
     def _is_global(self, number: int) -> Callable[[FileId], bool]:
         return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
 
-    def _aggregate(self, number: int, entries: tuple[course.RosterEntry, ...]) -> None:
-        updates = [
-            jobs.WeightedFile(
-                path=self._update_path(entry.node, number, entry.chunk, entry.client),
-                digest=entry.digest,
-                weight=entry.weight,
-            )
-            for entry in entries
-        ]
-        self._workers.give(
-            jobs.Aggregate(
-                settings=self.plan.settings,
-                round=number,
-                base=self._folder.round(number - 1),
-                updates=tuple(updates),
-                out=self._folder.clean_new_round(number),
-            ),
-            AGGREGATOR,
-        )
-
-    def _update_path(self, node: str, number: int, chunk: int, client: int | None) -> Path:
-        file = FileId(kind=Kind.LOCALPARAM, task=self.uid, round=number, chunk=chunk, client=client)
-        return self._platform.spool.path(file, node)
+    def _save(self, number: int) -> None:
+        self._held_saves.discard(number)
+        self._work.save(number, {**self._records.about(number), **self._versions.about()})
 
     def _commit(self, number: int) -> None:
         self._story.committed(self._records.commit(number, self._roster if number else None))
         if number == 0:
             self._want()
-
-    def _evaluate(self, number: int) -> None:
-        plan = self.plan
-        self._workers.give(
-            jobs.Evaluate(
-                settings=plan.settings,
-                feature_shape=plan.feature_shape,
-                num_classes=plan.num_classes,
-                round=number,
-                model=self._folder.model(number),
-                testset=self._testset_files(),
-            ),
-            EVALUATOR,
-        )
-
-    def _save(self, number: int) -> None:
-        self._held_saves.discard(number)
-        plan = self.plan
-        out = self._platform.config.spool / "checkpoints" / checkpoint_name(plan.number, number)
-        self._workers.give(
-            jobs.SaveCheckpoint(
-                settings=plan.settings,
-                feature_shape=plan.feature_shape,
-                num_classes=plan.num_classes,
-                round=number,
-                model=self._folder.model(number),
-                out=out,
-                about={**self._records.about(number), **self._versions.about()},
-            ),
-            EVALUATOR,
-        )
-
-    def _testset(self) -> list[Arrived]:
-        """What has come of the test set, from the node that was asked for it; nobody else's counts."""
-        arrived = self._platform.spool.arrived(Kind.TESTSET, self.uid)
-        return [item for item in arrived if item.sender == self.plan.testset_from]
-
-    def _testset_files(self) -> jobs.TestSetFiles:
-        if self.plan.testset_from is None:
-            config = self._platform.config
-            return jobs.TestSetFiles(dataset=own_dataset(config, self.plan.settings.dataset), folder=config.data)
-        by_part = {item.id.part: item.path for item in self._testset()}
-        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
 
     # ------------------------------------------------------------ the end
 
@@ -463,8 +372,3 @@ class RunningTask:
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
         )
-
-
-def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
-    """The server's own copy of a data set, if it is configured."""
-    return next((dataset for dataset in config.datasets if dataset.name == name), None)

@@ -1,0 +1,118 @@
+"""What a task on the server gives its workers to do: models made, aggregated, tested and saved, from files to files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsim.config import DataSetConfig, ServerConfig
+from fedsim.course.plan import Plan
+from fedsim.course.task_events import RosterEntry
+from fedsim.server.folder import TaskFolder
+from fedsim.server.platform import Platform
+from fedsim.server.records import checkpoint_name
+from fedsim.spool.files import FileId, Kind
+from fedsim.spool.layout import Arrived
+from fedsim.worker import jobs
+from fedsim.worker.pool import WorkerPool
+
+# One aggregates, the other makes, tests and saves models: no round waits for a test.
+AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
+
+
+class TaskWork:
+    """The jobs of one task, and the files that they read."""
+
+    def __init__(self, plan: Plan, platform: Platform, folder: TaskFolder, workers: WorkerPool) -> None:
+        self._plan = plan
+        self._platform = platform
+        self._folder = folder
+        self._workers = workers
+
+    def make_initial_model(self) -> None:
+        """Round 0."""
+        plan = self._plan
+        self._workers.give(
+            jobs.MakeInitialModel(
+                settings=plan.settings,
+                feature_shape=plan.feature_shape,
+                num_classes=plan.num_classes,
+                out=self._folder.clean_new_round(0),
+            ),
+            EVALUATOR,
+        )
+
+    def aggregate(self, number: int, entries: tuple[RosterEntry, ...]) -> None:
+        """Make the round's model of these updates."""
+        updates = [
+            jobs.WeightedFile(
+                path=self.update_path(entry.node, number, entry.chunk, entry.client),
+                digest=entry.digest,
+                weight=entry.weight,
+            )
+            for entry in entries
+        ]
+        self._workers.give(
+            jobs.Aggregate(
+                settings=self._plan.settings,
+                round=number,
+                base=self._folder.round(number - 1),
+                updates=tuple(updates),
+                out=self._folder.clean_new_round(number),
+            ),
+            AGGREGATOR,
+        )
+
+    def evaluate(self, number: int) -> None:
+        """Test the round's model."""
+        plan = self._plan
+        self._workers.give(
+            jobs.Evaluate(
+                settings=plan.settings,
+                feature_shape=plan.feature_shape,
+                num_classes=plan.num_classes,
+                round=number,
+                model=self._folder.model(number),
+                testset=self._testset_files(),
+            ),
+            EVALUATOR,
+        )
+
+    def save(self, number: int, about: Mapping[str, Any]) -> None:
+        """Save the round's model as a checkpoint, with what is to be said about it."""
+        plan = self._plan
+        self._workers.give(
+            jobs.SaveCheckpoint(
+                settings=plan.settings,
+                feature_shape=plan.feature_shape,
+                num_classes=plan.num_classes,
+                round=number,
+                model=self._folder.model(number),
+                out=self._platform.config.spool / "checkpoints" / checkpoint_name(plan.number, number),
+                about=dict(about),
+            ),
+            EVALUATOR,
+        )
+
+    def update_path(self, node: str, number: int, chunk: int, client: int | None) -> Path:
+        """Where the receiver puts an update."""
+        file = FileId(kind=Kind.LOCALPARAM, task=self._plan.task, round=number, chunk=chunk, client=client)
+        return self._platform.spool.path(file, node)
+
+    def testset(self) -> list[Arrived]:
+        """What has come of the test set, from the node that was asked for it; nobody else's counts."""
+        arrived = self._platform.spool.arrived(Kind.TESTSET, self._plan.task)
+        return [item for item in arrived if item.sender == self._plan.testset_from]
+
+    def _testset_files(self) -> jobs.TestSetFiles:
+        if self._plan.testset_from is None:
+            config = self._platform.config
+            return jobs.TestSetFiles(dataset=own_dataset(config, self._plan.settings.dataset), folder=config.data)
+        by_part = {item.id.part: item.path for item in self.testset()}
+        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
+
+
+def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:
+    """The server's own copy of a data set, if it is configured."""
+    return next((dataset for dataset in config.datasets if dataset.name == name), None)
