@@ -40,7 +40,10 @@ END
     apt-mark auto $wanted > /dev/null
     apt-get --quiet=2 --assume-yes purge $wanted > /dev/null
 fi
-if ours mariadb-server; then rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql; fi
+if ours mariadb-server; then
+    rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql
+    if getent passwd mysql > /dev/null; then userdel mysql; fi
+fi
 if ours nginx-light; then rm -rf /etc/nginx /var/log/nginx /var/lib/nginx; fi
 
 for user in fedsim fedsim-web; do
