@@ -70,7 +70,7 @@ class Deployment:
     def secrets(self) -> Path:
         return self.inventory.with_name("secrets")
 
-    def play(self, name: str, **variables: str) -> dict[str, dict[str, int]]:
+    def play(self, name: str, **variables: Any) -> dict[str, dict[str, int]]:
         """Run a playbook; returns what it counted of each host: ok, changed, failures …
 
         Raises:

@@ -60,6 +60,11 @@ def test_a_second_run_changes_nothing(deployment: Deployment) -> None:
     assert deployment.changes("site.yml") == 0
 
 
+def test_a_host_that_is_not_ready_is_named_with_what_to_do(deployment: Deployment) -> None:
+    with pytest.raises(CommandError, match=r"node-b is not ready:\s+- its clock differs by .* s: set it, for example"):
+        deployment.play("site.yml", preflight_clock_seconds=-1)
+
+
 def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deployment) -> None:
     deployment.https("python", "-c", REGISTER, PASSWORD)
     deployment.laboratory["server"].run(
