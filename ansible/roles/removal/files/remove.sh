@@ -31,14 +31,11 @@ if ! ours nginx-light && [ -e /etc/nginx/sites-available/fedsim ]; then
     systemctl reload nginx.service
 fi
 if [ -s "$noted" ]; then
-    # Not by its dependencies: what somebody else has installed since, and that needs one of them, keeps it.
-    there=$(dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort)
-    wanted=$(sort "$noted" | comm -12 - /dev/fd/3 3<<END
-$there
-END
-)
-    apt-mark auto $wanted > /dev/null
-    apt-get --quiet=2 --assume-yes purge $wanted > /dev/null
+    there=$(mktemp)
+    dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort > "$there"
+    gone=$(sort "$noted" | comm -12 - "$there")
+    rm "$there"
+    if [ -n "$gone" ]; then apt-get --quiet=2 --assume-yes purge $gone > /dev/null; fi
 fi
 if ours mariadb-server; then
     rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql
