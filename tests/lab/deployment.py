@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,6 +24,8 @@ PROGRAMS = Path(sys.executable).parent
 PLAY_SECONDS = 570
 TASK_SECONDS = 120
 # Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
+# What every machine writes while it runs, and what apt and dpkg remember of packages that are gone.
+REMEMBERED = re.compile(r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|root|tmp|var/tmp|run)(/|$)")
 WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 
@@ -42,11 +45,13 @@ class Deployment:
 
     laboratory: Laboratory
     packages: Path
+    bare: dict[str, set[str]]
 
     @classmethod
     def of(cls, laboratory: Laboratory) -> Deployment:
         """A new control machine, with the inventory as it comes; nothing is deployed yet."""
-        deployment = cls(laboratory, gather(SOURCE, CACHE / "packages"))
+        bare = {name: host.written_files() for name, host in laboratory.hosts.items()}
+        deployment = cls(laboratory, gather(SOURCE, CACHE / "packages"), bare)
         deployment.inventory.parent.mkdir()
         shutil.copy(PLAYBOOKS / "inventory" / "lab.yml", deployment.inventory)
         names = "".join(f"{address} {name}\n" for name, address in HOSTS.items())
@@ -65,7 +70,7 @@ class Deployment:
     def secrets(self) -> Path:
         return self.inventory.with_name("secrets")
 
-    def play(self, name: str, **variables: str) -> dict[str, dict[str, int]]:
+    def play(self, name: str, **variables: Any) -> dict[str, dict[str, int]]:
         """Run a playbook; returns what it counted of each host: ok, changed, failures …
 
         Raises:
@@ -166,3 +171,8 @@ class Deployment:
     def version(self, host: str) -> str:
         """The version that is the current one on a host."""
         return self.laboratory[host].run("readlink", "/opt/fedsim/current").strip()
+
+    def left_on(self, name: str) -> list[str]:
+        """What is on a host that was not there when it was bare."""
+        new = self.laboratory[name].written_files() - self.bare[name]
+        return sorted(path for path in new if not REMEMBERED.match(path))

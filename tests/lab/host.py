@@ -49,11 +49,6 @@ class Host:
         return self.folder / "root"
 
     @property
-    def written(self) -> Path:
-        """Only what differs from the image."""
-        return self.folder / "upper"
-
-    @property
     def console(self) -> Path:
         """What the host said while it booted, for when something fails."""
         return self.folder / "console"
@@ -83,6 +78,12 @@ class Host:
         path = self.root / name
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+    def written_files(self) -> set[str]:
+        """Names of all files and folders that the machine has and its image has not."""
+        upper = self.folder / "upper"
+        here = {path.relative_to(upper) for path in upper.rglob("*") if not path.is_char_device()}
+        return {str(path) for path in here if not os.path.lexists(self.image / path)}
 
     def start(self) -> None:
         """Switch the machine on; it boots while others do."""

@@ -60,6 +60,11 @@ def test_a_second_run_changes_nothing(deployment: Deployment) -> None:
     assert deployment.changes("site.yml") == 0
 
 
+def test_a_host_that_is_not_ready_is_named_with_what_to_do(deployment: Deployment) -> None:
+    with pytest.raises(CommandError, match=r"node-b is not ready:\s+- its clock differs by .* s: set it, for example"):
+        deployment.play("site.yml", preflight_clock_seconds=-1)
+
+
 def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deployment) -> None:
     deployment.https("python", "-c", REGISTER, PASSWORD)
     deployment.laboratory["server"].run(
@@ -160,7 +165,7 @@ def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> No
     server = deployment.laboratory["server"]
     assert "node-c" not in server.run("cat", "/etc/fedsim/server.yml", "/etc/fedsim/receiver.yml")
     assert deployment.completed(deployment.submit())["nodes"] == ["node-a", "node-b"]
-    assert left_on(deployment, "node-c") == []
+    assert deployment.left_on("node-c") == []
 
 
 @pytest.mark.timeout(900)
@@ -168,24 +173,10 @@ def test_uninstalling_leaves_nothing_and_a_backup_comes_back_on_bare_hosts(deplo
     with pytest.raises(CommandError, match="confirm=yes"):
         deployment.play("uninstall.yml")
     deployment.play("uninstall.yml", confirm="yes")
-    assert {name: left_on(deployment, name) for name in HOSTS} == {name: [] for name in HOSTS}
+    assert {name: deployment.left_on(name) for name in HOSTS} == {name: [] for name in HOSTS}
     (backup,) = deployment.inventory.with_name("backups").glob("fedsim-*.tar")
     deployment.play("restore.yml", backup=str(backup))
     deployment.log_in("grace", PASSWORD)
     (first, *_) = sorted(deployment.fedsim("tasks")["tasks"], key=lambda task: int(task["number"]))
     assert deployment.fedsim("download", str(first["number"]), "--force")["checkpoint"]["round"] == 3
     deployment.completed(deployment.submit())
-
-
-def left_on(deployment: Deployment, name: str) -> list[str]:
-    """What is on a host that was not there when it was bare; not counting logs, and what apt and dpkg remember."""
-    host = deployment.laboratory[name]
-    left = [
-        f"/{path.relative_to(host.written)}"
-        for path in host.written.rglob("*")
-        if not (host.image / path.relative_to(host.written)).exists() and (path.is_file() or path.is_dir())
-    ]
-    remembered = re.compile(
-        r"/(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|root|tmp|var/tmp|run|etc/ssh|etc/systemd/network)\b"
-    )
-    return sorted(path for path in left if not remembered.match(path))

@@ -31,16 +31,16 @@ if ! ours nginx-light && [ -e /etc/nginx/sites-available/fedsim ]; then
     systemctl reload nginx.service
 fi
 if [ -s "$noted" ]; then
-    # Not by its dependencies: what somebody else has installed since, and that needs one of them, keeps it.
-    there=$(dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort)
-    wanted=$(sort "$noted" | comm -12 - /dev/fd/3 3<<END
-$there
-END
-)
-    apt-mark auto $wanted > /dev/null
-    apt-get --quiet=2 --assume-yes purge $wanted > /dev/null
+    there=$(mktemp)
+    dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort > "$there"
+    gone=$(sort "$noted" | comm -12 - "$there")
+    rm "$there"
+    if [ -n "$gone" ]; then apt-get --quiet=2 --assume-yes purge $gone > /dev/null; fi
 fi
-if ours mariadb-server; then rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql; fi
+if ours mariadb-server; then
+    rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql
+    if getent passwd mysql > /dev/null; then userdel mysql; fi
+fi
 if ours nginx-light; then rm -rf /etc/nginx /var/log/nginx /var/lib/nginx; fi
 
 for user in fedsim fedsim-web; do
