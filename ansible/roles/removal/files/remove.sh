@@ -41,7 +41,10 @@ if ours mariadb-server; then
     rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql
     if getent passwd mysql > /dev/null; then userdel mysql; fi
 fi
-if ours nginx-light; then rm -rf /etc/nginx /var/log/nginx /var/lib/nginx; fi
+if ours nginx-light; then
+    rm -rf /etc/nginx /var/log/nginx /var/lib/nginx /var/www/html/index.nginx-debian.html
+    rmdir --ignore-fail-on-non-empty --parents /var/www/html
+fi
 
 for user in fedsim fedsim-web; do
     if getent passwd "$user" > /dev/null; then userdel "$user"; fi
