@@ -43,7 +43,7 @@ if ours mariadb-server; then
 fi
 if ours nginx-light; then
     rm -rf /etc/nginx /var/log/nginx /var/lib/nginx /var/www/html/index.nginx-debian.html
-    rmdir --ignore-fail-on-non-empty --parents /var/www/html
+    if [ -d /var/www/html ]; then rmdir --ignore-fail-on-non-empty --parents /var/www/html; fi
 fi
 
 for user in fedsim fedsim-web; do
