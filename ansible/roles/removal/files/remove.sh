@@ -12,6 +12,7 @@ if [ -e /etc/systemd/system/fedsim.target ]; then
     systemctl disable --quiet fedsim.target $(systemctl list-unit-files --no-legend 'fedsim-*' | cut -d ' ' -f 1)
 fi
 rm -rf /etc/systemd/system/fedsim* /etc/sysusers.d/fedsim.conf /etc/tmpfiles.d/fedsim.conf
+if [ -d /etc/sysusers.d ]; then rmdir --ignore-fail-on-non-empty /etc/sysusers.d; fi
 systemctl daemon-reload
 systemctl reset-failed 'fedsim*' 2> /dev/null || true  # says that nothing of it had failed
 
