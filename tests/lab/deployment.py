@@ -144,6 +144,11 @@ class Deployment:
         task: dict[str, Any] = self.fedsim("show", str(number))["task"]
         return task
 
+    def download(self, number: int) -> int:
+        """Download the task's last checkpoint, which is verified by its digest; returns its round."""
+        home = str(self.laboratory.control.home)
+        return int(self.fedsim("download", str(number), "--force", "--output", home)["checkpoint"]["round"])
+
     def await_task(self, number: int, what: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask until the task is so far; the web may be away meanwhile."""
         until, last = time.monotonic() + TASK_SECONDS, "never answered"

@@ -73,7 +73,7 @@ def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deplo
     deployment.log_in("grace", PASSWORD)
     number = deployment.submit()
     assert deployment.completed(number)["round"] == 3
-    assert deployment.fedsim("download", str(number), "--force")["checkpoint"]["round"] == 3
+    assert deployment.download(number) == 3
     server = deployment.laboratory["server"].journal(f"FEDSIM_TASK={number}")
     for event in ("submitted", "task_started", "round_committed", "checkpoint_saved", "task_finished"):
         assert event in server
@@ -178,5 +178,5 @@ def test_uninstalling_leaves_nothing_and_a_backup_comes_back_on_bare_hosts(deplo
     deployment.play("restore.yml", backup=str(backup))
     deployment.log_in("grace", PASSWORD)
     (first, *_) = sorted(deployment.fedsim("tasks")["tasks"], key=lambda task: int(task["number"]))
-    assert deployment.fedsim("download", str(first["number"]), "--force")["checkpoint"]["round"] == 3
+    assert deployment.download(first["number"]) == 3
     deployment.completed(deployment.submit())

@@ -12,6 +12,7 @@ if [ -e /etc/systemd/system/fedsim.target ]; then
     systemctl disable --quiet fedsim.target $(systemctl list-unit-files --no-legend 'fedsim-*' | cut -d ' ' -f 1)
 fi
 rm -rf /etc/systemd/system/fedsim* /etc/sysusers.d/fedsim.conf /etc/tmpfiles.d/fedsim.conf
+if [ -d /etc/sysusers.d ]; then rmdir --ignore-fail-on-non-empty /etc/sysusers.d; fi
 systemctl daemon-reload
 systemctl reset-failed 'fedsim*' 2> /dev/null || true  # says that nothing of it had failed
 
@@ -41,7 +42,10 @@ if ours mariadb-server; then
     rm -rf /var/lib/mysql /var/lib/mysql-files /var/log/mysql /etc/mysql
     if getent passwd mysql > /dev/null; then userdel mysql; fi
 fi
-if ours nginx-light; then rm -rf /etc/nginx /var/log/nginx /var/lib/nginx; fi
+if ours nginx-light; then
+    rm -rf /etc/nginx /var/log/nginx /var/lib/nginx /var/www/html/index.nginx-debian.html
+    if [ -d /var/www/html ]; then rmdir --ignore-fail-on-non-empty --parents /var/www/html; fi
+fi
 
 for user in fedsim fedsim-web; do
     if getent passwd "$user" > /dev/null; then userdel "$user"; fi
