@@ -13,14 +13,16 @@ from deployment import Deployment
 from laboratory import Laboratory
 from presence import missing
 
+PATIENCE_SECONDS = 1200
 PROGRAMS = ["debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in this folder needs the laboratory."""
+    """Whatever lies in this folder needs the laboratory; whichever test comes first waits until the lab is deployed."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.lab)
+            item.add_marker(pytest.mark.timeout(PATIENCE_SECONDS))
 
 
 @pytest.fixture(scope="session")

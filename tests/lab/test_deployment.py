@@ -43,7 +43,6 @@ def next_version(deployment: Deployment) -> Path:
     return gather(source, packages)
 
 
-@pytest.mark.timeout(900)
 def test_bare_hosts_become_a_lab_in_which_every_unit_works_under_its_hardening(deployment: Deployment) -> None:
     for name, services in SERVICES.items():
         host = deployment.laboratory[name]
@@ -129,7 +128,6 @@ def test_certificates_rotate_during_a_task_without_a_restart(deployment: Deploym
         assert deployment.laboratory[name].journal("--priority=warning", f"FEDSIM_TASK={number}") == ""
 
 
-@pytest.mark.timeout(900)
 def test_an_upgrade_during_a_task_keeps_its_workers_version(deployment: Deployment, next_version: Path) -> None:
     before = deployment.version("server")
     number = deployment.submit(**LONG, round_timeout_seconds=3600)
@@ -168,7 +166,6 @@ def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> No
     assert deployment.left_on("node-c") == []
 
 
-@pytest.mark.timeout(900)
 def test_uninstalling_leaves_nothing_and_a_backup_comes_back_on_bare_hosts(deployment: Deployment) -> None:
     with pytest.raises(CommandError, match="confirm=yes"):
         deployment.play("uninstall.yml")
