@@ -40,9 +40,8 @@ demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a mo
 gather: $(VENV)/.fleet-installed  ## what lab machines install, gathered in packages/ while there is a network
 	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
-test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, lab
+test: $(VENV)/.tests-installed system-packages  ## every test on this machine: unit, integration, browser
 	$(BIN)/pytest $(AT_ONCE) -m "not lab"
-	$(BIN)/pytest tests/lab
 
 test-lab: $(VENV)/.tests-installed system-packages  ## tests on real hosts, which boot on this machine
 	$(BIN)/pytest tests/lab
