@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import uuid4
 import pymysql
 import pytest
 
+from fedsim.cli.lab import free_port
 from fedsim.store import SqlStore, open_store
 
 USER = "fedsim"
@@ -24,13 +24,6 @@ NOT_YET = {2003, 2006, 2013}  # refused, or cut off while it starts
 def program(name: str) -> str | None:
     """Where a program lies; Debian keeps servers where a plain user's PATH does not look."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @dataclass

@@ -15,7 +15,8 @@ import psutil
 import pytest
 from presence import real_data
 
-FEDSIM = Path(sys.executable).with_name("fedsim")
+# In the background of a script, where tests may run, ^C is ignored by all that is started there.
+DEMO = ["env", "--default-signal=INT", Path(sys.executable).with_name("fedsim"), "demo", "--folder"]
 
 
 def ours(folder: Path) -> list[psutil.Process]:
@@ -26,7 +27,7 @@ def ours(folder: Path) -> list[psutil.Process]:
 
 def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path: Path) -> None:
     run = subprocess.run(
-        [FEDSIM, "demo", "--folder", tmp_path / "demo"],
+        [*DEMO, tmp_path / "demo"],
         capture_output=True,
         text=True,
         timeout=280,
@@ -46,9 +47,7 @@ def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp_path: Path, number: int) -> None:
-    with subprocess.Popen(
-        [FEDSIM, "demo", "--folder", tmp_path / "demo"], stdout=subprocess.PIPE, text=True, cwd=tmp_path
-    ) as demo:
+    with subprocess.Popen([*DEMO, tmp_path / "demo"], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
         assert demo.stdout is not None
         assert any("round 1 of" in line for line in demo.stdout), "the training never began"
         assert len(ours(tmp_path)) >= 7
@@ -66,7 +65,7 @@ def test_on_a_terminal_the_demonstration_goes_on_serving_until_ctrl_c(tmp_path: 
     screen, theirs = pty.openpty()
     environment = {**os.environ, "FEDSIM_DATA": str(data.parent), "TERM": "dumb", "COLUMNS": "200"}
     with subprocess.Popen(
-        [FEDSIM, "demo", "--folder", tmp_path / "demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        [*DEMO, tmp_path / "demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     ) as demo:
         os.close(theirs)
         with os.fdopen(screen, encoding="utf-8", errors="replace") as terminal:

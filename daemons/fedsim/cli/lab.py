@@ -5,8 +5,11 @@ The demonstration runs it, and so do the tests: the same commands, YAML files an
 
 from __future__ import annotations
 
+import errno
 import functools
+import itertools
 import os
+import secrets
 import selectors
 import signal
 import socket
@@ -29,10 +32,27 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
+# Below those that the kernel gives to outgoing connections, one of which could take it before the daemon listens. Each
+# process goes through them from a place of its own, so that two labs that start at once do not choose the same.
+_PORTS = range(20_000, 32_768)
+_places = itertools.count(secrets.randbelow(len(_PORTS)))
+
+
 def free_port() -> int:
-    """A port of loopback that nothing listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port of loopback that nothing listens on now, and that this process has not been given before.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    for place in itertools.islice(_places, len(_PORTS)):
+        port = _PORTS[place % len(_PORTS)]
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise Unavailable(f"every port of loopback from {_PORTS[0]} to {_PORTS[-1]} is in use: end what listens there")
 
 
 @dataclass
