@@ -47,8 +47,9 @@ def gather_wheels(source: Path, folder: Path, index: str | None = None) -> None:
         if verified(folder) and (folder / RECIPE).read_text(encoding="utf-8") == recipe:
             return
         wheels = fresh / "wheels"
-        torch = next(line for line in constraints.read_text(encoding="utf-8").split() if line.startswith("torch=="))
         if index:
+            pins = constraints.read_text(encoding="utf-8").split()
+            torch = next(pin for pin in pins if pin.startswith("torch=="))
             _pip("wheel", "--no-deps", "--index-url", index, "--wheel-dir", wheels, torch)
         _pip("wheel", "--constraint", constraints, "--find-links", wheels, "--wheel-dir", wheels, own)
         (wheels / REQUIREMENTS).write_text(requirements_of(wheels), encoding="utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,13 +14,15 @@ from fedsim.cli.output import size
 from fedsim.errors import BadInput, FedsimError
 from fedsim.wire.trust import ROLE_PREFIX
 from fedsim_fleet.fleet.inventory import Host
-from fedsim_fleet.fleet.report import Deep, Report
+from fedsim_fleet.fleet.report import Deep, Report, days_of
 
 LEAST_DISK = 2_000_000_000
 LEAST_MEMORY = 300_000_000
 MOST_SKEW = 30.0
 DAYS_AHEAD = 14
 LEAST_INSTANCES = 128
+# By which a host is known; instances have their own elsewhere.
+OWN = "/etc/fedsim/pki/host.crt"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _configuration(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
 
 def _certificates(host: Host, report: Report, _: Deep, lab: Lab) -> Told:
     again = "run rotate-certs.yml"
-    if not any(file.path == "/etc/fedsim/pki/host.crt" for file in report.certificates):
+    if not any(file.path == OWN for file in report.certificates):
         yield "it has no certificate", "run site.yml"
     for file in report.certificates:
         try:
@@ -102,12 +103,12 @@ def _certificates(host: Host, report: Report, _: Deep, lab: Lab) -> Told:
             continue
         if file.problem:
             yield f"{file.path} and its key do not go together: {file.problem}", again
-        days = (certificate.not_valid_after_utc - datetime.fromtimestamp(lab.now, UTC)).total_seconds() / 86400
+        days = days_of(certificate, lab.now)
         if days <= 0:
             yield f"{file.path} has expired", again
         elif days < DAYS_AHEAD:
             yield f"{file.path} ends in {days:.0f} days", again
-        if Path(file.path).name == "host.crt" and file.path.count("/") == 4:
+        if file.path == OWN:
             yield from ((problem, again) for problem in _identity(host, certificate))
         if Path(file.path).name != "ca.crt" and lab.authority is not None and not _signed(certificate, lab.authority):
             yield f"{file.path} is not signed by the lab's authority", again

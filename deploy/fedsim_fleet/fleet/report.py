@@ -52,11 +52,15 @@ class CertificateFile(_Told):
     path: _Line
     pem: _Text
     problem: _Line
-    key: bool
 
     def read(self) -> x509.Certificate:
         """The certificate; `ValueError` if it is none."""
         return x509.load_pem_x509_certificate(self.pem.encode())
+
+
+def days_of(certificate: x509.Certificate, now: float) -> float:
+    """How long it is still valid, in days; `now` in seconds since the epoch."""
+    return (certificate.not_valid_after_utc - datetime.fromtimestamp(now, UTC)).total_seconds() / 86400
 
 
 class Checked(_Told):
@@ -122,12 +126,10 @@ class Report(_Told):
         ends = []
         for file in self.certificates:
             try:
-                ends.append(file.read().not_valid_after_utc)
+                ends.append(days_of(file.read(), now))
             except ValueError:
                 continue
-        if not ends:
-            return None
-        return (min(ends) - datetime.fromtimestamp(now, UTC)).total_seconds() / 86400
+        return None if not ends else min(ends)
 
     @property
     def doing(self) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 CURRENT = Path("/opt/fedsim/current")
 CONFIGURATION = Path("/etc/fedsim")
 STATE = Path("/var/lib/fedsim")
-PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,StatusText,Result,NRestarts"
+PROPERTIES = "LoadState,ActiveState,SubState,UnitFileState,StatusText,NRestarts"
 SECONDS = 20
 LINES = 5
 
@@ -82,7 +82,7 @@ def gpus() -> list[str]:
     return text.splitlines() if code == 0 else [f"nvidia-smi fails: {text.strip()[-200:]}"]
 
 
-def certificates() -> list[dict[str, object]]:
+def certificates() -> list[dict[str, str]]:
     """Each certificate, and whether the key beside it is its own."""
     told = []
     for path in sorted([*CONFIGURATION.glob("pki/*.crt"), *CONFIGURATION.glob("*/pki/*.crt")]):
@@ -94,7 +94,7 @@ def certificates() -> list[dict[str, object]]:
             except (ssl.SSLError, OSError) as error:
                 problem = str(error)
         pem = path.read_text(encoding="utf-8", errors="replace")
-        told.append({"path": str(path), "pem": pem, "problem": problem, "key": key.exists()})
+        told.append({"path": str(path), "pem": pem, "problem": problem})
     return told
 
 
