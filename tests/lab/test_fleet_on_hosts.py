@@ -123,6 +123,8 @@ def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment
     inventory.write_text(
         before.replace("            share: true\n", f"            share: true\n{more}"), encoding="utf-8"
     )
+    kept = "/var/lib/fedsim/client/data/credit"
+    deployment.laboratory["node-a"].run("sh", "-c", f"mkdir -p {kept} && touch {kept}/older.csv")
     for name in NODES if own else [""]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
@@ -135,7 +137,8 @@ def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment
     assert first.splitlines() == [f"{name}: 1 files, 12 B, verified" for name in NODES]
     assert again.splitlines() == [f"{name}: has it already" for name in NODES]
     for name in NODES:
-        host, path = deployment.laboratory[name], "/var/lib/fedsim/client/data/credit/train.csv"
+        host, path = deployment.laboratory[name], f"{kept}/train.csv"
+        assert host.run("ls", "-A", kept).split() == ["train.csv"]
         assert host.run("cat", path).endswith(f"2,{len(name) if own else 0}\n")
         assert host.run("stat", "--format=%U %G %a", path).strip() == "root fedsim 640"
         assert host.run("runuser", "--user", "fedsim", "--", "test", "-r", path) == ""

@@ -82,11 +82,11 @@ class Credentials:
         try:
             certificate = x509.load_der_x509_certificate(encoded)
             serial = f"{certificate.serial_number:x}"
-            if not any(_signed(certificate, authority) for authority in self._authorities):
+            if not any(signed_by(certificate, authority) for authority in self._authorities):
                 raise _untrusted(
                     serial, "is of an authority that is not believed here; see tls.authority on both hosts"
                 )
-            owner = _owner(certificate)
+            owner = owner_of(certificate)
             usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
             raise Refused("untrusted", f"its certificate is none of fedsim-ca's: {error}", retry=True) from error
@@ -104,12 +104,9 @@ class Credentials:
 
     def _read_revoked(self, path: Path) -> dict[tuple[bytes, int], str]:
         """(issuer, serial number) -> when; every authority must have its list in the file, or nothing would be sure."""
-        text = _read(path, "tls.revoked", lambda data: data)
         revoked: dict[tuple[bytes, int], str] = {}
         unlisted = list(self._authorities)
-        mark = b"-----BEGIN X509 CRL-----"
-        for part in text.split(mark)[1:]:
-            crl = _understood(path, "tls.revoked", mark + part, x509.load_pem_x509_crl)
+        for crl in _read(path, "tls.revoked", revocation_lists):
             signers = [authority for authority in self._authorities if _signed_list(crl, authority)]
             unlisted = [authority for authority in unlisted if authority not in signers]
             if signers:  # a list of an authority that is not believed any more does no harm
@@ -124,7 +121,7 @@ class Credentials:
     @staticmethod
     def _check_own(path: Path, own: x509.Certificate, me: Identity) -> None:
         try:
-            owner = _owner(own)
+            owner = owner_of(own)
         except (ValueError, x509.ExtensionNotFound) as error:
             raise ConfigError("tls.certificate", [f"{path} is none of fedsim-ca's: {error}"]) from error
         if owner != me:
@@ -224,12 +221,19 @@ def _context(protocol: int, certificate: Path, key: Path, authority: bytes) -> s
     return context
 
 
-def _signed(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether the authority's key has signed the certificate."""
     try:
         certificate.verify_directly_issued_by(authority)
     except (ValueError, TypeError, InvalidSignature):
         return False
     return True
+
+
+def revocation_lists(data: bytes) -> list[x509.CertificateRevocationList]:
+    """The lists of a file, PEM, which has one for each authority; ValueError if one cannot be read."""
+    mark = b"-----BEGIN X509 CRL-----"
+    return [x509.load_pem_x509_crl(mark + part) for part in data.split(mark)[1:]]
 
 
 def _signed_list(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
@@ -239,7 +243,7 @@ def _signed_list(crl: x509.CertificateRevocationList, authority: x509.Certificat
     )
 
 
-def _owner(certificate: x509.Certificate) -> Identity:
+def owner_of(certificate: x509.Certificate) -> Identity:
     """The one name and the one role; ValueError if there is not exactly one of each."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     hosts = names.get_values_for_type(x509.DNSName)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 
 from fedsim.cli.output import size
 from fedsim.errors import BadInput, FedsimError
-from fedsim.wire.trust import ROLE_PREFIX
+from fedsim.spool.files import Role
+from fedsim.wire.peer import Identity
+from fedsim.wire.trust import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
 from fedsim_fleet.fleet.report import Deep, Report, days_of
 
@@ -35,12 +37,30 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Authority:
+    """The lab's authority as the control machine has it: its certificates, and whose it has revoked."""
+
+    certificates: Sequence[x509.Certificate]
+    revoked: frozenset[tuple[x509.Name, int]]  # issuer and serial number
+    list_digest: str  # SHA-256 of crl.pem, in hexadecimal
+
+    @classmethod
+    def of(cls, certificates: bytes, revoked: bytes) -> Self:
+        """Of what `ca.crt` and `crl.pem` hold; ValueError if that is something else."""
+        lists = revocation_lists(revoked)
+        return cls(
+            x509.load_pem_x509_certificates(certificates),
+            frozenset((one.issuer, entry.serial_number) for one in lists for entry in one),
+            sha256(revoked).hexdigest(),
+        )
+
+
+@dataclass(frozen=True)
 class Lab:
-    """What a check knows besides the host itself."""
+    """What a check knows besides the host itself; `authority` is None where its files are not on this machine."""
 
     hosts: Sequence[Host]
-    authority: bytes | None  # the lab's ca.crt, PEM
-    revoked: str | None  # SHA-256 of the lab's crl.pem
+    authority: Authority | None
     now: float
 
 
@@ -58,6 +78,13 @@ def _units(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
             yield f"{unit.name} is {unit.state} ({unit.sub}){said}", f"journalctl -u {unit.name} -n 50"
         elif unit.enabled not in {"enabled", "enabled-runtime", "alias", "static", "indirect"}:
             yield f"{unit.name} does not start with the host ({unit.enabled})", f"systemctl enable {unit.name}"
+
+
+def _strays(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
+    for name in deep.failed:
+        yield f"{name} has failed", f"journalctl -u {name} -n 50"
+    for folder in deep.unwritable:
+        yield f"the user fedsim cannot write {folder}", "is the disk mounted read-only? else systemd-tmpfiles --create"
 
 
 def _room(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
@@ -103,43 +130,40 @@ def _certificates(host: Host, report: Report, _: Deep, lab: Lab) -> Told:
             continue
         if file.problem:
             yield f"{file.path} and its key do not go together: {file.problem}", again
-        days = days_of(certificate, lab.now)
-        if days <= 0:
-            yield f"{file.path} has expired", again
-        elif days < DAYS_AHEAD:
-            yield f"{file.path} ends in {days:.0f} days", again
+        yield from _dates(file.path, certificate, lab.now)
         if file.path == OWN:
             yield from ((problem, again) for problem in _identity(host, certificate))
-        if Path(file.path).name != "ca.crt" and lab.authority is not None and not _signed(certificate, lab.authority):
+        if lab.authority is None or Path(file.path).name == "ca.crt":
+            continue
+        if not any(signed_by(certificate, authority) for authority in lab.authority.certificates):
             yield f"{file.path} is not signed by the lab's authority", again
+        elif (certificate.issuer, certificate.serial_number) in lab.authority.revoked:
+            yield f"{file.path} is revoked", "run rotate-certs.yml, or remove-node.yml if the host is to leave"
+
+
+def _dates(path: str, certificate: x509.Certificate, now: float) -> Told:
+    days = days_of(certificate, now)
+    if certificate.not_valid_before_utc.timestamp() > now:
+        yield f"{path} is not valid yet", "compare this machine's clock and the host's"
+    if days <= 0:
+        yield f"{path} has expired", "run rotate-certs.yml"
+    elif days < DAYS_AHEAD:
+        yield f"{path} ends in {days:.0f} days", "run rotate-certs.yml"
 
 
 def _identity(host: Host, certificate: x509.Certificate) -> Iterator[str]:
+    wanted = Identity(host.name, Role.SERVER if host.is_server else Role.CLIENT)
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        yield "host.crt names nobody"
+        owner = owner_of(certificate)
+    except (ValueError, x509.ExtensionNotFound) as error:
+        yield f"host.crt is none of fedsim-ca's: {error}"
         return
-    name, role = names.get_values_for_type(x509.DNSName), names.get_values_for_type(x509.UniformResourceIdentifier)
-    if name != [host.name]:
-        yield f"host.crt is of {', '.join(name) or 'nobody'}, not of {host.name}"
-    wanted = ROLE_PREFIX + ("server" if host.is_server else "client")
-    if role != [wanted]:
-        yield f"host.crt has the role {', '.join(role) or 'none'}, not {wanted}"
-
-
-def _signed(certificate: x509.Certificate, authority: bytes) -> bool:
-    for one in x509.load_pem_x509_certificates(authority):
-        try:
-            certificate.verify_directly_issued_by(one)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        return True
-    return False
+    if owner != wanted:
+        yield f"host.crt is that of {owner}, not of {wanted}"
 
 
 def _revoked(_: Host, report: Report, __: Deep, lab: Lab) -> Told:
-    if lab.revoked is not None and report.revoked != lab.revoked:
+    if lab.authority is not None and report.revoked != lab.authority.list_digest:
         yield "its list of revoked certificates is not the lab's newest", "run site.yml"
 
 
@@ -207,6 +231,7 @@ def _kernel(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
 
 CHECKS: tuple[Check, ...] = (
     _units,
+    _strays,
     _version,
     _configuration,
     _certificates,
@@ -224,7 +249,7 @@ CHECKS: tuple[Check, ...] = (
 def diagnose(answers: Mapping[str, Report | FedsimError], lab: Lab) -> list[Finding]:
     """Everything that is wrong, in the order of the hosts."""
     findings = []
-    for host in lab.hosts:
+    for host in (host for host in lab.hosts if host.name in answers):
         told = answers[host.name]
         if isinstance(told, FedsimError):
             findings.append(Finding(host.name, "it does not answer", str(told)))
@@ -251,13 +276,17 @@ def ways_from(host: Host, hosts: Sequence[Host]) -> list[tuple[str, int]]:
     return [(other.reached_at, other.receiver_port) for other in hosts if other.is_server != host.is_server]
 
 
-def authority_of(folder: Path) -> tuple[bytes | None, str | None]:
-    """The lab's ca.crt and the digest of its crl.pem, if they lie on this machine."""
+def authority_of(folder: Path) -> Authority | None:
+    """The lab's authority, if its files lie on this machine.
+
+    Raises:
+        BadInput: they cannot be read.
+    """
     try:
-        authority = (folder / "ca.crt").read_bytes()
-        revoked = sha256((folder / "crl.pem").read_bytes()).hexdigest()
+        return Authority.of((folder / "ca.crt").read_bytes(), (folder / "crl.pem").read_bytes())
     except FileNotFoundError:
-        return None, None
+        return None
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read: {error.strerror}") from error
-    return authority, revoked
+    except ValueError as error:
+        raise BadInput(f"{folder} does not hold what fedsim-ca makes (ca.crt, crl.pem): {error}") from error

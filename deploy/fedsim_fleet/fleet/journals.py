@@ -8,31 +8,35 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 
 from rich.text import Text
 
 from fedsim.cli.output import plain
-from fedsim.errors import FedsimError
+from fedsim.errors import FedsimError, Unavailable
 from fedsim_fleet.fleet.inventory import Host
 from fedsim_fleet.fleet.ssh import Connection
+from fedsim_fleet.fleet.together import connect_all
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan", "bright_green")
 # While following, how long an entry waits for an earlier one of another host.
 PATIENCE_SECONDS = 0.5
+# While following, how long a host that went away is left alone before it is asked again.
+AGAIN_SECONDS = 3.0
 _WORST = 3  # syslog's "error"
 
 
 @dataclass(order=True, frozen=True)
 class Entry:
-    """A line of a host's journal. `at` is that host's clock, in microseconds since the epoch."""
+    """A line of a host's journal. `at` is that host's clock, in microseconds since the epoch; `cursor` its place."""
 
     at: int
     host: str
     unit: str = field(compare=False)
     text: str = field(compare=False)
     priority: int = field(compare=False)
+    cursor: str = field(compare=False, default="")
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,24 @@ class Trouble:
     why: str
 
 
-def command(task: int | None, since: str | None, *, follow: bool) -> list[str]:
-    """What is run on a host. Following ends when its input does, that is, when the connection is closed."""
-    asked = ["journalctl", "--output=json", "--quiet", "--no-pager"]
-    asked += ["--unit=fedsim*"] if task is None else [f"FEDSIM_TASK={task}"]
-    if since:
-        asked.append(f"--since={since}")
-    if not follow:
-        return asked
-    asked += ["--follow", "--no-tail"]
-    # Nothing else would end a journalctl that has nothing more to write.
-    return ["sh", "-c", '"$@" & cat > /dev/null; kill $!', "sh", *asked]
+@dataclass(frozen=True)
+class Question:
+    """Which entries: a task's, or all of fedsim's; `since` as journalctl takes it."""
+
+    task: int | None = None
+    since: str | None = None
+
+    def command(self) -> list[str]:
+        """What a host runs."""
+        asked = ["journalctl", "--output=json", "--quiet", "--no-pager"]
+        asked += ["--unit=fedsim*"] if self.task is None else [f"FEDSIM_TASK={self.task}"]
+        return [*asked, f"--since={self.since}"] if self.since else asked
+
+    def following(self, cursor: str) -> list[str]:
+        """What a host runs to go on, after an entry's place if there is one; it ends when the connection is closed."""
+        asked = [*replace(self, since=None).command(), f"--after-cursor={cursor}"] if cursor else self.command()
+        # Nothing else would end a journalctl that has nothing more to write.
+        return ["sh", "-c", '"$@" & cat > /dev/null; kill $!', "sh", *asked, "--follow", "--no-tail"]
 
 
 def parse(host: str, line: str) -> Entry | None:
@@ -65,7 +76,8 @@ def parse(host: str, line: str) -> Entry | None:
         if isinstance(message, list):  # bytes that are no text
             message = bytes(message).decode(errors="replace")
         unit = told.get("_SYSTEMD_UNIT") or told.get("SYSLOG_IDENTIFIER") or ""
-        return Entry(at, host, plain(unit).removesuffix(".service"), str(message), int(told.get("PRIORITY") or 6))
+        priority, cursor = int(told.get("PRIORITY") or 6), str(told.get("__CURSOR") or "")
+        return Entry(at, host, plain(unit).removesuffix(".service"), str(message), priority, cursor)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -92,82 +104,96 @@ def colours_of(hosts: Sequence[Host]) -> dict[str, str]:
 
 
 def read_all(
-    hosts: Sequence[Host], asked: list[str], seconds: float, trouble: Callable[[Trouble], None]
+    hosts: Sequence[Host], question: Question, seconds: float, trouble: Callable[[Trouble], None]
 ) -> Iterator[Entry]:
     """What all journals hold, in order; a host that cannot be read is told of and left out."""
-    with ExitStack() as stack:
-        connections = _connected(hosts, seconds, trouble, stack)
-        yield from merged([_entries(connection, asked, trouble) for connection in connections])
 
-
-def _connected(
-    hosts: Sequence[Host], seconds: float, trouble: Callable[[Trouble], None], stack: ExitStack
-) -> list[Connection]:
-    found: dict[str, Connection | FedsimError] = {}
-
-    def connect(host: Host) -> None:
+    def entries(connection: Connection) -> Iterator[Entry]:
         try:
-            found[host.name] = Connection(host, seconds)
+            yield from _entries(connection, question.command())
         except FedsimError as error:
-            found[host.name] = error
+            trouble(Trouble(connection.host.name, str(error)))
 
-    threads = [threading.Thread(target=connect, args=(host,), daemon=True) for host in hosts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    connections = []
-    for name, connection in found.items():
-        if isinstance(connection, FedsimError):
-            trouble(Trouble(name, str(connection)))
-        else:
-            stack.callback(connection.close)
-            connections.append(connection)
-    return connections
+    with ExitStack() as stack:
+        streams = []
+        for name, connection in connect_all(hosts, seconds).items():
+            if isinstance(connection, FedsimError):
+                trouble(Trouble(name, str(connection)))
+            else:
+                streams.append(entries(stack.enter_context(connection)))
+        yield from merged(streams)
 
 
-def _entries(connection: Connection, asked: list[str], trouble: Callable[[Trouble], None]) -> Iterator[Entry]:
-    try:
-        for line in connection.lines(asked):
-            if entry := parse(connection.host.name, line):
-                yield entry
-    except FedsimError as error:
-        trouble(Trouble(connection.host.name, str(error)))
+def _entries(connection: Connection, asked: list[str]) -> Iterator[Entry]:
+    for line in connection.lines(asked):
+        if entry := parse(connection.host.name, line):
+            yield entry
 
 
 def follow_all(
-    hosts: Sequence[Host], asked: list[str], seconds: float, trouble: Callable[[Trouble], None]
+    hosts: Sequence[Host], question: Question, seconds: float, trouble: Callable[[Trouble], None]
 ) -> Iterator[Entry]:
-    """Journals as they grow, until the caller has enough; entries that come within half a second are put in order."""
-    came: queue.Queue[Entry | None] = queue.Queue()
-    with ExitStack() as stack:
-        connections = _connected(hosts, seconds, trouble, stack)
+    """Journals as they grow, until the caller has enough.
 
-        def read(connection: Connection) -> None:
-            for entry in _entries(connection, asked, trouble):
-                came.put(entry)
-            came.put(None)
-
-        for connection in connections:
-            threading.Thread(target=read, args=(connection,), daemon=True).start()
-        yield from in_order(came, len(connections))
-
-
-def in_order(came: queue.Queue[Entry | None], readers: int) -> Iterator[Entry]:
-    """Entries out of a queue: each is held for a moment, in case one of an earlier time is on its way.
-
-    Ends when each of the `readers` has put its None.
+    Entries that come within half a second are put in order. A host that goes away is told of once and asked again until
+    it is back; then its journal goes on where it ended.
     """
+    came: queue.Queue[Entry] = queue.Queue()
+    followers = [_Follower(host, question, seconds, came.put, trouble) for host in hosts]
+    try:
+        for follower in followers:
+            follower.start()
+        yield from in_order(came)
+    finally:
+        for follower in followers:
+            follower.stop()
+
+
+class _Follower(threading.Thread):
+    """Reads one host's journal, over connection after connection."""
+
+    def __init__(
+        self,
+        host: Host,
+        question: Question,
+        seconds: float,
+        came: Callable[[Entry], None],
+        trouble: Callable[[Trouble], None],
+    ) -> None:
+        super().__init__(name=host.name, daemon=True)
+        self._host, self._question, self._seconds = host, question, seconds
+        self._came, self._trouble = came, trouble
+        self._stopped = threading.Event()
+        self._connection: Connection | None = None
+
+    def stop(self) -> None:
+        """Hang up; a thread that is just connecting sees it then."""
+        self._stopped.set()
+        if self._connection is not None:
+            self._connection.close()
+
+    def run(self) -> None:
+        cursor, silent = "", False
+        while not self._stopped.is_set():
+            try:
+                with Connection(self._host, self._seconds) as self._connection:
+                    for entry in _entries(self._connection, self._question.following(cursor)):
+                        cursor, silent = entry.cursor or cursor, False
+                        self._came(entry)
+                raise Unavailable("its journal ended")
+            except FedsimError as error:
+                if not silent and not self._stopped.is_set():
+                    self._trouble(Trouble(self._host.name, str(error)))
+                silent = True
+            self._stopped.wait(AGAIN_SECONDS)
+
+
+def in_order(came: queue.Queue[Entry]) -> Iterator[Entry]:
+    """Entries out of a queue, without end: each is held for a moment, in case an earlier one is on its way."""
     held: list[tuple[Entry, float]] = []
-    while readers or held:
+    while True:
         left = None if not held else max(0.0, held[0][1] + PATIENCE_SECONDS - time.monotonic())
-        try:
-            entry = came.get(timeout=left) if readers else None
-            if entry is None and readers:
-                readers -= 1
-            elif entry is not None:
-                heapq.heappush(held, (entry, time.monotonic()))
-        except queue.Empty:
-            pass
-        while held and (not readers or time.monotonic() >= held[0][1] + PATIENCE_SECONDS):
+        with suppress(queue.Empty):
+            heapq.heappush(held, (came.get(timeout=left), time.monotonic()))
+        while held and time.monotonic() >= held[0][1] + PATIENCE_SECONDS:
             yield heapq.heappop(held)[0]

@@ -107,8 +107,8 @@ def run_doctor(fleet: Fleet, output: Output) -> int:
         return report.ask(connection, diagnosis.ways_from(connection.host, fleet.all_hosts))
 
     answers = ask_all(fleet.hosts, fleet.timeout, question)
-    authority, revoked = diagnosis.authority_of(fleet.inventory.resolve().parent / "secrets" / "ca")
-    findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.hosts, authority, revoked, time.time()))
+    authority = diagnosis.authority_of(fleet.inventory.resolve().parent / "secrets" / "ca")
+    findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.all_hosts, authority, time.time()))
     if output.as_json:
         output.document({"findings": [vars(finding) for finding in findings]})
     else:
@@ -133,12 +133,11 @@ def show_logs(fleet: Fleet, output: Output, task: int | None, since: str | None,
 
     def trouble(one: journals.Trouble) -> None:
         troubles.append(one)
-        output.note(f"{one.host} is left out: {one.why}")
+        output.note(f"{one.host} {'is asked again until it answers' if follow else 'is left out'}: {one.why}")
 
-    asked = journals.command(task, since, follow=follow)
     read = journals.follow_all if follow else journals.read_all
     try:
-        for entry in read(fleet.hosts, asked, fleet.timeout, trouble):
+        for entry in read(fleet.hosts, journals.Question(task, since), fleet.timeout, trouble):
             if output.as_json:
                 click.echo(json.dumps(vars(entry), ensure_ascii=False))
             else:
@@ -156,7 +155,7 @@ def push_data(fleet: Fleet, output: Output, name: str, path: Path) -> int:
     """Bring the data set NAME to the nodes.
 
     PATH is a file or folder for all, or a folder with an entry (node-a.csv, node-b/) for each. What is there already
-    is not sent again. A node notices new data by itself.
+    is not sent again; what is there and not in PATH goes. A node's data set changes in one step, when all has come.
     """
     nodes = [host for host in fleet.hosts if not host.is_server]
     each = {host: push.files_of(source) for host, source in push.sources(nodes, name, path).items()}
@@ -164,7 +163,7 @@ def push_data(fleet: Fleet, output: Output, name: str, path: Path) -> int:
     with Progress(*columns, console=output.err) as bars:
         shown: dict[str, TaskID] = {host.name: bars.add_task(host.name, total=None) for host in nodes}
 
-        def question(connection: Connection) -> push.Sent:
+        def question(connection: Connection) -> push.Sent | None:
             host = connection.host.name
 
             def progress(went: int, total: int) -> None:
@@ -184,10 +183,10 @@ def _why(answer: object) -> str | None:
     return str(answer) if isinstance(answer, FedsimError) else None
 
 
-def _pushed(sent: push.Sent | FedsimError) -> str:
+def _pushed(sent: push.Sent | FedsimError | None) -> str:
     if isinstance(sent, FedsimError):
         return f"failed: {sent}"
-    return f"{sent.files} files, {size(sent.bytes)}, verified" if sent.files else "has it already"
+    return "has it already" if sent is None else f"{sent.files} files, {size(sent.bytes)}, verified"
 
 
 @fleet.command("restart")

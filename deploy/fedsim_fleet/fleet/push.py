@@ -1,4 +1,4 @@
-"""A data set brought to nodes: only what is not there yet, verified by digest, in place when all of it has come."""
+"""A data set brought to nodes: only what is not there yet, verified by digest, in place as a whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsim_fleet.fleet.report import data_paths, script
 from fedsim_fleet.fleet.ssh import Connection
 
 _PIECE = 1 << 18
-_MISSING = TypeAdapter(list[int])
+_MISSING = TypeAdapter(list[int] | None)
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,17 @@ def _entries(path: Path, host: str) -> list[Path]:
     return sorted(one for one in path.iterdir() if one.name == host or (one.is_file() and one.stem == host))
 
 
-def push(connection: Connection, name: str, files: list[File], progress: Callable[[int, int], None]) -> Sent:
-    """Bring the files; what is there with the same digest is not sent.
+def push(connection: Connection, name: str, files: list[File], progress: Callable[[int, int], None]) -> Sent | None:
+    """Make a host's data set these files and no others; what is there with the same digest is not sent.
 
     Args:
         connection: to the host.
         name: of the data set.
         files: of it.
         progress: called with the bytes that went, and that go in all.
+
+    Returns:
+        What went; None if the data set was there just like this.
 
     Raises:
         Unavailable: the host has no room, or what came there is not what went.
@@ -104,7 +107,11 @@ def push(connection: Connection, name: str, files: list[File], progress: Callabl
         listed = [[file.name, file.size, file.digest] for file in files]
         talk.say(json.dumps(listed).encode() + b"\n")
         try:
-            missing = [files[number] for number in _MISSING.validate_json(talk.hear())]
+            numbers = _MISSING.validate_json(talk.hear())
+            if numbers is None:
+                progress(1, 1)
+                return None
+            missing = [files[number] for number in numbers]
         except (ValidationError, IndexError) as error:
             raise Unavailable("the host answers something else than what it lacks") from error
         total, went = sum(file.size for file in missing), 0

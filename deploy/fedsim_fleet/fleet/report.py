@@ -94,8 +94,10 @@ class Watches(_Told):
 
 
 class Deep(_Told):
-    """What is asked for a diagnosis only."""
+    """What is asked for a diagnosis only. `failed`: units of fedsim, also instances; `unwritable`: folders."""
 
+    failed: tuple[_Line, ...]
+    unwritable: tuple[_Line, ...]
     configurations: tuple[Checked, ...]
     ways: tuple[Way, ...]
     datasets: tuple[Kept, ...]

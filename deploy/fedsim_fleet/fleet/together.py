@@ -32,16 +32,30 @@ def ask_all(
         By host, in the given order: the answer, or why there is none.
     """
 
-    def ask(host: Host) -> T | FedsimError:
+    def ask(host: Host) -> T:
+        with Connection(host, seconds) as connection:
+            return question(connection)
+
+    return _each(hosts, ask, heard)
+
+
+def connect_all(hosts: Sequence[Host], seconds: float) -> dict[str, Connection | FedsimError]:
+    """A connection to every host, which the caller closes, or why there is none; by host, in the given order."""
+    return _each(hosts, lambda host: Connection(host, seconds), lambda _, __: None)
+
+
+def _each(
+    hosts: Sequence[Host], do: Callable[[Host], T], heard: Callable[[Host, T | FedsimError], None]
+) -> dict[str, T | FedsimError]:
+    def attempt(host: Host) -> T | FedsimError:
         try:
-            with Connection(host, seconds) as connection:
-                return question(connection)
+            return do(host)
         except FedsimError as error:
             return error
 
     answers: dict[str, T | FedsimError] = {}
     with ThreadPoolExecutor(min(AT_ONCE, len(hosts) or 1), thread_name_prefix="host") as threads:
-        asked = {threads.submit(ask, host): host for host in hosts}
+        asked = {threads.submit(attempt, host): host for host in hosts}
         for done in as_completed(asked):
             host = asked[done]
             answers[host.name] = done.result()

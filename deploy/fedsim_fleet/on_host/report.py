@@ -159,6 +159,19 @@ def unreadable(path: Path) -> str:
     return ""
 
 
+def failed(known: list[str]) -> list[str]:
+    """Units of fedsim's that have failed, besides those that are asked for: instances, leftovers."""
+    text, _ = run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "fedsim*")
+    names = [line.split()[0].removesuffix(".service") for line in text.splitlines() if line.strip()]
+    return [name for name in names if name not in known]
+
+
+def unwritable() -> list[str]:
+    """Folders that are the user fedsim's, and that it cannot write."""
+    folders = [place for place in (STATE / "server", STATE / "client") if place.is_dir()]
+    return [str(place) for place in folders if run("runuser", "--user", "fedsim", "--", "test", "-w", str(place))[1]]
+
+
 def limit(name: str) -> int:
     """A limit of the kernel."""
     return int(Path("/proc/sys/fs/inotify", name).read_text(encoding="ascii"))
@@ -173,6 +186,8 @@ def slow(asked: dict[str, Any]) -> dict[str, object]:
     )
     synchronised, _ = run("timedatectl", "show", "--property=NTPSynchronized", "--value")
     return {
+        "failed": failed(asked["units"]),
+        "unwritable": unwritable(),
         "configurations": configurations(),
         "ways": [
             {"address": way[0], "port": way[1], "problem": why} for way, why in zip(asked["connect"], ways, strict=True)
