@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -71,18 +72,33 @@ def test_the_journals_of_all_hosts_are_one_story(deployment: Deployment) -> None
     assert story[0]["text"].startswith("submitted")
 
 
-def test_journals_are_followed_until_ctrl_c_and_nothing_goes_on_there(deployment: Deployment) -> None:
-    command = ["fedsim-fleet", "--inventory", str(playbooks(deployment)), "logs", "--follow", "--since=now", "--json"]
-    control = deployment.laboratory.control
+def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes_on_there(
+    deployment: Deployment,
+) -> None:
+    control, node = deployment.laboratory.control, deployment.laboratory["node-b"]
+    options = ["--inventory", str(playbooks(deployment)), "--timeout", "3"]
+    since = f"--since=@{time.time():.0f}"
     with subprocess.Popen(
-        control.placed(str(PROGRAMS / command[0]), *command[1:]), env=control.environment, stdout=subprocess.PIPE
+        control.placed(str(PROGRAMS / "fedsim-fleet"), *options, "logs", "--follow", since, "--json"),
+        env=control.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as follower:
         assert follower.stdout is not None
-        deployment.laboratory["node-b"].run("systemctl", "reload", "fedsim-client")
-        entry = json.loads(follower.stdout.readline())
+        assert follower.stderr is not None
+        entries = map(json.loads, follower.stdout)
+        node.run("systemctl", "reload", "fedsim-client")
+        first = next(entry for entry in entries if entry["host"] == "node-b" and entry["unit"] == "fedsim-client")
+        deployment.laboratory.network.cut("node-b")
+        try:
+            assert b"node-b is asked again until it answers" in follower.stderr.readline()
+            node.run("systemctl", "reload", "fedsim-client")
+        finally:
+            deployment.laboratory.network.mend("node-b")
+        again = next(entry for entry in entries if entry["host"] == "node-b" and entry["text"] == first["text"])
         follower.send_signal(signal.SIGINT)
         follower.wait(30)
-    assert entry["host"] in HOSTS
+    assert again["at"] > first["at"]
     for host in deployment.laboratory.hosts.values():
         host.run("sh", "-c", "while pgrep --full 'journalctl --output=json'; do :; done", seconds=30)
 

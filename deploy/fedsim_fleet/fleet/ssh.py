@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -99,6 +100,11 @@ class Connection:
             raise Unreachable(f"SSH to {where} fails: {error}") from error
         except OSError as error:
             raise Unreachable(f"{where} cannot be reached: {error.strerror or error}") from error
+        transport = self._client.get_transport()
+        if transport is not None and isinstance(transport.sock, socket.socket):
+            transport.set_keepalive(max(1, int(self.seconds)))
+            # Whoever only listens notices a pulled cable by this: by what it sends to stay alive, and nobody takes.
+            transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.seconds * 1000))
 
     def __enter__(self) -> Self:
         """Itself; it is closed at the end of the block."""
@@ -135,6 +141,8 @@ class Connection:
             with channel.makefile("rb") as file:
                 while line := file.readline(_PIECE):
                     yield bytes(line).decode(errors="replace").rstrip("\r\n")
+            if channel.transport is None or not channel.transport.is_active():
+                raise Unreachable("it went away")
 
     def talk(self, command: list[str]) -> Talk:
         """Run a command that is asked and answers, line by line."""
@@ -146,7 +154,6 @@ class Connection:
             transport = self._client.get_transport()
             if transport is None:
                 raise Unreachable("the connection is gone")
-            transport.set_keepalive(max(1, int(self.seconds)))
             channel = transport.open_session(timeout=self.seconds)
             channel.settimeout(self.seconds)
             channel.exec_command(line)
