@@ -10,6 +10,8 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # and stay together; files begin in the order of their names, the long ones first.
 JOBS ?= 2
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Tests start hundreds of processes: they need not compile the same code each time.
+unexport PYTHONDONTWRITEBYTECODE
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 

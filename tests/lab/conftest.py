@@ -18,11 +18,15 @@ PROGRAMS = ["debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in this folder needs the laboratory; whichever test comes first waits until the lab is deployed."""
+    """Whatever lies in this folder needs the laboratory; its hosts are bare until the first test that wants a lab.
+
+    That one waits until the lab is deployed.
+    """
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.lab)
             item.add_marker(pytest.mark.timeout(PATIENCE_SECONDS))
+    items.sort(key=lambda item: "deployment" in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from selectors import DefaultSelector
 
 import psutil
+import pytest
+import torch
 
 from fedsim import __version__
+from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
+from fedsim.worker import host_jobs
 from fedsim.worker.__main__ import Worker
 from fedsim.worker.jobs import Aggregate, HostInspected, InspectHost, JobFailed, Reply, WeightedFile, encode_job
 from fedsim.worker.pool import WorkerPool
@@ -81,6 +87,20 @@ def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died() -> Non
         the_worker().kill()
         assert "Killed (signal 9), once" in await_broken(selector, workers)
         workers.close()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here torch itself is asked for the GPU")
+def test_a_host_without_a_gpu_is_looked_at_without_importing_torch() -> None:
+    look = "from fedsim.worker import host_jobs, jobs; print(host_jobs.do(jobs.InspectHost(device='auto')).torch)"
+    seen = "import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", f"{look}; {seen}"], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [torch.__version__, "False"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_wanted_and_not_there_is_told() -> None:
+    with pytest.raises(BadInput, match="device: cuda"):
+        host_jobs.do(InspectHost(device="cuda"))
 
 
 def test_a_job_of_another_version_is_not_understood_and_says_what_to_do() -> None:

@@ -88,8 +88,12 @@ class Worker:
             case Load(assignment=assignment):
                 self._task = f"model {assignment.settings.model} on data set {assignment.settings.dataset}"
                 return self._node_jobs().do(job)
-            case WriteTestset() | Train() | Inspect() | InspectHost():
+            case WriteTestset() | Train():
                 return self._node_jobs().do(job)
+            case Inspect() | InspectHost():
+                from fedsim.worker import host_jobs  # noqa: PLC0415
+
+                return host_jobs.do(job)
 
     def _about(self, job: Job) -> str:
         """What a job is about, in the words of whoever submitted the task."""

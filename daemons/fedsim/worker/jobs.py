@@ -131,9 +131,10 @@ class Train(_Line):
     out: Path
 
 
-NodeJob = InspectHost | Inspect | Load | WriteTestset | Train
+HostJob = InspectHost | Inspect
+NodeJob = Load | WriteTestset | Train
 ServerJob = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint
-Job = ServerJob | NodeJob
+Job = HostJob | NodeJob | ServerJob
 
 
 # ---------------------------------------------------------------- replies

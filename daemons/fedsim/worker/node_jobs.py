@@ -1,15 +1,10 @@
-"""What a node's workers do: look at the data, load a task's, send its test set, train chunks."""
+"""What a node's workers do for a task: load its data, write its test set, train chunks."""
 
 from __future__ import annotations
 
-import platform
 import time
-from pathlib import Path
-from typing import Literal
 
-import torch
-
-from fedsim.data import inspect_dataset, load_dataset
+from fedsim.data import load_dataset
 from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.learning.engine import SequentialEngine, make_deterministic, train_chunk
@@ -23,11 +18,7 @@ from fedsim.worker.jobs import (
     ChunkTrained,
     ClientDiverged,
     DataLoaded,
-    DataSetInspected,
     Done,
-    HostInspected,
-    Inspect,
-    InspectHost,
     JobFailed,
     Load,
     NodeJob,
@@ -48,10 +39,6 @@ class NodeJobs:
     def do(self, job: NodeJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
         match job:
-            case InspectHost(device=device):
-                return HostInspected(device=_device(device), processor=_processor(), torch=torch.__version__)
-            case Inspect():
-                return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder))
             case Load():
                 return self._load(job)
             case WriteTestset():
@@ -117,29 +104,3 @@ class NodeJobs:
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client
             )
         return ChunkTrained(round=job.round, chunk=job.chunk, seconds=time.monotonic() - started)
-
-
-def _device(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
-    if wanted == "cpu":
-        return "cpu"
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise BadInput(
-            "client.yml asks for a GPU (`device: cuda`), but torch finds none: install its driver, or use auto"
-        )
-    return "cpu"
-
-
-def _processor() -> str:
-    """The kind of processor, which equal bytes depend on."""
-    if torch.cuda.is_available():
-        return f"{_cpu()}; {torch.cuda.get_device_name()}"[:200]
-    return _cpu()[:200]
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()

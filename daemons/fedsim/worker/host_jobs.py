@@ -1,0 +1,91 @@
+"""What a worker finds out about a host: its processor, whether there is a GPU, and what its data sets hold.
+
+A daemon asks each time that it starts. Torch, which takes seconds to import, is only asked where there may be a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+from dataclasses import dataclass
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from fedsim.data import inspect_dataset
+from fedsim.errors import BadInput
+from fedsim.worker.jobs import DataSetInspected, HostInspected, HostJob, Inspect, InspectHost, Reply
+
+NVIDIA_DRIVER = "libcuda.so.1"
+
+
+@dataclass(frozen=True)
+class Torch:
+    """An installed torch that is not imported: its version, and whether it may find a GPU if it is."""
+
+    version: str
+    may_find_gpu: bool
+
+    @classmethod
+    def installed(cls) -> Torch:
+        """That of this Python; `BadInput` where there is none."""
+        spec = find_spec("torch")
+        if spec is None or spec.origin is None:
+            raise BadInput("torch is not installed beside fedsim")
+        told = _run_alone(Path(spec.origin).with_name("version.py"))
+        # A build for AMD asks a driver of another name: let it look for itself.
+        return cls(told.__version__, told.hip is not None or (told.cuda is not None and _can_load(NVIDIA_DRIVER)))
+
+
+def do(job: HostJob) -> Reply:
+    """Do one job; raises `BadInput` where what was given cannot be used."""
+    match job:
+        case Inspect():
+            return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder))
+        case InspectHost(device=device):
+            torch = Torch.installed()
+            gpu = _gpu() if torch.may_find_gpu else None
+            processor = _cpu() if gpu is None else f"{_cpu()}; {gpu}"
+            return HostInspected(device=_device(device, gpu), processor=processor[:200], torch=torch.version)
+
+
+def _gpu() -> str | None:
+    """The name of the GPU that torch would use."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"], gpu: str | None) -> Literal["cpu", "cuda"]:
+    if wanted == "cuda" and gpu is None:
+        raise BadInput(
+            "client.yml asks for a GPU (`device: cuda`), but torch finds none: install its driver, or use auto"
+        )
+    return "cpu" if wanted == "cpu" or gpu is None else "cuda"
+
+
+def _cpu() -> str:
+    """The kind of processor, which equal bytes depend on."""
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _run_alone(path: Path) -> ModuleType:
+    """A module of a package, without the package around it."""
+    spec = spec_from_file_location(f"_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise BadInput(f"{path} cannot be read")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _can_load(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
