@@ -155,8 +155,10 @@ class Platform(LocalLab):
         return self.await_row(there, what=f"for round {round_number} of task {number}")
 
     def workers(self, name: str) -> list[psutil.Process]:
-        """The worker processes of a daemon."""
-        return psutil.Process(self.processes[name].pid).children(recursive=True)
+        """The worker processes of a daemon: what its fork servers have forked, and what lives."""
+        servers = psutil.Process(self.processes[name].pid).children()
+        workers = [worker for server in servers for worker in server.children(recursive=True)]
+        return [worker for worker in workers if worker.status() != psutil.STATUS_ZOMBIE]
 
     def files(self, host: str) -> set[str]:
         """Every file of a host's spool but the announcements, which come and go."""

@@ -13,6 +13,7 @@ from presence import small_disk
 
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import write_vector
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Aggregate, JobFailed, WeightedFile
 from fedsim.worker.process import WorkerProcess
 
@@ -83,13 +84,18 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
             out=disk / "out",
         )
         with DefaultSelector() as selector:
-            worker = WorkerProcess(selector, lambda: None, threads=1)
+            servers = ForkServers(selector)
+            worker = WorkerProcess(servers, lambda: None, threads=1, learns=False)
             try:
                 worker.give(job)
                 while not (replies := worker.replies()):
-                    assert selector.select(60), "nothing came"
+                    ready = selector.select(60)
+                    assert ready, "nothing came"
+                    for key, _ in ready:
+                        key.data()
             finally:
                 worker.close()
+                servers.close()
     (reply,) = replies
     assert isinstance(reply, JobFailed)
     assert reply.disk_full

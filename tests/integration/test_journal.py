@@ -44,6 +44,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 EVENTS = """
 import logging, os, selectors, socket, threading, warnings
 from fedsim.log import configure_logging, get_logger
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.process import WorkerProcess
 
 configure_logging(identifier="fedsim-client", node="node-a")
@@ -60,13 +61,18 @@ thread = threading.Thread(target=lambda: [][1], name="sockets")
 thread.start()
 thread.join()
 with selectors.DefaultSelector() as selector:
-    worker = WorkerProcess(selector, lambda: None, threads=1, log={"task": 42, "node": "node-a"})
-    os.write(worker._socket.fileno(), b"not a job\\n")
-    selector.select()
-    os.write(worker._socket.fileno(), b"another\\n")
+    servers = ForkServers(selector)
+    gone = []
+    worker = WorkerProcess(servers, lambda: gone.append(worker._ended), threads=1, learns=False,
+                           log={"task": 42, "node": "node-a"})
+    while worker.pid is None:
+        [key.data() for key, _ in selector.select()]
     worker._socket.shutdown(socket.SHUT_RD)  # its answer finds nobody
-    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    os.write(worker._socket.fileno(), b"not a job\\n")
+    while not any(gone):
+        [key.data() for key, _ in selector.select()]
     worker.close()
+    servers.close()
 1 / 0
 """
 

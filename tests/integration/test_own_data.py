@@ -13,6 +13,7 @@ from lab_package import install_our_lab
 
 from fedsim.config import DataSetConfig
 from fedsim.worker import inspector
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
 DIGITS = DataSetConfig(name="digits", path=Path("digits"), format="digits")
@@ -25,7 +26,8 @@ class Loop:
     def __init__(self) -> None:
         self.selector = DefaultSelector()
         self.seen: list[Inspected] = []
-        self.data = OwnData(self.selector, self.seen.append)
+        self.servers = ForkServers(self.selector)
+        self.data = OwnData(self.servers, self.seen.append)
 
     def until(self, enough: Callable[[], bool], *, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
@@ -44,6 +46,7 @@ def loop() -> Iterator[Loop]:
     loop = Loop()
     yield loop
     loop.data.close()
+    loop.servers.close()
     assert not loop.selector.get_map(), "nothing stays registered"
     loop.selector.close()
     assert psutil.Process().children() == others

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from selectors import DefaultSelector
 
@@ -17,8 +18,9 @@ from fedsim import __version__
 from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
 from fedsim.worker import host_jobs
-from fedsim.worker.__main__ import Worker
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Aggregate, HostInspected, InspectHost, JobFailed, Reply, WeightedFile, encode_job
+from fedsim.worker.life import Worker
 from fedsim.worker.pool import WorkerPool
 
 
@@ -26,10 +28,19 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def pool(selector: DefaultSelector, *, max_restarts: int) -> WorkerPool:
+@pytest.fixture
+def servers() -> Iterator[ForkServers]:
+    with DefaultSelector() as selector:
+        servers = ForkServers(selector)
+        yield servers
+        servers.close()
+        assert not selector.get_map()
+
+
+def pool(servers: ForkServers, *, max_restarts: int) -> WorkerPool:
     return WorkerPool(
         ["only"],
-        selector,
+        servers,
         lambda: None,
         threads=1,
         max_restarts=max_restarts,
@@ -39,54 +50,110 @@ def pool(selector: DefaultSelector, *, max_restarts: int) -> WorkerPool:
     )
 
 
-def the_worker() -> psutil.Process:
-    """The one child that is a worker: a database of other tests may be another."""
-    (process,) = (child for child in psutil.Process().children() if "fedsim.worker" in child.cmdline())
-    return process
+def turn(servers: ForkServers) -> None:
+    """A turn of a daemon's loop."""
+    ready = servers.selector.select(60)
+    assert ready, "nothing came"
+    for key, _ in ready:
+        key.data()
 
 
-def await_reply(selector: DefaultSelector, workers: WorkerPool) -> Reply:
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """Those that its fork servers have forked, and that live."""
+    return [worker for server in process.children() for worker in server.children() if lives(worker)]
+
+
+def lives(worker: psutil.Process) -> bool:
+    return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+
+
+def the_worker(servers: ForkServers) -> psutil.Process:
+    """The one that there is, as soon as there is one."""
+    while not (workers := workers_of(psutil.Process())):
+        turn(servers)
+    (worker,) = workers
+    return worker
+
+
+def await_reply(servers: ForkServers, workers: WorkerPool) -> Reply:
     while True:
-        assert selector.select(60), "nothing came"
         replies, broken = workers.replies()
         assert broken is None
         if replies:
             return replies[0]
+        turn(servers)
 
 
-def await_broken(selector: DefaultSelector, workers: WorkerPool) -> str:
+def await_broken(servers: ForkServers, workers: WorkerPool) -> str:
     while True:
-        assert selector.select(60), "nothing came"
         _, broken = workers.replies()
         if broken is not None:
             return broken
+        turn(servers)
 
 
 def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:
+    before, children = open_descriptors(), psutil.Process().children()
     with DefaultSelector() as selector:
-        before, children = open_descriptors(), psutil.Process().children()
+        servers = ForkServers(selector)
+        pool(servers, max_restarts=0).close()  # before it has begun
         for _ in range(5):
-            pool(selector, max_restarts=0).close()
-        assert open_descriptors() == before
+            workers = pool(servers, max_restarts=0)
+            worker = the_worker(servers)
+            workers.close()
+            while lives(worker):  # where it had begun and we had not heard of it yet
+                turn(servers)
+        servers.close()
         assert not selector.get_map()
+    assert open_descriptors() == before
     assert psutil.Process().children() == children
 
 
-def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life() -> None:
-    with DefaultSelector() as selector:
-        workers = pool(selector, max_restarts=1)
-        workers.give(InspectHost(device="cpu"))
-        the_worker().kill()
-        assert isinstance(await_reply(selector, workers), HostInspected)
-        workers.close()
+def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(servers: ForkServers) -> None:
+    workers = pool(servers, max_restarts=1)
+    workers.give(InspectHost(device="cpu"))
+    the_worker(servers).kill()
+    assert isinstance(await_reply(servers, workers), HostInspected)
+    workers.close()
 
 
-def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died() -> None:
-    with DefaultSelector() as selector:
-        workers = pool(selector, max_restarts=0)
-        the_worker().kill()
-        assert "Killed (signal 9), once" in await_broken(selector, workers)
-        workers.close()
+def test_workers_whose_fork_server_dies_do_their_jobs_in_their_next_life(servers: ForkServers) -> None:
+    workers = pool(servers, max_restarts=1)
+    worker = the_worker(servers)
+    os.kill(worker.pid, signal.SIGSTOP)
+    workers.give(InspectHost(device="cpu"))
+    psutil.Process(worker.ppid()).kill()
+    assert isinstance(await_reply(servers, workers), HostInspected)
+    assert not lives(worker)
+    workers.close()
+
+
+def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died(servers: ForkServers) -> None:
+    workers = pool(servers, max_restarts=0)
+    the_worker(servers).kill()
+    assert "Killed (signal 9), once" in await_broken(servers, workers)
+    workers.close()
+
+
+def test_a_second_worker_has_torch_at_once_and_no_descriptor_of_the_first(servers: ForkServers) -> None:
+    first = pool(servers, max_restarts=0)
+    one = the_worker(servers)
+    second = pool(servers, max_restarts=0)
+    while len(workers := workers_of(psutil.Process())) < 2:
+        turn(servers)
+    (other,) = (worker for worker in workers if worker.pid != one.pid)
+    assert any("libtorch" in area.path for area in other.memory_maps())
+    assert len([path for path in Path(f"/proc/{other.pid}/fd").iterdir() if int(path.name) > 2]) == 1
+    second.close()
+    first.close()
+
+
+def test_a_fork_server_without_workers_makes_room_for_another_number_of_threads(servers: ForkServers) -> None:
+    first = servers.of(1)
+    assert servers.of(1) is first
+    second = servers.of(2)
+    assert not first.alive
+    assert servers.of(2) is second
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here torch itself is asked for the GPU")
@@ -109,17 +176,16 @@ def test_a_job_of_another_version_is_not_understood_and_says_what_to_do() -> Non
     assert reply.reason.endswith("restart the daemon")
 
 
-def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(tmp_path: Path) -> None:
-    with DefaultSelector() as selector:
-        workers = pool(selector, max_restarts=0)
-        worker = the_worker()
-        os.kill(worker.pid, signal.SIGSTOP)
-        update = WeightedFile(path=tmp_path / "update.npy", digest="0" * 64, weight=1)
-        job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=(update,) * 20_000, out=tmp_path)
-        assert len(encode_job(job)) > 2**21, "more than any socket holds"
-        workers.give(job)
-        os.kill(worker.pid, signal.SIGCONT)
-        reply = await_reply(selector, workers)
-        assert isinstance(reply, JobFailed)
-        assert "model.npy" in reply.reason, "there is no model"
-        workers.close()
+def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(servers: ForkServers, tmp_path: Path) -> None:
+    workers = pool(servers, max_restarts=0)
+    worker = the_worker(servers)
+    os.kill(worker.pid, signal.SIGSTOP)
+    update = WeightedFile(path=tmp_path / "update.npy", digest="0" * 64, weight=1)
+    job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=(update,) * 20_000, out=tmp_path)
+    assert len(encode_job(job)) > 2**21, "more than any socket holds"
+    workers.give(job)
+    os.kill(worker.pid, signal.SIGCONT)
+    reply = await_reply(servers, workers)
+    assert isinstance(reply, JobFailed)
+    assert "model.npy" in reply.reason, "there is no model"
+    workers.close()

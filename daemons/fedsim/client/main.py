@@ -24,6 +24,7 @@ from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.wire.trust import Credentials
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
 WATCHDOG_SECONDS = 5.0
@@ -55,19 +56,20 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._outbox = Outbox(self._identity, Credentials.of(config.tls, self._identity))
         self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
+        self._fork_servers = ForkServers(self._selector)
         self._platform = Platform(
             config=config,
             spool=self._spool,
             outbox=self._outbox,
             server=self._server,
-            selector=self._selector,
+            fork_servers=self._fork_servers,
             leaving=LeavingLog(config.spool / "left.jsonl"),
             announce=self._announce_soon,
             metrics=self.metrics,
         )
         self._running: dict[str, RunningTask] = {}
         self._inspected: Inspected | None = None
-        self._data = OwnData(self._selector, self._data_seen)
+        self._data = OwnData(self._fork_servers, self._data_seen)
         self._announce_at = float("inf")
         self._hello_problem = ""
         self._full = ""
@@ -158,6 +160,8 @@ class ClientDaemon(Daemon[ClientConfig]):
                 running.let_go()
         if hasattr(self, "_data"):
             self._data.close()
+        if hasattr(self, "_fork_servers"):
+            self._fork_servers.close()
         if hasattr(self, "_outbox"):
             self._outbox.close()
 

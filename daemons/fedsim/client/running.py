@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from selectors import BaseSelector
 
 from fedsim.client.begun import Begun
 from fedsim.client.leaving import LeavingLog
@@ -28,6 +27,7 @@ from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.pool import WorkerPool
 
 
@@ -39,7 +39,7 @@ class Platform:
     spool: Spool
     outbox: Outbox
     server: Peer
-    selector: BaseSelector
+    fork_servers: ForkServers
     leaving: LeavingLog
     announce: Callable[[], None]
     metrics: NodeMetrics
@@ -240,7 +240,7 @@ class RunningTask:
         )
         self._pool = WorkerPool(
             [str(number) for number in range(config.workers)],
-            self._platform.selector,
+            self._platform.fork_servers,
             self.workers_ready,
             threads=self.assignment.engine.threads,
             max_restarts=config.max_worker_restarts,

@@ -33,6 +33,7 @@ from fedsim.wire.frames import room_for_meta
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.trust import Credentials
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 from fedsim.worker.pool import WorkerPool
 
@@ -75,7 +76,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._running: dict[str, RunningTask] = {}
         self._waiting: dict[str, tuple[Task, str]] = {}
         self._own: Inspected | None = None
-        self._own_data = OwnData(self._selector, self._inspected)
+        self._fork_servers = ForkServers(self._selector)
+        self._own_data = OwnData(self._fork_servers, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
         self._full = False
@@ -116,6 +118,8 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._let_go()
         if hasattr(self, "_own_data"):
             self._own_data.close()
+        if hasattr(self, "_fork_servers"):
+            self._fork_servers.close()
         if hasattr(self, "_outbox"):
             self._outbox.close()
             self._store.close()
@@ -382,7 +386,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._store.set_nodes(plan.task, plan.nodes)
         workers = WorkerPool(
             (AGGREGATOR, EVALUATOR),
-            self._selector,
+            self._fork_servers,
             self._workers_ready(plan.task),
             threads=self.config.threads_per_worker,
             max_restarts=self.config.max_worker_restarts,

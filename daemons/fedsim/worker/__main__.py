@@ -1,142 +1,131 @@
-"""A worker's life: `python -m fedsim.worker SOCKET PARENT THREADS`; do jobs until the daemon is gone."""
+"""The fork server's side: `python -m fedsim.worker SOCKET PARENT THREADS`.
+
+It is asked for workers over SOCKET, which keeps the borders between messages, and forks one for each request:
+
+    {"number": 7, "learns": true, "log": {...}} and the worker's own socket →
+    ← {"number": 7, "pid": 4711} and a pidfd, or {"number": 7, "problem": "why there is none"}
+    ← {"number": 7, "code": -9} when it has ended
+
+Torch is imported when the first worker that learns is asked for; those after it have it at once, and share its memory.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import sys
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from dataclasses import dataclass
+from selectors import EVENT_READ, DefaultSelector
+from typing import Any, Self
 
-from pydantic import ValidationError
-
-from fedsim.errors import DiskFull, FedsimError
-from fedsim.log import configure_logging, get_logger
-from fedsim.messages import as_text
 from fedsim.parent import end_with_parent
-from fedsim.spool.room import noticing_a_full_disk
-from fedsim.worker.jobs import (
-    Aggregate,
-    Evaluate,
-    Inspect,
-    InspectHost,
-    Job,
-    JobFailed,
-    Load,
-    MakeInitialModel,
-    Reply,
-    SaveCheckpoint,
-    Train,
-    WriteTestset,
-    encode_reply,
-    read_job,
-)
-from fedsim.worker.process import LOG_VARIABLE
+from fedsim.worker.life import live
 
-if TYPE_CHECKING:
-    from fedsim.worker.node_jobs import NodeJobs
-    from fedsim.worker.server_jobs import ServerJobs
+MAX_MESSAGE_BYTES = 1 << 16
 
 
-class Worker:
-    """Does jobs; what a job needs is imported when the first of its sort comes (an aggregator never loads torch)."""
+@dataclass(frozen=True)
+class Child:
+    """A worker, from here."""
 
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-        self._node: NodeJobs | None = None
-        self._server: ServerJobs | None = None
-        self._task = "no task"
-        self._log = get_logger()
+    number: int
+    pid: int
+    pidfd: int
 
-    def answer(self, line: bytes) -> Reply:
-        """The reply to a job's line; one that cannot be read comes of a daemon with other code or packages."""
+
+class ForkServer:
+    """Forks workers and tells how they end. In each worker `serve` returns, and leaving the context lets go of all."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: dict[int, Child] = {}
+        self._selector = DefaultSelector()
+        self._selector.register(control, EVENT_READ)
+
+    def __enter__(self) -> Self:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close what is the fork server's own: a worker has nothing of it, nor of other workers."""
+        self._selector.close()
+        self._control.close()
+        for child in self._children.values():
+            os.close(child.pidfd)
+
+    def serve(self) -> tuple[socket.socket, dict[str, Any]] | None:
+        """Serve requests. Returns in every worker, with its socket and the request; else when the daemon is gone."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is not self._control:
+                    self._reap(self._children[key.fd])
+                    continue
+                message, sockets, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                if not message:
+                    return None
+                theirs = socket.socket(fileno=sockets[0])
+                if (request := self._fork(json.loads(message))) is not None:
+                    return theirs, request
+                theirs.close()
+
+    def _fork(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Fork; returns the request in the worker, None here."""
+        if request["learns"]:
+            _import_what_learning_needs()
+        number, parent = request["number"], os.getpid()
         try:
-            job = read_job(line)
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
-            reason = (
-                f"fedsim or a package of models or formats was changed while it ran ({problem}): restart the daemon"
-            )
-            return JobFailed(job="unknown", reason=as_text(reason))
-        return self.do(job)
-
-    def do(self, job: Job) -> Reply:
-        """The job's reply; what a person must know about a failure is in it."""
-        try:
-            with noticing_a_full_disk():
-                return self._do(job)
-        except DiskFull as error:
-            return JobFailed(job=job.job, reason=as_text(str(error)), disk_full=True)
-        except FedsimError as error:
-            return JobFailed(job=job.job, reason=as_text(str(error)))
+            pid = os.fork()
         except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
-            return self._failed(job, f"{error.strerror or error}{where}")
-        except Exception as error:  # noqa: BLE001 - whatever a lab's own model or format raises fails this job alone
-            return self._failed(job, f"{type(error).__name__}: {error}")
+            self._tell({"number": number, "problem": f"could not be started: {error.strerror}"})
+            return None
+        if pid == 0:
+            end_with_parent(parent, signal.SIGKILL)
+            return request
+        child = Child(number, pid, os.pidfd_open(pid))
+        self._children[child.pidfd] = child
+        self._selector.register(child.pidfd, EVENT_READ)
+        self._tell({"number": number, "pid": pid}, child.pidfd)
+        return None
 
-    def _failed(self, job: Job, what: str) -> JobFailed:
-        """Nobody foresaw it: the log tells where it happened."""
-        reason = f"{self._about(job)}: {what}"
-        self._log.exception("job_failed", job=job.job, problem=reason)
-        return JobFailed(job=job.job, reason=as_text(reason))
+    def _reap(self, child: Child) -> None:
+        _, status = os.waitpid(child.pid, 0)
+        self._selector.unregister(child.pidfd)
+        os.close(child.pidfd)
+        del self._children[child.pidfd]
+        self._tell({"number": child.number, "code": os.waitstatus_to_exitcode(status)})
 
-    def _do(self, job: Job) -> Reply:
-        match job:
-            case Aggregate() | MakeInitialModel() | Evaluate() | SaveCheckpoint():
-                return self._server_jobs().do(job)
-            case Load(assignment=assignment):
-                self._task = f"model {assignment.settings.model} on data set {assignment.settings.dataset}"
-                return self._node_jobs().do(job)
-            case WriteTestset() | Train():
-                return self._node_jobs().do(job)
-            case Inspect() | InspectHost():
-                from fedsim.worker import host_jobs  # noqa: PLC0415
+    def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
+        with suppress(BrokenPipeError):  # the daemon is gone; the next read says so
+            socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
 
-                return host_jobs.do(job)
 
-    def _about(self, job: Job) -> str:
-        """What a job is about, in the words of whoever submitted the task."""
-        match job:
-            case InspectHost():
-                return f"the device {job.device}"
-            case Inspect():
-                return f"data set {job.dataset.name}"
-            case Load() | WriteTestset() | Train():
-                return self._task
-            case Aggregate():
-                return f"strategy {job.settings.strategy}"
-            case MakeInitialModel() | Evaluate() | SaveCheckpoint():
-                return f"model {job.settings.model}"
-
-    def _server_jobs(self) -> ServerJobs:
-        if self._server is None:
-            from fedsim.worker.server_jobs import ServerJobs  # noqa: PLC0415
-
-            self._server = ServerJobs(self._threads)
-        return self._server
-
-    def _node_jobs(self) -> NodeJobs:
-        if self._node is None:
-            from fedsim.worker.node_jobs import NodeJobs  # noqa: PLC0415
-
-            self._node = NodeJobs(self._threads)
-        return self._node
+def _import_what_learning_needs() -> None:
+    if "torch" in sys.modules:
+        return
+    with suppress(ImportError):  # a worker that needs it for a job says what is missing
+        import fedsim.learning.engine  # noqa: PLC0415
+        import fedsim.learning.metrics  # noqa: PLC0415
+        import fedsim.worker.checkpoint  # noqa: PLC0415
+        import fedsim.worker.node_jobs  # noqa: PLC0415
+        import fedsim.worker.server_jobs  # noqa: F401, PLC0415
+    gc.freeze()  # a collection in a worker would copy what it shares
 
 
 def main() -> None:
-    """Serve jobs until the daemon closes its end."""
+    """Be the fork server, and in each fork a worker."""
     file_number, parent, threads = (int(word) for word in sys.argv[1:4])
     end_with_parent(parent, signal.SIGKILL)
     # A terminal's Ctrl-C is for the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure_logging(**json.loads(os.environ.get(LOG_VARIABLE, "{}")))
-    worker = Worker(threads)
-    # Neither is closed while this process lives: the daemon takes a closed connection for its end.
-    with open(file_number, "rb", closefd=False) as lines, open(file_number, "wb", closefd=False) as replies:
-        for line in lines:
-            replies.write(encode_reply(worker.answer(line)))
-            replies.flush()
+    with ForkServer(socket.socket(fileno=file_number)) as server:
+        worker = server.serve()
+    if worker is not None:
+        sock, request = worker
+        live(sock, threads, request["log"])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A host's own data sets: looked at when the daemon starts, and again when their folder changes.
 
-Looking takes torch and time: a worker does it, one data set after another, and is gone afterwards. What one data set
-does to it, also its death, is that data set's alone.
+Looking takes time: a worker does it, one data set after another, and is gone afterwards. What one data set does to it,
+also its death, is that data set's alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from selectors import EVENT_READ, BaseSelector
+from selectors import EVENT_READ
 from typing import Literal
 
 from fedsim.config import DataSetConfig
@@ -20,6 +20,7 @@ from fedsim.errors import WatchLimit
 from fedsim.log import get_logger
 from fedsim.messages import DataSetInfo
 from fedsim.spool.watch import Changes, Watch
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
 from fedsim.worker.process import WorkerGone, WorkerProcess
 
@@ -59,8 +60,8 @@ class Inspected:
 class _Look:
     """One look at everything, in a worker that is started anew if a data set kills it."""
 
-    def __init__(self, wanted: Wanted, selector: BaseSelector, on_ready: Callable[[], None]) -> None:
-        self._selector = selector
+    def __init__(self, wanted: Wanted, servers: ForkServers, on_ready: Callable[[], None]) -> None:
+        self._servers = servers
         self._on_ready = on_ready
         self._jobs: deque[InspectHost | Inspect] = deque([InspectHost(device=wanted.device)])
         self._jobs += [Inspect(folder=wanted.folder, dataset=dataset) for dataset in wanted.datasets]
@@ -93,7 +94,7 @@ class _Look:
             self._process = None
 
     def _start(self) -> WorkerProcess:
-        process = WorkerProcess(self._selector, self._on_ready, threads=1)
+        process = WorkerProcess(self._servers, self._on_ready, threads=1, learns=False)
         for job in self._jobs:
             process.give(job)
         return process
@@ -117,8 +118,9 @@ class _Look:
 class OwnData:
     """Looks at data sets; `on_seen` is told what there is. The daemon's loop calls `tick` when `wake_at` has come."""
 
-    def __init__(self, selector: BaseSelector, on_seen: Callable[[Inspected], None]) -> None:
-        self._selector = selector
+    def __init__(self, servers: ForkServers, on_seen: Callable[[Inspected], None]) -> None:
+        self._servers = servers
+        self._selector = servers.selector
         self._on_seen = on_seen
         self._wanted: Wanted | None = None
         self._look: _Look | None = None
@@ -163,7 +165,7 @@ class OwnData:
         self._changed.clear()
         self._changed_at = self._due = inf
         if self._wanted.datasets:
-            self._look = _Look(self._wanted, self._selector, self._worker_ready)
+            self._look = _Look(self._wanted, self._servers, self._worker_ready)
         else:
             self._on_seen(Inspected())
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from selectors import BaseSelector
 from typing import Any
 
 from fedsim.log import get_logger
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Job, Reply
 from fedsim.worker.process import WorkerGone, WorkerProcess
 from fedsim.worker.versions import interpreter_of
@@ -31,7 +31,7 @@ class WorkerPool:
     def __init__(
         self,
         names: Sequence[str],
-        selector: BaseSelector,
+        servers: ForkServers,
         on_ready: Callable[[], None],
         *,
         threads: int,
@@ -45,7 +45,7 @@ class WorkerPool:
 
         Args:
             names: what they are called in the log.
-            selector: the daemon's; it calls `on_ready` when a worker has answered or died.
+            servers: the daemon's; their selector calls `on_ready` when a worker has answered or died.
             on_ready: should call `replies`.
             threads: that each computes with.
             max_restarts: how often in a row a worker may die without doing a job.
@@ -54,7 +54,7 @@ class WorkerPool:
             on_death: called for each worker that died.
             first: what each worker does first, also after it was started anew.
         """
-        self._selector = selector
+        self._servers = servers
         self._on_ready = on_ready
         self._threads = threads
         self._max_restarts = max_restarts
@@ -103,7 +103,7 @@ class WorkerPool:
         return replies, None
 
     def close(self) -> None:
-        """Kill all of them; they are gone on return."""
+        """Kill all of them."""
         for desk in self._desks:
             desk.process.close()
         self._desks.clear()
@@ -112,7 +112,12 @@ class WorkerPool:
         interpreter = interpreter_of(self._version)
         self.versions.add(interpreter.version)
         return WorkerProcess(
-            self._selector, self._on_ready, threads=self._threads, python=interpreter.python, log=self._fields
+            self._servers,
+            self._on_ready,
+            threads=self._threads,
+            learns=True,
+            python=interpreter.python,
+            log=self._fields,
         )
 
     def _begin(self, desk: _Desk) -> None:

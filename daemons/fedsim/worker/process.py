@@ -1,26 +1,24 @@
-"""The daemon's side of a worker: start it, give it jobs, notice its end, kill it for certain.
+"""The daemon's side of a worker: have it forked, give it jobs, notice its end, kill it for certain.
 
-A worker never outlives its daemon (the kernel kills it with its parent) and is reached by pidfd, so that a reused pid
-can never be hit. Nothing here waits for a worker but `close`, which has killed it.
+A worker never outlives its daemon and is reached by pidfd, so that a reused pid can never be hit. Nothing here waits
+for a worker but `close`, which has killed it.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import select
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from selectors import EVENT_READ, EVENT_WRITE, BaseSelector
+from selectors import EVENT_READ, EVENT_WRITE
 from typing import Any
 
+from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Job, Reply, encode_job, read_reply
-
-# The worker's name in the journal, and what stands in each of its events: a JSON object.
-LOG_VARIABLE = "FEDSIM_WORKER_LOG"
 
 
 class WorkerGone(Exception):  # noqa: N818 - an end, not always an error
@@ -32,58 +30,51 @@ class WorkerProcess:
 
     def __init__(
         self,
-        selector: BaseSelector,
+        servers: ForkServers,
         on_ready: Callable[[], None],
         *,
         threads: int,
+        learns: bool,
         python: Path | None = None,
         log: Mapping[str, Any] | None = None,
     ) -> None:
-        """Start a process; it imports what a job needs when it comes.
+        """Have a process forked.
 
         Args:
-            selector: the daemon's.
-            on_ready: called by it.
+            servers: the daemon's.
+            on_ready: called by their selector.
             threads: with which it computes.
+            learns: whether its jobs need torch; one that only looks at a host and its data begins without.
             python: the interpreter; None: this process's.
             log: what stands in every event that it logs.
         """
-        told = {"identifier": Path(sys.argv[0]).name, **(log or {})}
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    str(python or sys.executable),
-                    "-m",
-                    "fedsim.worker",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    str(threads),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={
-                    **os.environ,
-                    LOG_VARIABLE: json.dumps(told),
-                    "OMP_NUM_THREADS": str(threads),
-                    "MKL_NUM_THREADS": str(threads),
-                    "OPENBLAS_NUM_THREADS": str(threads),
-                    # cuBLAS is deterministic only with a fixed workspace.
-                    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-                },
-            )
-        self.pid = self._process.pid
-        self._pidfd = os.pidfd_open(self.pid)
-        ours.setblocking(False)
-        self._socket = ours
-        self._connected = True
+        self.pid: int | None = None
+        self._pidfd: int | None = None
+        self._ended: str | None = None
+        self._closed = False
+        self._selector = servers.selector
+        self._on_ready = on_ready
         self._unsent = bytearray()
         self._received = bytearray()
-        self._selector = selector
-        self._on_ready = on_ready
-        for descriptor in (ours, self._pidfd):
-            selector.register(descriptor, EVENT_READ, on_ready)
+        told = {"identifier": Path(sys.argv[0]).name, **(log or {})}
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._connected = True
+        self._selector.register(self._socket, EVENT_READ, on_ready)
+        with theirs:
+            servers.of(threads, python).fork(theirs, self, learns=learns, log=told)
+
+    def began(self, pid: int, pidfd: int) -> None:
+        """Told by the fork server."""
+        self.pid, self._pidfd = pid, pidfd
+        if self._closed:
+            self._end()
+
+    def ended(self, how: str) -> None:
+        """Told by the fork server; `replies` tells it on when every reply is told."""
+        self._ended = how
+        if not self._closed:
+            self._on_ready()
 
     def give(self, job: Job) -> None:
         """Hand over a job; jobs are done in order. What the worker does not take yet is sent when it does."""
@@ -96,22 +87,36 @@ class WorkerProcess:
         Raises:
             WorkerGone: if the process has ended and no whole reply is left.
         """
-        code = self._process.poll()  # before looking: what it said before its end is then all there
+        ended = self._ended  # before looking: what it said before its end is then all there
         self._send()
         self._receive()
         *lines, rest = self._received.split(b"\n")
         self._received = bytearray(rest)
-        if code is not None and not lines:
-            raise WorkerGone(_how_it_ended(code))
+        if ended is not None and not lines:
+            raise WorkerGone(ended)
         return [read_reply(bytes(line)) for line in lines]
 
     def close(self) -> None:
-        """Kill the process, wait until it is gone, and free what it took."""
+        """Kill the process and free what it took; it has ended on return, or ends as soon as it has begun."""
+        self._closed = True
         self._hang_up()
-        self._process.wait()
-        self._selector.unregister(self._pidfd)
-        os.close(self._pidfd)
         self._socket.close()
+        self._end()
+
+    def _end(self) -> None:
+        if self._pidfd is None:
+            return
+        self._kill()
+        waiting = select.poll()
+        waiting.register(self._pidfd, select.POLLIN)
+        waiting.poll()
+        os.close(self._pidfd)
+        self._pidfd = None
+
+    def _kill(self) -> None:
+        if self._pidfd is not None and self._ended is None:
+            with suppress(ProcessLookupError):  # it has ended, which we have not heard yet
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send(self) -> None:
         if not self._connected:
@@ -145,11 +150,4 @@ class WorkerProcess:
         if self._connected:
             self._connected = False
             self._selector.unregister(self._socket)
-        if self._process.poll() is None:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        return f"was killed by {signal.strsignal(-code) or f'signal {-code}'} (signal {-code})"
-    return f"ended with exit code {code}"
+        self._kill()

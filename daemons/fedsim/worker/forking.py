@@ -1,0 +1,161 @@
+"""The daemon's side of fork servers: processes that have imported what workers need, and fork them in milliseconds.
+
+Each serves one version of fedsim and one number of threads, which libraries read when they are imported. A fork server
+never outlives its daemon, nor a worker its fork server: the kernel sees to both. `__main__` is its own side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from selectors import EVENT_READ, BaseSelector
+from typing import Any, Protocol
+
+MAX_MESSAGE_BYTES = 1 << 16
+
+
+class Forked(Protocol):
+    """Whoever has asked for a worker hears of it."""
+
+    def began(self, pid: int, pidfd: int) -> None:
+        """It runs; the pidfd is the hearer's to close."""
+
+    def ended(self, how: str) -> None:
+        """It has ended, or never began."""
+
+
+class ForkServer:
+    """One process from which workers are forked."""
+
+    def __init__(self, selector: BaseSelector, python: Path, threads: int) -> None:
+        self._selector = selector
+        self._hearers: dict[int, Forked] = {}
+        self._count = 0
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [str(python), "-m", "fedsim.worker", str(theirs.fileno()), str(os.getpid()), str(threads)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": str(threads),
+                    "MKL_NUM_THREADS": str(threads),
+                    "OPENBLAS_NUM_THREADS": str(threads),
+                    # cuBLAS is deterministic only with a fixed workspace.
+                    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                },
+            )
+        self._socket.setblocking(False)
+        self.sort = (python, threads)
+        self.alive = True
+        selector.register(self._socket, EVENT_READ, self._ready)
+
+    @property
+    def idle(self) -> bool:
+        """Whether none of its workers is left."""
+        return not self._hearers
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be asked; one that has just ended may not have told its hearers yet."""
+        return self.alive and self._process.poll() is None
+
+    def fork(self, sock: socket.socket, hearer: Forked, *, learns: bool, log: Mapping[str, Any]) -> None:
+        """Ask for a worker; nothing is waited for.
+
+        Args:
+            sock: the worker's end of its connection.
+            hearer: told when it runs, and when it has ended.
+            learns: whether torch is to be imported before.
+            log: what stands in every event that it logs.
+        """
+        self._count += 1
+        self._hearers[self._count] = hearer
+        request = {"number": self._count, "learns": learns, "log": dict(log)}
+        try:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [sock.fileno()])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it has ended, of which `_ready` tells the hearers
+        except BlockingIOError:
+            self._process.kill()  # hundreds of requests wait: it does nothing any more
+
+    def close(self) -> None:
+        """Kill it, and with it what workers it has; it is gone on return."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._selector.unregister(self._socket)
+        self._socket.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _ready(self) -> None:
+        while self.alive:
+            try:
+                message, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 1)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                message, descriptors = b"", []
+            if not message:
+                self._lost()
+                return
+            told = json.loads(message)
+            number = told["number"]
+            if "pid" in told:
+                self._hearers[number].began(told["pid"], descriptors[0])
+            else:
+                how = told.get("problem") or how_it_ended(told["code"])
+                self._hearers.pop(number).ended(how)
+
+    def _lost(self) -> None:
+        self.close()
+        how = f"ended with its fork server, which {how_it_ended(self._process.returncode)}"
+        hearers, self._hearers = list(self._hearers.values()), {}
+        for hearer in hearers:
+            hearer.ended(how)
+
+
+class ForkServers:
+    """A daemon's fork servers: each begins when a worker of its sort is first wanted, and stays for the next ones."""
+
+    def __init__(self, selector: BaseSelector) -> None:
+        self.selector = selector
+        self._servers: list[ForkServer] = []
+
+    def of(self, threads: int, python: Path | None = None) -> ForkServer:
+        """The one for this many threads and this interpreter (None: this process's own).
+
+        Those that have no worker any more and are for other ones, as after an upgrade, are ended.
+        """
+        sort = (python or Path(sys.executable), threads)
+        for server in self._servers:
+            if server.idle and (server.sort != sort or not server.usable):
+                server.close()
+        self._servers = [server for server in self._servers if server.alive]
+        for server in self._servers:
+            if server.sort == sort and server.usable:
+                return server
+        self._servers.append(ForkServer(self.selector, *sort))
+        return self._servers[-1]
+
+    def close(self) -> None:
+        """End them all."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+
+def how_it_ended(code: int) -> str:
+    """An exit code of `subprocess` in words."""
+    if code < 0:
+        return f"was killed by {signal.strsignal(-code) or f'signal {-code}'} (signal {-code})"
+    return f"ended with exit code {code}"
