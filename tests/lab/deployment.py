@@ -149,6 +149,16 @@ class Deployment:
         home = str(self.laboratory.control.home)
         return int(self.fedsim("download", str(number), "--force", "--output", home)["checkpoint"]["round"])
 
+    def checkpoint(self, number: int, round_number: int) -> dict[str, Any]:
+        """What the server has noted beside the checkpoint of a task's round."""
+        path = f"/var/lib/fedsim/server/checkpoints/task-{number}/round-{round_number:04}.json"
+        noted: dict[str, Any] = json.loads(self.laboratory["server"].run("cat", path))
+        return noted
+
+    def digest(self, number: int, round_number: int) -> str:
+        """The digest of the checkpoint of a task's round: equal for equal parameters."""
+        return str(self.checkpoint(number, round_number)["digest"])
+
     def await_task(self, number: int, what: str, ready: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask until the task is so far; the web may be away meanwhile."""
         until, last = time.monotonic() + TASK_SECONDS, "never answered"

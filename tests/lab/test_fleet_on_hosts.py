@@ -108,6 +108,7 @@ def test_a_dead_host_delays_nobody_and_is_named(deployment: Deployment) -> None:
     try:
         told = json.loads(fleet(deployment, "--timeout", "3", "status", "--json", code=1))["hosts"]
         said = fleet(deployment, "--timeout", "3", "run", "hostname", code=69)
+        assert fleet(deployment, "run", "hostname; hostname", "--host", "server").split() == ["server"] * 4
     finally:
         deployment.laboratory.network.mend("node-b")
     assert [host["host"] for host in told if not host["answers"]] == ["node-b"]
@@ -150,7 +151,7 @@ def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment
         again = fleet(deployment, "push-data", "credit", str(tmp_path))
     finally:
         inventory.write_text(before, encoding="utf-8")
-    assert first.splitlines() == [f"{name}: 1 files, 12 B, verified" for name in NODES]
+    assert first.splitlines() == [f"{name}: 1 file, 12 B, verified" for name in NODES]
     assert again.splitlines() == [f"{name}: has it already" for name in NODES]
     for name in NODES:
         host, path = deployment.laboratory[name], f"{kept}/train.csv"

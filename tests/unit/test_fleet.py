@@ -107,6 +107,18 @@ def test_hosts_come_from_the_inventory_with_the_variables_of_their_groups() -> N
     assert [data.name for data in hosts[1].datasets] == ["digits"]
 
 
+def test_what_the_inventory_says_for_all_or_a_group_counts_more_than_a_default(tmp_path: Path) -> None:
+    lab = (CHECKOUT / "ansible" / "inventory" / "lab.yml").read_text(encoding="utf-8")
+    lab = lab.replace(
+        "  vars:\n    ansible_user: root\n", "  vars:\n    ansible_user: root\n    fedsim_node_port: 9999\n"
+    )
+    own = tmp_path / "lab.yml"
+    own.write_text(lab.replace("      vars:\n", "      vars:\n        fedsim_metrics_port: {client: 9998}\n"))
+    for host in read_inventory(own)[1:]:
+        assert host.receiver_port == 9999
+        assert host.metrics_port == {"client": 9998}
+
+
 def test_what_is_wrong_with_an_inventory_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotThere, match="FEDSIM_INVENTORY"):
         read_inventory(tmp_path / "none.yml")
@@ -155,7 +167,7 @@ def test_with_a_lab_that_is_well_nothing_is_found() -> None:
         ({"deep": deep(unwritable=["/var/lib/fedsim/client"])}, "cannot write /var/lib/fedsim/client"),
         ({"deep": deep(killed=["Out of memory: Killed process 7"])}, "for want of memory: Out of memory: Killed"),
         ({"deep": deep(watches={"instances": 8, "watches": 9})}, "only 8 inotify instances"),
-        ({"deep": deep(datasets=[{"path": "/d", "problem": "is not there"}])}, "the data set /d is not there"),
+        ({"deep": deep(datasets=[{"path": "/d", "problem": "is not there"}])}, "the data set /d (/d) is not there"),
         (
             {"deep": deep(configurations=[{"path": "/etc/fedsim/client.yml", "valid": False, "says": "nam: unknown"}])},
             "/etc/fedsim/client.yml is not valid: nam: unknown",
@@ -301,7 +313,7 @@ def test_all_nodes_get_the_same_or_each_its_own(tmp_path: Path) -> None:
         "node-a": tmp_path / "node-a.csv",
         "node-b": tmp_path / "node-b",
     }
-    with pytest.raises(BadInput, match="node-a has no data set mnist in the inventory"):
+    with pytest.raises(BadInput, match="node-a has no data set mnist in the inventory that lies in files"):
         push.sources(nodes, "mnist", tmp_path)
 
 

@@ -16,7 +16,7 @@ from fedsim.spool.files import Role
 from fedsim.wire.peer import Identity
 from fedsim.wire.trust import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
-from fedsim_fleet.fleet.report import Deep, Report, days_of
+from fedsim_fleet.fleet.report import Deep, Report, data_paths, days_of
 
 LEAST_DISK = 2_000_000_000
 LEAST_MEMORY = 300_000_000
@@ -178,10 +178,12 @@ def _ways(_: Host, __: Report, deep: Deep, lab: Lab) -> Told:
             )
 
 
-def _data(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
+def _data(host: Host, _: Report, deep: Deep, __: Lab) -> Told:
+    names = {path: name for name, path in data_paths(host).items()}
     for data in deep.datasets:
         if data.problem:
-            yield f"the data set {data.path} {data.problem}", "fedsim-fleet push-data NAME PATH, or run site.yml"
+            name = names.get(data.path, data.path)
+            yield f"the data set {name} ({data.path}) {data.problem}", f"fedsim-fleet push-data {name} PATH"
 
 
 def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
@@ -206,12 +208,14 @@ def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
             yield f"the server waits for {what}", remedy
 
 
-def _node(host: Host, report: Report, _: Deep, __: Lab) -> Told:
+def _node(host: Host, report: Report, deep: Deep, _: Lab) -> Told:
     if host.is_server:
         return
     numbers = report.metrics.get("client", {})
     if not numbers:
         yield "the client does not tell its numbers", "systemctl status fedsim-client"
+    elif any(data.problem for data in deep.datasets):
+        return  # told already, with the name
     elif problems := int(numbers.get("fedsim_dataset_problems", 0)):
         yield f"{problems} of its data sets cannot be used", "journalctl -u fedsim-client FEDSIM_EVENT=dataset_problem"
 

@@ -111,7 +111,11 @@ def _listed(path: Path) -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=_SECONDS,
-            env={**os.environ, "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"},
+            env={
+                **os.environ,
+                "ANSIBLE_CONFIG": str(_playbooks(path) / "ansible.cfg"),
+                "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+            },
         )
     except FileNotFoundError as error:
         raise Unavailable(f"{program} is not installed: pip install 'fedsim[fleet]'") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from fedsim import __version__
@@ -159,7 +159,7 @@ def push_data(fleet: Fleet, output: Output, name: str, path: Path) -> int:
     """
     nodes = [host for host in fleet.hosts if not host.is_server]
     each = {host: push.files_of(source) for host, source in push.sources(nodes, name, path).items()}
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=output.err) as bars:
         shown: dict[str, TaskID] = {host.name: bars.add_task(host.name, total=None) for host in nodes}
 
@@ -186,7 +186,9 @@ def _why(answer: object) -> str | None:
 def _pushed(sent: push.Sent | FedsimError | None) -> str:
     if isinstance(sent, FedsimError):
         return f"failed: {sent}"
-    return "has it already" if sent is None else f"{sent.files} files, {size(sent.bytes)}, verified"
+    if sent is None:
+        return "has it already"
+    return f"{sent.files} file{'' if sent.files == 1 else 's'}, {size(sent.bytes)}, verified"
 
 
 @fleet.command("restart")
@@ -218,14 +220,15 @@ def restart(fleet: Fleet, output: Output, units: tuple[str, ...]) -> int:
     return EX_OK
 
 
-@fleet.command("run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@fleet.command("run")
 @click.argument("command", nargs=-1, required=True)
 @click.option("--within", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds it may take.")
 @on_fleet
 def run(fleet: Fleet, output: Output, command: tuple[str, ...], within: float) -> int:
     """Run COMMAND as root on all hosts at once, and print what it says, each line with its host.
 
-    One word is a line for a shell there: fedsim-fleet run 'df -h / | tail -1'. The exit code is the highest.
+    One word is a line for a shell there: fedsim-fleet run 'df -h / | tail -1'. Several words are run as they are, after
+    -- if options are among them: fedsim-fleet run -- df -h /. The exit code is the highest.
     """
     colours = journals.colours_of(fleet.hosts)
     width = max(len(host.name) for host in fleet.hosts)

@@ -70,8 +70,10 @@ def sources(hosts: list[Host], name: str, path: Path) -> dict[str, Path]:
     """
     for host in hosts:
         if name not in data_paths(host):
-            known = ", ".join(data_paths(host)) or "none that is a file"
-            raise BadInput(f"{host.name} has no data set {name} in the inventory (fedsim_datasets); it has: {known}")
+            raise BadInput(
+                f"{host.name} has no data set {name} in the inventory that lies in files: "
+                "add it to fedsim_datasets there, then run site.yml"
+            )
     own = {host.name: found[0] for host in hosts if (found := _entries(path, host.name))}
     if not own:
         return {host.name: path for host in hosts}
@@ -109,7 +111,7 @@ def push(connection: Connection, name: str, files: list[File], progress: Callabl
         try:
             numbers = _MISSING.validate_json(talk.hear())
             if numbers is None:
-                progress(1, 1)
+                progress(0, 0)
                 return None
             missing = [files[number] for number in numbers]
         except (ValidationError, IndexError) as error:
