@@ -42,10 +42,11 @@ demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a mo
 gather: $(VENV)/.fleet-installed  ## what lab machines install, gathered in packages/ while there is a network
 	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
-test: $(VENV)/.tests-installed system-packages  ## every test on this machine: unit, integration, browser
+test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, and on real hosts
 	$(BIN)/pytest $(AT_ONCE) -m "not lab"
+	$(BIN)/pytest tests/lab
 
-test-lab: $(VENV)/.tests-installed system-packages  ## tests on real hosts, which boot on this machine
+test-lab: $(VENV)/.tests-installed system-packages  ## only those on real hosts, which boot on this machine
 	$(BIN)/pytest tests/lab
 
 test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST, the browser and the real hosts

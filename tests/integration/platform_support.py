@@ -36,6 +36,14 @@ SMALL: dict[str, Any] = {
 }
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 class Platform(LocalLab):
     """A lab whose rows can be awaited and whose API can be asked."""
 
@@ -158,7 +166,7 @@ class Platform(LocalLab):
         """The worker processes of a daemon: what its fork servers have forked, and what lives."""
         servers = psutil.Process(self.processes[name].pid).children()
         workers = [worker for server in servers for worker in server.children(recursive=True)]
-        return [worker for worker in workers if worker.status() != psutil.STATUS_ZOMBIE]
+        return [worker for worker in workers if lives(worker)]
 
     def files(self, host: str) -> set[str]:
         """Every file of a host's spool but the announcements, which come and go."""

@@ -300,6 +300,7 @@ def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *
         reload(lab, "server")
     task = lab.finish(number)
     assert task.reason == "node-b took part, but server.yml does not name it any more"
+    lab.await_row(lambda: [node.name for node in lab.store.nodes()] == ["node-a"])
     lab.kill("server")
     lab.start("server", "node-b-receiver")
     spool = lab.node_spool("node-b")

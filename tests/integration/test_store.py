@@ -698,6 +698,8 @@ class TestNodesAndEvents:
         newest = Node("b", NOW + 1, {"clients": 2, "problems": ["数据"], "runs": [[1, 2]] * 100_000})
         store.record_node(newest)
         assert store.nodes() == [Node("a", NOW, {"clients": 1}), newest]
+        store.keep_nodes({"b", "c"})
+        assert store.nodes() == [newest]
 
     def test_threads_may_announce_the_same_node(self, store: Store) -> None:
         together = threading.Barrier(4)

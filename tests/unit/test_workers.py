@@ -64,7 +64,10 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 def lives(worker: psutil.Process) -> bool:
-    return worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE
+    try:
+        return bool(worker.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def the_worker(servers: ForkServers) -> psutil.Process:

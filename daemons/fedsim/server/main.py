@@ -286,6 +286,7 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._poll()
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_SECONDS
+            self._store.keep_nodes(self._nodes.addresses)
             apply_retention(self._checkpoints, self._store, self.config.retention, time.time())
         self._reap()
         self._count()

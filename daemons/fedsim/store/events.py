@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select
+from collections.abc import Collection
+
+from sqlalchemy import delete, insert, select
 
 from fedsim.store.engine import Database, upsert
 from fedsim.store.interface import Event, Node
@@ -17,8 +19,13 @@ class Events(Database):
         with self.writing() as connection:
             upsert(connection, nodes, {"name": node.name}, {"seen_at": node.seen_at, "hello": node.hello})
 
+    def keep_nodes(self, names: Collection[str]) -> None:
+        """Forget every node that is none of these."""
+        with self.writing() as connection:
+            connection.execute(delete(nodes).where(nodes.c.name.not_in(names)))
+
     def nodes(self) -> list[Node]:
-        """Every node that ever announced itself, by name."""
+        """Every node of the lab's that ever announced itself, by name."""
         with self.reading() as connection:
             rows = connection.execute(select(nodes).order_by(nodes.c.name))
             return [Node(name=row.name, seen_at=row.seen_at, hello=row.hello) for row in rows]

@@ -382,6 +382,9 @@ class Store(Protocol):
     def record_node(self, node: Node) -> None:
         """Insert or overwrite."""
 
+    def keep_nodes(self, names: Collection[str]) -> None:
+        """Forget every node that is none of these."""
+
     def nodes(self) -> list[Node]:
         """By name."""
 

@@ -1,5 +1,7 @@
-"""Workers: the processes that import torch. A daemon starts a few for each task, and ends them with the task.
+"""Workers: the processes that import torch. A daemon has a few forked for each task, and ends them with the task.
 
-`process` is the daemon's side, `jobs` what is said between them (JSON lines over a socket pair, never arrays: those
-are files), `__main__` the worker's loop, `host_jobs`, `node_jobs` and `server_jobs` the work.
+On the daemon's side, `pool` has a task's workers and `inspector` looks at the host's own data; `process` is one worker,
+`forking` the processes from which they are forked, `versions` which Python those are. What is said between daemon and
+worker is in `jobs`: JSON lines over a socket pair, never arrays, which are files. On the worker's side, `__main__`
+forks, `life` does one job after another, and `host_jobs`, `node_jobs`, `server_jobs` and `checkpoint` are the work.
 """

@@ -58,11 +58,11 @@ class WorkerProcess:
         self._received = bytearray()
         told = {"identifier": Path(sys.argv[0]).name, **(log or {})}
         self._socket, theirs = socket.socketpair()
+        with theirs:
+            servers.of(threads, python).fork(theirs, self, learns=learns, log=told)
         self._socket.setblocking(False)
         self._connected = True
         self._selector.register(self._socket, EVENT_READ, on_ready)
-        with theirs:
-            servers.of(threads, python).fork(theirs, self, learns=learns, log=told)
 
     def began(self, pid: int, pidfd: int) -> None:
         """Told by the fork server."""
