@@ -122,6 +122,8 @@ def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(servers: ForkS
 
 def test_workers_whose_fork_server_dies_do_their_jobs_in_their_next_life(servers: ForkServers) -> None:
     workers = pool(servers, max_restarts=1)
+    workers.give(InspectHost(device="cpu"))
+    await_reply(servers, workers)
     worker = the_worker(servers)
     os.kill(worker.pid, signal.SIGSTOP)
     workers.give(InspectHost(device="cpu"))
@@ -157,6 +159,7 @@ def test_a_fork_server_without_workers_makes_room_for_another_number_of_threads(
     second = servers.of(2)
     assert not first.alive
     assert servers.of(2) is second
+    assert servers.of(None) is second
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here torch itself is asked for the GPU")

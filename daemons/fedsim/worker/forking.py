@@ -54,7 +54,7 @@ class ForkServer:
                 },
             )
         self._socket.setblocking(False)
-        self.sort = (python, threads)
+        self.python, self.threads = python, threads
         self.alive = True
         selector.register(self._socket, EVENT_READ, self._ready)
 
@@ -131,21 +131,24 @@ class ForkServers:
         self.selector = selector
         self._servers: list[ForkServer] = []
 
-    def of(self, threads: int, python: Path | None = None) -> ForkServer:
-        """The one for this many threads and this interpreter (None: this process's own).
+    def of(self, threads: int | None, python: Path | None = None) -> ForkServer:
+        """The one for this many threads (None: any number) and this interpreter (None: this process's own).
 
         Those that have no worker any more and are for other ones, as after an upgrade, are ended.
         """
-        sort = (python or Path(sys.executable), threads)
+        python = python or Path(sys.executable)
+        fitting = []
         for server in self._servers:
-            if server.idle and (server.sort != sort or not server.usable):
+            fits = server.usable and server.python == python and threads in (None, server.threads)
+            if fits:
+                fitting.append(server)
+            elif server.idle:
                 server.close()
         self._servers = [server for server in self._servers if server.alive]
-        for server in self._servers:
-            if server.sort == sort and server.usable:
-                return server
-        self._servers.append(ForkServer(self.selector, *sort))
-        return self._servers[-1]
+        if not fitting:
+            fitting = [ForkServer(self.selector, python, threads or 1)]
+            self._servers += fitting
+        return fitting[0]
 
     def close(self) -> None:
         """End them all."""

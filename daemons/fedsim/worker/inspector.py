@@ -94,7 +94,7 @@ class _Look:
             self._process = None
 
     def _start(self) -> WorkerProcess:
-        process = WorkerProcess(self._servers, self._on_ready, threads=1, learns=False)
+        process = WorkerProcess(self._servers, self._on_ready, threads=None, learns=False)
         for job in self._jobs:
             process.give(job)
         return process

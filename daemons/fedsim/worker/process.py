@@ -33,7 +33,7 @@ class WorkerProcess:
         servers: ForkServers,
         on_ready: Callable[[], None],
         *,
-        threads: int,
+        threads: int | None,
         learns: bool,
         python: Path | None = None,
         log: Mapping[str, Any] | None = None,
@@ -43,7 +43,7 @@ class WorkerProcess:
         Args:
             servers: the daemon's.
             on_ready: called by their selector.
-            threads: with which it computes.
+            threads: with which it computes; None: it computes nothing.
             learns: whether its jobs need torch; one that only looks at a host and its data begins without.
             python: the interpreter; None: this process's.
             log: what stands in every event that it logs.
