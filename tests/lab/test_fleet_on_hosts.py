@@ -78,8 +78,10 @@ def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes
     control, node = deployment.laboratory.control, deployment.laboratory["node-b"]
     options = ["--inventory", str(playbooks(deployment)), "--timeout", "3"]
     since = f"--since=@{int(time.time())}"
+    # In the background of a script, where tests may run, ^C is ignored by all that is started there.
+    command = ["env", "--default-signal=INT", str(PROGRAMS / "fedsim-fleet"), *options, "logs", "--follow", since]
     with subprocess.Popen(
-        control.placed(str(PROGRAMS / "fedsim-fleet"), *options, "logs", "--follow", since, "--json"),
+        control.placed(*command, "--json"),
         env=control.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -87,17 +89,19 @@ def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes
         assert follower.stdout is not None
         assert follower.stderr is not None
         reloads = (entry for entry in map(json.loads, follower.stdout) if entry["text"].startswith("reloaded"))
-        node.run("systemctl", "reload", "fedsim-client")
-        first = next(reloads)
-        deployment.laboratory.network.cut("node-b")
         try:
+            node.run("systemctl", "reload", "fedsim-client")
+            first = next(reloads)
+            deployment.laboratory.network.cut("node-b")
             assert b"node-b is asked again until it answers" in follower.stderr.readline()
             node.run("systemctl", "reload", "fedsim-client")
+            deployment.laboratory.network.mend("node-b")
+            again = next(reloads)
+            follower.send_signal(signal.SIGINT)
+            assert follower.wait(30) == 130
         finally:
             deployment.laboratory.network.mend("node-b")
-        again = next(reloads)
-        follower.send_signal(signal.SIGINT)
-        follower.wait(30)
+            follower.kill()
     assert first["host"] == again["host"] == "node-b"
     assert again["at"] > first["at"]
     for host in deployment.laboratory.hosts.values():
