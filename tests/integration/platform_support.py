@@ -44,6 +44,12 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
+def workers_of(process: psutil.Process) -> list[psutil.Process]:
+    """What the fork servers of a process have forked, and what lives."""
+    forked = [worker for server in process.children() for worker in server.children(recursive=True)]
+    return [worker for worker in forked if lives(worker)]
+
+
 class Platform(LocalLab):
     """A lab whose rows can be awaited and whose API can be asked."""
 
@@ -163,10 +169,8 @@ class Platform(LocalLab):
         return self.await_row(there, what=f"for round {round_number} of task {number}")
 
     def workers(self, name: str) -> list[psutil.Process]:
-        """The worker processes of a daemon: what its fork servers have forked, and what lives."""
-        servers = psutil.Process(self.processes[name].pid).children()
-        workers = [worker for server in servers for worker in server.children(recursive=True)]
-        return [worker for worker in workers if lives(worker)]
+        """The worker processes of a daemon."""
+        return workers_of(psutil.Process(self.processes[name].pid))
 
     def files(self, host: str) -> set[str]:
         """Every file of a host's spool but the announcements, which come and go."""

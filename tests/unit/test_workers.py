@@ -13,6 +13,7 @@ from selectors import DefaultSelector
 import psutil
 import pytest
 import torch
+from platform_support import lives, workers_of
 
 from fedsim import __version__
 from fedsim.errors import BadInput
@@ -56,18 +57,6 @@ def turn(servers: ForkServers) -> None:
     assert ready, "nothing came"
     for key, _ in ready:
         key.data()
-
-
-def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    """Those that its fork servers have forked, and that live."""
-    return [worker for server in process.children() for worker in server.children() if lives(worker)]
-
-
-def lives(worker: psutil.Process) -> bool:
-    try:
-        return bool(worker.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def the_worker(servers: ForkServers) -> psutil.Process:

@@ -23,9 +23,8 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Self
 
 from fedsim.parent import end_with_parent
+from fedsim.worker.forking import MAX_MESSAGE_BYTES
 from fedsim.worker.life import live
-
-MAX_MESSAGE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)

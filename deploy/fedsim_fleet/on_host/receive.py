@@ -111,7 +111,7 @@ def exchange(new: Path, target: Path, old: Path) -> None:
         new.rename(target)
 
 
-def place(target: Path, files: list[Any], missing: list[int]) -> None:
+def place(target: Path, files: list[Any], missing: set[int]) -> None:
     """Build the data set where nobody looks, and put it into place when it is whole."""
     work = staging(target) / f".pushed-{target.name}"
     shutil.rmtree(work, ignore_errors=True)  # what a push left that was cut off
@@ -164,7 +164,7 @@ def main(target: Path) -> None:
     if shutil.disk_usage(target.parent).free < needed:
         sys.exit(f"{needed} bytes do not fit below {target.parent}: make room")
     say(missing)
-    place(target, files, missing)
+    place(target, files, set(missing))
     say("done")
 
 
