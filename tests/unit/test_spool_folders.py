@@ -4,14 +4,22 @@ import os
 import select
 import threading
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
 
 from fedsim.errors import BadInput, Refused, Unavailable
 from fedsim.spool.clear import clear_file, clear_leftovers, clear_other_tasks, clear_round, clear_task
-from fedsim.spool.durable import TEMPORARY_SUFFIX, make_folder, remove_tree, replacing, write_bytes, write_json
+from fedsim.spool.durable import (
+    TEMPORARY_SUFFIX,
+    make_folder,
+    move_into_place,
+    remove_tree,
+    replacing,
+    write_bytes,
+    write_json,
+)
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Metadata, Spool
 from fedsim.spool.npy import write_vector
@@ -293,6 +301,27 @@ def test_clearing_a_task_survives_files_that_come_meanwhile(tmp_path: Path) -> N
     clear_task(spool, A)
     assert spool.arrived(Kind.LOCALPARAM, A) == []
     assert clear_leftovers(spool, 0) == 0, "nothing is left lying under a temporary name"
+
+
+class UsedAtOnce(PosixPath):
+    """A file whose reader is faster than its writer: it is used and its folder cleared as soon as it has its name."""
+
+    def rename(self, target: str | os.PathLike[str]) -> UsedAtOnce:
+        super().rename(target)
+        remove_tree(Path(target).parent)
+        return self
+
+
+def test_a_file_that_is_used_before_its_name_is_durable_was_put_into_place(tmp_path: Path) -> None:
+    come = UsedAtOnce(tmp_path / "come.part")
+    come.write_bytes(b"parameters")
+    move_into_place(come, tmp_path / "round-000001" / "node-a.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_vanished_before_it_had_its_name_was_not(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        move_into_place(tmp_path / "come.part", tmp_path / "round-000001" / "node-a.npy")
 
 
 def test_a_folder_that_a_crash_left_half_removed_goes_with_the_sweep(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,18 +44,20 @@ def make_folder(folder: Path) -> None:
 def move_into_place(temporary: Path, final: Path) -> None:
     """Rename a file that is already synced to its final name, and make the name durable. This is the commit.
 
-    The final folder is created if it is missing, also when somebody clears it away meanwhile.
+    The final folder is created if it is missing, also when somebody clears it away meanwhile. Whoever waits for the
+    file may have used it and cleared the folder before its name is durable: then nothing is left to make durable.
     """
     for last_try in (False, False, True):
-        make_folder(final.parent)
         try:
+            make_folder(final.parent)
             temporary.rename(final)
-            sync_folder(final.parent)
         except FileNotFoundError:
             if last_try or not temporary.exists():
                 raise
         else:
-            return
+            break
+    with suppress(FileNotFoundError):
+        sync_folder(final.parent)
 
 
 @contextmanager
