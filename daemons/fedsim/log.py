@@ -36,7 +36,7 @@ class _Journal:
         fields = dict(event)
         name = str(fields.pop("event"))
         trace = fields.pop("exception", None)
-        shown = " ".join(f"{key}={value}" for key, value in fields.items())
+        shown = " ".join(f"{key}={_readable(value)}" for key, value in fields.items())
         code = journal.send(
             message=f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else ""),
             priority=_PRIORITY.get(level, 6),
@@ -47,6 +47,15 @@ class _Journal:
         if code < 0:
             return event
         raise structlog.DropEvent
+
+
+def _readable(value: Any) -> Any:
+    """As a person reads it: of a fraction six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _readably(_: Any, __: str, event: Event) -> Event:
+    return {key: _readable(value) for key, value in event.items()}
 
 
 class _Events(logging.Handler):
@@ -95,6 +104,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
         ]
     processors += [
         structlog.processors.add_log_level,
+        _readably,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -80,11 +81,21 @@ class ServerMetrics(TaskMetrics):
         self.accuracy = Gauge("fedsim_task_accuracy", "Accuracy at the last test, 0 to 1.", ["task"], registry=registry)
         self.loss = Gauge("fedsim_task_loss", "Cross-entropy at the last test.", ["task"], registry=registry)
         self.checkpoints = Counter("fedsim_checkpoints", "Checkpoints that were saved.", registry=registry)
-        self.nodes_online = Gauge("fedsim_nodes_online", "Nodes heard of lately.", registry=registry)
-        self.nodes_configured = Gauge("fedsim_nodes_configured", "Nodes in server.yml.", registry=registry)
+        self.node_online = Gauge(
+            "fedsim_node_online", "1 if the node was heard of lately.", ["node"], registry=registry
+        )
         self.waiting = Gauge("fedsim_waiting", "1 while all waits for it: database, room.", ["for"], registry=registry)
         for what in ("database", "room"):
             self.waiting.labels(what).set(0)
+        self._nodes: set[str] = set()
+
+    def nodes(self, configured: Collection[str], online: Collection[str]) -> None:
+        """Tell which of the nodes in server.yml were heard of lately; forget those that stand there no more."""
+        for name in self._nodes - set(configured):
+            self.node_online.remove(name)
+        self._nodes = set(configured)
+        for name in configured:
+            self.node_online.labels(name).set(name in online)
 
     def task_ended(self, number: int) -> None:
         """Forget what was told of a task."""

@@ -23,9 +23,9 @@ PLAYBOOKS = SOURCE / "ansible"
 PROGRAMS = Path(sys.executable).parent
 PLAY_SECONDS = 570
 TASK_SECONDS = 120
-# Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
 # What every machine writes while it runs, and what apt and dpkg remember of packages that are gone.
 REMEMBERED = re.compile(r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|root|tmp|var/tmp|run)(/|$)")
+# Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
 WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
 
@@ -182,6 +182,16 @@ class Deployment:
         task = self.await_task(number, "finished", lambda task: task["state"] not in ("pending", "starting", "running"))
         assert task["state"] == "completed", task
         return task
+
+    def sign(self, request: str, name: str) -> str:
+        """A node's certificate, of the lab's authority, for a signing request that came by other ways."""
+        authority = self.secrets / "ca"
+        return self.laboratory.control.run(
+            str(PROGRAMS / "fedsim-ca"),
+            *("sign", "-", "--name", name, "--role", "client", "--folder", str(authority)),
+            *("--passphrase-file", str(authority.with_suffix(".passphrase"))),
+            text=request,
+        ).stdout
 
     def version(self, host: str) -> str:
         """The version that is the current one on a host."""

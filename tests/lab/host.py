@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
@@ -141,6 +142,11 @@ class Host:
     def journal(self, *matches: str) -> str:
         """What the journal holds, for example `journal("FEDSIM_TASK=1")`."""
         return self.run("journalctl", "--no-pager", "--quiet", "--output=short-precise", *matches)
+
+    def await_journal(self, text: str, *matches: str) -> None:
+        """Return once the journal of this boot holds a line with this text."""
+        command = shlex.join(["journalctl", "--quiet", "--boot", "--lines=all", "--follow", *matches])
+        self.run("bash", "-c", f'grep --quiet --max-count 1 --fixed-strings -- "$1" < <({command} 2>&1)', "bash", text)
 
     def shut_down(self) -> None:
         """Switch off in order, as `systemctl poweroff` does."""

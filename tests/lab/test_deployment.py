@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import CommandError
 from deployment import SOURCE, Deployment, gather
 from laboratory import HOSTS
@@ -28,6 +29,39 @@ with httpx.Client(base_url="https://server") as browser:
     answer = browser.post("/register", data={"csrf": token, "name": "grace", "password": sys.argv[1]})
     assert answer.status_code < 400, answer.text
 """
+
+# What an institution writes for a second node on one of its hosts.
+TLS = {
+    "certificate": "/etc/fedsim/second/pki/host.crt",
+    "key": "tls.key",
+    "authority": "/etc/fedsim/pki/ca.crt",
+    "revoked": "/etc/fedsim/pki/crl.pem",
+}
+SECOND = {
+    "/etc/fedsim/second/client.yml": yaml.safe_dump(
+        {
+            "name": "hospital",
+            "server": {"address": HOSTS["server"], "port": 9001},
+            "spool": "/var/lib/fedsim/second/client",
+            "data": "/var/lib/fedsim/second/client/data",
+            "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+            "tls": TLS,
+        }
+    ),
+    "/etc/fedsim/second/receiver.yml": yaml.safe_dump(
+        {
+            "name": "hospital",
+            "role": "client",
+            "listen": {"address": HOSTS["node-a"], "port": 9012},
+            "spool": "/var/lib/fedsim/second/client",
+            "peers": [{"name": "server", "role": "server"}],
+            "tls": TLS,
+        }
+    ),
+    "/etc/systemd/system/fedsim-receiver@second.socket.d/listen.conf": (
+        f"[Socket]\nListenStream=\nListenStream={HOSTS['node-a']}:9012\n"
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -175,11 +209,34 @@ def test_a_backup_is_made_while_the_lab_works(deployment: Deployment) -> None:
         deployment.play("restore.yml", backup=str(backup))
 
 
+def test_an_institution_deploys_a_second_node_on_its_host_itself(deployment: Deployment) -> None:
+    hospital = {"name": "hospital", "address": HOSTS["node-a"], "port": 9012}
+    deployment.play("site.yml", fedsim_other_nodes=[hospital])
+    host = deployment.laboratory["node-a"]
+    folder = "/etc/fedsim/second"
+    request = host.run("/opt/fedsim/current/bin/fedsim-ca", "request", "hospital", "--key", f"{folder}/pki/host.key")
+    for name, text in {**SECOND, f"{folder}/pki/host.crt": deployment.sign(request, "hospital")}.items():
+        host.run("install", "-D", "--mode=644", "/dev/stdin", name, text=text)
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "enable", "--now", "fedsim-client@second", "fedsim-receiver@second")
+    number = deployment.submit(num_nodes=4)
+    assert deployment.completed(number)["nodes"] == ["hospital", *NODES]
+    for name in ("hospital", "node-a"):
+        assert "round_trained" in host.journal(
+            f"FEDSIM_TASK={number}", f"FEDSIM_NODE={name}", "FEDSIM_EVENT=round_trained"
+        )
+    assert host.journal("--priority=warning", "--unit=fedsim-*@second.service") == ""
+
+
 def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> None:
+    server, node = deployment.laboratory["server"], deployment.laboratory["node-c"]
+    node.power_cut()
     deployment.play("remove-node.yml", node="node-c")
-    server = deployment.laboratory["server"]
     assert "node-c" not in server.run("cat", "/etc/fedsim/server.yml", "/etc/fedsim/receiver.yml")
     assert deployment.completed(deployment.submit())["nodes"] == ["node-a", "node-b"]
+    node.boot()
+    server.await_journal("code=revoked", "--unit=fedsim-receiver", "FEDSIM_NODE=node-c")
+    deployment.play("remove-node.yml", node="node-c")
     assert deployment.left_on("node-c") == []
 
 

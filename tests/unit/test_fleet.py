@@ -64,7 +64,9 @@ def report(of: Host, **changes: object) -> Report:
             {"path": "/etc/fedsim/pki/host.crt", "pem": certificate(of.name, role), "problem": "", "key": True},
         ],
         "revoked": sha256(LIST).hexdigest(),
-        "metrics": {"server" if of.is_server else "client": {"fedsim_nodes_online": 1.0, "fedsim_dataset_problems": 0}},
+        "metrics": {"server" if of.is_server else "client": {
+            'fedsim_node_online{node="node-a"}': 1.0, "fedsim_dataset_problems": 0,
+        }},
         "deep": {
             "failed": [], "unwritable": [], "configurations": [],
             "ways": [], "datasets": [], "pages": "", "killed": [], "synchronised": "yes",
@@ -224,9 +226,9 @@ def test_a_clock_is_wrong_only_beyond_doubt() -> None:
 
 
 def test_a_server_names_missing_nodes_and_what_it_waits_for() -> None:
-    numbers = {"server": {"fedsim_nodes_online": 0.0, 'fedsim_waiting{for="database"}': 1.0}}
+    numbers = {"server": {'fedsim_node_online{node="node-a"}': 0.0, 'fedsim_waiting{for="database"}': 1.0}}
     told = [found.problem for found in findings((SERVER, report(SERVER, metrics=numbers)), (NODE, report(NODE)))]
-    assert told == ["the server has lately heard of 0 of 1 nodes", "the server waits for database"]
+    assert told == ["the server has not heard of node-a lately", "the server waits for database"]
 
 
 def test_a_dead_host_and_different_versions_are_found() -> None:

@@ -295,8 +295,7 @@ class ServerDaemon(Daemon[ServerConfig]):
     def _count(self) -> None:
         self.metrics.tasks.labels("running").set(len(self._running))
         self.metrics.tasks.labels("waiting").set(len(self._waiting))
-        self.metrics.nodes_online.set(len(self._nodes.online()))
-        self.metrics.nodes_configured.set(len(self._nodes.addresses))
+        self.metrics.nodes(self._nodes.addresses, self._nodes.online())
 
     def _idle_status(self) -> str:
         return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"

@@ -195,13 +195,9 @@ def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
     if not numbers:
         yield "the server does not tell its numbers", "systemctl status fedsim-server"
         return
-    nodes = sum(not other.is_server for other in lab.hosts)
-    online = int(numbers.get("fedsim_nodes_online", 0))
-    if online < nodes:
-        yield (
-            f"the server has lately heard of {online} of {nodes} nodes",
-            "journalctl -u fedsim-client on the nodes that the page Nodes shows as offline",
-        )
+    for other in lab.hosts:
+        if not other.is_server and not numbers.get(f'fedsim_node_online{{node="{other.name}"}}'):
+            yield f"the server has not heard of {other.name} lately", f"journalctl -u fedsim-client on {other.name}"
     for what in ("database", "room"):
         if numbers.get(f'fedsim_waiting{{for="{what}"}}'):
             remedy = "systemctl status mariadb" if what == "database" else "make room below /var/lib/fedsim"

@@ -89,7 +89,7 @@ def merged(streams: Iterable[Iterator[Entry]]) -> Iterator[Entry]:
 
 def shown(entry: Entry, colours: dict[str, str], width: int) -> Text:
     """A line for a person."""
-    moment = time.strftime("%m-%d %H:%M:%S", time.localtime(entry.at / 1e6))
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.at / 1e6))
     head = f"{moment}.{entry.at % 1_000_000 // 1000:03d} {entry.host:<{width}} "
     text = Text(head, style=colours[entry.host])
     text.append(f"{entry.unit}: ", style="dim")
