@@ -4,38 +4,31 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from selectors import EVENT_READ, DefaultSelector
 
-from fedsim import __version__
-from fedsim.config import Limits, ServerConfig
-from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.config import ServerConfig
 from fedsim.daemon import Daemon, daemon_main
-from fedsim.errors import BadInput, DiskFull, Unavailable
+from fedsim.errors import DiskFull, Unavailable
 from fedsim.metrics import ServerMetrics
 from fedsim.server.finals import FinalModels
-from fedsim.server.folder import TaskFolder
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
 from fedsim.server.platform import Platform
-from fedsim.server.running import RunningTask
 from fedsim.server.stops import Stops
-from fedsim.server.work import AGGREGATOR, EVALUATOR
+from fedsim.server.tasks import Tasks
 from fedsim.spool.clear import clear_file, clear_task
-from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
-from fedsim.store.interface import Event, Node, Progress, Store, Task, TaskState
-from fedsim.wire.frames import room_for_meta
+from fedsim.store.interface import Node, Progress, Store
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.trust import Credentials
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
-from fedsim.worker.pool import WorkerPool
 
 HOUSEKEEPING_SECONDS = 3600.0
 WATCHDOG_SECONDS = 5.0
@@ -73,10 +66,8 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._platform = Platform(
             self.config, self._store, self._spool, self._outbox, self._nodes, self._finals, self._stops, self.metrics
         )
-        self._running: dict[str, RunningTask] = {}
-        self._waiting: dict[str, tuple[Task, str]] = {}
-        self._own: Inspected | None = None
         self._fork_servers = ForkServers(self._selector)
+        self._tasks = Tasks(self._platform, self._fork_servers)
         self._own_data = OwnData(self._fork_servers, self._inspected)
         self._poll_at = 0.0
         self._housekeeping_at = 0.0
@@ -114,8 +105,8 @@ class ServerDaemon(Daemon[ServerConfig]):
 
     def teardown(self) -> None:
         """Kill the workers; running tasks are taken up again at the next start."""
-        if hasattr(self, "_running"):
-            self._let_go()
+        if hasattr(self, "_tasks"):
+            self._tasks.let_go()
         if hasattr(self, "_own_data"):
             self._own_data.close()
         if hasattr(self, "_fork_servers"):
@@ -146,9 +137,9 @@ class ServerDaemon(Daemon[ServerConfig]):
         self.log.error("disk_full" if self._full else "database_lost", problem=str(error))
         if self._full:
             with suppress(Unavailable):  # the database may lie on the same disk
-                for uid, running in self._running.items():
+                for uid, running in self._tasks.running.items():
                     self._store.set_progress(uid, Progress(running.round, "waiting", (f"the server: {error}",)))
-        self._let_go()
+        self._tasks.let_go()
 
     def _wait_for_room(self) -> None:
         """After the disk was full: until there is room again; a stop ends the wait."""
@@ -186,20 +177,7 @@ class ServerDaemon(Daemon[ServerConfig]):
     def _take_up(self) -> None:
         """Go on with the tasks that were claimed or running."""
         sweep_leftovers(self._spool, self._store)
-        for task in self._store.unfinished_tasks():
-            try:
-                plan = TaskFolder(self._spool.folder(Kind.GLOBALPARAM), task.uid).read_plan()
-            except BadInput as error:  # its model was uninstalled, or another version wrote it
-                self._end_early(task, TaskState.FAILED, f"it cannot be taken up again: {error}")
-                continue
-            if plan is None:
-                self._waiting[task.uid] = (task, "")
-            elif (missing := self._missing_node(plan)) is not None:
-                self._stops.promise(plan.nodes, task.uid, missing)
-                self._end_early(task, TaskState.FAILED, missing)
-                self._stops.tell(plan.nodes, task.uid, missing)
-            else:
-                self._run(plan)
+        self._tasks.take_up()
         self._stops.take_up()
         self._finals.take_up(self._is_finished)
         self._see_nodes()  # last: whatever they report is judged by the tasks that there are
@@ -209,22 +187,12 @@ class ServerDaemon(Daemon[ServerConfig]):
         task = self._store.task_by_uid(uid)
         return None if task is None else task.state.finished
 
-    def _missing_node(self, plan: Plan) -> str | None:
-        gone = [name for name in plan.nodes if name not in self._nodes.addresses]
-        return f"{', '.join(gone)} took part, but server.yml does not name it any more" if gone else None
-
-    def _let_go(self) -> None:
-        for running in self._running.values():
-            running.let_go()
-        self._running.clear()
-        self._waiting.clear()
-
     def _inspect(self) -> None:
         """Look at the server's own data sets, in a worker; plans wait for what it says."""
         self._own_data.look(Wanted(self.config.data, tuple(self.config.datasets), device="cpu"))
 
     def _inspected(self, inspected: Inspected) -> None:
-        self._own = inspected
+        self._tasks.own = inspected
         self._poll_at = 0.0
 
     # ------------------------------------------------------------ what happens
@@ -235,14 +203,14 @@ class ServerDaemon(Daemon[ServerConfig]):
             arrived[item.id.kind].append(item)
         if arrived[Kind.HELLO]:
             self._see_nodes()
-            self._start_waiting()
+            self._tasks.start_waiting()
         late = set()
         for item in (*arrived[Kind.TESTSET], *arrived[Kind.LOCALPARAM]):
             uid = item.id.task or ""
-            running = self._running.get(uid)
+            running = self._tasks.running.get(uid)
             if running is not None:
                 running.arrived(item)
-            elif uid not in self._waiting:
+            elif uid not in self._tasks:
                 late.add(uid)
         for uid in late:  # for a task that is over
             clear_task(self._spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
@@ -254,7 +222,7 @@ class ServerDaemon(Daemon[ServerConfig]):
             if outcome.file_id.kind is Kind.STOP:
                 self._stops.sent(outcome)
                 continue
-            running = self._running.get(outcome.file_id.task or "")
+            running = self._tasks.running.get(outcome.file_id.task or "")
             if running is not None:
                 running.sent(outcome)
             else:
@@ -266,150 +234,50 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._store.record_node(Node(name, known.at, known.hello.model_dump(mode="json")))
             reports = {report.task: report for report in known.hello.tasks}
             self._finals.reported(name, reports)
-            for uid, running in list(self._running.items()):
+            for uid, running in self._tasks.running.items():
                 running.node_reported(name, reports.pop(uid, None))
             for uid, report in reports.items():
                 # The node still holds a task that is over: it missed the end.
                 missed = report.state != "closing" and not self._finals.owes(name, uid)
-                if missed and uid not in self._waiting:
+                if missed and uid not in self._tasks:
                     self._stops.tell([name], uid, "the task is over")
 
     def _time_passed(self) -> None:
         now = time.monotonic()
         self._outbox.check()
         self._own_data.tick()
-        for running in self._running.values():
+        for running in self._tasks.running.values():
             if running.wake_at is not None and now >= running.wake_at:
                 running.tick()
         if now >= self._poll_at:
             self._poll_at = now + self.config.poll_seconds
-            self._poll()
+            self._look()
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_SECONDS
             self._store.keep_nodes(self._nodes.addresses)
             apply_retention(self._checkpoints, self._store, self.config.retention, time.time())
-        self._reap()
+        if self._tasks.reap():
+            self._poll_at = 0.0
         self._count()
-        self.status("; ".join(running.status for running in self._running.values()) or self._idle_status())
+        self.status(self._tasks.status)
 
-    def _count(self) -> None:
-        self.metrics.tasks.labels("running").set(len(self._running))
-        self.metrics.tasks.labels("waiting").set(len(self._waiting))
-        self.metrics.nodes(self._nodes.addresses, self._nodes.online())
-
-    def _idle_status(self) -> str:
-        return "; ".join(f"task {task.number}: {why}" for task, why in self._waiting.values()) or "waiting for a task"
-
-    def _next_wake(self) -> float:
-        wakes = [self._poll_at, self._housekeeping_at, self._own_data.wake_at]
-        for running in self._running.values():
-            wakes += [at for at in (running.wake_at, running.show()) if at is not None]
-        return min(wakes)
-
-    # ------------------------------------------------------------ tasks
-
-    def _poll(self) -> None:
+    def _look(self) -> None:
         """Look at the database: stops, deletions, new tasks. What signals hint at is found here without them, too."""
         for item in (*self._spool.arrived(Kind.INITPARAM), *self._spool.arrived(Kind.STOP)):
             clear_file(item.path)
-        for task in self._store.unfinished_tasks():
-            if task.stop_requested:
-                self._stop(task)
+        self._tasks.look()
         delete_tasks(self._checkpoints, self._finals, self._store)
-        for running in self._running.values():
-            if (missing := self._missing_node(running.plan)) is not None:
-                running.broken(missing)
-        self._start_waiting()
-        # A task that waits for its nodes holds nobody up: the next is claimed as well.
-        while self._own is not None and len(self._running) < self.config.max_running_tasks:
-            claimed = self._store.claim_next_task(time.time())
-            if claimed is None:
-                break
-            self.log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
-            self._waiting[claimed.uid] = (claimed, "")
-            self._plan(claimed.uid, self._own)
 
-    def _stop(self, task: Task) -> None:
-        running = self._running.get(task.uid)
-        if running is not None:
-            running.stop("stopped by a user")
-        elif self._waiting.pop(task.uid, None) is not None:
-            self._end_early(task, TaskState.STOPPED, "stopped by a user before it started")
+    def _count(self) -> None:
+        self.metrics.tasks.labels("running").set(len(self._tasks.running))
+        self.metrics.tasks.labels("waiting").set(len(self._tasks.waiting))
+        self.metrics.nodes(self._nodes.addresses, self._nodes.online())
 
-    def _start_waiting(self) -> None:
-        """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
-        if self._own is None:
-            return
-        for uid in sorted(self._waiting, key=lambda uid: self._waiting[uid][0].number):
-            if len(self._running) >= self.config.max_running_tasks:
-                return
-            self._plan(uid, self._own)
-
-    def _plan(self, uid: str, own: Inspected) -> None:
-        task, said = self._waiting[uid]
-        wanted = task.settings.dataset
-        last_model = FileId(kind=Kind.GLOBALPARAM, task=uid, round=task.settings.num_rounds + 1)
-        plan = make_plan(
-            task=uid,
-            number=task.number,
-            settings=task.settings,
-            hellos=self._nodes.online(),
-            not_heard=self._nodes.not_heard(),
-            server_dataset=next((dataset for dataset in own.datasets if dataset.name == wanted), None),
-            server_problem=own.unusable.get(wanted),
-            # Nobody knows here what the nodes' receivers are set to; what they take by default, each should.
-            broadcast_bytes=room_for_meta(Limits().max_header_bytes, last_model),
-            version=__version__,
-        )
-        match plan:
-            case Waiting(reason):
-                if reason != said:
-                    self.log.info("task_waits", task=task.number, reason=reason)
-                    self._store.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
-                    self._waiting[uid] = (task, reason)
-            case Impossible(reason):
-                del self._waiting[uid]
-                self._end_early(task, TaskState.FAILED, reason)
-            case Plan():
-                del self._waiting[uid]
-                TaskFolder(self._spool.folder(Kind.GLOBALPARAM), uid).write_plan(plan)
-                self._run(plan)
-
-    def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
-        self._store.move_task(task.uid, state, reason=reason, now=time.time())
-        clear_task(self._spool, task.uid)
-        self._store.add_event(Event(time.time(), state.value, reason, task=task.number))
-        self.log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
-        self.metrics.ended.labels(state.value).inc()
-
-    def _run(self, plan: Plan) -> None:
-        self._store.set_nodes(plan.task, plan.nodes)
-        workers = WorkerPool(
-            (AGGREGATOR, EVALUATOR),
-            self._fork_servers,
-            self._workers_ready(plan.task),
-            threads=self.config.threads_per_worker,
-            max_restarts=self.config.max_worker_restarts,
-            log={"task": plan.number},
-            version=plan.version,
-            on_death=self.metrics.worker_restarts.inc,
-        )
-        running = RunningTask(plan, self._platform, workers)
-        self._running[plan.task] = running
-        running.start()
-
-    def _workers_ready(self, uid: str) -> Callable[[], None]:
-        def ready() -> None:
-            if uid in self._running:
-                self._running[uid].workers_ready()
-
-        return ready
-
-    def _reap(self) -> None:
-        """Forget the tasks that have ended, and look for the next."""
-        for uid in [uid for uid, running in self._running.items() if running.outcome is not None]:
-            del self._running[uid]
-            self._poll_at = 0.0
+    def _next_wake(self) -> float:
+        wakes = [self._poll_at, self._housekeeping_at, self._own_data.wake_at]
+        for running in self._tasks.running.values():
+            wakes += [at for at in (running.wake_at, running.show()) if at is not None]
+        return min(wakes)
 
 
 def main() -> None:
