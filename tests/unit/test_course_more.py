@@ -311,6 +311,21 @@ def test_a_node_that_gives_a_task_up_holds_no_workers(event: on_node.Event) -> N
     assert ready_node().handle(event) == [on_node.EndWorkers(), on_node.Report()]
 
 
+@pytest.mark.parametrize("event", [on_node.Failed("no such file", round=1), on_node.Diverged(1, 0)], ids=repr)
+@pytest.mark.parametrize(
+    "next_model",
+    [Broadcast(used_through=1, chunks=(Chunk(id=0, clients=(0,)),)), Broadcast(used_through=1, final=True)],
+    ids=["next round", "final"],
+)
+def test_a_chunk_of_a_round_that_went_on_without_it_fails_nothing(event: on_node.Event, next_model: Broadcast) -> None:
+    course = ready_node()
+    course.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),))))
+    course.handle(on_node.GlobalArrived(2, next_model))
+    before = course.report
+    assert course.handle(event) == [on_node.ClearUpdates(1)]
+    assert course.report == before
+
+
 def test_a_reason_of_any_length_can_be_reported() -> None:
     course = ready_node()
     course.handle(on_node.Failed("x" * 10_000))

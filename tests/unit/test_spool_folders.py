@@ -319,6 +319,23 @@ def test_a_file_that_is_used_before_its_name_is_durable_was_put_into_place(tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+class SweptAtOnce(PosixPath):
+    """A folder that the receiver's sweep takes away as soon as it has its temporary name."""
+
+    def rename(self, target: str | os.PathLike[str]) -> SweptAtOnce:
+        super().rename(target)
+        clear_leftovers(Spool(self.parents[2]), -60.0)
+        return self
+
+
+def test_a_folder_that_is_swept_while_it_is_removed_is_removed(tmp_path: Path) -> None:
+    folder = SweptAtOnce(Spool(tmp_path).folder(Kind.LOCALPARAM) / "task" / "round-000001")
+    folder.mkdir(parents=True)
+    (folder / "node-a.npy").touch()
+    remove_tree(folder)
+    assert list(Path(folder).parent.iterdir()) == []
+
+
 def test_a_file_that_vanished_before_it_had_its_name_was_not(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         move_into_place(tmp_path / "come.part", tmp_path / "round-000001" / "node-a.npy")

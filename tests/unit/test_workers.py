@@ -20,7 +20,16 @@ from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
 from fedsim.worker import host_jobs
 from fedsim.worker.forking import ForkServers
-from fedsim.worker.jobs import Aggregate, HostInspected, InspectHost, JobFailed, Reply, WeightedFile, encode_job
+from fedsim.worker.jobs import (
+    Aggregate,
+    HostInspected,
+    InspectHost,
+    JobFailed,
+    MakeInitialModel,
+    Reply,
+    WeightedFile,
+    encode_job,
+)
 from fedsim.worker.life import Worker
 from fedsim.worker.pool import WorkerPool
 
@@ -99,6 +108,45 @@ def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:
         assert not selector.get_map()
     assert open_descriptors() == before
     assert psutil.Process().children() == children
+
+
+def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkServers, tmp_path: Path) -> None:
+    workers = pool(servers, max_restarts=0)
+    settings = TaskSettings(model="logistic", dataset="digits")
+    workers.give(
+        MakeInitialModel(settings=settings, feature_shape=(8, 8), num_classes=10, out=tmp_path / "round-000000")
+    )
+    workers.close()
+    assert servers.selector.select(60), "it has begun, which nobody here hears yet"
+    psutil.wait_procs(workers_of(psutil.Process()))
+    while not servers.of(1).idle:
+        turn(servers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_reply_and_the_end_after_it_are_both_told_at_once(servers: ForkServers) -> None:
+    deaths: list[str] = []
+    workers = WorkerPool(
+        ["only"],
+        servers,
+        lambda: None,
+        threads=1,
+        max_restarts=1,
+        log={"task": 1},
+        version=__version__,
+        on_death=lambda: deaths.append("died"),
+    )
+    workers.give(InspectHost(device="cpu"))
+    worker = the_worker(servers)
+    turn(servers)  # it has begun, and gets its job
+    assert servers.selector.select(60), "its reply"
+    worker.kill()
+    while not servers.of(1).idle:  # its end is heard of, and nobody has asked for the reply
+        turn(servers)
+    (reply,), _ = workers.replies()
+    assert isinstance(reply, HostInspected)
+    assert deaths == ["died"]
+    workers.close()
 
 
 def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(servers: ForkServers) -> None:

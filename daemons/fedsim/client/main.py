@@ -77,7 +77,8 @@ class ClientDaemon(Daemon[ClientConfig]):
         self._orphans: set[str] = set()
         self._sweep_at = time.monotonic() + SWEEP_SECONDS
         keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
-        for uid in sorted(clear_other_tasks(self._spool, keep)):
+        # Another `initparam` may come at this moment.
+        for uid in sorted(clear_other_tasks(self._spool, keep, set(Kind) - {Kind.INITPARAM})):
             self.log.info("leftovers_swept", uid=uid)
         self._look_at_data()
 
@@ -192,7 +193,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             self.config, self._inspected, [running.report for running in self._running.values()], remarks
         )
         body = hello.model_dump_json().encode()
-        self._outbox.send(self._server, FileId(kind=Kind.HELLO), body, instead=True)
+        self._outbox.send_newest(self._server, FileId(kind=Kind.HELLO), body)
 
     # ------------------------------------------------------------ tasks
 

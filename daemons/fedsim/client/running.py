@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.client.begun import Begun
-from fedsim.client.leaving import LeavingLog
+from fedsim.client.leaving import Leaving, LeavingLog
 from fedsim.client.story import Story
 from fedsim.config import ClientConfig, DataSetConfig
 from fedsim.course import node as course
@@ -55,6 +55,9 @@ class RunningTask:
         self._platform = platform
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
+        self._leaving = Leaving(platform.leaving, assignment, platform.server.name)
+        for update in self._updates.all():  # sent before a restart, as far as this process knows
+            self._leaving.goes(self._update_id(update), update.path.stat().st_size, int(update.meta["num_examples"]))
         self._begun = Begun(self._folder)
         self._story = Story(assignment, platform.metrics, self._updates)
         self._log = self._story.log
@@ -127,7 +130,7 @@ class RunningTask:
         file = outcome.file_id
         self._story.sent(outcome)
         if outcome.delivered:
-            self._platform.leaving.note(self.assignment, outcome, self._num_examples(file))
+            self._leaving.taken(outcome)
             if file.kind is Kind.TESTSET:
                 clear_file(self._platform.spool.path(file, self._platform.config.name))
         elif outcome.status is Status.REFUSED:
@@ -166,7 +169,7 @@ class RunningTask:
             case jobs.JobFailed(disk_full=True, reason=reason):
                 raise DiskFull(reason)
             case jobs.JobFailed():
-                self._happened(course.Failed(reply.reason, refused=reply.refused))
+                self._happened(course.Failed(reply.reason, refused=reply.refused, round=reply.round))
 
     # ------------------------------------------------------------ carrying out
 
@@ -202,9 +205,7 @@ class RunningTask:
                     if update.chunk == chunk_id:
                         self._send_update(update)
             case course.ClearUpdates(through):
-                self._platform.outbox.cancel(
-                    lambda file: file.task == self.uid and file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
-                )
+                self._forget(lambda file: file.kind is Kind.LOCALPARAM and (file.round or 0) <= through)
                 self._updates.clear(through)
             case course.ClearGlobals(before):
                 for item in self._platform.spool.arrived(Kind.GLOBALPARAM, self.uid):
@@ -215,10 +216,16 @@ class RunningTask:
             case course.EndWorkers():
                 self._end_workers()
             case course.End():
+                self._forget(lambda _: True)
                 self.let_go()
                 clear_task(self._platform.spool, self.uid)
                 self._log.info("task_ended", round=self._course.round)
                 self._platform.announce()
+
+    def _forget(self, unwanted: Callable[[FileId], bool]) -> None:
+        """Files of this task are about to be cleared."""
+        self._platform.outbox.cancel(lambda file: file.task == self.uid and unwanted(file))
+        self._leaving.forget(unwanted)
 
     def _worked(self) -> None:
         """Note which versions' workers work for the task, and say so where they are not those that it began with."""
@@ -256,13 +263,18 @@ class RunningTask:
             self._pool.give(job)
 
     def _send_update(self, update: OwnUpdate) -> None:
-        file = FileId(kind=Kind.LOCALPARAM, task=self.uid, round=update.round, chunk=update.chunk, client=update.client)
+        file = self._update_id(update)
+        self._leaving.goes(file, update.path.stat().st_size, int(update.meta["num_examples"]))
         outbox = self._platform.outbox
         outbox.send(self._platform.server, file, update.path, meta=update.meta, digest=update.digest)
+
+    def _update_id(self, update: OwnUpdate) -> FileId:
+        return FileId(kind=Kind.LOCALPARAM, task=self.uid, round=update.round, chunk=update.chunk, client=update.client)
 
     def _send_testset(self) -> None:
         for file in self._testset_files():
             path = self._platform.spool.path(file, self._platform.config.name)
+            self._leaving.goes(file, path.stat().st_size)
             self._platform.outbox.send(self._platform.server, file, path)
 
     def _testset_files(self) -> tuple[FileId, FileId]:
@@ -329,12 +341,6 @@ class RunningTask:
         if self.assignment.settings.linear:
             return {(chunk.id, None)}
         return {(chunk.id, client) for client in chunk.clients}
-
-    def _num_examples(self, file: FileId) -> int | None:
-        for update in self._updates.of_round(file.round or 0):
-            if (update.chunk, update.client) == (file.chunk, file.client):
-                return int(update.meta["num_examples"])
-        return None
 
 
 def refusal(assignment: Assignment, config: ClientConfig) -> str | None:

@@ -48,10 +48,14 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task cannot go on here; `refused` where the institution's limits forbid it."""
+    """The task cannot go on here; `refused` where the institution's limits forbid it.
+
+    `round` is that of the chunk that could not be trained, None where it was something else that failed.
+    """
 
     reason: str
     refused: bool = False
+    round: int | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,9 @@ class NodeCourse:
                 return self._global_arrived(number, broadcast)
             case Trained(number, chunk):
                 return self._chunk_trained(number, chunk)
+            # The server goes on without a chunk of an earlier round, whose files may be gone already.
+            case Diverged(number) | Failed(round=int(number)) if self._is_over(number):
+                return [ClearUpdates(number)]
             case Diverged(number, client):
                 self.round = number
                 return self._give_up("diverged", f"client {client}'s parameters are no longer finite")
@@ -198,6 +205,10 @@ class NodeCourse:
             case FinalKept() | Stopped():
                 self.ended = True
                 return [End()]
+
+    def _is_over(self, number: int) -> bool:
+        """Whether nobody waits for updates of this round any more."""
+        return number < self.round or self._state == "closing"
 
     def _loaded(self, num_examples: tuple[tuple[int, int], ...]) -> list[Action]:
         if self._state != "loading":  # a further worker, or one that was started anew
@@ -237,8 +248,8 @@ class NodeCourse:
         return actions + self._train()
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
-        if number != self.round:
-            return [ClearUpdates(self.round - 1)]
+        if self._is_over(number):
+            return [ClearUpdates(number)]
         self._trained.add((number, chunk))
         return [SendUpdates(number, chunk)]
 

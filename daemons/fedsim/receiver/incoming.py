@@ -152,14 +152,17 @@ class IncomingFile:
         if place.metadata is not None:
             if place.final.exists():  # the place was empty when this file took it, and only a file in it may come here
                 raise Refused("conflict", f"another {self.header.id.kind} was put into its place meanwhile")
-            write_bytes(metadata_path(place.final), place.metadata)
+            self._write_metadata(place.metadata)
         move_into_place(place.partial, place.final)
 
     def _replace_metadata(self) -> None:
         place = self.destination
         if not place.final.exists() or place.metadata is None:
             raise Refused("busy", "the file that was here is used up; offer it again", retry=True)
-        write_bytes(metadata_path(place.final), place.metadata)
+        self._write_metadata(place.metadata)
+
+    def _write_metadata(self, metadata: bytes) -> None:
+        write_bytes(metadata_path(self.destination.final), metadata, by_way_of=self.destination.partial.parent)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:

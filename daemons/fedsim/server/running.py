@@ -99,6 +99,8 @@ class RunningTask:
 
     def node_reported(self, node: str, report: TaskReport | None) -> None:
         """A node announced itself."""
+        if self.outcome is not None:
+            return
         if report is not None and node in self.plan.nodes:
             self._worked(node, report.versions)
         self._happened(course.NodeReported(node, report))
@@ -123,6 +125,9 @@ class RunningTask:
             self._happened(course.TestsetArrived())
 
     def _update_arrived(self, item: Arrived) -> None:
+        if self.outcome is not None or (item.id.round or 0) <= self._course.committed:
+            clear_file(item.path)  # too late; its metadata may have been cleared before it came
+            return
         try:
             metadata = item.metadata()
             update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from fedsim import __version__
 from fedsim.config import Limits
 from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, Unavailable
 from fedsim.log import get_logger
 from fedsim.server.folder import TaskFolder
 from fedsim.server.platform import Platform
@@ -178,7 +178,11 @@ class Tasks:
             version=plan.version,
             on_death=self._platform.metrics.worker_restarts.inc,
         )
-        running = RunningTask(plan, self._platform, workers)
+        try:
+            running = RunningTask(plan, self._platform, workers)
+        except Unavailable:
+            workers.close()
+            raise
         self.running[plan.task] = running
         running.start()
 

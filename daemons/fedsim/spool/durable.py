@@ -61,10 +61,14 @@ def move_into_place(temporary: Path, final: Path) -> None:
 
 
 @contextmanager
-def replacing(final: Path, mode: int = FILE_MODE) -> Iterator[BinaryIO]:
-    """A file to write into, which durably takes the name `final` when the block ends well and is gone when not."""
-    make_folder(final.parent)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}")
+def replacing(final: Path, mode: int = FILE_MODE, by_way_of: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write into, which durably takes the name `final` when the block ends well and is gone when not.
+
+    Until then it lies beside `final`; or, where somebody may clear that folder away meanwhile, in `by_way_of`.
+    """
+    folder = by_way_of or final.parent
+    make_folder(folder)
+    temporary = folder / f".{final.name}.{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb", buffering=0) as file:
@@ -83,9 +87,9 @@ def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def write_bytes(final: Path, data: bytes, mode: int = FILE_MODE) -> None:
-    """Durably write a small file; `mode` is what the process's umask leaves of it."""
-    with replacing(final, mode) as file:
+def write_bytes(final: Path, data: bytes, mode: int = FILE_MODE, by_way_of: Path | None = None) -> None:
+    """Durably write a small file; `mode` is what the process's umask leaves of it, for `by_way_of` see `replacing`."""
+    with replacing(final, mode, by_way_of) as file:
         write_all(file, data)
 
 
@@ -102,7 +106,8 @@ def remove_file(path: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed.
 
-    It is renamed first, so that what somebody else puts under the old name meanwhile is not in the way, and stays.
+    It is renamed first, so that what somebody else puts under the old name meanwhile is not in the way, and stays. A
+    sweep (see `clear_leftovers`) may take a part of it away at the same time.
     """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
@@ -112,4 +117,6 @@ def remove_tree(folder: Path) -> None:
         folder.rename(aside)
     except FileNotFoundError:
         return
-    shutil.rmtree(aside)
+    while aside.exists():
+        with suppress(FileNotFoundError):
+            shutil.rmtree(aside)

@@ -65,14 +65,19 @@ class OwnUpdates:
                 found.append(OwnUpdate(number, int(match[1]), client, path, content["digest"], content["meta"]))
         return found
 
+    def all(self) -> list[OwnUpdate]:
+        """The updates of all rounds."""
+        return [update for number in self._rounds() for update in self.of_round(number)]
+
     def clear(self, through: int) -> None:
         """Remove the updates of rounds up to this one."""
-        if not self._folder.is_dir():
-            return
-        for folder in list(self._folder.iterdir()):
-            match = _ROUND.fullmatch(folder.name)
-            if match and int(match[1]) <= through:
-                remove_tree(folder)
+        for number in self._rounds():
+            if number <= through:
+                remove_tree(self._round(number))
+
+    def _rounds(self) -> list[int]:
+        there = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(int(match[1]) for path in there if (match := _ROUND.fullmatch(path.name)))
 
     def _round(self, number: int) -> Path:
         return self._folder / f"round-{number:06d}"

@@ -79,11 +79,13 @@ class Channel:
         """Take a transfer in; it wakes a channel that waits before trying again."""
         self._post(lambda: self._accept(transfer))
 
-    def cancel(self, transfer: Transfer) -> None:
-        """End a transfer."""
-        self._post(lambda: self._cancelled(transfer))
+    def cancel(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
+        """End a transfer; or, with `unless_offered`, only if the peer has not heard of it."""
+        self._post(lambda: self._cancelled(transfer, unless_offered=unless_offered))
 
-    def _cancelled(self, transfer: Transfer) -> None:
+    def _cancelled(self, transfer: Transfer, *, unless_offered: bool) -> None:
+        if unless_offered and transfer.outgoing is not None and transfer.outgoing.offered:
+            return
         self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled")
         self._tell()
 

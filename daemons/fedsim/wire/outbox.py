@@ -15,7 +15,7 @@ from typing import Any
 
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.sender import Outcome, Sender, Transfer
+from fedsim.wire.sender import Outcome, Sender, Status, Transfer
 from fedsim.wire.trust import Credentials
 
 
@@ -28,6 +28,7 @@ class Outbox:
         self._troubles: dict[Peer, str] = {}
         self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
         self._ended: deque[tuple[object, Outcome]] = deque()
+        self._newer: dict[tuple[Peer, FileId], bytes] = {}
 
     def fileno(self) -> int:
         """For the daemon's selector."""
@@ -42,17 +43,11 @@ class Outbox:
         meta: dict[str, Any] | None = None,
         digest: str | None = None,
         give_up_after: float | None = None,
-        instead: bool = False,
     ) -> None:
-        """Send a file until it has arrived.
-
-        If it is on its way already, nothing happens; or, with `instead`, this one takes its place (newer content).
-        """
+        """Send a file until it has arrived. If it is on its way already, nothing happens."""
         key = (peer, file)
         if key in self._underway:
-            if not instead:
-                return
-            self._underway[key][1].cancel()
+            return
         token = object()
 
         def on_done(outcome: Outcome) -> None:  # in a thread of the sender
@@ -63,6 +58,17 @@ class Outbox:
             peer, file, source, meta=meta, digest=digest, give_up_after=give_up_after, on_done=on_done
         )
         self._underway[key] = (token, transfer)
+
+    def send_newest(self, peer: Peer, file: FileId, content: bytes) -> None:
+        """Send a file of which only the newest content counts.
+
+        One that is on its way gives way, or is waited for if the peer has it in hand already: it could not take both.
+        """
+        if (peer, file) in self._underway:
+            self._newer[peer, file] = content
+            self._underway[peer, file][1].give_way()
+        else:
+            self.send(peer, file, content)
 
     def ended(self) -> list[Outcome]:
         """How transfers ended since the last call; those that were cancelled are not told."""
@@ -76,7 +82,10 @@ class Outbox:
             key = (outcome.peer, outcome.file_id)
             if key in self._underway and self._underway[key][0] is token:
                 del self._underway[key]
-                outcomes.append(outcome)
+                if outcome.status is not Status.CANCELLED:
+                    outcomes.append(outcome)
+                if key in self._newer:
+                    self.send(*key, self._newer.pop(key))
         return outcomes
 
     def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
@@ -87,6 +96,7 @@ class Outbox:
         for (peer, file), (_, transfer) in list(self._underway.items()):
             if peer not in peers and file.kind is not Kind.STOP:
                 del self._underway[peer, file]
+                self._newer.pop((peer, file), None)
                 transfer.cancel()
         self._sender.reload(credentials, peers)
 
@@ -116,6 +126,7 @@ class Outbox:
         for (peer, file), (_, transfer) in list(self._underway.items()):
             if unwanted(file):
                 del self._underway[peer, file]
+                self._newer.pop((peer, file), None)
                 transfer.cancel()
 
     def close(self) -> None:

@@ -41,6 +41,11 @@ class Outgoing:
     bytes_on_wire: int = 0
 
     @property
+    def offered(self) -> bool:
+        """Whether the other side hears of it."""
+        return self.id > 0
+
+    @property
     def inline(self) -> bool:
         """Whether the whole file lies in its OFFER."""
         return self.header.size <= INLINE_BYTES

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fedsim.spool.files import FileHeader, FileId
 from fedsim.wire.outgoing import Outgoing
@@ -47,12 +47,19 @@ class Outcome:
         return self.status is Status.DELIVERED
 
 
+class Cancel(Protocol):
+    """How a channel ends a transfer."""
+
+    def __call__(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
+        """End it, or only if the peer has not heard of it."""
+
+
 class Transfer:
-    """A file on its way to a peer; `cancel` may be called from any thread."""
+    """A file on its way to a peer; `cancel` and `give_way` may be called from any thread."""
 
     def __init__(
         self,
-        cancel: Callable[[Transfer], None],
+        cancel: Cancel,
         file_id: FileId,
         what: Path | bytes,
         meta: dict[str, Any],
@@ -81,3 +88,7 @@ class Transfer:
     def cancel(self) -> None:
         """Stop sending; the outcome then says `cancelled`, unless it ended before."""
         self._cancel(self)
+
+    def give_way(self) -> None:
+        """Stop sending if the peer has not heard of it; else it goes on to its end."""
+        self._cancel(self, unless_offered=True)

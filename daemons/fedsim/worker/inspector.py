@@ -73,8 +73,9 @@ class _Look:
     def result(self) -> Inspected | None:
         """What was found, or None as long as it is not done."""
         try:
-            for reply in self._process.replies() if self._process is not None else ():
-                self._note(reply)
+            while self._process is not None and (replies := self._process.replies()):
+                for reply in replies:
+                    self._note(reply)
         except WorkerGone as gone:
             self.close()
             self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that looked at it {gone}"))

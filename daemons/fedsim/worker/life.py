@@ -58,6 +58,12 @@ class Worker:
 
     def do(self, job: Job) -> Reply:
         """The job's reply; what a person must know about a failure is in it."""
+        reply = self._try(job)
+        if isinstance(reply, JobFailed):
+            return reply.model_copy(update={"round": getattr(job, "round", None)})
+        return reply
+
+    def _try(self, job: Job) -> Reply:
         try:
             with noticing_a_full_disk():
                 return self._do(job)

@@ -86,10 +86,11 @@ class WorkerPool:
         replies: list[Reply] = []
         for desk in self._desks:
             try:
-                for reply in desk.process.replies():
-                    if desk.jobs.popleft() is not self._first:
-                        desk.deaths = 0
-                    replies.append(reply)
+                while come := desk.process.replies():
+                    for reply in come:
+                        if desk.jobs.popleft() is not self._first:
+                            desk.deaths = 0
+                        replies.append(reply)
             except WorkerGone as gone:
                 desk.deaths += 1
                 self._on_death()

@@ -69,6 +69,8 @@ class WorkerProcess:
         self.pid, self._pidfd = pid, pidfd
         if self._closed:
             self._end()
+        else:
+            self._send()
 
     def ended(self, how: str) -> None:
         """Told by the fork server; `replies` tells it on when every reply is told."""
@@ -77,12 +79,15 @@ class WorkerProcess:
             self._on_ready()
 
     def give(self, job: Job) -> None:
-        """Hand over a job; jobs are done in order. What the worker does not take yet is sent when it does."""
+        """Hand over a job; jobs are done in order. What the worker does not take yet is sent when it does.
+
+        Before the worker has begun nothing is sent, so that one that is closed by then finds nothing to do.
+        """
         self._unsent += encode_job(job)
         self._send()
 
     def replies(self) -> list[Reply]:
-        """Every reply that has come.
+        """The replies that have come. Ask until there are none: the end is told by itself, and nothing wakes for it.
 
         Raises:
             WorkerGone: if the process has ended and no whole reply is left.
@@ -119,7 +124,7 @@ class WorkerProcess:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send(self) -> None:
-        if not self._connected:
+        if not self._connected or self.pid is None:
             return
         try:
             while self._unsent:
