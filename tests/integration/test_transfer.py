@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import select
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 from inotify_simple import INotify, flags
 from transfer_support import (
+    HELLO,
+    NODE,
     PATIENCE,
     RECEIVER,
     SERVER,
@@ -23,6 +27,8 @@ from transfer_support import (
     Proxy,
     files_in,
     global_id,
+    hello_body,
+    local_id,
     model_file,
     node_config,
     peer_of,
@@ -38,6 +44,7 @@ from transfer_support import (
 from fedsim.errors import BadInput, Refused, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
+from fedsim.spool.clear import clear_round
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.spool.layout import Spool, read_metadata
 from fedsim.spool.npy import hash_file, open_vector
@@ -397,18 +404,79 @@ def test_a_foreign_program_on_the_port_is_waited_out_and_named(tmp_path: Path) -
             assert outcomes.wait(1)[0].delivered
 
 
+def ended(outbox: Outbox, count: int) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    while len(outcomes) < count:
+        assert select.select([outbox], [], [], PATIENCE)[0]
+        outcomes += outbox.ended()
+    return outcomes
+
+
 def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, receiving(node_config(tmp_path)) as receiver:
         outbox = Outbox(SERVER, None)
         old, new = peer_of(receiver, int(elsewhere.getsockname()[1])), peer_of(receiver)
         outbox.send(old, stop_id(), stop_body())
         outbox.redirect(old, new)
-        outcomes: list[Outcome] = []
-        while not outcomes:
-            assert select.select([outbox], [], [], PATIENCE)[0]
-            outcomes = outbox.ended()
+        outcomes = ended(outbox, 1)
         outbox.close()
         assert [(outcome.peer, outcome.delivered) for outcome in outcomes] == [(new, True)]
+
+
+def test_of_a_file_that_changes_a_peer_that_was_away_gets_the_newest_alone(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody, closing(Outbox(NODE, None)) as outbox:
+        port = int(nobody.getsockname()[1])
+        peer = Peer("server", "127.0.0.1", port)
+        for number in (1, 2, 3):
+            outbox.send_newest(peer, HELLO, hello_body("node-1", number))
+        nobody.close()
+        with receiving(server_config(tmp_path, listen={"port": port})) as receiver:
+            assert [outcome.delivered for outcome in ended(outbox, 1)] == [True]
+            assert receiver.spool.path(HELLO, "node-1").read_bytes() == hello_body("node-1", 3)
+            assert receiver.counts()["files_stored"] == 1
+
+
+def test_a_file_that_changes_while_the_peer_makes_it_durable_follows_and_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, released = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        assert released.wait(PATIENCE)
+        fsync(descriptor)
+
+    with receiving(server_config(tmp_path)) as receiver, closing(Outbox(NODE, None)) as outbox:
+        monkeypatch.setattr(os, "fsync", slow)
+        outbox.send_newest(peer_of(receiver), HELLO, hello_body("node-1", 1))
+        assert begun.wait(PATIENCE)
+        outbox.send_newest(peer_of(receiver), HELLO, hello_body("node-1", 2))
+        outbox.send(peer_of(receiver), HELLO.model_copy(update={"kind": Kind.STOP, "task": TASK}), stop_body())
+        (stop,) = ended(outbox, 1)  # refused, so that whatever was to be said before has been said
+        assert stop.status is Status.REFUSED
+        released.set()
+        assert [outcome.delivered for outcome in ended(outbox, 2)] == [True, True]
+        assert receiver.spool.path(HELLO, "node-1").read_bytes() == hello_body("node-1", 2)
+        assert receiver.counts()["files_refused"] == 1
+
+
+@pytest.mark.parametrize("after", range(7))
+def test_an_update_whose_round_is_cleared_while_it_becomes_durable_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    fsync, count = os.fsync, itertools.count()
+    with receiving(server_config(tmp_path)) as receiver:
+
+        def cleared_meanwhile(descriptor: int) -> None:
+            fsync(descriptor)
+            if next(count) == after:
+                clear_round(receiver.spool, Kind.LOCALPARAM, TASK, 1)
+
+        monkeypatch.setattr(os, "fsync", cleared_meanwhile)
+        model_file(tmp_path / "u.npy", 1000)
+        assert send_now(receiver, NODE, local_id(), tmp_path / "u.npy").delivered
+        assert "files_refused" not in receiver.counts()
 
 
 def test_a_wrong_digest_is_refused_after_a_few_tries(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def stop_body(task: str = TASK) -> bytes:
     return json.dumps({"task": task, "reason": "enough"}).encode()
 
 
-def hello_body(node: str) -> bytes:
-    told = HelloMessage(node=node, version=__version__, sent_at=1.0, clients=3, engine=Engine())
+def hello_body(node: str, sent_at: float = 1.0) -> bytes:
+    told = HelloMessage(node=node, version=__version__, sent_at=sent_at, clients=3, engine=Engine())
     return told.model_dump_json().encode()
 
 
