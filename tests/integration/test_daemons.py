@@ -42,7 +42,7 @@ def everybody_comes_back(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 # Rounds of a second or so, so that there is a middle to be disturbed in.
-LONG = {"local_epochs": 40, "num_rounds": 4}
+LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 def change(lab: Platform, process: str, **keys: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_node_away_at_the_end_gets_the_final_model_also_from_a_restarted_serve
     lab.kill("node-b")
     lab.kill("node-b-receiver")
     task = lab.completed(number)
-    assert task.reason == "4 rounds done; the final model still goes to node-b"
+    assert task.reason == "8 rounds done; the final model still goes to node-b"
     kept = lab.server_spool / "final" / task.uid
     assert {path.name for path in kept.iterdir()} == {"model.npy", "delivery.json"}
     lab.await_gone(lab.server_spool / "globalparam", task.uid)

@@ -17,7 +17,7 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Aggregate, JobFailed, WeightedFile
 from fedsim.worker.process import WorkerProcess
 
-LONG = {"local_epochs": 40, "num_rounds": 4}
+LONG = {"local_epochs": 40, "num_rounds": 8}
 MIB = 1 << 20
 
 
@@ -56,7 +56,7 @@ def test_a_node_whose_disk_is_full_at_the_end_gets_the_final_model_when_there_is
         small_disk(tmp_path / "lab" / "node-a", 24) as disk,
         digits_lab(tmp_path / "lab", client=room, receiver=receiver) as lab,
     ):
-        number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=2)
+        number = lab.submit(**LONG | {"num_rounds": 4}, min_responses=0.3, round_timeout_seconds=2)
         lab.await_round(number, 1)
         fill(disk / "ballast")
         task = lab.completed(number)

@@ -17,7 +17,7 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
 DIGITS = DataSetConfig(name="digits", path=Path("digits"), format="digits")
-LONGEST_TURN = 1.0
+LONGEST_TURN = 10.0
 
 
 class Loop:

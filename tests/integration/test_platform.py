@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 # Rounds of a second or so, so that there is a middle to be killed in.
-LONG = {"local_epochs": 40, "num_rounds": 4}
+LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,7 @@ def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> Non
 def test_a_node_notes_everything_that_leaves_it(lab: Platform) -> None:
     number = lab.submit(num_rounds=2)
     task = lab.completed(number)
+    lab.await_gone(lab.node_spool("node-a") / "localparam", f"*{task.uid}*")
     lines = [json.loads(line) for line in (lab.node_spool("node-a") / "left.jsonl").read_text().splitlines()]
     mine = [line for line in lines if line["task"] == number]
     assert {line["kind"] for line in mine} == {"localparam", "testset"}, "node-a shares the test set"
@@ -191,7 +192,7 @@ def test_a_lost_signal_costs_seconds_never_a_task(lab: Platform) -> None:
     assert user is not None
     # The row alone, as if the web had been cut off before it could send its signal.
     task = lab.store.create_task(user.id, small_settings(num_rounds=1), os.urandom(16).hex(), 0)
-    assert lab.await_row(lambda: lab.task(task.number).state != TaskState.PENDING, seconds=10)
+    assert lab.await_row(lambda: lab.task(task.number).state != TaskState.PENDING, seconds=30)
     lab.completed(task.number)
 
 

@@ -18,7 +18,7 @@ from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.errors import EX_UNAVAILABLE
 from fedsim.store import open_store
 
-LONG = {"local_epochs": 40, "num_rounds": 4}
+LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 
 def test_a_round_goes_on_without_a_dead_node_once_its_deadline_has_passed(lab: Platform) -> None:
-    number = lab.submit(**LONG, min_responses=0.3, round_timeout_seconds=6)
-    lab.await_round(number, 2)
+    number = lab.submit(**LONG | {"num_rounds": 3}, min_responses=0.3, round_timeout_seconds=8)
+    lab.await_round(number, 1)
     lab.kill("node-b")
     task = lab.completed(number)
     lab.start("node-b")

@@ -49,7 +49,7 @@ from fedsim.wire.sender import Sender, Status
 @pytest.mark.parametrize("identity", [Identity("stranger", Role.SERVER), Identity("server", Role.WEB)])
 def test_a_peer_that_is_not_configured_in_its_role_is_turned_away(tmp_path: Path, identity: Identity) -> None:
     with receiving(node_config(tmp_path)) as receiver:
-        outcome = send_now(receiver, identity, stop_id(), stop_body(), give_up_after=1)
+        outcome = send_now(receiver, identity, stop_id(), stop_body(), give_up_after=3)
         assert outcome.status is Status.GAVE_UP
         assert "is not a peer of node-1; add it to its receiver.yml" in outcome.message
         assert files_in(receiver.spool.root) == []

@@ -25,7 +25,7 @@ PROCESSES = {
 }
 HOSTS = dict(PROCESSES.values())
 # Rounds of half a second or so, so that there is a middle to be disturbed in.
-LONG = {"local_epochs": 20, "num_rounds": 8}
+LONG = {"local_epochs": 20, "num_rounds": 40}
 
 
 @pytest.fixture(scope="module")

@@ -297,7 +297,7 @@ def test_a_peer_that_is_not_there_yet_gets_its_file_when_it_comes(tmp_path: Path
         peer = Peer("node-1", "localhost", port)
         sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
         with pytest.raises(Unavailable, match="refused"):
-            sender.send_and_wait(peer, stop_id("1" * 32), stop_body("1" * 32), give_up_after=0.2)
+            sender.send_and_wait(peer, stop_id("1" * 32), stop_body("1" * 32), give_up_after=2)
         with receiving(node_config(tmp_path, listen={"port": port})):
             assert outcomes.wait(1)[0].delivered
 
@@ -343,7 +343,7 @@ def test_a_peer_with_another_name_gets_nothing(tmp_path: Path) -> None:
     with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
         peer = Peer("node-7", "127.0.0.1", receiver.port)
         with pytest.raises(Unavailable, match="says that it is node-1"):
-            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=1)
+            sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=3)
         assert files_in(receiver.spool.root) == []
 
 
@@ -373,7 +373,7 @@ def test_who_refuses_the_connection_gets_its_files_when_it_is_set_right(tmp_path
         (trouble,) = troubles.wait(1)
         assert trouble.startswith("the connection was refused: server server is not a peer of node-1")
         with pytest.raises(Unavailable, match="not a peer of node-1"):
-            sender.send_and_wait(peer_of(receiver), global_id(), stop_body(), give_up_after=0.5)
+            sender.send_and_wait(peer_of(receiver), global_id(), stop_body(), give_up_after=2)
         receiver.reload(node_config(tmp_path))
         assert outcomes.wait(1)[0].delivered
         assert troubles.wait(2) == [trouble, ""], "each change is told once, however often it was tried"

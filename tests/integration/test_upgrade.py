@@ -19,7 +19,7 @@ from fedsim.store.interface import Task
 from fedsim.worker.versions import interpreter_of
 
 OLD = "0.0.9"
-LONG = {"local_epochs": 20, "num_rounds": 4, "save_every": 4, "num_nodes": 1}
+LONG = {"local_epochs": 20, "num_rounds": 8, "save_every": 8, "num_nodes": 1}
 
 
 def install(opt: Path) -> Path:
@@ -74,7 +74,7 @@ def begin_under_the_old_version(lab: Platform) -> int:
 def finished(lab: Platform, number: int) -> tuple[Task, dict[str, Any], list[str]]:
     """The task at its end, the JSON beside its checkpoint, and what stands at it of versions."""
     task = lab.completed(number)
-    about = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0004.json"
+    about = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0008.json"
     events = [event.text for event in lab.store.events(task=number) if event.kind == "version"]
     return task, json.loads(about.read_text()), events
 

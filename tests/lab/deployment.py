@@ -24,7 +24,7 @@ PROGRAMS = Path(sys.executable).parent
 PLAY_SECONDS = 570
 TASK_SECONDS = 120
 # What every machine writes while it runs, and what apt and dpkg remember of packages that are gone.
-REMEMBERED = re.compile(r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|root|tmp|var/tmp|run)(/|$)")
+REMEMBERED = re.compile(r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|var/backups|root|tmp|var/tmp|run)(/|$)")
 # Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
 WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 

@@ -184,6 +184,8 @@ def test_a_second_worker_has_torch_at_once_and_no_descriptor_of_the_first(server
     while len(workers := workers_of(psutil.Process())) < 2:
         turn(servers)
     (other,) = (worker for worker in workers if worker.pid != one.pid)
+    second.give(InspectHost(device="cpu"))
+    await_reply(servers, second)
     assert any("libtorch" in area.path for area in other.memory_maps())
     assert len([path for path in Path(f"/proc/{other.pid}/fd").iterdir() if int(path.name) > 2]) == 1
     second.close()
