@@ -27,7 +27,8 @@ def request_for(path: Path, name: str) -> tuple[bytes, bool]:
         made = _make_key(path)
         private = path.read_bytes()
     except OSError as error:
-        raise Unavailable(f"the key {path} cannot be made or read: {error.strerror}; run it as root") from error
+        what_to_do = "make its folder first" if isinstance(error, FileNotFoundError) else "run it as root"
+        raise Unavailable(f"the key {path} cannot be made or read: {error.strerror}; {what_to_do}") from error
     try:
         key = serialization.load_pem_private_key(private, password=None)
     except (ValueError, TypeError) as error:

@@ -215,6 +215,7 @@ def test_an_institution_deploys_a_second_node_on_its_host_itself(deployment: Dep
     deployment.play("site.yml", fedsim_other_nodes=[hospital])
     host = deployment.laboratory["node-a"]
     folder = "/etc/fedsim/second"
+    host.run("mkdir", "--parents", f"{folder}/pki")
     request = host.run("/opt/fedsim/current/bin/fedsim-ca", "request", "hospital", "--key", f"{folder}/pki/host.key")
     for name, text in {**SECOND, f"{folder}/pki/host.crt": deployment.sign(request, "hospital")}.items():
         host.run("install", "-D", "--mode=644", "/dev/stdin", name, text=text)
