@@ -64,11 +64,15 @@ class WatchLimit(FedsimError):  # noqa: N818
 
 
 class Refused(FedsimError):  # noqa: N818
-    """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed."""
+    """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed.
+
+    `who` is the name in the certificate of whoever was refused, where the lab's authority has signed it.
+    """
 
     exit_code = EX_NO_PERMISSION
 
-    def __init__(self, code: str, message: str, *, retry: bool = False) -> None:
+    def __init__(self, code: str, message: str, *, retry: bool = False, who: str | None = None) -> None:
         self.code = code
         self.retry = retry
+        self.who = who
         super().__init__(message)

@@ -78,6 +78,13 @@ class HangingUp(Raising):
     def load(self, config, path, test_path):
         os.closerange(3, 256)
         signal.pause()
+
+
+class Waiting(Raising):
+    """Reads what somebody has still to write."""
+
+    def load(self, config, path, test_path):
+        raise ValueError(path.read_text())
 '''
 ENTRY_POINTS = """
 [fedsim.models]
@@ -93,6 +100,7 @@ pair = our_lab:Pair
 raising = our_lab:Raising
 killing = our_lab:Killing
 hanging_up = our_lab:HangingUp
+waiting = our_lab:Waiting
 """
 
 

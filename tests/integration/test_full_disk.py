@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from selectors import DefaultSelector
 
 import numpy as np
 import pytest
 from platform_support import digits_lab
-from presence import small_disk
+from presence import fill, small_disk
 
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import write_vector
@@ -19,13 +18,6 @@ from fedsim.worker.process import WorkerProcess
 
 LONG = {"local_epochs": 40, "num_rounds": 8}
 MIB = 1 << 20
-
-
-def fill(path: Path) -> None:
-    """Write until there is no room."""
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(b"x" * 4096)
 
 
 @pytest.mark.parametrize("host", ["server", "node-a"])

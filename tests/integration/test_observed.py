@@ -79,7 +79,7 @@ def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> No
 
     node = scrape(lab, "node-a")
     assert node["fedsim_rounds_total"] == 10
-    assert node["fedsim_chunk_seconds_count"] >= 6
+    assert node["fedsim_chunk_seconds_count"] >= 10
     assert node["fedsim_worker_restarts_total"] == 1
     assert node["fedsim_bytes_sent_total{kind=localparam}"] > 0
 
@@ -115,7 +115,7 @@ def test_the_status_line_tells_task_round_and_accuracy(lab: Platform, tmp_path: 
         number = lab.submit(**LONG)
         while "accuracy" not in (told := server.await_told(f"STATUS=task {number}: ")):
             pass
-        assert re.fullmatch(rf"STATUS=task {number}: \w+, round \d of 10, accuracy 0\.\d{{4}}", told)
+        assert re.fullmatch(rf"STATUS=task {number}: \w+, round \d+ of 10, accuracy 0\.\d{{4}}", told)
         server.await_told("STATUS=waiting for a task")
         assert lab.completed(number).reason == "10 rounds done"
         assert server.stop() == 0

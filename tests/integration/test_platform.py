@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -132,9 +133,13 @@ def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> Non
 def test_a_node_notes_everything_that_leaves_it(lab: Platform) -> None:
     number = lab.submit(num_rounds=2)
     task = lab.completed(number)
-    lab.await_gone(lab.node_spool("node-a") / "localparam", f"*{task.uid}*")
-    lines = [json.loads(line) for line in (lab.node_spool("node-a") / "left.jsonl").read_text().splitlines()]
-    mine = [line for line in lines if line["task"] == number]
+
+    def of_the_task() -> list[dict[str, Any]] | None:
+        lines = [json.loads(line) for line in (lab.node_spool("node-a") / "left.jsonl").read_text().splitlines()]
+        mine = [line for line in lines if line["task"] == number]
+        return mine if any(line.get("round") == 2 for line in mine) else None
+
+    mine = lab.await_row(of_the_task, what="for a line about the last round")
     assert {line["kind"] for line in mine} == {"localparam", "testset"}, "node-a shares the test set"
     assert {line["to"] for line in mine} == {"server"}
     assert {line["uid"] for line in mine} == {task.uid}

@@ -176,6 +176,14 @@ def test_a_revoked_certificate_gets_nobody_in(pki: Pki, tmp_path: Path) -> None:
     with guarded(pki, tmp_path) as (receiver, log):
         knock(receiver.port, dialing(tls), first_words(Identity("node-8", Role.CLIENT)))
         assert_refused(receiver, log, "revoked", f"the certificate {gone.serial} of client node-8 was revoked on ")
+        assert the_line(log)["node"] == "node-8"
+
+
+def test_a_removed_node_that_keeps_trying_hides_no_other_one(pki: Pki, tmp_path: Path) -> None:
+    with guarded(pki, tmp_path, peers=[{"name": "node-3", "role": "client"}]) as (receiver, log):
+        for name in ("node-1", "node-1", "node-2"):
+            knock(receiver.port, dialing(pki.tls(name, Role.CLIENT)), first_words(Identity(name, Role.CLIENT)))
+        assert [line["node"] for line in log.wait("connection_refused", 2)] == ["node-1", "node-2"]
 
 
 @pytest.mark.parametrize("role", [Role.CLIENT, Role.WEB])

@@ -347,6 +347,14 @@ def test_a_stop_after_the_final_model_does_not_take_it_away() -> None:
     assert course.handle(on_node.FinalKept()) == [on_node.End()]
 
 
+def test_a_node_that_cannot_keep_the_final_model_says_so_and_holds_no_workers() -> None:
+    course = ready_node()
+    course.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True)))
+    assert course.handle(on_node.Failed("no permission")) == [on_node.EndWorkers(), on_node.Report()]
+    assert course.report.state == "failed"
+    assert course.handle(on_node.Stopped()) == [on_node.End()]
+
+
 def test_a_node_that_failed_ends_with_the_servers_stop() -> None:
     course = ready_node()
     course.handle(on_node.Failed("disk"))

@@ -231,6 +231,13 @@ def test_a_server_names_missing_nodes_and_what_it_waits_for() -> None:
     assert told == ["the server has not heard of node-a lately", "the server waits for database"]
 
 
+def test_a_node_that_its_institution_deploys_is_missed_as_well() -> None:
+    online = {'fedsim_node_online{node="node-a"}': 1.0, 'fedsim_node_online{node="hospital"}': 0.0}
+    (found,) = findings((SERVER, report(SERVER, metrics={"server": online})), (NODE, report(NODE)))
+    assert found.problem == "the server has not heard of hospital lately"
+    assert found.remedy == "ask the institution of hospital, which deploys it itself"
+
+
 def test_a_dead_host_and_different_versions_are_found() -> None:
     lab = Lab([SERVER, NODE], None, NOW.timestamp())
     dead = diagnose({"server": report(SERVER), "node-a": Unavailable("the cable is out")}, lab)

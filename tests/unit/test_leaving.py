@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from selectors import DefaultSelector
 from typing import Any
 
+import numpy as np
+import pytest
+from presence import fill, small_disk
 from test_course_more import assignment
 
 from fedsim.client.leaving import Leaving, LeavingLog
-from fedsim.spool.files import FileId, Kind
-from fedsim.wire.peer import Peer
+from fedsim.client.running import Platform, RunningTask
+from fedsim.config import ClientConfig
+from fedsim.metrics import NodeMetrics
+from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.layout import Spool
+from fedsim.spool.npy import write_array
+from fedsim.spool.updates import OwnUpdates
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
+from fedsim.worker.forking import ForkServers
 
+SERVER = Peer("server", "127.0.0.1", 9001)
 TASK = "5" * 32
 
 
@@ -21,7 +36,7 @@ def update(round_number: int) -> FileId:
 
 
 def taken(file: FileId) -> Outcome:
-    return Outcome(Peer("server", "127.0.0.1", 9001), file, Status.DELIVERED, bytes_sent=1234)
+    return Outcome(SERVER, file, Status.DELIVERED, bytes_sent=1234)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -48,3 +63,62 @@ def test_a_receipt_that_comes_twice_is_noted_twice_as_both_have_left(tmp_path: P
         leaving.taken(taken(update(1)))
     leaving.forget(lambda _: True)
     assert [line["round"] for line in lines(tmp_path / "left.jsonl")] == [1, 1]
+
+
+def test_what_finds_no_room_is_written_with_the_next_line_and_no_line_is_torn(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1) as disk:
+        leaving = Leaving(LeavingLog(disk / "left.jsonl"), assignment(), "server")
+        for number in range(1, 101):
+            leaving.goes(update(number), 2728, 150)
+        leaving.taken(taken(update(1)))
+        fill(disk / "ballast")
+        with pytest.raises(OSError, match="No space left"):
+            leaving.forget(lambda file: (file.round or 0) < 100)
+        assert len(lines(disk / "left.jsonl")) == 1
+        (disk / "ballast").unlink()
+        leaving.taken(taken(update(100)))
+        assert [line["round"] for line in lines(disk / "left.jsonl")] == [*range(1, 101)]
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    config = ClientConfig.model_validate(
+        {
+            "name": "a",
+            "server": {"port": 9001},
+            "spool": tmp_path,
+            "data": tmp_path,
+            "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+        }
+    )
+    with DefaultSelector() as selector, closing(Outbox(Identity("a", Role.CLIENT), None)) as outbox:
+        servers = ForkServers(selector)
+        yield Platform(
+            config=config,
+            spool=Spool(tmp_path),
+            outbox=outbox,
+            server=SERVER,
+            fork_servers=servers,
+            leaving=LeavingLog(tmp_path / "left.jsonl"),
+            announce=lambda: None,
+            metrics=NodeMetrics(),
+        )
+        servers.close()
+
+
+def test_what_a_restart_finds_of_a_task_that_is_stopped_then_may_have_left(platform: Platform) -> None:
+    task = assignment()
+    folder = platform.spool.folder(Kind.LOCALPARAM) / task.task
+    OwnUpdates(folder).write(1, 0, None, np.zeros(10, np.float32), {"num_examples": 150})
+    OwnUpdates(folder).write(2, 0, None, np.zeros(10, np.float32), {"num_examples": 150})
+    (folder / "round-000002" / "chunk-000000.npy").unlink()  # somebody wanted room
+    write_array(
+        platform.spool.path(FileId(kind=Kind.TESTSET, task=task.task, part="data"), "a"), np.zeros((1, 2), np.float32)
+    )
+    RunningTask(task, platform).stop("stopped by a user")
+    noted = lines(platform.config.spool / "left.jsonl")
+    assert [(line["kind"], line.get("round"), line["acknowledged"]) for line in noted] == [
+        ("localparam", 1, False),
+        ("testset", None, False),
+    ]
+    assert not folder.exists()

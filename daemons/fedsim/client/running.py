@@ -56,8 +56,7 @@ class RunningTask:
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
         self._leaving = Leaving(platform.leaving, assignment, platform.server.name)
-        for update in self._updates.all():  # sent before a restart, as far as this process knows
-            self._leaving.goes(self._update_id(update), update.path.stat().st_size, int(update.meta["num_examples"]))
+        self._may_have_left()
         self._begun = Begun(self._folder)
         self._story = Story(assignment, platform.metrics, self._updates)
         self._log = self._story.log
@@ -205,8 +204,13 @@ class RunningTask:
                     if update.chunk == chunk_id:
                         self._send_update(update)
             case course.ClearUpdates(through):
-                self._forget(lambda file: file.kind is Kind.LOCALPARAM and (file.round or 0) <= through)
+
+                def used(file: FileId) -> bool:
+                    return file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
+
+                self._platform.outbox.cancel(lambda file: file.task == self.uid and used(file))
                 self._updates.clear(through)
+                self._leaving.forget(used)
             case course.ClearGlobals(before):
                 for item in self._platform.spool.arrived(Kind.GLOBALPARAM, self.uid):
                     if item.id.round is not None and item.id.round < before:
@@ -216,16 +220,20 @@ class RunningTask:
             case course.EndWorkers():
                 self._end_workers()
             case course.End():
-                self._forget(lambda _: True)
                 self.let_go()
                 clear_task(self._platform.spool, self.uid)
+                self._leaving.forget(lambda _: True)
                 self._log.info("task_ended", round=self._course.round)
                 self._platform.announce()
 
-    def _forget(self, unwanted: Callable[[FileId], bool]) -> None:
-        """Files of this task are about to be cleared."""
-        self._platform.outbox.cancel(lambda file: file.task == self.uid and unwanted(file))
-        self._leaving.forget(unwanted)
+    def _may_have_left(self) -> None:
+        """What lies here when a task is taken up again was sent before, as far as anybody knows."""
+        for update in self._updates.all():
+            self._leaving.goes(self._update_id(update), update.path.stat().st_size, int(update.meta["num_examples"]))
+        for file in self._testset_files():
+            path = self._platform.spool.path(file, self._platform.config.name)
+            if path.exists():
+                self._leaving.goes(file, path.stat().st_size)
 
     def _worked(self) -> None:
         """Note which versions' workers work for the task, and say so where they are not those that it began with."""

@@ -199,12 +199,13 @@ class Receiver:
         end = session.link.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self.report(session.address, Refused(end.code, end.message), node=session.peer)
+            self.report(session.address, Refused(end.code, end.message), node=session.peer or session.link.shown)
 
     def report(self, address: str, refused: Refused, *, node: str | None = None) -> None:
         """One line for a strange connection; a flood of them is counted, not written.
 
-        Each peer, once it has proven its name, has a measure of its own: no stranger's flood hides what becomes of it.
+        Whoever shows a certificate of the lab has a measure of its own, also a node that was removed: no stranger's
+        flood hides what becomes of it, nor one such node another.
         """
         now = time.monotonic()
         with self._lock:

@@ -58,10 +58,10 @@ class OwnUpdates:
         folder = self._round(number)
         for beside in sorted(folder.iterdir()) if folder.is_dir() else ():
             match = _NAME.fullmatch(beside.name)
-            if match:
+            path = beside.with_suffix(".npy")
+            if match and path.exists():
                 content = json.loads(beside.read_bytes())
                 client = None if match[2] is None else int(match[2])
-                path = beside.with_suffix(".npy")
                 found.append(OwnUpdate(number, int(match[1]), client, path, content["digest"], content["meta"]))
         return found
 

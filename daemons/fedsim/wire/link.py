@@ -67,6 +67,8 @@ class Link:
         wake: Callable[[], None],
     ) -> None:
         self.peer: Identity | None = None
+        # The name in the other side's certificate, also where that is not believed (any more) or not welcome.
+        self.shown: str | None = None
         self.closed: Refusal | None = None
         self._stream = stream
         self._me = me
@@ -202,8 +204,13 @@ class Link:
             self._say_hello()
 
     def _prove(self) -> None:
-        self._certificate = self._judge(self._stream.certificate())
+        try:
+            self._certificate = self._judge(self._stream.certificate())
+        except Refused as refused:
+            self.shown = refused.who
+            raise
         if self._certificate is not None:
+            self.shown = self._certificate.owner.name
             self._valid_until = time.monotonic() + self._certificate.not_after - time.time()
 
     def _say_hello(self) -> None:

@@ -115,7 +115,8 @@ class Outbox:
                 del self._underway[peer, file]
                 transfer.cancel()
                 left = None if transfer.give_up_at is None else max(0.0, transfer.give_up_at - time.monotonic())
-                self.send(new, file, transfer.what, meta=transfer.meta, digest=transfer.digest, give_up_after=left)
+                what = self._newer.pop((peer, file), transfer.what)
+                self.send(new, file, what, meta=transfer.meta, digest=transfer.digest, give_up_after=left)
 
     def check(self) -> None:
         """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""

@@ -95,11 +95,12 @@ class Credentials:
             raise _untrusted(serial, f"is not for {task}: its extended key usage says otherwise")
         until = certificate.not_valid_after_utc.timestamp()
         if until <= time.time():
-            raise Refused("expired", f"the certificate {serial} of {owner} has expired; renew it", retry=True)
+            message = f"the certificate {serial} of {owner} has expired; renew it"
+            raise Refused("expired", message, retry=True, who=owner.name)
         revoked = self._revoked.get((certificate.issuer.public_bytes(), certificate.serial_number))
         if revoked is not None:
             message = f"the certificate {serial} of {owner} was revoked on {revoked}"
-            raise Refused("revoked", message, retry=True)
+            raise Refused("revoked", message, retry=True, who=owner.name)
         return Certificate(owner, serial, until)
 
     def _read_revoked(self, path: Path) -> dict[tuple[bytes, int], str]:

@@ -73,7 +73,7 @@ class _Look:
     def result(self) -> Inspected | None:
         """What was found, or None as long as it is not done."""
         try:
-            while self._process is not None and (replies := self._process.replies()):
+            while self._jobs and self._process is not None and (replies := self._process.replies()):
                 for reply in replies:
                     self._note(reply)
         except WorkerGone as gone:

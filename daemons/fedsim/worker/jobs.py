@@ -229,8 +229,8 @@ class ClientDiverged(_Line):
 class JobFailed(_Line):
     """The job cannot be done with what was given; the reason is for people.
 
-    `round` is that of a job that has one. `refused`: the institution forbids it. `disk_full`: it can be done again once
-    there is room.
+    `round` is that of the chunk that was to be trained. `refused`: the institution forbids it. `disk_full`: it can be
+    done again once there is room.
     """
 
     reply: Literal["job_failed"] = "job_failed"

@@ -59,8 +59,8 @@ class Worker:
     def do(self, job: Job) -> Reply:
         """The job's reply; what a person must know about a failure is in it."""
         reply = self._try(job)
-        if isinstance(reply, JobFailed):
-            return reply.model_copy(update={"round": getattr(job, "round", None)})
+        if isinstance(reply, JobFailed) and isinstance(job, Train):
+            return reply.model_copy(update={"round": job.round})
         return reply
 
     def _try(self, job: Job) -> Reply:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -25,6 +26,7 @@ DAYS_AHEAD = 14
 LEAST_INSTANCES = 128
 # By which a host is known; instances have their own elsewhere.
 OWN = "/etc/fedsim/pki/host.crt"
+_NODE_ONLINE = re.compile(r'fedsim_node_online\{node="(?P<name>[^"]+)"\}')
 
 
 @dataclass(frozen=True)
@@ -195,9 +197,13 @@ def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
     if not numbers:
         yield "the server does not tell its numbers", "systemctl status fedsim-server"
         return
-    for other in lab.hosts:
-        if not other.is_server and not numbers.get(f'fedsim_node_online{{node="{other.name}"}}'):
-            yield f"the server has not heard of {other.name} lately", f"journalctl -u fedsim-client on {other.name}"
+    online = {match["name"]: value for key, value in numbers.items() if (match := _NODE_ONLINE.fullmatch(key))}
+    deployed = {other.name for other in lab.hosts if not other.is_server}
+    for name in sorted(deployed | online.keys()):
+        if not online.get(name):
+            institution = f"ask the institution of {name}, which deploys it itself"
+            remedy = f"journalctl -u fedsim-client on {name}" if name in deployed else institution
+            yield f"the server has not heard of {name} lately", remedy
     for what in ("database", "room"):
         if numbers.get(f'fedsim_waiting{{for="{what}"}}'):
             remedy = "systemctl status mariadb" if what == "database" else "make room below /var/lib/fedsim"
