@@ -182,10 +182,10 @@ def test_new_metadata_waits_for_the_disk_in_nobodys_way(tmp_path: Path, monkeypa
     reached, go_on = threading.Event(), threading.Event()
     body = vector_bytes(tmp_path, 50_000)
 
-    def slow(path: Path, data: bytes) -> None:
+    def slow(path: Path, data: bytes, by_way_of: Path) -> None:
         reached.set()
         assert go_on.wait(PATIENCE)
-        write_bytes(path, data)
+        write_bytes(path, data, by_way_of=by_way_of)
 
     with receiving(node_config(tmp_path, limits={"threads": 2})) as receiver, RawPeer(receiver.port) as peer:
         peer.expect(FrameType.HELLO)
