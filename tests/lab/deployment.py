@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 
 import yaml
 from commands import CommandError, call
-from image import CACHE
+from image import CACHE, SUDOER
 from laboratory import HOSTS, Laboratory
 
 SOURCE = Path(__file__).parents[2]
@@ -24,7 +23,9 @@ PROGRAMS = Path(sys.executable).parent
 PLAY_SECONDS = 570
 TASK_SECONDS = 120
 # What every machine writes while it runs, and what apt and dpkg remember of packages that are gone.
-REMEMBERED = re.compile(r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|var/backups|root|tmp|var/tmp|run)(/|$)")
+REMEMBERED = re.compile(
+    r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|var/backups|root|home|tmp|var/tmp|run)(/|$)"
+)
 # Names are made known to this process alone; its lab's owner would use DNS or /etc/hosts.
 WITH_HOSTS = 'mount --bind "$1" /etc/hosts && shift && exec "$@"'
 
@@ -49,11 +50,17 @@ class Deployment:
 
     @classmethod
     def of(cls, laboratory: Laboratory) -> Deployment:
-        """A new control machine, with the inventory as it comes; nothing is deployed yet."""
+        """A new control machine, with the inventory as it comes, but that nobody logs in to node-c as root.
+
+        Nothing is deployed yet.
+        """
         bare = {name: host.written_files() for name, host in laboratory.hosts.items()}
         deployment = cls(laboratory, gather(SOURCE, CACHE / "packages"), bare)
         deployment.inventory.parent.mkdir()
-        shutil.copy(PLAYBOOKS / "inventory" / "lab.yml", deployment.inventory)
+        inventory = yaml.safe_load((PLAYBOOKS / "inventory" / "lab.yml").read_text(encoding="utf-8"))
+        nodes = inventory["all"]["children"]["fedsim_nodes"]["hosts"]
+        nodes["node-c"] |= {"ansible_user": SUDOER, "ansible_become": True}
+        deployment.inventory.write_text(yaml.safe_dump(inventory), encoding="utf-8")
         names = "".join(f"{address} {name}\n" for name, address in HOSTS.items())
         deployment.names.write_text(f"127.0.0.1 localhost\n{names}", encoding="utf-8")
         return deployment

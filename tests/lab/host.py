@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from cgroup import ControlGroup
 from commands import CommandError, call
+from image import SUDOER
 from network import PREFIX, Network
 
 BOOT_SECONDS = 60
@@ -59,7 +60,7 @@ class Host:
         return self._nspawn is not None
 
     def make(self, authorized_key: str) -> str:
-        """Set a new machine up; root logs in with `authorized_key`. Returns the machine's own public key."""
+        """Set a new machine up; root and the sudoer log in with `authorized_key`. Returns its own public key."""
         for name in ("upper", "work", "root"):
             (self.folder / name).mkdir(parents=True)
         layers = f"lowerdir={self.image},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'}"
@@ -70,7 +71,8 @@ class Host:
         self._write("etc/hosts", f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
         address = f"[Network]\nAddress={self.address}/{PREFIX}\n"
         self._write("etc/systemd/network/10-lab.network.d/address.conf", address)
-        self._write("root/.ssh/authorized_keys", authorized_key)
+        for home in ("root", f"home/{SUDOER}"):
+            self._write(f"{home}/.ssh/authorized_keys", authorized_key)
         key = self.root / "etc/ssh/ssh_host_ed25519_key"
         call(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", self.name, "-f", str(key)])
         return key.with_suffix(".pub").read_text(encoding="utf-8")

@@ -19,8 +19,11 @@ from commands import call
 CACHE = Path(os.environ.get("FEDSIM_LAB_CACHE") or "/var/cache/fedsim-lab")
 SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-PACKAGES = ["systemd", "systemd-sysv", "dbus", "iproute2", "procps", "python3", "openssh-server"]
+PACKAGES = ["systemd", "systemd-sysv", "dbus", "iproute2", "procps", "python3", "openssh-server", "sudo"]
+# As in labs where root does not log in.
+SUDOER = "admin"
 FILES = {
+    f"etc/sudoers.d/{SUDOER}": f"{SUDOER} ALL=(ALL) NOPASSWD: ALL\n",
     # A cut cable must not take the address away, as on a machine with a fixed one.
     "etc/systemd/network/10-lab.network": (
         "[Match]\nName=host0\n\n[Network]\nLinkLocalAddressing=no\nConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n"
@@ -72,6 +75,7 @@ def _build(folder: Path) -> None:
     call(["debootstrap", "--variant=minbase", include, SUITE, str(folder), MIRROR], seconds=BUILD_SECONDS)
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
+    call(["useradd", "--root", str(folder), "--create-home", "--shell", "/bin/bash", SUDOER])
     call(["systemctl", f"--root={folder}", "--quiet", "enable", "systemd-networkd.service"])
     call(["systemctl", f"--root={folder}", "--quiet", "mask", *MASKED])
     for key in (folder / "etc/ssh").glob("ssh_host_*"):

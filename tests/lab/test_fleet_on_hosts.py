@@ -10,27 +10,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from deployment import PLAYBOOKS, PROGRAMS, Deployment
+import yaml
+from deployment import PROGRAMS, Deployment
 from laboratory import HOSTS
 
 NODES = [name for name in HOSTS if name.startswith("node")]
 
 
 def fleet(deployment: Deployment, *arguments: str, code: int = 0) -> str:
-    """What the command prints, which must end with this code."""
+    """What the command prints, called in the checkout; it must end with this code."""
     done = deployment.laboratory.control.run(
-        str(PROGRAMS / "fedsim-fleet"), "--inventory", str(playbooks(deployment)), *arguments, check=False
+        str(PROGRAMS / "fedsim-fleet"), "--inventory", str(deployment.inventory), *arguments, check=False
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
-
-
-def playbooks(deployment: Deployment) -> Path:
-    """The inventory, beside which group variables lie as in a checkout."""
-    beside = deployment.inventory.parent.parent / "group_vars"
-    if not beside.exists():
-        beside.symlink_to(PLAYBOOKS / "group_vars")
-    return deployment.inventory
 
 
 def followed() -> list[psutil.Process]:
@@ -83,7 +76,7 @@ def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes
     deployment: Deployment,
 ) -> None:
     control, node = deployment.laboratory.control, deployment.laboratory["node-b"]
-    options = ["--inventory", str(playbooks(deployment)), "--timeout", "8"]
+    options = ["--inventory", str(deployment.inventory), "--timeout", "8"]
     since = f"--since=@{int(time.time())}"
     # In the background of a script, where tests may run, ^C is ignored by all that is started there.
     command = ["env", "--default-signal=INT", str(PROGRAMS / "fedsim-fleet"), *options, "logs", "--follow", since]
@@ -148,12 +141,12 @@ def test_hosts_restart_one_after_the_other_until_each_is_ready(deployment: Deplo
 
 @pytest.mark.parametrize("own", [False, True])
 def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment, tmp_path: Path, own: bool) -> None:
-    inventory = playbooks(deployment)
+    inventory = deployment.inventory
     before = inventory.read_text(encoding="utf-8")
-    more = "          - {name: credit, path: credit, format: csv, label_column: y}\n"
-    inventory.write_text(
-        before.replace("            share: true\n", f"            share: true\n{more}"), encoding="utf-8"
-    )
+    more = yaml.safe_load(before)
+    datasets = more["all"]["children"]["fedsim_nodes"]["vars"]["fedsim_datasets"]
+    datasets.append({"name": "credit", "path": "credit", "format": "csv", "label_column": "y"})
+    inventory.write_text(yaml.safe_dump(more), encoding="utf-8")
     kept = "/var/lib/fedsim/client/data/credit"
     deployment.laboratory["node-a"].run("sh", "-c", f"mkdir -p {kept} && touch {kept}/older.csv")
     for name in NODES if own else [""]:
