@@ -33,7 +33,7 @@ def banks() -> Iterator[list[DataSet]]:
         )
         for bank in ("guest", "host_1", "host_2")
     ]
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 

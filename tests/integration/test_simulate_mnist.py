@@ -24,7 +24,7 @@ def mnist() -> Iterator[DataSet]:
     threads = torch.get_num_threads()
     make_deterministic(1)
     yield load_dataset(DataSetConfig(name="mnist", path=Path("mnist")), real_data("mnist").parent)
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 

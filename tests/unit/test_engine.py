@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +28,7 @@ def _deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
     make_deterministic(1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 
@@ -44,6 +46,21 @@ def _engine(settings: TaskSettings, *, count: int = 104, shape: tuple[int, ...] 
 
 def _start(settings: TaskSettings, shape: tuple[int, ...] = (6,)) -> np.ndarray:
     return initial_vector(settings.model, shape, 2, settings.seed)
+
+
+MADE_DETERMINISTIC = """
+import sys
+import torch
+from fedsim.learning.engine import make_deterministic
+
+make_deterministic(1)
+assert torch.are_deterministic_algorithms_enabled()
+assert "torch._inductor" not in sys.modules
+"""
+
+
+def test_torch_is_made_deterministic_without_importing_its_compiler_which_takes_most_of_a_second() -> None:
+    subprocess.run([sys.executable, "-c", MADE_DETERMINISTIC], check=True)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])

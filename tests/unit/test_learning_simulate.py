@@ -22,7 +22,7 @@ def _deterministic() -> Iterator[None]:
     threads = torch.get_num_threads()
     make_deterministic(1)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
     torch.set_num_threads(threads)
 
 

@@ -84,10 +84,12 @@ class Engine(Protocol):
 def make_deterministic(threads: int) -> None:
     """Set torch up, for the whole process, so that equal work gives equal bytes.
 
-    On CUDA the environment must also hold CUBLAS_WORKSPACE_CONFIG=:4096:8 before the first kernel runs.
+    On CUDA the environment must also hold CUBLAS_WORKSPACE_CONFIG=:4096:8 before the first kernel runs, and
+    TORCHINDUCTOR_DETERMINISTIC=1 for a model that compiles itself.
     """
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    # As `use_deterministic_algorithms` does, but without torch's compiler, which takes most of a second to import.
+    torch.set_deterministic_debug_mode("error")
     # Deterministic mode would also fill every fresh tensor; nothing here reads what it has not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

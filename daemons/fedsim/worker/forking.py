@@ -51,6 +51,7 @@ class ForkServer:
                     "OPENBLAS_NUM_THREADS": str(threads),
                     # cuBLAS is deterministic only with a fixed workspace.
                     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+                    "TORCHINDUCTOR_DETERMINISTIC": "1",
                 },
             )
         self._socket.setblocking(False)
