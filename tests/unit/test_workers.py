@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from selectors import DefaultSelector
 
@@ -47,7 +47,7 @@ def servers() -> Iterator[ForkServers]:
         assert not selector.get_map()
 
 
-def pool(servers: ForkServers, *, max_restarts: int) -> WorkerPool:
+def pool(servers: ForkServers, *, max_restarts: int, on_death: Callable[[], None] = lambda: None) -> WorkerPool:
     return WorkerPool(
         ["only"],
         servers,
@@ -56,7 +56,7 @@ def pool(servers: ForkServers, *, max_restarts: int) -> WorkerPool:
         max_restarts=max_restarts,
         log={"task": 1},
         version=__version__,
-        on_death=lambda: None,
+        on_death=on_death,
     )
 
 
@@ -126,16 +126,7 @@ def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkS
 
 def test_a_last_reply_and_the_end_after_it_are_both_told_at_once(servers: ForkServers) -> None:
     deaths: list[str] = []
-    workers = WorkerPool(
-        ["only"],
-        servers,
-        lambda: None,
-        threads=1,
-        max_restarts=1,
-        log={"task": 1},
-        version=__version__,
-        on_death=lambda: deaths.append("died"),
-    )
+    workers = pool(servers, max_restarts=1, on_death=lambda: deaths.append("died"))
     workers.give(InspectHost(device="cpu"))
     worker = the_worker(servers)
     turn(servers)  # it has begun, and gets its job

@@ -22,7 +22,7 @@ from fedsim.messages import DataSetInfo
 from fedsim.spool.watch import Changes, Watch
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
-from fedsim.worker.process import WorkerGone, WorkerProcess
+from fedsim.worker.process import WorkerProcess
 
 # Whoever copies data does so in many steps: look when it has been quiet for a moment, but do not wait for ever.
 SETTLE_SECONDS = 1.0
@@ -72,13 +72,12 @@ class _Look:
 
     def result(self) -> Inspected | None:
         """What was found, or None as long as it is not done."""
-        try:
-            while self._jobs and self._process is not None and (replies := self._process.replies()):
-                for reply in replies:
-                    self._note(reply)
-        except WorkerGone as gone:
+        replies, ended = self._process.replies() if self._process is not None else ([], None)
+        for reply in replies:
+            self._note(reply)
+        if ended is not None and self._jobs:
             self.close()
-            self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that looked at it {gone}"))
+            self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that looked at it {ended}"))
             if self._jobs:
                 self._process = self._start()
         if self._jobs:

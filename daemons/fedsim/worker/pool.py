@@ -13,7 +13,7 @@ from typing import Any
 from fedsim.log import get_logger
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Job, Reply
-from fedsim.worker.process import WorkerGone, WorkerProcess
+from fedsim.worker.process import WorkerProcess
 from fedsim.worker.versions import interpreter_of
 
 
@@ -85,22 +85,22 @@ class WorkerPool:
         """What came, and why the task cannot go on where a worker died too often."""
         replies: list[Reply] = []
         for desk in self._desks:
-            try:
-                while come := desk.process.replies():
-                    for reply in come:
-                        if desk.jobs.popleft() is not self._first:
-                            desk.deaths = 0
-                        replies.append(reply)
-            except WorkerGone as gone:
-                desk.deaths += 1
-                self._on_death()
-                self._log.warning("worker_died", worker=desk.name, how=str(gone), deaths=desk.deaths)
-                if desk.deaths > self._max_restarts:
-                    times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
-                    return replies, f"the worker {desk.name} {gone}, {times}: see this host's journal"
-                desk.process.close()
-                desk.process = self._start()
-                self._begin(desk)
+            come, ended = desk.process.replies()
+            for reply in come:
+                if desk.jobs.popleft() is not self._first:
+                    desk.deaths = 0
+                replies.append(reply)
+            if ended is None:
+                continue
+            desk.deaths += 1
+            self._on_death()
+            self._log.warning("worker_died", worker=desk.name, how=ended, deaths=desk.deaths)
+            if desk.deaths > self._max_restarts:
+                times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
+                return replies, f"the worker {desk.name} {ended}, {times}: see this host's journal"
+            desk.process.close()
+            desk.process = self._start()
+            self._begin(desk)
         return replies, None
 
     def close(self) -> None:

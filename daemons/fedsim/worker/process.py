@@ -21,10 +21,6 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Job, Reply, encode_job, read_reply
 
 
-class WorkerGone(Exception):  # noqa: N818 - an end, not always an error
-    """The worker's process ended; the message says how."""
-
-
 class WorkerProcess:
     """One worker. The selector calls `on_ready` when a reply has come or the process has ended: then ask `replies`."""
 
@@ -86,20 +82,14 @@ class WorkerProcess:
         self._unsent += encode_job(job)
         self._send()
 
-    def replies(self) -> list[Reply]:
-        """The replies that have come. Ask until there are none: the end is told by itself, and nothing wakes for it.
-
-        Raises:
-            WorkerGone: if the process has ended and no whole reply is left.
-        """
+    def replies(self) -> tuple[list[Reply], str | None]:
+        """The replies that have come; and how the process ended, if it has: then there are no more."""
         ended = self._ended  # before looking: what it said before its end is then all there
         self._send()
         self._receive()
         *lines, rest = self._received.split(b"\n")
         self._received = bytearray(rest)
-        if ended is not None and not lines:
-            raise WorkerGone(ended)
-        return [read_reply(bytes(line)) for line in lines]
+        return [read_reply(bytes(line)) for line in lines], ended
 
     def close(self) -> None:
         """Kill the process and free what it took; it has ended on return, or ends as soon as it has begun."""
