@@ -18,7 +18,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from fedsim.errors import BadInput
 from fedsim.spool.files import Role
-from fedsim.wire.trust import ROLE_PREFIX
+from fedsim.wire.tls import ROLE_PREFIX
 
 # Hosts whose clocks go a little slow shall take a new certificate at once.
 CLOCK_SKEW: Final = timedelta(minutes=5)

@@ -24,10 +24,10 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from fedsim.spool.allowlist import want
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_vector
-from fedsim.spool.wanted import want
 from fedsim.wire import Identity, Peer, Sender
 
 MIB = 1 << 20

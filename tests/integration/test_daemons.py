@@ -23,7 +23,7 @@ from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer, Sender
 from fedsim.worker import jobs
-from fedsim.worker.life import Worker
+from fedsim.worker.main_loop import Worker
 
 
 @pytest.fixture(scope="module")

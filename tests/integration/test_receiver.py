@@ -36,9 +36,9 @@ from fedsim.errors import Refused
 from fedsim.messages import Assignment, Engine, Submission
 from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
+from fedsim.spool.allowlist import check_wanted, want
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import PERMITTED, FileId, Kind, Role
-from fedsim.spool.wanted import check_wanted, want
 from fedsim.wire import Identity
 from fedsim.wire.frames import FrameType
 from fedsim.wire.sender import Sender, Status

@@ -24,7 +24,7 @@ from transfer_support import (
     vector_bytes,
 )
 
-from fedsim.receiver.contents import check_contents
+from fedsim.receiver.validation import check_contents
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import Role, metadata_path
 from fedsim.spool.layout import Metadata, read_metadata

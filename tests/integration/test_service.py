@@ -22,7 +22,7 @@ from transfer_support import RawPeer
 from fedsim.cli.lab import free_port
 from fedsim.receiver.service import Pulse
 from fedsim.wire.frames import FrameType
-from fedsim.wire.hub import Hub
+from fedsim.wire.reactor import Reactor
 
 
 def receiver_file(folder: Path, **changes: Any) -> Path:
@@ -115,7 +115,7 @@ def test_a_web_is_ready_when_somebody_serves_and_goes_on_with_what_it_has_when_i
 
 
 def test_a_receiver_whose_threads_are_stuck_feeds_no_watchdog() -> None:
-    hub = Hub("test", 2)
+    hub = Reactor("test", 2)
     hub.start()
     go_on = threading.Event()
 

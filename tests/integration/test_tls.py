@@ -51,7 +51,7 @@ from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import FrameType, Hello, encode
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.sender import Outcome, Sender, Status
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 
 NODES = [Identity(f"node-{number}", Role.CLIENT) for number in (1, 2, 3)]
 

@@ -50,12 +50,12 @@ from fedsim.spool.layout import Spool, read_metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.watch import Watch
 from fedsim.wire import Identity, Outcome, Peer
-from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link
+from fedsim.wire.body import Source
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.outgoing import Outgoing
+from fedsim.wire.reactor import Reactor
 from fedsim.wire.sender import Sender, SenderFailedError, Status
-from fedsim.wire.source import Source
+from fedsim.wire.session import ProtocolSession
 from fedsim.wire.stream import PlainStream, tune
 
 MIB = 1 << 20
@@ -161,11 +161,11 @@ class _End:
         spool = Spool(folder / "spool")
         want_all(spool)
         self.inbox = SpoolInbox(config, spool, Counters())
-        self.hub = Hub(me.name, 2)
+        self.hub = Reactor(me.name, 2)
         tune(sock)
         from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
 
-        self.link = Link(
+        self.link = ProtocolSession(
             PlainStream(sock),
             me,
             link_rules(config.limits),

@@ -16,7 +16,7 @@ from platform_support import Platform, digits_lab
 
 from fedsim import __version__
 from fedsim.store.interface import Task
-from fedsim.worker.versions import interpreter_of
+from fedsim.worker.interpreters import interpreter_of
 
 OLD = "0.0.9"
 LONG = {"local_epochs": 20, "num_rounds": 8, "save_every": 8, "num_nodes": 1}

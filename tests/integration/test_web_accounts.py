@@ -15,7 +15,7 @@ from web_support import PASSWORD, Browser, Site, hashed_password, make_site
 
 from fedsim.store.interface import Role, UserState
 from fedsim.web import accounts, passwords
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from transfer_support import PATIENCE
 from fedsim.config import TlsConfig
 from fedsim.spool.files import Role
 from fedsim.wire import Identity
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 from fedsim_fleet.authority import Authority, Issued
 from fedsim_fleet.request import request_for
 

@@ -21,10 +21,10 @@ from fedsim.config import ReceiverConfig
 from fedsim.messages import Engine
 from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
+from fedsim.spool.allowlist import ON_DEMAND, want
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.spool.layout import WANTED, Spool
 from fedsim.spool.npy import write_vector
-from fedsim.spool.wanted import ON_DEMAND, want
 from fedsim.wire import Identity, Peer
 from fedsim.wire.frames import MAGIC, PREFIX, VERSION, FrameType, Hello, encode
 from fedsim.wire.sender import Outcome, Sender

@@ -21,7 +21,7 @@ from fedsim.learning.strategies import STRATEGIES
 from fedsim.settings import SEED_NAMES, TaskSettings, parse_settings
 from fedsim.spool.files import Role
 from fedsim.wire import Identity
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 from fedsim_fleet.ca import ca
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.spool.allowlist import check_wanted, want
 from fedsim.spool.clear import clear_file, clear_leftovers, clear_other_tasks, clear_round, clear_task
 from fedsim.spool.durable import (
     TEMPORARY_SUFFIX,
@@ -23,7 +24,6 @@ from fedsim.spool.durable import (
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Metadata, Spool
 from fedsim.spool.npy import write_vector
-from fedsim.spool.wanted import check_wanted, want
 from fedsim.spool.watch import Changes, Watch
 
 A, B = "a" * 32, "b" * 32

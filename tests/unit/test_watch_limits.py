@@ -16,7 +16,7 @@ WATCH = """
 import sys
 from pathlib import Path
 from fedsim.errors import WatchLimit
-from fedsim.spool.room import noticing_a_full_disk
+from fedsim.spool.disk_space import noticing_a_full_disk
 from fedsim.spool.watch import Watch
 folder = Path(sys.argv[1])
 try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
 from fedsim.web import forms
 from fedsim.web.catalogue import Catalogue, DataSet, NodeView, check_settings
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import translations_of
 
 MNIST = DataSet("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)

@@ -30,7 +30,7 @@ from fedsim.worker.jobs import (
     WeightedFile,
     encode_job,
 )
-from fedsim.worker.life import Worker
+from fedsim.worker.main_loop import Worker
 from fedsim.worker.pool import WorkerPool
 
 

@@ -85,7 +85,7 @@ def admin() -> None:
 def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> None:
     """Make the administrator NAME."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
-    from fedsim.web.faults import Fault  # noqa: PLC0415 - see _open_store
+    from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
 
     store.check()
     if password_stdin:

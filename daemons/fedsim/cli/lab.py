@@ -26,7 +26,7 @@ from typing import Any, Self
 import yaml
 
 from fedsim.errors import FedsimError, Unavailable
-from fedsim.parent import end_with_parent
+from fedsim.pdeathsig import end_with_parent
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0

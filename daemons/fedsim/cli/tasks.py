@@ -8,9 +8,9 @@ import click
 
 from fedsim.cli.api import Api, Json, Rejected
 from fedsim.cli.follow import Snapshot
-from fedsim.cli.given import STDIN, override, read_settings, set_option
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, share, size
+from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
 from fedsim.cli.views import rounds_table
 from fedsim.cli.watch import hint_at_download, outcome_code, watch_task
 from fedsim.errors import EX_OK

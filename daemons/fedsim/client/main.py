@@ -8,22 +8,22 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any
 
 from fedsim.client.announcing import make_hello
-from fedsim.client.leaving import LeavingLog
-from fedsim.client.running import Platform, RunningTask, refusal
+from fedsim.client.audit_log import AuditLog
+from fedsim.client.task import Platform, RunningTask, refusal
 from fedsim.config import ClientConfig
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Assignment, Stop, read_message
 from fedsim.metrics import NodeMetrics
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
+from fedsim.spool.disk_space import has_room, noticing_a_full_disk
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
-from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 
@@ -63,7 +63,7 @@ class ClientDaemon(Daemon[ClientConfig]):
             outbox=self._outbox,
             server=self._server,
             fork_servers=self._fork_servers,
-            leaving=LeavingLog(config.spool / "left.jsonl"),
+            leaving=AuditLog(config.spool / "left.jsonl"),
             announce=self._announce_soon,
             metrics=self.metrics,
         )

@@ -11,15 +11,15 @@ import structlog
 
 from fedsim.config import ReceiverConfig
 from fedsim.errors import BadInput, Refused
-from fedsim.receiver.contents import check_contents
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
-from fedsim.receiver.ledger import Ledger
 from fedsim.receiver.numbers import TaskNumbers
+from fedsim.receiver.quota import QuotaLedger
+from fedsim.receiver.validation import check_contents
+from fedsim.spool.allowlist import check_wanted
 from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role
 from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.npy import hash_file
-from fedsim.spool.wanted import check_wanted
 from fedsim.wire import Identity
 
 
@@ -34,7 +34,7 @@ class SpoolInbox:
         self._counters = counters
         self._lock = threading.Lock()
         self._on_the_way: dict[Path, IncomingFile] = {}
-        self.ledger = Ledger(spool.incoming)
+        self.ledger = QuotaLedger(spool.incoming)
         self._log = structlog.get_logger()
 
     def welcome(self, peer: Identity) -> None:

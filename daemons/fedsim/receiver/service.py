@@ -24,11 +24,11 @@ from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
 from fedsim.wire.expiry import ExpiryWatch
-from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link
-from fedsim.wire.rules import LinkRules
+from fedsim.wire.limits import ConnectionLimits
+from fedsim.wire.reactor import Reactor
+from fedsim.wire.session import ProtocolSession
 from fedsim.wire.stream import make_stream
-from fedsim.wire.trust import Credentials, judge
+from fedsim.wire.tls import Credentials, judge
 
 _BACKLOG: Final = 512
 _QUIET_LOG_SECONDS: Final = 10.0
@@ -81,7 +81,7 @@ class Receiver:
         self.config = config
         self.inbox = SpoolInbox(config, self.spool, self.counters)
         self.me = Identity(config.name, Role(config.role))
-        self.hub = Hub("receiver", config.limits.threads)
+        self.hub = Reactor("receiver", config.limits.threads)
         self.credentials = Credentials.of(config.tls, self.me)
         self._expiry = ExpiryWatch(self.credentials)
         self._sessions: set[Session] = set()
@@ -275,7 +275,7 @@ class Pulse:
 
     deadline: float | None = None
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Reactor) -> None:
         self._hub = hub
         self._answered = threading.Event()
         hub.add(self)
@@ -307,7 +307,7 @@ class Session:
         self._receiver = receiver
         self._review = False
         context = None if receiver.credentials is None else receiver.credentials.listening
-        self.link = Link(
+        self.link = ProtocolSession(
             make_stream(sock, context, listening=True),
             receiver.me,
             link_rules(receiver.config.limits),
@@ -344,9 +344,9 @@ class Session:
         return more
 
 
-def link_rules(limits: Limits) -> LinkRules:
+def link_rules(limits: Limits) -> ConnectionLimits:
     """What a connection puts up with, from the configuration."""
-    return LinkRules(
+    return ConnectionLimits(
         max_header_bytes=limits.max_header_bytes,
         quiet_seconds=limits.handshake_seconds,
         idle_seconds=limits.idle_seconds,

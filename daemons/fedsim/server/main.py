@@ -11,22 +11,22 @@ from fedsim.config import ServerConfig
 from fedsim.daemon import Daemon, daemon_main
 from fedsim.errors import DiskFull, Unavailable
 from fedsim.metrics import ServerMetrics
+from fedsim.server.context import Platform
 from fedsim.server.finals import FinalModels
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
-from fedsim.server.platform import Platform
 from fedsim.server.stops import Stops
 from fedsim.server.tasks import Tasks
 from fedsim.spool.clear import clear_file, clear_task
+from fedsim.spool.disk_space import has_room, noticing_a_full_disk
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
-from fedsim.spool.room import has_room, noticing_a_full_disk
 from fedsim.spool.watch import Watch
 from fedsim.store import open_store
 from fedsim.store.interface import Node, Progress, Store
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, OwnData, Wanted
 

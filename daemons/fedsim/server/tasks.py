@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 from fedsim import __version__
 from fedsim.config import Limits
-from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.errors import BadInput, Unavailable
 from fedsim.log import get_logger
-from fedsim.server.folder import TaskFolder
-from fedsim.server.platform import Platform
-from fedsim.server.running import RunningTask
-from fedsim.server.work import AGGREGATOR, EVALUATOR
+from fedsim.server.context import Platform
+from fedsim.server.task import RunningTask
+from fedsim.server.task_dir import TaskDir
+from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind
+from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.store.interface import Event, Progress, Task, TaskState
 from fedsim.wire.frames import room_for_meta
 from fedsim.worker.forking import ForkServers
@@ -110,8 +110,8 @@ class Tasks:
     def _may_run_more(self) -> bool:
         return len(self.running) < self._platform.config.max_running_tasks
 
-    def _folder(self, uid: str) -> TaskFolder:
-        return TaskFolder(self._platform.spool.folder(Kind.GLOBALPARAM), uid)
+    def _folder(self, uid: str) -> TaskDir:
+        return TaskDir(self._platform.spool.folder(Kind.GLOBALPARAM), uid)
 
     def _missing_node(self, plan: Plan) -> str | None:
         gone = [name for name in plan.nodes if name not in self._platform.nodes.addresses]

@@ -17,7 +17,7 @@ from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.store.interface import Event, Role, Session, Store, Token, User, UserState
 from fedsim.web import passwords
-from fedsim.web.faults import Fault, Problems
+from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import DEFAULT_LANGUAGE, tr
 from fedsim.web.throttle import Throttle, address_key, forgive
 

@@ -13,12 +13,12 @@ from fedsim.store.interface import Role, User, UserState
 from fedsim.web import accounts, submissions
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.downloads import checkpoint_file
-from fedsim.web.faults import Fault, Problems, not_found, status_text
+from fedsim.web.errors import Fault, Problems, not_found, status_text
 from fedsim.web.i18n import tr
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import json_response
 from fedsim.web.routes import Access, Route
 from fedsim.web.views import plain, task_json, user_json
-from fedsim.web.visit import Visit
 
 ROOT = "/api/v1"
 PAGE_SIZE = 50
@@ -59,7 +59,7 @@ class Api:
         ]
 
     # -- tasks
-    def tasks(self, visit: Visit) -> Json:
+    def tasks(self, visit: WebRequest) -> Json:
         """The visitor's tasks, newest first; with `all=1`, an administrator's question, everybody's."""
         everybody = visit.query.get("all") == "1"
         if everybody and not visit.is_admin:
@@ -70,7 +70,7 @@ class Api:
         found = visit.store.tasks(owner, limit=limit, before=before)
         return {"tasks": [task_json(visit.store, task) for task in found]}
 
-    def submit(self, visit: Visit) -> bottle.HTTPResponse:
+    def submit(self, visit: WebRequest) -> bottle.HTTPResponse:
         """A new task from its settings, in our names or the original platform's."""
         made = submissions.submit(visit, visit.json_body(), _idempotency_key(visit))
         task = made.task
@@ -79,31 +79,31 @@ class Api:
         response.set_header("Location", f"{ROOT}/tasks/{task.number}")
         return response
 
-    def task(self, visit: Visit, number: int) -> Json:
+    def task(self, visit: WebRequest, number: int) -> Json:
         """One task."""
         return {"task": task_json(visit.store, submissions.task_of(visit, number))}
 
-    def stop(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def stop(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """Stop a task: one that waits at once, one that runs as soon as the server hears of it."""
         return json_response({"task": task_json(visit.store, submissions.stop(visit, number))}, 202)
 
-    def delete(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def delete(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the server delete a finished task."""
         return json_response({"task": task_json(visit.store, submissions.delete(visit, number))}, 202)
 
-    def rounds(self, visit: Visit, number: int) -> Json:
+    def rounds(self, visit: WebRequest, number: int) -> Json:
         """The rounds so far, a page of them; round 0 is the evaluation of the initial model."""
         submissions.task_of(visit, number)
         found = visit.store.rounds(number, **_stretch(visit))
         return {"rounds": plain(found), "total": visit.store.count_rounds(number)}
 
-    def events(self, visit: Visit, number: int) -> Json:
+    def events(self, visit: WebRequest, number: int) -> Json:
         """What happened to the task, newest first."""
         submissions.task_of(visit, number)
         limit = visit.query_number("limit", 200, least=1, most=1000) or 200
         return {"events": plain(visit.store.events(task=number, limit=limit))}
 
-    def checkpoints(self, visit: Visit, number: int) -> Json:
+    def checkpoints(self, visit: WebRequest, number: int) -> Json:
         """The saved models, a page of them; `url` is where one can be fetched, null once it was removed."""
         submissions.task_of(visit, number)
         return {
@@ -114,17 +114,17 @@ class Api:
             ]
         }
 
-    def checkpoint(self, visit: Visit, number: int, round_number: int) -> bottle.HTTPResponse:
+    def checkpoint(self, visit: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
         """A saved model's file, or with `part=json` the JSON beside it."""
         task = submissions.task_of(visit, number)
         return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
 
     # -- what there is
-    def nodes(self, visit: Visit) -> Json:
+    def nodes(self, visit: WebRequest) -> Json:
         """The nodes as they last announced themselves."""
         return {"nodes": plain(read_catalogue(visit.site).nodes)}
 
-    def options(self, visit: Visit) -> Json:
+    def options(self, visit: WebRequest) -> Json:
         """What a task may be made of, the defaults, and the settings' JSON schema."""
         catalogue = read_catalogue(visit.site)
         return {
@@ -138,31 +138,31 @@ class Api:
         }
 
     # -- accounts
-    def me(self, visit: Visit) -> Json:
+    def me(self, visit: WebRequest) -> Json:
         """Who asks."""
         return {"user": user_json(visit.person)}
 
-    def tokens(self, visit: Visit) -> Json:
+    def tokens(self, visit: WebRequest) -> Json:
         """One's own bearer tokens, without their secrets."""
         return {"tokens": plain(visit.store.tokens(visit.person.id))}
 
-    def make_token(self, visit: Visit) -> bottle.HTTPResponse:
+    def make_token(self, visit: WebRequest) -> bottle.HTTPResponse:
         """A new bearer token; its secret is in this answer and nowhere else."""
         label = visit.json_body().get("label", "")
         secret, token = accounts.make_token(visit.store, visit.person, label, now=visit.now)
         return json_response({"token": plain(token), "secret": secret}, 201)
 
-    def delete_token(self, visit: Visit, token_id: int) -> Json:
+    def delete_token(self, visit: WebRequest, token_id: int) -> Json:
         """Make a bearer token worthless."""
         if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
             raise not_found()
         return {"deleted": token_id}
 
-    def users(self, visit: Visit) -> Json:
+    def users(self, visit: WebRequest) -> Json:
         """Everybody with an account."""
         return {"users": [user_json(user) for user in visit.store.users()]}
 
-    def change_user(self, visit: Visit, user_id: int) -> Json:
+    def change_user(self, visit: WebRequest, user_id: int) -> Json:
         """Change somebody's state or role."""
         user = user_of(visit, user_id)
         body = visit.json_body()
@@ -170,13 +170,13 @@ class Api:
         accounts.change_user(visit.store, user, by=visit.person, state=state, role=role, now=visit.now)
         return {"user": user_json(user_of(visit, user_id))}
 
-    def reset_password(self, visit: Visit, user_id: int) -> Json:
+    def reset_password(self, visit: WebRequest, user_id: int) -> Json:
         """Give somebody a generated password, which is in this answer and nowhere else."""
         user = user_of(visit, user_id)
         return {"password": accounts.reset_password(visit.store, user, by=visit.person, now=visit.now)}
 
 
-def user_of(visit: Visit, user_id: int) -> User:
+def user_of(visit: WebRequest, user_id: int) -> User:
     """The user with this id, for administrators.
 
     Raises:
@@ -188,7 +188,7 @@ def user_of(visit: Visit, user_id: int) -> User:
     return user
 
 
-def _stretch(visit: Visit) -> dict[str, Any]:
+def _stretch(visit: WebRequest) -> dict[str, Any]:
     """Which of a task's rounds or checkpoints the address asks for."""
     return {
         "after": visit.query_number("after", None, least=0, most=MOST_ROUNDS),
@@ -197,7 +197,7 @@ def _stretch(visit: Visit) -> dict[str, Any]:
     }
 
 
-def _idempotency_key(visit: Visit) -> str:
+def _idempotency_key(visit: WebRequest) -> str:
     key = visit.header("Idempotency-Key")
     if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
         raise Fault(

@@ -14,8 +14,9 @@ from fedsim.errors import Unavailable
 from fedsim.log import get_logger
 from fedsim.store.interface import Store
 from fedsim.web.api import Api
-from fedsim.web.faults import Fault, status_text, status_title
+from fedsim.web.errors import Fault, status_text, status_title
 from fedsim.web.i18n import html_language
+from fedsim.web.notifier import Signal
 from fedsim.web.pages.admin import AdminPages
 from fedsim.web.pages.login import LoginPages
 from fedsim.web.pages.nodes import NodePages
@@ -24,10 +25,9 @@ from fedsim.web.pages.public import PublicPages
 from fedsim.web.pages.submit import SubmitPages
 from fedsim.web.pages.tasks import TaskPages
 from fedsim.web.rendering import STATIC, Renderer
+from fedsim.web.request import Site, WebRequest
 from fedsim.web.responses import json_response, see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.signal import Signal
-from fedsim.web.visit import Site, Visit
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _VISIT = "fedsim.visit"
@@ -102,14 +102,14 @@ class _Application:
 
         return answer
 
-    def _visit(self) -> Visit:
+    def _visit(self) -> WebRequest:
         environ = bottle.request.environ
         if _VISIT not in environ:
-            environ[_VISIT] = Visit(self.site, environ)
-        visit: Visit = environ[_VISIT]
+            environ[_VISIT] = WebRequest(self.site, environ)
+        visit: WebRequest = environ[_VISIT]
         return visit
 
-    def _log_in_first(self, visit: Visit) -> bottle.HTTPResponse:
+    def _log_in_first(self, visit: WebRequest) -> bottle.HTTPResponse:
         if visit.is_api:
             return self._fault(visit, Fault(401, status_text(401)))
         back = quote(visit.address_within, safe="/") if visit.method == "GET" else "/tasks"
@@ -119,7 +119,7 @@ class _Application:
             return response
         return see_other(f"/login?next={back}")
 
-    def _fault(self, visit: Visit, fault: Fault) -> bottle.HTTPResponse:
+    def _fault(self, visit: WebRequest, fault: Fault) -> bottle.HTTPResponse:
         text = visit.say(fault.text)
         problems = {field: visit.say(problem) for field, problem in fault.problems.items()}
         if visit.is_api or visit.path == "/healthz":

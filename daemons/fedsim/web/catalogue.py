@@ -10,9 +10,9 @@ from fedsim.learning.partition import most_clients
 from fedsim.messages import DataSetInfo, Hello, read_message
 from fedsim.settings import MODELS, SAVE_PATH_NOTE, SettingsError, TaskSettings, installed, parse_settings
 from fedsim.store.interface import Node
-from fedsim.web.faults import Fault, Problems, explain_settings
+from fedsim.web.errors import Fault, Problems, explain_settings
 from fedsim.web.i18n import Text, tr
-from fedsim.web.visit import Site
+from fedsim.web.request import Site
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from typing import Any, BinaryIO
 import bottle
 
 from fedsim.store.interface import RoundRecord, Store, Task
-from fedsim.web.faults import Fault, not_found, status_text
+from fedsim.web.errors import Fault, not_found, status_text
 from fedsim.web.i18n import tr
+from fedsim.web.request import WebRequest
 from fedsim.web.views import plain, task_json
-from fedsim.web.visit import Visit
 
 BLOCK_ROUNDS = 1000
 
 
-def checkpoint_file(visit: Visit, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
+def checkpoint_file(visit: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
     """The checkpoint of a round, or the JSON beside it; the digest is the ETag, ranges are answered.
 
     Raises:

@@ -23,12 +23,12 @@ from fedsim.spool.files import Role
 from fedsim.store import SqlStore, open_store
 from fedsim.web.app import make_app
 from fedsim.web.metrics import MeasuredApp
-from fedsim.web.signal import WireSignal
+from fedsim.web.notifier import WireSignal
+from fedsim.web.request import MAX_BODY_BYTES
 from fedsim.web.supervisor import EventLogger, Supervisor
-from fedsim.web.visit import MAX_BODY_BYTES
 from fedsim.web.worker import PatientWorker
 from fedsim.wire import Identity
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 
 # A worker that does not answer its supervisor for so long is killed and replaced.
 WORKER_TIMEOUT_SECONDS = 60

@@ -15,7 +15,7 @@ from functools import cache
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import Text, tr
 
 MIN_CHARACTERS = 8

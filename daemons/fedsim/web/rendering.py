@@ -14,8 +14,8 @@ from markupsafe import Markup
 from fedsim import __version__
 from fedsim.store.interface import UserState
 from fedsim.web import i18n
+from fedsim.web.request import WebRequest
 from fedsim.web.views import event_text, phase_text
-from fedsim.web.visit import Visit
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -66,7 +66,7 @@ class Renderer:
         """The address of a static file, with its content's digest, so that it can be kept for ever."""
         return f"/static/{name}?v={self._versions[name]}"
 
-    def page(self, visit: Visit, template: str, **values: Any) -> str:
+    def page(self, visit: WebRequest, template: str, **values: Any) -> str:
         """The HTML of a template; every template knows the visit, its user and its form token."""
         return (
             self._environments[visit.language]

@@ -7,7 +7,7 @@ from typing import Any
 
 import bottle
 
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 
 
 def json_response(content: dict[str, Any], status: int = 200) -> bottle.HTTPResponse:

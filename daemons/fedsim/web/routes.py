@@ -9,7 +9,7 @@ from typing import Any
 
 import bottle
 
-from fedsim.web.visit import Visit
+from fedsim.web.request import WebRequest
 
 
 class Access(Enum):
@@ -32,4 +32,4 @@ class Route:
     path: str
     handler: Callable[..., str | dict[str, Any] | bottle.HTTPResponse]
     access: Access = Access.USER
-    outdated: Callable[[Visit], bottle.HTTPResponse] | None = None
+    outdated: Callable[[WebRequest], bottle.HTTPResponse] | None = None

@@ -11,9 +11,9 @@ from uuid import uuid4
 from fedsim.log import get_logger
 from fedsim.store.interface import Event, Task
 from fedsim.web.catalogue import check_settings, read_catalogue
-from fedsim.web.faults import Fault, not_found
+from fedsim.web.errors import Fault, not_found
 from fedsim.web.i18n import Text, tr
-from fedsim.web.visit import Visit
+from fedsim.web.request import WebRequest
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Submitted:
     is_new: bool
 
 
-def submit(visit: Visit, given: dict[str, Any], key: str = "") -> Submitted:
+def submit(visit: WebRequest, given: dict[str, Any], key: str = "") -> Submitted:
     """Check the settings, write the task's row, and give the server a hint.
 
     Args:
@@ -55,7 +55,7 @@ def _fingerprint(key: str, given: dict[str, Any]) -> str:
     return blake2b(json.dumps([key, given], sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
-def task_of(visit: Visit, number: int) -> Task:
+def task_of(visit: WebRequest, number: int) -> Task:
     """The visitor's task with this number (an administrator's: any).
 
     Raises:
@@ -67,7 +67,7 @@ def task_of(visit: Visit, number: int) -> Task:
     return task
 
 
-def stop(visit: Visit, number: int) -> Task:
+def stop(visit: WebRequest, number: int) -> Task:
     """Stop a task that has not finished; stopping twice is the same as once.
 
     Raises:
@@ -82,7 +82,7 @@ def stop(visit: Visit, number: int) -> Task:
     return task_of(visit, number)
 
 
-def delete(visit: Visit, number: int) -> Task:
+def delete(visit: WebRequest, number: int) -> Task:
     """Ask the server to delete a finished task with its checkpoints.
 
     Raises:
@@ -96,6 +96,6 @@ def delete(visit: Visit, number: int) -> Task:
     return task_of(visit, number)
 
 
-def _note(visit: Visit, task: Task, kind: str, text: str) -> None:
+def _note(visit: WebRequest, task: Task, kind: str, text: str) -> None:
     visit.store.add_event(Event(visit.now, kind, text, task=task.number, user=visit.person.name))
     get_logger().info(kind, task=task.number, user=visit.person.name)

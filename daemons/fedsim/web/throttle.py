@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fedsim.log import get_logger
 from fedsim.store.interface import Store
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import duration, tr
 
 # Whoever has one address of IPv6 has this whole network of them.

@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 
 WARNING_DAYS: Final = 14
 _DAY_SECONDS: Final = 86_400.0

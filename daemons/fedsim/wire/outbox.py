@@ -16,7 +16,7 @@ from typing import Any
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Sender, Status, Transfer
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 
 
 class Outbox:

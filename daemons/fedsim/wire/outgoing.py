@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from fedsim.errors import Refused
 from fedsim.spool.files import FileHeader
+from fedsim.wire.body import Source
 from fedsim.wire.frames import INLINE_BYTES, PIECE_BYTES, Ack, Answer, FrameType, ProtocolError, Refusal, encode
-from fedsim.wire.source import Source
 from fedsim.wire.stream import Stream
 
 # Several bodies may be on their way: while one is made durable over there, the next already travels.

@@ -10,17 +10,17 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
-from fedsim.wire.channel import Channel
 from fedsim.wire.expiry import ExpiryWatch
-from fedsim.wire.hub import Hub
+from fedsim.wire.limits import ConnectionLimits
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.rules import LinkRules
+from fedsim.wire.peer_connection import PeerConnection
+from fedsim.wire.reactor import Reactor
+from fedsim.wire.tls import Credentials
 from fedsim.wire.transfer import Outcome, Status, Transfer
-from fedsim.wire.trust import Credentials
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
 
-_RULES: Final = LinkRules(
+_RULES: Final = ConnectionLimits(
     max_header_bytes=64 << 10,
     quiet_seconds=10.0,
     idle_seconds=3600.0,
@@ -62,15 +62,15 @@ class Sender:
         *,
         credentials: Credentials | None = None,
         threads: int = 2,
-        rules: LinkRules = _RULES,
+        rules: ConnectionLimits = _RULES,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
         self._rules = rules
         self._on_trouble = on_trouble
-        self._hub = Hub(f"sender-{identity.name}", threads)
-        self._channels: dict[Peer, Channel] = {}
+        self._hub = Reactor(f"sender-{identity.name}", threads)
+        self._channels: dict[Peer, PeerConnection] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._expiry = ExpiryWatch(credentials)
@@ -133,7 +133,9 @@ class Sender:
                 raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure or 'closed'}")
             channel = self._channels.get(peer)
             if channel is None:
-                channel = Channel(self._hub, self.identity, peer, self._rules, self._credentials, self._on_trouble)
+                channel = PeerConnection(
+                    self._hub, self.identity, peer, self._rules, self._credentials, self._on_trouble
+                )
                 self._channels[peer] = channel
                 self._hub.add(channel)
             transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)

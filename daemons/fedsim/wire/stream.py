@@ -13,7 +13,7 @@ import ssl
 from typing import Any, Final, Protocol
 
 from fedsim.errors import FedsimError, Refused
-from fedsim.wire.trust import explain
+from fedsim.wire.tls import explain
 
 _TLS_BLOCK: Final = 256 << 10
 _NOT_SENT_BYTES: Final = 2 << 20

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedsim.spool.files import FileHeader, FileId
+from fedsim.wire.body import Source
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.peer import Peer
-from fedsim.wire.source import Source
 
 
 class Status(StrEnum):

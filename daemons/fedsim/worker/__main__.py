@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Self
 
-from fedsim.parent import end_with_parent
+from fedsim.pdeathsig import end_with_parent
 from fedsim.worker.forking import MAX_MESSAGE_BYTES
-from fedsim.worker.life import live
+from fedsim.worker.main_loop import live
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from fedsim.log import get_logger
 from fedsim.worker.forking import ForkServers
+from fedsim.worker.interpreters import interpreter_of
 from fedsim.worker.jobs import Job, Reply
 from fedsim.worker.process import WorkerProcess
-from fedsim.worker.versions import interpreter_of
 
 
 @dataclass

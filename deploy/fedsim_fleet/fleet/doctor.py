@@ -15,7 +15,7 @@ from fedsim.cli.output import size
 from fedsim.errors import BadInput, FedsimError
 from fedsim.spool.files import Role
 from fedsim.wire.peer import Identity
-from fedsim.wire.trust import owner_of, revocation_lists, signed_by
+from fedsim.wire.tls import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
 from fedsim_fleet.fleet.report import Deep, Report, data_paths, days_of
 

@@ -7,12 +7,12 @@ import bottle
 from fedsim.store.interface import Role, UserState
 from fedsim.web import accounts
 from fedsim.web.api import user_of
-from fedsim.web.faults import Fault, status_text
+from fedsim.web.errors import Fault, status_text
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
 from fedsim.web.views import ROLES, USER_STATES
-from fedsim.web.visit import Visit
 
 # The form's verbs -> what they set.
 _STATES = {"approve": UserState.ACTIVE, "enable": UserState.ACTIVE, "disable": UserState.DISABLED}
@@ -33,11 +33,11 @@ class AdminPages:
             Route("POST", "/admin/users/<user_id:int>/reset-password", self.reset_password, Access.ADMIN),
         ]
 
-    def users(self, visit: Visit) -> str:
+    def users(self, visit: WebRequest) -> str:
         """Everybody, those who wait for approval first."""
         return self._show(visit)
 
-    def change(self, visit: Visit, user_id: int) -> bottle.HTTPResponse:
+    def change(self, visit: WebRequest, user_id: int) -> bottle.HTTPResponse:
         """Approve, disable, enable, or change the role."""
         verb = visit.form.get("action", "")
         if verb not in _STATES.keys() | _ROLES.keys():
@@ -52,13 +52,13 @@ class AdminPages:
         )
         return see_other("/admin/users")
 
-    def reset_password(self, visit: Visit, user_id: int) -> str:
+    def reset_password(self, visit: WebRequest, user_id: int) -> str:
         """A generated password, shown this once."""
         user = user_of(visit, user_id)
         password = accounts.reset_password(visit.store, user, by=visit.person, now=visit.now)
         return self._show(visit, name=user.name, password=password)
 
-    def _show(self, visit: Visit, *, name: str = "", password: str = "") -> str:
+    def _show(self, visit: WebRequest, *, name: str = "", password: str = "") -> str:
         users = sorted(
             visit.store.users(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
         )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import bottle
 
 from fedsim.web import accounts, forms
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import tr
 from fedsim.web.pages.task_form import show_task_form
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import page_response, safe_next, see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.visit import Visit
 
 
 class LoginPages:
@@ -28,11 +28,11 @@ class LoginPages:
             Route("POST", "/logout", self.log_out, Access.ANYONE),
         ]
 
-    def form(self, visit: Visit) -> bottle.HTTPResponse:
+    def form(self, visit: WebRequest) -> bottle.HTTPResponse:
         """The form for name and password."""
         return show_login(self._renderer, visit, wanted=visit.query.get("next", "/tasks"))
 
-    def log_in(self, visit: Visit) -> bottle.HTTPResponse:
+    def log_in(self, visit: WebRequest) -> bottle.HTTPResponse:
         """Check name and password; the session's id is always a new one."""
         cookies_must_travel(visit)
         name, password = visit.form.get("name", ""), visit.form.get("password", "")
@@ -46,11 +46,11 @@ class LoginPages:
             return show_task_form(self._renderer, visit, typed, notice=notice)
         return see_other(safe_next(visit.form.get("next", "/tasks")))
 
-    def outdated(self, visit: Visit) -> bottle.HTTPResponse:
+    def outdated(self, visit: WebRequest) -> bottle.HTTPResponse:
         """The page was open for so long that its cookie is gone."""
         return self._again(visit, Fault(403, tr("This page was open for too long: log in once more.")))
 
-    def _again(self, visit: Visit, fault: Fault) -> bottle.HTTPResponse:
+    def _again(self, visit: WebRequest, fault: Fault) -> bottle.HTTPResponse:
         return show_login(
             self._renderer,
             visit,
@@ -60,7 +60,7 @@ class LoginPages:
             fault=fault,
         )
 
-    def log_out(self, visit: Visit) -> bottle.HTTPResponse:
+    def log_out(self, visit: WebRequest) -> bottle.HTTPResponse:
         """End the session, here and in the database."""
         visit.end_session()
         return see_other("/")
@@ -68,7 +68,7 @@ class LoginPages:
 
 def show_login(
     renderer: Renderer,
-    visit: Visit,
+    visit: WebRequest,
     *,
     wanted: str = "/tasks",
     name: str = "",
@@ -89,7 +89,7 @@ def show_login(
     return page_response(page, fault)
 
 
-def cookies_must_travel(visit: Visit) -> None:
+def cookies_must_travel(visit: WebRequest) -> None:
     """Refuse to show or take a form with a password where it could be read on its way.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.routes import Route
-from fedsim.web.visit import Visit
 
 
 class NodePages:
@@ -18,7 +18,7 @@ class NodePages:
         """What this page answers."""
         return [Route("GET", "/nodes", self.nodes)]
 
-    def nodes(self, visit: Visit) -> str:
+    def nodes(self, visit: WebRequest) -> str:
         """Every node that ever announced itself; for htmx only the part that lives."""
         part = "_nodes.html" if visit.header("HX-Request") else "nodes.html"
         return self._page(visit, part, catalogue=read_catalogue(visit.site))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import bottle
 
 from fedsim.web import accounts, passwords
-from fedsim.web.faults import Fault, Problems, not_found
+from fedsim.web.errors import Fault, Problems, not_found
 from fedsim.web.i18n import Text, tr
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import page_response, see_other
 from fedsim.web.routes import Route
-from fedsim.web.visit import Visit
 
 BIGGEST = 2**63 - 1
 
@@ -30,11 +30,11 @@ class ProfilePages:
             Route("POST", "/profile/tokens/<token_id:int>/delete", self.delete_token),
         ]
 
-    def profile(self, visit: Visit) -> bottle.HTTPResponse:
+    def profile(self, visit: WebRequest) -> bottle.HTTPResponse:
         """The page as it stands."""
         return self._show(visit)
 
-    def change_password(self, visit: Visit) -> bottle.HTTPResponse:
+    def change_password(self, visit: WebRequest) -> bottle.HTTPResponse:
         """A new password: every other browser is logged out and every token ends; this browser stays."""
         old, new = visit.form.get("old", ""), visit.form.get("new", "")
         try:
@@ -48,7 +48,7 @@ class ProfilePages:
             visit, done=tr("The password was changed. Other browsers were logged out, and your tokens have ended.")
         )
 
-    def make_token(self, visit: Visit) -> bottle.HTTPResponse:
+    def make_token(self, visit: WebRequest) -> bottle.HTTPResponse:
         """A new token, shown this once."""
         label = visit.form.get("label", "")
         try:
@@ -57,14 +57,14 @@ class ProfilePages:
             return self._show(visit, fault=fault)
         return self._show(visit, secret=secret)
 
-    def delete_token(self, visit: Visit, token_id: int) -> bottle.HTTPResponse:
+    def delete_token(self, visit: WebRequest, token_id: int) -> bottle.HTTPResponse:
         """Make a token worthless."""
         if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
             raise not_found()
         return see_other("/profile")
 
     def _show(
-        self, visit: Visit, *, fault: Fault | None = None, secret: str = "", done: Text | None = None
+        self, visit: WebRequest, *, fault: Fault | None = None, secret: str = "", done: Text | None = None
     ) -> bottle.HTTPResponse:
         problems: Problems = fault.problems if fault else {}
         page = self._page(

@@ -7,13 +7,13 @@ import bottle
 from fedsim import __version__
 from fedsim.store.interface import UserState
 from fedsim.web import accounts, passwords
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import LANGUAGES
 from fedsim.web.pages.login import cookies_must_travel
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import LANGUAGE_COOKIE, WebRequest
 from fedsim.web.responses import json_response, page_response, safe_next, see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.visit import LANGUAGE_COOKIE, Visit
 
 
 class PublicPages:
@@ -32,16 +32,16 @@ class PublicPages:
             Route("GET", "/healthz", self.healthz, Access.ANYONE),
         ]
 
-    def home(self, visit: Visit) -> str:
+    def home(self, visit: WebRequest) -> str:
         """What fedsim is."""
         return self._page(visit, "home.html")
 
-    def register_form(self, visit: Visit) -> str | bottle.HTTPResponse:
+    def register_form(self, visit: WebRequest) -> str | bottle.HTTPResponse:
         """The form for a new account."""
         cookies_must_travel(visit)
         return self._register(visit)
 
-    def register(self, visit: Visit) -> str | bottle.HTTPResponse:
+    def register(self, visit: WebRequest) -> str | bottle.HTTPResponse:
         """Make an account; an open registration logs in at once."""
         cookies_must_travel(visit)
         name, password = visit.form.get("name", ""), visit.form.get("password", "")
@@ -62,7 +62,7 @@ class PublicPages:
         visit.begin_session(user)
         return see_other("/tasks")
 
-    def _register(self, visit: Visit, fault: Fault | None = None, name: str = "") -> bottle.HTTPResponse:
+    def _register(self, visit: WebRequest, fault: Fault | None = None, name: str = "") -> bottle.HTTPResponse:
         page = self._page(
             visit,
             "register.html",
@@ -74,7 +74,7 @@ class PublicPages:
         )
         return page_response(page, fault)
 
-    def language(self, visit: Visit) -> bottle.HTTPResponse:
+    def language(self, visit: WebRequest) -> bottle.HTTPResponse:
         """Switch the language, for this browser and, if somebody is logged in, for them."""
         wanted = visit.form.get("language", "")
         if wanted in LANGUAGES:
@@ -83,7 +83,7 @@ class PublicPages:
                 visit.store.set_language(visit.user.id, wanted)
         return see_other(safe_next(visit.form.get("next", "/")))
 
-    def healthz(self, visit: Visit) -> bottle.HTTPResponse:
+    def healthz(self, visit: WebRequest) -> bottle.HTTPResponse:
         """Whether the database answers; where it does not, the application turns `Unavailable` into 503."""
         visit.store.check()
         return json_response({"status": "ok", "database": "ok", "version": __version__})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import bottle
 
 from fedsim.web import forms, submissions
-from fedsim.web.faults import Fault
+from fedsim.web.errors import Fault
 from fedsim.web.i18n import tr
 from fedsim.web.pages.login import show_login
 from fedsim.web.pages.task_form import show_task_form
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Route
-from fedsim.web.visit import Visit
 
 BIGGEST = 2**63 - 1
 
@@ -30,7 +30,7 @@ class SubmitPages:
             Route("POST", "/tasks/new", self.submit, outdated=self.outdated),
         ]
 
-    def form(self, visit: Visit) -> bottle.HTTPResponse:
+    def form(self, visit: WebRequest) -> bottle.HTTPResponse:
         """The form, with the defaults or with the settings of the task named by `from`."""
         source = visit.query_number(forms.SOURCE, None, least=1, most=BIGGEST)
         if source is None:
@@ -38,7 +38,7 @@ class SubmitPages:
         values = forms.filled(submissions.task_of(visit, source).settings)
         return show_task_form(self._renderer, visit, values | {forms.SOURCE: str(source)})
 
-    def submit(self, visit: Visit) -> bottle.HTTPResponse:
+    def submit(self, visit: WebRequest) -> bottle.HTTPResponse:
         """Submit what was typed; with problems, the form comes back as it was typed."""
         try:
             made = submissions.submit(visit, forms.given(visit.form), visit.form.get(forms.SUBMISSION, ""))
@@ -48,7 +48,7 @@ class SubmitPages:
             return show_task_form(self._renderer, visit, forms.kept(visit.form), fault=fault)
         return see_other(f"/tasks/{made.task.number}")
 
-    def outdated(self, visit: Visit) -> bottle.HTTPResponse:
+    def outdated(self, visit: WebRequest) -> bottle.HTTPResponse:
         """The form was opened in a session that has ended: it waits behind the log-in, or comes back at once."""
         typed = forms.kept(visit.form)
         if visit.user is None:

@@ -7,15 +7,20 @@ import bottle
 from fedsim.settings import TaskSettings
 from fedsim.web import forms
 from fedsim.web.catalogue import read_catalogue
-from fedsim.web.faults import Fault, Problems
+from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import Text
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import page_response
-from fedsim.web.visit import Visit
 
 
 def show_task_form(
-    renderer: Renderer, visit: Visit, values: dict[str, str], *, fault: Fault | None = None, notice: Text | None = None
+    renderer: Renderer,
+    visit: WebRequest,
+    values: dict[str, str],
+    *,
+    fault: Fault | None = None,
+    notice: Text | None = None,
 ) -> bottle.HTTPResponse:
     """The form with `values`, which may be as typed; what they leave out has its default."""
     problems: Problems = fault.problems if fault else {}

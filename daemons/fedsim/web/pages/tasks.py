@@ -15,10 +15,10 @@ from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
 from fedsim.web.rendering import Renderer
+from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
 from fedsim.web.views import PHASES, task_view
-from fedsim.web.visit import Visit
 
 PAGE_SIZE = 20
 SHOWN_ROUNDS = 50
@@ -49,15 +49,15 @@ class TaskPages:
         ]
 
     # -- lists
-    def mine(self, visit: Visit) -> str | bottle.HTTPResponse:
+    def mine(self, visit: WebRequest) -> str | bottle.HTTPResponse:
         """The visitor's own tasks."""
         return self._list(visit, visit.person.id, "/tasks")
 
-    def everybodys(self, visit: Visit) -> str | bottle.HTTPResponse:
+    def everybodys(self, visit: WebRequest) -> str | bottle.HTTPResponse:
         """All tasks, for administrators."""
         return self._list(visit, None, "/admin/tasks")
 
-    def _list(self, visit: Visit, owner: int | None, path: str) -> str | bottle.HTTPResponse:
+    def _list(self, visit: WebRequest, owner: int | None, path: str) -> str | bottle.HTTPResponse:
         before = visit.query_number("before", None, least=1, most=BIGGEST)
         found = visit.store.tasks(owner, limit=PAGE_SIZE + 1, before=before)
         views = [task_view(visit.store, task) for task in found[:PAGE_SIZE]]
@@ -72,7 +72,7 @@ class TaskPages:
         }
         return self._live_part(visit, "tasks.html", "_tasks.html", values)
 
-    def _live_part(self, visit: Visit, page: str, part: str, values: dict[str, Any]) -> str | bottle.HTTPResponse:
+    def _live_part(self, visit: WebRequest, page: str, part: str, values: dict[str, Any]) -> str | bottle.HTTPResponse:
         """The whole page, or for htmx its live part – or nothing, if that has not changed since it was fetched."""
         body = self._page(visit, part, **values, seen="")
         digest = blake2b(body.encode(), digest_size=8).hexdigest()
@@ -83,11 +83,11 @@ class TaskPages:
         return self._page(visit, part, **values, seen=digest)
 
     # -- one task
-    def task(self, visit: Visit, number: int) -> str | bottle.HTTPResponse:
+    def task(self, visit: WebRequest, number: int) -> str | bottle.HTTPResponse:
         """A task's page."""
         return self._task(visit, submissions.task_of(visit, number))
 
-    def _task(self, visit: Visit, task: Task) -> str | bottle.HTTPResponse:
+    def _task(self, visit: WebRequest, task: Task) -> str | bottle.HTTPResponse:
         store, number = visit.store, task.number
         rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds, number))
         newest = _newest(rounds.shown if rounds.before is None else store.rounds(number, limit=1, newest=True))
@@ -109,26 +109,26 @@ class TaskPages:
         }
         return self._live_part(visit, "task.html", "_task.html", values)
 
-    def stop(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def stop(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """Stop the task and look at it."""
         submissions.stop(visit, number)
         return see_other(f"/tasks/{number}")
 
-    def delete(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def delete(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the task deleted and go back to the list."""
         submissions.delete(visit, number)
         return see_other("/tasks")
 
     # -- downloads
-    def rounds_csv(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def rounds_csv(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """The rounds as a table for other programs."""
         return rounds_csv(visit.store, submissions.task_of(visit, number))
 
-    def rounds_json(self, visit: Visit, number: int) -> bottle.HTTPResponse:
+    def rounds_json(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
         """The task with its rounds as JSON."""
         return rounds_json(visit.store, submissions.task_of(visit, number))
 
-    def checkpoint(self, visit: Visit, number: int, round_number: int) -> bottle.HTTPResponse:
+    def checkpoint(self, visit: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
         """A saved model, or with `part=json` the JSON beside it."""
         task = submissions.task_of(visit, number)
         return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
@@ -146,7 +146,7 @@ class Shown(Generic[T]):
     older: int | None
 
 
-def _page(visit: Visit, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
+def _page(visit: WebRequest, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
     """The page that the address asks for by `name`, read and shown in pieces of `size`."""
     before = visit.query_number(name, None, least=1, most=MOST_ROUNDS)
     found = read(before=before, limit=size + 1, newest=True)[::-1]

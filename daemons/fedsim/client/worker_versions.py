@@ -13,7 +13,7 @@ from fedsim import __version__
 from fedsim.spool.durable import write_json
 
 
-class Begun:
+class TaskWorkerVersions:
     """What one task began with."""
 
     def __init__(self, folder: Path) -> None:

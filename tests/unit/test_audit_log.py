@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from presence import fill, small_disk
-from test_course_more import assignment
+from test_task_machine_more import assignment
 
-from fedsim.client.leaving import Leaving, LeavingLog
-from fedsim.client.running import Platform, RunningTask
+from fedsim.client.audit_log import AuditLog, TaskAudit
+from fedsim.client.task import Platform, RunningTask
 from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
 from fedsim.spool.files import FileId, Kind, Role
@@ -44,7 +44,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_update_whose_receipt_never_came_is_noted_when_it_is_cleared(tmp_path: Path) -> None:
-    leaving = Leaving(LeavingLog(tmp_path / "left.jsonl"), assignment(), "server")
+    leaving = TaskAudit(AuditLog(tmp_path / "left.jsonl"), assignment(), "server")
     for number in (1, 2, 3):
         leaving.goes(update(number), 2728, 150)
     leaving.taken(taken(update(1)))
@@ -57,7 +57,7 @@ def test_an_update_whose_receipt_never_came_is_noted_when_it_is_cleared(tmp_path
 
 
 def test_a_receipt_that_comes_twice_is_noted_twice_as_both_have_left(tmp_path: Path) -> None:
-    leaving = Leaving(LeavingLog(tmp_path / "left.jsonl"), assignment(), "server")
+    leaving = TaskAudit(AuditLog(tmp_path / "left.jsonl"), assignment(), "server")
     for _ in range(2):
         leaving.goes(update(1), 2728, 150)
         leaving.taken(taken(update(1)))
@@ -67,7 +67,7 @@ def test_a_receipt_that_comes_twice_is_noted_twice_as_both_have_left(tmp_path: P
 
 def test_what_finds_no_room_is_written_with_the_next_line_and_no_line_is_torn(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
-        leaving = Leaving(LeavingLog(disk / "left.jsonl"), assignment(), "server")
+        leaving = TaskAudit(AuditLog(disk / "left.jsonl"), assignment(), "server")
         for number in range(1, 101):
             leaving.goes(update(number), 2728, 150)
         leaving.taken(taken(update(1)))
@@ -99,7 +99,7 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
             outbox=outbox,
             server=SERVER,
             fork_servers=servers,
-            leaving=LeavingLog(tmp_path / "left.jsonl"),
+            leaving=AuditLog(tmp_path / "left.jsonl"),
             announce=lambda: None,
             metrics=NodeMetrics(),
         )

@@ -21,7 +21,7 @@ from fedsim.spool.files import FileId
 from fedsim.wire.sender import Outcome
 
 
-class LeavingLog:
+class AuditLog:
     """Adds lines to the log at `path`."""
 
     def __init__(self, path: Path) -> None:
@@ -54,10 +54,10 @@ class _OnItsWay:
     num_examples: int | None
 
 
-class Leaving:
+class TaskAudit:
     """What of one task is on its way out of this house, until it is in the log."""
 
-    def __init__(self, log: LeavingLog, assignment: Assignment, server: str) -> None:
+    def __init__(self, log: AuditLog, assignment: Assignment, server: str) -> None:
         self._log = log
         self._assignment = assignment
         self._server = server

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsim.wire.rules import LinkRules, Pace
+from fedsim.wire.limits import ConnectionLimits, Pace
 
 RATE, PATIENCE = 1000, 10.0
 
 
 def pace(rate: int = RATE) -> Pace:
-    rules = LinkRules(
+    rules = ConnectionLimits(
         max_header_bytes=4096,
         quiet_seconds=PATIENCE,
         idle_seconds=900,

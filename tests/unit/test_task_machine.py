@@ -14,12 +14,12 @@ from itertools import count
 
 import pytest
 
-from fedsim.course import node as on_node
-from fedsim.course import task_events as on_server
-from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport
 from fedsim.settings import TaskSettings
+from fedsim.state_machines import node as on_node
+from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.task import FINAL_DELIVERY_SECONDS, Restored, TaskMachine
 
 UID = "0" * 32
 INFO = DataSetInfo(
@@ -102,7 +102,7 @@ class World:
         self.order = count()
         self.disk = ServerDisk()
         self.node_disks = {name: NodeDisk() for name in self.plan.nodes}
-        self.nodes: dict[str, on_node.NodeCourse | None] = dict.fromkeys(self.plan.nodes)
+        self.nodes: dict[str, on_node.NodeMachine | None] = dict.fromkeys(self.plan.nodes)
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
         self.broken: set[str] = set()
@@ -173,7 +173,7 @@ class World:
             saved=frozenset(disk.saved),
             testset=disk.testset,
         )
-        self.server = TaskCourse(self.plan, restored, own_testset=False)
+        self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.serve(self.server.begin(self.now))
         for update in list(disk.updates.values()):
             self.serve(self.server.handle(update, self.now))
@@ -278,7 +278,7 @@ class World:
                 if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
             ]
         )
-        course = on_node.NodeCourse(disk.assignment, trained)
+        course = on_node.NodeMachine(disk.assignment, trained)
         self.nodes[name] = course
         self.act(name, course.begin())
         if newest is not None:
@@ -424,10 +424,10 @@ def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
     assert world.disk.saved == {3, 6}
 
 
-def started(settings: TaskSettings = SETTINGS) -> tuple[TaskCourse, Plan, list[on_server.SendGlobal]]:
+def started(settings: TaskSettings = SETTINGS) -> tuple[TaskMachine, Plan, list[on_server.SendGlobal]]:
     """A course in round 1, at time 0."""
     plan = plan_for(settings)
-    course = TaskCourse(plan, Restored(), own_testset=True)
+    course = TaskMachine(plan, Restored(), own_testset=True)
     course.begin(0)
     course.handle(on_server.InitialModelMade(), 0)
     actions: list[on_server.Action] = []
@@ -536,7 +536,7 @@ def test_a_node_that_forgot_the_task_is_told_again() -> None:
 
 
 def test_a_stop_ends_the_task_in_every_phase() -> None:
-    for course in (started()[0], TaskCourse(plan_for(SETTINGS), Restored(), own_testset=True)):
+    for course in (started()[0], TaskMachine(plan_for(SETTINGS), Restored(), own_testset=True)):
         assert course.handle(on_server.StopRequested("enough"), 1) == [on_server.Finish("stopped", "enough")]
 
 
@@ -550,7 +550,7 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
         evaluated=frozenset({last}),
         saved=frozenset({last}),
     )
-    course = TaskCourse(plan, done, own_testset=True)
+    course = TaskMachine(plan, done, own_testset=True)
     sends = [action for action in course.begin(0) if isinstance(action, on_server.SendFinal)]
     assert [send.node for send in sends] == list(plan.nodes)
     for name in plan.nodes[1:]:

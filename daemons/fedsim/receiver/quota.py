@@ -39,7 +39,7 @@ class _Kept:
     size: int
 
 
-class Ledger:
+class QuotaLedger:
     """Every file that has begun to come, open or kept. From any thread."""
 
     def __init__(self, folder: Path) -> None:

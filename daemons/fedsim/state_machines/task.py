@@ -1,6 +1,6 @@
 """The course of one task on the server: a table of (event -> actions) with nothing else in it.
 
-The shell (`fedsim.server.running`) turns what happens into events, carries out the actions in order, and on a restart
+The shell (`fedsim.server.task`) turns what happens into events, carries out the actions in order, and on a restart
 hands over what it finds on disk (`Restored`); then the course goes on as if nothing had happened.
 
     preparing --all nodes ready, initial model, test set--> round 1
@@ -18,9 +18,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedsim.course.gathering import Gathering
-from fedsim.course.plan import Plan
-from fedsim.course.task_events import (
+from fedsim.messages import TaskReport
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.round import RoundCollector
+from fedsim.state_machines.task_events import (
     Action,
     Aggregate,
     Aggregated,
@@ -50,7 +51,6 @@ from fedsim.course.task_events import (
     UpdateArrived,
     WriteRoster,
 )
-from fedsim.messages import TaskReport
 
 # The end waits so long for the final model to arrive; whoever has it not by then gets it afterwards.
 FINAL_DELIVERY_SECONDS = 10.0
@@ -73,7 +73,7 @@ class Restored:
     testset: bool = False
 
 
-class TaskCourse:
+class TaskMachine:
     """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order."""
 
     def __init__(self, plan: Plan, restored: Restored, own_testset: bool) -> None:
@@ -88,7 +88,7 @@ class TaskCourse:
         self._evaluated = set(restored.evaluated)
         self._saved = set(restored.saved)
         self._ready: dict[str, tuple[int, ...]] = {}
-        self._gathering: Gathering | None = None
+        self._gathering: RoundCollector | None = None
         self._undelivered: set[str] | None = None
         self._out: dict[str, str] = {}  # nodes that take no part now: why
         self._final_deadline: float | None = None
@@ -350,10 +350,10 @@ class TaskCourse:
 
     # ------------------------------------------------------------ the round
 
-    def _open(self, number: int, now: float) -> Gathering:
+    def _open(self, number: int, now: float) -> RoundCollector:
         assert self.counts is not None  # noqa: S101 - no round opens without them
         deadline = now + self.settings.round_timeout_seconds
-        self._gathering = Gathering(self.plan, number, self.counts, deadline, self._out)
+        self._gathering = RoundCollector(self.plan, number, self.counts, deadline, self._out)
         return self._gathering
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:

@@ -1,6 +1,6 @@
 """One running task on a node: turns what happens into the course's events, and carries out its actions.
 
-Nothing is decided here; see `fedsim.course.node`.
+Nothing is decided here; see `fedsim.state_machines.node`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.client.begun import Begun
-from fedsim.client.leaving import Leaving, LeavingLog
-from fedsim.client.story import Story
+from fedsim.client.audit_log import AuditLog, TaskAudit
+from fedsim.client.telemetry import Story
+from fedsim.client.worker_versions import TaskWorkerVersions
 from fedsim.config import ClientConfig, DataSetConfig
-from fedsim.course import node as course
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
 from fedsim.metrics import NodeMetrics
+from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Spool
 from fedsim.spool.updates import OwnUpdate, OwnUpdates
-from fedsim.spool.wanted import want
+from fedsim.state_machines import node as course
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
@@ -40,7 +40,7 @@ class Platform:
     outbox: Outbox
     server: Peer
     fork_servers: ForkServers
-    leaving: LeavingLog
+    leaving: AuditLog
     announce: Callable[[], None]
     metrics: NodeMetrics
 
@@ -55,15 +55,15 @@ class RunningTask:
         self._platform = platform
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = OwnUpdates(self._folder)
-        self._leaving = Leaving(platform.leaving, assignment, platform.server.name)
+        self._leaving = TaskAudit(platform.leaving, assignment, platform.server.name)
         self._may_have_left()
-        self._begun = Begun(self._folder)
+        self._begun = TaskWorkerVersions(self._folder)
         self._story = Story(assignment, platform.metrics, self._updates)
         self._log = self._story.log
         self._pool: WorkerPool | None = None
         newest = self._newest_global()
         trained = self._trained(*newest) if newest is not None else []
-        self._course = course.NodeCourse(assignment, trained)
+        self._course = course.NodeMachine(assignment, trained)
 
     # ------------------------------------------------------------ its life
 

@@ -7,11 +7,6 @@ from collections.abc import Iterable
 import pytest
 
 from fedsim.config import Limits
-from fedsim.course import node as on_node
-from fedsim.course import task_events as on_server
-from fedsim.course.gathering import Gathering
-from fedsim.course.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.course.task import FINAL_DELIVERY_SECONDS, Restored, TaskCourse
 from fedsim.messages import (
     MAX_RUNS,
     MAX_TEXT,
@@ -26,6 +21,11 @@ from fedsim.messages import (
 )
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
+from fedsim.state_machines import node as on_node
+from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.round import RoundCollector
+from fedsim.state_machines.task import FINAL_DELIVERY_SECONDS, Restored, TaskMachine
 from fedsim.wire.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
@@ -74,7 +74,7 @@ def planned(settings: TaskSettings = SETTINGS) -> Plan:
     return plan
 
 
-def restored(**changes: object) -> TaskCourse:
+def restored(**changes: object) -> TaskMachine:
     """A course taken up with every round committed, tested and saved, unless something else is said."""
     found: dict[str, object] = {
         "committed": 3,
@@ -84,7 +84,7 @@ def restored(**changes: object) -> TaskCourse:
         "saved": frozenset({3}),
         **changes,
     }
-    return TaskCourse(planned(), Restored(**found), own_testset=True)  # type: ignore[arg-type]
+    return TaskMachine(planned(), Restored(**found), own_testset=True)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the server
@@ -191,7 +191,7 @@ def test_a_node_that_is_away_at_the_end_is_named_as_one_that_still_gets_the_mode
 
 def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
-    course = TaskCourse(planned(), found, own_testset=False)
+    course = TaskMachine(planned(), found, own_testset=False)
     course.begin(0)
     assert course.phase == "preparing"
     assert course.waiting_for == ("a",)
@@ -202,22 +202,22 @@ def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
 HALF = SETTINGS.model_copy(update={"min_responses": 0.5})
 
 
-def in_round_one(settings: TaskSettings = HALF) -> TaskCourse:
+def in_round_one(settings: TaskSettings = HALF) -> TaskMachine:
     """A course of two nodes with two clients each, all of them in every cohort, at time 0."""
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}), evaluated=frozenset({0}))
-    course = TaskCourse(planned(settings), found, own_testset=True)
+    course = TaskMachine(planned(settings), found, own_testset=True)
     course.begin(0)
     return course
 
 
-def answers(course: TaskCourse, node: str) -> list[on_server.UpdateArrived]:
+def answers(course: TaskMachine, node: str) -> list[on_server.UpdateArrived]:
     plan, number = course.plan, course.round
     chunks = [chunk for chunk in plan.chunks(number) if plan.nodes[chunk.node] == node]
     keys = [(chunk.id, client) for chunk in chunks for client in ([None] if plan.settings.linear else [*chunk.clients])]
     return [on_server.UpdateArrived(node, number, chunk, client, "d", 1.0) for chunk, client in keys]
 
 
-def all_from(course: TaskCourse, node: str) -> list[on_server.Action]:
+def all_from(course: TaskMachine, node: str) -> list[on_server.Action]:
     return [action for update in answers(course, node) for action in course.handle(update, 1)]
 
 
@@ -284,7 +284,7 @@ def test_a_restarted_server_leaves_a_failed_node_out_as_soon_as_it_hears_of_it()
 
 
 def test_a_node_that_fails_before_round_one_ends_the_task() -> None:
-    course = TaskCourse(planned(HALF), Restored(), own_testset=True)
+    course = TaskMachine(planned(HALF), Restored(), own_testset=True)
     course.begin(0)
     (finish,) = course.handle(on_server.NodeReported("b", says("failed")), 1)
     assert finish == on_server.Finish("failed", "node b failed: no GPU")
@@ -297,8 +297,8 @@ def assignment(**changes: object) -> Assignment:
     return planned().assignment("a").model_copy(update=changes)
 
 
-def ready_node() -> on_node.NodeCourse:
-    course = on_node.NodeCourse(assignment(), ())
+def ready_node() -> on_node.NodeMachine:
+    course = on_node.NodeMachine(assignment(), ())
     course.begin()
     course.handle(on_node.Loaded(((2, 150),)))
     return course
@@ -333,7 +333,7 @@ def test_a_reason_of_any_length_can_be_reported() -> None:
 
 
 def test_partitions_too_many_for_a_hello_are_a_reason_not_a_crash() -> None:
-    course = on_node.NodeCourse(assignment(), ())
+    course = on_node.NodeMachine(assignment(), ())
     course.begin()
     course.handle(on_node.Loaded(tuple((1, size) for size in range(1, MAX_RUNS + 2))))
     assert course.report.state == "failed"
@@ -423,7 +423,7 @@ def test_whatever_a_plan_allows_fits_the_header_of_a_model(num_clients: int) -> 
     most = Limits().max_header_bytes
     plan = attempt(settings, [node], broadcast_bytes=room_for_meta(most, file))
     assert isinstance(plan, Plan)
-    broadcast = Gathering(plan, 1, (1,) * num_clients, 0, ()).broadcast("a")
+    broadcast = RoundCollector(plan, 1, (1,) * num_clients, 0, ()).broadcast("a")
     assert broadcast is not None
     header = FileHeader(id=file, size=1, digest="0" * 64, meta=broadcast.broadcast.model_dump(mode="json"))
     assert most / 4 < len(encode(FrameType.OFFER, header)) <= most

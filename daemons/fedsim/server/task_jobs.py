@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.config import DataSetConfig, ServerConfig
-from fedsim.course.plan import Plan
-from fedsim.course.task_events import RosterEntry
-from fedsim.server.folder import TaskFolder
-from fedsim.server.platform import Platform
-from fedsim.server.records import checkpoint_name
+from fedsim.server.context import Platform
+from fedsim.server.projection import checkpoint_name
+from fedsim.server.task_dir import TaskDir
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task_events import RosterEntry
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
@@ -24,7 +24,7 @@ AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 class TaskWork:
     """The jobs of one task, and the files that they read."""
 
-    def __init__(self, plan: Plan, platform: Platform, folder: TaskFolder, workers: WorkerPool) -> None:
+    def __init__(self, plan: Plan, platform: Platform, folder: TaskDir, workers: WorkerPool) -> None:
         self._plan = plan
         self._platform = platform
         self._folder = folder

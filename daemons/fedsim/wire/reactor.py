@@ -47,7 +47,7 @@ class _State:
     timer: float | None = None
 
 
-class Hub:
+class Reactor:
     """Runs actors, and jobs that may block for a while (fsync), on a fixed number of threads."""
 
     def __init__(self, name: str, threads: int) -> None:

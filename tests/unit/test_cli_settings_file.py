@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedsim.cli.given import override, parse_settings_text
+from fedsim.cli.settings_file import override, parse_settings_text
 from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings, parse_settings
 

@@ -1,6 +1,6 @@
 """One running task on the server: turns what happens into the course's events, and carries out its actions.
 
-Nothing is decided here; see `fedsim.course.task`.
+Nothing is decided here; see `fedsim.state_machines.task`.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from fedsim.course import task_events as course
-from fedsim.course.plan import Plan
-from fedsim.course.task import Restored, TaskCourse
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Broadcast, TaskReport, Update, read_message
+from fedsim.server.context import Platform
 from fedsim.server.finals import Delivery
-from fedsim.server.folder import TaskFolder
-from fedsim.server.platform import Platform
-from fedsim.server.records import TaskRecords, checkpoint_name
-from fedsim.server.story import Story
-from fedsim.server.versions import TaskVersions
-from fedsim.server.work import TaskWork
+from fedsim.server.projection import TaskRecords, checkpoint_name
+from fedsim.server.task_dir import TaskDir
+from fedsim.server.task_jobs import TaskWork
+from fedsim.server.telemetry import Story
+from fedsim.server.worker_versions import TaskVersions
+from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_round, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
 from fedsim.spool.npy import open_vector
-from fedsim.spool.wanted import want
+from fedsim.state_machines import task_events as course
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task import Restored, TaskMachine
 from fedsim.store.interface import TaskState
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
@@ -44,12 +44,12 @@ class RunningTask:
         self.outcome: course.Finish | None = None
         self._platform = platform
         self._workers = workers
-        self._folder = TaskFolder(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
+        self._folder = TaskDir(platform.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskRecords(plan, self._folder, platform.store)
         self._versions = TaskVersions(plan, self._folder)
         self._work = TaskWork(plan, platform, self._folder, workers)
         self._roster: course.WriteRoster | None = None
-        self._course = TaskCourse(plan, self._restored(), own_testset=plan.testset_from is None)
+        self._course = TaskMachine(plan, self._restored(), own_testset=plan.testset_from is None)
         self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._final_round = plan.settings.num_rounds + 1

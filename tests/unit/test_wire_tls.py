@@ -16,7 +16,7 @@ from fedsim.config.secrets import find_secret
 from fedsim.errors import ConfigError, Refused
 from fedsim.spool.files import Role
 from fedsim.wire import Identity
-from fedsim.wire.trust import Credentials, explain, judge
+from fedsim.wire.tls import Credentials, explain, judge
 from fedsim_fleet.authority import Authority
 from fedsim_fleet.certificates import make_revocation_list, new_key, pem
 from fedsim_fleet.request import request_for

@@ -146,7 +146,7 @@ class End:
 Action = Load | Report | SendTestset | Train | SendUpdates | ClearUpdates | ClearGlobals | KeepFinal | EndWorkers | End
 
 
-class NodeCourse:
+class NodeMachine:
     """One task on one node. `begin` once, then `handle` for every event; both return actions in order."""
 
     def __init__(self, assignment: Assignment, trained: Iterable[tuple[int, int]]) -> None:

@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fedsim.course.plan import Plan
-from fedsim.course.task_events import RosterEntry, WriteRoster
 from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
 from fedsim.spool.layout import MODEL_FILE
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task_events import RosterEntry, WriteRoster
 
 _ROUND = re.compile(r"round-(\d{6,7})")
 
@@ -34,7 +34,7 @@ class Gathered:
     bytes_received: int
 
 
-class TaskFolder:
+class TaskDir:
     """The folder of one task; every method is safe to repeat after a crash."""
 
     def __init__(self, root: Path, uid: str) -> None:

@@ -15,15 +15,15 @@ import structlog
 
 from fedsim.errors import BadInput, Refused
 from fedsim.spool.files import PERMITTED, FileHeader
-from fedsim.wire.hub import Hub
-from fedsim.wire.link import Link
+from fedsim.wire.body import Source
+from fedsim.wire.limits import ConnectionLimits
 from fedsim.wire.outgoing import Outgoing
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.rules import LinkRules
-from fedsim.wire.source import Source
+from fedsim.wire.reactor import Reactor
+from fedsim.wire.session import ProtocolSession
 from fedsim.wire.stream import make_stream, start_connecting
+from fedsim.wire.tls import Credentials, judge
 from fedsim.wire.transfer import Outcome, Status, Transfer
-from fedsim.wire.trust import Credentials, judge
 
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 3.0
@@ -39,7 +39,7 @@ def _pause(failures: int) -> float:
     return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
 
 
-class Channel:
+class PeerConnection:
     """An actor of the hub. Its methods below "from any thread" may be called by all, the others by the hub only.
 
     `on_trouble` is told what keeps files from the peer, once for each change; an empty text when nothing does any more.
@@ -47,10 +47,10 @@ class Channel:
 
     def __init__(
         self,
-        hub: Hub,
+        hub: Reactor,
         me: Identity,
         peer: Peer,
-        rules: LinkRules,
+        rules: ConnectionLimits,
         credentials: Credentials | None,
         on_trouble: Callable[[Peer, str], None],
     ) -> None:
@@ -62,7 +62,7 @@ class Channel:
         self._on_trouble = on_trouble
         self._mail: deque[Callable[[], None]] = deque()
         self._transfers: list[Transfer] = []
-        self._link: Link | None = None
+        self._link: ProtocolSession | None = None
         self._connecting: socket.socket | None = None
         self._connecting_until = 0.0
         self._addresses: list[tuple[int, Any]] = []
@@ -169,7 +169,7 @@ class Channel:
             self._link.close("unknown_peer", f"{self._peer.name} is not configured at {self._me} any more", retry=False)
             self._tell_end(self._link)
 
-    def _tell_end(self, link: Link) -> None:
+    def _tell_end(self, link: ProtocolSession) -> None:
         if link.closed is not None:
             self._log.warning("connection_closed", code=link.closed.code, problem=link.closed.message)
 
@@ -339,7 +339,7 @@ class Channel:
             sock.close()
             self._failed(f"no connection: {error}")
             return
-        self._link = Link(
+        self._link = ProtocolSession(
             stream,
             self._me,
             self._rules,
@@ -359,7 +359,7 @@ class Channel:
         self._lost = ""
         self._tell()
 
-    def _on_closed(self, link: Link) -> None:
+    def _on_closed(self, link: ProtocolSession) -> None:
         """The files stay: whoever refuses the handshake is not there yet, and may be set right at any time."""
         self._link = None
         link.take_back()

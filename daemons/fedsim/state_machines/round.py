@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from math import ceil
 
-from fedsim.course.plan import Plan
-from fedsim.course.task_events import RosterEntry, SendGlobal, UpdateArrived, WriteRoster
 from fedsim.messages import Broadcast, Chunk
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task_events import RosterEntry, SendGlobal, UpdateArrived, WriteRoster
 
 Key = tuple[int, int | None]  # chunk; client, where each sends an update of its own
 
 
-class Gathering:
+class RoundCollector:
     """One round between its broadcast and its aggregation. `closed`: its roster stands, nothing more counts.
 
     Args:

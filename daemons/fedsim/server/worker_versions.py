@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from fedsim.course.plan import Plan
-from fedsim.server.folder import TaskFolder
+from fedsim.server.task_dir import TaskDir
+from fedsim.state_machines.plan import Plan
 
 
 class TaskVersions:
     """The versions of one task's workers."""
 
-    def __init__(self, plan: Plan, folder: TaskFolder) -> None:
+    def __init__(self, plan: Plan, folder: TaskDir) -> None:
         self._plan = plan
         self._folder = folder
         self._versions = folder.read_versions()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
-from fedsim.spool.room import noticing_a_full_disk
+from fedsim.spool.disk_space import noticing_a_full_disk
 from fedsim.worker.jobs import (
     Aggregate,
     Evaluate,

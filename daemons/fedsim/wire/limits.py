@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class LinkRules:
+class ConnectionLimits:
     """What a link puts up with. `quiet_seconds`: how long somebody may be slow in the midst of something."""
 
     max_header_bytes: int
@@ -24,7 +24,7 @@ class Pace:
     faster than they had to are not saved up.
     """
 
-    def __init__(self, rules: LinkRules, now: float) -> None:
+    def __init__(self, rules: ConnectionLimits, now: float) -> None:
         self._rate = rules.min_bytes_per_second
         self._patience = rules.quiet_seconds
         self._lag = 0.0

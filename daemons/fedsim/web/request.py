@@ -16,9 +16,9 @@ from fedsim.config.models import is_loopback
 from fedsim.errors import Unavailable
 from fedsim.store.interface import Role, Session, Store, User
 from fedsim.web import accounts
-from fedsim.web.faults import Fault, Problems, status_text
+from fedsim.web.errors import Fault, Problems, status_text
 from fedsim.web.i18n import Text, choose_language, tr, translations_of
-from fedsim.web.signal import Signal
+from fedsim.web.notifier import Signal
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FORM_FIELDS = 200
@@ -52,7 +52,7 @@ class Cookie:
         return f"{self.name}={self.value}; Path=/; Max-Age={self.max_age}; HttpOnly; SameSite=Lax{secured}"
 
 
-class Visit:
+class WebRequest:
     """A request on its way through the site."""
 
     def __init__(self, site: Site, environ: dict[str, Any]) -> None:

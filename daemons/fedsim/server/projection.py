@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from fedsim.course.plan import Plan
-from fedsim.course.task import TaskCourse
-from fedsim.course.task_events import RosterEntry, WriteRoster
-from fedsim.server.folder import Gathered, TaskFolder
+from fedsim.server.task_dir import Gathered, TaskDir
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task import TaskMachine
+from fedsim.state_machines.task_events import RosterEntry, WriteRoster
 from fedsim.store.interface import Checkpoint, Event, Progress, RoundRecord, Store
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
@@ -27,7 +27,7 @@ def checkpoint_name(number: int, round_number: int) -> str:
 class TaskRecords:
     """The records of one task."""
 
-    def __init__(self, plan: Plan, folder: TaskFolder, store: Store) -> None:
+    def __init__(self, plan: Plan, folder: TaskDir, store: Store) -> None:
         self._plan = plan
         self._folder = folder
         self._store = store
@@ -170,7 +170,7 @@ class TaskRecords:
         """Something worth telling about the task."""
         self._store.add_event(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
 
-    def show(self, course: TaskCourse, waiting_for: tuple[str, ...]) -> Progress | None:
+    def show(self, course: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
         """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
         until = course.wake_at
         progress = Progress(

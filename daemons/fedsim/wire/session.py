@@ -26,18 +26,18 @@ from fedsim.wire.frames import (
     parse_header,
 )
 from fedsim.wire.incoming import Inbox, IncomingSide
+from fedsim.wire.limits import ConnectionLimits, Pace
 from fedsim.wire.outgoing import MAX_OPEN_TRANSFERS, Outgoing, OutgoingSide
 from fedsim.wire.peer import Identity
 from fedsim.wire.reader import Frame, FrameReader, Piece
-from fedsim.wire.rules import LinkRules, Pace
 from fedsim.wire.stream import SourceChangedError, Stream
-from fedsim.wire.trust import Certificate
+from fedsim.wire.tls import Certificate
 
 _TURN_BYTES: Final = 8 << 20
 _MOST_BACKLOG: Final = 4 * MAX_OPEN_TRANSFERS
 
 
-class Link:
+class ProtocolSession:
     """Speaks the protocol over one stream.
 
     Args:
@@ -57,7 +57,7 @@ class Link:
         self,
         stream: Stream,
         me: Identity,
-        rules: LinkRules,
+        rules: ConnectionLimits,
         *,
         initiator: bool,
         judge: Callable[[bytes | None], Certificate | None],

@@ -12,7 +12,7 @@ from fedsim.messages import Message, Stop, Submission
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.store.interface import Task
 from fedsim.wire import Identity, Outcome, Peer, Sender
-from fedsim.wire.trust import Credentials
+from fedsim.wire.tls import Credentials
 
 # Long enough for a receiver that restarts; by then the server has seen the row itself.
 GIVE_UP_SECONDS = 30.0

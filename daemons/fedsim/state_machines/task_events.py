@@ -78,7 +78,7 @@ class NodeRefused:
 
 @dataclass(frozen=True)
 class TimePassed:
-    """The time that `TaskCourse.wake_at` asked for has come, or any other."""
+    """The time that `TaskMachine.wake_at` asked for has come, or any other."""
 
 
 @dataclass(frozen=True)

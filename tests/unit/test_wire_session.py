@@ -6,8 +6,8 @@ import time
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.wire import Identity
 from fedsim.wire.frames import FrameType, Hello, encode
-from fedsim.wire.link import Link
-from fedsim.wire.rules import LinkRules
+from fedsim.wire.limits import ConnectionLimits
+from fedsim.wire.session import ProtocolSession
 
 PATIENCE = 30.0
 
@@ -72,10 +72,10 @@ class Waiting:
 
 
 def test_who_never_stops_sending_pings_does_not_keep_the_link_from_looking_at_the_clock() -> None:
-    rules = LinkRules(
+    rules = ConnectionLimits(
         max_header_bytes=4096, quiet_seconds=0.2, idle_seconds=900, stall_seconds=900, min_bytes_per_second=1
     )
-    link = Link(
+    link = ProtocolSession(
         Flood(),
         Identity("server", Role.SERVER),
         rules,
