@@ -25,6 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; the README says how to take it."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(BIN)/pip uninstall --quiet --yes fedsim 2> /dev/null  # the distribution's name in 0.1
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	touch $@
 

@@ -1,3 +1,3 @@
 """fedsim: horizontal federated learning on lab machines, moved by files over TCP."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

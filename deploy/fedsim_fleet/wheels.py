@@ -19,6 +19,8 @@ from fedsim_fleet.debian import run
 
 REQUIREMENTS = "requirements.txt"
 RECIPE = "recipe"
+# The distribution is called fedsim-lab, as the name of the import package is taken on PyPI.
+_OWN_WHEEL = "fedsim_lab-*.whl"
 PYTHON = (3, 11)  # of Debian 12
 _PURPOSE = "gathering Python wheels"
 # So that the same source gives the same wheel: the first moment that a zip file can tell.
@@ -68,7 +70,7 @@ def verified(folder: Path) -> bool:
 
 def version_of(folder: Path) -> str:
     """The version of the fedsim that was gathered."""
-    wheel = next(folder.glob("fedsim-*.whl"))
+    wheel = next(folder.glob(_OWN_WHEEL))
     return wheel.name.split("-")[1]
 
 
@@ -81,7 +83,7 @@ def _build(source: Path, folder: Path) -> Path:
     )
     around = {"SOURCE_DATE_EPOCH": _EPOCH, "DIST_EXTRA_CONFIG": str(elsewhere)}
     _pip("wheel", "--no-deps", "--wheel-dir", folder, source, **around)
-    return next(folder.glob("fedsim-*.whl"))
+    return next(folder.glob(_OWN_WHEEL))
 
 
 def _pip(*arguments: str | Path, **around: str) -> None:

@@ -13,6 +13,7 @@ from platform_support import DIGITS, Platform
 from prometheus_client.parser import text_string_to_metric_families
 from service_support import Service
 
+from fedsim import __version__
 from fedsim.cli.lab import NodeSpec
 
 LONG = {"local_epochs": 20, "num_rounds": 10, "evaluate_every": 2, "save_every": 5}
@@ -87,7 +88,7 @@ def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> No
     assert receiver["fedsim_bytes_received_total"] > node["fedsim_bytes_sent_total{kind=localparam}"]
     assert receiver["fedsim_files_stored_total"] >= 12
     assert receiver["fedsim_connections_open"] >= 2
-    assert scrape(lab, "node-a-receiver")["fedsim_build_info{daemon=receiver,version=0.1.0}"] == 1
+    assert scrape(lab, "node-a-receiver")[f"fedsim_build_info{{daemon=receiver,version={__version__}}}"] == 1
 
     told = [event for event in story(lab, "server", number) if event != "task_waits"]
     assert told == ["task_claimed", "task_started", "round_committed", "tested", "checkpoint_saved", "task_finished"]

@@ -90,7 +90,7 @@ def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
         yield receiver
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=500), start=st.sampled_from(["nothing", "hello", "offer", "header"]))
 def test_arbitrary_bytes_never_place_a_file_nor_stop_the_receiver(lasting: Receiver, data: bytes, start: str) -> None:
     with RawPeer(lasting.port, hello=start != "nothing") as peer:

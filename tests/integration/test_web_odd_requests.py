@@ -246,7 +246,7 @@ def requests(draw: st.DrawFn, paths: list[tuple[str, str]]) -> Request:
 
 
 def test_nothing_that_is_sent_is_a_fault_of_ours(door: Door) -> None:
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, suppress_health_check=list(HealthCheck))
     @given(requests(door.paths))
     def send(request: Request) -> None:
         door.check(request)

@@ -78,7 +78,7 @@ def test_what_is_damaged_below_is_whole_here(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", WHOLE)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_nothing_but_a_sentence_comes_of_a_damaged_file(
     tmp_path_factory: pytest.TempPathFactory, kind: str, data: st.DataObject

@@ -11,7 +11,7 @@ from fedsim_fleet.wheels import REQUIREMENTS, requirements_of, verified, version
 
 def wheels(folder: Path) -> Path:
     folder.mkdir()
-    (folder / "fedsim-0.1.0-py3-none-any.whl").write_bytes(b"fedsim")
+    (folder / "fedsim_lab-0.2.0-py3-none-any.whl").write_bytes(b"fedsim")
     (folder / "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl").write_bytes(b"numpy")
     (folder / REQUIREMENTS).write_text(requirements_of(folder), encoding="utf-8")
     return folder
@@ -20,9 +20,9 @@ def wheels(folder: Path) -> Path:
 def test_requirements_name_version_and_digest(tmp_path: Path) -> None:
     folder = wheels(tmp_path / "wheels")
     lines = (folder / REQUIREMENTS).read_text(encoding="utf-8").splitlines()
-    assert [line.split()[0] for line in lines] == ["fedsim==0.1.0", "numpy==2.4.6"]
+    assert [line.split()[0] for line in lines] == ["fedsim_lab==0.2.0", "numpy==2.4.6"]
     assert all(len(line.partition("--hash=sha256:")[2]) == 64 for line in lines)
-    assert version_of(folder) == "0.1.0"
+    assert version_of(folder) == "0.2.0"
 
 
 def test_a_changed_a_missing_and_a_further_wheel_are_seen(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.errors import BadInput
@@ -23,7 +23,6 @@ def _labels(count: int, classes: int = 10) -> IntArray:
     return np.random.default_rng(5).integers(classes, size=count)
 
 
-@settings(deadline=None)
 @given(
     kind=st.sampled_from(["iid", "shards", "dirichlet"]),
     clients=st.integers(1, 30),
@@ -134,7 +133,6 @@ def test_what_the_examples_do_not_allow_is_refused_with_what_would_be_right(
         _partition(_labels(100), **chosen)
 
 
-@settings(deadline=None)
 @given(
     num_examples=st.integers(1, 300),
     least=st.integers(1, 12),

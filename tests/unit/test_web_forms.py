@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given
-from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
@@ -44,7 +43,6 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
     assert again == settings
 
 
-@examples(deadline=None)
 @given(rate=st.floats(min_value=1e-300, max_value=100))
 def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: float) -> None:
     settings = TaskSettings(local_learning_rate=rate)

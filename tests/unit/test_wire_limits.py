@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.wire.limits import ConnectionLimits, Pace
@@ -46,7 +46,6 @@ def test_opening_and_closing_bodies_forgets_no_silence() -> None:
     assert 10 <= turn <= 13
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 9.0), max_size=50), st.integers(1, 10))
 def test_whoever_sends_at_the_least_rate_is_never_too_slow_however_many_bodies_wait(
     pauses: list[float], bodies: int

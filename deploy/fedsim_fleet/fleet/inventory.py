@@ -118,7 +118,7 @@ def _listed(path: Path) -> dict[str, Any]:
             },
         )
     except FileNotFoundError as error:
-        raise Unavailable(f"{program} is not installed: pip install 'fedsim[fleet]'") from error
+        raise Unavailable(f"{program} is not installed: pip install 'fedsim-lab[fleet]'") from error
     except subprocess.TimeoutExpired as error:
         raise Unavailable(f"{program} has not read {path} in {_SECONDS} s") from error
     if done.returncode:

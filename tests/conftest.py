@@ -1,0 +1,25 @@
+"""What holds for every test: one Hypothesis profile, and an installation without remains of another name."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import distributions
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# No deadline: a machine under load is slow, and that is no failure. CI draws the same examples each time, so that a red
+# run means a change; the long tier draws many more.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_sessionstart() -> None:
+    """Refuse an environment in which 0.1 is still installed: both would register the same plug-ins."""
+    if any(distribution.name == "fedsim" for distribution in distributions()):
+        raise pytest.UsageError(
+            "the distribution `fedsim` (0.1, renamed to fedsim-lab) is still installed and registers the same models: "
+            "run `rm -rf fedsim.egg-info; .venv/bin/pip uninstall --yes fedsim; .venv/bin/pip install --no-deps -e .`"
+        )
