@@ -148,14 +148,6 @@ class Broadcast(Message):
     final: bool = False
 
 
-class Update(Message):
-    """Beside `localparam`: the examples behind it, the mean training loss over them, and the seconds it took."""
-
-    num_examples: Annotated[int, Field(ge=1, le=10**12)]
-    train_loss: Annotated[float, Field(allow_inf_nan=False)]
-    seconds: Seconds
-
-
 class Stop(Message):
     """`stop`: the task is over for this node (or, from the web, somebody wants it to be)."""
 

@@ -21,7 +21,8 @@ from fedsim.metrics import NodeMetrics
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_array
-from fedsim.spool.updates import OwnUpdates
+from fedsim.spool.updates import write_update
+from fedsim.update import Update
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
@@ -109,8 +110,8 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
 def test_what_a_restart_finds_of_a_task_that_is_stopped_then_may_have_left(platform: Platform) -> None:
     task = assignment()
     folder = platform.spool.folder(Kind.LOCALPARAM) / task.task
-    OwnUpdates(folder).write(1, 0, None, np.zeros(10, np.float32), {"num_examples": 150})
-    OwnUpdates(folder).write(2, 0, None, np.zeros(10, np.float32), {"num_examples": 150})
+    for number in (1, 2):
+        write_update(folder, Update(base_round=number, chunk=0, num_examples=150), np.zeros(10, np.float32))
     (folder / "round-000002" / "chunk-000000.npy").unlink()  # somebody wanted room
     write_array(
         platform.spool.path(FileId(kind=Kind.TESTSET, task=task.task, part="data"), "a"), np.zeros((1, 2), np.float32)

@@ -21,8 +21,9 @@ from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Spool
-from fedsim.spool.updates import OwnUpdate, OwnUpdates
+from fedsim.spool.updates import UpdateIndex
 from fedsim.state_machines import node as course
+from fedsim.update import Update
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
@@ -54,7 +55,7 @@ class RunningTask:
         self.let_go_of = False
         self._platform = platform
         self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
-        self._updates = OwnUpdates(self._folder)
+        self._updates = UpdateIndex(self._folder)
         self._leaving = TaskAudit(platform.leaving, assignment, platform.server.name)
         self._may_have_left()
         self._begun = TaskWorkerVersions(self._folder)
@@ -157,6 +158,7 @@ class RunningTask:
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
+                self._updates.add(reply.updates)
                 self._story.trained(reply)
                 self._happened(course.Trained(reply.round, reply.chunk))
             case jobs.ClientDiverged():
@@ -200,9 +202,8 @@ class RunningTask:
                     jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self._folder)
                 )
             case course.SendUpdates(number, chunk_id):
-                for update in self._updates.of_round(number):
-                    if update.chunk == chunk_id:
-                        self._send_update(update)
+                for update in self._updates.of_chunk(number, chunk_id):
+                    self._send_update(update)
             case course.ClearUpdates(through):
 
                 def used(file: FileId) -> bool:
@@ -229,7 +230,7 @@ class RunningTask:
     def _may_have_left(self) -> None:
         """What lies here when a task is taken up again was sent before, as far as anybody knows."""
         for update in self._updates.all():
-            self._leaving.goes(self._update_id(update), update.path.stat().st_size, int(update.meta["num_examples"]))
+            self._leaving.goes(self._update_id(update), update.size, update.num_examples)
         for file in self._testset_files():
             path = self._platform.spool.path(file, self._platform.config.name)
             if path.exists():
@@ -270,14 +271,17 @@ class RunningTask:
         if self._pool is not None:
             self._pool.give(job)
 
-    def _send_update(self, update: OwnUpdate) -> None:
+    def _send_update(self, update: Update) -> None:
         file = self._update_id(update)
-        self._leaving.goes(file, update.path.stat().st_size, int(update.meta["num_examples"]))
-        outbox = self._platform.outbox
-        outbox.send(self._platform.server, file, update.path, meta=update.meta, digest=update.digest)
+        self._leaving.goes(file, update.size, update.num_examples)
+        meta = update.model_dump(mode="json", exclude_defaults=True)
+        path = self._updates.path(update)
+        self._platform.outbox.send(self._platform.server, file, path, meta=meta, digest=update.digest)
 
-    def _update_id(self, update: OwnUpdate) -> FileId:
-        return FileId(kind=Kind.LOCALPARAM, task=self.uid, round=update.round, chunk=update.chunk, client=update.client)
+    def _update_id(self, update: Update) -> FileId:
+        return FileId(
+            kind=Kind.LOCALPARAM, task=self.uid, round=update.base_round, chunk=update.chunk, client=update.client
+        )
 
     def _send_testset(self) -> None:
         for file in self._testset_files():

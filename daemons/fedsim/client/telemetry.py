@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from fedsim.log import get_logger
 from fedsim.messages import Assignment
 from fedsim.metrics import NodeMetrics
-from fedsim.spool.updates import OwnUpdates
+from fedsim.spool.updates import UpdateIndex
+from fedsim.update import mean_metric
 from fedsim.wire.sender import Outcome
 from fedsim.worker.jobs import ChunkTrained
 
@@ -19,7 +20,7 @@ from fedsim.worker.jobs import ChunkTrained
 class Story:
     """Tells one task's story."""
 
-    def __init__(self, assignment: Assignment, metrics: NodeMetrics, updates: OwnUpdates) -> None:
+    def __init__(self, assignment: Assignment, metrics: NodeMetrics, updates: UpdateIndex) -> None:
         self.log = get_logger(task=assignment.number)
         self._assignment = assignment
         self._metrics = metrics
@@ -66,16 +67,15 @@ class Story:
             self._round_trained()
 
     def _round_trained(self) -> None:
-        metas = [(update.chunk, update.meta) for update in self._updates.of_round(self._round)]
-        examples = sum(meta["num_examples"] for _, meta in metas)
-        loss = sum(meta["train_loss"] * meta["num_examples"] for _, meta in metas) / max(1, examples)
+        updates = self._updates.of_round(self._round)
+        examples = sum(update.num_examples for update in updates)
         self._metrics.rounds.inc()
         self.log.info(
             "round_trained",
             round=self._round,
-            chunks=len({chunk for chunk, _ in metas}),
+            chunks=len({update.chunk for update in updates}),
             examples=examples,
-            train_loss=loss,
+            train_loss=mean_metric(updates, "train_loss"),
             seconds=round(time.monotonic() - self._round_began, 3),
         )
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fedsim.errors import BadInput, DiskFull
-from fedsim.messages import Broadcast, TaskReport, Update, read_message
+from fedsim.messages import Broadcast, TaskReport, read_message
 from fedsim.server.context import Platform
 from fedsim.server.finals import Delivery
 from fedsim.server.projection import TaskRecords, checkpoint_name
@@ -27,6 +27,7 @@ from fedsim.state_machines import task_events as course
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import Restored, TaskMachine
 from fedsim.store.interface import TaskState
+from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
@@ -139,7 +140,12 @@ class RunningTask:
         file = item.id
         self._happened(
             course.UpdateArrived(
-                metadata.sender, file.round or 0, file.chunk or 0, file.client, metadata.digest, update.train_loss
+                metadata.sender,
+                file.round or 0,
+                file.chunk or 0,
+                file.client,
+                metadata.digest,
+                update.metrics.get("train_loss", 0.0),
             )
         )
 

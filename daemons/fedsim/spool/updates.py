@@ -1,83 +1,94 @@
 """A node's own updates, from their training until the server has used them.
 
-localparam/<uid>/round-000007/chunk-000003[.client-000017].npy, and .json beside it: only with that it is there.
+localparam/<uid>/round-000007/chunk-000003[.client-000017].npy, and .json next to it, with which it counts as written.
+A worker writes them and reports what it wrote; the daemon reads the folder once, when it resumes the task.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from fedsim.spool.durable import make_folder, remove_tree, write_json
+from fedsim.spool.durable import make_folder, remove_tree, write_bytes
 from fedsim.spool.files import metadata_path
 from fedsim.spool.npy import write_vector
+from fedsim.update import Update
 
-_NAME = re.compile(r"chunk-(\d{6,7})(?:\.client-(\d{6,7}))?\.json")
 _ROUND = re.compile(r"round-(\d{6,7})")
 
 
-@dataclass(frozen=True)
-class OwnUpdate:
-    """An update on the node's disk, ready to be sent; `client` is None where it is the chunk's mean."""
-
-    round: int
-    chunk: int
-    client: int | None
-    path: Path
-    digest: str
-    meta: dict[str, Any]
+def update_path(folder: Path, update: Update) -> Path:
+    """Where the file of an update is; `folder` is the task's under `localparam`."""
+    client = "" if update.client is None else f".client-{update.client:06d}"
+    return folder / f"round-{update.base_round:06d}" / f"chunk-{update.chunk:06d}{client}.npy"
 
 
-class OwnUpdates:
-    """The updates of one task on its node."""
+def write_update(folder: Path, update: Update, vector: NDArray[np.float32]) -> Update:
+    """Durably write an update's numbers, float32 [n], then the update itself; returns it with digest and size."""
+    path = update_path(folder, update)
+    make_folder(path.parent)
+    digest = write_vector(path, vector)
+    update = update.stored(digest, path.stat().st_size)
+    write_bytes(metadata_path(path), update.model_dump_json().encode())
+    return update
+
+
+class UpdateIndex:
+    """The written updates of one task on its node, by round and chunk."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is the task's under `localparam`."""
+        """Read what is in `folder`, the task's under `localparam`."""
         self._folder = folder
+        self._rounds: dict[int, dict[int, list[Update]]] = defaultdict(lambda: defaultdict(list))
+        self.add(update for number in self._folders() for update in _read(folder / f"round-{number:06d}"))
 
-    def write(
-        self, round_number: int, chunk: int, client: int | None, vector: NDArray[np.float32], meta: dict[str, Any]
-    ) -> None:
-        """Durably write an update: float32 [P], then its metadata, with which it is there."""
-        folder = self._round(round_number)
-        make_folder(folder)
-        name = f"chunk-{chunk:06d}" if client is None else f"chunk-{chunk:06d}.client-{client:06d}"
-        path = folder / f"{name}.npy"
-        digest = write_vector(path, vector)
-        write_json(metadata_path(path), {"digest": digest, "meta": meta})
+    def path(self, update: Update) -> Path:
+        """Where the file of an update is."""
+        return update_path(self._folder, update)
 
-    def of_round(self, number: int) -> list[OwnUpdate]:
-        """The round's updates, in canonical order."""
-        found = []
-        folder = self._round(number)
-        for beside in sorted(folder.iterdir()) if folder.is_dir() else ():
-            match = _NAME.fullmatch(beside.name)
-            path = beside.with_suffix(".npy")
-            if match and path.exists():
-                content = json.loads(beside.read_bytes())
-                client = None if match[2] is None else int(match[2])
-                found.append(OwnUpdate(number, int(match[1]), client, path, content["digest"], content["meta"]))
-        return found
+    def add(self, updates: Iterable[Update]) -> None:
+        """Note updates that were written."""
+        for update in updates:
+            chunk = self._rounds[update.base_round][update.chunk]
+            chunk[:] = [*(other for other in chunk if other.client != update.client), update]
 
-    def all(self) -> list[OwnUpdate]:
+    def of_chunk(self, number: int, chunk: int) -> list[Update]:
+        """The updates of a chunk in a round."""
+        return self._rounds.get(number, {}).get(chunk, [])
+
+    def of_round(self, number: int) -> list[Update]:
+        """The updates of a round."""
+        return [update for updates in self._rounds.get(number, {}).values() for update in updates]
+
+    def all(self) -> list[Update]:
         """The updates of all rounds."""
-        return [update for number in self._rounds() for update in self.of_round(number)]
+        return [update for number in self._rounds for update in self.of_round(number)]
 
     def clear(self, through: int) -> None:
-        """Remove the updates of rounds up to this one."""
-        for number in self._rounds():
+        """Remove the updates of rounds up to this one, also those that were not written to their end."""
+        for number in [number for number in self._rounds if number <= through]:
+            del self._rounds[number]
+        for number in self._folders():
             if number <= through:
-                remove_tree(self._round(number))
+                remove_tree(self._folder / f"round-{number:06d}")
 
-    def _rounds(self) -> list[int]:
-        there = self._folder.iterdir() if self._folder.is_dir() else ()
-        return sorted(int(match[1]) for path in there if (match := _ROUND.fullmatch(path.name)))
+    def _folders(self) -> list[int]:
+        found = self._folder.iterdir() if self._folder.is_dir() else ()
+        return sorted(int(match[1]) for path in found if (match := _ROUND.fullmatch(path.name)))
 
-    def _round(self, number: int) -> Path:
-        return self._folder / f"round-{number:06d}"
+
+def _read(folder: Path) -> Iterator[Update]:
+    """The updates of a round's folder; one that cannot be read does not count, and is trained again."""
+    for path in sorted(folder.glob("chunk-*.json")):
+        try:
+            update = Update.model_validate_json(path.read_bytes())
+        except ValidationError:
+            continue
+        if update_path(folder.parent, update).exists():
+            yield update

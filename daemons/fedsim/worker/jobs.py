@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from fedsim.config import DataSetConfig
 from fedsim.messages import Assignment, DataSetInfo
 from fedsim.settings import TaskSettings
+from fedsim.update import Update
 
 
 class _Line(BaseModel):
@@ -210,11 +211,12 @@ class DataLoaded(_Line):
 
 
 class ChunkTrained(_Line):
-    """The chunk's updates lie in place, each with its metadata beside it."""
+    """The chunk's updates are written."""
 
     reply: Literal["chunk_trained"] = "chunk_trained"
     round: int
     chunk: int
+    updates: tuple[Update, ...]
     seconds: float
 
 

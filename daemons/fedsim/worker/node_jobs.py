@@ -11,9 +11,9 @@ from fedsim.learning.engine import SequentialEngine, make_deterministic, train_c
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partition import make_partition
-from fedsim.messages import Update
 from fedsim.spool.npy import open_vector, write_array
-from fedsim.spool.updates import OwnUpdates
+from fedsim.spool.updates import write_update
+from fedsim.update import Update
 from fedsim.worker.jobs import (
     ChunkTrained,
     ClientDiverged,
@@ -89,18 +89,21 @@ class NodeJobs:
         started = time.monotonic()
         engine = self._engine
         vector = open_vector(job.model)
-        own = OwnUpdates(job.out)
+        written = []
         try:
             for update in train_chunk(engine, engine.strategy, job.clients, job.round, vector):
-                meta = Update(
+                about = Update(
+                    base_round=job.round,
+                    chunk=job.chunk,
+                    client=update.clients[0] if engine.strategy.needs_each_client else None,
+                    num_clients=len(update.clients),
                     num_examples=update.num_examples,
-                    train_loss=update.train_loss,
-                    seconds=time.monotonic() - started,
+                    metrics={"train_loss": update.train_loss},
                 )
-                client = update.clients[0] if engine.strategy.needs_each_client else None
-                own.write(job.round, job.chunk, client, update.vector, meta.model_dump(mode="json"))
+                written.append(write_update(job.out, about, update.vector))
         except Diverged as diverged:
             return ClientDiverged(
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client
             )
-        return ChunkTrained(round=job.round, chunk=job.chunk, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return ChunkTrained(round=job.round, chunk=job.chunk, updates=tuple(written), seconds=seconds)

@@ -1,0 +1,154 @@
+"""What a node's daemon spends on the chunks of a round, beside their training: its main loop must never be held up.
+
+    python tests/bench/bench_chunks.py [CHUNKS ...]
+
+A task runs over stub workers, which answer at once; the updates and everything else on the disk are real. `round` is
+the daemon's time from the first answer to the last one of the round, `turn` the longest time for one of them. `resume`
+is the turn in which a daemon that was killed in the middle of the round starts again: half of the updates are there.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from selectors import DefaultSelector
+from typing import Any
+
+import numpy as np
+import structlog
+
+from fedsim.client import task as client_task
+from fedsim.client.audit_log import AuditLog
+from fedsim.client.task import Platform, RunningTask
+from fedsim.config import ClientConfig
+from fedsim.messages import Assignment, Broadcast, Chunk, Engine
+from fedsim.metrics import NodeMetrics
+from fedsim.settings import TaskSettings
+from fedsim.spool.durable import write_json
+from fedsim.spool.files import FileId, Kind, Role, metadata_path
+from fedsim.spool.layout import Spool
+from fedsim.spool.npy import write_vector
+from fedsim.spool.updates import write_update
+from fedsim.update import Update
+from fedsim.wire.outbox import Outbox
+from fedsim.wire.peer import Identity, Peer
+from fedsim.worker import jobs
+from fedsim.worker.forking import ForkServers
+
+UID = "5" * 32
+
+
+class StubPool:
+    """Workers that do nothing; what they answer is put into `coming`."""
+
+    versions: tuple[str, ...] = ()
+    idle = 0
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.coming: list[jobs.Reply] = []
+
+    def give(self, _: jobs.Job) -> None:
+        """Ignore a job."""
+
+    def replies(self) -> tuple[list[jobs.Reply], str | None]:
+        """What was put here."""
+        coming, self.coming = self.coming, []
+        return coming, None
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def assignment(chunks: int) -> Assignment:
+    """A task of one client a chunk, all on this node."""
+    return Assignment(
+        task=UID,
+        number=1,
+        settings=TaskSettings(dataset="digits", num_clients=chunks, fraction_train=1.0),
+        first_client=0,
+        num_clients=chunks,
+        feature_shape=(8, 8),
+        num_classes=10,
+        engine=Engine(),
+    )
+
+
+def train(folder: Path, chunk: int) -> jobs.Reply:
+    """What a worker does for a chunk, and answers."""
+    update = Update(base_round=1, chunk=chunk, num_examples=150, metrics={"train_loss": 0.5})
+    written = write_update(folder, update, np.zeros(10, np.float32))
+    return jobs.ChunkTrained(round=1, chunk=chunk, updates=(written,), seconds=0.1)
+
+
+def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
+    """Seconds of a whole round, of its longest turn, and of the turn that resumes it in its middle."""
+    spool = Spool(folder)
+    config = ClientConfig.model_validate(
+        {
+            "name": "a",
+            "server": {"port": 9001},
+            "spool": folder,
+            "data": folder,
+            "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+        }
+    )
+    path = spool.path(FileId(kind=Kind.GLOBALPARAM, task=UID, round=1), "server")
+    digest = write_vector(path, np.zeros(10, np.float32))
+    broadcast = Broadcast(chunks=tuple(Chunk(id=number, clients=(number,)) for number in range(chunks)))
+    meta = {"sender": "server", "digest": digest, "size": path.stat().st_size, "meta": broadcast.model_dump()}
+    write_json(metadata_path(path), meta)
+    updates = spool.folder(Kind.LOCALPARAM) / UID
+    with DefaultSelector() as selector, closing(Outbox(Identity("a", Role.CLIENT), None)) as outbox:
+        servers = ForkServers(selector)
+        platform = Platform(
+            config=config,
+            spool=spool,
+            outbox=outbox,
+            server=Peer("server", "127.0.0.1", 1),  # where nothing listens
+            fork_servers=servers,
+            leaving=AuditLog(folder / "left.jsonl"),
+            announce=lambda: None,
+            metrics=NodeMetrics(),
+        )
+
+        def resumed() -> RunningTask:
+            running = RunningTask(assignment(chunks), platform)
+            running.start(None)
+            return running
+
+        def turns(running: RunningTask, numbers: range) -> list[float]:
+            lengths = []
+            for number in numbers:
+                running._pool.coming.append(train(updates, number))  # type: ignore[union-attr]
+                started = time.perf_counter()
+                running.workers_ready()
+                lengths.append(time.perf_counter() - started)
+            return lengths
+
+        running = resumed()
+        first = turns(running, range(chunks // 2))
+        running.let_go()
+        started = time.perf_counter()
+        running = resumed()
+        resume = time.perf_counter() - started
+        second = turns(running, range(chunks // 2, chunks))
+        running.let_go()
+        servers.close()
+    return sum(first + second), max(first + second), resume
+
+
+def main() -> None:
+    """Measure and print."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    client_task.WorkerPool = StubPool  # type: ignore[misc,assignment]
+    for chunks in [int(text) for text in sys.argv[1:]] or [32, 100, 300]:
+        with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as place:
+            whole, turn, resume = measure(Path(place), chunks)
+        print(f"{chunks:6} chunks: round {whole:8.3f} s   turn {turn * 1e3:8.2f} ms   resume {resume * 1e3:9.1f} ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""Updates on their way from a worker to the server: what a node's daemon knows of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedsim.errors import BadInput
+from fedsim.messages import read_message
+from fedsim.spool.files import metadata_path
+from fedsim.spool.npy import hash_file, open_vector
+from fedsim.spool.updates import UpdateIndex, update_path, write_update
+from fedsim.update import Update, mean_metric
+
+
+def update(chunk: int = 0, client: int | None = None, *, base_round: int = 1, loss: float = 0.5) -> Update:
+    return Update(base_round=base_round, chunk=chunk, client=client, num_examples=150, metrics={"train_loss": loss})
+
+
+def written(folder: Path, *updates: Update) -> list[Update]:
+    return [write_update(folder, one, np.arange(10, dtype=np.float32)) for one in updates]
+
+
+def test_a_written_update_names_its_file_by_digest_and_size_and_holds_its_arrays_no_longer(tmp_path: Path) -> None:
+    before = update(3, 17, base_round=7).with_arrays({"parameters": np.zeros(10, np.float32)})
+    (after,) = written(tmp_path, before)
+    path = tmp_path / "round-000007" / "chunk-000003.client-000017.npy"
+    assert update_path(tmp_path, after) == path
+    assert (after.digest, after.size) == (hash_file(path), path.stat().st_size)
+    assert len(open_vector(path)) == 10
+    assert not after.arrays
+    assert "parameters" in before.arrays
+
+
+def test_the_folder_is_read_once_and_then_known_from_what_the_workers_report(tmp_path: Path) -> None:
+    found = written(tmp_path, update(0), update(1, 4), update(1, 5), update(0, base_round=2))
+    index = UpdateIndex(tmp_path)
+    assert index.all() == found
+    assert index.of_chunk(1, 1) == found[1:3]
+    (new,) = written(tmp_path, update(2))
+    assert index.of_chunk(1, 2) == [], "the folder is not read again"
+    index.add([new])
+    index.add([new])
+    assert index.of_chunk(1, 2) == [new]
+    assert index.of_round(1) == [*found[:3], new]
+
+
+def test_an_update_without_its_file_or_that_cannot_be_read_does_not_count(tmp_path: Path) -> None:
+    first, second, third = written(tmp_path, update(0), update(1), update(2))
+    update_path(tmp_path, first).unlink()
+    metadata_path(update_path(tmp_path, second)).write_text("{}")
+    assert UpdateIndex(tmp_path).all() == [third]
+
+
+def test_used_updates_are_removed_also_those_that_are_only_half_written(tmp_path: Path) -> None:
+    kept = written(tmp_path, update(0), update(0, base_round=2), update(0, base_round=3))[2:]
+    half = update_path(tmp_path, update(1, base_round=2))
+    half.write_bytes(b"half")
+    index = UpdateIndex(tmp_path)
+    index.clear(through=2)
+    assert index.all() == kept
+    assert [path.name for path in tmp_path.iterdir()] == ["round-000003"]
+
+
+def test_a_peer_can_put_no_arrays_into_an_update_and_no_numbers_that_are_none() -> None:
+    sent = update().model_dump(mode="json") | {"arrays": {"parameters": [1.0]}, "_arrays": {"parameters": [1.0]}}
+    assert not read_message(Update, sent, "it").arrays
+    with pytest.raises(BadInput, match="num_examples"):
+        read_message(Update, sent | {"num_examples": 0}, "it")
+    with pytest.raises(BadInput, match="train_loss"):
+        read_message(Update, sent | {"metrics": {"train_loss": float("nan")}}, "it")
+
+
+def test_a_metric_is_the_mean_over_the_examples_of_the_updates_that_report_it() -> None:
+    updates = [update(loss=1.0), update(loss=2.0).model_copy(update={"num_examples": 50})]
+    silent = updates[0].model_copy(update={"metrics": {}})
+    assert mean_metric([*updates, silent], "train_loss") == pytest.approx(1.25)
+    assert mean_metric([silent], "train_loss") is None
