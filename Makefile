@@ -1,4 +1,4 @@
-# `make demo` shows a training from a web form to a checkpoint; `make test` runs every test. Both set themselves up.
+# `make demo` shows a training from a web form to a checkpoint; `make test` tests every promise. Both set themselves up.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-lab check test-fast bench system-packages clean
+.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check bench \
+    system-packages clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,15 +44,30 @@ demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a mo
 gather: $(VENV)/.fleet-installed  ## what lab machines install, gathered in packages/ while there is a network
 	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
-test: $(VENV)/.tests-installed system-packages  ## every test: unit, integration, browser, and on real hosts
-	$(BIN)/pytest $(AT_ONCE) -m "not lab"
-	$(BIN)/pytest tests/lab
+test: test-fast test-integration test-browser test-lab  ## every promise once, with few seeds
 
-test-lab: $(VENV)/.tests-installed system-packages  ## only those on real hosts, which boot on this machine
-	$(BIN)/pytest tests/lab
+test-fast: $(VENV)/.tests-installed  ## the unit tests, in less than two minutes
+	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/unit
 
-test-fast: $(VENV)/.tests-installed  ## without the trainings on MNIST, the browser and the real hosts
-	$(BIN)/pytest $(AT_ONCE) -m "not slow and not browser and not lab"
+test-integration: $(VENV)/.tests-installed system-packages  ## with real processes, sockets and databases
+	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/integration
+
+test-browser: $(VENV)/.tests-installed system-packages  ## the web's pages in Chromium
+	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/browser
+
+test-lab: $(VENV)/.tests-installed system-packages  ## on real hosts, which boot on this machine
+	$(BIN)/pytest -m "not long" tests/lab
+
+test-long: $(VENV)/.tests-installed system-packages  ## all seeds, kills and variants, all on hosts; PART=… for one part
+	$(BIN)/python tests/long_tier.py $(PART)
+
+# Of the tests on hosts nothing is measured: what they run is installed there.
+coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches the tests reach, subprocesses included
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(AT_ONCE) -m "not long" tests/unit tests/integration tests/browser
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet --directory build/coverage
+	$(BIN)/coverage report
 
 check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff format --check daemons deploy tests
@@ -73,5 +89,5 @@ system-packages:
 	else echo "not root on Debian: tests of what is not installed are skipped, and say so"; fi
 
 clean:  ## remove the virtual environment and what tools leave behind
-	rm -rf $(VENV) build demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build demo .test-long .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What holds for every test: one Hypothesis profile, and an installation without remains of another name."""
+"""What holds for every test: one Hypothesis profile, how many seeds, and an installation without remains of 0.1."""
 
 from __future__ import annotations
 
@@ -14,6 +14,20 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.register_profile("long", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+DISASTERS = 100
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The long tier takes more seeds of the simulated disasters."""
+    parser.addoption("--seeds", type=int, default=DISASTERS, help="how many seeds of a simulated disaster are tried")
+
+
+@pytest.fixture(scope="session")
+def seeds(request: pytest.FixtureRequest) -> range:
+    """The seeds of simulated disasters."""
+    return range(request.config.getoption("--seeds"))
 
 
 def pytest_sessionstart() -> None:

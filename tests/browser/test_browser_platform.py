@@ -16,7 +16,7 @@ from walk_support import ENGLISH, Shots, complaints, download, walk
 
 from fedsim.cli.lab import NodeSpec
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 
 def test_a_person_trains_a_model_on_the_whole_platform(

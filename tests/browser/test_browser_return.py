@@ -12,8 +12,15 @@ from web_support import PASSWORD, hashed_password
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
-@pytest.mark.parametrize("language", ["en", "zh-CN"])
+@pytest.mark.parametrize(
+    ("size", "language"),
+    [
+        pytest.param(WIDE, "en", id="wide-en"),
+        pytest.param(NARROW, "zh-CN", id="narrow-zh-CN"),
+        pytest.param(NARROW, "en", id="narrow-en", marks=pytest.mark.long),
+        pytest.param(WIDE, "zh-CN", id="wide-zh-CN", marks=pytest.mark.long),
+    ],
+)
 def test_what_was_typed_is_there_again_and_older_rounds_are_reached(
     web: Web, open_browser: OpenBrowser, screenshots: Path, language: str, size: tuple[int, int]
 ) -> None:

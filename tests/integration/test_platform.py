@@ -47,7 +47,9 @@ def test_the_same_task_again_gives_the_same_bytes_as_one_process_would(lab: Plat
     assert alone.digest == digest
 
 
-@pytest.mark.parametrize("victim", ["server", "node-a", "receiver", "node-b-receiver"])
+@pytest.mark.parametrize(
+    "victim", ["server", "node-a", "receiver", pytest.param("node-b-receiver", marks=pytest.mark.long)]
+)
 def test_a_daemon_killed_in_the_middle_of_a_round_changes_no_byte(lab: Platform, digest: str, victim: str) -> None:
     number = lab.submit(**LONG)
     lab.await_round(number, 2)

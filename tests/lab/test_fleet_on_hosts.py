@@ -139,7 +139,7 @@ def test_hosts_restart_one_after_the_other_until_each_is_ready(deployment: Deplo
     assert "all is well" in fleet(deployment, "doctor")
 
 
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("own", [pytest.param(False, marks=pytest.mark.long), True])
 def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment, tmp_path: Path, own: bool) -> None:
     inventory = deployment.inventory
     before = inventory.read_text(encoding="utf-8")

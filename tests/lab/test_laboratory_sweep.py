@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from cgroup import ControlGroup
 from image import CACHE
 from laboratory import PREFIX, Laboratory, sweep
@@ -22,6 +23,7 @@ with Laboratory.planned() as laboratory:
 """
 
 
+@pytest.mark.long
 def test_a_killed_run_is_cleared_up_by_the_next_and_a_living_one_is_not(laboratory: Laboratory) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", BOOT_AND_WAIT],

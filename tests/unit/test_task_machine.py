@@ -369,21 +369,23 @@ def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[t
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "median"])
-def test_a_hundred_disasters_end_with_the_same_model(strategy: str) -> None:
+def test_a_hundred_disasters_end_with_the_same_model(strategy: str, seeds: range) -> None:
     settings = SETTINGS.model_copy(update={"strategy": strategy})
     calm = World(settings, 0, faults=0).run()
     crashes = 0
-    for seed in range(100):
+    for seed in seeds:
         world = World(settings, seed, faults=0.3)
         assert world.run() == calm, f"seed {seed}"
         crashes += world.crashes
     assert crashes > 100, "the disasters must happen"
 
 
-def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_costs_only_its_own_clients() -> None:
+def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_costs_only_its_own_clients(
+    seeds: range,
+) -> None:
     settings = SETTINGS.model_copy(update={"min_responses": 0.3, "round_timeout_seconds": 50_000})
     after: set[int] = set()
-    for seed in range(100):
+    for seed in seeds:
         world = World(settings, seed, faults=0.3)
         victim = world.random.choice(world.plan.nodes)
         number = world.random.randint(1, settings.num_rounds)
