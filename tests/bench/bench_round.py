@@ -19,15 +19,15 @@ from uuid import uuid4
 from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.settings import parse_settings
 from fedsim.spool.durable import write_bytes
-from fedsim.store import SqlStore, open_store
-from fedsim.store.interface import Role, Task, UserState
+from fedsim.store import Store, open_store
+from fedsim.store.records import Task, UserRole, UserState
 
 DIGITS = {"name": "digits", "path": "digits", "format": "digits", "share": True}
 WRITES_IN_A_ROUND = 8
 """Model and metadata at the node, update and metadata twice, roster, model and record: what must be durable."""
 
 
-def run(store: SqlStore, rounds: int) -> Task:
+def run(store: Store, rounds: int) -> Task:
     """Train to the end."""
     settings, _ = parse_settings(
         {
@@ -45,9 +45,9 @@ def run(store: SqlStore, rounds: int) -> Task:
         }
     )
     name = f"bench-{uuid4().hex}"
-    user = store.create_user(name, "-", role=Role.USER, state=UserState.ACTIVE, language="en", now=time.time())
-    number = store.create_task(user.id, settings, uuid4().hex, time.time()).number
-    while not (task := store.task(number)) or not task.state.finished:
+    user = store.users.create(name, "-", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=time.time())
+    number = store.tasks.create(user.id, settings, uuid4().hex, time.time()).number
+    while not (task := store.tasks.get(number)) or not task.state.finished:
         time.sleep(0.5)  # from outside: nothing of what is measured waits for it
     if task.state != "completed":
         raise SystemExit(f"the task {task.state}: {task.reason}")
@@ -91,7 +91,7 @@ def main() -> None:
             store = open_store(lab.database)
             first = run(store, 1)
             task = run(store, rounds)
-            lengths = [record.seconds["all"] for record in store.rounds(task.number)[2:]]
+            lengths = [record.seconds["all"] for record in store.rounds.of_task(task.number)[2:]]
             later = run(store, 1)
             store.close()
         show(f"round without training ({rounds})", lengths)

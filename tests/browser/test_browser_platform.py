@@ -32,10 +32,10 @@ def test_a_person_trains_a_model_on_the_whole_platform(
         shots.take("task-running")
 
     with Platform(tmp_path / "lab", nodes) as lab:
-        lab.await_row(lambda: len(lab.store.nodes()) == 2 or None, what="for both nodes to announce themselves")
+        lab.await_row(lambda: len(lab.store.nodes.all()) == 2 or None, what="for both nodes to announce themselves")
         browser = open_browser(WIDE, "en")
         number = walk(browser, lab.url, look_on, Shots(browser, screenshots, "platform", WIDE[0]), ENGLISH)
-        saved = lab.store.checkpoints(number)[-1]
+        saved = lab.store.checkpoints.of_task(number)[-1]
         model = download(browser, lab.url, number)
         assert model == (lab.server_spool / "checkpoints" / saved.path).read_bytes()
         assert len(model) == saved.size

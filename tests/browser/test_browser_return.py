@@ -33,7 +33,7 @@ def test_what_was_typed_is_there_again_and_older_rounds_are_reached(
     send(browser)
     browser.get(f"{web.url}/tasks/new")
     fill_in(browser, title="typed for an hour", num_rounds="400")
-    web.site.store.set_password_hash(1, hashed_password())  # which ends every session
+    web.site.store.users.set_password_hash(1, hashed_password())  # which ends every session
     send(browser)
     shots.take("login")
     fill_in(browser, name="lin", password=PASSWORD)
@@ -42,7 +42,7 @@ def test_what_was_typed_is_there_again_and_older_rounds_are_reached(
     shots.take("form-again")
     send(browser)
     assert browser.current_url == f"{web.url}/tasks/1"
-    task = web.site.store.task(1)
+    task = web.site.store.tasks.get(1)
     assert task is not None
     assert task.settings.num_rounds == 400
     web.site.run_rounds(task, 120, missing=(17, 42))

@@ -12,7 +12,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from walk_support import ENGLISH, IN_BOTH_LANGUAGES, PATIENCE, Shots, complaints, download, fill_in, find, send, walk
 from web_support import PASSWORD
 
-from fedsim.store.interface import Role, Task, TaskState, UserState
+from fedsim.store.records import Task, TaskState, UserRole, UserState
 
 pytestmark = pytest.mark.browser
 
@@ -43,7 +43,7 @@ class StoreDriver:
         self.site.finish(task)
 
     def _task(self, number: int) -> Task:
-        task = self.site.store.task(number)
+        task = self.site.store.tasks.get(number)
         assert task is not None
         return task
 
@@ -93,7 +93,7 @@ def test_everything_works_with_javascript_off(web: Web, open_browser: OpenBrowse
     find(browser, "#delete").click()
     patient.until(lambda _: browser.current_url == f"{web.url}/tasks")
     assert "is being deleted" in browser.page_source
-    assert web.site.store.tasks_to_delete()
+    assert web.site.store.tasks.to_delete()
 
 
 def test_dark_pages_and_an_administrators_view(web: Web, open_browser: OpenBrowser, screenshots: Path) -> None:
@@ -101,10 +101,10 @@ def test_dark_pages_and_an_administrators_view(web: Web, open_browser: OpenBrows
     web.site.admin("root")
     task = web.site.task("root", title="a failed one")
     web.site.run_rounds(task, 4, missing=(1,))
-    web.site.store.move_task(
+    web.site.store.tasks.move(
         task.uid, TaskState.FAILED, reason="diverged in round 5: the loss is NaN", now=web.site.now
     )
-    web.site.store.create_user("wang", "!", role=Role.USER, state=UserState.WAITING, language="", now=web.site.now)
+    web.site.store.users.create("wang", "!", role=UserRole.USER, state=UserState.WAITING, language="", now=web.site.now)
     browser = open_browser(WIDE, "zh-CN", dark=True)
     shots = Shots(browser, screenshots, "dark", WIDE[0])
     browser.get(f"{web.url}/login")

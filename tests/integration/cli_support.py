@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from web_support import PASSWORD, Site, make_site
 
 from fedsim.cli.main import main
-from fedsim.store.interface import Checkpoint, Role, Task, TaskState
+from fedsim.store.records import Checkpoint, Task, TaskState, UserRole
 from fedsim.web import accounts
 
 
@@ -72,7 +72,7 @@ class Web:
         """A new user's bearer token."""
         user = accounts.create_admin(self.site.store, name, PASSWORD, now=self.site.now)
         if not admin:
-            self.site.store.set_user_role(user.id, Role.USER)
+            self.site.store.users.set_role(user.id, UserRole.USER)
         secret, _ = accounts.make_token(self.site.store, user, "a test", now=self.site.now)
         return secret
 
@@ -84,11 +84,11 @@ class Web:
         path.with_suffix(".json").write_text(json.dumps({"round": number}), encoding="utf-8")
         relative = path.relative_to(self.site.config.checkpoints).as_posix()
         checkpoint = Checkpoint(number, relative, blake3(content).hexdigest(), len(content), self.site.now)
-        self.site.store.record_checkpoint(task.uid, checkpoint)
+        self.site.store.checkpoints.record(task.uid, checkpoint)
         return checkpoint
 
     def finish(self, task: Task, state: TaskState = TaskState.COMPLETED, reason: str = "") -> None:
-        assert self.site.store.move_task(task.uid, state, reason=reason, now=self.site.now)
+        assert self.site.store.tasks.move(task.uid, state, reason=reason, now=self.site.now)
 
 
 @contextmanager

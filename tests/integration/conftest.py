@@ -14,7 +14,7 @@ from database_support import MariaDb, Place, program
 from presence import missing
 from sqlalchemy import delete
 
-from fedsim.store import SqlStore, open_store
+from fedsim.store import Store, open_store
 from fedsim.store.schema import metadata
 
 
@@ -65,7 +65,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     else:
         place = request.getfixturevalue("migrated_mariadb")
         store = place.open()
-        with store.writing() as connection:
+        with store.database.writing() as connection:
             for table in reversed(metadata.sorted_tables):
                 connection.execute(delete(table))
     store.close()
@@ -73,7 +73,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def store(database: Place) -> Iterator[SqlStore]:
+def store(database: Place) -> Iterator[Store]:
     """An empty store, on each kind of database."""
     store = database.open()
     yield store
@@ -81,11 +81,11 @@ def store(database: Place) -> Iterator[SqlStore]:
 
 
 @pytest.fixture
-def sqlite_store() -> Iterator[Callable[[Path], SqlStore]]:
+def sqlite_store() -> Iterator[Callable[[Path], Store]]:
     """Opens stores on SQLite files, and closes them at the end of the test."""
     with ExitStack() as stack:
 
-        def open_file(path: Path) -> SqlStore:
+        def open_file(path: Path) -> Store:
             store = open_store(f"sqlite:///{quote(str(path))}")
             stack.callback(store.close)
             return store

@@ -13,7 +13,7 @@ import pymysql
 import pytest
 
 from fedsim.cli.lab import free_port
-from fedsim.store import SqlStore, open_store
+from fedsim.store import Store, open_store
 
 USER = "fedsim"
 START_SECONDS = 60.0
@@ -140,5 +140,5 @@ class Place:
     url: str
     password_file: Path | None
 
-    def open(self) -> SqlStore:
+    def open(self) -> Store:
         return open_store(self.url, self.password_file)

@@ -15,8 +15,8 @@ from inotify_simple import INotify, flags
 
 from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.settings import TaskSettings, parse_settings
-from fedsim.store import SqlStore, open_store
-from fedsim.store.interface import Task
+from fedsim.store import Store, open_store
+from fedsim.store.records import Task
 from fedsim.web.accounts import create_admin, make_token
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
 class Platform(LocalLab):
     """A lab whose rows can be awaited and whose API can be asked."""
 
-    store: SqlStore
+    store: Store
     api: httpx.Client
 
     def __enter__(self) -> Self:
@@ -65,7 +65,7 @@ class Platform(LocalLab):
             raise
         return self
 
-    def connect(self, store: SqlStore) -> None:
+    def connect(self, store: Store) -> None:
         """Open the database and the API; a row can be awaited from then on."""
         self.store = store
         user = create_admin(self.store, "researcher", "correct horse battery", now=time.time())
@@ -85,7 +85,7 @@ class Platform(LocalLab):
         return int(answer.json()["task"]["number"])
 
     def task(self, number: int) -> Task:
-        task = self.store.task(number)
+        task = self.store.tasks.get(number)
         assert task is not None
         return task
 

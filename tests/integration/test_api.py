@@ -12,7 +12,7 @@ from web_support import Browser, Site, make_site
 
 import fedsim.web
 from fedsim.settings import TaskSettings
-from fedsim.store.interface import TaskState
+from fedsim.store.records import TaskState
 from fedsim.web.api import ROOT, Api
 
 DOCUMENT = (Path(fedsim.web.__file__).parent / "API.md").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_a_task_is_submitted_followed_stopped_and_deleted(site: Site) -> None:
     assert program.get("tasks/1").json() == {"task": task}
     assert program.get("tasks").json() == {"tasks": [task]}
     assert program.delete("tasks/1").status_code == 409
-    record = site.store.task(1)
+    record = site.store.tasks.get(1)
     assert record is not None
     site.run_rounds(record, 2)
     running = program.get("tasks/1").json()["task"]
@@ -79,7 +79,7 @@ def test_a_task_is_submitted_followed_stopped_and_deleted(site: Site) -> None:
     assert rounds[2]["seconds"]["train"] == 6.1
     stopped = program.post("tasks/1/stop")
     assert (stopped.status_code, stopped.json()["task"]["stop_requested"]) == (202, True)
-    site.store.move_task(record.uid, TaskState.STOPPED, now=site.now)
+    site.store.tasks.move(record.uid, TaskState.STOPPED, now=site.now)
     assert program.post("tasks/1/stop").status_code == 409
     assert program.delete("tasks/1").json()["task"]["delete_requested"] is True
     kinds = [event["kind"] for event in program.get("tasks/1/events").json()["events"]]
@@ -169,7 +169,7 @@ def test_checkpoints_are_listed_and_downloaded(site: Site) -> None:
     assert (answer.content, answer.headers["ETag"]) == (b"0123456789", f'"{checkpoint.digest}"')
     assert program.get("tasks/1/checkpoints/10", headers={"Range": "bytes=4-"}).content == b"456789"
     assert program.get("tasks/1/checkpoints/10?part=json").json() == {"round": 1}
-    site.store.mark_checkpoint_removed(1, 10, why="retention", now=site.now)
+    site.store.checkpoints.mark_removed(1, 10, why="retention", now=site.now)
     assert program.get("tasks/1/checkpoints").json()["checkpoints"][0]["url"] is None
     assert program.get("tasks/1/checkpoints/10").status_code == 410
 
@@ -214,7 +214,7 @@ def test_tokens_are_made_used_and_made_worthless(site: Site) -> None:
 
 def test_a_disabled_users_token_is_worthless(site: Site) -> None:
     program, admin = api(site, "lin"), api(site, "root", admin=True)
-    lin = site.store.user_by_name("lin")
+    lin = site.store.users.by_name("lin")
     assert lin is not None
     assert admin.patch(f"users/{lin.id}", json={"state": "disabled"}).json()["user"]["state"] == "disabled"
     assert program.get("me").status_code == 401

@@ -44,7 +44,7 @@ def test_a_password_is_asked_for_twice(
     assert terminal.run("admin", "create", "root", "--config", config).code == 0
     assert next(answers, None) is None
     site = make_site(tmp_path)
-    assert site.store.user_by_name("root") is not None
+    assert site.store.users.by_name("root") is not None
     site.store.close()
 
 
@@ -65,7 +65,7 @@ def test_a_reset_password_is_the_only_thing_on_standard_output(
     assert result.code == 0, result.err
     with site.browser() as browser:
         browser.log_in("ada", result.out.strip())
-    assert any("command line reset the password of ada" in event.text for event in site.store.events())
+    assert any("command line reset the password of ada" in event.text for event in site.store.events.newest())
     site.store.close()
 
 

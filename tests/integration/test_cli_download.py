@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_support import Terminal, Web, serving
 
-from fedsim.store.interface import Task
+from fedsim.store.records import Task
 
 OLD, NEW = b"the model of round 2" * 1000, b"the model of round 4" * 1000
 
@@ -84,7 +84,7 @@ def test_what_is_not_what_the_server_saved_is_not_kept(web: Web, terminal: Termi
 
 
 def test_a_checkpoint_that_is_gone_or_never_was_exits_66(web: Web, terminal: Terminal, task: Task) -> None:
-    web.site.store.mark_checkpoint_removed(task.number, 2, why="too old", now=web.site.now)
+    web.site.store.checkpoints.mark_removed(task.number, 2, why="too old", now=web.site.now)
     for arguments, told in ((("--round", 2), "too old"), (("--round", 3), "rounds: 4")):
         result = terminal.run("download", 1, *arguments)
         assert result.code == 66

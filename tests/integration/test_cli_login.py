@@ -32,9 +32,9 @@ def log_in(web: Web, terminal: Terminal, password: str = PASSWORD) -> int:
 
 
 def labels(web: Web) -> list[str]:
-    user = web.site.store.user_by_name("ada")
+    user = web.site.store.users.by_name("ada")
     assert user is not None
-    return [token.label for token in web.site.store.tokens(user.id)]
+    return [token.label for token in web.site.store.tokens.of_user(user.id)]
 
 
 def test_login_keeps_a_token_that_only_its_owner_can_read_and_logout_ends_it(web: Web, terminal: Terminal) -> None:

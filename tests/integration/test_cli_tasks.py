@@ -11,7 +11,7 @@ import pytest
 from cli_support import Terminal, Web, serving
 
 from fedsim.cli import api
-from fedsim.store.interface import TaskState
+from fedsim.store.records import TaskState
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Te
     result = terminal.run("submit", file)
     assert result.code == 0, result.err
     assert f"Task 1 is submitted: {web.url}/tasks/1" in result.out
-    task = web.site.store.task(1)
+    task = web.site.store.tasks.get(1)
     assert task is not None
     assert (task.settings.title, task.settings.num_rounds) == ("2026-01-01", 3)
     assert task.settings.local_learning_rate == 0.01
@@ -56,7 +56,7 @@ def test_a_submission_whose_answer_is_lost_is_sent_again_and_is_one_task(web: We
     assert result.code == 0, result.err
     assert "Task 1 is submitted" in result.out
     assert len(lost) == 1
-    assert len(web.site.store.tasks()) == 1
+    assert len(web.site.store.tasks.newest()) == 1
 
 
 def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(terminal: Terminal) -> None:
@@ -72,7 +72,7 @@ def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(termin
 def test_set_replaces_a_setting_under_whichever_name_the_file_has_it(web: Web, terminal: Terminal) -> None:
     result = terminal.run("submit", "-", "--set", "num_rounds=9", "--set", "epoch=2", typed="num_comm: 7\nepoch: 1\n")
     assert result.code == 0, result.err
-    task = web.site.store.task(1)
+    task = web.site.store.tasks.get(1)
     assert task is not None
     assert (task.settings.num_rounds, task.settings.local_epochs) == (9, 2)
 
@@ -84,7 +84,7 @@ def test_every_problem_is_told_beside_its_field(web: Web, terminal: Terminal) ->
     for field in ("num_rounds", "fraction_train", "colour"):
         assert f"\n  {field}: " in result.err
     assert result.out == ""
-    assert web.site.store.tasks() == []
+    assert web.site.store.tasks.newest() == []
     result = terminal.run("submit", "-", "--json", typed=typed)
     assert result.code == 65
     assert set(result.document["problems"]) == {"num_rounds", "fraction_train", "colour"}
@@ -174,9 +174,9 @@ def test_deleting_asks_first(web: Web, terminal: Terminal) -> None:
     terminal.run("stop", 1)
     assert terminal.run("delete", 1, typed="n\n").code == 130
     assert terminal.run("delete", 1, typed="").code == 130
-    assert web.site.store.tasks_to_delete() == []
+    assert web.site.store.tasks.to_delete() == []
     assert terminal.run("delete", 1, typed="y\n").code == 0
-    assert [task.number for task in web.site.store.tasks_to_delete()] == [1]
+    assert [task.number for task in web.site.store.tasks.to_delete()] == [1]
 
 
 def test_a_task_runs_again_with_changes(web: Web, terminal: Terminal) -> None:
@@ -212,7 +212,7 @@ def test_a_watched_submission_ends_as_the_task_does(
     monkeypatch.setattr("fedsim.cli.follow.LEAST_PAUSE_SECONDS", 0.01)
 
     def move_on(path: str) -> None:
-        task = web.site.store.task(1)
+        task = web.site.store.tasks.get(1)
         if path == "/api/v1/tasks/1" and task is not None:
             if task.state is TaskState.PENDING:
                 web.site.run_rounds(task, 1)

@@ -10,7 +10,7 @@ from cli_support import Terminal, Web, serving
 from fedsim.cli.api import Api
 from fedsim.cli.follow import Snapshot, Trouble, follow
 from fedsim.errors import Unavailable
-from fedsim.store.interface import TaskState
+from fedsim.store.records import TaskState
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_a_task_that_is_deleted_meanwhile_ends_the_watch(web: Web, terminal: Ter
 
     def before(path: str) -> None:
         if path.startswith("/api/v1/tasks/") and next(asked) == 1:
-            assert web.site.store.request_stop(task.number, web.site.now)
-            web.site.store.delete_task(task.number)
+            assert web.site.store.tasks.request_stop(task.number, web.site.now)
+            web.site.store.tasks.delete(task.number)
 
     web.before = before
     assert terminal.run("watch", 1).code == 66

@@ -95,7 +95,7 @@ def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(l
     roster = json.loads(path.read_text())
     lab.start("server")
     lab.completed(number)
-    record = next(record for record in lab.store.rounds(number) if record.round == roster["round"])
+    record = next(record for record in lab.store.rounds.of_task(number) if record.round == roster["round"])
     assert record.bytes_received == roster["gathered"]["bytes_received"] > 100_000
     assert record.bytes_sent >= roster["gathered"]["bytes_sent"] > 100_000
     assert record.seconds["train"] == roster["gathered"]["seconds"] < record.seconds["all"]
@@ -188,7 +188,7 @@ def test_deleting_a_task_ends_the_wait_for_a_node_that_never_comes_back(lab: Pla
     uid = lab.completed(number).uid
     assert (lab.server_spool / "final" / uid).is_dir()
     lab.api.delete(f"/tasks/{number}")
-    lab.await_row(lambda: lab.store.task(number) is None or None)
+    lab.await_row(lambda: lab.store.tasks.get(number) is None or None)
     assert not (lab.server_spool / "final" / uid).exists()
     lab.start("node-b-receiver", "node-b")
     # What it still holds of the task is not wanted any more.
@@ -204,8 +204,8 @@ def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> Non
     lab.await_row(lambda: lab.task(number).waiting_until is None or None, what="for the deadline to pass")
     before = sum(server.cpu_times()[:2])
     # Two announcements of node-a, that is, a few seconds.
-    at = next(node.seen_at for node in lab.store.nodes() if node.name == "node-a")
-    lab.await_row(lambda: max(node.seen_at for node in lab.store.nodes()) > at + 3 or None)
+    at = next(node.seen_at for node in lab.store.nodes.all() if node.name == "node-a")
+    lab.await_row(lambda: max(node.seen_at for node in lab.store.nodes.all()) > at + 3 or None)
     assert sum(server.cpu_times()[:2]) - before < 1
     lab.start("node-b")
     lab.completed(number)
@@ -264,7 +264,7 @@ def test_what_a_node_offers_changes_with_a_reload(lab: Platform) -> None:
     reload(lab, "node-a")
 
     def offered() -> tuple[int, list[str]] | None:
-        for node in lab.store.nodes():
+        for node in lab.store.nodes.all():
             if node.name == "node-a":
                 return node.hello["clients"], [model["name"] for model in node.hello["models"]]
         return None  # it has not announced itself yet
@@ -300,7 +300,7 @@ def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *
         reload(lab, "server")
     task = lab.finish(number)
     assert task.reason == "node-b took part, but server.yml does not name it any more"
-    lab.await_row(lambda: [node.name for node in lab.store.nodes()] == ["node-a"])
+    lab.await_row(lambda: [node.name for node in lab.store.nodes.all()] == ["node-a"])
     lab.kill("server")
     lab.start("server", "node-b-receiver")
     spool = lab.node_spool("node-b")

@@ -14,8 +14,8 @@ from fedsim.server.housekeeping import DAY_SECONDS, apply_retention, sweep_lefto
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool
-from fedsim.store import SqlStore
-from fedsim.store.interface import Checkpoint, Role, Task, TaskState, UserState
+from fedsim.store import Store
+from fedsim.store.records import Checkpoint, Task, TaskState, UserRole, UserState
 
 NOW = 1_800_000_000.0
 
@@ -24,23 +24,23 @@ NOW = 1_800_000_000.0
 class Archive:
     """Tasks with checkpoints: rows in a store, files in a folder."""
 
-    store: SqlStore
+    store: Store
     folder: Path
     user: int
 
     def task(self, *, age_days: float, finished: bool = True) -> Task:
         """A task that was saved, and finished so long ago."""
         then = NOW - age_days * DAY_SECONDS
-        task = self.store.create_task(self.user, TaskSettings(), uuid4().hex, then)
-        self.store.claim_next_task(then)
-        self.store.move_task(task.uid, TaskState.RUNNING, now=then)
+        task = self.store.tasks.create(self.user, TaskSettings(), uuid4().hex, then)
+        self.store.tasks.claim_next(then)
+        self.store.tasks.move(task.uid, TaskState.RUNNING, now=then)
         path = f"task-{task.number}/round-0020.safetensors"
         (self.folder / path).parent.mkdir(parents=True)
         (self.folder / path).write_bytes(b"model")
         (self.folder / path).with_suffix(".json").write_text("{}")
-        self.store.record_checkpoint(task.uid, Checkpoint(20, path, "d" * 64, 5, then))
+        self.store.checkpoints.record(task.uid, Checkpoint(20, path, "d" * 64, 5, then))
         if finished:
-            self.store.move_task(task.uid, TaskState.COMPLETED, now=then)
+            self.store.tasks.move(task.uid, TaskState.COMPLETED, now=then)
         return task
 
     def kept(self) -> set[int]:
@@ -52,7 +52,7 @@ class Archive:
 def archive(tmp_path: Path) -> Archive:
     store = Place(f"sqlite:///{tmp_path / 'fedsim.db'}", None).open()
     store.migrate()
-    user = store.create_user("ada", "-", role=Role.USER, state=UserState.ACTIVE, language="en", now=NOW)
+    user = store.users.create("ada", "-", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=NOW)
     return Archive(store, tmp_path / "checkpoints", user.id)
 
 
@@ -72,12 +72,12 @@ def test_an_old_checkpoint_goes_and_its_task_says_why(archive: Archive, rule: Re
     apply_retention(archive.folder, archive.store, rule, NOW)
     assert archive.kept() == {new.number}
     assert not (archive.folder / f"task-{old.number}").exists(), "description and folder go along"
-    (gone,) = archive.store.checkpoints(old.number)
+    (gone,) = archive.store.checkpoints.of_task(old.number)
     assert gone.removed_at == NOW
     assert why in gone.removed_why
-    (event,) = archive.store.events(task=old.number)
+    (event,) = archive.store.events.newest(task=old.number)
     assert why in event.text
-    assert archive.store.checkpoints(new.number)[0].removed_at is None
+    assert archive.store.checkpoints.of_task(new.number)[0].removed_at is None
     archive.store.close()
 
 

@@ -42,7 +42,7 @@ def test_an_installed_model_learns_from_a_data_set_of_an_installed_format(lab: P
 
 
 def test_what_cannot_be_offered_is_told_and_costs_nothing_else(lab: Platform) -> None:
-    hello = next(node.hello for node in lab.store.nodes() if node.name == "node-a")
+    hello = next(node.hello for node in lab.store.nodes.all() if node.name == "node-a")
     problems = "\n".join(hello["problems"])
     assert {dataset["name"] for dataset in hello["datasets"]} == {"digits", "mine"}
     assert "data set raising: ValueError: a row is upside down" in problems

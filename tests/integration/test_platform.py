@@ -17,7 +17,7 @@ from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
-from fedsim.store.interface import TaskState
+from fedsim.store.records import TaskState
 from fedsim.worker.checkpoint import load_checkpoint
 
 
@@ -88,7 +88,7 @@ def test_a_task_with_another_model_follows_without_any_restart(lab: Platform) ->
 def test_what_is_recorded_and_saved_tells_the_whole_story(lab: Platform) -> None:
     number = lab.submit(num_rounds=5)
     task = lab.completed(number)
-    rounds = lab.store.rounds(number)
+    rounds = lab.store.rounds.of_task(number)
     assert [record.round for record in rounds] == [0, 1, 2, 3, 4, 5]
     assert [record.round for record in rounds if record.accuracy is not None] == [0, 2, 4, 5]
     last = rounds[-1]
@@ -98,7 +98,7 @@ def test_what_is_recorded_and_saved_tells_the_whole_story(lab: Platform) -> None
     assert {"train", "aggregate", "evaluate", "all"} <= set(last.seconds)
     assert last.bytes_sent > 0
     assert last.bytes_received > 0
-    saved = lab.store.checkpoints(number)
+    saved = lab.store.checkpoints.of_task(number)
     assert [checkpoint.path for checkpoint in saved] == [
         f"task-{number}/round-0003.safetensors",
         f"task-{number}/round-0005.safetensors",
@@ -177,7 +177,7 @@ def test_a_deleted_task_takes_its_files_along(lab: Platform) -> None:
     folder = lab.server_spool / "checkpoints" / f"task-{number}"
     assert folder.is_dir()
     assert lab.api.delete(f"/tasks/{number}").status_code in {200, 202, 204}
-    lab.await_row(lambda: lab.store.task(number) is None or None)
+    lab.await_row(lambda: lab.store.tasks.get(number) is None or None)
     assert not folder.exists()
 
 
@@ -195,10 +195,10 @@ def test_data_whose_shape_does_not_fit_the_model_is_explained(lab: Platform) -> 
 
 
 def test_a_lost_signal_costs_seconds_never_a_task(lab: Platform) -> None:
-    user = lab.store.user_by_name("researcher")
+    user = lab.store.users.by_name("researcher")
     assert user is not None
     # The row alone, as if the web had been cut off before it could send its signal.
-    task = lab.store.create_task(user.id, small_settings(num_rounds=1), os.urandom(16).hex(), 0)
+    task = lab.store.tasks.create(user.id, small_settings(num_rounds=1), os.urandom(16).hex(), 0)
     assert lab.await_row(lambda: lab.task(task.number).state != TaskState.PENDING, seconds=30)
     lab.completed(task.number)
 
@@ -206,6 +206,6 @@ def test_a_lost_signal_costs_seconds_never_a_task(lab: Platform) -> None:
 def test_no_polling_interval_shows_in_a_round(lab: Platform) -> None:
     number = lab.submit(model="logistic", local_batch_size=1000, num_rounds=40, evaluate_every=40)
     lab.completed(number)
-    lengths = sorted(record.seconds["all"] for record in lab.store.rounds(number)[2:])
+    lengths = sorted(record.seconds["all"] for record in lab.store.rounds.of_task(number)[2:])
     # The shortest interval anywhere in the daemons is a quarter of a second; a busy machine may hold rounds up.
     assert lengths[len(lengths) // 2] < 0.2, lengths

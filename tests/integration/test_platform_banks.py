@@ -46,7 +46,7 @@ def test_three_banks_train_one_model_without_showing_a_customer(lab: Platform, m
         evaluate_every=5,
     )
     task = lab.completed(number)
-    last = lab.store.rounds(number)[-1]
+    last = lab.store.rounds.of_task(number)[-1]
     assert last.accuracy is not None
     assert last.auc is not None
     assert last.accuracy >= 0.80
@@ -85,7 +85,7 @@ def test_data_that_is_put_into_the_folder_is_announced_without_a_restart(tmp_pat
     with Platform(tmp_path / "lab", [NodeSpec("node-a", data, [dataset], {"announce_seconds": 1})]) as lab:
         # The web would refuse a data set that no node has announced; here it was, once.
         settings = small_settings(dataset="late", model="logistic", num_nodes=1, num_clients=4, num_rounds=1)
-        number = lab.store.create_task(1, settings, uuid4().hex, 0).number
+        number = lab.store.tasks.create(1, settings, uuid4().hex, 0).number
         waits = lab.await_row(lambda: [w for w in lab.task(number).waiting_for if "has no data set late" in w] or None)
         assert waits
         lines = ["y,a,b", *(f"{i % 2},{i % 7},{i % 5}" for i in range(200))]

@@ -33,7 +33,7 @@ def test_a_round_goes_on_without_a_dead_node_once_its_deadline_has_passed(lab: P
     lab.kill("node-b")
     task = lab.completed(number)
     lab.start("node-b")
-    records = lab.store.rounds(number)
+    records = lab.store.rounds.of_task(number)
     assert any(record.missing for record in records), "somebody was missing"
     assert all(client >= 10 for record in records for client in record.missing), "node-b holds the clients 10 to 19"
     # It comes back, finds the final model in its spool, keeps it and forgets the task.

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from fedsim.errors import Unavailable
-from fedsim.store import engine, open_store
-from fedsim.store.interface import Role, UserState
+from fedsim.store import connections, open_store
+from fedsim.store.records import UserRole, UserState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from database_support import MariaDb, Place
 
-    from fedsim.store import SqlStore
+    from fedsim.store import Store
 
 
-def add_user(store: SqlStore, name: str) -> None:
-    store.create_user(name, "hash", role=Role.USER, state=UserState.ACTIVE, language="en", now=1.0)
+def add_user(store: Store, name: str) -> None:
+    store.users.create(name, "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
 
 
 @pytest.mark.mariadb
@@ -37,23 +37,23 @@ class TestMariaDb:
         self, mariadb: MariaDb, place: Place
     ) -> None:
         store = place.open()
-        before = store.users()
+        before = store.users.all()
         mariadb.kill()
         try:
             with pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{mariadb.port} cannot be used: .*start it"):
-                store.users()
+                store.users.all()
         finally:
             mariadb.start()
-        assert store.users() == before
+        assert store.users.all() == before
         store.close()
 
     def test_a_connection_that_the_database_closed_is_replaced_unseen(self, mariadb: MariaDb, place: Place) -> None:
         store = place.open()
-        with store.reading() as connection:
+        with store.database.reading() as connection:
             number = connection.scalar(text("SELECT CONNECTION_ID()"))
         mariadb.execute(f"KILL {number}")
         add_user(store, f"Ada {number}")
-        with store.reading() as connection:
+        with store.database.reading() as connection:
             assert connection.scalar(text("SELECT CONNECTION_ID()")) != number
         store.close()
 
@@ -61,13 +61,13 @@ class TestMariaDb:
         store = place.open()
 
         def write_and_lose_it() -> None:
-            with store.writing() as connection:
+            with store.database.writing() as connection:
                 connection.execute(text("INSERT INTO nodes (name, seen_at, hello) VALUES ('lost', 1, '{}')"))
                 mariadb.execute(f"KILL {connection.scalar(text('SELECT CONNECTION_ID()'))}")
 
         with pytest.raises(Unavailable):
             write_and_lose_it()
-        assert "lost" not in {node.name for node in store.nodes()}
+        assert "lost" not in {node.name for node in store.nodes.all()}
         store.close()
 
     def test_a_wrong_password_is_said_but_never_shown(self, mariadb: MariaDb, place: Place, tmp_path: Path) -> None:
@@ -83,7 +83,9 @@ class TestMariaDb:
     def test_the_password_stands_in_nothing_that_could_be_logged(self, mariadb: MariaDb, place: Place) -> None:
         store = place.open()
         store.check()
-        assert mariadb.password not in f"{store!r} {vars(store)!r} {store.url.render_as_string(hide_password=False)}"
+        database = store.database
+        url = database.url.render_as_string(hide_password=False)
+        assert mariadb.password not in f"{store!r} {vars(store)!r} {vars(database)!r} {url}"
         store.close()
 
     def test_a_changed_password_needs_no_restart(self, mariadb: MariaDb, place: Place, tmp_path: Path) -> None:
@@ -125,18 +127,18 @@ class TestMariaDb:
     def test_a_row_that_somebody_holds_is_waited_for_and_then_said(
         self, place: Place, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engine, "LOCK_WAIT_SECONDS", 1)
+        monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 1)
         store = place.open()
         add_user(store, "Held")
-        user = store.user_by_name("held")
+        user = store.users.by_name("held")
         assert user is not None
         with mariadb.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"USE {place.url.rsplit('/', 1)[1]}")
             cursor.execute("BEGIN")
             cursor.execute("UPDATE users SET language = 'zh' WHERE id = %s", (user.id,))
             with pytest.raises(Unavailable, match="another process holds a row, try again"):
-                store.set_language(user.id, "de")
-        store.set_language(user.id, "de")
+                store.users.set_language(user.id, "de")
+        store.users.set_language(user.id, "de")
         store.close()
 
 
@@ -144,7 +146,7 @@ def test_an_absent_database_is_said_with_its_address_and_without_the_password(tm
     file = tmp_path / "password"
     file.write_text("the-password", encoding="utf-8")
     store = open_store("mysql+pymysql://fedsim@127.0.0.1:1/fedsim", file)
-    for question in (store.check, store.migrate, store.users):
+    for question in (store.check, store.migrate, store.users.all):
         with pytest.raises(Unavailable, match=r"fedsim at fedsim@127\.0\.0\.1:1 cannot be used: .*start it") as caught:
             question()
         assert "the-password" not in "".join(traceback.format_exception(caught.value))
@@ -153,32 +155,32 @@ def test_an_absent_database_is_said_with_its_address_and_without_the_password(tm
 
 class TestSqlite:
     def test_a_writer_that_holds_the_file_is_waited_for_and_then_said(
-        self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore], monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, sqlite_store: Callable[[Path], Store], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         store = sqlite_store(tmp_path / "fedsim.db")
         store.migrate()
-        monkeypatch.setattr(engine, "LOCK_WAIT_SECONDS", 0.05)
+        monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 0.05)
         other = sqlite_store(tmp_path / "fedsim.db")
-        with store.writing():
-            assert other.users() == []  # readers never wait
+        with store.database.writing():
+            assert other.users.all() == []  # readers never wait
             with pytest.raises(Unavailable, match="locked; another process holds it, try again"):
                 add_user(other, "Ada")
         add_user(other, "Ada")
 
-    def test_an_error_shows_no_values(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+    def test_an_error_shows_no_values(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
         (tmp_path / "fedsim.db").touch()
         store = sqlite_store(tmp_path / "fedsim.db")
         secret = uuid4().hex
         with pytest.raises(Unavailable, match="no such table") as caught:
-            store.set_password_hash(1, secret)
+            store.users.set_password_hash(1, secret)
         assert secret not in "".join(traceback.format_exception(caught.value))
 
     def test_every_connection_keeps_references_and_syncs(
-        self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]
+        self, tmp_path: Path, sqlite_store: Callable[[Path], Store]
     ) -> None:
         store = sqlite_store(tmp_path / "fedsim.db")
         store.migrate()
-        with store.reading() as first, store.reading() as second:
+        with store.database.reading() as first, store.database.reading() as second:
             for connection in (first, second):
                 found = [
                     connection.exec_driver_sql(f"PRAGMA {name}").scalar()
@@ -187,16 +189,16 @@ class TestSqlite:
                 assert found == [1, 2, "wal"]
 
     def test_an_error_in_a_transaction_leaves_nothing(
-        self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]
+        self, tmp_path: Path, sqlite_store: Callable[[Path], Store]
     ) -> None:
         store = sqlite_store(tmp_path / "fedsim.db")
         store.migrate()
 
         def write_and_fail() -> None:
-            with store.writing() as connection:
+            with store.database.writing() as connection:
                 connection.execute(text("INSERT INTO nodes (name, seen_at, hello) VALUES ('lost', 1, '{}')"))
                 raise KeyError
 
         with pytest.raises(KeyError):
             write_and_fail()
-        assert store.nodes() == []
+        assert store.nodes.all() == []

@@ -17,7 +17,7 @@ from sqlalchemy import text
 from fedsim.errors import Unavailable
 from fedsim.settings import TaskSettings
 from fedsim.store import schema_version
-from fedsim.store.interface import Checkpoint, Role, UserState
+from fedsim.store.records import Checkpoint, UserRole, UserState
 from fedsim.store.schema import metadata, tasks, users
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from database_support import Place
 
-    from fedsim.store import SqlStore
+    from fedsim.store import Store
 
 NEXT = '''
 """A version that rebuilds the table of tasks, as a later release might."""
@@ -50,7 +50,7 @@ ON_MARIADB = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def empty(empty_database: Place) -> Iterator[SqlStore]:
+def empty(empty_database: Place) -> Iterator[Store]:
     store = empty_database.open()
     yield store
     store.close()
@@ -69,25 +69,25 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return make
 
 
-def version(store: SqlStore) -> str | None:
-    with store.reading() as connection:
+def version(store: Store) -> str | None:
+    with store.database.reading() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def differences(store: SqlStore) -> list[Any]:
+def differences(store: Store) -> list[Any]:
     """Between the tables that are there and `schema.py`."""
-    with store.reading() as connection:
+    with store.database.reading() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
 
 
-def a_task_with_a_checkpoint(store: SqlStore) -> int:
-    user = store.create_user("Ada", "hash", role=Role.USER, state=UserState.ACTIVE, language="en", now=1.0)
-    task = store.create_task(user.id, TaskSettings(), uuid4().hex, 1.0)
-    store.record_checkpoint(task.uid, Checkpoint(round=1, path="p", digest="d" * 64, size=1, created_at=1.0))
+def a_task_with_a_checkpoint(store: Store) -> int:
+    user = store.users.create("Ada", "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    task = store.tasks.create(user.id, TaskSettings(), uuid4().hex, 1.0)
+    store.checkpoints.record(task.uid, Checkpoint(round=1, path="p", digest="d" * 64, size=1, created_at=1.0))
     return task.number
 
 
-def test_the_migrated_schema_is_the_one_that_the_questions_are_asked_of(empty: SqlStore) -> None:
+def test_the_migrated_schema_is_the_one_that_the_questions_are_asked_of(empty: Store) -> None:
     empty.migrate()
     assert differences(empty) == []
 
@@ -96,15 +96,15 @@ def test_the_migrated_schema_is_the_one_that_the_questions_are_asked_of(empty: S
     "change",
     ["DROP INDEX ix_tasks_state{on_tasks}", "ALTER TABLE nodes DROP COLUMN hello", "CREATE TABLE more (id INTEGER)"],
 )
-def test_that_comparison_sees_what_is_missing_or_too_much(empty: SqlStore, change: str) -> None:
+def test_that_comparison_sees_what_is_missing_or_too_much(empty: Store, change: str) -> None:
     empty.migrate()
-    with empty.writing() as connection:
+    with empty.database.writing() as connection:
         on_tasks = " ON tasks" if connection.dialect.name == "mysql" else ""
         connection.execute(text(change.format(on_tasks=on_tasks)))
     assert len(differences(empty)) == 1
 
 
-def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_nothing(empty: SqlStore) -> None:
+def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_nothing(empty: Store) -> None:
     with pytest.raises(Unavailable, match="start fedsim-server"):
         empty.check()
     empty.migrate()
@@ -112,18 +112,18 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     number = a_task_with_a_checkpoint(empty)
     empty.migrate()
     empty.check()
-    assert empty.task(number) is not None
+    assert empty.tasks.get(number) is not None
     assert version(empty) == "0002"
 
 
-def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: SqlStore) -> None:
+def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: Store) -> None:
     if empty_database.password_file is None:
         Path(empty_database.url.removeprefix("sqlite:///")).touch()  # as an operator might, to set its owner
     with pytest.raises(Unavailable, match="start fedsim-server, which brings its tables up to date"):
-        empty.users()
+        empty.users.all()
 
 
-def test_daemons_that_start_at_once_migrate_once(empty: SqlStore) -> None:
+def test_daemons_that_start_at_once_migrate_once(empty: Store) -> None:
     context = multiprocessing.get_context("fork")
     together = context.Barrier(6)
 
@@ -141,9 +141,9 @@ def test_daemons_that_start_at_once_migrate_once(empty: SqlStore) -> None:
     empty.check()
 
 
-def test_a_database_of_a_newer_version_is_left_alone(empty: SqlStore) -> None:
+def test_a_database_of_a_newer_version_is_left_alone(empty: Store) -> None:
     empty.migrate()
-    with empty.writing() as connection:
+    with empty.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for question in (empty.check, empty.migrate):
         with pytest.raises(Unavailable, match=r"made by a newer fedsim.*9999.*install that version"):
@@ -152,7 +152,7 @@ def test_a_database_of_a_newer_version_is_left_alone(empty: SqlStore) -> None:
 
 
 def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
-    empty: SqlStore, next_version: Callable[[str], None]
+    empty: Store, next_version: Callable[[str], None]
 ) -> None:
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
@@ -161,12 +161,12 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
         empty.check()
     empty.migrate()
     empty.check()
-    with empty.reading() as connection:
+    with empty.database.reading() as connection:
         assert connection.execute(text("SELECT number, priority, last_round FROM tasks")).all() == [(number, 7, 0)]
-    assert len(empty.checkpoints(number)) == 1
+    assert len(empty.checkpoints.of_task(number)) == 1
 
 
-def first_version(store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def first_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables as the first release made them."""
     folder = tmp_path / "first"
     shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v0002*", "__pycache__"))
@@ -177,11 +177,11 @@ def first_version(store: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_database_of_the_first_version_keeps_its_tasks(
-    empty: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_version(empty, tmp_path, monkeypatch)
-    user = empty.create_user("Ada", "hash", role=Role.USER, state=UserState.ACTIVE, language="en", now=1.0)
-    with empty.writing() as connection:
+    user = empty.users.create("Ada", "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    with empty.database.writing() as connection:
         for letter in "ab":
             connection.execute(
                 text(
@@ -194,8 +194,8 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
         connection.execute(text("INSERT INTO login_failures (key_hash, at) VALUES ('x', 1)"))
     empty.migrate()
     assert differences(empty) == []
-    assert [task.uid[0] for task in empty.tasks()] == ["b", "a"]
-    again = [empty.create_task(user.id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
+    assert [task.uid[0] for task in empty.tasks.newest()] == ["b", "a"]
+    again = [empty.tasks.create(user.id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
     assert again[0] == again[1]
 
 
@@ -218,10 +218,10 @@ HALF_OF_ATTEMPTS = (
     ],
 )
 def test_the_second_migration_goes_on_where_it_was_killed(
-    empty: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
+    empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:
     first_version(empty, tmp_path, monkeypatch)
-    with empty.writing() as connection:
+    with empty.database.writing() as connection:
         for statement in done:
             connection.execute(text(statement))
     empty.migrate()
@@ -229,30 +229,30 @@ def test_the_second_migration_goes_on_where_it_was_killed(
 
 
 @ON_SQLITE
-def test_a_migration_that_fails_half_way_has_not_happened(empty: SqlStore, next_version: Callable[[str], None]) -> None:
+def test_a_migration_that_fails_half_way_has_not_happened(empty: Store, next_version: Callable[[str], None]) -> None:
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
     assert version(empty) == "0002"
-    assert empty.task(number) is not None
+    assert empty.tasks.get(number) is not None
 
 
 @ON_SQLITE
-def test_rows_that_would_point_nowhere_stop_a_migration(empty: SqlStore, next_version: Callable[[str], None]) -> None:
+def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_version: Callable[[str], None]) -> None:
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
         empty.migrate()
     assert version(empty) == "0002"
-    assert empty.task(number) is not None
+    assert empty.tasks.get(number) is not None
 
 
 @ON_MARIADB
-def test_the_first_migration_goes_on_where_it_was_killed(empty: SqlStore) -> None:
-    with empty.writing() as connection:
+def test_the_first_migration_goes_on_where_it_was_killed(empty: Store) -> None:
+    with empty.database.writing() as connection:
         metadata.create_all(connection, tables=[users, tasks])
         connection.execute(text("DROP INDEX ix_tasks_state ON tasks"))
     empty.migrate()
@@ -260,7 +260,7 @@ def test_the_first_migration_goes_on_where_it_was_killed(empty: SqlStore) -> Non
 
 
 class TestFile:
-    def test_a_new_file_is_not_everybodys(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+    def test_a_new_file_is_not_everybodys(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
         path = tmp_path / "a b%20?#.db"
         store = sqlite_store(path)
         store.migrate()
@@ -268,18 +268,16 @@ class TestFile:
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             assert stat.S_IMODE(file.stat().st_mode) & 0o007 == 0, file
 
-    def test_only_a_migration_makes_the_file(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+    def test_only_a_migration_makes_the_file(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
         with pytest.raises(Unavailable, match=r"fedsim\.db cannot be used: unable to open.*start fedsim-server"):
             sqlite_store(tmp_path / "fedsim.db").check()
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_missing_folder_is_named(self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]) -> None:
+    def test_a_missing_folder_is_named(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
         with pytest.raises(Unavailable, match=r"nowhere cannot be used: No such file or directory; make it"):
             sqlite_store(tmp_path / "nowhere" / "fedsim.db").migrate()
 
-    def test_a_file_of_another_kind_is_left_alone(
-        self, tmp_path: Path, sqlite_store: Callable[[Path], SqlStore]
-    ) -> None:
+    def test_a_file_of_another_kind_is_left_alone(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
         path = tmp_path / "fedsim.db"
         path.write_bytes(b"no database at all, " * 100)
         for question in ("check", "migrate"):

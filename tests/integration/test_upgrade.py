@@ -15,7 +15,7 @@ import pytest
 from platform_support import Platform, digits_lab
 
 from fedsim import __version__
-from fedsim.store.interface import Task
+from fedsim.store.records import Task
 from fedsim.worker.interpreters import interpreter_of
 
 OLD = "0.0.9"
@@ -75,7 +75,7 @@ def finished(lab: Platform, number: int) -> tuple[Task, dict[str, Any], list[str
     """The task at its end, the JSON beside its checkpoint, and what stands at it of versions."""
     task = lab.completed(number)
     about = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0008.json"
-    events = [event.text for event in lab.store.events(task=number) if event.kind == "version"]
+    events = [event.text for event in lab.store.events.newest(task=number) if event.kind == "version"]
     return task, json.loads(about.read_text()), events
 
 

@@ -13,7 +13,7 @@ import pytest
 from argon2 import PasswordHasher
 from web_support import PASSWORD, Browser, Site, hashed_password, make_site
 
-from fedsim.store.interface import Role, UserState
+from fedsim.store.records import UserRole, UserState
 from fedsim.web import accounts, passwords
 from fedsim.web.errors import Fault
 
@@ -46,7 +46,7 @@ def test_a_registration_by_approval_waits_and_says_so(tmp_path: Path) -> None:
     assert refused.status_code == 403
     assert "waits for an administrator" in refused.text
     admin = site.admin()
-    waiting = site.store.user_by_name("lin")
+    waiting = site.store.users.by_name("lin")
     assert waiting is not None
     assert admin.post_form("/admin/users", f"/admin/users/{waiting.id}", action="approve").status_code == 303
     browser.log_in("lin")
@@ -61,7 +61,7 @@ def test_registering_must_wait_after_too_many_from_one_address(tmp_path: Path) -
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "600")
     assert "Try again in at most 10 min" in answer.text
     assert 'value="zhao"' in answer.text
-    assert site.store.user_by_name("zhao") is None
+    assert site.store.users.by_name("zhao") is None
     assert site.browser(address="127.0.0.3").post_form("/register", name="zhao", password=PASSWORD).status_code == 303
     site.now += 601
     assert site.browser(address="127.0.0.2").post_form("/register", name="sun", password=PASSWORD).status_code == 303
@@ -128,7 +128,7 @@ def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:
     browser = site.browser()
     answer = browser.post("/register", data={"csrf": browser.csrf("/login"), "name": "lin", "password": PASSWORD})
     assert answer.status_code == 403
-    assert site.store.users() == []
+    assert site.store.users.all() == []
     site.store.close()
 
 
@@ -153,7 +153,7 @@ def test_a_bad_name_or_password_is_named_and_what_was_typed_stays(
     assert answer.status_code == 422
     assert problem in answer.text
     assert password not in answer.text
-    assert len(site.store.users()) == 1
+    assert len(site.store.users.all()) == 1
 
 
 def test_passwords_and_sessions_are_stored_only_as_hashes(site: Site, tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_logging_out_ends_the_session_in_the_database(site: Site) -> None:
     browser = site.user("lin")
     session = str(browser.cookies["fedsim_session"])
     assert browser.post_form("/tasks", "/logout").status_code == 303
-    assert site.store.session(accounts.hash_secret(session), site.now) is None
+    assert site.store.sessions.get(accounts.hash_secret(session), site.now) is None
 
 
 def test_a_session_ends_after_its_hours(site: Site) -> None:
@@ -206,7 +206,7 @@ def test_a_session_ends_after_its_hours(site: Site) -> None:
 def test_a_disabled_user_is_out_at_once_and_cannot_come_back(site: Site) -> None:
     browser, admin = site.user("lin"), site.admin()
     program = token_of(site, browser)
-    lin = site.store.user_by_name("lin")
+    lin = site.store.users.by_name("lin")
     assert lin is not None
     admin.post_form("/admin/users", f"/admin/users/{lin.id}", action="disable")
     assert browser.get("/tasks").status_code == 303
@@ -269,9 +269,9 @@ def test_forwarded_addresses_are_believed_only_from_a_configured_proxy(tmp_path:
 
 def test_old_hashes_are_renewed_when_the_parameters_have_changed(site: Site) -> None:
     weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-    user = site.store.create_user("lin", weak, role=Role.USER, state=UserState.ACTIVE, language="", now=site.now)
+    user = site.store.users.create("lin", weak, role=UserRole.USER, state=UserState.ACTIVE, language="", now=site.now)
     site.browser().log_in("lin")
-    renewed = site.store.user(user.id)
+    renewed = site.store.users.get(user.id)
     assert renewed is not None
     assert renewed.password_hash != weak
     site.browser().log_in("lin")
@@ -290,7 +290,7 @@ def test_a_better_hash_at_log_in_ends_neither_sessions_nor_tokens(site: Site) ->
     here = site.user("lin")
     program = token_of(site, here)
     weak = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-    site.store.renew_password_hash(1, hashed_password(), weak)
+    site.store.users.renew_password_hash(1, hashed_password(), weak)
     site.browser().log_in("lin")
     assert here.get("/tasks").status_code == 200
     assert program.get("/api/v1/me").status_code == 200
@@ -326,7 +326,7 @@ def test_a_session_left_open_is_no_place_to_guess_the_password(tmp_path: Path) -
 def test_an_administrator_resets_a_password_which_is_shown_once(site: Site) -> None:
     browser, admin = site.user("lin"), site.admin()
     program = token_of(site, browser)
-    lin = site.store.user_by_name("lin")
+    lin = site.store.users.by_name("lin")
     assert lin is not None
     page = admin.post_form("/admin/users", f"/admin/users/{lin.id}/reset-password").text
     password = page.split('id="secret">')[1].split("<")[0]
@@ -338,7 +338,7 @@ def test_an_administrator_resets_a_password_which_is_shown_once(site: Site) -> N
 
 def test_administrators_make_others_and_cannot_lock_themselves_out(site: Site) -> None:
     admin, browser = site.admin(), site.user("lin")
-    lin, root = site.store.user_by_name("lin"), site.store.user_by_name("root")
+    lin, root = site.store.users.by_name("lin"), site.store.users.by_name("root")
     assert lin is not None
     assert root is not None
     admin.post_form("/admin/users", f"/admin/users/{lin.id}", action="make-admin")
@@ -353,7 +353,7 @@ def test_a_first_administrator_is_made_by_a_function_that_checks_the_same_rules(
         accounts.create_admin(site.store, "root", "short", now=site.now)
     assert str(caught.value.problems["password"]) == "must have at least 8 characters"
     user = accounts.create_admin(site.store, "root", PASSWORD, now=site.now)
-    assert (user.role, user.state) == (Role.ADMIN, UserState.ACTIVE)
+    assert (user.role, user.state) == (UserRole.ADMIN, UserState.ACTIVE)
 
 
 def test_a_log_in_that_meets_a_new_password_gets_no_session(site: Site) -> None:
@@ -378,14 +378,14 @@ FORMS = [
 @pytest.mark.parametrize("token", [None, "", "wrong"])
 def test_every_form_without_its_token_is_refused(tmp_path: Path, path: str, token: str | None) -> None:
     site = make_site(tmp_path)
-    user = site.store.create_user("root", "!", role=Role.ADMIN, state=UserState.ACTIVE, language="", now=site.now)
+    user = site.store.users.create("root", "!", role=UserRole.ADMIN, state=UserState.ACTIVE, language="", now=site.now)
     task = site.task("root")
     browser = site.browser()
     session_id, _ = accounts.start_session(site.store, site.config, user, old=None, now=site.now)
     browser.cookies.set("fedsim_session", session_id)
     fields = {"name": "x", "password": PASSWORD} | ({} if token is None else {"csrf": token})
     assert browser.post(path, data=fields).status_code == 403
-    assert site.store.task(task.number) == task
+    assert site.store.tasks.get(task.number) == task
     site.store.close()
 
 

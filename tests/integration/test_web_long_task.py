@@ -16,7 +16,7 @@ from web_support import Browser, Site, make_site, round_record
 
 from fedsim.cli.api import Api
 from fedsim.settings import TaskSettings
-from fedsim.store.interface import Checkpoint, TaskState
+from fedsim.store.records import Checkpoint, TaskState
 from fedsim.store.schema import checkpoints, rounds
 from fedsim.web import accounts, charts
 
@@ -33,11 +33,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site = make_site(tmp_path_factory.mktemp("web"))
     site.user("lin")
     settings = TaskSettings(num_rounds=NUM_ROUNDS, evaluate_every=5, save_every=10)
-    task = site.store.create_task(1, settings, "ab" * 16, site.now)
-    site.store.claim_next_task(site.now)
-    site.store.move_task(task.uid, TaskState.RUNNING, now=site.now)
+    task = site.store.tasks.create(1, settings, "ab" * 16, site.now)
+    site.store.tasks.claim_next(site.now)
+    site.store.tasks.move(task.uid, TaskState.RUNNING, now=site.now)
     untested = {"loss": None, "accuracy": None, "recall": None}
-    with site.store.writing() as connection:
+    with site.store.database.writing() as connection:
         rows = (
             asdict(round_record(number, number / NUM_ROUNDS, site.now)) | ({} if number % 5 == 0 else untested)
             for number in range(NUM_ROUNDS + 1)
@@ -51,7 +51,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture
 def browser(site: Site) -> Browser:
-    user = site.store.user(1)
+    user = site.store.users.get(1)
     assert user is not None
     session_id, _ = accounts.start_session(site.store, site.config, user, old=None, now=site.now)
     browser = site.browser()

@@ -18,7 +18,7 @@ import yaml
 
 from fedsim.config import WebConfig, load_config
 from fedsim.store import open_store
-from fedsim.store.interface import Role, UserState
+from fedsim.store.records import UserRole, UserState
 from fedsim.web import accounts
 
 PROGRAM = Path(sys.executable).with_name("fedsim-web")
@@ -107,7 +107,7 @@ def test_submitting_tells_the_servers_receiver_at_once(tmp_path: Path) -> None:
     """From HTTP request to the first bytes on the server's port: the hint needs no poll."""
     migrated(tmp_path)
     with closing(open_store(f"sqlite:///{tmp_path}/fedsim.db")) as store:
-        user = store.create_user("lin", "!", role=Role.USER, state=UserState.ACTIVE, language="", now=1.0)
+        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=1.0)
         secret, _ = accounts.make_token(store, user, "test", now=1.0)
     with socket.create_server(("127.0.0.1", 0)) as receiver:
         receiver.settimeout(20)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from web_support import PASSWORD, Site, make_site
 
-from fedsim.store.interface import UserState
+from fedsim.store.records import UserState
 from fedsim.web import accounts, forms, passwords
 
 NUMBERS = [b"0", b"1", b"-1", b"+1", b"007", b"2147483648", b"9223372036854775808", b"9" * 400, b"1.5", b"1e3", b"0x1"]
@@ -164,18 +164,18 @@ class Door:
     def _identity(self, request: Request) -> dict[str, str]:
         """Who asks, active and logged in whatever the requests before did: the API's token, or a session."""
         store, now = self.site.store, self.site.now
-        if (user := store.user_by_name(request.who)) is None:
+        if (user := store.users.by_name(request.who)) is None:
             return {}
         if user.state is not UserState.ACTIVE:
-            store.set_user_state(user.id, UserState.ACTIVE)
+            store.users.set_state(user.id, UserState.ACTIVE)
         if request.path.startswith(b"/api/"):
             token = self.known.get(("token", user.id), "")
-            if store.user_by_token(accounts.hash_secret(token), now) is None:
+            if store.tokens.owner(accounts.hash_secret(token), now) is None:
                 token, _ = accounts.make_token(store, user, "x", now=now)
             self.known["token", user.id] = token
             return {"HTTP_AUTHORIZATION": f"Bearer {token}"}
         session_id = self.known.get(("session", user.id), "")
-        session = store.session(accounts.hash_secret(session_id), now)
+        session = store.sessions.get(accounts.hash_secret(session_id), now)
         if session is None:
             session_id, session = accounts.start_session(store, self.site.config, user, old=None, now=now)
         self.known["session", user.id] = session_id

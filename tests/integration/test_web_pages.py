@@ -14,7 +14,7 @@ import pytest
 from web_support import PASSWORD, Site, make_site
 
 from fedsim.errors import Unavailable
-from fedsim.store.interface import Event, Node, TaskState
+from fedsim.store.records import Event, Node, TaskState
 from fedsim.web import accounts
 
 SCRIPT = "<script>alert('x')</script>\"'&"
@@ -39,12 +39,12 @@ def test_submitting_the_form_as_it_stands_makes_the_default_task_and_tells_the_s
     browser = site.user("lin")
     answer = browser.post_form("/tasks/new", **form_of(browser.get("/tasks/new").text))
     assert (answer.status_code, answer.headers["Location"]) == (303, "/tasks/1")
-    task = site.store.task(1)
+    task = site.store.tasks.get(1)
     assert task is not None
     assert task.state is TaskState.PENDING
     assert (task.settings.num_clients, task.settings.partition, task.settings.model) == (100, "shards", "2nn")
     assert site.signal.told == [("submitted", 1)]
-    assert [event.kind for event in site.store.events(task=1)] == ["submitted"]
+    assert [event.kind for event in site.store.events.newest(task=1)] == ["submitted"]
 
 
 def test_a_form_with_problems_comes_back_as_it_was_typed(site: Site) -> None:
@@ -56,7 +56,7 @@ def test_a_form_with_problems_comes_back_as_it_was_typed(site: Site) -> None:
     again = form_of(answer.text)
     assert {name: value.strip() for name, value in again.items()} == {name: v.strip() for name, v in typed.items()}
     assert "must be at least 1" in answer.text
-    assert site.store.tasks() == []
+    assert site.store.tasks.newest() == []
     assert site.signal.told == []
 
 
@@ -103,11 +103,11 @@ def test_what_people_and_nodes_wrote_never_becomes_markup(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin", title=SCRIPT)
     site.run_rounds(task, 2)
-    site.store.add_event(Event(site.now, "warning", SCRIPT, task=task.number))
-    site.store.move_task(task.uid, TaskState.FAILED, reason=SCRIPT, now=site.now)
-    hello = site.store.nodes()[0].hello
-    site.store.record_node(Node("node-1", site.now, hello | {"problems": [SCRIPT]}))
-    site.store.record_node(Node("node-2", site.now, {"node": SCRIPT}))
+    site.store.events.add(Event(site.now, "warning", SCRIPT, task=task.number))
+    site.store.tasks.move(task.uid, TaskState.FAILED, reason=SCRIPT, now=site.now)
+    hello = site.store.nodes.all()[0].hello
+    site.store.nodes.record(Node("node-1", site.now, hello | {"problems": [SCRIPT]}))
+    site.store.nodes.record(Node("node-2", site.now, {"node": SCRIPT}))
     browser.post_form("/profile", "/profile/tokens", label=SCRIPT)
     for page in ("/tasks", "/tasks/1", "/tasks/new?from=1", "/nodes", "/profile"):
         text = browser.get(page).text
@@ -179,21 +179,21 @@ def test_stopping_and_deleting(site: Site) -> None:
     site.run_rounds(first, 1)
     for _ in range(2):  # twice is the same as once
         assert browser.post_form("/tasks/1", "/tasks/1/stop").status_code == 303
-    running = site.store.task(1)
+    running = site.store.tasks.get(1)
     assert running is not None
     assert (running.state, running.stop_requested) == (TaskState.RUNNING, True)
     assert site.signal.reasons == ["stopped by lin", "stopped by lin"]
-    assert [event.kind for event in site.store.events(task=1)] == ["stop_requested"]
+    assert [event.kind for event in site.store.events.newest(task=1)] == ["stop_requested"]
     too_early = browser.post_form("/tasks/1", "/tasks/1/delete")
     assert too_early.status_code == 409
     assert "stop it first" in too_early.text
     browser.post_form("/tasks/2", f"/tasks/{second.number}/stop")
-    waiting = site.store.task(2)
+    waiting = site.store.tasks.get(2)
     assert waiting is not None
     assert waiting.state is TaskState.STOPPED
     assert browser.post_form("/tasks/2", "/tasks/2/stop").status_code == 409
     assert browser.post_form("/tasks/2", "/tasks/2/delete").headers["Location"] == "/tasks"
-    assert [task.number for task in site.store.tasks_to_delete()] == [2]
+    assert [task.number for task in site.store.tasks.to_delete()] == [2]
     assert "is being deleted" in browser.get("/tasks").text
 
 
@@ -212,7 +212,7 @@ def test_checkpoints_are_downloaded_whole_in_part_and_not_twice(site: Site) -> N
     assert browser.get("/tasks/1/checkpoints/10", headers=unchanged).status_code == 304
     assert browser.get("/tasks/1/checkpoints/10?part=json").json() == {"round": 1}
     assert browser.get("/tasks/1/checkpoints/9").status_code == 404
-    site.store.mark_checkpoint_removed(1, 10, why="older than 30 days", now=site.now)
+    site.store.checkpoints.mark_removed(1, 10, why="older than 30 days", now=site.now)
     gone = browser.get("/tasks/1/checkpoints/10")
     assert gone.status_code == 410
     assert "older than 30 days" in gone.text
@@ -227,7 +227,7 @@ def test_a_download_never_leaves_the_checkpoints_folder(site: Site, path: str) -
     checkpoint = site.finish(task)
     (site.folder / "secret.json").write_text("secret", encoding="utf-8")
     (site.folder / "checkpoints" / "task-1" / "link.safetensors").symlink_to(site.folder / "secret.json")
-    site.store.record_checkpoint(task.uid, type(checkpoint)(10, path, checkpoint.digest, 1, site.now))
+    site.store.checkpoints.record(task.uid, type(checkpoint)(10, path, checkpoint.digest, 1, site.now))
     for part in ("", "?part=json"):
         answer = browser.get(f"/tasks/1/checkpoints/10{part}")
         assert answer.status_code == 404
@@ -327,7 +327,7 @@ HEADERS = {
 
 def test_every_answer_carries_the_secure_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = site.user("lin")
-    monkeypatch.setattr(site.store, "nodes", lambda: 1 / 0)
+    monkeypatch.setattr(site.store.nodes, "all", lambda: 1 / 0)
     expected = {
         "/": 200, "/tasks": 200, "/static/app.css": 200, "/healthz": 200, "/nope": 404, "/api/v1/nope": 404,
         "/admin/users": 403, "/nodes": 500, "/tasks/new": 500, "/static/../app.py": 404, "/static/nope": 404,
@@ -395,8 +395,8 @@ def test_a_database_that_is_away_gives_503_with_a_page_and_comes_back(
         raise Unavailable("the database is being tested")
 
     with monkeypatch.context() as patch:
-        for name in ("session", "check", "tasks"):
-            patch.setattr(site.store, name, away)
+        for part, name in ((site.store.sessions, "get"), (site.store, "check"), (site.store.tasks, "newest")):
+            patch.setattr(part, name, away)
         answer = browser.get("/tasks")
         assert answer.status_code == 503
         assert "database does not answer" in answer.text

@@ -56,7 +56,7 @@ def test_what_was_typed_is_there_again_after_the_log_in_and_is_one_task_when_sub
     again = fields_of(page)
     expected = {name: value for name, value in typed.items() if name not in {"csrf", "password"}}
     assert {name: value for name, value in again.items() if name != "csrf"} == expected
-    assert [task.number for task in site.store.tasks()] == [1]
+    assert [task.number for task in site.store.tasks.newest()] == [1]
     assert browser.post("/tasks/new", data=again | {"num_rounds": "12"}).headers["Location"] == "/tasks/2"
 
 
@@ -69,7 +69,7 @@ def test_a_form_from_before_another_log_in_comes_back_as_typed(site: Site) -> No
     assert "You have logged in anew" in answer.text
     again = fields_of(answer.text)
     assert again["title"] == "typed long ago"
-    assert site.store.tasks() == []
+    assert site.store.tasks.newest() == []
     assert browser.post("/tasks/new", data=again).headers["Location"] == "/tasks/1"
 
 
@@ -113,9 +113,9 @@ def test_a_form_sent_twice_is_one_task(site: Site) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: browser.post("/tasks/new", data=form), range(4)))
     assert {(answer.status_code, answer.headers["Location"]) for answer in answers} == {(303, "/tasks/1")}
-    assert len(site.store.tasks()) == 1
+    assert len(site.store.tasks.newest()) == 1
     assert site.signal.told == [("submitted", 1)]
-    assert [event.kind for event in site.store.events(task=1)] == ["submitted"]
+    assert [event.kind for event in site.store.events.newest(task=1)] == ["submitted"]
 
 
 def test_two_forms_are_two_tasks_and_so_is_one_that_was_changed(site: Site) -> None:

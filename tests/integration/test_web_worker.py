@@ -14,7 +14,7 @@ from test_web_main import await_line, migrated, running, written
 
 from fedsim.settings import TaskSettings
 from fedsim.store import open_store
-from fedsim.store.interface import Checkpoint, Role, TaskState, UserState
+from fedsim.store.records import Checkpoint, TaskState, UserRole, UserState
 from fedsim.web import accounts
 
 THREADS = 2
@@ -36,14 +36,14 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.URL, d
     folder = tmp_path_factory.mktemp("web")
     migrated(folder)
     with closing(open_store(f"sqlite:///{folder}/fedsim.db")) as store:
-        user = store.create_user("lin", "!", role=Role.USER, state=UserState.ACTIVE, language="", now=1.0)
+        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=1.0)
         secret, _ = accounts.make_token(store, user, "test", now=1.0)
-        task = store.create_task(user.id, TaskSettings(), "ab" * 16, 1.0)
-        store.claim_next_task(1.0)
-        store.move_task(task.uid, TaskState.RUNNING, now=1.0)
+        task = store.tasks.create(user.id, TaskSettings(), "ab" * 16, 1.0)
+        store.tasks.claim_next(1.0)
+        store.tasks.move(task.uid, TaskState.RUNNING, now=1.0)
         (folder / "task-1").mkdir()
         (folder / "task-1" / "round-0001.safetensors").write_bytes(MODEL)
-        store.record_checkpoint(
+        store.checkpoints.record(
             task.uid, Checkpoint(1, "task-1/round-0001.safetensors", "cd" * 32, len(MODEL), created_at=1.0)
         )
     settings = {"threads": THREADS, "request_timeout_seconds": 1, "min_bytes_per_second": 2**25}

@@ -16,8 +16,8 @@ from argon2 import PasswordHasher
 from fedsim.config import WebConfig
 from fedsim.messages import DataSetInfo, Engine, Hello, ModelInfo
 from fedsim.settings import TaskSettings
-from fedsim.store import SqlStore, open_store
-from fedsim.store.interface import Checkpoint, Node, Progress, Role, RoundRecord, Task, TaskState, UserState
+from fedsim.store import Store, open_store
+from fedsim.store.records import Checkpoint, Node, Progress, RoundRecord, Task, TaskState, UserRole, UserState
 from fedsim.web import accounts
 from fedsim.web.app import make_app
 
@@ -67,7 +67,7 @@ class Site:
 
     folder: Path
     config: WebConfig
-    store: SqlStore
+    store: Store
     signal: RecordingSignal
     now: float = START
 
@@ -78,9 +78,9 @@ class Site:
         transport = httpx.WSGITransport(app=self.app, remote_addr=address, raise_app_exceptions=False)
         return Browser(transport=transport, base_url=url, headers=headers)
 
-    def user(self, name: str, role: Role = Role.USER) -> Browser:
+    def user(self, name: str, role: UserRole = UserRole.USER) -> Browser:
         """A browser in which a new user is logged in (without the form, and the time that hashing takes)."""
-        person = self.store.create_user(
+        person = self.store.users.create(
             name, hashed_password(), role=role, state=UserState.ACTIVE, language="", now=self.now
         )
         session_id, _ = accounts.start_session(self.store, self.config, person, old=None, now=self.now)
@@ -89,30 +89,30 @@ class Site:
         return browser
 
     def admin(self, name: str = "root") -> Browser:
-        return self.user(name, Role.ADMIN)
+        return self.user(name, UserRole.ADMIN)
 
     def node(self, name: str = "node-1", *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> None:
-        self.store.record_node(Node(name, self.now, hello(name, num_train=num_train, datasets=datasets)))
+        self.store.nodes.record(Node(name, self.now, hello(name, num_train=num_train, datasets=datasets)))
 
     def task(self, user: str, **settings: Any) -> Task:
-        owner = self.store.user_by_name(user)
+        owner = self.store.users.by_name(user)
         assert owner is not None
         uid = blake2b(repr((user, settings, self.now)).encode(), digest_size=16).hexdigest()
         self.now += 1
-        return self.store.create_task(owner.id, TaskSettings.model_validate(settings), uid, self.now)
+        return self.store.tasks.create(owner.id, TaskSettings.model_validate(settings), uid, self.now)
 
     def run_rounds(self, task: Task, rounds: int, *, first: int = 0, missing: tuple[int, ...] = ()) -> None:
         """Move a task on as the server does: claimed, running, `rounds` of it committed."""
-        if self.store.task(task.number).state is TaskState.PENDING:  # type: ignore[union-attr] # it exists
-            assert self.store.claim_next_task(self.now) is not None
-            assert self.store.move_task(task.uid, TaskState.RUNNING, now=self.now)
-            self.store.set_nodes(task.uid, ("node-1", "node-2"))
+        if self.store.tasks.get(task.number).state is TaskState.PENDING:  # type: ignore[union-attr] # it exists
+            assert self.store.tasks.claim_next(self.now) is not None
+            assert self.store.tasks.move(task.uid, TaskState.RUNNING, now=self.now)
+            self.store.tasks.set_nodes(task.uid, ("node-1", "node-2"))
         for number in range(first, rounds + 1):
             self.now += 1
             accuracy = 0.9 - 0.8 / (number + 1)
-            self.store.record_round(task.uid, round_record(number, accuracy, self.now, missing))
+            self.store.rounds.record(task.uid, round_record(number, accuracy, self.now, missing))
         left = task.settings.num_rounds - rounds
-        self.store.set_progress(
+        self.store.tasks.set_progress(
             task.uid, Progress(rounds + 1, "training", ("node-2",), self.now + 600, float(left * 7))
         ) if left else None
 
@@ -125,8 +125,8 @@ class Site:
         path.with_suffix(".json").write_text('{"round": 1}', encoding="utf-8")
         digest = blake2b(content, digest_size=32).hexdigest()
         checkpoint = Checkpoint(number, f"task-{task.number}/{path.name}", digest, len(content), self.now)
-        self.store.record_checkpoint(task.uid, checkpoint)
-        assert self.store.move_task(task.uid, TaskState.COMPLETED, now=self.now, digest=digest)
+        self.store.checkpoints.record(task.uid, checkpoint)
+        assert self.store.tasks.move(task.uid, TaskState.COMPLETED, now=self.now, digest=digest)
         return checkpoint
 
 

@@ -9,7 +9,7 @@ import pytest
 from fedsim.config.database import parse_url
 from fedsim.errors import EX_CONFIG, ConfigError
 from fedsim.store import open_store
-from fedsim.store.engine import shown
+from fedsim.store.connections import shown
 
 if TYPE_CHECKING:
     from pathlib import Path

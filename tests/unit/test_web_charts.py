@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.store.interface import RoundRecord
+from fedsim.store.records import RoundRecord
 from fedsim.web import charts
 from fedsim.web.charts import charts_of
 

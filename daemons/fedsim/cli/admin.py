@@ -21,15 +21,15 @@ from fedsim.cli.output import Output, moment
 from fedsim.errors import BadInput, NotThere
 
 if TYPE_CHECKING:
-    from fedsim.store import SqlStore
-    from fedsim.store.interface import User, UserState
+    from fedsim.store import Store
+    from fedsim.store.records import User, UserState
 
 P = ParamSpec("P")
 OPERATOR = "command line"
 
 
 @contextmanager
-def _open_store(config_path: Path) -> Iterator[SqlStore]:
+def _open_store(config_path: Path) -> Iterator[Store]:
     """The database that `web.yml` names."""
     import structlog  # noqa: PLC0415 - with the database layer it takes half a second that other commands need not wait
 
@@ -49,7 +49,7 @@ def _open_store(config_path: Path) -> Iterator[SqlStore]:
         store.close()
 
 
-def _on_store(function: Callable[Concatenate[SqlStore, Output, P], None]) -> Callable[P, None]:
+def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callable[P, None]:
     """A command on the database: gets it and an `Output` before its own parameters."""
 
     @click.option(
@@ -82,7 +82,7 @@ def admin() -> None:
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
 @_on_store
-def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> None:
+def create(store: Store, out: Output, name: str, password_stdin: bool) -> None:
     """Make the administrator NAME."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
     from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
@@ -103,7 +103,7 @@ def create(store: SqlStore, out: Output, name: str, password_stdin: bool) -> Non
 @admin.command("reset-password")
 @click.argument("name")
 @_on_store
-def reset_password(store: SqlStore, out: Output, name: str) -> None:
+def reset_password(store: Store, out: Output, name: str) -> None:
     """Give the user NAME a new password, which is printed this once; the user's sessions and tokens end."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
 
@@ -119,9 +119,9 @@ def reset_password(store: SqlStore, out: Output, name: str) -> None:
 @admin.command()
 @click.argument("name")
 @_on_store
-def disable(store: SqlStore, out: Output, name: str) -> None:
+def disable(store: Store, out: Output, name: str) -> None:
     """Keep the user NAME from logging in; sessions and tokens end, tasks stay."""
-    from fedsim.store.interface import UserState  # noqa: PLC0415 - see _open_store
+    from fedsim.store.records import UserState  # noqa: PLC0415 - see _open_store
 
     _set_state(store, out, name, UserState.DISABLED)
 
@@ -129,18 +129,18 @@ def disable(store: SqlStore, out: Output, name: str) -> None:
 @admin.command()
 @click.argument("name")
 @_on_store
-def enable(store: SqlStore, out: Output, name: str) -> None:
+def enable(store: Store, out: Output, name: str) -> None:
     """Let the user NAME log in: approved after registration, or no longer disabled."""
-    from fedsim.store.interface import UserState  # noqa: PLC0415 - see _open_store
+    from fedsim.store.records import UserState  # noqa: PLC0415 - see _open_store
 
     _set_state(store, out, name, UserState.ACTIVE)
 
 
 @admin.command()
 @_on_store
-def users(store: SqlStore, out: Output) -> None:
+def users(store: Store, out: Output) -> None:
     """List everybody with an account."""
-    found = store.users()
+    found = store.users.all()
     if out.as_json:
         out.document({"users": [_plain_user(user) for user in found]})
     elif found:
@@ -152,7 +152,7 @@ def users(store: SqlStore, out: Output) -> None:
 
 @admin.command()
 @_on_store
-def migrate(store: SqlStore, out: Output) -> None:
+def migrate(store: Store, out: Output) -> None:
     """Make the database's tables, or bring them to this version."""
     store.migrate()
     if out.as_json:
@@ -161,10 +161,10 @@ def migrate(store: SqlStore, out: Output) -> None:
         out.say("The database is up to date.")
 
 
-def _find(store: SqlStore, name: str) -> User:
-    user = store.user_by_name(name)
+def _find(store: Store, name: str) -> User:
+    user = store.users.by_name(name)
     if user is None:
-        known = ", ".join(user.name for user in store.users()) or "nobody yet"
+        known = ", ".join(user.name for user in store.users.all()) or "nobody yet"
         raise NotThere(f"There is no user {name!r}; there are: {known}")
     return user
 
@@ -174,7 +174,7 @@ def _operator(like: User) -> User:
     return replace(like, id=0, name=OPERATOR)
 
 
-def _set_state(store: SqlStore, out: Output, name: str, state: UserState) -> None:
+def _set_state(store: Store, out: Output, name: str, state: UserState) -> None:
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
 
     user = _find(store, name)

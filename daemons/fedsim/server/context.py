@@ -10,7 +10,7 @@ from fedsim.server.finals import FinalModels
 from fedsim.server.nodes import Nodes
 from fedsim.server.stops import Stops
 from fedsim.spool.layout import Spool
-from fedsim.store.interface import Store
+from fedsim.store import Store
 from fedsim.wire.outbox import Outbox
 
 

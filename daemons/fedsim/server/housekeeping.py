@@ -13,14 +13,15 @@ from fedsim.spool.clear import clear_other_tasks
 from fedsim.spool.durable import remove_file, remove_tree
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool
-from fedsim.store.interface import Event, Store
+from fedsim.store import Store
+from fedsim.store.records import Event
 
 DAY_SECONDS = 86_400.0
 
 
 def sweep_leftovers(spool: Spool, store: Store) -> None:
     """At start: files of tasks that are finished, or that nobody knows, go."""
-    keep = {task.uid for task in store.unfinished_tasks()}
+    keep = {task.uid for task in store.tasks.unfinished()}
     swept = clear_other_tasks(spool, keep, [Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET, Kind.INITPARAM, Kind.STOP])
     for uid in sorted(swept):
         get_logger().info("leftovers_swept", uid=uid)
@@ -28,10 +29,10 @@ def sweep_leftovers(spool: Spool, store: Store) -> None:
 
 def delete_tasks(checkpoints: Path, finals: FinalModels, store: Store) -> None:
     """Remove the files, then the rows, of the tasks that their owners deleted."""
-    for task in store.tasks_to_delete():
+    for task in store.tasks.to_delete():
         finals.forget(task.uid)
         remove_tree(checkpoints / f"task-{task.number}")
-        store.delete_task(task.number)
+        store.tasks.delete(task.number)
         get_logger(task=task.number).info("task_deleted")
 
 
@@ -46,13 +47,13 @@ def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float
     if rule.keep_tasks is not None:
         reasons.append(f"not of the newest {rule.keep_tasks} tasks")
     why = " or ".join(reasons)
-    for task, checkpoint in store.expired_checkpoints(finished_before=before, keep_tasks=rule.keep_tasks):
+    for task, checkpoint in store.checkpoints.expired(finished_before=before, keep_tasks=rule.keep_tasks):
         path = checkpoints / checkpoint.path
         remove_file(path)
         remove_file(path.with_suffix(".json"))
         with suppress(OSError):  # others of the task's stay, and so does its folder
             path.parent.rmdir()
-        store.mark_checkpoint_removed(task.number, checkpoint.round, why=why, now=now)
+        store.checkpoints.mark_removed(task.number, checkpoint.round, why=why, now=now)
         text = f"the checkpoint of round {checkpoint.round} was removed: {why}"
-        store.add_event(Event(time.time(), "retention", text, task=task.number))
+        store.events.add(Event(time.time(), "retention", text, task=task.number))
         get_logger(task=task.number).info("checkpoint_removed", round=checkpoint.round, why=why)

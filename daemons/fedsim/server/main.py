@@ -22,8 +22,8 @@ from fedsim.spool.disk_space import has_room, noticing_a_full_disk
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.watch import Watch
-from fedsim.store import open_store
-from fedsim.store.interface import Node, Progress, Store
+from fedsim.store import Store, open_store
+from fedsim.store.records import Node, Progress
 from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity
 from fedsim.wire.tls import Credentials
@@ -138,7 +138,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         if self._full:
             with suppress(Unavailable):  # the database may lie on the same disk
                 for uid, running in self._tasks.running.items():
-                    self._store.set_progress(uid, Progress(running.round, "waiting", (f"the server: {error}",)))
+                    self._store.tasks.set_progress(uid, Progress(running.round, "waiting", (f"the server: {error}",)))
         self._tasks.let_go()
 
     def _wait_for_room(self) -> None:
@@ -184,7 +184,7 @@ class ServerDaemon(Daemon[ServerConfig]):
         self._poll_at = 0.0
 
     def _is_finished(self, uid: str) -> bool | None:
-        task = self._store.task_by_uid(uid)
+        task = self._store.tasks.by_uid(uid)
         return None if task is None else task.state.finished
 
     def _inspect(self) -> None:
@@ -231,7 +231,7 @@ class ServerDaemon(Daemon[ServerConfig]):
     def _see_nodes(self) -> None:
         for name in self._nodes.look():
             known = self._nodes.announcement(name)
-            self._store.record_node(Node(name, known.at, known.hello.model_dump(mode="json")))
+            self._store.nodes.record(Node(name, known.at, known.hello.model_dump(mode="json")))
             reports = {report.task: report for report in known.hello.tasks}
             self._finals.reported(name, reports)
             for uid, running in self._tasks.running.items():
@@ -254,7 +254,7 @@ class ServerDaemon(Daemon[ServerConfig]):
             self._look()
         if now >= self._housekeeping_at:
             self._housekeeping_at = now + HOUSEKEEPING_SECONDS
-            self._store.keep_nodes(self._nodes.addresses)
+            self._store.nodes.keep(self._nodes.addresses)
             apply_retention(self._checkpoints, self._store, self.config.retention, time.time())
         if self._tasks.reap():
             self._poll_at = 0.0

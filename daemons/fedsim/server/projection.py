@@ -15,7 +15,8 @@ from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import RosterEntry, WriteRoster
-from fedsim.store.interface import Checkpoint, Event, Progress, RoundRecord, Store
+from fedsim.store import Store
+from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 
@@ -31,7 +32,7 @@ class TaskRecords:
         self._plan = plan
         self._folder = folder
         self._store = store
-        self._rounds = {record.round: record for record in store.rounds(plan.number)}
+        self._rounds = {record.round: record for record in store.rounds.of_task(plan.number)}
         self._file_digests: dict[int, str] = {}
         self._seconds: dict[int, dict[str, float]] = defaultdict(dict)
         self._lengths: dict[int, float] = {}
@@ -96,7 +97,7 @@ class TaskRecords:
         if known is not None and known.accuracy is not None:
             record = known
         self._rounds[number] = record
-        self._store.record_round(self._plan.task, record)
+        self._store.rounds.record(self._plan.task, record)
         return record
 
     def tested(self, tested: Tested) -> RoundRecord:
@@ -111,7 +112,7 @@ class TaskRecords:
             seconds={**known.seconds, "evaluate": tested.seconds},
         )
         self._rounds[tested.round] = record
-        self._store.record_round(self._plan.task, record)
+        self._store.rounds.record(self._plan.task, record)
         return record
 
     def is_tested(self, number: int) -> bool:
@@ -160,7 +161,7 @@ class TaskRecords:
     def saved(self, saved: CheckpointSaved) -> None:
         """Record that a checkpoint lies in place."""
         path = checkpoint_name(self._plan.number, saved.round)
-        self._store.record_checkpoint(
+        self._store.checkpoints.record(
             self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())
         )
 
@@ -168,7 +169,7 @@ class TaskRecords:
 
     def event(self, kind: str, text: str, **fields: Any) -> None:
         """Something worth telling about the task."""
-        self._store.add_event(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
+        self._store.events.add(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
 
     def show(self, course: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
         """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
@@ -186,7 +187,7 @@ class TaskRecords:
         if shown is not None and same_moment and replace(progress, waiting_until=shown.waiting_until) == shown:
             return None
         self._shown = progress
-        self._store.set_progress(self._plan.task, progress)
+        self._store.tasks.set_progress(self._plan.task, progress)
         return progress
 
 

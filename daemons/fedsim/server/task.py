@@ -26,7 +26,7 @@ from fedsim.spool.npy import open_vector
 from fedsim.state_machines import task_events as course
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import Restored, TaskMachine
-from fedsim.store.interface import TaskState
+from fedsim.store.records import TaskState
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
@@ -77,7 +77,7 @@ class RunningTask:
         self._records.event("resumed" if again else "started", f"on the nodes {', '.join(self.plan.nodes)}")
         self._worked("the server", self._workers.versions)
         if self._course.counts is not None:  # a crash may have come between the counts and the row
-            self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
+            self._platform.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
         self._want()
         self._do(self._course.begin(time.monotonic()))
         self._look_for_testset()
@@ -218,7 +218,7 @@ class RunningTask:
                 self._work.make_initial_model()
             case course.RecordCounts(counts):
                 self._folder.write_counts(counts)
-                self._platform.store.move_task(self.uid, TaskState.RUNNING, now=time.time())
+                self._platform.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
             case course.SendGlobal(node, number, broadcast):
                 self._send_model(node, number, broadcast)
             case course.WriteRoster():
@@ -305,7 +305,7 @@ class RunningTask:
             self._keep_final(away)
         over_for = self._course.without_final if completed else self.plan.nodes
         self._platform.stops.promise(over_for, self.uid, finish.reason)
-        moved = self._platform.store.move_task(
+        moved = self._platform.store.tasks.move(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
         if not moved:
@@ -369,7 +369,7 @@ class RunningTask:
         kept = self._folder.committed()
         committed = kept[-1] if kept else -1
         folder = self._platform.config.spool / "checkpoints"
-        recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints(self.plan.number)}
+        recorded = {checkpoint.round for checkpoint in self._platform.store.checkpoints.of_task(self.plan.number)}
         saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
         found = self._folder.read_roster(committed + 1)
         if found is not None:

@@ -16,7 +16,7 @@ from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.store.interface import Event, Progress, Task, TaskState
+from fedsim.store.records import Event, Progress, Task, TaskState
 from fedsim.wire.frames import room_for_meta
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected
@@ -49,7 +49,7 @@ class Tasks:
 
     def take_up(self) -> None:
         """Go on with the tasks that were claimed or running when the server stopped."""
-        for task in self._platform.store.unfinished_tasks():
+        for task in self._platform.store.tasks.unfinished():
             try:
                 plan = self._folder(task.uid).read_plan()
             except BadInput as error:  # its model was uninstalled, or another version wrote it
@@ -74,7 +74,7 @@ class Tasks:
 
     def look(self) -> None:
         """See in the database which tasks are to be stopped, and which come next."""
-        for task in self._platform.store.unfinished_tasks():
+        for task in self._platform.store.tasks.unfinished():
             if task.stop_requested:
                 self._stop(task)
         for running in self.running.values():
@@ -83,7 +83,7 @@ class Tasks:
         self.start_waiting()
         # A task that waits for its nodes holds nobody up: the next is claimed as well.
         while self.own is not None and self._may_run_more:
-            claimed = self._platform.store.claim_next_task(time.time())
+            claimed = self._platform.store.tasks.claim_next(time.time())
             if claimed is None:
                 break
             self._log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
@@ -147,7 +147,7 @@ class Tasks:
             case Waiting(reason):
                 if reason != self._reasons.get(uid):
                     self._log.info("task_waits", task=task.number, reason=reason)
-                    self._platform.store.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
+                    self._platform.store.tasks.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
                     self._reasons[uid] = reason
             case Impossible(reason):
                 self._waits_no_more(uid)
@@ -159,15 +159,15 @@ class Tasks:
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
         store = self._platform.store
-        store.move_task(task.uid, state, reason=reason, now=time.time())
+        store.tasks.move(task.uid, state, reason=reason, now=time.time())
         clear_task(self._platform.spool, task.uid)
-        store.add_event(Event(time.time(), state.value, reason, task=task.number))
+        store.events.add(Event(time.time(), state.value, reason, task=task.number))
         self._log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
         self._platform.metrics.ended.labels(state.value).inc()
 
     def _run(self, plan: Plan) -> None:
         config = self._platform.config
-        self._platform.store.set_nodes(plan.task, plan.nodes)
+        self._platform.store.tasks.set_nodes(plan.task, plan.nodes)
         workers = WorkerPool(
             (AGGREGATOR, EVALUATOR),
             self._fork_servers,

@@ -11,7 +11,7 @@ from fedsim.log import get_logger
 from fedsim.metrics import ServerMetrics
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import Finish
-from fedsim.store.interface import RoundRecord
+from fedsim.store.records import RoundRecord
 from fedsim.wire.sender import Outcome
 from fedsim.worker.jobs import CheckpointSaved
 

@@ -1,5 +1,5 @@
-"""The database: what server and web ask of it (`interface`), and the one class that answers (`sql`)."""
+"""The database: `Store` with a part for each kind of row, `records` that it takes and returns, and the migrations."""
 
-from fedsim.store.sql import SqlStore, open_store
+from fedsim.store.store import Store, open_store
 
-__all__ = ["SqlStore", "open_store"]
+__all__ = ["Store", "open_store"]

@@ -1,13 +1,14 @@
-"""The tables, as the newest migration leaves them; a test compares the two on both databases.
+"""The tables, as the newest migration makes them; a test compares the two on both databases.
 
-Text compares byte by byte everywhere (utf8mb4_bin, SQLite's BINARY), so that uids and digests are exact; what must be
-found without regard to case has a folded key of its own, the same on both databases. Times are float seconds (UTC).
+Text is compared byte by byte (utf8mb4_bin, SQLite's BINARY), so that uids and digests are exact; what must be found
+regardless of case has a folded key of its own, the same on both databases. Times are float seconds (UTC).
 """
 
 from __future__ import annotations
 
 import json
 import math
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -27,14 +28,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
-# MySQL's TEXT ends at 64 KiB: the missing clients of a large round, or a node's announcement, are longer.
+from fedsim.settings import TaskSettings
+from fedsim.store.records import TaskState, UserRole, UserState
+
+# MySQL's TEXT ends at 64 KiB: the missing clients of a large round, or a node's announcement, can be longer.
 LongText = Text().with_variant(MEDIUMTEXT(), "mysql")
 HASH = 64
 UID = 32
 
 
 def _finite(value: Any) -> Any:
-    """`value` with None for every NaN and infinity, which neither JSON nor MySQL can keep."""
+    """`value` with None for every NaN and infinity, which neither JSON nor MySQL can store."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -45,7 +49,7 @@ def _finite(value: Any) -> Any:
 
 
 class Real(TypeDecorator[float]):
-    """A double; NaN and infinities become NULL, as a diverged model's loss must not keep the row from being written."""
+    """A double; NaN and infinities become NULL, as a diverged model's loss must not prevent the row's insertion."""
 
     impl = Double
     cache_ok = True
@@ -70,6 +74,51 @@ class Json(TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
+class JsonTuple(Json):
+    """A JSON array, read as a tuple."""
+
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """A column's text on its way out."""
+        return None if value is None else tuple(super().process_result_value(value, dialect))
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A member of an enumeration, stored by its value."""
+
+    impl = String(16)
+    cache_ok = True
+
+    def __init__(self, words: type[StrEnum]) -> None:
+        super().__init__()
+        self.words = words
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
+        """A column's text on its way out."""
+        return None if value is None else self.words(value)
+
+
+class SettingsJson(Json):
+    """A task's settings. They were checked when they were written, and are not checked again.
+
+    An old row remains readable: fields that were added later get their defaults, fields that no longer exist are left
+    out, and a model that is no longer installed is no error.
+    """
+
+    cache_ok = True
+
+    def process_bind_param(self, value: TaskSettings | None, dialect: Dialect) -> str | None:
+        """Settings on their way into the database."""
+        return super().process_bind_param(None if value is None else value.model_dump(mode="json"), dialect)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> TaskSettings:
+        """Settings on their way out."""
+        stored = super().process_result_value(value, dialect)
+        names = [name for name in TaskSettings.model_fields if name in stored]
+        return TaskSettings.model_construct(**{name: stored[name] for name in names})
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -87,8 +136,8 @@ users = Table(
     Column("name", String(64), nullable=False),
     Column("name_key", String(255), nullable=False, unique=True),
     Column("password_hash", String(255), nullable=False),
-    Column("role", String(16), nullable=False),
-    Column("state", String(16), nullable=False),
+    Column("role", Word(UserRole), nullable=False),
+    Column("state", Word(UserState), nullable=False),
     Column("language", String(35), nullable=False),
     Column("created_at", Real, nullable=False),
     **OPTIONS,
@@ -118,7 +167,7 @@ tokens = Table(
     **OPTIONS,
 )
 
-# `key_hash`: people type passwords into the name field; what they typed is not kept.
+# `key_hash`: people type passwords into the name field; what they typed is not stored.
 attempts = Table(
     "attempts",
     metadata,
@@ -135,9 +184,9 @@ tasks = Table(
     Column("number", Integer, primary_key=True),
     Column("uid", String(UID), nullable=False, unique=True),
     Column("user_id", ForeignKey("users.id"), nullable=False, index=True),
-    Column("state", String(16), nullable=False, index=True),
+    Column("state", Word(TaskState), nullable=False, index=True),
     Column("reason", LongText, nullable=False),
-    Column("settings", Json, nullable=False),
+    Column("settings", SettingsJson, nullable=False),
     Column("created_at", Real, nullable=False),
     Column("started_at", Real),
     Column("finished_at", Real),
@@ -147,14 +196,14 @@ tasks = Table(
     Column("loss", Real),
     Column("accuracy", Real),
     Column("phase", LongText, nullable=False),
-    Column("waiting_for", Json, nullable=False),
+    Column("waiting_for", JsonTuple, nullable=False),
     Column("waiting_until", Real),
     Column("eta_seconds", Real),
-    Column("nodes", Json, nullable=False),
+    Column("nodes", JsonTuple, nullable=False),
     Column("digest", String(HASH)),
-    Column("submission", String(HASH)),  # what makes two submissions of one user the same
+    Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
     Index(None, "user_id", "submission", unique=True),
-    sqlite_autoincrement=True,  # a number that people have seen is never given again, not even once its task is deleted
+    sqlite_autoincrement=True,  # a number is never given again, not even after its task was deleted
     **OPTIONS,
 )
 
@@ -177,11 +226,11 @@ rounds = Table(
     Column("bytes_sent", BigInteger, nullable=False),
     Column("bytes_received", BigInteger, nullable=False),
     Column("cohort_size", Integer, nullable=False),
-    Column("missing", Json, nullable=False),
+    Column("missing", JsonTuple, nullable=False),
     Column("finished_at", Real, nullable=False),
     Column("loss", Real),
     Column("accuracy", Real),
-    Column("recall", Json),
+    Column("recall", JsonTuple),
     Column("auc", Real),
     **OPTIONS,
 )
@@ -209,7 +258,7 @@ nodes = Table(
     **OPTIONS,
 )
 
-# No foreign key: that a task was deleted is itself an event, told after the task has gone.
+# No foreign key: that a task was deleted is itself an event, recorded after its deletion.
 events = Table(
     "events",
     metadata,

@@ -1,6 +1,7 @@
-"""Tasks: submitted, claimed, moved along their states, watched, deleted.
+"""Tasks: submitted, claimed, moved from state to state, deleted.
 
-Every move is one conditional UPDATE: what the row holds at that moment decides, never what somebody read before.
+A task's row owns its state. Every move is one conditional UPDATE whose row count is checked: the state that the row has
+at that moment decides, never the state that was read before.
 """
 
 from __future__ import annotations
@@ -12,58 +13,22 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, ins
 
 from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
-from fedsim.store.engine import Database
-from fedsim.store.interface import FINISHED, LEGAL_MOVES, Progress, Task, TaskState
+from fedsim.store.connections import Database
+from fedsim.store.records import FINISHED, LEGAL_MOVES, UNFINISHED, Progress, Task, TaskState
+from fedsim.store.rows import to_record, to_values
 from fedsim.store.schema import events, tasks, users
 
-UNFINISHED = (TaskState.STARTING, TaskState.RUNNING)
 STOPPED_EARLY = "Stopped before it started"
-# What a running task shows, and a finished one no longer does.
-_NO_PROGRESS: dict[str, Any] = {"phase": "", "waiting_for": (), "waiting_until": None, "eta_seconds": None}
+# What a running task shows, and a finished one does not; its round stays.
+_NO_PROGRESS = to_values(Progress(round=0, phase=""), without=("round",))
 
 select_tasks: Select[Any] = select(tasks, users.c.name.label("user_name")).join_from(tasks, users)
-
-
-def read_settings(stored: Mapping[str, Any]) -> TaskSettings:
-    """Settings as a row holds them, not checked again.
-
-    They were checked when they were written, and a row must stay readable: with fields that came later (their
-    defaults), fields that are gone (left out), and a model that is no longer installed.
-    """
-    return TaskSettings.model_construct(**{name: stored[name] for name in TaskSettings.model_fields if name in stored})
-
-
-def read_task(row: Any) -> Task:
-    """A row of `select_tasks` as a record."""
-    return Task(
-        number=row.number,
-        uid=row.uid,
-        user_id=row.user_id,
-        user_name=row.user_name,
-        state=TaskState(row.state),
-        reason=row.reason,
-        settings=read_settings(row.settings),
-        created_at=row.created_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
-        stop_requested=row.stop_requested,
-        delete_requested=row.delete_requested,
-        round=row.round,
-        loss=row.loss,
-        accuracy=row.accuracy,
-        phase=row.phase,
-        waiting_for=tuple(row.waiting_for),
-        waiting_until=row.waiting_until,
-        eta_seconds=row.eta_seconds,
-        nodes=tuple(row.nodes),
-        digest=row.digest,
-    )
 
 
 def _move(
     connection: Connection, which: ColumnElement[bool], state: TaskState, values: Mapping[str, Any], now: float
 ) -> bool:
-    """Move the one task `which` to `state`, if it stands where that is legal; whether it did."""
+    """Move the one task `which` to `state`, if that is legal from its state; whether it was moved."""
     changes: dict[str, Any] = {"state": state, **values}
     if state is TaskState.STARTING:
         changes["started_at"] = now
@@ -77,23 +42,26 @@ def _submitted(user_id: int, submission: str | None) -> ColumnElement[bool]:
     return (tasks.c.user_id == user_id) & (tasks.c.submission == submission) & tasks.c.submission.is_not(None)
 
 
-class Tasks(Database):
-    """The questions about tasks."""
+class TaskStore:
+    """The table of tasks."""
 
-    def create_task(
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(
         self, user_id: int, settings: TaskSettings, uid: str, now: float, *, submission: str | None = None
     ) -> Task:
-        """A new pending task, or the one that this user made with this `submission` (64 characters).
+        """Create a pending task, or return the one that this user created with this `submission` (64 characters).
 
         Raises:
             BadInput: there is no such user, or the uid is taken.
         """
-        row = {
+        values = {
             "uid": uid,
             "user_id": user_id,
             "state": TaskState.PENDING,
             "reason": "",
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings,
             "created_at": now,
             "stop_requested": False,
             "delete_requested": False,
@@ -102,121 +70,122 @@ class Tasks(Database):
             "submission": submission,
             **_NO_PROGRESS,
         }
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             try:
-                connection.execute(insert(tasks).values(row))
+                connection.execute(insert(tasks).values(values))
             except exc.IntegrityError as error:
-                made = connection.execute(select_tasks.where(_submitted(user_id, submission))).one_or_none()
-                if made is not None:
-                    return read_task(made)
+                query = select_tasks.where(_submitted(user_id, submission))
+                if (made := connection.execute(query).mappings().one_or_none()) is not None:
+                    return to_record(Task, made)
                 raise BadInput(f"Task {uid} cannot be made: user {user_id} is unknown, or the uid is taken") from error
-            return read_task(connection.execute(select_tasks.where(tasks.c.uid == uid)).one())
+            return to_record(Task, connection.execute(select_tasks.where(tasks.c.uid == uid)).mappings().one())
 
-    def task(self, number: int) -> Task | None:
-        """The task that people know by this number."""
-        return self._one_task(tasks.c.number == number)
+    def get(self, number: int) -> Task | None:
+        """The task with this number."""
+        return self._one(tasks.c.number == number)
 
-    def task_by_submission(self, user_id: int, submission: str) -> Task | None:
-        """The task that this user made with this submission."""
-        return self._one_task(_submitted(user_id, submission))
+    def by_submission(self, user_id: int, submission: str) -> Task | None:
+        """The task that this user created with this submission."""
+        return self._one(_submitted(user_id, submission))
 
-    def task_by_uid(self, uid: str) -> Task | None:
-        """The task that headers and paths know by this uid."""
-        return self._one_task(tasks.c.uid == uid)
+    def by_uid(self, uid: str) -> Task | None:
+        """The task with this uid."""
+        return self._one(tasks.c.uid == uid)
 
-    def _one_task(self, which: ColumnElement[bool]) -> Task | None:
-        with self.reading() as connection:
-            row = connection.execute(select_tasks.where(which)).one_or_none()
-        return None if row is None else read_task(row)
+    def _one(self, which: ColumnElement[bool]) -> Task | None:
+        with self._database.reading() as connection:
+            row = connection.execute(select_tasks.where(which)).mappings().one_or_none()
+        return None if row is None else to_record(Task, row)
 
-    def _some_tasks(self, query: Select[Any]) -> list[Task]:
-        with self.reading() as connection:
-            return [read_task(row) for row in connection.execute(query)]
+    def _some(self, query: Select[Any]) -> list[Task]:
+        with self._database.reading() as connection:
+            return [to_record(Task, row) for row in connection.execute(query).mappings()]
 
-    def tasks(self, user_id: int | None = None, *, limit: int = 50, before: int | None = None) -> list[Task]:
-        """Newest first; of one user or all; those with a number below `before`."""
+    def newest(self, user_id: int | None = None, *, limit: int = 50, before: int | None = None) -> list[Task]:
+        """The newest tasks, newest first; of one user or of all; with a number below `before`."""
         query = select_tasks.order_by(tasks.c.number.desc()).limit(limit)
         if user_id is not None:
             query = query.where(tasks.c.user_id == user_id)
         if before is not None:
             query = query.where(tasks.c.number < before)
-        return self._some_tasks(query)
+        return self._some(query)
 
-    def unfinished_tasks(self) -> list[Task]:
-        """Starting and running ones, oldest first."""
-        return self._some_tasks(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
+    def unfinished(self) -> list[Task]:
+        """Starting and running tasks, oldest first: those that a restarted server resumes."""
+        return self._some(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
 
-    def claim_next_task(self, now: float) -> Task | None:
-        """Move the oldest pending task that nobody wants stopped to starting; None if there is none."""
+    def claim_next(self, now: float) -> Task | None:
+        """Move the oldest pending task that is not to be stopped to starting; None if there is none.
+
+        Two servers never claim the same task.
+        """
         waiting = tasks.c.stop_requested.is_(False)
         oldest = select(func.min(tasks.c.number)).where(tasks.c.state == TaskState.PENDING, waiting)
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             while (number := connection.scalar(oldest)) is not None:
                 which = tasks.c.number == number
                 if _move(connection, which & waiting, TaskState.STARTING, {}, now):
-                    return read_task(connection.execute(select_tasks.where(which)).one())
-                # Another server was faster (or the task was stopped): look again, at what is committed now.
+                    return to_record(Task, connection.execute(select_tasks.where(which)).mappings().one())
+                # Another server was faster, or the task was stopped: query again what is committed now.
         return None
 
-    def move_task(self, uid: str, state: TaskState, *, reason: str = "", now: float, digest: str | None = None) -> bool:
-        """Move the task, if it stands where LEGAL_MOVES allows that; whether it happened."""
+    def move(self, uid: str, state: TaskState, *, reason: str = "", now: float, digest: str | None = None) -> bool:
+        """Move the task to `state`, if LEGAL_MOVES allows it; whether it was moved."""
         values: dict[str, Any] = {"reason": reason}
         if digest is not None:
             values["digest"] = digest
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             return _move(connection, tasks.c.uid == uid, state, values, now)
 
     def request_stop(self, number: int, now: float) -> bool:
-        """Stop a pending task, note the wish at a starting or running one; False if it is finished or unknown."""
+        """Stop a pending task; mark a starting or running one to be stopped. False if it is finished or unknown."""
         which = tasks.c.number == number
         pending = which & (tasks.c.state == TaskState.PENDING)
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             # In this order: a task that is claimed between the two statements is found by the second.
             if _move(connection, pending, TaskState.STOPPED, {"reason": STOPPED_EARLY, "stop_requested": True}, now):
                 return True
-            noted = update(tasks).where(which, tasks.c.state.in_(UNFINISHED)).values(stop_requested=True)
-            return connection.execute(noted).rowcount == 1
+            marked = update(tasks).where(which, tasks.c.state.in_(UNFINISHED)).values(stop_requested=True)
+            return connection.execute(marked).rowcount == 1
 
     def request_delete(self, number: int) -> bool:
-        """Note that a finished task shall go; False if it is not finished or unknown."""
+        """Mark a finished task to be deleted by the server; False if it is not finished or unknown."""
         which = update(tasks).where(tasks.c.number == number, tasks.c.state.in_(FINISHED))
-        with self.writing() as connection:
+        with self._database.writing() as connection:
             return connection.execute(which.values(delete_requested=True)).rowcount == 1
 
-    def tasks_to_delete(self) -> list[Task]:
-        """Finished tasks that somebody wants gone, oldest first."""
-        return self._some_tasks(select_tasks.where(tasks.c.delete_requested).order_by(tasks.c.number))
+    def to_delete(self) -> list[Task]:
+        """Finished tasks that are to be deleted, oldest first."""
+        return self._some(select_tasks.where(tasks.c.delete_requested).order_by(tasks.c.number))
 
-    def delete_task(self, number: int) -> None:
-        """The task with its rounds, checkpoints and events; `BadInput` if it is not finished."""
-        with self.writing() as connection:
+    def delete(self, number: int) -> None:
+        """Delete the task with its rounds, checkpoints and events.
+
+        Raises:
+            BadInput: the task is not finished.
+        """
+        with self._database.writing() as connection:
             finished = delete(tasks).where(tasks.c.number == number, tasks.c.state.in_(FINISHED))
-            gone = connection.execute(finished).rowcount == 1  # rounds and checkpoints go by their foreign keys
-            if not gone and connection.scalar(select(tasks.c.number).where(tasks.c.number == number)) is not None:
+            deleted = connection.execute(finished).rowcount == 1  # with its rounds and checkpoints: foreign keys
+            if not deleted and connection.scalar(select(tasks.c.number).where(tasks.c.number == number)) is not None:
                 raise BadInput(f"Task {number} is not finished: stop it before it is deleted")
             connection.execute(delete(events).where(events.c.task == number))
 
     def set_progress(self, uid: str, progress: Progress) -> None:
-        """What a starting or running task does now; at any other it changes nothing."""
-        values = {
-            "round": progress.round,
-            "phase": progress.phase,
-            "waiting_for": progress.waiting_for,
-            "waiting_until": progress.waiting_until,
-            "eta_seconds": progress.eta_seconds,
-        }
-        with self.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid, tasks.c.state.in_(UNFINISHED)).values(values))
+        """Record what a starting or running task is doing; does nothing for any other task."""
+        running = update(tasks).where(tasks.c.uid == uid, tasks.c.state.in_(UNFINISHED))
+        with self._database.writing() as connection:
+            connection.execute(running.values(to_values(progress)))
 
     def set_nodes(self, uid: str, nodes: tuple[str, ...]) -> None:
-        """Which nodes take part."""
-        with self.writing() as connection:
+        """Record which nodes take part."""
+        with self._database.writing() as connection:
             connection.execute(update(tasks).where(tasks.c.uid == uid).values(nodes=nodes))
 
     def queue_position(self, number: int) -> int | None:
-        """How many pending tasks there are up to this one, itself included; None if it is not pending."""
+        """The task's place among the pending tasks, 1 for the next one; None if it is not pending."""
         pending = tasks.c.state == TaskState.PENDING
-        with self.reading() as connection:
+        with self._database.reading() as connection:
             if connection.scalar(select(tasks.c.number).where(tasks.c.number == number, pending)) is None:
                 return None
             return connection.scalar(select(func.count()).where(pending, tasks.c.number <= number))

@@ -15,7 +15,8 @@ from hashlib import blake2b
 from fedsim.config import WebConfig
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
-from fedsim.store.interface import Event, Role, Session, Store, Token, User, UserState
+from fedsim.store import Store
+from fedsim.store.records import Event, LoginSession, Token, User, UserRole, UserState
 from fedsim.web import passwords
 from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import DEFAULT_LANGUAGE, tr
@@ -36,19 +37,21 @@ def clean_name(name: str) -> str:
     return unicodedata.normalize("NFKC", name).strip()
 
 
-def _create(store: Store, name: str, password: str, role: Role, state: UserState, language: str, now: float) -> User:
+def _create(
+    store: Store, name: str, password: str, role: UserRole, state: UserState, language: str, now: float
+) -> User:
     name = clean_name(name)
     problems: Problems = {}
     if not _NAME.match(name):
         problems["name"] = tr("must be 2 to 64 letters, digits, “_”, “.”, “@” or “-”, beginning with a letter or digit")
-    elif store.user_by_name(name) is not None:
+    elif store.users.by_name(name) is not None:
         problems["name"] = tr("is taken: choose another name")
     if problem := passwords.problem_of(password):
         problems["password"] = problem
     if problems:
         raise Fault(422, tr("The account cannot be made like this."), problems=problems)
     try:
-        return store.create_user(
+        return store.users.create(
             name, passwords.hash_password(password), role=role, state=state, language=language, now=now
         )
     except BadInput as error:  # somebody took the name a moment ago
@@ -62,7 +65,7 @@ def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
     Raises:
         Fault: a `BadInput` whose `problems` name what is wrong with the name or the password.
     """
-    user = _create(store, name, password, Role.ADMIN, UserState.ACTIVE, "", now)
+    user = _create(store, name, password, UserRole.ADMIN, UserState.ACTIVE, "", now)
     _note(store, "admin_created", f"{user.name} was made as an administrator", user.name, now)
     return user
 
@@ -85,7 +88,7 @@ def register(
     throttle.check(now)
     throttle.count(now)
     state = UserState.ACTIVE if config.registration == "open" else UserState.WAITING
-    user = _create(store, name, password, Role.USER, state, language or DEFAULT_LANGUAGE, now)
+    user = _create(store, name, password, UserRole.USER, state, language or DEFAULT_LANGUAGE, now)
     _note(store, "user_registered", f"{user.name} registered", user.name, now)
     return user
 
@@ -100,7 +103,7 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     name = clean_name(name)
     throttle = _of_log_in(store, config, name, address)
     throttle.check(now)
-    user = store.user_by_name(name)
+    user = store.users.by_name(name)
     right = passwords.is_right(user.password_hash if user else None, password)
     if user is None or not right:
         throttle.count(now)
@@ -114,7 +117,7 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
         raise Fault(403, tr("Your account is disabled. Ask an administrator."))
     if passwords.is_outdated(user.password_hash):
         renewed = passwords.hash_password(password)
-        store.renew_password_hash(user.id, user.password_hash, renewed)
+        store.users.renew_password_hash(user.id, user.password_hash, renewed)
         user = replace(user, password_hash=renewed)
     get_logger().info("logged_in", user=user.name, address=address)
     return user
@@ -129,19 +132,21 @@ def _name_key(name: str) -> str:
     return f"name:{name.casefold()[:64]}"
 
 
-def start_session(store: Store, config: WebConfig, user: User, *, old: str | None, now: float) -> tuple[str, Session]:
+def start_session(
+    store: Store, config: WebConfig, user: User, *, old: str | None, now: float
+) -> tuple[str, LoginSession]:
     """A new session under a new random id, which only the browser keeps; an `old` one of this browser ends.
 
     Raises:
         Fault: 403 if the user has got another password since `user` was read, or was disabled.
     """
     if old:
-        store.end_session(hash_secret(old))
+        store.sessions.delete(hash_secret(old))
     session_id, csrf = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     expires_at = now + config.session_hours * 3600
-    if not store.create_session(hash_secret(session_id), user, csrf, now=now, expires_at=expires_at):
+    if not store.sessions.create(hash_secret(session_id), user, csrf, now=now, expires_at=expires_at):
         raise _changed()
-    return session_id, Session(user, csrf, now, expires_at)
+    return session_id, LoginSession(user, csrf, now, expires_at)
 
 
 def change_password(
@@ -163,7 +168,7 @@ def change_password(
     if problems:
         raise Fault(422, tr("The password was not changed."), problems=problems)
     changed = replace(user, password_hash=passwords.hash_password(new))
-    store.set_password_hash(user.id, changed.password_hash)
+    store.users.set_password_hash(user.id, changed.password_hash)
     _note(store, "password_changed", f"{user.name} changed the password", user.name, now)
     return changed
 
@@ -171,13 +176,15 @@ def change_password(
 def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
     """Give a user a generated password, which is returned once; the user's sessions and tokens end."""
     password = secrets.token_urlsafe(12)
-    store.set_password_hash(user.id, passwords.hash_password(password))
+    store.users.set_password_hash(user.id, passwords.hash_password(password))
     forgive(store, "login", _name_key(user.name))
     _note(store, "password_reset", f"{by.name} reset the password of {user.name}", by.name, now)
     return password
 
 
-def change_user(store: Store, user: User, *, by: User, state: UserState | None, role: Role | None, now: float) -> None:
+def change_user(
+    store: Store, user: User, *, by: User, state: UserState | None, role: UserRole | None, now: float
+) -> None:
     """Approve, disable, enable a user, or change the role; an administrator cannot lock themselves out.
 
     Raises:
@@ -186,10 +193,10 @@ def change_user(store: Store, user: User, *, by: User, state: UserState | None, 
     if user.id == by.id:
         raise Fault(422, tr("You cannot change your own state or role: ask another administrator."))
     if state is not None:
-        store.set_user_state(user.id, state)
+        store.users.set_state(user.id, state)
         _note(store, "user_state", f"{by.name} made {user.name} {state.value}", by.name, now)
     if role is not None:
-        store.set_user_role(user.id, role)
+        store.users.set_role(user.id, role)
         _note(store, "user_role", f"{by.name} made {user.name} {role.value}", by.name, now)
 
 
@@ -204,7 +211,7 @@ def make_token(store: Store, user: User, label: object, *, now: float) -> tuple[
         problem = tr("must have 1 to %(limit)s characters", limit=MAX_LABEL_CHARACTERS)
         raise Fault(422, tr("The token needs a label."), problems={"label": problem})
     secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
-    token = store.create_token(user, label, hash_secret(secret), secret[: len(TOKEN_PREFIX) + 4], now)
+    token = store.tokens.create(user, label, hash_secret(secret), secret[: len(TOKEN_PREFIX) + 4], now)
     if token is None:
         raise _changed()
     _note(store, "token_created", f"{user.name} made the token “{label}”", user.name, now)
@@ -221,5 +228,5 @@ def same_secret(given: str, expected: str) -> bool:
 
 
 def _note(store: Store, kind: str, text: str, user: str, now: float) -> None:
-    store.add_event(Event(now, kind, text, user=user))
+    store.events.add(Event(now, kind, text, user=user))
     get_logger().info(kind, user=user, text=text)

@@ -9,7 +9,7 @@ import bottle
 
 from fedsim import __version__
 from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings
-from fedsim.store.interface import Role, User, UserState
+from fedsim.store.records import User, UserRole, UserState
 from fedsim.web import accounts, submissions
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.downloads import checkpoint_file
@@ -67,7 +67,7 @@ class Api:
         limit = visit.query_number("limit", PAGE_SIZE, least=1, most=MAX_PAGE_SIZE) or PAGE_SIZE
         before = visit.query_number("before", None, least=1, most=BIGGEST)
         owner = None if everybody else visit.person.id
-        found = visit.store.tasks(owner, limit=limit, before=before)
+        found = visit.store.tasks.newest(owner, limit=limit, before=before)
         return {"tasks": [task_json(visit.store, task) for task in found]}
 
     def submit(self, visit: WebRequest) -> bottle.HTTPResponse:
@@ -94,14 +94,14 @@ class Api:
     def rounds(self, visit: WebRequest, number: int) -> Json:
         """The rounds so far, a page of them; round 0 is the evaluation of the initial model."""
         submissions.task_of(visit, number)
-        found = visit.store.rounds(number, **_stretch(visit))
-        return {"rounds": plain(found), "total": visit.store.count_rounds(number)}
+        found = visit.store.rounds.of_task(number, **_stretch(visit))
+        return {"rounds": plain(found), "total": visit.store.rounds.count(number)}
 
     def events(self, visit: WebRequest, number: int) -> Json:
         """What happened to the task, newest first."""
         submissions.task_of(visit, number)
         limit = visit.query_number("limit", 200, least=1, most=1000) or 200
-        return {"events": plain(visit.store.events(task=number, limit=limit))}
+        return {"events": plain(visit.store.events.newest(task=number, limit=limit))}
 
     def checkpoints(self, visit: WebRequest, number: int) -> Json:
         """The saved models, a page of them; `url` is where one can be fetched, null once it was removed."""
@@ -110,7 +110,7 @@ class Api:
             "checkpoints": [
                 plain(checkpoint)
                 | {"url": None if checkpoint.removed_at else f"{ROOT}/tasks/{number}/checkpoints/{checkpoint.round}"}
-                for checkpoint in visit.store.checkpoints(number, **_stretch(visit))
+                for checkpoint in visit.store.checkpoints.of_task(number, **_stretch(visit))
             ]
         }
 
@@ -144,7 +144,7 @@ class Api:
 
     def tokens(self, visit: WebRequest) -> Json:
         """One's own bearer tokens, without their secrets."""
-        return {"tokens": plain(visit.store.tokens(visit.person.id))}
+        return {"tokens": plain(visit.store.tokens.of_user(visit.person.id))}
 
     def make_token(self, visit: WebRequest) -> bottle.HTTPResponse:
         """A new bearer token; its secret is in this answer and nowhere else."""
@@ -154,19 +154,19 @@ class Api:
 
     def delete_token(self, visit: WebRequest, token_id: int) -> Json:
         """Make a bearer token worthless."""
-        if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not visit.store.tokens.delete(visit.person.id, token_id):
             raise not_found()
         return {"deleted": token_id}
 
     def users(self, visit: WebRequest) -> Json:
         """Everybody with an account."""
-        return {"users": [user_json(user) for user in visit.store.users()]}
+        return {"users": [user_json(user) for user in visit.store.users.all()]}
 
     def change_user(self, visit: WebRequest, user_id: int) -> Json:
         """Change somebody's state or role."""
         user = user_of(visit, user_id)
         body = visit.json_body()
-        state, role = _choice(UserState, body, "state"), _choice(Role, body, "role")
+        state, role = _choice(UserState, body, "state"), _choice(UserRole, body, "role")
         accounts.change_user(visit.store, user, by=visit.person, state=state, role=role, now=visit.now)
         return {"user": user_json(user_of(visit, user_id))}
 
@@ -182,7 +182,7 @@ def user_of(visit: WebRequest, user_id: int) -> User:
     Raises:
         Fault: 404 if there is none.
     """
-    user = visit.store.user(user_id) if 0 < user_id <= BIGGEST else None
+    user = visit.store.users.get(user_id) if 0 < user_id <= BIGGEST else None
     if user is None:
         raise not_found()
     return user

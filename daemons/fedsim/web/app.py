@@ -12,7 +12,7 @@ import bottle
 from fedsim.config import WebConfig
 from fedsim.errors import Unavailable
 from fedsim.log import get_logger
-from fedsim.store.interface import Store
+from fedsim.store import Store
 from fedsim.web.api import Api
 from fedsim.web.errors import Fault, status_text, status_title
 from fedsim.web.i18n import html_language

@@ -9,7 +9,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.partition import most_clients
 from fedsim.messages import DataSetInfo, Hello, read_message
 from fedsim.settings import MODELS, SAVE_PATH_NOTE, SettingsError, TaskSettings, installed, parse_settings
-from fedsim.store.interface import Node
+from fedsim.store.records import Node
 from fedsim.web.errors import Fault, Problems, explain_settings
 from fedsim.web.i18n import Text, tr
 from fedsim.web.request import Site
@@ -52,7 +52,8 @@ class Catalogue:
 def read_catalogue(site: Site) -> Catalogue:
     """What the nodes announced, as the store has it."""
     now = site.clock()
-    nodes = tuple(_view(node, now - node.seen_at <= site.config.node_timeout_seconds) for node in site.store.nodes())
+    timeout = site.config.node_timeout_seconds
+    nodes = tuple(_view(node, now - node.seen_at <= timeout) for node in site.store.nodes.all())
     holders: dict[str, list[tuple[NodeView, DataSetInfo]]] = {}
     for node in nodes:
         for info in node.hello.datasets if node.hello else ():

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedsim.store.interface import Measured, RoundRecord
+from fedsim.store.records import RoundMetrics, RoundRecord
 from fedsim.web.i18n import Text, tr
 
 WIDTH, HEIGHT = 640, 240
@@ -64,7 +64,7 @@ def rounds_to_draw(latest: int, evaluate_every: int) -> set[int]:
     return chosen | {newest_test, max(newest_test - evaluate_every, 0)}
 
 
-def charts_of(rounds: Sequence[Measured | RoundRecord], num_rounds: int) -> list[Chart]:
+def charts_of(rounds: Sequence[RoundMetrics | RoundRecord], num_rounds: int) -> list[Chart]:
     """Accuracy and loss over the rounds; a chart without a point is left out."""
     accuracy = [(r.round, r.accuracy) for r in rounds if r.accuracy is not None]
     loss = [(r.round, r.loss) for r in rounds if r.loss is not None]

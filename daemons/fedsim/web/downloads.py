@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 import bottle
 
-from fedsim.store.interface import RoundRecord, Store, Task
+from fedsim.store import Store
+from fedsim.store.records import RoundRecord, Task
 from fedsim.web.errors import Fault, not_found, status_text
 from fedsim.web.i18n import tr
 from fedsim.web.request import WebRequest
@@ -28,7 +29,7 @@ def checkpoint_file(visit: WebRequest, task: Task, round_number: int, *, sidecar
     """
     if not 0 <= round_number <= task.settings.num_rounds:
         raise not_found()
-    found = visit.store.checkpoints(task.number, after=round_number - 1, before=round_number + 1)
+    found = visit.store.checkpoints.of_task(task.number, after=round_number - 1, before=round_number + 1)
     if not found:
         raise not_found()
     checkpoint = found[0]
@@ -129,6 +130,6 @@ def _json(store: Store, task: Task, head: str) -> Iterator[bytes]:
 def _blocks(store: Store, task: Task) -> Iterator[list[RoundRecord]]:
     """Every round, so many at a time that the memory does not grow with their number."""
     after: int | None = None
-    while block := store.rounds(task.number, after=after, limit=BLOCK_ROUNDS):
+    while block := store.rounds.of_task(task.number, after=after, limit=BLOCK_ROUNDS):
         yield block
         after = block[-1].round

@@ -20,7 +20,7 @@ from fedsim.daemon import EXTEND_START_USEC, command_line, notify
 from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
 from fedsim.log import get_logger
 from fedsim.spool.files import Role
-from fedsim.store import SqlStore, open_store
+from fedsim.store import Store, open_store
 from fedsim.web.app import make_app
 from fedsim.web.metrics import MeasuredApp
 from fedsim.web.notifier import WireSignal
@@ -53,7 +53,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
         self._where = Address(address=address, port=port)
         # gunicorn makes its own sockets of them and closes these.
         self._descriptors = [listener.detach() for listener in listeners]
-        self._store: SqlStore | None = None
+        self._store: Store | None = None
         self._signal: WireSignal | None = None
         super().__init__()
 

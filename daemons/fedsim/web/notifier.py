@@ -10,7 +10,7 @@ from fedsim.errors import FedsimError
 from fedsim.log import get_logger
 from fedsim.messages import Message, Stop, Submission
 from fedsim.spool.files import FileId, Kind, Role
-from fedsim.store.interface import Task
+from fedsim.store.records import Task
 from fedsim.wire import Identity, Outcome, Peer, Sender
 from fedsim.wire.tls import Credentials
 

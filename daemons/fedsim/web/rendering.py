@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsim import __version__
-from fedsim.store.interface import UserState
+from fedsim.store.records import UserState
 from fedsim.web import i18n
 from fedsim.web.request import WebRequest
 from fedsim.web.views import event_text, phase_text

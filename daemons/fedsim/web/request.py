@@ -14,7 +14,8 @@ from urllib.parse import parse_qsl, urlsplit
 from fedsim.config import WebConfig
 from fedsim.config.models import is_loopback
 from fedsim.errors import Unavailable
-from fedsim.store.interface import Role, Session, Store, User
+from fedsim.store import Store
+from fedsim.store.records import LoginSession, User, UserRole
 from fedsim.web import accounts
 from fedsim.web.errors import Fault, Problems, status_text
 from fedsim.web.i18n import Text, choose_language, tr, translations_of
@@ -65,7 +66,7 @@ class WebRequest:
         self.is_api = self.path.startswith("/api/")
         self.cookies: list[Cookie] = []
         self.now = site.clock()
-        self._session: Session | None = None
+        self._session: LoginSession | None = None
         self._user: User | None = None
 
     @property
@@ -139,14 +140,14 @@ class WebRequest:
         return self._user
 
     @property
-    def session(self) -> Session | None:
+    def session(self) -> LoginSession | None:
         """The browser's session; None for a bearer token."""
         return self._session
 
     @property
     def is_admin(self) -> bool:
         """Whether the user may see and do everything."""
-        return self._user is not None and self._user.role is Role.ADMIN
+        return self._user is not None and self._user.role is UserRole.ADMIN
 
     def check_access(self, *, admins_only: bool) -> None:
         """Refuse what is for administrators."""
@@ -162,11 +163,11 @@ class WebRequest:
         """
         scheme, _, token = self.header("Authorization").partition(" ")
         if self.is_api and scheme.lower() == "bearer":
-            self._user = self.store.user_by_token(accounts.hash_secret(token.strip()), self.now)
+            self._user = self.store.tokens.owner(accounts.hash_secret(token.strip()), self.now)
             if self._user is None:
                 raise Fault(401, tr("The token is not valid: make one on your profile page."))
         elif session_id := self.cookie(SESSION_COOKIE):
-            self._session = self.store.session(accounts.hash_secret(session_id), self.now)
+            self._session = self.store.sessions.get(accounts.hash_secret(session_id), self.now)
             self._user = self._session.user if self._session else None
 
     def try_to_identify(self) -> None:
@@ -187,7 +188,7 @@ class WebRequest:
     def end_session(self) -> None:
         """Log out."""
         if session_id := self.cookie(SESSION_COOKIE):
-            self.store.end_session(accounts.hash_secret(session_id))
+            self.store.sessions.delete(accounts.hash_secret(session_id))
         self.set_cookie(SESSION_COOKIE, "")
         self._user = self._session = None
 

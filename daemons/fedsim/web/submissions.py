@@ -9,7 +9,7 @@ from typing import Any
 from uuid import uuid4
 
 from fedsim.log import get_logger
-from fedsim.store.interface import Event, Task
+from fedsim.store.records import Event, Task
 from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault, not_found
 from fedsim.web.i18n import Text, tr
@@ -38,11 +38,11 @@ def submit(visit: WebRequest, given: dict[str, Any], key: str = "") -> Submitted
         Fault: 422 with every problem beside its field.
     """
     submission = _fingerprint(key, given) if key else None
-    if submission and (made := visit.store.task_by_submission(visit.person.id, submission)):
+    if submission and (made := visit.store.tasks.by_submission(visit.person.id, submission)):
         return Submitted(made, [], is_new=False)
     settings, notes = check_settings(given, read_catalogue(visit.site))
     uid = uuid4().hex
-    task = visit.store.create_task(visit.person.id, settings, uid, visit.now, submission=submission)
+    task = visit.store.tasks.create(visit.person.id, settings, uid, visit.now, submission=submission)
     if task.uid != uid:  # the same submission was faster
         return Submitted(task, notes, is_new=False)
     _note(visit, task, "submitted", f"{visit.person.name} submitted the task")
@@ -61,7 +61,7 @@ def task_of(visit: WebRequest, number: int) -> Task:
     Raises:
         Fault: 404 for what is not there and what is somebody else's alike.
     """
-    task = visit.store.task(number) if 0 < number < 2**63 else None
+    task = visit.store.tasks.get(number) if 0 < number < 2**63 else None
     if task is None or (task.user_id != visit.person.id and not visit.is_admin):
         raise not_found()
     return task
@@ -74,7 +74,7 @@ def stop(visit: WebRequest, number: int) -> Task:
         Fault: 409 if it has finished, 404 as `task_of`.
     """
     task = task_of(visit, number)
-    if not visit.store.request_stop(number, visit.now):
+    if not visit.store.tasks.request_stop(number, visit.now):
         raise Fault(409, tr("Task %(number)s has already finished.", number=number))
     if not task.stop_requested:
         _note(visit, task, "stop_requested", f"{visit.person.name} asked the task to stop")
@@ -89,7 +89,7 @@ def delete(visit: WebRequest, number: int) -> Task:
         Fault: 409 if it has not finished, 404 as `task_of`.
     """
     task = task_of(visit, number)
-    if not visit.store.request_delete(number):
+    if not visit.store.tasks.request_delete(number):
         raise Fault(409, tr("Task %(number)s has not finished: stop it first.", number=number))
     if not task.delete_requested:
         _note(visit, task, "delete_requested", f"{visit.person.name} asked for the task to be deleted")
@@ -97,5 +97,5 @@ def delete(visit: WebRequest, number: int) -> Task:
 
 
 def _note(visit: WebRequest, task: Task, kind: str, text: str) -> None:
-    visit.store.add_event(Event(visit.now, kind, text, task=task.number, user=visit.person.name))
+    visit.store.events.add(Event(visit.now, kind, text, task=task.number, user=visit.person.name))
     get_logger().info(kind, task=task.number, user=visit.person.name)

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from fedsim.log import get_logger
-from fedsim.store.interface import Store
+from fedsim.store import Store
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import duration, tr
 
@@ -42,7 +42,7 @@ class Throttle:
             Fault: 429 with `retry_after`.
         """
         for key, limit in self.limits.items():
-            if self.store.attempts(_stored(self.kind, key), now) >= limit:
+            if self.store.attempts.count(_stored(self.kind, key), now) >= limit:
                 get_logger().warning(f"{self.kind}_throttled", address=self.address)
                 text = tr("Too many attempts. Try again in at most %(time)s.", time=duration(self.window_seconds))
                 raise Fault(429, text, retry_after=math.ceil(self.window_seconds))
@@ -50,12 +50,12 @@ class Throttle:
     def count(self, now: float) -> None:
         """An attempt under every key."""
         for key in self.limits:
-            self.store.record_attempt(_stored(self.kind, key), now=now, until=now + self.window_seconds)
+            self.store.attempts.record(_stored(self.kind, key), now=now, until=now + self.window_seconds)
 
 
 def forgive(store: Store, kind: str, key: str) -> None:
     """What was counted under this key counts no more."""
-    store.clear_attempts(_stored(kind, key))
+    store.attempts.clear(_stored(kind, key))
 
 
 def _stored(kind: str, key: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedsim.store.interface import Event, Role, Store, Task, TaskState, User, UserState
+from fedsim.store import Store
+from fedsim.store.records import Event, Task, TaskState, User, UserRole, UserState
 from fedsim.web.i18n import Text, duration, percent, tr
 
 STATES: dict[TaskState, Text] = {
@@ -25,7 +26,7 @@ USER_STATES: dict[UserState, Text] = {
     UserState.ACTIVE: tr("active"),
     UserState.DISABLED: tr("disabled"),
 }
-ROLES: dict[Role, Text] = {Role.USER: tr("user"), Role.ADMIN: tr("administrator")}
+ROLES: dict[UserRole, Text] = {UserRole.USER: tr("user"), UserRole.ADMIN: tr("administrator")}
 PHASES: dict[str, Text] = {
     "preparing": tr("preparing"),
     "training": tr("training"),
@@ -103,7 +104,7 @@ def task_view(store: Store, task: Task, newest_round: int | None = None) -> Task
         task=task,
         state=STATES[task.state],
         phase=phase_text(task.phase) if task.phase and not task.state.finished else None,
-        queue_position=store.queue_position(task.number) if pending else None,
+        queue_position=store.tasks.queue_position(task.number) if pending else None,
         rounds_done=max(task.round - working, 0) if newest_round is None else newest_round,
     )
 
@@ -131,7 +132,7 @@ def task_json(store: Store, task: Task) -> dict[str, Any]:
     record: dict[str, Any] = plain(fields)
     return record | {
         "cohort_size": task.settings.cohort_size,
-        "queue_position": store.queue_position(task.number) if task.state is TaskState.PENDING else None,
+        "queue_position": store.tasks.queue_position(task.number) if task.state is TaskState.PENDING else None,
         "url": f"/tasks/{task.number}",
     }
 

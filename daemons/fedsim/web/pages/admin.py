@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bottle
 
-from fedsim.store.interface import Role, UserState
+from fedsim.store.records import UserRole, UserState
 from fedsim.web import accounts
 from fedsim.web.api import user_of
 from fedsim.web.errors import Fault, status_text
@@ -16,7 +16,7 @@ from fedsim.web.views import ROLES, USER_STATES
 
 # The form's verbs -> what they set.
 _STATES = {"approve": UserState.ACTIVE, "enable": UserState.ACTIVE, "disable": UserState.DISABLED}
-_ROLES = {"make-admin": Role.ADMIN, "make-user": Role.USER}
+_ROLES = {"make-admin": UserRole.ADMIN, "make-user": UserRole.USER}
 
 
 class AdminPages:
@@ -60,7 +60,7 @@ class AdminPages:
 
     def _show(self, visit: WebRequest, *, name: str = "", password: str = "") -> str:
         users = sorted(
-            visit.store.users(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
+            visit.store.users.all(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
         )
         return self._page(
             visit, "users.html", users=users, states=USER_STATES, roles=ROLES, reset_name=name, password=password

@@ -59,7 +59,7 @@ class ProfilePages:
 
     def delete_token(self, visit: WebRequest, token_id: int) -> bottle.HTTPResponse:
         """Make a token worthless."""
-        if not 0 < token_id <= BIGGEST or not visit.store.delete_token(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not visit.store.tokens.delete(visit.person.id, token_id):
             raise not_found()
         return see_other("/profile")
 
@@ -70,7 +70,7 @@ class ProfilePages:
         page = self._page(
             visit,
             "profile.html",
-            tokens=visit.store.tokens(visit.person.id),
+            tokens=visit.store.tokens.of_user(visit.person.id),
             error=fault.text if fault else None,
             problems=problems,
             secret=secret,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bottle
 
 from fedsim import __version__
-from fedsim.store.interface import UserState
+from fedsim.store.records import UserState
 from fedsim.web import accounts, passwords
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import LANGUAGES
@@ -80,7 +80,7 @@ class PublicPages:
         if wanted in LANGUAGES:
             visit.set_cookie(LANGUAGE_COOKIE, wanted)
             if visit.user is not None:
-                visit.store.set_language(visit.user.id, wanted)
+                visit.store.users.set_language(visit.user.id, wanted)
         return see_other(safe_next(visit.form.get("next", "/")))
 
     def healthz(self, visit: WebRequest) -> bottle.HTTPResponse:

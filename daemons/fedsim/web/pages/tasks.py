@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import bottle
 
-from fedsim.store.interface import Checkpoint, RoundRecord, Task
+from fedsim.store.records import Checkpoint, RoundRecord, Task
 from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
@@ -59,7 +59,7 @@ class TaskPages:
 
     def _list(self, visit: WebRequest, owner: int | None, path: str) -> str | bottle.HTTPResponse:
         before = visit.query_number("before", None, least=1, most=BIGGEST)
-        found = visit.store.tasks(owner, limit=PAGE_SIZE + 1, before=before)
+        found = visit.store.tasks.newest(owner, limit=PAGE_SIZE + 1, before=before)
         views = [task_view(visit.store, task) for task in found[:PAGE_SIZE]]
         older = found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None
         values = {
@@ -89,9 +89,9 @@ class TaskPages:
 
     def _task(self, visit: WebRequest, task: Task) -> str | bottle.HTTPResponse:
         store, number = visit.store, task.number
-        rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds, number))
-        newest = _newest(rounds.shown if rounds.before is None else store.rounds(number, limit=1, newest=True))
-        curves = store.measured(number, rounds_to_draw(newest, task.settings.evaluate_every))
+        rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds.of_task, number))
+        newest = _newest(rounds.shown if rounds.before is None else store.rounds.of_task(number, limit=1, newest=True))
+        curves = store.rounds.metrics(number, rounds_to_draw(newest, task.settings.evaluate_every))
         tested = max((point.round for point in curves if point.accuracy is not None), default=None)
         values = {
             "view": task_view(store, task, newest),
@@ -101,11 +101,13 @@ class TaskPages:
             "filled": forms.filled(task.settings),
             "charts": charts_of(curves, task.settings.num_rounds),
             "rounds": rounds,
-            "num_rounds_recorded": store.count_rounds(number),
+            "num_rounds_recorded": store.rounds.count(number),
             "phases": _phases(rounds.shown),
-            "recall": next(iter(store.rounds(number, after=tested - 1, limit=1)), None) if tested is not None else None,
-            "checkpoints": _page(visit, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints, number)),
-            "events": store.events(task=number, limit=SHOWN_EVENTS),
+            "recall": None
+            if tested is None
+            else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),
+            "checkpoints": _page(visit, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)),
+            "events": store.events.newest(task=number, limit=SHOWN_EVENTS),
         }
         return self._live_part(visit, "task.html", "_task.html", values)
 

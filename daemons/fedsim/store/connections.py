@@ -1,6 +1,6 @@
-"""Connections to the database: made, kept, thrown away after a fork, and their errors put into our own words.
+"""Connections to the database: opening them, pooling them, replacing them after a fork, and reporting their errors.
 
-Everything about the two databases that differs stands here; the rooms' questions are the same SQL on both.
+Everything that differs between the two databases is in this module; the other modules use the same SQL on both.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from fedsim.config.secrets import find_secret
 from fedsim.errors import Unavailable
 
-# Longer than any statement of ours takes, shorter than a daemon's watchdog.
+# Longer than any of our statements takes, shorter than a daemon's watchdog.
 LOCK_WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20
@@ -57,7 +57,7 @@ def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False
 
         @event.listens_for(engine, "do_connect")
         def _give_password(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
-            # Read for each connection: it stands in no address or log, and a changed password needs no restart.
+            # Read for each connection: it is in no address and no log, and a changed password needs no restart.
             try:
                 parameters["password"] = find_secret(password_file).read_bytes().rstrip(b"\r\n")
             except OSError as error:
@@ -69,7 +69,7 @@ def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False
 
 
 def _sqlite_engine(url: URL, migrating: bool) -> Engine:
-    # Only a migration makes the file, with the right mode: "rw" opens what is there.
+    # Only a migration creates the file, with the right mode: "rw" opens an existing one.
     file = f"file:{quote(str(url.database))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
@@ -116,10 +116,10 @@ def _mysql_engine(url: URL, migrating: bool) -> Engine:
 
 
 @contextmanager
-def told_plainly(url: URL) -> Iterator[None]:
-    """Turn what the driver raises when the database cannot do its work into `Unavailable`.
+def reporting_errors(url: URL) -> Iterator[None]:
+    """Turn the driver's errors for a database that cannot do its work into `Unavailable`.
 
-    Errors that only a mistake of ours can cause (a wrong statement, a broken constraint) pass as they are.
+    Errors that only a programming mistake can cause (a wrong statement, a broken constraint) are raised unchanged.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def told_plainly(url: URL) -> Iterator[None]:
         ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError)
         if ours and code not in _WHAT_TO_DO:
             raise
-        # Only the driver's words: SQLAlchemy's add the statement and its values, password hashes among them.
+        # Only the driver's message: SQLAlchemy's adds the statement and its values, password hashes among them.
         words = error.orig.args[-1] if error.orig is not None and error.orig.args else None
         reason = words or "the connection was lost"
         advice = _WHAT_TO_DO.get(code, _WHAT_TO_DO[url.get_backend_name()])
@@ -144,7 +144,7 @@ def _error_number(error: BaseException | None) -> int | None:
 
 
 def shown(url: URL) -> str:
-    """The address as people know it: without driver and options, and there is never a password in it."""
+    """The address for messages: without driver and options; it never holds a password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     user = f"{url.username}@" if url.username else ""
@@ -153,7 +153,7 @@ def shown(url: URL) -> str:
 
 
 class Database:
-    """What the questions stand on: one transaction to read in, one to write in. Safe with threads and after a fork."""
+    """A database with its pool of connections, used in transactions. Safe with threads and after a fork."""
 
     def __init__(self, url: URL, password_file: Path | None) -> None:
         self.url = url
@@ -165,21 +165,21 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads; raises `Unavailable`."""
-        with told_plainly(self.url), self._engine.begin() as connection:
+        with reporting_errors(self.url), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that is committed at its end, or leaves nothing if anything is raised in it; `Unavailable`."""
-        with told_plainly(self.url), self._writer.begin() as connection:
+        with reporting_errors(self.url), self._writer.begin() as connection:
             yield connection
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self._engine.dispose()
 
     def forget(self) -> None:
-        """In a child process: take a new, empty pool; the parent's connections stay the parent's."""
+        """In a child process: start with an empty pool; the parent's connections remain the parent's."""
         self._engine.dispose(close=False)
 
 
@@ -191,7 +191,7 @@ def upsert(
     *,
     keep: tuple[str, ...] = (),
 ) -> None:
-    """Insert the row, or overwrite the one with this primary `key`; columns in `keep` are not overwritten by None."""
+    """Insert the row, or overwrite the one with this primary `key`; None does not overwrite the columns in `keep`."""
     row = {**key, **values}
 
     def updates(new: Any) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def upsert(
         connection.execute(into_mysql.on_duplicate_key_update(updates(into_mysql.inserted)))
 
 
-# SQLite's connections must not even be closed in a child: idle ones go before the fork, pools are new after it.
+# SQLite's connections must not even be closed in a child: idle ones are closed before the fork, pools are new after it.
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
 
 

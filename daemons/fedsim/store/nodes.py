@@ -1,0 +1,35 @@
+"""Nodes, as they announced themselves to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import delete, select
+
+from fedsim.store.connections import Database, upsert
+from fedsim.store.records import Node
+from fedsim.store.rows import to_record, to_values
+from fedsim.store.schema import nodes
+
+
+class NodeStore:
+    """The table of nodes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def record(self, node: Node) -> None:
+        """Insert or overwrite what the node last announced."""
+        with self._database.writing() as connection:
+            upsert(connection, nodes, {"name": node.name}, to_values(node, without=("name",)))
+
+    def keep(self, names: Collection[str]) -> None:
+        """Delete every node that is not one of these."""
+        with self._database.writing() as connection:
+            connection.execute(delete(nodes).where(nodes.c.name.not_in(names)))
+
+    def all(self) -> list[Node]:
+        """All nodes, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(nodes).order_by(nodes.c.name)).mappings()
+            return [to_record(Node, row) for row in rows]
