@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check bench \
+.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs bench \
     system-packages clean
 
 help:  ## what there is
@@ -23,7 +23,7 @@ help:  ## what there is
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(TORCH_INDEX)" -o -e /dev/nvidiactl || \
-	    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; the README says how to take it."
+	    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; docs/tutorial/first-task.md says how."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
 	$(BIN)/pip uninstall --quiet --yes fedsim 2> /dev/null  # the distribution's name in 0.1
@@ -36,6 +36,10 @@ $(VENV)/.fleet-installed: $(VENV)/.installed
 
 $(VENV)/.tests-installed: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,fleet]'
 	touch $@
 
 demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
@@ -69,11 +73,14 @@ coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches 
 	$(BIN)/coverage html --quiet --directory build/coverage
 	$(BIN)/coverage report
 
-check: $(VENV)/.tests-installed  ## ruff, mypy --strict, import-linter
-	$(BIN)/ruff format --check daemons deploy tests
-	$(BIN)/ruff check daemons deploy tests
+check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the documentation
+	$(BIN)/ruff format --check daemons deploy tests docs
+	$(BIN)/ruff check daemons deploy tests docs
 	$(BIN)/mypy
 	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
+
+docs: $(VENV)/.docs-installed  ## the documentation, in build/docs/index.html; a warning or a broken link is an error
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 
 bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -1,0 +1,262 @@
+"""Parts of the reference that are generated from the code, as Markdown. Nothing here needs Sphinx."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from inspect import cleandoc
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from fedsim.cli.main import EPILOG, cli
+from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
+from fedsim.settings import SEED_NAMES, TaskSettings
+from fedsim.web.api import Api
+from fedsim_fleet.ca import ca
+from fedsim_fleet.fleet.main import fleet
+from fedsim_fleet.gather import gather
+
+CONFIGS: dict[str, type[BaseModel]] = {
+    "server": ServerConfig,
+    "receiver": ReceiverConfig,
+    "client": ClientConfig,
+    "web": WebConfig,
+}
+COMMANDS: dict[str, click.Command] = {
+    "fedsim": cli,
+    "fedsim-fleet": fleet,
+    "fedsim-ca": ca,
+    "fedsim-gather": gather,
+}
+DISTRIBUTION = "fedsim-lab"
+# What a group's plug-ins are called; groups without an installed plug-in are left out.
+GROUPS = {
+    "fedsim.models": "Models",
+    "fedsim.formats": "Data formats",
+    "fedsim.strategies": "Strategies",
+    "fedsim.partitions": "Partitions",
+    "fedsim.objectives": "Objectives",
+    "fedsim.optimizers": "Client optimizers",
+    "fedsim.samplers": "Client samplers",
+}
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
+
+
+def allowed(schema: dict[str, Any]) -> str:
+    """The values that a JSON schema allows, in words."""
+    if "enum" in schema:
+        return ", ".join(str(value) for value in schema["enum"])
+    if "anyOf" in schema:
+        return " or ".join(allowed(part) for part in schema["anyOf"] if part.get("type") != "null")
+    low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
+    high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
+    start = "" if low is above is None else str(low) if low is not None else f"above {above}"
+    if high is below is None:
+        kinds = {"string": "text", "boolean": "true, false", "array": "list", "object": "mapping"}
+        return f"{start} or more".lstrip() if low is not None else start or kinds.get(schema.get("type", ""), "text")
+    end = f"to {high}" if high is not None else f"to below {below}"
+    return f"{start} {end}".strip()
+
+
+def settings() -> str:
+    """The settings of a task."""
+    original = {ours: theirs for theirs, ours in SEED_NAMES.items()}
+    schema = TaskSettings.model_json_schema()["properties"]
+    rows = [
+        [
+            f"`{name}`",
+            f"`{field.get_default(call_default_factory=True)}`"
+            if field.get_default(call_default_factory=True)
+            else "–",
+            f"`{original[name]}`" if name in original else "",
+            allowed(schema[name]),
+            field.description or "",
+        ]
+        for name, field in TaskSettings.model_fields.items()
+    ]
+    return table(["setting", "default", "original name", "values", "meaning"], rows)
+
+
+def _models_in(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The models that an annotation holds, each with what its keys follow: nothing, or `[]` in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield "", annotation
+        return
+    origin = get_origin(annotation)
+    if origin in {Union, UnionType, Annotated}:
+        for part in get_args(annotation):
+            yield from _models_in(part)
+    elif origin is list:
+        for part in get_args(annotation):
+            yield from (("[]" + inner, model) for inner, model in _models_in(part))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value == [] or isinstance(value, BaseModel):
+        return "–"
+    if isinstance(value, list):
+        return ", ".join(f"`{item}`" for item in value)
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _kind(annotation: Any) -> str:
+    """The type of a key, in the words of YAML."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin is Literal:
+        return ", ".join(str(part) for part in parts)
+    if origin in {Union, UnionType}:
+        return " or ".join(_kind(part) for part in parts if part is not NoneType)
+    if origin is list:
+        return f"list of {_kind(parts[0])}"
+    if origin is dict:
+        return "mapping"
+    names = {bool: "true, false", int: "integer", float: "number", str: "text"}
+    if annotation in names:
+        return names[annotation]
+    name = getattr(annotation, "__name__", "")
+    return {"Path": "path", "PosixPath": "path"}.get(name, "network" if "Network" in name else "text")
+
+
+def _limits(field: FieldInfo) -> str:
+    """The bounds of a number, as in `1 to 100`."""
+    bounds = {
+        name: getattr(part, name)
+        for part in field.metadata
+        for name in ("ge", "gt", "le", "lt")
+        if getattr(part, name, None) is not None
+    }
+    if not bounds:
+        return ""
+    low = str(bounds["ge"]) if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
+    high = f"to {bounds['le']}" if "le" in bounds else f"to below {bounds['lt']}" if "lt" in bounds else "or more"
+    return f", {low} {high}" if low else f", {high.removeprefix('to ')} at most"
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
+    for name, field in model.model_fields.items():
+        inner = list(_models_in(field.annotation))
+        if inner:
+            yield [
+                f"`{prefix}{name}`",
+                "mapping" if not inner[0][0] else "list",
+                _default(field),
+                field.description or "",
+            ]
+            for marks, below in inner:
+                yield from _keys(below, f"{prefix}{name}{marks}.")
+        else:
+            values = _kind(field.annotation) + _limits(field)
+            yield [f"`{prefix}{name}`", values, _default(field), field.description or ""]
+
+
+def yaml_keys(name: str) -> str:
+    """Every key of a daemon's YAML file."""
+    return table(["key", "value", "default", "meaning"], list(_keys(CONFIGS[name])))
+
+
+def exit_codes() -> str:
+    """The exit codes of commands and daemons."""
+    rows = [[f"`{code}`", meaning] for code, meaning in re.findall(r"^ +(\d+)  (.*)$", EPILOG, re.MULTILINE)]
+    return table(["code", "meaning"], rows)
+
+
+def _command(path: str, command: click.Command, level: int) -> Iterator[str]:
+    yield f"{'#' * level} `{path}`\n"
+    yield cleandoc((command.help or "").split("\f")[0].split("\b")[0]) + "\n"
+    arguments = [item for item in command.params if isinstance(item, click.Argument)]
+    words = " ".join(str(item.make_metavar(click.Context(command))) for item in arguments)
+    options = [item for item in command.params if isinstance(item, click.Option) and not item.hidden]
+    if not isinstance(command, click.Group):
+        yield f"```sh\n{path}{' [OPTIONS]' if options else ''}{f' {words}' if words else ''}\n```\n"
+    rows = [
+        [
+            ", ".join(f"`{name}`" for name in [*item.opts, *item.secondary_opts]),
+            (item.help or "").replace("\n", " "),
+        ]
+        for item in options
+    ]
+    if rows:
+        yield table(["option", "meaning"], rows)
+    if isinstance(command, click.Group):
+        for name, below in command.commands.items():
+            yield from _command(f"{path} {name}", below, level + 1)
+
+
+def commands(name: str) -> str:
+    """A command with its subcommands and options."""
+    return "\n".join(_command(name, COMMANDS[name], 2))
+
+
+def api_routes() -> str:
+    """The routes of the JSON API."""
+    rows = [
+        [f"`{route.method}`", f"`/api/v1{route.path.removeprefix('/api/v1')}`", _summary(route.handler)]
+        for route in Api().routes()
+    ]
+    return table(["method", "path", "answer"], rows)
+
+
+def _summary(thing: object) -> str:
+    doc = cleandoc(getattr(thing, "__doc__", None) or "").partition("\n\n")[0]
+    return " ".join(doc.split())
+
+
+def _option_rows(options: type[BaseModel]) -> list[list[str]]:
+    schema = options.model_json_schema().get("properties", {})
+    return [
+        [f"`{name}`", _default(field), allowed(schema.get(name, {})), field.description or ""]
+        for name, field in options.model_fields.items()
+    ]
+
+
+def _own(group: str) -> list[EntryPoint]:
+    found = [point for point in entry_points(group=group) if point.dist is not None and point.dist.name == DISTRIBUTION]
+    return sorted(found, key=lambda point: point.name)
+
+
+def plugins(group: str) -> str:
+    """The built-in plug-ins of an entry-point group, with their options."""
+    rows, options = [], []
+    for point in _own(group):
+        plugin = point.load()
+        rows.append([f"`{point.name}`", _summary(plugin)])
+        model = getattr(plugin, "Options", None)
+        if isinstance(model, type) and issubclass(model, BaseModel) and model.model_fields:
+            options += [[f"`{point.name}`", *row] for row in _option_rows(model)]
+    text = table(["name", "what it is"], rows)
+    if options:
+        text += "\n" + table(["plug-in", "option", "default", "values", "meaning"], options)
+    return text
+
+
+def all_plugins() -> str:
+    """The built-in plug-ins of every group that has some."""
+    parts = [f"## {title}\n\nGroup `{group}`.\n\n{plugins(group)}" for group, title in GROUPS.items() if _own(group)]
+    return "\n".join(parts)
+
+
+# What the directive `generated` can be asked for.
+GENERATORS: dict[str, Callable[..., str]] = {
+    "settings": settings,
+    "yaml-keys": yaml_keys,
+    "exit-codes": exit_codes,
+    "commands": commands,
+    "api-routes": api_routes,
+    "plugins": plugins,
+    "all-plugins": all_plugins,
+}
