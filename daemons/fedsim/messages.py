@@ -147,6 +147,11 @@ class Broadcast(Message):
     used_through: Count = 0
     final: bool = False
 
+    @classmethod
+    def of_final_model(cls, last_round: int) -> Broadcast:
+        """Beside the final model, which the last round made."""
+        return cls(used_through=last_round, final=True)
+
 
 class Stop(Message):
     """`stop`: the task is over for this node (or, from the web, somebody wants it to be)."""

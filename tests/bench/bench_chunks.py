@@ -22,10 +22,12 @@ import structlog
 
 from fedsim.client import task as client_task
 from fedsim.client.audit_log import AuditLog
-from fedsim.client.task import Platform, RunningTask
+from fedsim.client.context import NodeContext
+from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
 from fedsim.messages import Assignment, Broadcast, Chunk, Engine
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.outbox import Outbox
 from fedsim.settings import TaskSettings
 from fedsim.spool.durable import write_json
 from fedsim.spool.files import FileId, Kind, Role, metadata_path
@@ -33,7 +35,6 @@ from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_vector
 from fedsim.spool.updates import write_update
 from fedsim.update import Update
-from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.worker import jobs
 from fedsim.worker.forking import ForkServers
@@ -101,25 +102,25 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     meta = {"sender": "server", "digest": digest, "size": path.stat().st_size, "meta": broadcast.model_dump()}
     write_json(metadata_path(path), meta)
     updates = spool.folder(Kind.LOCALPARAM) / UID
-    with DefaultSelector() as selector, closing(Outbox(Identity("a", Role.CLIENT), None)) as outbox:
+    with DefaultSelector() as selector, closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox:
         servers = ForkServers(selector)
-        platform = Platform(
+        context = NodeContext(
             config=config,
             spool=spool,
             outbox=outbox,
             server=Peer("server", "127.0.0.1", 1),  # where nothing listens
             fork_servers=servers,
-            leaving=AuditLog(folder / "left.jsonl"),
+            audit_log=AuditLog(folder / "audit.jsonl"),
             announce=lambda: None,
             metrics=NodeMetrics(),
         )
 
-        def resumed() -> RunningTask:
-            running = RunningTask(assignment(chunks), platform)
+        def resumed() -> NodeTask:
+            running = NodeTask(assignment(chunks), context)
             running.start(None)
             return running
 
-        def turns(running: RunningTask, numbers: range) -> list[float]:
+        def turns(running: NodeTask, numbers: range) -> list[float]:
             lengths = []
             for number in numbers:
                 running._pool.coming.append(train(updates, number))  # type: ignore[union-attr]
@@ -130,12 +131,12 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
 
         running = resumed()
         first = turns(running, range(chunks // 2))
-        running.let_go()
+        running.suspend()
         started = time.perf_counter()
         running = resumed()
         resume = time.perf_counter() - started
         second = turns(running, range(chunks // 2, chunks))
-        running.let_go()
+        running.suspend()
         servers.close()
     return sum(first + second), max(first + second), resume
 

@@ -242,7 +242,7 @@ def test_an_announcement_that_is_refused_is_told_once_and_when_it_is_taken_again
     assert log_of(lab, "node-a").count("hello_refused") == 1
     change(lab, "receiver", limits=None)
     reload(lab, "receiver")
-    lab.await_log("node-a", "hello_taken")
+    lab.await_log("node-a", "hello_accepted")
 
 
 # ---------------------------------------------------------------- what comes too late, or unasked
@@ -306,7 +306,7 @@ def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *
     spool = lab.node_spool("node-b")
     lab.await_gone(spool / "initparam", f"{task.uid}.json")
     lab.await_gone(spool / "globalparam", task.uid)
-    lab.await_log("server", "removed_node_told")
+    lab.await_log("server", "removed_node_notified")
     change(lab, "server", nodes=nodes)
     reload(lab, "server")
     lab.completed(lab.submit(num_rounds=1))

@@ -34,7 +34,7 @@ def scrape(lab: Platform, process: str) -> dict[str, float]:
     """What a process tells: name and labels -> value."""
     url = f"{lab.url}/metrics"
     if process != "web":
-        url = re.findall(r"metrics_told .*address=(\S+)", lab.processes[process].log.read_text())[-1]
+        url = re.findall(r"metrics_served .*address=(\S+)", lab.processes[process].log.read_text())[-1]
     told = {}
     for family in text_string_to_metric_families(httpx.get(url).text):
         for sample in family.samples:
@@ -92,7 +92,7 @@ def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> No
 
     told = [event for event in story(lab, "server", number) if event != "task_waits"]
     assert told == ["task_claimed", "task_started", "round_committed", "tested", "checkpoint_saved", "task_finished"]
-    told = [event for event in story(lab, "node-a", number) if event not in {"left", "worker_died"}]
+    told = [event for event in story(lab, "node-a", number) if event not in {"file_left", "worker_died"}]
     assert told == ["task_assigned", "data_loaded", "round_trained", "final_model_kept", "task_ended"]
     for process in ("receiver", "node-a-receiver"):
         assert story(lab, process, number) == ["file_received"]

@@ -127,7 +127,7 @@ def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> Non
     lab.completed(number)
     for node in ("node-a", "node-b"):
         lab.await_gone(lab.node_spool(node) / "localparam", f"*{lab.task(number).uid}*")
-        assert {file.split("/")[0] for file in lab.files(node)} == {"checkpoints", "left.jsonl"}
+        assert {file.split("/")[0] for file in lab.files(node)} == {"checkpoints", "audit.jsonl"}
     lab.await_gone(lab.server_spool / ".incoming", "*")  # a `hello` that is on its way
     assert {file.split("/")[0] for file in lab.files("server")} == {"checkpoints", "nodes.json"}
 
@@ -137,7 +137,7 @@ def test_a_node_notes_everything_that_leaves_it(lab: Platform) -> None:
     task = lab.completed(number)
 
     def of_the_task() -> list[dict[str, Any]] | None:
-        lines = [json.loads(line) for line in (lab.node_spool("node-a") / "left.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (lab.node_spool("node-a") / "audit.jsonl").read_text().splitlines()]
         mine = [line for line in lines if line["task"] == number]
         return mine if any(line.get("round") == 2 for line in mine) else None
 

@@ -54,7 +54,7 @@ def test_three_banks_train_one_model_without_showing_a_customer(lab: Platform, m
     assert last.num_examples == 3 * 8000
     assert task.nodes == ("guest", "host-1", "host-2")
     for bank in task.nodes:
-        left = (lab.node_spool(bank) / "left.jsonl").read_text()
+        left = (lab.node_spool(bank) / "audit.jsonl").read_text()
         assert '"localparam"' in left
         assert '"testset"' not in left
 

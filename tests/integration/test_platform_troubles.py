@@ -103,7 +103,7 @@ def test_what_the_institution_forbids_is_refused_with_its_reason(tmp_path: Path)
         task = lab.finish(lab.submit(num_nodes=1, model="logistic"))
         assert task.state == "failed"
         assert "fewer than 1000 examples" in task.reason
-        assert not (lab.node_spool("node-a") / "left.jsonl").exists(), "nothing has left the house"
+        assert not (lab.node_spool("node-a") / "audit.jsonl").exists(), "nothing has left the house"
 
 
 def test_a_test_set_that_may_not_leave_stays_and_the_task_says_what_to_do(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_the_servers_own_test_set_serves_where_no_node_shares_one(tmp_path: Path
     }
     with digits_lab(tmp_path, nodes=1, client=secret, server=own) as lab:
         assert lab.completed(lab.submit(num_nodes=1, num_rounds=2)).accuracy is not None
-        left = (lab.node_spool("node-a") / "left.jsonl").read_text()
+        left = (lab.node_spool("node-a") / "audit.jsonl").read_text()
         assert "testset" not in left
 
 

@@ -65,9 +65,11 @@ def begin_under_the_old_version(lab: Platform) -> int:
         path.write_text(json.dumps(json.loads(path.read_text()) | content))
 
     change(lab.server_spool / "globalparam" / uid / "plan.json", {"version": OLD})
-    change(lab.server_spool / "globalparam" / uid / "versions.json", {"the server": [OLD], "node-a": [OLD]})
+    change(lab.server_spool / "globalparam" / uid / "versions.json", {"hosts": {"the server": [OLD], "node-a": [OLD]}})
     (lab.server_spool / "hello" / "node-a.json").unlink()  # the node's last words, in which it is of this version
-    change(lab.node_spool("node-a") / "localparam" / uid / "begun.json", {"version": OLD, "versions": [OLD]})
+    change(
+        lab.node_spool("node-a") / "localparam" / uid / "versions.json", {"version": OLD, "hosts": {"node-a": [OLD]}}
+    )
     return number
 
 

@@ -15,15 +15,16 @@ from presence import fill, small_disk
 from test_task_machine_more import assignment
 
 from fedsim.client.audit_log import AuditLog, TaskAudit
-from fedsim.client.task import Platform, RunningTask
+from fedsim.client.context import NodeContext
+from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.outbox import Outbox
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_array
 from fedsim.spool.updates import write_update
 from fedsim.update import Update
-from fedsim.wire.outbox import Outbox
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker.forking import ForkServers
@@ -45,12 +46,12 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_an_update_whose_receipt_never_came_is_noted_when_it_is_cleared(tmp_path: Path) -> None:
-    leaving = TaskAudit(AuditLog(tmp_path / "left.jsonl"), assignment(), "server")
+    audit = TaskAudit(AuditLog(tmp_path / "audit.jsonl"), assignment(), "server")
     for number in (1, 2, 3):
-        leaving.goes(update(number), 2728, 150)
-    leaving.taken(taken(update(1)))
-    leaving.forget(lambda file: (file.round or 0) <= 2)
-    first, second = lines(tmp_path / "left.jsonl")
+        audit.record_sent(update(number), 2728, 150)
+    audit.record_delivered(taken(update(1)))
+    audit.record_dropped(lambda file: (file.round or 0) <= 2)
+    first, second = lines(tmp_path / "audit.jsonl")
     assert (first["round"], first["bytes"], first["num_examples"]) == (1, 1234, 150)
     assert "acknowledged" not in first
     assert (second["round"], second["bytes"], second["num_examples"]) == (2, 2728, 150)
@@ -58,31 +59,31 @@ def test_an_update_whose_receipt_never_came_is_noted_when_it_is_cleared(tmp_path
 
 
 def test_a_receipt_that_comes_twice_is_noted_twice_as_both_have_left(tmp_path: Path) -> None:
-    leaving = TaskAudit(AuditLog(tmp_path / "left.jsonl"), assignment(), "server")
+    audit = TaskAudit(AuditLog(tmp_path / "audit.jsonl"), assignment(), "server")
     for _ in range(2):
-        leaving.goes(update(1), 2728, 150)
-        leaving.taken(taken(update(1)))
-    leaving.forget(lambda _: True)
-    assert [line["round"] for line in lines(tmp_path / "left.jsonl")] == [1, 1]
+        audit.record_sent(update(1), 2728, 150)
+        audit.record_delivered(taken(update(1)))
+    audit.record_dropped(lambda _: True)
+    assert [line["round"] for line in lines(tmp_path / "audit.jsonl")] == [1, 1]
 
 
 def test_what_finds_no_room_is_written_with_the_next_line_and_no_line_is_torn(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 1) as disk:
-        leaving = TaskAudit(AuditLog(disk / "left.jsonl"), assignment(), "server")
+        audit = TaskAudit(AuditLog(disk / "audit.jsonl"), assignment(), "server")
         for number in range(1, 101):
-            leaving.goes(update(number), 2728, 150)
-        leaving.taken(taken(update(1)))
+            audit.record_sent(update(number), 2728, 150)
+        audit.record_delivered(taken(update(1)))
         fill(disk / "ballast")
         with pytest.raises(OSError, match="No space left"):
-            leaving.forget(lambda file: (file.round or 0) < 100)
-        assert len(lines(disk / "left.jsonl")) == 1
+            audit.record_dropped(lambda file: (file.round or 0) < 100)
+        assert len(lines(disk / "audit.jsonl")) == 1
         (disk / "ballast").unlink()
-        leaving.taken(taken(update(100)))
-        assert [line["round"] for line in lines(disk / "left.jsonl")] == [*range(1, 101)]
+        audit.record_delivered(taken(update(100)))
+        assert [line["round"] for line in lines(disk / "audit.jsonl")] == [*range(1, 101)]
 
 
 @pytest.fixture
-def platform(tmp_path: Path) -> Iterator[Platform]:
+def context(tmp_path: Path) -> Iterator[NodeContext]:
     config = ClientConfig.model_validate(
         {
             "name": "a",
@@ -92,32 +93,32 @@ def platform(tmp_path: Path) -> Iterator[Platform]:
             "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
         }
     )
-    with DefaultSelector() as selector, closing(Outbox(Identity("a", Role.CLIENT), None)) as outbox:
+    with DefaultSelector() as selector, closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox:
         servers = ForkServers(selector)
-        yield Platform(
+        yield NodeContext(
             config=config,
             spool=Spool(tmp_path),
             outbox=outbox,
             server=SERVER,
             fork_servers=servers,
-            leaving=AuditLog(tmp_path / "left.jsonl"),
+            audit_log=AuditLog(tmp_path / "audit.jsonl"),
             announce=lambda: None,
             metrics=NodeMetrics(),
         )
         servers.close()
 
 
-def test_what_a_restart_finds_of_a_task_that_is_stopped_then_may_have_left(platform: Platform) -> None:
+def test_what_a_restart_finds_of_a_task_that_is_stopped_then_may_have_left(context: NodeContext) -> None:
     task = assignment()
-    folder = platform.spool.folder(Kind.LOCALPARAM) / task.task
+    folder = context.spool.folder(Kind.LOCALPARAM) / task.task
     for number in (1, 2):
         write_update(folder, Update(base_round=number, chunk=0, num_examples=150), np.zeros(10, np.float32))
     (folder / "round-000002" / "chunk-000000.npy").unlink()  # somebody wanted room
     write_array(
-        platform.spool.path(FileId(kind=Kind.TESTSET, task=task.task, part="data"), "a"), np.zeros((1, 2), np.float32)
+        context.spool.path(FileId(kind=Kind.TESTSET, task=task.task, part="data"), "a"), np.zeros((1, 2), np.float32)
     )
-    RunningTask(task, platform).stop("stopped by a user")
-    noted = lines(platform.config.spool / "left.jsonl")
+    NodeTask(task, context).stop("stopped by a user")
+    noted = lines(context.config.spool / "audit.jsonl")
     assert [(line["kind"], line.get("round"), line["acknowledged"]) for line in noted] == [
         ("localparam", 1, False),
         ("testset", None, False),

@@ -1,7 +1,8 @@
-"""What left this house: one line for every file that a server took, so that the institution can be sure.
+"""The audit log of what left this node: one line for every file that a server received.
 
-`left.jsonl` in the spool, oldest first; fedsim only ever adds to it. The journal tells the same. No file is missing
-there: one that may have left but whose receipt has not come when it is cleared has a line with `acknowledged: false`.
+`audit.jsonl` in the spool, oldest first; fedsim only ever adds to it. The journal has the same lines.
+No file is missing: one that may have left but was not acknowledged when it is cleared has a line with
+`acknowledged: false`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ class AuditLog:
         self._unwritten = b""
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Add lines, without the fields that are None. What finds no room on the disk is written with the next ones."""
+        """Add lines, without fields that are None; lines that do not fit on the disk are written with the next ones."""
         for line in lines:
-            told = {key: value for key, value in line.items() if value is not None}
-            # The journal first: it may lie on a disk that has room.
-            self._log.info("left", **{key: value for key, value in told.items() if key not in {"at", "uid"}})
-            self._unwritten += json.dumps(told).encode() + b"\n"
+            fields = {key: value for key, value in line.items() if value is not None}
+            # The journal first: it may be on a disk that has room.
+            self._log.info("file_left", **{key: value for key, value in fields.items() if key not in {"at", "uid"}})
+            self._unwritten += json.dumps(fields).encode() + b"\n"
         if not self._unwritten:
             return
         with self._path.open("ab", buffering=0) as file:
@@ -49,33 +50,33 @@ class AuditLog:
 
 
 @dataclass(frozen=True)
-class _OnItsWay:
+class _Unacknowledged:
     size: int
     num_examples: int | None
 
 
 class TaskAudit:
-    """What of one task is on its way out of this house, until it is in the log."""
+    """The files of one task that are being sent, until they are in the log."""
 
     def __init__(self, log: AuditLog, assignment: Assignment, server: str) -> None:
         self._log = log
         self._assignment = assignment
         self._server = server
-        self._on_its_way: dict[FileId, _OnItsWay] = {}
+        self._unacknowledged: dict[FileId, _Unacknowledged] = {}
 
-    def goes(self, file: FileId, size: int, num_examples: int | None = None) -> None:
+    def record_sent(self, file: FileId, size: int, num_examples: int | None = None) -> None:
         """A file of `size` bytes is sent, or may have been before a restart; `num_examples` are behind an update."""
-        self._on_its_way[file] = _OnItsWay(size, num_examples)
+        self._unacknowledged[file] = _Unacknowledged(size, num_examples)
 
-    def taken(self, outcome: Outcome) -> None:
+    def record_delivered(self, outcome: Outcome) -> None:
         """The server has the file."""
-        sent = self._on_its_way.pop(outcome.file_id, None)
+        sent = self._unacknowledged.pop(outcome.file_id, None)
         examples = None if sent is None else sent.num_examples
         self._log.add([self._line(outcome.file_id, outcome.bytes_sent, examples)])
 
-    def forget(self, unwanted: Callable[[FileId], bool]) -> None:
-        """Files were cleared: those that were still on their way may have left, all of them."""
-        gone = {file: self._on_its_way.pop(file) for file in list(self._on_its_way) if unwanted(file)}
+    def record_dropped(self, unwanted: Callable[[FileId], bool]) -> None:
+        """Files were cleared: those that were not acknowledged may have left all the same."""
+        gone = {file: self._unacknowledged.pop(file) for file in list(self._unacknowledged) if unwanted(file)}
         self._log.add(self._line(file, sent.size, sent.num_examples, acknowledged=False) for file, sent in gone.items())
 
     def _line(

@@ -1,270 +1,145 @@
-"""The node daemon's loop: waits for files, workers, signals and time; announces the node."""
+"""The node daemon: processes received files, ended transfers, workers' replies and signals; announces the node."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from selectors import EVENT_READ, DefaultSelector
-from typing import Any
+from typing import Any, Literal
 
 from fedsim.client.announcing import make_hello
 from fedsim.client.audit_log import AuditLog
-from fedsim.client.task import Platform, RunningTask, refusal
+from fedsim.client.context import NodeContext
+from fedsim.client.task import NodeTask, refusal
 from fedsim.config import ClientConfig
-from fedsim.daemon import Daemon, daemon_main
-from fedsim.errors import BadInput, DiskFull
+from fedsim.errors import BadInput, Unavailable
 from fedsim.messages import Assignment, Stop, read_message
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.daemon import daemon_main
+from fedsim.runtime.task_daemon import TaskDaemon
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
-from fedsim.spool.disk_space import has_room, noticing_a_full_disk
 from fedsim.spool.files import FileId, Kind, Role
-from fedsim.spool.layout import Spool
-from fedsim.spool.watch import Watch
-from fedsim.wire.outbox import Outbox
-from fedsim.wire.peer import Identity, Peer
+from fedsim.spool.layout import Arrived
+from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
-from fedsim.wire.tls import Credentials
-from fedsim.worker.forking import ForkServers
-from fedsim.worker.inspector import Inspected, OwnData, Wanted
+from fedsim.worker.inspector import Inspected
 
-WATCHDOG_SECONDS = 5.0
-ROOM_SECONDS = 3.0
 SWEEP_SECONDS = 600.0
-# What a reload cannot change: it stands in sockets, files and the names that others know.
-FIXED = ("name", "server", "server_name", "spool", "data", "insecure_plaintext", "metrics")
 
 
-class ClientDaemon(Daemon[ClientConfig]):
-    """Trains this node's clients on its own data; what may be trained and what leaves is client.yml's to say."""
+class ClientDaemon(TaskDaemon[ClientConfig]):
+    """Train this node's clients on its own data; client.yml says what may be trained and what may leave the node."""
 
     name = "client"
+    role = Role.CLIENT
     config_model = ClientConfig
     metrics_model = NodeMetrics
     metrics: NodeMetrics
+    fixed_keys = ("name", "server", "server_name", "spool", "data", "insecure_plaintext", "metrics")
+    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)
+    serves_while_suspended = True
 
     def setup(self) -> None:
-        """Open the spool, start the sender, look at the data."""
+        """Open the spool, start the sender, inspect the data sets."""
+        super().setup()
         config = self.config
-        self._selector = DefaultSelector()
-        self._selector.register(self.wake_fd, EVENT_READ, self.drain_wake)
-        self._spool = Spool(config.spool)
-        (config.spool / "checkpoints").mkdir(mode=0o750, exist_ok=True)
-        self._watch = Watch(*(self._spool.folder(kind) for kind in (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)))
-        self._selector.register(self._watch, EVENT_READ, self._files_arrived)
         config.data.mkdir(parents=True, exist_ok=True)
-        self._identity = Identity(config.name, Role.CLIENT)
-        self._outbox = Outbox(self._identity, Credentials.of(config.tls, self._identity))
-        self._selector.register(self._outbox, EVENT_READ, self._transfers_ended)
         self._server = Peer(config.server_name, config.server.address, config.server.port)
-        self._fork_servers = ForkServers(self._selector)
-        self._platform = Platform(
+        self._context = NodeContext(
             config=config,
-            spool=self._spool,
-            outbox=self._outbox,
+            spool=self.spool,
+            outbox=self.outbox,
             server=self._server,
-            fork_servers=self._fork_servers,
-            leaving=AuditLog(config.spool / "left.jsonl"),
+            fork_servers=self.fork_servers,
+            audit_log=AuditLog(config.spool / "audit.jsonl"),
             announce=self._announce_soon,
             metrics=self.metrics,
         )
-        self._running: dict[str, RunningTask] = {}
+        self._tasks: dict[str, NodeTask] = {}
+        self.resources.callback(self._suspend_all)
         self._inspected: Inspected | None = None
-        self._data = OwnData(self._fork_servers, self._data_seen)
-        self._announce_at = float("inf")
         self._hello_problem = ""
-        self._full = ""
-        self._room_at: float | None = None
         self._orphans: set[str] = set()
-        self._sweep_at = time.monotonic() + SWEEP_SECONDS
-        keep = {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
-        # Another `initparam` may come at this moment.
-        for uid in sorted(clear_other_tasks(self._spool, keep, set(Kind) - {Kind.INITPARAM})):
+        self._announce_timer = self.loop.timer(self._announce)
+        self._sweep_timer = self.loop.timer(self._sweep)
+        self._sweep_timer.start(SWEEP_SECONDS)
+        keep = {item.id.task or "" for item in self.spool.arrived(Kind.INITPARAM)}
+        # Another `initparam` may arrive at this moment.
+        for uid in sorted(clear_other_tasks(self.spool, keep, set(Kind) - {Kind.INITPARAM})):
             self.log.info("leftovers_swept", uid=uid)
-        self._look_at_data()
-
-    def run_once(self) -> None:
-        """Wait for something to happen, deal with it."""
-        try:
-            with noticing_a_full_disk():
-                self._turn()
-        except DiskFull as error:
-            self._disk_full(str(error))
-
-    def _turn(self) -> None:
-        wakes = [self._announce_at, self._sweep_at, self._data.wake_at, time.monotonic() + WATCHDOG_SECONDS]
-        if self._room_at is not None:
-            wakes.append(self._room_at)
-        for key, _ in self._selector.select(max(0.0, min(wakes) - time.monotonic())):
-            key.data()
-        now = time.monotonic()
-        if self._room_at is not None and now >= self._room_at:
-            self._look_for_room()
-        self._data.tick()
-        self._outbox.check()
-        for uid in [uid for uid, running in self._running.items() if running.ended]:
-            del self._running[uid]
-        if now >= self._sweep_at:
-            self._sweep_at = now + SWEEP_SECONDS
-            self._sweep()
-        if now >= self._announce_at:
-            self._announce()
-        self.metrics.tasks.labels("running").set(len(self._running))
-        self.metrics.full.labels("room").set(bool(self._full))
-        doing = "; ".join(running.status for running in self._running.values())
-        idle = "waiting for a task" if self._inspected is not None else "looking at the data"
-        self.status(self._full or doing or idle)
-
-    def _disk_full(self, reason: str) -> None:
-        """Let go of the tasks, tell the server why, and go on with them when there is room.
-
-        They stay in the announcements: who announces a task no longer has ended it, and gets no final model of it.
-        """
-        self.log.error("disk_full", problem=reason)
-        for running in self._running.values():
-            running.let_go()
-        self._full = reason
-        self._room_at = time.monotonic() + ROOM_SECONDS
-        self._announce_soon()
-
-    def _look_for_room(self) -> None:
-        if has_room(self.config.spool, self.config.min_free_bytes):
-            self.log.info("disk_has_room")
-            self._full, self._room_at = "", None
-            self._look()
-            self._announce_soon()
-        else:
-            self._room_at = time.monotonic() + ROOM_SECONDS
+        self.inspect_data()
 
     def reload(self, config: ClientConfig) -> None:
-        """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart.
-
-        A task that is under way goes on as it was begun.
-        """
-        changed = [key for key in FIXED if getattr(config, key) != getattr(self.config, key)]
-        if changed:
-            self.log.warning("restart_needed", keys=", ".join(changed))
-        config = config.model_copy(update={key: getattr(self.config, key) for key in FIXED})
-        self._outbox.reload(Credentials.of(config.tls, self._identity), {self._server})
+        """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart."""
         super().reload(config)
-        self._platform.config = config
-        self._look_at_data()
+        self._context.config = config
+
+    def peers(self) -> set[Peer]:
+        """The server's receiver."""
+        return {self._server}
+
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]:
+        """The device that client.yml names."""
+        return self.config.device
 
     @classmethod
     def log_fields(cls, config: ClientConfig) -> dict[str, Any]:
-        """Who speaks, for whoever reads the journals of several hosts."""
+        """The node's name, for those who read the journals of several hosts."""
         return {"node": config.name}
 
-    def teardown(self) -> None:
-        """Kill the workers; running tasks are taken up again at the next start."""
-        if hasattr(self, "_running"):
-            for running in self._running.values():
-                running.let_go()
-        if hasattr(self, "_data"):
-            self._data.close()
-        if hasattr(self, "_fork_servers"):
-            self._fork_servers.close()
-        if hasattr(self, "_outbox"):
-            self._outbox.close()
+    def end_turn(self) -> None:
+        """Drop tasks that have ended, and publish numbers and status."""
+        for uid in [uid for uid, task in self._tasks.items() if task.ended]:
+            del self._tasks[uid]
+        self.metrics.tasks.labels("running").set(len(self._tasks))
+        self.metrics.full.labels("room").set(self.suspended is not None)
+        running = "; ".join(task.status for task in self._tasks.values())
+        idle = "waiting for a task" if self._inspected is not None else "inspecting the data sets"
+        self.publish_status(str(self.suspended or "") or running or idle)
 
-    # ------------------------------------------------------------ the data
+    # ------------------------------------------------------------ suspending and resuming
 
-    def _look_at_data(self) -> None:
-        self._data.look(Wanted(self.config.data, tuple(self.config.datasets), self.config.device))
+    def suspend_tasks(self, error: Unavailable) -> None:  # noqa: ARG002 - the announcement reads `suspended`
+        """Suspend the tasks and tell the server why.
 
-    def _data_seen(self, inspected: Inspected) -> None:
+        They stay in the announcements: a node that no longer announces a task has ended it, and gets no final model.
+        """
+        self._suspend_all()
+        self._announce_soon()
+
+    def resume_tasks(self) -> None:
+        """Start the suspended tasks again."""
+        self._scan()
+        self._announce_soon()
+
+    def _suspend_all(self) -> None:
+        for task in self._tasks.values():
+            task.suspend()
+
+    # ------------------------------------------------------------ announcements
+
+    def data_inspected(self, inspected: Inspected) -> None:
+        """Tasks can start once the data sets are known; the server is told about them."""
         first = self._inspected is None
         self._inspected = inspected
         self.metrics.problems.set(len(inspected.problems))
         if first:
-            self._look()
+            self._scan()
         self._announce_soon()
-
-    # ------------------------------------------------------------ telling the server
 
     def _announce_soon(self) -> None:
         if self._inspected is not None:
-            self._announce_at = 0.0
+            self._announce_timer.start()
 
     def _announce(self) -> None:
-        assert self._inspected is not None  # noqa: S101 - nothing is announced before the data is seen
-        self._announce_at = time.monotonic() + self.config.announce_seconds
-        remarks = (*([self._full] if self._full else []), *self._data.remarks)
-        hello = make_hello(
-            self.config, self._inspected, [running.report for running in self._running.values()], remarks
-        )
-        body = hello.model_dump_json().encode()
-        self._outbox.send_newest(self._server, FileId(kind=Kind.HELLO), body)
-
-    # ------------------------------------------------------------ tasks
-
-    def _sweep(self) -> None:
-        """Clear what a server sent for tasks that are over here: at the second look, as an `initparam` may follow."""
-        found = {item.id.task or "" for item in self._spool.arrived(Kind.GLOBALPARAM)}
-        orphans = found - {item.id.task or "" for item in self._spool.arrived(Kind.INITPARAM)}
-        for uid in sorted(orphans & self._orphans):
-            clear_task(self._spool, uid)
-            self.log.info("leftovers_swept", uid=uid)
-        self._orphans = orphans
-
-    def _files_arrived(self) -> None:
-        arrived = self._spool.among(self._watch.drain())
-        if self._inspected is not None:  # before, nothing runs; then everything is looked at
-            self._look({item.id.task or "" for item in arrived if item.id.kind is Kind.GLOBALPARAM})
-
-    def _look(self, uids: Collection[str] = ()) -> None:
-        """See what has come: tasks, global models of the tasks `uids`, and stops.
-
-        Stops come last: a final model that came before its task's stop is kept.
-        """
-        self._start_assigned()
-        for uid in uids:
-            if uid in self._running:
-                self._running[uid].look_for_global()
-        self._heed_stops()
-
-    def _heed_stops(self) -> None:
-        for item in self._spool.arrived(Kind.STOP):
-            uid = item.id.task or ""
-            try:
-                reason = read_message(Stop, item.path.read_bytes(), "the server's stop").reason
-            except BadInput as error:
-                reason = str(error)
-            clear_file(item.path)
-            running = self._running.get(uid)
-            if running is not None:
-                running.stop(reason)
-            else:
-                clear_task(self._spool, uid)
-
-    def _start_assigned(self) -> None:
-        if self._full:
+        if self._inspected is None:
             return
-        fresh = []
-        for item in self._spool.arrived(Kind.INITPARAM):
-            known = self._running.get(item.id.task or "")
-            if known is not None and not known.let_go_of:
-                continue
-            try:
-                assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
-            except BadInput as error:
-                self.log.warning("initparam_not_understood", problem=str(error))
-                clear_file(item.path)
-                continue
-            self._running[assignment.task] = RunningTask(assignment, self._platform)
-            fresh.append(self._running[assignment.task])
-        for running in fresh:  # all are known by now, should the disk be full again for one
-            running.start(refusal(running.assignment, self.config))
+        self._announce_timer.start(self.config.announce_seconds)
+        remarks = (*([str(self.suspended)] if self.suspended else []), *self.own_data.remarks)
+        hello = make_hello(self.config, self._inspected, [task.report for task in self._tasks.values()], remarks)
+        self.outbox.send_newest(self._server, FileId(kind=Kind.HELLO), hello.model_dump_json().encode())
 
-    def _transfers_ended(self) -> None:
-        for outcome in self._outbox.ended():
-            if outcome.file_id.kind is Kind.HELLO:
-                self._announced(outcome)
-            running = self._running.get(outcome.file_id.task or "")
-            if running is not None:
-                running.sent(outcome)
-
-    def _announced(self, outcome: Outcome) -> None:
-        """Tell of a refusal once, not at every announcement, and when it is over."""
+    def _hello_ended(self, outcome: Outcome) -> None:
+        """Log a refusal once, not at every announcement, and its end."""
         problem = outcome.code if outcome.status is Status.REFUSED else ""
         if problem == self._hello_problem:
             return
@@ -272,7 +147,76 @@ class ClientDaemon(Daemon[ClientConfig]):
         if problem:
             self.log.error("hello_refused", server=str(outcome.peer), problem=outcome.message)
         else:
-            self.log.info("hello_taken", server=str(outcome.peer))
+            self.log.info("hello_accepted", server=str(outcome.peer))
+
+    # ------------------------------------------------------------ events
+
+    def files_arrived(self, items: list[Arrived]) -> None:
+        """Start assigned tasks, pass global models to theirs, process stops."""
+        if self._inspected is not None:  # before, nothing runs, and then everything is scanned
+            self._scan({item.id.task or "" for item in items if item.id.kind is Kind.GLOBALPARAM})
+
+    def transfer_ended(self, outcome: Outcome) -> None:
+        """Pass the end of a transfer to its task."""
+        if outcome.file_id.kind is Kind.HELLO:
+            self._hello_ended(outcome)
+        task = self._tasks.get(outcome.file_id.task or "")
+        if task is not None:
+            task.transfer_ended(outcome)
+
+    def _scan(self, uids: Collection[str] = ()) -> None:
+        """Read what was received: tasks, global models of the tasks `uids`, and stops.
+
+        Stops come last: a final model that came before its task's stop is kept.
+        """
+        self._start_assigned()
+        for uid in uids:
+            if uid in self._tasks:
+                self._tasks[uid].scan_globals()
+        self._process_stops()
+
+    def _start_assigned(self) -> None:
+        if self.suspended is not None:
+            return
+        started = []
+        for item in self.spool.arrived(Kind.INITPARAM):
+            known = self._tasks.get(item.id.task or "")
+            if known is not None and not known.suspended:
+                continue
+            try:
+                assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
+            except BadInput as error:
+                self.log.warning("initparam_not_understood", problem=str(error))
+                clear_file(item.path)
+                continue
+            task = self._tasks[assignment.task] = NodeTask(assignment, self._context)
+            started.append(task)
+        for task in started:  # all are known by now, should starting one find the disk full again
+            task.start(refusal(task.assignment, self.config))
+
+    def _process_stops(self) -> None:
+        for item in self.spool.arrived(Kind.STOP):
+            uid = item.id.task or ""
+            try:
+                reason = read_message(Stop, item.path.read_bytes(), "the server's stop").reason
+            except BadInput as error:
+                reason = str(error)
+            clear_file(item.path)
+            task = self._tasks.get(uid)
+            if task is not None:
+                task.stop(reason)
+            else:
+                clear_task(self.spool, uid)
+
+    def _sweep(self) -> None:
+        """Clear files of tasks that are over here: at the second scan, as an `initparam` may still follow."""
+        self._sweep_timer.start(SWEEP_SECONDS)
+        found = {item.id.task or "" for item in self.spool.arrived(Kind.GLOBALPARAM)}
+        orphans = found - {item.id.task or "" for item in self.spool.arrived(Kind.INITPARAM)}
+        for uid in sorted(orphans & self._orphans):
+            clear_task(self.spool, uid)
+            self.log.info("leftovers_swept", uid=uid)
+        self._orphans = orphans
 
 
 def main() -> None:

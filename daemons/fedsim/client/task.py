@@ -1,252 +1,234 @@
-"""One running task on a node: turns what happens into the course's events, and carries out its actions.
+"""One running task on a node: passes events to its state machine and carries out the actions that it returns.
 
 Nothing is decided here; see `fedsim.state_machines.node`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.client.audit_log import AuditLog, TaskAudit
-from fedsim.client.telemetry import Story
-from fedsim.client.worker_versions import TaskWorkerVersions
+from fedsim.client.audit_log import TaskAudit
+from fedsim.client.context import NodeContext
+from fedsim.client.telemetry import NodeTaskTelemetry
 from fedsim.config import ClientConfig, DataSetConfig
 from fedsim.errors import BadInput, DiskFull
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
-from fedsim.metrics import NodeMetrics
+from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
-from fedsim.spool.layout import Spool
 from fedsim.spool.updates import UpdateIndex
-from fedsim.state_machines import node as course
+from fedsim.state_machines import node as events
 from fedsim.update import Update
-from fedsim.wire.outbox import Outbox
-from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
-from fedsim.worker.forking import ForkServers
 from fedsim.worker.pool import WorkerPool
 
 
-@dataclass
-class Platform:
-    """What a running task works with; `config` is replaced when the daemon reloads it."""
-
-    config: ClientConfig
-    spool: Spool
-    outbox: Outbox
-    server: Peer
-    fork_servers: ForkServers
-    leaving: AuditLog
-    announce: Callable[[], None]
-    metrics: NodeMetrics
-
-
-class RunningTask:
+class NodeTask:
     """A task from its `initparam` to its end on this node."""
 
-    def __init__(self, assignment: Assignment, platform: Platform) -> None:
+    def __init__(self, assignment: Assignment, context: NodeContext) -> None:
         self.assignment = assignment
         self.uid = assignment.task
-        self.let_go_of = False
-        self._platform = platform
-        self._folder = platform.spool.folder(Kind.LOCALPARAM) / self.uid
+        self.suspended = False
+        self._context = context
+        self._folder = context.spool.folder(Kind.LOCALPARAM) / self.uid
         self._updates = UpdateIndex(self._folder)
-        self._leaving = TaskAudit(platform.leaving, assignment, platform.server.name)
-        self._may_have_left()
-        self._begun = TaskWorkerVersions(self._folder)
-        self._story = Story(assignment, platform.metrics, self._updates)
-        self._log = self._story.log
+        self._audit = TaskAudit(context.audit_log, assignment, context.server.name)
+        self._record_unacknowledged()
+        self._versions = WorkerVersions.open(self._folder)
+        self._telemetry = NodeTaskTelemetry(assignment, context.metrics, self._updates)
+        self._log = self._telemetry.log
         self._pool: WorkerPool | None = None
         newest = self._newest_global()
         trained = self._trained(*newest) if newest is not None else []
-        self._course = course.NodeMachine(assignment, trained)
+        self._machine = events.NodeMachine(assignment, trained)
 
     # ------------------------------------------------------------ its life
 
     @property
     def ended(self) -> bool:
         """Whether the task is over on this node."""
-        return self._course.ended
+        return self._machine.ended
 
     @property
     def report(self) -> TaskReport:
-        """What the node tells of the task."""
-        return self._course.report.model_copy(update={"versions": tuple(self._begun.versions)})
+        """What the node's announcements report of the task."""
+        return self._machine.report.model_copy(
+            update={"versions": tuple(self._versions.hosts.get(self._context.config.name, ()))}
+        )
 
     @property
     def status(self) -> str:
         """For `systemctl status`."""
-        return f"task {self.assignment.number}: {self.report.state}, round {self._course.round}"
+        return f"task {self.assignment.number}: {self.report.state}, round {self._machine.round}"
 
     def start(self, refusal: str | None) -> None:
-        """Begin, or take up again what a restart found; `refusal` says why the institution forbids it."""
-        self._story.begins(self._begun.version)
+        """Start, or resume from what is stored; `refusal` is why the institution forbids the task."""
+        self._telemetry.started(self._versions.version)
         if refusal is not None:
-            self._happened(course.Failed(refusal, refused=True))
+            self._dispatch(events.Failed(refusal, refused=True))
             return
-        want(self._platform.spool, self.uid, {Kind.GLOBALPARAM: None})
-        self._do(self._course.begin())
-        self.look_for_global()
+        want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None})
+        self._do(self._machine.begin())
+        self.scan_globals()
 
-    def look_for_global(self) -> None:
-        """See whether a global model has come."""
+    def scan_globals(self) -> None:
+        """Process the newest global model, if one was received."""
         newest = self._newest_global()
         if newest is not None:
-            before = self._course.round
-            self._happened(course.GlobalArrived(*newest))
-            if self._course.round != before:
+            before = self._machine.round
+            self._dispatch(events.GlobalArrived(*newest))
+            if self._machine.round != before:
                 number, broadcast = newest
                 trained = {chunk for _, chunk in self._trained(number, broadcast)}
-                self._story.round_begins(number, {chunk.id for chunk in broadcast.chunks} - trained)
+                self._telemetry.round_started(number, {chunk.id for chunk in broadcast.chunks} - trained)
 
     def stop(self, reason: str) -> None:
-        """The server says that the task is over; a final model that came before is looked for first."""
-        self.look_for_global()
+        """The server ended the task; a final model that was received before is processed first."""
+        self.scan_globals()
         self._log.info("task_stopped", reason=reason)
-        self._happened(course.Stopped())
+        self._dispatch(events.Stopped())
 
-    def let_go(self) -> None:
-        """End workers and transfers without ending the task: another object takes it up again later.
+    def suspend(self) -> None:
+        """End workers and transfers without ending the task: another object resumes it later.
 
-        Until then it is announced, and heeds a stop; what it would have computed is found to do again then.
+        Until then it is announced, and a stop ends it; what was being computed is computed again.
         """
-        self.let_go_of = True
+        self.suspended = True
         self._end_workers()
-        self._platform.outbox.cancel(lambda file: file.task == self.uid)
+        self._context.outbox.cancel(lambda file: file.task == self.uid)
 
     def _end_workers(self) -> None:
         if self._pool is not None:
             self._pool.close()
             self._pool = None
-        self._story.pauses()
+        self._telemetry.stopped()
 
-    def sent(self, outcome: Outcome) -> None:
+    def transfer_ended(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
         file = outcome.file_id
-        self._story.sent(outcome)
+        self._telemetry.transfer_ended(outcome)
         if outcome.delivered:
-            self._leaving.taken(outcome)
+            self._audit.record_delivered(outcome)
             if file.kind is Kind.TESTSET:
-                clear_file(self._platform.spool.path(file, self._platform.config.name))
+                clear_file(self._context.spool.path(file, self._context.config.name))
         elif outcome.status is Status.REFUSED:
-            self._happened(course.Failed(f"the server refused the {file.kind}: {outcome.message}"))
+            self._dispatch(events.Failed(f"the server refused the {file.kind}: {outcome.message}"))
 
     def workers_ready(self) -> None:
         """A worker answered, or died."""
         if self._pool is None:
             return
         replies, broken = self._pool.replies()
-        self._worked()
+        self._record_versions()
         for reply in replies:
             self._worker_replied(reply)
         if broken is not None:
-            self._happened(course.Failed(broken))
+            self._dispatch(events.Failed(broken))
         elif self._pool is not None:
-            self._happened(course.WorkersIdle(self._pool.idle))
+            self._dispatch(events.WorkersIdle(self._pool.idle))
 
     def _worker_replied(self, reply: jobs.Reply) -> None:
         match reply:
             case jobs.DataLoaded():
                 if self.report.state == "loading":
-                    self._story.loaded(reply.num_examples)
-                self._happened(course.Loaded(reply.num_examples))
+                    self._telemetry.loaded(reply.num_examples)
+                self._dispatch(events.Loaded(reply.num_examples))
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
                 self._updates.add(reply.updates)
-                self._story.trained(reply)
-                self._happened(course.Trained(reply.round, reply.chunk))
+                self._telemetry.trained(reply)
+                self._dispatch(events.Trained(reply.round, reply.chunk))
             case jobs.ClientDiverged():
-                self._happened(course.Diverged(reply.round, reply.client))
+                self._dispatch(events.Diverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._prune_models()
-                self._happened(course.FinalKept())
+                self._dispatch(events.FinalKept())
             case jobs.JobFailed(disk_full=True, reason=reason):
                 raise DiskFull(reason)
             case jobs.JobFailed():
-                self._happened(course.Failed(reply.reason, refused=reply.refused, round=reply.round))
+                self._dispatch(events.Failed(reply.reason, refused=reply.refused, round=reply.round))
 
     # ------------------------------------------------------------ carrying out
 
-    def _happened(self, event: course.Event) -> None:
-        self._do(self._course.handle(event))
+    def _dispatch(self, event: events.Event) -> None:
+        self._do(self._machine.handle(event))
 
-    def _do(self, actions: list[course.Action]) -> None:
+    def _do(self, actions: list[events.Action]) -> None:
         for action in actions:
             self._do_one(action)
 
-    def _do_one(self, action: course.Action) -> None:
+    def _do_one(self, action: events.Action) -> None:
         match action:
-            case course.Load():
+            case events.Load():
                 self._load()
-            case course.Report():
+            case events.Report():
                 report = self.report
                 if report.reason:
                     self._log.warning("task_given_up", state=report.state, problem=report.reason)
-                self._platform.announce()
-            case course.SendTestset():
+                self._context.announce()
+            case events.SendTestset():
                 data, labels = (
-                    self._platform.spool.path(file, self._platform.config.name) for file in self._testset_files()
+                    self._context.spool.path(file, self._context.config.name) for file in self._testset_files()
                 )
                 make_folder(data.parent)
-                self._give(jobs.WriteTestset(data=data, labels=labels))
-            case course.Train(number, chunk):
+                self._submit(jobs.WriteTestset(data=data, labels=labels))
+            case events.Train(number, chunk):
                 model = self._global_path(number)
-                self._give(
+                self._submit(
                     jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self._folder)
                 )
-            case course.SendUpdates(number, chunk_id):
+            case events.SendUpdates(number, chunk_id):
                 for update in self._updates.of_chunk(number, chunk_id):
                     self._send_update(update)
-            case course.ClearUpdates(through):
+            case events.ClearUpdates(through):
 
                 def used(file: FileId) -> bool:
                     return file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
 
-                self._platform.outbox.cancel(lambda file: file.task == self.uid and used(file))
+                self._context.outbox.cancel(lambda file: file.task == self.uid and used(file))
                 self._updates.clear(through)
-                self._leaving.forget(used)
-            case course.ClearGlobals(before):
-                for item in self._platform.spool.arrived(Kind.GLOBALPARAM, self.uid):
+                self._audit.record_dropped(used)
+            case events.ClearGlobals(before):
+                for item in self._context.spool.arrived(Kind.GLOBALPARAM, self.uid):
                     if item.id.round is not None and item.id.round < before:
                         clear_file(item.path)
-            case course.KeepFinal(number):
+            case events.KeepFinal(number):
                 self._keep_final(number)
-            case course.EndWorkers():
+            case events.EndWorkers():
                 self._end_workers()
-            case course.End():
-                self.let_go()
-                clear_task(self._platform.spool, self.uid)
-                self._leaving.forget(lambda _: True)
-                self._log.info("task_ended", round=self._course.round)
-                self._platform.announce()
+            case events.End():
+                self.suspend()
+                clear_task(self._context.spool, self.uid)
+                self._audit.record_dropped(lambda _: True)
+                self._log.info("task_ended", round=self._machine.round)
+                self._context.announce()
 
-    def _may_have_left(self) -> None:
-        """What lies here when a task is taken up again was sent before, as far as anybody knows."""
+    def _record_unacknowledged(self) -> None:
+        """Files that are found when a task is resumed may have been sent before."""
         for update in self._updates.all():
-            self._leaving.goes(self._update_id(update), update.size, update.num_examples)
+            self._audit.record_sent(self._update_id(update), update.size, update.num_examples)
         for file in self._testset_files():
-            path = self._platform.spool.path(file, self._platform.config.name)
+            path = self._context.spool.path(file, self._context.config.name)
             if path.exists():
-                self._leaving.goes(file, path.stat().st_size)
+                self._audit.record_sent(file, path.stat().st_size)
 
-    def _worked(self) -> None:
-        """Note which versions' workers work for the task, and say so where they are not those that it began with."""
-        for version in self._begun.worked(self._pool.versions if self._pool is not None else ()):
-            problem = f"{self._begun.version}, under which the task began here, is not installed (any more)"
+    def _record_versions(self) -> None:
+        """Record the versions of the task's workers, and log those that the task was not started under."""
+        for version in self._versions.record(self._context.config.name, self._pool.versions if self._pool else ()):
+            problem = f"{self._versions.version}, which the task was started under here, is not installed (any more)"
             self._log.warning("other_version", version=version, problem=problem)
 
     def _load(self) -> None:
-        config = self._platform.config
+        config = self._context.config
         dataset = self._dataset()
         if dataset is None:
-            self._happened(course.Failed(f"there is no data set {self.assignment.settings.dataset} here"))
+            self._dispatch(events.Failed(f"there is no data set {self.assignment.settings.dataset} here"))
             return
         first = jobs.Load(
             assignment=self.assignment,
@@ -256,27 +238,27 @@ class RunningTask:
         )
         self._pool = WorkerPool(
             [str(number) for number in range(config.workers)],
-            self._platform.fork_servers,
+            self._context.fork_servers,
             self.workers_ready,
             threads=self.assignment.engine.threads,
             max_restarts=config.max_worker_restarts,
             log={"task": self.assignment.number, "node": config.name},
-            version=self._begun.version,
-            on_death=self._platform.metrics.worker_restarts.inc,
+            version=self._versions.version,
+            on_death=self._context.metrics.worker_restarts.inc,
             first=first,
         )
-        self._worked()
+        self._record_versions()
 
-    def _give(self, job: jobs.Job) -> None:
+    def _submit(self, job: jobs.Job) -> None:
         if self._pool is not None:
             self._pool.give(job)
 
     def _send_update(self, update: Update) -> None:
         file = self._update_id(update)
-        self._leaving.goes(file, update.size, update.num_examples)
+        self._audit.record_sent(file, update.size, update.num_examples)
         meta = update.model_dump(mode="json", exclude_defaults=True)
         path = self._updates.path(update)
-        self._platform.outbox.send(self._platform.server, file, path, meta=meta, digest=update.digest)
+        self._context.outbox.send(self._context.server, file, path, meta=meta, digest=update.digest)
 
     def _update_id(self, update: Update) -> FileId:
         return FileId(
@@ -285,9 +267,9 @@ class RunningTask:
 
     def _send_testset(self) -> None:
         for file in self._testset_files():
-            path = self._platform.spool.path(file, self._platform.config.name)
-            self._leaving.goes(file, path.stat().st_size)
-            self._platform.outbox.send(self._platform.server, file, path)
+            path = self._context.spool.path(file, self._context.config.name)
+            self._audit.record_sent(file, path.stat().st_size)
+            self._context.outbox.send(self._context.server, file, path)
 
     def _testset_files(self) -> tuple[FileId, FileId]:
         return (
@@ -297,18 +279,19 @@ class RunningTask:
 
     def _keep_final(self, number: int) -> None:
         assignment = self.assignment
-        self._give(
+        made_in = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number).made_in
+        self._submit(
             jobs.SaveCheckpoint(
                 settings=assignment.settings,
                 feature_shape=assignment.feature_shape,
                 num_classes=assignment.num_classes,
-                round=number - 1,
+                round=made_in,
                 model=self._global_path(number),
                 out=self._models() / f"task-{assignment.number:06d}.safetensors",
                 about={
                     "task": assignment.number,
                     "uid": assignment.task,
-                    "round": number - 1,
+                    "round": made_in,
                     "settings": assignment.settings.model_dump(mode="json"),
                 },
             )
@@ -317,26 +300,26 @@ class RunningTask:
     def _prune_models(self) -> None:
         """The final models of the newest tasks stay."""
         models = sorted(self._models().glob("task-*.safetensors"), key=lambda path: path.stat().st_mtime)
-        for path in models[: -self._platform.config.keep_models]:
+        for path in models[: -self._context.config.keep_models]:
             remove_file(path)
             remove_file(path.with_suffix(".json"))
             self._log.info("old_model_removed", file=path.name)
 
-    # ------------------------------------------------------------ what lies where
+    # ------------------------------------------------------------ what is stored where
 
     def _models(self) -> Path:
-        return self._platform.config.spool / "checkpoints"
+        return self._context.config.spool / "checkpoints"
 
     def _dataset(self) -> DataSetConfig | None:
         wanted = self.assignment.settings.dataset
-        return next((dataset for dataset in self._platform.config.datasets if dataset.name == wanted), None)
+        return next((dataset for dataset in self._context.config.datasets if dataset.name == wanted), None)
 
     def _global_path(self, number: int) -> Path:
-        return self._platform.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number), "")
+        return self._context.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number), "")
 
     def _newest_global(self) -> tuple[int, Broadcast] | None:
-        """The newest global model that has come, and what stands beside it."""
-        for item in reversed(self._platform.spool.arrived(Kind.GLOBALPARAM, self.uid)):
+        """The newest global model that was received, and its metadata."""
+        for item in reversed(self._context.spool.arrived(Kind.GLOBALPARAM, self.uid)):
             try:
                 metadata = item.metadata()
                 return item.id.round or 0, read_message(Broadcast, metadata.meta, f"metadata of {item.path.name}")
@@ -345,7 +328,7 @@ class RunningTask:
         return None
 
     def _trained(self, number: int, broadcast: Broadcast) -> list[tuple[int, int]]:
-        """The chunks of the round whose updates all lie on disk: found by a restart."""
+        """The chunks of the round whose updates are all on disk: found by a restart."""
         there = {(update.chunk, update.client) for update in self._updates.of_round(number)}
         return [(number, chunk.id) for chunk in broadcast.chunks if self._keys(chunk) <= there]
 

@@ -1,4 +1,4 @@
-"""What is told of a task on its node: the lines of its story in the log, and numbers.
+"""The log events and metrics of a running task on its node.
 
 assigned, data_loaded, then for each round trained and what left the house; final_model_kept, ended.
 """
@@ -8,20 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from fedsim.log import get_logger
 from fedsim.messages import Assignment
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.spool.updates import UpdateIndex
 from fedsim.update import mean_metric
-from fedsim.wire.sender import Outcome
 from fedsim.worker.jobs import ChunkTrained
 
 
-class Story:
-    """Tells one task's story."""
+class NodeTaskTelemetry(TaskTelemetry):
+    """Logs the events of one task on a node and counts."""
 
     def __init__(self, assignment: Assignment, metrics: NodeMetrics, updates: UpdateIndex) -> None:
-        self.log = get_logger(task=assignment.number)
+        super().__init__(assignment.number, metrics)
         self._assignment = assignment
         self._metrics = metrics
         self._updates = updates
@@ -31,8 +30,8 @@ class Story:
         first = assignment.first_client
         self._clients = f"{first}-{first + assignment.num_clients - 1}"
 
-    def begins(self, version: str) -> None:
-        """The task was assigned, or is taken up again; it began under this version of fedsim."""
+    def started(self, version: str) -> None:
+        """The task was assigned or is resumed; it was started under this version of fedsim."""
         settings = self._assignment.settings
         self.log.info(
             "task_assigned",
@@ -50,11 +49,11 @@ class Story:
         dataset = self._assignment.settings.dataset
         self.log.info("data_loaded", dataset=dataset, clients=self._clients, examples=examples)
 
-    def round_begins(self, number: int, untrained: Iterable[int]) -> None:
+    def round_started(self, number: int, untrained: Iterable[int]) -> None:
         """A round's model has come, and these chunks are to be trained."""
         self._round, self._untrained = number, set(untrained)
         self._round_began = time.monotonic()
-        self._metrics.task_round.labels(str(self._assignment.number)).set(number)
+        self.publish_round(number)
 
     def trained(self, chunk: ChunkTrained) -> None:
         """A chunk's updates lie on disk; the last one's end is the round's."""
@@ -78,11 +77,3 @@ class Story:
             train_loss=mean_metric(updates, "train_loss"),
             seconds=round(time.monotonic() - self._round_began, 3),
         )
-
-    def sent(self, outcome: Outcome) -> None:
-        """A transfer has ended."""
-        self._metrics.bytes_sent.labels(outcome.file_id.kind.value).inc(outcome.bytes_sent)
-
-    def pauses(self) -> None:
-        """The task does not run here any more, for now or for good."""
-        self._metrics.task_ended(self._assignment.number)

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 from fedsim.config import ServerConfig
 from fedsim.metrics import ServerMetrics
-from fedsim.server.finals import FinalModels
+from fedsim.runtime.outbox import Outbox
+from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.nodes import Nodes
-from fedsim.server.stops import Stops
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
-from fedsim.wire.outbox import Outbox
 
 
 @dataclass
-class Platform:
+class ServerContext:
     """Shared by all tasks; `config` is replaced when the daemon reloads it."""
 
     config: ServerConfig
@@ -23,6 +22,6 @@ class Platform:
     spool: Spool
     outbox: Outbox
     nodes: Nodes
-    finals: FinalModels
-    stops: Stops
+    finals: FinalDeliveries
+    stops: StopDeliveries
     metrics: ServerMetrics

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedsim.config import Retention
 from fedsim.log import get_logger
-from fedsim.server.finals import FinalModels
+from fedsim.server.deliveries import FinalDeliveries
 from fedsim.spool.clear import clear_other_tasks
 from fedsim.spool.durable import remove_file, remove_tree
 from fedsim.spool.files import Kind
@@ -27,10 +27,10 @@ def sweep_leftovers(spool: Spool, store: Store) -> None:
         get_logger().info("leftovers_swept", uid=uid)
 
 
-def delete_tasks(checkpoints: Path, finals: FinalModels, store: Store) -> None:
+def delete_tasks(checkpoints: Path, finals: FinalDeliveries, store: Store) -> None:
     """Remove the files, then the rows, of the tasks that their owners deleted."""
     for task in store.tasks.to_delete():
-        finals.forget(task.uid)
+        finals.drop(task.uid)
         remove_tree(checkpoints / f"task-{task.number}")
         store.tasks.delete(task.number)
         get_logger(task=task.number).info("task_deleted")

@@ -38,7 +38,7 @@ class Nodes:
         self.reload(config)
 
     def reload(self, config: ServerConfig) -> list[tuple[Peer, Peer]]:
-        """Take over who the nodes are, and how long one may be silent; returns the old and new address of who moved."""
+        """Apply who the nodes are and their timeout; returns old and new address of those that moved."""
         before = self.addresses
         self.addresses = {node.name: Peer(node.name, node.address, node.port) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
@@ -46,7 +46,7 @@ class Nodes:
         self._strangers.clear()
         return [(old, self.addresses[name]) for name, old in before.items() if self.addresses.get(name, old) != old]
 
-    def look(self) -> list[str]:
+    def scan(self) -> list[str]:
         """Read what has arrived; returns the names of the nodes that announced themselves anew."""
         fresh = []
         for path in sorted(self._folder.glob("*.json")):

@@ -25,7 +25,7 @@ def checkpoint_name(number: int, round_number: int) -> str:
     return f"task-{number}/round-{round_number:04d}.safetensors"
 
 
-class TaskRecords:
+class TaskProjection:
     """The records of one task."""
 
     def __init__(self, plan: Plan, folder: TaskDir, store: Store) -> None:
@@ -171,15 +171,15 @@ class TaskRecords:
         """Something worth telling about the task."""
         self._store.events.add(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
 
-    def show(self, course: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
+    def publish_progress(self, machine: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
         """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
-        until = course.wake_at
+        until = machine.wake_at
         progress = Progress(
-            round=course.round,
-            phase=course.phase,
+            round=machine.round,
+            phase=machine.phase,
             waiting_for=waiting_for,
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
-            eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(course.committed, 0)),
+            eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(machine.committed, 0)),
         )
         shown = self._shown
         # The same moment may be rounded to another second; that there is none any more is new.

@@ -2,7 +2,7 @@
 
 globalparam/<uid>/plan.json              nodes, placement, chunks: fixed before round 1
 globalparam/<uid>/counts.json            examples of each client: fixed before round 1
-globalparam/<uid>/versions.json          of the workers that computed it, on each host
+globalparam/<uid>/versions.json          of the workers that computed it, on each host; see `runtime.worker_versions`
 globalparam/<uid>/roster-000007.json     which updates count in round 7; written before anything is summed
 globalparam/<uid>/round-000007.new/      being written by a worker
 globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json
@@ -63,14 +63,6 @@ class TaskDir:
     def write_counts(self, counts: tuple[int, ...]) -> None:
         """Record the examples of each client."""
         write_json(self.path / "counts.json", counts)
-
-    def read_versions(self) -> dict[str, list[str]]:
-        """Who computed with workers of which versions of fedsim, as recorded."""
-        return dict(self._read_json("versions.json") or {})
-
-    def write_versions(self, versions: dict[str, list[str]]) -> None:
-        """Record who computes with workers of which versions."""
-        write_json(self.path / "versions.json", versions)
 
     # ---- rosters
 

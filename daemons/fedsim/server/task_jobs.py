@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.config import DataSetConfig, ServerConfig
-from fedsim.server.context import Platform
+from fedsim.server.context import ServerContext
 from fedsim.server.projection import checkpoint_name
 from fedsim.server.task_dir import TaskDir
 from fedsim.spool.files import FileId, Kind
@@ -21,12 +21,12 @@ from fedsim.worker.pool import WorkerPool
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 
 
-class TaskWork:
+class TaskJobs:
     """The jobs of one task, and the files that they read."""
 
-    def __init__(self, plan: Plan, platform: Platform, folder: TaskDir, workers: WorkerPool) -> None:
+    def __init__(self, plan: Plan, context: ServerContext, folder: TaskDir, workers: WorkerPool) -> None:
         self._plan = plan
-        self._platform = platform
+        self._context = context
         self._folder = folder
         self._workers = workers
 
@@ -89,7 +89,7 @@ class TaskWork:
                 num_classes=plan.num_classes,
                 round=number,
                 model=self._folder.model(number),
-                out=self._platform.config.spool / "checkpoints" / checkpoint_name(plan.number, number),
+                out=self._context.config.spool / "checkpoints" / checkpoint_name(plan.number, number),
                 about=dict(about),
             ),
             EVALUATOR,
@@ -98,16 +98,16 @@ class TaskWork:
     def update_path(self, node: str, number: int, chunk: int, client: int | None) -> Path:
         """Where the receiver puts an update."""
         file = FileId(kind=Kind.LOCALPARAM, task=self._plan.task, round=number, chunk=chunk, client=client)
-        return self._platform.spool.path(file, node)
+        return self._context.spool.path(file, node)
 
     def testset(self) -> list[Arrived]:
         """What has come of the test set, from the node that was asked for it; nobody else's counts."""
-        arrived = self._platform.spool.arrived(Kind.TESTSET, self._plan.task)
+        arrived = self._context.spool.arrived(Kind.TESTSET, self._plan.task)
         return [item for item in arrived if item.sender == self._plan.testset_from]
 
     def _testset_files(self) -> jobs.TestSetFiles:
         if self._plan.testset_from is None:
-            config = self._platform.config
+            config = self._context.config
             return jobs.TestSetFiles(dataset=own_dataset(config, self._plan.settings.dataset), folder=config.data)
         by_part = {item.id.part: item.path for item in self.testset()}
         return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])

@@ -9,8 +9,8 @@ from fedsim import __version__
 from fedsim.config import Limits
 from fedsim.errors import BadInput, Unavailable
 from fedsim.log import get_logger
-from fedsim.server.context import Platform
-from fedsim.server.task import RunningTask
+from fedsim.server.context import ServerContext
+from fedsim.server.task import ServerTask
 from fedsim.server.task_dir import TaskDir
 from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR
 from fedsim.spool.clear import clear_task
@@ -23,15 +23,15 @@ from fedsim.worker.inspector import Inspected
 from fedsim.worker.pool import WorkerPool
 
 
-class Tasks:
+class ClaimedTasks:
     """Every task between its claim and its end. `own` are the server's data sets; before they are known none begins."""
 
-    def __init__(self, platform: Platform, fork_servers: ForkServers) -> None:
+    def __init__(self, context: ServerContext, fork_servers: ForkServers) -> None:
         self.own: Inspected | None = None
-        self.running: dict[str, RunningTask] = {}
+        self.running: dict[str, ServerTask] = {}
         self.waiting: dict[str, Task] = {}
         self._reasons: dict[str, str] = {}
-        self._platform = platform
+        self._context = context
         self._fork_servers = fork_servers
         self._log = get_logger()
 
@@ -47,43 +47,57 @@ class Tasks:
         waiting = (f"task {task.number}: {self._reasons.get(uid, '')}" for uid, task in self.waiting.items())
         return "; ".join(waiting) or "waiting for a task"
 
-    def take_up(self) -> None:
-        """Go on with the tasks that were claimed or running when the server stopped."""
-        for task in self._platform.store.tasks.unfinished():
+    def resume(self) -> None:
+        """Continue the tasks that were claimed or running when the server stopped."""
+        for task in self._context.store.tasks.unfinished():
             try:
                 plan = self._folder(task.uid).read_plan()
             except BadInput as error:  # its model was uninstalled, or another version wrote it
-                self._end_early(task, TaskState.FAILED, f"it cannot be taken up again: {error}")
+                self._end_early(task, TaskState.FAILED, f"it cannot be resumed: {error}")
                 continue
             if plan is None:
                 self.waiting[task.uid] = task
             elif (missing := self._missing_node(plan)) is not None:
-                self._platform.stops.promise(plan.nodes, task.uid, missing)
+                self._context.stops.promise(plan.nodes, task.uid, missing)
                 self._end_early(task, TaskState.FAILED, missing)
-                self._platform.stops.tell(plan.nodes, task.uid, missing)
+                self._context.stops.send(plan.nodes, task.uid, missing)
             else:
                 self._run(plan)
 
-    def let_go(self) -> None:
-        """End what works for tasks here, not the tasks: they can be taken up again."""
+    def suspend(self) -> None:
+        """End what works for tasks here, not the tasks: they can be resumed."""
         for running in self.running.values():
-            running.let_go()
+            running.suspend()
         self.running.clear()
         self.waiting.clear()
         self._reasons.clear()
 
-    def look(self) -> None:
-        """See in the database which tasks are to be stopped, and which come next."""
-        for task in self._platform.store.tasks.unfinished():
+    def wakes(self) -> list[float]:
+        """When running tasks need a turn (time.monotonic); publishes their progress."""
+        wakes = []
+        for running in self.running.values():
+            wakes += [at for at in (running.wake_at, running.publish_progress()) if at is not None]
+        return wakes
+
+    def tick(self) -> None:
+        """Let running tasks act on the time that has passed."""
+        now = time.monotonic()
+        for running in self.running.values():
+            if running.wake_at is not None and now >= running.wake_at:
+                running.tick()
+
+    def poll(self) -> None:
+        """Read from the database which tasks are to be stopped, and which come next."""
+        for task in self._context.store.tasks.unfinished():
             if task.stop_requested:
                 self._stop(task)
         for running in self.running.values():
             if (missing := self._missing_node(running.plan)) is not None:
                 running.broken(missing)
         self.start_waiting()
-        # A task that waits for its nodes holds nobody up: the next is claimed as well.
+        # A task that waits for its nodes blocks no other: the next is claimed as well.
         while self.own is not None and self._may_run_more:
-            claimed = self._platform.store.tasks.claim_next(time.time())
+            claimed = self._context.store.tasks.claim_next(time.time())
             if claimed is None:
                 break
             self._log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
@@ -100,7 +114,7 @@ class Tasks:
             self._plan(task, self.own)
 
     def reap(self) -> bool:
-        """Forget the tasks that have ended; whether there were some, so that others may run."""
+        """Drop the tasks that have ended; returns whether there were some, so that others may run."""
         ended = [uid for uid, running in self.running.items() if running.outcome is not None]
         for uid in ended:
             del self.running[uid]
@@ -108,13 +122,13 @@ class Tasks:
 
     @property
     def _may_run_more(self) -> bool:
-        return len(self.running) < self._platform.config.max_running_tasks
+        return len(self.running) < self._context.config.max_running_tasks
 
     def _folder(self, uid: str) -> TaskDir:
-        return TaskDir(self._platform.spool.folder(Kind.GLOBALPARAM), uid)
+        return TaskDir(self._context.spool.folder(Kind.GLOBALPARAM), uid)
 
     def _missing_node(self, plan: Plan) -> str | None:
-        gone = [name for name in plan.nodes if name not in self._platform.nodes.addresses]
+        gone = [name for name in plan.nodes if name not in self._context.nodes.addresses]
         return f"{', '.join(gone)} took part, but server.yml does not name it any more" if gone else None
 
     def _stop(self, task: Task) -> None:
@@ -130,24 +144,24 @@ class Tasks:
 
     def _plan(self, task: Task, own: Inspected) -> None:
         uid, wanted = task.uid, task.settings.dataset
-        last_model = FileId(kind=Kind.GLOBALPARAM, task=uid, round=task.settings.num_rounds + 1)
+        final_model = FileId.model_of(uid, task.settings.num_rounds)
         plan = make_plan(
             task=uid,
             number=task.number,
             settings=task.settings,
-            hellos=self._platform.nodes.online(),
-            not_heard=self._platform.nodes.not_heard(),
+            hellos=self._context.nodes.online(),
+            not_heard=self._context.nodes.not_heard(),
             server_dataset=next((dataset for dataset in own.datasets if dataset.name == wanted), None),
             server_problem=own.unusable.get(wanted),
-            # Nobody knows here what the nodes' receivers are set to; what they take by default, each should.
-            broadcast_bytes=room_for_meta(Limits().max_header_bytes, last_model),
+            # The settings of the nodes' receivers are not known here; each should accept what the default allows.
+            broadcast_bytes=room_for_meta(Limits().max_header_bytes, final_model),
             version=__version__,
         )
         match plan:
             case Waiting(reason):
                 if reason != self._reasons.get(uid):
                     self._log.info("task_waits", task=task.number, reason=reason)
-                    self._platform.store.tasks.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
+                    self._context.store.tasks.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
                     self._reasons[uid] = reason
             case Impossible(reason):
                 self._waits_no_more(uid)
@@ -158,16 +172,16 @@ class Tasks:
                 self._run(plan)
 
     def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
-        store = self._platform.store
+        store = self._context.store
         store.tasks.move(task.uid, state, reason=reason, now=time.time())
-        clear_task(self._platform.spool, task.uid)
+        clear_task(self._context.spool, task.uid)
         store.events.add(Event(time.time(), state.value, reason, task=task.number))
         self._log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
-        self._platform.metrics.ended.labels(state.value).inc()
+        self._context.metrics.ended.labels(state.value).inc()
 
     def _run(self, plan: Plan) -> None:
-        config = self._platform.config
-        self._platform.store.tasks.set_nodes(plan.task, plan.nodes)
+        config = self._context.config
+        self._context.store.tasks.set_nodes(plan.task, plan.nodes)
         workers = WorkerPool(
             (AGGREGATOR, EVALUATOR),
             self._fork_servers,
@@ -176,10 +190,10 @@ class Tasks:
             max_restarts=config.max_worker_restarts,
             log={"task": plan.number},
             version=plan.version,
-            on_death=self._platform.metrics.worker_restarts.inc,
+            on_death=self._context.metrics.worker_restarts.inc,
         )
         try:
-            running = RunningTask(plan, self._platform, workers)
+            running = ServerTask(plan, self._context, workers)
         except Unavailable:
             workers.close()
             raise

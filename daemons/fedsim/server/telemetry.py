@@ -1,4 +1,4 @@
-"""What is told of a running task: the lines of its story in the log, and numbers. `fedsim-client` tells its own part.
+"""The log events and metrics of a running task on the server; `fedsim-client` logs its own part.
 
 claimed, waits, started or resumed, then for each round committed and, where due, tested and saved; finished.
 """
@@ -7,29 +7,28 @@ from __future__ import annotations
 
 from math import inf
 
-from fedsim.log import get_logger
 from fedsim.metrics import ServerMetrics
+from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import Finish
 from fedsim.store.records import RoundRecord
-from fedsim.wire.sender import Outcome
 from fedsim.worker.jobs import CheckpointSaved
 
 
-class Story:
-    """Tells one task's story."""
+class ServerTaskTelemetry(TaskTelemetry):
+    """Logs the events of one task on the server and counts."""
 
     def __init__(self, plan: Plan, metrics: ServerMetrics) -> None:
-        self.log = get_logger(task=plan.number)
+        super().__init__(plan.number, metrics)
         self._plan = plan
         self._metrics = metrics
         self._task = str(plan.number)
 
-    def begins(self, number: int, *, again: bool) -> None:
-        """The task starts, or goes on in round `number`."""
+    def started(self, number: int, *, resumed: bool) -> None:
+        """The task starts, or is resumed in round `number`."""
         settings = self._plan.settings
         self.log.info(
-            "task_resumed" if again else "task_started",
+            "task_resumed" if resumed else "task_started",
             task_uid=self._plan.task,
             nodes=", ".join(self._plan.nodes),
             round=number,
@@ -41,14 +40,6 @@ class Story:
             seed=settings.seed,
             version=self._plan.version,
         )
-
-    def is_in(self, number: int) -> None:
-        """The task is in this round."""
-        self._metrics.task_round.labels(self._task).set(number)
-
-    def sent(self, outcome: Outcome) -> None:
-        """A transfer has ended."""
-        self._metrics.bytes_sent.labels(outcome.file_id.kind.value).inc(outcome.bytes_sent)
 
     def committed(self, record: RoundRecord) -> None:
         """A round is on disk."""
@@ -89,7 +80,3 @@ class Story:
             digest=digest,
         )
         self._metrics.ended.labels(finish.outcome).inc()
-
-    def pauses(self) -> None:
-        """The task does not run here any more, for now or for good."""
-        self._metrics.task_ended(self._plan.number)

@@ -80,6 +80,19 @@ class FileId(BaseModel):
                 raise ValueError(f"a {self.kind} needs a {name}")
         return self
 
+    @classmethod
+    def model_of(cls, task: str, round_number: int) -> Self:
+        """The `globalparam` that carries the model which a round made: that of the round after it.
+
+        The next round trains on it; after the last round it is the final model.
+        """
+        return cls(kind=Kind.GLOBALPARAM, task=task, round=round_number + 1)
+
+    @property
+    def made_in(self) -> int:
+        """The round that made the model of a `globalparam`."""
+        return (self.round or 0) - 1
+
     def place(self, sender: str) -> PurePosixPath:
         """Where the file lies, relative to the spool; its metadata lies beside it with `.json` instead of `.npy`."""
         match self.kind:

@@ -71,7 +71,7 @@ class _Part:
     left: int
 
 
-class Outbox:
+class SendBuffer:
     """Stands for the socket while a thread makes an answer: keeps what gunicorn writes until `send_some` sends it."""
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ class Connection:
         self.socket = accepted
         self.client = client
         self.server = server
-        self.sock = Outbox()
+        self.sock = SendBuffer()
         self.parser: Any = None
         self.deadline: float | None = None  # monotonic seconds; None while a thread works
         self.received = bytearray()
@@ -212,7 +212,7 @@ class Connection:
         del self.received[:size]
         self.measured = framing.measured
         self.told_to_continue = False
-        self.sock = Outbox()
+        self.sock = SendBuffer()
         self.parser = _OneRequest(get_parser(self.config, [content], self.client), keeps=framing.measured)
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - gunicorn's

@@ -15,10 +15,11 @@ from gunicorn.app.base import BaseApplication
 
 from fedsim import __version__
 from fedsim.activation import passed_sockets
-from fedsim.config import Address, WebConfig, load_config
-from fedsim.daemon import EXTEND_START_USEC, command_line, notify
+from fedsim.config import Address, WebConfig
 from fedsim.errors import EX_OK, ConfigError, FedsimError, Unavailable
 from fedsim.log import get_logger
+from fedsim.runtime.daemon import command_line, reload_config
+from fedsim.runtime.systemd import extend_timeout, notify
 from fedsim.spool.files import Role
 from fedsim.store import Store, open_store
 from fedsim.web.app import make_app
@@ -91,16 +92,13 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc] # gunicorn has no types
     def read_again(self) -> bool:
         """Read the file anew, for the process that is to serve from now on; False where it cannot be used."""
         try:
-            config = load_config(self._path, WebConfig)
+            config = reload_config(self._path, self._config, FIXED)
             credentials = read_credentials(config)
             open_store(config.database, config.database_password_file).close()
         except ConfigError as error:
             get_logger().error("reload_failed", problem=str(error))
             return False
-        changed = [key for key in FIXED if getattr(config, key) != getattr(self._config, key)]
-        if changed:
-            get_logger().warning("restart_needed", keys=", ".join(changed))
-        self._config = config.model_copy(update={key: getattr(self._config, key) for key in FIXED})
+        self._config = config
         self._credentials = credentials
         get_logger().info("reloaded", config=str(self._path))
         return True
@@ -150,7 +148,7 @@ def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
                     said = str(error)
                     get_logger().warning("waiting_for_database", problem=said)
                     notify(f"STATUS=Waiting for the database: {said}")
-                notify("WATCHDOG=1", f"EXTEND_TIMEOUT_USEC={EXTEND_START_USEC}")
+                extend_timeout()
                 stopping.wait(DATABASE_RETRY_SECONDS)
             else:
                 return

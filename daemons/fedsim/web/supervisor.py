@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import suppress
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
-from fedsim.daemon import notify
+from fedsim.runtime.systemd import notify, notify_reloading
 
 
 class Supervisor(Arbiter):  # type: ignore[misc] # gunicorn has no types
@@ -48,7 +47,7 @@ class Supervisor(Arbiter):  # type: ignore[misc] # gunicorn has no types
 
     def handle_hup(self) -> None:
         """A reload: a new process serves, and READY is told once the old one is gone; a wrong file changes nothing."""
-        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        notify_reloading()
         if self.app.read_again():
             super().handle_hup()
         else:

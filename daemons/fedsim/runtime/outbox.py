@@ -1,7 +1,7 @@
-"""What a daemon has on its way: sends files through the sender's threads, hears of their end in its own loop.
+"""The transfers of a daemon: sends files on the sender's threads and reports their outcomes in the daemon's loop.
 
-Sending is asked for again and again (a node that forgot, a server that restarted): what is already on its way is not
-queued twice, and what arrived before costs one question.
+Sending can be requested repeatedly (a node that forgot, a server that restarted): a transfer that is under way is not
+queued twice, and a file that was delivered before costs one question.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire.peer import Identity, Peer
@@ -20,15 +20,23 @@ from fedsim.wire.tls import Credentials
 
 
 class Outbox:
-    """The transfers of one daemon. `fileno` becomes readable when `ended` or `trouble` have something new to tell."""
+    """The transfers of one daemon. `fileno` becomes readable when `ended` or `trouble` have something new."""
 
-    def __init__(self, identity: Identity, credentials: Credentials | None) -> None:
-        self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._sender = Sender(identity, credentials=credentials, on_trouble=self._in_trouble)
+    _sender: Sender
+
+    def __init__(self, eventfd: int) -> None:
+        self._eventfd = eventfd
         self._troubles: dict[Peer, str] = {}
         self._underway: dict[tuple[Peer, FileId], tuple[object, Transfer]] = {}
         self._ended: deque[tuple[object, Outcome]] = deque()
         self._newer: dict[tuple[Peer, FileId], bytes] = {}
+
+    @classmethod
+    def open(cls, identity: Identity, credentials: Credentials | None) -> Self:
+        """Start the sender's threads; `close` ends them."""
+        outbox = cls(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+        outbox._sender = Sender(identity, credentials=credentials, on_trouble=outbox._in_trouble)
+        return outbox
 
     def fileno(self) -> int:
         """For the daemon's selector."""
@@ -44,7 +52,7 @@ class Outbox:
         digest: str | None = None,
         give_up_after: float | None = None,
     ) -> None:
-        """Send a file until it has arrived. If it is on its way already, nothing happens."""
+        """Send a file until it is delivered. Does nothing if it is under way already."""
         key = (peer, file)
         if key in self._underway:
             return
@@ -62,7 +70,7 @@ class Outbox:
     def send_newest(self, peer: Peer, file: FileId, content: bytes) -> None:
         """Send a file of which only the newest content counts.
 
-        One that is on its way gives way, or is waited for if the peer has it in hand already: it could not take both.
+        A transfer that is under way is replaced, or awaited if the peer is receiving it: it could not take both.
         """
         if (peer, file) in self._underway:
             self._newer[peer, file] = content
@@ -71,7 +79,7 @@ class Outbox:
             self.send(peer, file, content)
 
     def ended(self) -> list[Outcome]:
-        """How transfers ended since the last call; those that were cancelled are not told."""
+        """The outcomes of the transfers that ended since the last call, except for cancelled ones."""
         try:
             os.eventfd_read(self._eventfd)
         except BlockingIOError:
@@ -89,9 +97,9 @@ class Outbox:
         return outcomes
 
     def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
-        """See `Sender.reload`; what is on its way to others is given up.
+        """See `Sender.reload`; transfers to other peers are cancelled.
 
-        But for a stop: whoever was taken out of the configuration must still hear that its task is over.
+        Except stops: a node that was removed from the configuration must still learn that its task is over.
         """
         for (peer, file), (_, transfer) in list(self._underway.items()):
             if peer not in peers and file.kind is not Kind.STOP:
@@ -101,7 +109,7 @@ class Outbox:
         self._sender.reload(credentials, peers)
 
     def trouble(self, peer: Peer) -> str:
-        """What keeps files from the peer now, in words for people; empty if nothing does."""
+        """Why files do not reach the peer at present, for people; empty if they do."""
         return self._troubles.get(peer, "")
 
     def _in_trouble(self, peer: Peer, trouble: str) -> None:  # in a thread of the sender
@@ -109,21 +117,21 @@ class Outbox:
         os.eventfd_write(self._eventfd, 1)
 
     def redirect(self, old: Peer, new: Peer) -> None:
-        """A peer has another address now: what is on its way to the old one goes there instead."""
+        """Send what is under way to a peer to its new address instead."""
         for (peer, file), (_, transfer) in list(self._underway.items()):
             if peer == old:
                 del self._underway[peer, file]
                 transfer.cancel()
-                left = None if transfer.give_up_at is None else max(0.0, transfer.give_up_at - time.monotonic())
-                what = self._newer.pop((peer, file), transfer.what)
-                self.send(new, file, what, meta=transfer.meta, digest=transfer.digest, give_up_after=left)
+                remaining = None if transfer.give_up_at is None else max(0.0, transfer.give_up_at - time.monotonic())
+                source = self._newer.pop((peer, file), transfer.what)
+                self.send(new, file, source, meta=transfer.meta, digest=transfer.digest, give_up_after=remaining)
 
     def check(self) -> None:
-        """Raises `SenderFailedError` if nothing can be sent any more; a daemon's loop asks at each turn."""
+        """Raise `SenderFailedError` if nothing can be sent any more; called at each turn of the loop."""
         self._sender.check()
 
     def cancel(self, unwanted: Callable[[FileId], bool]) -> None:
-        """Give up the transfers of files for which `unwanted` holds."""
+        """Cancel the transfers of the files that `unwanted` selects."""
         for (peer, file), (_, transfer) in list(self._underway.items()):
             if unwanted(file):
                 del self._underway[peer, file]
@@ -131,6 +139,6 @@ class Outbox:
                 transfer.cancel()
 
     def close(self) -> None:
-        """End the sender and everything that is on its way."""
+        """Stop the sender; all transfers end."""
         self._sender.close()
         os.close(self._eventfd)

@@ -1,0 +1,28 @@
+"""What every running task on a node works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedsim.client.audit_log import AuditLog
+from fedsim.config import ClientConfig
+from fedsim.metrics import NodeMetrics
+from fedsim.runtime.outbox import Outbox
+from fedsim.spool.layout import Spool
+from fedsim.wire.peer import Peer
+from fedsim.worker.forking import ForkServers
+
+
+@dataclass
+class NodeContext:
+    """Shared by all tasks; `config` is replaced when the daemon reloads it."""
+
+    config: ClientConfig
+    spool: Spool
+    outbox: Outbox
+    server: Peer
+    fork_servers: ForkServers
+    audit_log: AuditLog
+    announce: Callable[[], None]
+    metrics: NodeMetrics

@@ -1,0 +1,181 @@
+"""The base of the two daemons that run tasks: the spool, the outbox, workers, the data sets of the host.
+
+While the disk is full or the database is gone, tasks are suspended: their workers end, and everything is resumed from
+what is stored as soon as the resource is there again.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+from abc import abstractmethod
+from selectors import DefaultSelector
+from typing import ClassVar, Final, Literal, TypeVar
+
+from fedsim.config import ClientConfig, ServerConfig
+from fedsim.errors import DiskFull, Unavailable
+from fedsim.runtime.daemon import Daemon
+from fedsim.runtime.event_loop import EventLoop
+from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.systemd import extend_timeout
+from fedsim.spool.disk_space import has_room, noticing_a_full_disk
+from fedsim.spool.files import Kind, Role
+from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.watch import Watch
+from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.sender import Outcome
+from fedsim.wire.tls import Credentials
+from fedsim.worker.forking import ForkServers
+from fedsim.worker.inspector import Inspected, OwnData, Wanted
+
+TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
+
+_TURN_SECONDS: Final = 5.0  # the watchdog's time is longer
+_RETRY_SECONDS: Final = 2.0
+
+
+class TaskDaemon(Daemon[TaskConfig]):
+    """Opens what tasks need, waits for events, suspends and resumes all tasks."""
+
+    role: ClassVar[Role]
+    # The kinds of files that others send to this host; `files_arrived` gets them.
+    received_kinds: ClassVar[tuple[Kind, ...]]
+    # Whether the loop goes on while tasks are suspended; otherwise it waits for the resource and for nothing else.
+    serves_while_suspended: ClassVar[bool]
+
+    # ------------------------------------------------------------ what a daemon implements
+
+    @abstractmethod
+    def files_arrived(self, items: list[Arrived]) -> None:
+        """Process files that were received."""
+
+    @abstractmethod
+    def transfer_ended(self, outcome: Outcome) -> None:
+        """Process the end of a transfer to another host."""
+
+    @abstractmethod
+    def data_inspected(self, inspected: Inspected) -> None:
+        """Take note of which of the host's data sets can be used."""
+
+    @abstractmethod
+    def end_turn(self) -> None:
+        """Called after the events of each turn."""
+
+    @abstractmethod
+    def suspend_tasks(self, error: Unavailable) -> None:
+        """End everything that works for tasks, but not the tasks."""
+
+    @abstractmethod
+    def resume_tasks(self) -> None:
+        """Continue all tasks from what is stored."""
+
+    @abstractmethod
+    def peers(self) -> set[Peer]:
+        """The receivers of the configured hosts."""
+
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]:
+        """The device that this host computes with."""
+        return "cpu"
+
+    def next_wake(self) -> float:
+        """When the next turn is due at the latest (time.monotonic)."""
+        return self.own_data.wake_at
+
+    def require_resources(self) -> None:
+        """Raise `Unavailable` if tasks cannot be resumed yet."""
+        config = self.config
+        if isinstance(self.suspended, DiskFull) and not has_room(config.spool, config.min_free_bytes):
+            raise DiskFull(f"the disk of {config.spool} is full: waiting for {config.min_free_bytes} free bytes")
+
+    # ------------------------------------------------------------ the loop
+
+    def setup(self) -> None:
+        """Open spool, sender and fork servers."""
+        config = self.config
+        # Why tasks are suspended; None while they run.
+        self.suspended: Unavailable | None = None
+        self.loop = EventLoop(self.resources.enter_context(DefaultSelector()))
+        self.loop.watch(self.wake_fd, self.drain_wake)
+        self.spool = Spool(config.spool)
+        self.checkpoints = config.spool / "checkpoints"
+        self.checkpoints.mkdir(mode=0o750, exist_ok=True)
+        self._watch = Watch(*(self.spool.folder(kind) for kind in self.received_kinds))
+        self.resources.callback(self._watch.close)
+        self.loop.watch(self._watch, lambda: self.files_arrived(self.spool.among(self._watch.drain())))
+        self._identity = Identity(config.name, self.role)
+        self.outbox = Outbox.open(self._identity, Credentials.of(config.tls, self._identity))
+        self.resources.callback(self.outbox.close)
+        self.loop.watch(self.outbox, self._transfers_ended)
+        self.fork_servers = ForkServers(self.loop.selector)
+        self.resources.callback(self.fork_servers.close)
+        self.own_data = OwnData(self.fork_servers, self.data_inspected)
+        self.resources.callback(self.own_data.close)
+        self._retry = self.loop.timer(self._retry_resume)
+
+    def run_once(self) -> None:
+        """Wait for events, process them."""
+        try:
+            with noticing_a_full_disk():
+                self.loop.run_once(min(self.next_wake(), time.monotonic() + _TURN_SECONDS))
+                self.outbox.check()
+                self.own_data.tick()
+                self.end_turn()
+        except Unavailable as error:
+            self.suspend(error)
+            self.await_resources()
+
+    def reload(self, config: TaskConfig) -> None:
+        """Apply a configuration: credentials, peers and data sets; a running task keeps what it started with."""
+        credentials = Credentials.of(config.tls, self._identity)
+        self.config = config
+        self.outbox.reload(credentials, self.peers())
+        self.inspect_data()
+
+    def inspect_data(self) -> None:
+        """Inspect the host's data sets in a worker; `data_inspected` gets the result."""
+        self.own_data.look(Wanted(self.config.data, tuple(self.config.datasets), self.device))
+
+    def _transfers_ended(self) -> None:
+        for outcome in self.outbox.ended():
+            self.transfer_ended(outcome)
+
+    # ------------------------------------------------------------ suspending and resuming
+
+    def suspend(self, error: Unavailable) -> None:
+        """Suspend all tasks: something that each of them needs is gone."""
+        self.suspended = error
+        self.log.error("disk_full" if isinstance(error, DiskFull) else "database_lost", problem=str(error))
+        self.suspend_tasks(error)
+
+    def await_resources(self) -> None:
+        """Resume the tasks as soon as that is possible; a stop ends the wait."""
+        if self.serves_while_suspended:
+            self._retry.start(_RETRY_SECONDS)
+            return
+        while not self.stopping and not self._resume():
+            # Only signals wake: files that arrive meanwhile are found in their folders afterwards.
+            extend_timeout()
+            if select.select([self.wake_fd], [], [], _RETRY_SECONDS)[0]:
+                self.drain_wake()
+
+    def _retry_resume(self) -> None:
+        if not self._resume():
+            self._retry.start(_RETRY_SECONDS)
+
+    def _resume(self) -> bool:
+        try:
+            self.require_resources()
+        except Unavailable as error:
+            self.publish_status(str(error))
+            return False
+        if self.suspended is not None:
+            self.log.info("tasks_resumed", after=str(self.suspended))
+        self.suspended = None
+        try:
+            with noticing_a_full_disk():
+                self.resume_tasks()
+        except Unavailable as error:
+            self.suspend(error)
+            return False
+        return True

@@ -1,0 +1,46 @@
+"""The versions of fedsim whose workers computed a task: with more than one, its result is not comparable with others.
+
+versions.json in the task's folder: the version that the task started under, and those of the workers on each host.
+It only ever grows, and is cleared with the task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedsim import __version__
+from fedsim.spool.durable import write_json
+
+
+class WorkerVersions:
+    """The versions of one task's workers."""
+
+    def __init__(self, path: Path, version: str, hosts: dict[str, list[str]]) -> None:
+        self.version = version
+        self.hosts = hosts
+        self._path = path
+
+    @classmethod
+    def open(cls, folder: Path, version: str | None = None) -> WorkerVersions:
+        """Read what is recorded in a task's folder; `version` is the one that the task started under, if known."""
+        path = folder / "versions.json"
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            content = {"version": __version__, "hosts": {}}
+        return cls(path, version or content["version"], content["hosts"])
+
+    def record(self, host: str, versions: Iterable[str]) -> list[str]:
+        """Durably record workers of these versions; returns the new ones that the task was not started under."""
+        new = sorted({*versions} - {*self.hosts.get(host, ())})
+        if new:
+            self.hosts[host] = sorted({*self.hosts.get(host, ()), *new})
+            write_json(self._path, {"version": self.version, "hosts": self.hosts})
+        return [version for version in new if version != self.version]
+
+    @property
+    def all(self) -> list[str]:
+        """Every version that the task was started under or computed by."""
+        return sorted({self.version, *(version for versions in self.hosts.values() for version in versions)})
