@@ -6,16 +6,23 @@ is computed; once they are written, the file with this digest holds them, and da
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, FiniteFloat, PrivateAttr
 
+from fedsim.errors import BadInput
 from fedsim.messages import Count, Message, Name
 
 Arrays = Mapping[str, NDArray[np.float32]]
+PARAMETERS = "parameters"
+"""The array that every update has: the model's parameters after training."""
+TRAIN_LOSS = "train_loss"
+"""The metric that every engine reports: the mean loss over all training steps."""
 MAX_METRICS = 100
 _Number = Annotated[int, Field(ge=0, le=1_000_000)]
 
@@ -36,7 +43,7 @@ class Update(Message):
     """
 
     base_round: _Number
-    chunk: _Number
+    chunk: _Number = 0
     client: _Number | None = None
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
@@ -76,3 +83,42 @@ def mean_metric(updates: Iterable[Update], name: str) -> float | None:
             total += update.metrics[name] * update.num_examples
             num_examples += update.num_examples
     return total / num_examples if num_examples else None
+
+
+def mean_metrics(updates: Sequence[Update]) -> dict[str, float]:
+    """`mean_metric` of every metric that one of the updates reports."""
+    names = dict.fromkeys(name for update in updates for name in update.metrics)
+    return {name: mean for name in names if (mean := mean_metric(updates, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where named arrays are in one flat float32 vector, as an update's file holds it: in the order of `shapes`."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        """Numbers in the flat vector."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def flatten(self, arrays: Arrays) -> NDArray[np.float32]:
+        """The arrays in one vector; a single flat array is not copied.
+
+        Raises:
+            BadInput: the arrays are not those of the layout.
+        """
+        found = {name: array.shape for name, array in arrays.items()}
+        if found != dict(self.shapes):
+            raise BadInput(f"an update has the arrays {found}, but {dict(self.shapes)} are declared")
+        flat = [arrays[name].reshape(-1) for name in self.shapes]
+        return flat[0] if len(flat) == 1 else np.concatenate(flat)
+
+    def views(self, vector: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """The arrays in a flat vector of `size` numbers, without a copy."""
+        views, start = {}, 0
+        for name, shape in self.shapes.items():
+            end = start + math.prod(shape)
+            views[name] = vector[start:end].reshape(shape)
+            start = end
+        return views

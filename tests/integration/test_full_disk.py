@@ -12,8 +12,9 @@ from presence import fill, small_disk
 
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import write_vector
+from fedsim.update import Update
 from fedsim.worker.forking import ForkServers
-from fedsim.worker.jobs import Aggregate, JobFailed, WeightedFile
+from fedsim.worker.jobs import Aggregate, JobFailed
 from fedsim.worker.process import WorkerProcess
 
 LONG = {"local_epochs": 40, "num_rounds": 8}
@@ -72,7 +73,8 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
             settings=TaskSettings(),
             round=1,
             base=base,
-            updates=(WeightedFile(path=update, digest=digest, weight=1.0),),
+            updates=(Update(base_round=1, num_examples=1, digest=digest),),
+            files=(update,),
             out=disk / "out",
         )
         with DefaultSelector() as selector:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fedsim.learning import models
-from fedsim.learning.engine import ClientUpdate, SequentialEngine, make_deterministic, mean_update, train_chunk
+from fedsim.learning.engine import SequentialEngine, make_deterministic, mean_update, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples
 from fedsim.learning.models import build_model, initial_vector, load_vector, vector_of
@@ -21,6 +21,7 @@ from fedsim.learning.partition import make_partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import make_strategy
 from fedsim.settings import TaskSettings
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Update
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,10 @@ def _engine(settings: TaskSettings, *, count: int = 104, shape: tuple[int, ...] 
 
 def _start(settings: TaskSettings, shape: tuple[int, ...] = (6,)) -> np.ndarray:
     return initial_vector(settings.model, shape, 2, settings.seed)
+
+
+def _parameters(updates: Iterable[Update]) -> list[bytes]:
+    return [update.arrays[PARAMETERS].tobytes() for update in updates]
 
 
 MADE_DETERMINISTIC = """
@@ -87,16 +92,18 @@ def test_training_is_plain_sgd_in_the_seeds_batch_order(strategy: str) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    assert np.allclose(update.vector, vector_of(model), atol=1e-6)
+    assert np.allclose(update.arrays[PARAMETERS], vector_of(model), atol=1e-6)
     assert update.num_examples == 26
-    assert update.train_loss == pytest.approx(sum(losses) / 52, rel=1e-5)
+    assert update.metrics[TRAIN_LOSS] == pytest.approx(sum(losses) / 52, rel=1e-5)
 
 
 def test_a_client_trains_the_same_whoever_trained_before_it() -> None:
     settings = _settings()
     start = _start(settings)
-    together = [update.vector.tobytes() for update in _engine(settings).train([0, 1, 3], 1, start)]
-    alone = [next(iter(_engine(settings).train([client], 1, start))).vector.tobytes() for client in (0, 1, 3)]
+    together = [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([0, 1, 3], 1, start)]
+    alone = [
+        next(iter(_engine(settings).train([client], 1, start))).arrays[PARAMETERS].tobytes() for client in (0, 1, 3)
+    ]
     assert together == alone
     assert len(set(together)) == 3
 
@@ -122,7 +129,7 @@ def test_rounds_and_seeds_change_the_batch_order() -> None:
 def test_fedprox_without_its_pull_is_fedavg() -> None:
     plain, prox = _settings(), _settings(strategy="fedprox", proximal_mu=0.0)
     (one,), (other,) = (_engine(chosen).train([0], 1, _start(chosen)) for chosen in (plain, prox))
-    assert np.array_equal(one.vector, other.vector)
+    assert np.array_equal(one.arrays[PARAMETERS], other.arrays[PARAMETERS])
 
 
 def test_a_client_that_diverges_is_named_with_its_round() -> None:
@@ -150,43 +157,48 @@ def test_a_lab_model_with_dropout_is_reproducible_and_torchs_stream_is_put_back(
     start = _start(settings)
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    together = [update.vector.tobytes() for update in _engine(settings).train([0, 1], 1, start)]
+    together = [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([0, 1], 1, start)]
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(5)
-    assert [update.vector.tobytes() for update in _engine(settings).train([1], 1, start)] == together[1:]
-    assert [update.vector.tobytes() for update in _engine(settings).train([1], 2, start)] != together[1:]
+    assert [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([1], 1, start)] == together[1:]
+    assert [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([1], 2, start)] != together[1:]
 
 
 def test_random_crops_are_reproducible() -> None:
     settings = _settings(model="cifar_cnn", num_clients=2, local_epochs=1)
     start = _start(settings, (1, 26, 26))
     runs = [next(iter(_engine(settings, count=8, shape=(1, 26, 26)).train([1], 1, start))) for _ in range(2)]
-    assert runs[0].vector.tobytes() == runs[1].vector.tobytes()
+    assert runs[0].arrays[PARAMETERS].tobytes() == runs[1].arrays[PARAMETERS].tobytes()
 
 
 @pytest.mark.parametrize("weighting", ["examples", "uniform"])
 def test_a_chunks_mean_is_weighted_and_summed_in_the_order_given(weighting: str) -> None:
     rng = np.random.default_rng(0)
     updates = [
-        ClientUpdate(client, size, rng.normal(size=101).astype(np.float32), loss)
+        Update(base_round=1, client=client, num_examples=size, metrics={TRAIN_LOSS: loss}).with_arrays(
+            {PARAMETERS: rng.normal(size=101).astype(np.float32), "more": rng.normal(size=3).astype(np.float32)}
+        )
         for client, size, loss in ((3, 10, 1.0), (5, 30, 2.0), (8, 60, 3.0))
     ]
     strategy = make_strategy(_settings(weighting=weighting))
     mean = mean_update(iter(updates), strategy)
     weights = [10, 30, 60] if weighting == "examples" else [1, 1, 1]
-    expected = np.average(np.stack([update.vector for update in updates]).astype(np.float64), axis=0, weights=weights)
-    assert mean.vector.dtype == np.float32
-    assert np.allclose(mean.vector, expected, rtol=1e-6)
-    assert (mean.clients, mean.num_examples) == ((3, 5, 8), 100)
-    assert mean.train_loss == pytest.approx(2.5)
+    for name, array in mean.arrays.items():
+        stacked = np.stack([update.arrays[name] for update in updates]).astype(np.float64)
+        assert array.dtype == np.float32
+        assert np.allclose(array, np.average(stacked, axis=0, weights=weights), rtol=1e-6)
+    assert list(mean.arrays) == [PARAMETERS, "more"]
+    assert (mean.client, mean.num_clients, mean.num_examples) == (None, 3, 100)
+    assert mean.metrics == {TRAIN_LOSS: pytest.approx(2.5)}
     with pytest.raises(ValueError, match="without clients"):
         mean_update([], strategy)
 
 
 def test_a_chunk_sends_one_mean_or_each_client_as_the_strategy_needs() -> None:
-    for name, sent in (("fedavg", [(0, 2)]), ("median", [(0,), (2,)])):
+    for name, sent in (("fedavg", [(None, 2)]), ("median", [(0, 1), (2, 1)])):
         settings = _settings(strategy=name)
         strategy = make_strategy(settings)
-        updates = list(train_chunk(_engine(settings), strategy, (0, 2), 1, _start(settings)))
-        assert [update.clients for update in updates] == sent
+        updates = list(train_chunk(_engine(settings), strategy, 5, (0, 2), 1, _start(settings)))
+        assert [(update.client, update.num_clients) for update in updates] == sent
+        assert {(update.base_round, update.chunk) for update in updates} == {(1, 5)}
         assert sum(update.num_examples for update in updates) == 52

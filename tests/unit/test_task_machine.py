@@ -20,6 +20,7 @@ from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.task import FINAL_DELIVERY_SECONDS, Restored, TaskMachine
+from fedsim.update import Update
 
 UID = "0" * 32
 INFO = DataSetInfo(
@@ -57,8 +58,21 @@ def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), *
     return plan
 
 
+def came(node: str | None, number: int, chunk: int, client: int | None = None, *, digest: str = "d" * 64) -> Update:
+    """An update as it comes in, whose own count of examples is nonsense."""
+    return Update(
+        node=node,
+        base_round=number,
+        chunk=chunk,
+        client=client,
+        num_examples=10**6,
+        metrics={"train_loss": 1.0},
+        digest=digest,
+    )
+
+
 def digest(*parts: object) -> str:
-    return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    return blake2b(repr(parts).encode(), digest_size=32).hexdigest()
 
 
 SETTINGS = TaskSettings(
@@ -75,7 +89,7 @@ class ServerDisk:
     models: dict[int, str] = field(default_factory=dict)
     made: dict[int, str] = field(default_factory=dict)
     rosters: dict[int, on_server.WriteRoster] = field(default_factory=dict)
-    updates: dict[tuple[int, int, int | None], on_server.UpdateArrived] = field(default_factory=dict)
+    updates: dict[tuple[int, int, int | None], Update] = field(default_factory=dict)
     evaluated: set[int] = field(default_factory=set)
     saved: set[int] = field(default_factory=set)
     testset: bool = False
@@ -176,7 +190,7 @@ class World:
         self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.serve(self.server.begin(self.now))
         for update in list(disk.updates.values()):
-            self.serve(self.server.handle(update, self.now))
+            self.serve(self.server.handle(on_server.UpdateArrived(update), self.now))
 
     def told(self, event: on_server.Event) -> None:
         if self.disk.outcome is None:
@@ -217,11 +231,11 @@ class World:
             case on_server.WriteRoster(number):
                 assert number not in disk.rosters, "a roster is written once"
                 disk.rosters[number] = self.rosters[number] = action
-            case on_server.Aggregate(number, entries):
-                assert disk.rosters[number].entries == entries
-                for entry in entries:  # the files must still be there
-                    assert disk.updates[number, entry.chunk, entry.client].digest == entry.digest
-                made = digest(disk.models[number - 1], [(e.chunk, e.client, e.digest, e.weight) for e in entries])
+            case on_server.Aggregate(number, updates):
+                assert disk.rosters[number].updates == updates
+                for update in updates:  # the files must still be there
+                    assert disk.updates[number, update.chunk, update.client].digest == update.digest
+                made = digest(disk.models[number - 1], [(u.place, u.digest, u.num_examples) for u in updates])
                 self.worker(on_server.Aggregated(number, finite=True), lambda: disk.made.update({number: made}))
             case on_server.Commit(number):
                 assert number == max(disk.models, default=-1) + 1, "rounds are committed in order, once"
@@ -230,7 +244,7 @@ class World:
             case on_server.ClearUpdates(through):
                 disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
             case on_server.Discard(update):
-                disk.updates.pop((update.round, update.chunk, update.client), None)
+                disk.updates.pop((update.base_round, update.chunk, update.client), None)
             case on_server.Evaluate(number):
                 assert disk.testset
                 assert number in disk.models, "the model must still be there"
@@ -244,10 +258,10 @@ class World:
             case on_server.Finish():
                 disk.outcome = action
 
-    def update_came(self, update: on_server.UpdateArrived) -> None:
+    def update_came(self, update: Update) -> None:
         if self.disk.outcome is None:
-            self.disk.updates[update.round, update.chunk, update.client] = update
-            self.told(update)
+            self.disk.updates[update.base_round, update.chunk, update.client] = update
+            self.told(on_server.UpdateArrived(update))
 
     # -- the nodes' shells
 
@@ -335,7 +349,7 @@ class World:
                 self.alive(name, self.random.uniform(0.5, 5), trained)
             case on_node.SendUpdates(number, chunk_id):
                 for key in [key for key in disk.updates if key[:2] == (number, chunk_id)]:
-                    update = on_server.UpdateArrived(name, *key, disk.updates[key], 1.0)
+                    update = came(name, *key, digest=disk.updates[key])
                     self.message(lambda update=update: self.update_came(update))
             case on_node.ClearUpdates(through):
                 disk.updates = {key: value for key, value in disk.updates.items() if key[0] > through}
@@ -443,7 +457,7 @@ def started(settings: TaskSettings = SETTINGS) -> tuple[TaskMachine, Plan, list[
 
 def answers(sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
     return [
-        on_server.UpdateArrived(send.node, send.round, chunk.id, None, "d", 1.0)
+        on_server.UpdateArrived(came(send.node, send.round, chunk.id))
         for send in sends
         for chunk in send.broadcast.chunks
     ]
@@ -458,7 +472,7 @@ def test_a_round_with_everyone_closes_before_its_deadline() -> None:
     assert isinstance(roster, on_server.WriteRoster)
     assert isinstance(aggregate, on_server.Aggregate)
     assert roster.missing == ()
-    assert [entry.chunk for entry in roster.entries] == sorted(entry.chunk for entry in roster.entries)
+    assert [update.chunk for update in roster.updates] == sorted(update.chunk for update in roster.updates)
 
 
 def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_enough_answered() -> None:
@@ -480,7 +494,7 @@ def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() 
     for update in updates[:-1]:
         course.handle(update, 1)
     assert course.handle(on_server.TimePassed(), 10_000) == []
-    assert course.waiting_for == (updates[-1].node,)
+    assert course.waiting_for == (updates[-1].update.node,)
     assert [type(action) for action in course.handle(updates[-1], 20_000)] == [
         on_server.WriteRoster,
         on_server.Aggregate,
@@ -489,15 +503,15 @@ def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() 
 
 def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> None:
     course, plan, sends = started()
-    update = answers(sends)[0]
+    update = answers(sends)[0].update
     other = next(name for name in plan.nodes if name != update.node)
     for wrong in (
-        on_server.UpdateArrived(other, update.round, update.chunk, None, "d", 1.0),
-        on_server.UpdateArrived(update.node, update.round + 1, update.chunk, None, "d", 1.0),
-        on_server.UpdateArrived(update.node, update.round, 999, None, "d", 1.0),
-        on_server.UpdateArrived(update.node, update.round, update.chunk, 3, "d", 1.0),
+        came(other, update.base_round, update.chunk),
+        came(update.node, update.base_round + 1, update.chunk),
+        came(update.node, update.base_round, 999),
+        came(update.node, update.base_round, update.chunk, 3),
     ):
-        assert course.handle(wrong, 1) == [on_server.Discard(wrong)]
+        assert course.handle(on_server.UpdateArrived(wrong), 1) == [on_server.Discard(wrong)]
     assert course.waiting_for == tuple(send.node for send in sends)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from test_task_machine import came
 
 from fedsim.config import Limits
 from fedsim.messages import (
@@ -214,7 +215,7 @@ def answers(course: TaskMachine, node: str) -> list[on_server.UpdateArrived]:
     plan, number = course.plan, course.round
     chunks = [chunk for chunk in plan.chunks(number) if plan.nodes[chunk.node] == node]
     keys = [(chunk.id, client) for chunk in chunks for client in ([None] if plan.settings.linear else [*chunk.clients])]
-    return [on_server.UpdateArrived(node, number, chunk, client, "d", 1.0) for chunk, client in keys]
+    return [on_server.UpdateArrived(came(node, number, chunk, client)) for chunk, client in keys]
 
 
 def all_from(course: TaskMachine, node: str) -> list[on_server.Action]:

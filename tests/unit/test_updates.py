@@ -12,7 +12,7 @@ from fedsim.messages import read_message
 from fedsim.spool.files import metadata_path
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
-from fedsim.update import Update, mean_metric
+from fedsim.update import Layout, Update, mean_metric
 
 
 def update(chunk: int = 0, client: int | None = None, *, base_round: int = 1, loss: float = 0.5) -> Update:
@@ -78,3 +78,21 @@ def test_a_metric_is_the_mean_over_the_examples_of_the_updates_that_report_it() 
     silent = updates[0].model_copy(update={"metrics": {}})
     assert mean_metric([*updates, silent], "train_loss") == pytest.approx(1.25)
     assert mean_metric([silent], "train_loss") is None
+
+
+def test_a_file_holds_the_declared_arrays_one_after_another(tmp_path: Path) -> None:
+    layout = Layout({"parameters": (4,), "control": (2, 3)})
+    arrays = {"control": np.ones((2, 3), np.float32), "parameters": np.arange(4, dtype=np.float32)}
+    vector = layout.flatten(arrays)
+    assert vector.tolist() == [0, 1, 2, 3, 1, 1, 1, 1, 1, 1]
+    write_update(tmp_path, update(), vector)
+    views = layout.views(open_vector(update_path(tmp_path, update()), layout.size))
+    assert list(views) == ["parameters", "control"]
+    assert all(np.array_equal(views[name], arrays[name]) for name in arrays)
+    with pytest.raises(BadInput, match="are declared"):
+        layout.flatten({"parameters": arrays["parameters"]})
+
+
+def test_a_single_flat_array_is_written_without_a_copy() -> None:
+    vector = np.zeros(4, np.float32)
+    assert np.shares_memory(Layout({"parameters": (4,)}).flatten({"parameters": vector}), vector)

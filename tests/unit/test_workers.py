@@ -18,6 +18,7 @@ from platform_support import lives, workers_of
 from fedsim import __version__
 from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
+from fedsim.update import Update
 from fedsim.worker import host_jobs
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import (
@@ -27,7 +28,6 @@ from fedsim.worker.jobs import (
     JobFailed,
     MakeInitialModel,
     Reply,
-    WeightedFile,
     encode_job,
 )
 from fedsim.worker.main_loop import Worker
@@ -216,8 +216,9 @@ def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(servers: Fo
     workers = pool(servers, max_restarts=0)
     worker = the_worker(servers)
     os.kill(worker.pid, signal.SIGSTOP)
-    update = WeightedFile(path=tmp_path / "update.npy", digest="0" * 64, weight=1)
-    job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=(update,) * 20_000, out=tmp_path)
+    updates = (Update(base_round=1, num_examples=1, digest="0" * 64),) * 20_000
+    files = (tmp_path / "update.npy",) * 20_000
+    job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=updates, files=files, out=tmp_path)
     assert len(encode_job(job)) > 2**21, "more than any socket holds"
     workers.give(job)
     os.kill(worker.pid, signal.SIGCONT)

@@ -18,7 +18,7 @@ from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
-from fedsim.spool.updates import UpdateIndex
+from fedsim.spool.updates import UpdateIndex, file_id
 from fedsim.state_machines import node as events
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
@@ -212,7 +212,7 @@ class NodeTask:
     def _record_unacknowledged(self) -> None:
         """Files that are found when a task is resumed may have been sent before."""
         for update in self._updates.all():
-            self._audit.record_sent(self._update_id(update), update.size, update.num_examples)
+            self._audit.record_sent(file_id(update, self.uid), update.size, update.num_examples)
         for file in self._testset_files():
             path = self._context.spool.path(file, self._context.config.name)
             if path.exists():
@@ -254,16 +254,11 @@ class NodeTask:
             self._pool.give(job)
 
     def _send_update(self, update: Update) -> None:
-        file = self._update_id(update)
+        file = file_id(update, self.uid)
         self._audit.record_sent(file, update.size, update.num_examples)
         meta = update.model_dump(mode="json", exclude_defaults=True)
         path = self._updates.path(update)
         self._context.outbox.send(self._context.server, file, path, meta=meta, digest=update.digest)
-
-    def _update_id(self, update: Update) -> FileId:
-        return FileId(
-            kind=Kind.LOCALPARAM, task=self.uid, round=update.base_round, chunk=update.chunk, client=update.client
-        )
 
     def _send_testset(self) -> None:
         for file in self._testset_files():

@@ -13,6 +13,7 @@ from blake3 import blake3
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Strategy
+from fedsim.update import Layout
 
 BLOCK = 2**18
 """Parameters in a block where updates are summed one after another: 2 MiB of float64, which stays in the cache."""
@@ -76,6 +77,11 @@ def aggregate(
 def initial_state(strategy: Strategy, size: int) -> dict[str, FloatArray]:
     """A strategy's state before round 1: zeros, float32 [size] for each of its `state_names`."""
     return {name: np.zeros(size, np.float32) for name in strategy.state_names}
+
+
+def uplink_layout(strategy: Strategy, size: int) -> Layout:
+    """The layout of an update's file for a model of `size` parameters: the strategy's arrays, each that long."""
+    return Layout(dict.fromkeys(strategy.uplink_arrays, (size,)))
 
 
 def model_digest(vector: FloatArray) -> str:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -23,26 +24,7 @@ from fedsim.learning.partition import Partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.settings import TaskSettings
-
-
-@dataclass(frozen=True)
-class ClientUpdate:
-    """What one client's training gives: its parameters, float32 [P], and the mean loss over all its steps."""
-
-    client: int
-    num_examples: int
-    vector: FloatArray
-    train_loss: float
-
-
-@dataclass(frozen=True)
-class ChunkUpdate:
-    """The weighted mean of some clients' updates, float32 [P]; `train_loss` is the mean over their examples."""
-
-    clients: tuple[int, ...]
-    num_examples: int
-    vector: FloatArray
-    train_loss: float
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, mean_metrics
 
 
 @dataclass(frozen=True)
@@ -68,8 +50,8 @@ class ClientData:
 class Engine(Protocol):
     """Trains clients from a global model. Where it runs them, and how many at once, is its own affair."""
 
-    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[ClientUpdate]:
-        """Yield the clients' updates in the order of `clients`.
+    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
+        """Yield the clients' updates in the order of `clients`, each with its parameters, float32 [P].
 
         Args:
             clients: some of those that this node holds.
@@ -121,7 +103,7 @@ class SequentialEngine:
         self.values = [parameter.detach() for parameter in self.parameters]
         self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
 
-    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[ClientUpdate]:
+    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`; see `Engine`."""
         load_vector(self.model, global_vector)
         start = self.flat.clone()
@@ -135,7 +117,12 @@ class SequentialEngine:
             vector = self.flat.cpu().numpy().copy()
             if not isfinite(loss) or not np.isfinite(vector).all():
                 raise Diverged(round_number, client)
-            yield ClientUpdate(client, self.data.partition.num_examples(client), vector, loss)
+            yield Update(
+                base_round=round_number,
+                client=client,
+                num_examples=self.data.partition.num_examples(client),
+                metrics={TRAIN_LOSS: loss},
+            ).with_arrays({PARAMETERS: vector})
 
     def _seed_torch(self, round_number: int, client: int) -> None:
         """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
@@ -168,37 +155,54 @@ class SequentialEngine:
         return float(total) / order.numel()
 
 
-def mean_update(updates: Iterable[ClientUpdate], strategy: Strategy) -> ChunkUpdate:
+def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
     """A chunk's weighted mean, summed in float64 in the order given, holding one update at a time.
 
     Raises:
         ValueError: there are no updates.
     """
-    total = scratch = np.zeros(0)
-    weights, losses = 0.0, 0.0
-    clients: list[int] = []
-    num_examples = 0
+    totals: dict[str, NDArray[np.float64]] = {}
+    scratch: dict[str, NDArray[np.float64]] = {}
+    weights = 0.0
+    seen: list[Update] = []
     for update in updates:
-        if not clients:
-            total, scratch = np.zeros(len(update.vector)), np.empty(len(update.vector))
+        if not seen:
+            totals = {name: np.zeros(array.shape) for name, array in update.arrays.items()}
+            scratch = {name: np.empty(array.shape) for name, array in update.arrays.items()}
         weight = strategy.weight(update.num_examples)
-        total += np.multiply(update.vector, weight, out=scratch, dtype=np.float64)
+        for name, array in update.arrays.items():
+            totals[name] += np.multiply(array, weight, out=scratch[name], dtype=np.float64)
         weights += weight
-        losses += update.train_loss * update.num_examples
-        clients.append(update.client)
-        num_examples += update.num_examples
-    if not clients:
+        seen.append(update.with_arrays({}))
+    if not seen:
         raise ValueError("a chunk without clients has no mean")
-    return ChunkUpdate(tuple(clients), num_examples, (total / weights).astype(np.float32), losses / num_examples)
+    return (
+        seen[0]
+        .model_copy(
+            update={
+                "client": None,
+                "num_clients": len(seen),
+                "num_examples": sum(update.num_examples for update in seen),
+                "metrics": mean_metrics(seen),
+            }
+        )
+        .with_arrays({name: (total / weights).astype(np.float32) for name, total in totals.items()})
+    )
 
 
 def train_chunk(
-    engine: Engine, strategy: Strategy, clients: Sequence[int], round_number: int, global_vector: FloatArray
-) -> Iterator[ChunkUpdate]:
+    engine: Engine,
+    strategy: Strategy,
+    chunk: int,
+    clients: Sequence[int],
+    round_number: int,
+    global_vector: FloatArray,
+) -> Iterator[Update]:
     """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those."""
-    updates = engine.train(clients, round_number, global_vector)
+    updates = (
+        update.model_copy(update={"chunk": chunk}) for update in engine.train(clients, round_number, global_vector)
+    )
     if strategy.needs_each_client:
-        for update in updates:
-            yield ChunkUpdate((update.client,), update.num_examples, update.vector, update.train_loss)
+        yield from updates
     else:
         yield mean_update(updates, strategy)

@@ -22,6 +22,7 @@ from fedsim.learning.models import build_model, initial_vector, load_vector
 from fedsim.learning.partition import make_partition
 from fedsim.learning.strategies import make_strategy
 from fedsim.settings import TaskSettings
+from fedsim.update import PARAMETERS, TRAIN_LOSS, mean_metric
 
 
 @dataclass(frozen=True)
@@ -117,19 +118,18 @@ def simulate(
             update
             for chunk in chunks
             for update in train_chunk(
-                engines[chunk.node if len(engines) > 1 else 0], strategy, chunk.clients, round_number, vector
+                engines[chunk.node if len(engines) > 1 else 0], strategy, chunk.id, chunk.clients, round_number, vector
             )
         ]
         # 3. Their updates become the next model, in canonical order.
-        weights = [strategy.weight(update.num_examples, len(update.clients)) for update in updates]
+        weights = [strategy.weight(update.num_examples, update.num_clients) for update in updates]
         new_vector, new_state = np.empty_like(vector), initial_state(strategy, len(vector))
         if not aggregate(
-            strategy, vector, [update.vector for update in updates], weights, state, new_vector, new_state
+            strategy, vector, [update.arrays[PARAMETERS] for update in updates], weights, state, new_vector, new_state
         ):
             raise Diverged(round_number)
         vector, state = new_vector, new_state
         # 4. The round is tested, where it is due, and told.
         num_examples = sum(update.num_examples for update in updates)
-        train_loss = sum(update.train_loss * update.num_examples for update in updates) / num_examples
-        record(round_number, vector, num_examples, train_loss)
+        record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS))
     return SimulationResult(vector, state, rounds)

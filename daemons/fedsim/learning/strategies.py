@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedsim.learning.examples import FloatArray
 from fedsim.settings import TaskSettings
+from fedsim.update import PARAMETERS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,10 +28,12 @@ class Strategy:
 
     Attributes:
         needs_each_client: the server must see each client's update; else a chunk's weighted mean stands for it.
+        uplink_arrays: the arrays of an update, each as long as the model, in their order in its file.
         state_names: vectors, as long as the model, that the server keeps from round to round; zeros before round 1.
     """
 
     needs_each_client: ClassVar[bool] = False
+    uplink_arrays: ClassVar[tuple[str, ...]] = (PARAMETERS,)
     state_names: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, settings: TaskSettings) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
-from fedsim.state_machines.task_events import RosterEntry, WriteRoster
+from fedsim.state_machines.task_events import WriteRoster
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
+from fedsim.update import mean_metric
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 
@@ -72,12 +73,12 @@ class TaskProjection:
         """Commit the round's folder with its record, then project it into the database."""
         now = time.monotonic()
         self._lengths[number] = now - self._opened_at
-        entries = roster.entries if roster else ()
+        updates = roster.updates if roster else ()
         record = RoundRecord(
             round=number,
             digest=self._made.digest,
-            num_examples=sum(entry.num_examples for entry in entries),
-            train_loss=mean_train_loss(entries),
+            num_examples=sum(update.num_examples for update in updates),
+            train_loss=mean_metric(updates, "train_loss"),
             seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
             bytes_sent=self._bytes_sent.pop(number, 0),
             bytes_received=self._bytes_received.pop(number, 0),
@@ -189,16 +190,6 @@ class TaskProjection:
         self._shown = progress
         self._store.tasks.set_progress(self._plan.task, progress)
         return progress
-
-
-def mean_train_loss(entries: Iterable[RosterEntry]) -> float | None:
-    """Over all examples behind the entries; None without entries."""
-    total = 0.0
-    examples = 0
-    for entry in entries:
-        total += entry.train_loss * entry.num_examples
-        examples += entry.num_examples
-    return total / examples if examples else None
 
 
 def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:

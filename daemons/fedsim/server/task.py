@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from pathlib import Path
 from typing import Any
 
 from fedsim.errors import BadInput, DiskFull
+from fedsim.learning.aggregate import uplink_layout
+from fedsim.learning.strategies import make_strategy
 from fedsim.messages import Broadcast, TaskReport, read_message
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.server.context import ServerContext
@@ -52,7 +53,6 @@ class ServerTask:
         self._jobs = TaskJobs(plan, context, self._folder, workers)
         self._roster: events.WriteRoster | None = None
         self._machine = TaskMachine(plan, self._restored(), own_testset=plan.testset_from is None)
-        self._updates: dict[Path, Arrived] = {}
         self._held_saves: set[int] = set()
         self._published_at = 0.0
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
@@ -91,7 +91,10 @@ class ServerTask:
         if asked is not None:
             kinds[Kind.TESTSET] = (asked,)
         committed = self._folder.committed()
-        length = len(open_vector(self._folder.model(committed[-1]))) if committed else None
+        length = None
+        if committed:
+            size = len(open_vector(self._folder.model(committed[-1])))
+            length = uplink_layout(make_strategy(self.plan.settings), size).size
         want(self._context.spool, self.uid, kinds, num_parameters=length)
 
     def tick(self) -> None:
@@ -118,7 +121,7 @@ class ServerTask:
         """A file of this task has come."""
         if item.id.kind is Kind.TESTSET:
             self._look_for_testset()
-        elif item.path not in self._updates:
+        else:
             self._update_arrived(item)
 
     def _look_for_testset(self) -> None:
@@ -136,18 +139,16 @@ class ServerTask:
             self._log.warning("update_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
             return
-        self._updates[item.path] = item
-        file = item.id
-        self._dispatch(
-            events.UpdateArrived(
-                metadata.sender,
-                file.round or 0,
-                file.chunk or 0,
-                file.client,
-                metadata.digest,
-                update.metrics.get("train_loss", 0.0),
-            )
-        )
+        # Only what the connection proved counts, whatever else the update says of itself.
+        proved = {
+            "node": metadata.sender,
+            "base_round": item.id.round,
+            "chunk": item.id.chunk,
+            "client": item.id.client,
+            "digest": metadata.digest,
+            "size": metadata.size,
+        }
+        self._dispatch(events.UpdateArrived(update.model_copy(update=proved)))
 
     def transfer_ended(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
@@ -225,8 +226,8 @@ class ServerTask:
                 self._send_model(node, FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number), broadcast)
             case events.WriteRoster():
                 self._write_roster(action)
-            case events.Aggregate(number, entries):
-                self._jobs.aggregate(number, entries)
+            case events.Aggregate(number, updates):
+                self._jobs.aggregate(number, updates)
             case events.Commit(number):
                 self._commit(number)
             case events.ClearUpdates(through):
@@ -234,11 +235,8 @@ class ServerTask:
                 numbers = {item.id.round or 0 for item in spool.arrived(Kind.LOCALPARAM, self.uid)}
                 for number in numbers & set(range(through + 1)):
                     clear_round(spool, Kind.LOCALPARAM, self.uid, number)
-                self._updates.clear()
             case events.Discard(update):
-                path = self._jobs.update_path(update.node, update.round, update.chunk, update.client)
-                self._updates.pop(path, None)
-                clear_file(path)
+                clear_file(self._jobs.update_path(update))
             case events.Evaluate(number):
                 self._jobs.evaluate(number)
             case events.Save(number):
@@ -270,7 +268,7 @@ class ServerTask:
         )
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
-        received = sum(item.path.stat().st_size for item in self._updates.values() if item.id.round == roster.round)
+        received = sum(update.size for update in roster.updates)
         self._folder.write_roster(roster, self._records.closed(roster.round, received))
         self._roster = roster
         if roster.missing:

@@ -20,7 +20,8 @@ from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
 from fedsim.spool.layout import MODEL_FILE
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import RosterEntry, WriteRoster
+from fedsim.state_machines.task_events import WriteRoster
+from fedsim.update import Update
 
 _ROUND = re.compile(r"round-(\d{6,7})")
 
@@ -68,15 +69,21 @@ class TaskDir:
 
     def write_roster(self, roster: WriteRoster, gathered: Gathered) -> None:
         """Record which updates count in a round, and what gathering them took."""
-        write_json(self._roster(roster.round), {**asdict(roster), "gathered": asdict(gathered)})
+        content = {
+            "round": roster.round,
+            "updates": [update.model_dump(mode="json", exclude_defaults=True) for update in roster.updates],
+            "missing": roster.missing,
+            "gathered": asdict(gathered),
+        }
+        write_json(self._roster(roster.round), content)
 
     def read_roster(self, number: int) -> tuple[WriteRoster, Gathered] | None:
         """The round's roster and what gathering it took, if it was written."""
         content = self._read_json(self._roster(number).name)
         if content is None:
             return None
-        entries = tuple(RosterEntry(**entry) for entry in content["entries"])
-        roster = WriteRoster(content["round"], entries, tuple(content["missing"]))
+        updates = tuple(Update.model_validate(update) for update in content["updates"])
+        roster = WriteRoster(content["round"], updates, tuple(content["missing"]))
         return roster, Gathered(**content["gathered"])
 
     # ---- rounds

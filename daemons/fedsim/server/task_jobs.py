@@ -10,10 +10,11 @@ from fedsim.config import DataSetConfig, ServerConfig
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import checkpoint_name
 from fedsim.server.task_dir import TaskDir
-from fedsim.spool.files import FileId, Kind
+from fedsim.spool.files import Kind
 from fedsim.spool.layout import Arrived
+from fedsim.spool.updates import file_id
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import RosterEntry
+from fedsim.update import Update
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
@@ -43,22 +44,15 @@ class TaskJobs:
             EVALUATOR,
         )
 
-    def aggregate(self, number: int, entries: tuple[RosterEntry, ...]) -> None:
+    def aggregate(self, number: int, updates: tuple[Update, ...]) -> None:
         """Make the round's model of these updates."""
-        updates = [
-            jobs.WeightedFile(
-                path=self.update_path(entry.node, number, entry.chunk, entry.client),
-                digest=entry.digest,
-                weight=entry.weight,
-            )
-            for entry in entries
-        ]
         self._workers.give(
             jobs.Aggregate(
                 settings=self._plan.settings,
                 round=number,
                 base=self._folder.round(number - 1),
-                updates=tuple(updates),
+                updates=updates,
+                files=tuple(self.update_path(update) for update in updates),
                 out=self._folder.clean_new_round(number),
             ),
             AGGREGATOR,
@@ -95,10 +89,9 @@ class TaskJobs:
             EVALUATOR,
         )
 
-    def update_path(self, node: str, number: int, chunk: int, client: int | None) -> Path:
+    def update_path(self, update: Update) -> Path:
         """Where the receiver puts an update."""
-        file = FileId(kind=Kind.LOCALPARAM, task=self._plan.task, round=number, chunk=chunk, client=client)
-        return self._context.spool.path(file, node)
+        return self._context.spool.path(file_id(update, self._plan.task), update.node or "")
 
     def testset(self) -> list[Arrived]:
         """What has come of the test set, from the node that was asked for it; nobody else's counts."""

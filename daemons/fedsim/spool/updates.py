@@ -1,4 +1,4 @@
-"""A node's own updates, from their training until the server has used them.
+"""Updates as files: on the node from their training until the server has used them, and on their way.
 
 localparam/<uid>/round-000007/chunk-000003[.client-000017].npy, and .json next to it, with which it counts as written.
 A worker writes them and reports what it wrote; the daemon reads the folder once, when it resumes the task.
@@ -16,11 +16,16 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedsim.spool.durable import make_folder, remove_tree, write_bytes
-from fedsim.spool.files import metadata_path
+from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.npy import write_vector
 from fedsim.update import Update
 
 _ROUND = re.compile(r"round-(\d{6,7})")
+
+
+def file_id(update: Update, task: str) -> FileId:
+    """As which file an update is sent."""
+    return FileId(kind=Kind.LOCALPARAM, task=task, round=update.base_round, chunk=update.chunk, client=update.client)
 
 
 def update_path(folder: Path, update: Update) -> Path:

@@ -7,7 +7,8 @@ from math import ceil
 
 from fedsim.messages import Broadcast, Chunk
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import RosterEntry, SendGlobal, UpdateArrived, WriteRoster
+from fedsim.state_machines.task_events import SendGlobal, WriteRoster
+from fedsim.update import Update
 
 Key = tuple[int, int | None]  # chunk; client, where each sends an update of its own
 
@@ -40,7 +41,7 @@ class RoundCollector:
             self._expected = frozenset(
                 (chunk.id, client) for chunk in self._chunks.values() for client in chunk.clients
             )
-        self._arrived: dict[Key, UpdateArrived] = {}
+        self._arrived: dict[Key, Update] = {}
         cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
         # Rounded, because 0.7 of 10 clients are 7.000000000000001.
         self._needed = max(1, ceil(round(cohort * plan.settings.min_responses, 6)))
@@ -74,12 +75,12 @@ class RoundCollector:
         self._absent.discard(node)
         self._awaited = self._still_awaited()
 
-    def awaits(self, update: UpdateArrived) -> bool:
+    def awaits(self, update: Update) -> bool:
         """Whether this update is one of the round's, from the node that it is expected of."""
-        expected = update.round == self.number and (update.chunk, update.client) in self._expected
+        expected = update.base_round == self.number and (update.chunk, update.client) in self._expected
         return expected and self._node_of(update.chunk) == update.node
 
-    def take(self, update: UpdateArrived) -> bool:
+    def take(self, update: Update) -> bool:
         """Note an awaited update; False if it had come before."""
         key = (update.chunk, update.client)
         if key in self._arrived:
@@ -99,9 +100,9 @@ class RoundCollector:
     def close(self) -> WriteRoster:
         """What has come is what counts: the roster in canonical order."""
         self.closed = True
-        entries = tuple(self._entry(self._arrived[key]) for key in sorted(self._arrived, key=_canonical))
+        updates = tuple(self._counted(update) for update in sorted(self._arrived.values(), key=lambda one: one.place))
         missing = [client for key in self._expected - set(self._arrived) for client in self._clients_behind(key)]
-        return WriteRoster(self.number, entries, tuple(sorted(missing)))
+        return WriteRoster(self.number, updates, tuple(sorted(missing)))
 
     def broadcast(self, node: str) -> SendGlobal | None:
         """The round's model for a node, with what it trains; None if that is nothing, or nothing is awaited of it."""
@@ -121,13 +122,11 @@ class RoundCollector:
     def _clients(self, keys: Iterable[Key]) -> int:
         return sum(len(self._clients_behind(key)) for key in keys)
 
-    def _entry(self, update: UpdateArrived) -> RosterEntry:
+    def _counted(self, update: Update) -> Update:
+        """The update with the counts that were fixed before round 1: those that it reports are not trusted."""
         clients = self._clients_behind((update.chunk, update.client))
         num_examples = sum(self._counts[client] for client in clients)
-        weight = num_examples if self._plan.settings.weighting == "examples" else len(clients)
-        return RosterEntry(
-            update.node, update.chunk, update.client, update.digest, float(weight), num_examples, update.train_loss
-        )
+        return update.model_copy(update={"num_clients": len(clients), "num_examples": num_examples})
 
     def _node_of(self, chunk: int) -> str:
         return self._plan.nodes[self._chunks[chunk].node]
@@ -135,7 +134,3 @@ class RoundCollector:
     def _clients_behind(self, key: Key) -> tuple[int, ...]:
         chunk, client = key
         return self._chunks[chunk].clients if client is None else (client,)
-
-
-def _canonical(key: Key) -> tuple[int, int]:
-    return (key[0], -1 if key[1] is None else key[1])

@@ -51,6 +51,7 @@ from fedsim.state_machines.task_events import (
     UpdateArrived,
     WriteRoster,
 )
+from fedsim.update import Update
 
 # The end waits so long for the final model to arrive; whoever has it not by then gets it afterwards.
 FINAL_DELIVERY_SECONDS = 10.0
@@ -153,7 +154,7 @@ class TaskMachine:
         if self._restored_roster is not None:
             roster = self._restored_roster
             self._open(roster.round, now).closed = True
-            actions.append(Aggregate(roster.round, roster.entries))
+            actions.append(Aggregate(roster.round, roster.updates))
         else:
             actions += self._go_on(now)
         return actions
@@ -173,8 +174,8 @@ class TaskMachine:
                 self._testset = True
                 due = [action for number in sorted(self._kept) for action in self._evaluation(number)]
                 return due + self._go_on(now)
-            case UpdateArrived():
-                return self._update_arrived(event, now)
+            case UpdateArrived(update):
+                return self._update_arrived(update, now)
             case Aggregated(number, finite):
                 return self._aggregated(number, now, finite=finite)
             case Evaluated(number):
@@ -280,11 +281,11 @@ class TaskMachine:
         self._will_not_take_it(node, f"refused {reason}")
         return self._go_on(now)
 
-    def _update_arrived(self, update: UpdateArrived, now: float) -> list[Action]:
+    def _update_arrived(self, update: Update, now: float) -> list[Action]:
         gathering = self._gathering
         if gathering is None or gathering.closed or not gathering.awaits(update):
             # A round to come is impossible for an honest node; the current one's file may be part of its roster.
-            in_roster = gathering is not None and gathering.closed and update.round == gathering.number
+            in_roster = gathering is not None and gathering.closed and update.base_round == gathering.number
             return [] if in_roster else [Discard(update)]
         return self._close_if_enough(now) if gathering.take(update) else []
 
@@ -374,7 +375,7 @@ class TaskMachine:
         if not (gathering.complete or gathering.enough(now)):
             return []
         roster = gathering.close()
-        return [roster, Aggregate(roster.round, roster.entries)]
+        return [roster, Aggregate(roster.round, roster.updates)]
 
     # ------------------------------------------------------------ what stays, and how long
 

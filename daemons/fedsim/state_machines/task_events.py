@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.messages import Broadcast, TaskReport
+from fedsim.update import Update
 
 # ---------------------------------------------------------------- what can happen
 
@@ -29,14 +30,9 @@ class TestsetArrived:
 
 @dataclass(frozen=True)
 class UpdateArrived:
-    """A verified `localparam` lies in the spool."""
+    """A verified `localparam` is in the spool."""
 
-    node: str
-    round: int
-    chunk: int
-    client: int | None
-    digest: str
-    train_loss: float
+    update: Update
 
 
 @dataclass(frozen=True)
@@ -143,24 +139,14 @@ class SendGlobal:
 
 
 @dataclass(frozen=True)
-class RosterEntry:
-    """An update that counts: which file, its digest, its weight in the sum, and the training loss it reports."""
-
-    node: str
-    chunk: int
-    client: int | None
-    digest: str
-    weight: float
-    num_examples: int
-    train_loss: float
-
-
-@dataclass(frozen=True)
 class WriteRoster:
-    """Durably write which updates count, in canonical order, and who is missing, before anything is summed."""
+    """Durably write which updates count in `round`, in canonical order, and who is missing, before anything is summed.
+
+    How many examples are behind an update is what the nodes reported before round 1, not what came with the update.
+    """
 
     round: int
-    entries: tuple[RosterEntry, ...]
+    updates: tuple[Update, ...]
     missing: tuple[int, ...]
 
 
@@ -169,7 +155,7 @@ class Aggregate:
     """Let a worker combine the roster's updates into the next model."""
 
     round: int
-    entries: tuple[RosterEntry, ...]
+    updates: tuple[Update, ...]
 
 
 @dataclass(frozen=True)
@@ -190,7 +176,7 @@ class ClearUpdates:
 class Discard:
     """Remove an update that nobody waits for: late, double or not asked for."""
 
-    update: UpdateArrived
+    update: Update
 
 
 @dataclass(frozen=True)

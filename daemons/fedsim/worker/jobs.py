@@ -32,22 +32,15 @@ class MakeInitialModel(_Line):
     out: Path
 
 
-class WeightedFile(_Line):
-    """An update and its weight in the sum."""
-
-    path: Path
-    digest: str
-    weight: float
-
-
 class Aggregate(_Line):
-    """Combine the updates with the round in `base` into `out` (`model.npy` and the strategy's state)."""
+    """Combine the updates, each in its file, with the round in `base` into `out` (`model.npy`, the state's files)."""
 
     job: Literal["aggregate"] = "aggregate"
     settings: TaskSettings
     round: int
     base: Path
-    updates: tuple[WeightedFile, ...]
+    updates: tuple[Update, ...]
+    files: tuple[Path, ...]
     out: Path
 
 

@@ -7,13 +7,13 @@ import time
 from fedsim.data import load_dataset
 from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
+from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.engine import SequentialEngine, make_deterministic, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partition import make_partition
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update
-from fedsim.update import Update
 from fedsim.worker.jobs import (
     ChunkTrained,
     ClientDiverged,
@@ -89,18 +89,10 @@ class NodeJobs:
         started = time.monotonic()
         engine = self._engine
         vector = open_vector(job.model)
-        written = []
+        layout = uplink_layout(engine.strategy, len(vector))
         try:
-            for update in train_chunk(engine, engine.strategy, job.clients, job.round, vector):
-                about = Update(
-                    base_round=job.round,
-                    chunk=job.chunk,
-                    client=update.clients[0] if engine.strategy.needs_each_client else None,
-                    num_clients=len(update.clients),
-                    num_examples=update.num_examples,
-                    metrics={"train_loss": update.train_loss},
-                )
-                written.append(write_update(job.out, about, update.vector))
+            updates = train_chunk(engine, engine.strategy, job.chunk, job.clients, job.round, vector)
+            written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in updates]
         except Diverged as diverged:
             return ClientDiverged(
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import aggregate, initial_state, model_digest
+from fedsim.learning.aggregate import aggregate, initial_state, model_digest, uplink_layout
 from fedsim.learning.examples import Examples
 from fedsim.learning.strategies import make_strategy
 from fedsim.spool.durable import sync_folder
 from fedsim.spool.layout import MODEL_FILE
 from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
+from fedsim.update import PARAMETERS, Layout, Update
 from fedsim.worker.jobs import (
     Aggregate,
     CheckpointSaved,
@@ -30,7 +30,6 @@ from fedsim.worker.jobs import (
     ServerJob,
     Tested,
     TestSetFiles,
-    WeightedFile,
 )
 
 if TYPE_CHECKING:
@@ -84,15 +83,16 @@ class ServerJobs:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
         base = open_vector(job.base / MODEL_FILE)
-        updates = [_update(update, base.size) for update in job.updates]
+        layout = uplink_layout(strategy, base.size)
+        updates = [_open(update, path, layout) for update, path in zip(job.updates, job.files, strict=True)]
         job.out.mkdir(parents=True, exist_ok=True)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.state_names}
         finite = aggregate(
             strategy,
             base,
-            updates,
-            [update.weight for update in job.updates],
+            [update.arrays[PARAMETERS] for update in updates],
+            [strategy.weight(update.num_examples, update.num_clients) for update in updates],
             {name: open_vector(job.base / state_file(name)) for name in strategy.state_names},
             out,
             state_out,
@@ -152,11 +152,11 @@ class ServerJobs:
         return CheckpointSaved(round=job.round, digest=digest, size=size)
 
 
-def _update(update: WeightedFile, size: int) -> NDArray[np.float32]:
-    """Map an update that the roster names, which must be the very file that it names."""
-    if hash_file(update.path) != update.digest:
-        raise BadInput(f"{update.path.name} is no longer the file that the roster names: its bytes have changed")
-    return open_vector(update.path, size)
+def _open(update: Update, path: Path, layout: Layout) -> Update:
+    """Map the arrays of an update that the roster names; its file must be the very one that it names."""
+    if hash_file(path) != update.digest:
+        raise BadInput(f"{path.name} is no longer the file that the roster names: its bytes have changed")
+    return update.with_arrays(layout.views(open_vector(path, layout.size)))
 
 
 def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:
