@@ -63,15 +63,15 @@ test-lab: $(VENV)/.tests-installed system-packages  ## on real hosts, which boot
 	$(BIN)/pytest -m "not long" tests/lab
 
 test-long: $(VENV)/.tests-installed system-packages  ## all seeds, kills and variants, all on hosts; PART=… for one part
-	$(BIN)/python tests/long_tier.py $(PART)
+	$(BIN)/python tests/tools/long_tier.py $(PART)
 
 # Of the tests on hosts nothing is measured: what they run is installed there.
 coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches the tests reach, subprocesses included
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest $(AT_ONCE) -m "not long" tests/unit tests/integration tests/browser
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage html --quiet --directory build/coverage
-	$(BIN)/coverage report
+	PYTHONPATH=tests/tools $(BIN)/coverage run -m pytest $(AT_ONCE) -m "not long" tests/unit tests/integration tests/browser
+	PYTHONPATH=tests/tools $(BIN)/coverage combine --quiet
+	PYTHONPATH=tests/tools $(BIN)/coverage html --quiet --directory build/coverage
+	PYTHONPATH=tests/tools $(BIN)/coverage report
 
 check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the documentation
 	$(BIN)/ruff format --check daemons deploy tests docs
