@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fedsim.errors import BadInput, Unavailable
 from fedsim.spool.durable import make_folder
 from fedsim.spool.files import JSON_KINDS, Digest, FileId, Kind, NodeName, metadata_path
+from fedsim.spool.format import check_format
 from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
@@ -75,6 +76,7 @@ class Spool:
         self.incoming = root / INCOMING
         self.wanting = root / WANTED
         try:
+            check_format(root)
             for folder in (self.incoming, self.wanting, *(self.folder(kind) for kind in Kind)):
                 make_folder(folder)
         except OSError as error:

@@ -1,0 +1,34 @@
+"""The command `fedsim-migrate`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from fedsim import __version__
+from fedsim.errors import EX_UNAVAILABLE, FedsimError
+from fedsim.migrations.steps import migrate_state
+
+
+@click.command(name="fedsim-migrate")
+@click.argument("folders", metavar="DIRECTORY…", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--discard-tasks", is_flag=True, help="Remove files of unfinished tasks that cannot be continued.")
+@click.version_option(__version__)
+def main(folders: tuple[Path, ...], *, discard_tasks: bool) -> None:
+    """Bring state directories of an older fedsim (/var/lib/fedsim/server, …/client) to the format of this version.
+
+    Stop the daemons that use a directory first, and run this as their user. Prints what it did: nothing for a
+    directory that is current already or not used yet. It can be killed and run again.
+    """
+    for folder in folders:
+        try:
+            for line in migrate_state(folder, discard_tasks=discard_tasks):
+                click.echo(line)
+        except FedsimError as error:
+            click.echo(str(error), err=True)
+            sys.exit(error.exit_code)
+        except OSError as error:
+            click.echo(f"{folder} cannot be migrated: {error.strerror} ({error.filename})", err=True)
+            sys.exit(EX_UNAVAILABLE)

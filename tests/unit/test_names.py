@@ -1,0 +1,64 @@
+"""Names and sizes: a class name is defined once in the whole tree, and a module can be read in one sitting."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+MODULES = {str(path.relative_to(ROOT)): path for top in ("daemons", "deploy") for path in (ROOT / top).rglob("*.py")}
+MOST_LINES = 350
+# Names that are defined more than once. To be renamed; nothing may be added.
+REPEATED = {
+    "Aggregate",
+    "Answer",
+    "Api",
+    "Authority",
+    "ClearUpdates",
+    "Connection",
+    "Credentials",
+    "DataSet",
+    "Diverged",
+    "Engine",
+    "Evaluate",
+    "ForkServer",
+    "Hello",
+    "Load",
+    "MakeInitialModel",
+    "Outbox",
+    "Peer",
+    "Platform",
+    "Report",
+    "RunningTask",
+    "Source",
+    "Story",
+    "Train",
+    "Trouble",
+    "Wanted",
+}
+# Modules that are longer. To be divided; nothing may be added.
+LONGER = {
+    "daemons/fedsim/client/task.py",
+    "daemons/fedsim/receiver/service.py",
+    "daemons/fedsim/server/task.py",
+    "daemons/fedsim/state_machines/task.py",
+    "daemons/fedsim/wire/peer_connection.py",
+    "daemons/fedsim/wire/session.py",
+}
+
+
+def test_a_class_name_is_defined_once() -> None:
+    defined = defaultdict(list)
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                defined[node.name].append(f"{name}:{node.lineno}")
+    repeated = {name: places for name, places in defined.items() if len(places) > 1 and name not in REPEATED}
+    assert repeated == {}, "rename all but one of each"
+
+
+def test_a_module_can_be_read_in_one_sitting() -> None:
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    longer = {name: count for name, count in lines.items() if count > MOST_LINES and name not in LONGER}
+    assert longer == {}, f"a module has at most {MOST_LINES} lines: divide it by concern"
