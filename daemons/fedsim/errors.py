@@ -57,6 +57,10 @@ class DiskFull(Unavailable):
     """There is no room on this host's disk; what was under way can be done again when there is."""
 
 
+class HostTrouble(Unavailable):
+    """The operating system cannot serve any task of this host: a disk fails, descriptors or memory ran out."""
+
+
 class WatchLimit(FedsimError):  # noqa: N818
     """The kernel lets this user watch no more folders. Not a thing to wait for: somebody must raise the limit."""
 

@@ -181,7 +181,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         started = []
         for item in self.spool.arrived(Kind.INITPARAM):
             known = self._tasks.get(item.id.task or "")
-            if known is not None and not known.suspended:
+            if known is not None and (known.abandoned or not known.suspended):
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
@@ -203,9 +203,10 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
                 reason = str(error)
             clear_file(item.path)
             task = self._tasks.get(uid)
-            if task is not None:
+            if task is not None and not task.abandoned:
                 task.stop(reason)
             else:
+                self._tasks.pop(uid, None)
                 clear_task(self.spool, uid)
 
     def _sweep(self) -> None:

@@ -11,8 +11,9 @@ from fedsim.client.audit_log import TaskAudit
 from fedsim.client.context import NodeContext
 from fedsim.client.telemetry import NodeTaskTelemetry
 from fedsim.config import ClientConfig, DataSetConfig
-from fedsim.errors import BadInput, DiskFull
+from fedsim.errors import BadInput
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
+from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
@@ -26,25 +27,31 @@ from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
 
-class NodeTask:
+class NodeTask(TaskDriver[events.Event, events.Action]):
     """A task from its `initparam` to its end on this node."""
 
     def __init__(self, assignment: Assignment, context: NodeContext) -> None:
+        """Make the driver; `start` reads what is stored of the task."""
         self.assignment = assignment
         self.uid = assignment.task
         self.suspended = False
         self._context = context
         self._folder = context.spool.folder(Kind.LOCALPARAM) / self.uid
-        self._updates = UpdateIndex(self._folder)
         self._audit = TaskAudit(context.audit_log, assignment, context.server.name)
-        self._record_unacknowledged()
-        self._versions = WorkerVersions.open(self._folder)
-        self._telemetry = NodeTaskTelemetry(assignment, context.metrics, self._updates)
-        self._log = self._telemetry.log
-        self._pool: WorkerPool | None = None
-        newest = self._newest_global()
-        trained = self._trained(*newest) if newest is not None else []
-        self._machine = events.NodeMachine(assignment, trained)
+        self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
+        self._versions: WorkerVersions | None = None
+        self._machine = events.NodeMachine(assignment, ())
+        super().__init__(self._telemetry)
+
+    def _restore(self) -> WorkerVersions:
+        """Read what is stored of the task, once."""
+        if self._versions is None:
+            self._updates = UpdateIndex(self._folder)
+            self._record_unacknowledged()
+            newest = self._newest_global()
+            self._machine = events.NodeMachine(self.assignment, self._trained(*newest) if newest is not None else ())
+            self._versions = WorkerVersions.open(self._folder)
+        return self._versions
 
     # ------------------------------------------------------------ its life
 
@@ -56,41 +63,48 @@ class NodeTask:
     @property
     def report(self) -> TaskReport:
         """What the node's announcements report of the task."""
-        return self._machine.report.model_copy(
-            update={"versions": tuple(self._versions.hosts.get(self._context.config.name, ()))}
-        )
+        if self.abandoned:
+            return TaskReport(
+                task=self.uid, state="failed", reason="an internal error of fedsim; see the node's journal"
+            )
+        versions = {} if self._versions is None else self._versions.hosts
+        return self._machine.report.model_copy(update={"versions": tuple(versions.get(self._context.config.name, ()))})
 
     @property
     def status(self) -> str:
         """For `systemctl status`."""
         return f"task {self.assignment.number}: {self.report.state}, round {self._machine.round}"
 
+    @contained
     def start(self, refusal: str | None) -> None:
         """Start, or resume from what is stored; `refusal` is why the institution forbids the task."""
-        self._telemetry.started(self._versions.version)
+        self._telemetry.started(self._restore().version)
         if refusal is not None:
-            self._dispatch(events.Failed(refusal, refused=True))
+            self.dispatch(events.Failed(refusal, refused=True))
             return
         want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None})
-        self._do(self._machine.begin())
+        self.carry_out_all(self._machine.begin())
         self.scan_globals()
 
+    @contained
     def scan_globals(self) -> None:
         """Process the newest global model, if one was received."""
         newest = self._newest_global()
         if newest is not None:
             before = self._machine.round
-            self._dispatch(events.GlobalArrived(*newest))
+            self.dispatch(events.GlobalArrived(*newest))
             if self._machine.round != before:
                 number, broadcast = newest
                 trained = {chunk for _, chunk in self._trained(number, broadcast)}
                 self._telemetry.round_started(number, {chunk.id for chunk in broadcast.chunks} - trained)
 
+    @contained
     def stop(self, reason: str) -> None:
         """The server ended the task; a final model that was received before is processed first."""
+        self._restore()
         self.scan_globals()
         self._log.info("task_stopped", reason=reason)
-        self._dispatch(events.Stopped())
+        self.dispatch(events.Stopped())
 
     def suspend(self) -> None:
         """End workers and transfers without ending the task: another object resumes it later.
@@ -98,15 +112,11 @@ class NodeTask:
         Until then it is announced, and a stop ends it; what was being computed is computed again.
         """
         self.suspended = True
-        self._end_workers()
+        self.end_workers()
+        self._telemetry.stopped()
         self._context.outbox.cancel(lambda file: file.task == self.uid)
 
-    def _end_workers(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
-        self._telemetry.stopped()
-
+    @contained
     def transfer_ended(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
         file = outcome.file_id
@@ -116,54 +126,49 @@ class NodeTask:
             if file.kind is Kind.TESTSET:
                 clear_file(self._context.spool.path(file, self._context.config.name))
         elif outcome.status is Status.REFUSED:
-            self._dispatch(events.Failed(f"the server refused the {file.kind}: {outcome.message}"))
+            self.dispatch(events.Failed(f"the server refused the {file.kind}: {outcome.message}"))
 
+    @contained
     def workers_ready(self) -> None:
-        """A worker answered, or died."""
-        if self._pool is None:
-            return
-        replies, broken = self._pool.replies()
-        self._record_versions()
-        for reply in replies:
-            self._worker_replied(reply)
-        if broken is not None:
-            self._dispatch(events.Failed(broken))
-        elif self._pool is not None:
-            self._dispatch(events.WorkersIdle(self._pool.idle))
+        """Process the replies and deaths of workers, and let idle ones train."""
+        super().workers_ready()
+        if self._pool is not None:
+            self.dispatch(events.WorkersIdle(self._pool.idle))
 
-    def _worker_replied(self, reply: jobs.Reply) -> None:
+    def worker_replied(self, reply: jobs.Reply) -> None:
+        """Tell the state machine what a worker has done."""
         match reply:
             case jobs.DataLoaded():
                 if self.report.state == "loading":
                     self._telemetry.loaded(reply.num_examples)
-                self._dispatch(events.Loaded(reply.num_examples))
+                self.dispatch(events.Loaded(reply.num_examples))
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
                 self._updates.add(reply.updates)
-                self._telemetry.trained(reply)
-                self._dispatch(events.Trained(reply.round, reply.chunk))
+                self._telemetry.trained(reply, self._updates)
+                self.dispatch(events.Trained(reply.round, reply.chunk))
             case jobs.ClientDiverged():
-                self._dispatch(events.Diverged(reply.round, reply.client))
+                self.dispatch(events.Diverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._prune_models()
-                self._dispatch(events.FinalKept())
-            case jobs.JobFailed(disk_full=True, reason=reason):
-                raise DiskFull(reason)
+                self.dispatch(events.FinalKept())
             case jobs.JobFailed():
-                self._dispatch(events.Failed(reply.reason, refused=reply.refused, round=reply.round))
+                self.dispatch(events.Failed(reply.reason, refused=reply.refused, round=reply.round))
 
     # ------------------------------------------------------------ carrying out
 
-    def _dispatch(self, event: events.Event) -> None:
-        self._do(self._machine.handle(event))
+    def handle(self, event: events.Event) -> list[events.Action]:
+        """See TaskDriver."""
+        return self._machine.handle(event)
 
-    def _do(self, actions: list[events.Action]) -> None:
-        for action in actions:
-            self._do_one(action)
+    def fail(self, reason: str) -> None:
+        """Report the failure; the server ends the task."""
+        self.dispatch(events.Failed(reason))
 
-    def _do_one(self, action: events.Action) -> None:
+    def carry_out(self, action: events.Action) -> None:
+        """See TaskDriver."""
         match action:
             case events.Load():
                 self._load()
@@ -177,10 +182,10 @@ class NodeTask:
                     self._context.spool.path(file, self._context.config.name) for file in self._testset_files()
                 )
                 make_folder(data.parent)
-                self._submit(jobs.WriteTestset(data=data, labels=labels))
+                self.submit(jobs.WriteTestset(data=data, labels=labels))
             case events.Train(number, chunk):
                 model = self._global_path(number)
-                self._submit(
+                self.submit(
                     jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self._folder)
                 )
             case events.SendUpdates(number, chunk_id):
@@ -201,7 +206,8 @@ class NodeTask:
             case events.KeepFinal(number):
                 self._keep_final(number)
             case events.EndWorkers():
-                self._end_workers()
+                self.end_workers()
+                self._telemetry.stopped()
             case events.End():
                 self.suspend()
                 clear_task(self._context.spool, self.uid)
@@ -218,17 +224,18 @@ class NodeTask:
             if path.exists():
                 self._audit.record_sent(file, path.stat().st_size)
 
-    def _record_versions(self) -> None:
+    def record_versions(self) -> None:
         """Record the versions of the task's workers, and log those that the task was not started under."""
-        for version in self._versions.record(self._context.config.name, self._pool.versions if self._pool else ()):
-            problem = f"{self._versions.version}, which the task was started under here, is not installed (any more)"
+        versions = self._restore()
+        for version in versions.record(self._context.config.name, self._pool.versions if self._pool else ()):
+            problem = f"{versions.version}, which the task was started under here, is not installed (any more)"
             self._log.warning("other_version", version=version, problem=problem)
 
     def _load(self) -> None:
         config = self._context.config
         dataset = self._dataset()
         if dataset is None:
-            self._dispatch(events.Failed(f"there is no data set {self.assignment.settings.dataset} here"))
+            self.dispatch(events.Failed(f"there is no data set {self.assignment.settings.dataset} here"))
             return
         first = jobs.Load(
             assignment=self.assignment,
@@ -243,15 +250,11 @@ class NodeTask:
             threads=self.assignment.engine.threads,
             max_restarts=config.max_worker_restarts,
             log={"task": self.assignment.number, "node": config.name},
-            version=self._versions.version,
+            version=self._restore().version,
             on_death=self._context.metrics.worker_restarts.inc,
             first=first,
         )
-        self._record_versions()
-
-    def _submit(self, job: jobs.Job) -> None:
-        if self._pool is not None:
-            self._pool.give(job)
+        self.record_versions()
 
     def _send_update(self, update: Update) -> None:
         file = file_id(update, self.uid)
@@ -275,7 +278,7 @@ class NodeTask:
     def _keep_final(self, number: int) -> None:
         assignment = self.assignment
         made_in = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number).made_in
-        self._submit(
+        self.submit(
             jobs.SaveCheckpoint(
                 settings=assignment.settings,
                 feature_shape=assignment.feature_shape,

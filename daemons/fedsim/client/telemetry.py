@@ -12,18 +12,17 @@ from fedsim.messages import Assignment
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.spool.updates import UpdateIndex
-from fedsim.update import mean_metric
+from fedsim.update import Update, mean_metric
 from fedsim.worker.jobs import ChunkTrained
 
 
 class NodeTaskTelemetry(TaskTelemetry):
     """Logs the events of one task on a node and counts."""
 
-    def __init__(self, assignment: Assignment, metrics: NodeMetrics, updates: UpdateIndex) -> None:
+    def __init__(self, assignment: Assignment, metrics: NodeMetrics) -> None:
         super().__init__(assignment.number, metrics)
         self._assignment = assignment
         self._metrics = metrics
-        self._updates = updates
         self._round = 0
         self._round_began = time.monotonic()
         self._untrained: set[int] = set()
@@ -55,7 +54,7 @@ class NodeTaskTelemetry(TaskTelemetry):
         self._round_began = time.monotonic()
         self.publish_round(number)
 
-    def trained(self, chunk: ChunkTrained) -> None:
+    def trained(self, chunk: ChunkTrained, updates: UpdateIndex) -> None:
         """A chunk's updates lie on disk; the last one's end is the round's."""
         self.log.debug("chunk_trained", round=chunk.round, chunk=chunk.chunk, seconds=round(chunk.seconds, 3))
         self._metrics.chunk_seconds.observe(chunk.seconds)
@@ -63,10 +62,9 @@ class NodeTaskTelemetry(TaskTelemetry):
             return
         self._untrained.discard(chunk.chunk)
         if not self._untrained:
-            self._round_trained()
+            self._round_trained(updates.of_round(self._round))
 
-    def _round_trained(self) -> None:
-        updates = self._updates.of_round(self._round)
+    def _round_trained(self, updates: list[Update]) -> None:
         examples = sum(update.num_examples for update in updates)
         self._metrics.rounds.inc()
         self.log.info(

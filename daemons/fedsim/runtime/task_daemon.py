@@ -13,12 +13,13 @@ from selectors import DefaultSelector
 from typing import ClassVar, Final, Literal, TypeVar
 
 from fedsim.config import ClientConfig, ServerConfig
-from fedsim.errors import DiskFull, Unavailable
+from fedsim.errors import DiskFull, HostTrouble, Unavailable
+from fedsim.runtime.bulkhead import host_trouble
 from fedsim.runtime.daemon import Daemon
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.systemd import extend_timeout
-from fedsim.spool.disk_space import has_room, noticing_a_full_disk
+from fedsim.spool.disk_space import has_room
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.watch import Watch
@@ -32,6 +33,7 @@ TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
 
 _TURN_SECONDS: Final = 5.0  # the watchdog's time is longer
 _RETRY_SECONDS: Final = 2.0
+_SUSPENDED: Final = {DiskFull: "disk_full", HostTrouble: "host_trouble"}
 
 
 class TaskDaemon(Daemon[TaskConfig]):
@@ -116,7 +118,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def run_once(self) -> None:
         """Wait for events, process them."""
         try:
-            with noticing_a_full_disk():
+            with host_trouble():
                 self.loop.run_once(min(self.next_wake(), time.monotonic() + _TURN_SECONDS))
                 self.outbox.check()
                 self.own_data.tick()
@@ -145,7 +147,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def suspend(self, error: Unavailable) -> None:
         """Suspend all tasks: something that each of them needs is gone."""
         self.suspended = error
-        self.log.error("disk_full" if isinstance(error, DiskFull) else "database_lost", problem=str(error))
+        self.log.error(_SUSPENDED.get(type(error), "database_lost"), problem=str(error))
         self.suspend_tasks(error)
 
     def await_resources(self) -> None:
@@ -173,7 +175,7 @@ class TaskDaemon(Daemon[TaskConfig]):
             self.log.info("tasks_resumed", after=str(self.suspended))
         self.suspended = None
         try:
-            with noticing_a_full_disk():
+            with host_trouble():
                 self.resume_tasks()
         except Unavailable as error:
             self.suspend(error)

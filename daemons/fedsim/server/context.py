@@ -11,6 +11,7 @@ from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.nodes import Nodes
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
+from fedsim.worker.forking import ForkServers
 
 
 @dataclass
@@ -24,4 +25,5 @@ class ServerContext:
     nodes: Nodes
     finals: FinalDeliveries
     stops: StopDeliveries
+    fork_servers: ForkServers
     metrics: ServerMetrics

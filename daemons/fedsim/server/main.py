@@ -51,9 +51,17 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         self._stops.open()
         self._finals = FinalDeliveries(config.spool / "final", self.outbox, self._nodes, self._stops)
         self._context = ServerContext(
-            config, self._store, self.spool, self.outbox, self._nodes, self._finals, self._stops, self.metrics
+            config=config,
+            store=self._store,
+            spool=self.spool,
+            outbox=self.outbox,
+            nodes=self._nodes,
+            finals=self._finals,
+            stops=self._stops,
+            fork_servers=self.fork_servers,
+            metrics=self.metrics,
         )
-        self._tasks = ClaimedTasks(self._context, self.fork_servers)
+        self._tasks = ClaimedTasks(self._context)
         self.resources.callback(self._tasks.suspend)
         self._poll = self.loop.timer(self._poll_database)
         self._housekeeping = self.loop.timer(self._keep_house)

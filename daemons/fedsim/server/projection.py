@@ -33,7 +33,7 @@ class TaskProjection:
         self._plan = plan
         self._folder = folder
         self._store = store
-        self._rounds = {record.round: record for record in store.rounds.of_task(plan.number)}
+        self._rounds: dict[int, RoundRecord] = {}
         self._file_digests: dict[int, str] = {}
         self._seconds: dict[int, dict[str, float]] = defaultdict(dict)
         self._lengths: dict[int, float] = {}
@@ -41,7 +41,11 @@ class TaskProjection:
         self._bytes_received: dict[int, int] = defaultdict(int)
         self._opened_at = time.monotonic()
         self._shown: Progress | None = None
-        for number in folder.committed():
+
+    def open(self) -> None:
+        """Read the rows, and write those that are missing of committed rounds."""
+        self._rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
+        for number in self._folder.committed():
             self._project(number)
 
     # ---- rounds

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from fedsim.errors import BadInput, DiskFull
+from fedsim.errors import BadInput
 from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.strategies import make_strategy
 from fedsim.messages import Broadcast, TaskReport, read_message
+from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import Delivery
 from fedsim.server.projection import TaskProjection, checkpoint_name
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import TaskJobs
+from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs
 from fedsim.server.telemetry import ServerTaskTelemetry
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_round, clear_task
@@ -38,25 +39,24 @@ PROGRESS_SECONDS = 0.25
 LISTED_MISSING = 50  # the round's record names all
 
 
-class ServerTask:
+class ServerTask(TaskDriver[events.Event, events.Action]):
     """A task between its plan and its end."""
 
-    def __init__(self, plan: Plan, context: ServerContext, workers: WorkerPool) -> None:
+    def __init__(self, plan: Plan, context: ServerContext) -> None:
+        """Make the driver; `start` reads what is stored of the task."""
         self.plan = plan
         self.uid = plan.task
         self.outcome: events.Finish | None = None
         self._context = context
-        self._workers = workers
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskProjection(plan, self._folder, context.store)
-        self._versions = WorkerVersions.open(self._folder.path, plan.version)
-        self._jobs = TaskJobs(plan, context, self._folder, workers)
+        self._jobs = TaskJobs(plan, context, self._folder, self.submit)
         self._roster: events.WriteRoster | None = None
-        self._machine = TaskMachine(plan, self._restored(), own_testset=plan.testset_from is None)
+        self._machine = TaskMachine(plan, Restored(), own_testset=plan.testset_from is None)
         self._held_saves: set[int] = set()
         self._published_at = 0.0
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
-        self._log = self._telemetry.log
+        super().__init__(self._telemetry)
 
     # ------------------------------------------------------------ its life
 
@@ -70,16 +70,36 @@ class ServerTask:
         """When `tick` is due (time.monotonic)."""
         return self._machine.wake_at
 
+    @property
+    def ended(self) -> bool:
+        """Whether the task is over."""
+        return self.outcome is not None or self.abandoned
+
+    @contained
     def start(self) -> None:
         """Start, or resume from what is stored."""
+        self._records.open()
+        self._versions = WorkerVersions.open(self._folder.path, self.plan.version)
+        self._machine = TaskMachine(self.plan, self._restored(), own_testset=self.plan.testset_from is None)
+        config = self._context.config
+        self._pool = WorkerPool(
+            (AGGREGATOR, EVALUATOR),
+            self._context.fork_servers,
+            self.workers_ready,
+            threads=config.threads_per_worker,
+            max_restarts=config.max_worker_restarts,
+            log={"task": self.plan.number},
+            version=self.plan.version,
+            on_death=self._context.metrics.worker_restarts.inc,
+        )
         resumed = self._machine.committed >= 0
         self._telemetry.started(self._machine.round, resumed=resumed)
         self._records.event("resumed" if resumed else "started", f"on the nodes {', '.join(self.plan.nodes)}")
-        self._record_versions("the server", self._workers.versions)
+        self.record_versions()
         if self._machine.counts is not None:  # a crash may have come between the counts and the row
             self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
         self._want()
-        self._do(self._machine.begin(time.monotonic()))
+        self.carry_out_all(self._machine.begin(time.monotonic()))
         self._look_for_testset()
         for item in self._context.spool.arrived(Kind.LOCALPARAM, self.uid):
             self.file_arrived(item)
@@ -97,26 +117,26 @@ class ServerTask:
             length = uplink_layout(make_strategy(self.plan.settings), size).size
         want(self._context.spool, self.uid, kinds, num_parameters=length)
 
+    @contained
     def tick(self) -> None:
         """Time has passed."""
-        self._dispatch(events.TimePassed())
+        self.dispatch(events.TimePassed())
 
+    @contained
     def node_reported(self, node: str, report: TaskReport | None) -> None:
         """A node announced itself."""
-        if self.outcome is not None:
+        if self.ended:
             return
         if report is not None and node in self.plan.nodes:
             self._record_versions(node, report.versions)
-        self._dispatch(events.NodeReported(node, report))
+        self.dispatch(events.NodeReported(node, report))
 
+    @contained
     def stop(self, reason: str) -> None:
         """A user wants the task to end."""
-        self._dispatch(events.StopRequested(reason))
+        self.dispatch(events.StopRequested(reason))
 
-    def broken(self, reason: str) -> None:
-        """The task cannot go on."""
-        self._dispatch(events.Broken(reason))
-
+    @contained
     def file_arrived(self, item: Arrived) -> None:
         """A file of this task has come."""
         if item.id.kind is Kind.TESTSET:
@@ -126,7 +146,7 @@ class ServerTask:
 
     def _look_for_testset(self) -> None:
         if {item.id.part for item in self._jobs.testset()} == {"data", "label"}:
-            self._dispatch(events.TestsetArrived())
+            self.dispatch(events.TestsetArrived())
 
     def _update_arrived(self, item: Arrived) -> None:
         if self.outcome is not None or (item.id.round or 0) <= self._machine.committed:
@@ -148,8 +168,9 @@ class ServerTask:
             "digest": metadata.digest,
             "size": metadata.size,
         }
-        self._dispatch(events.UpdateArrived(update.model_copy(update=proved)))
+        self.dispatch(events.UpdateArrived(update.model_copy(update=proved)))
 
+    @contained
     def transfer_ended(self, outcome: Outcome) -> None:
         """A transfer of this task has ended."""
         file = outcome.file_id
@@ -157,41 +178,34 @@ class ServerTask:
         if file.kind is Kind.GLOBALPARAM and file.round is not None:
             self._records.sent(file.round, outcome.bytes_sent)
             if outcome.delivered and file == FileId.model_of(self.uid, self.plan.settings.num_rounds):
-                self._dispatch(events.FinalDelivered(outcome.peer.name))
+                self.dispatch(events.FinalDelivered(outcome.peer.name))
         if outcome.status is Status.REFUSED:
-            self._dispatch(events.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
+            self.dispatch(events.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
 
-    def workers_ready(self) -> None:
-        """A worker answered, or died."""
-        replies, broken = self._workers.replies()
-        self._record_versions("the server", self._workers.versions)
-        for reply in replies:
-            if self.outcome is None:  # an earlier one may have ended the task
-                self._worker_replied(reply)
-        if broken is not None:
-            self.broken(broken)
-
-    def _worker_replied(self, reply: jobs.Reply) -> None:
+    def worker_replied(self, reply: jobs.Reply) -> None:
+        """Record what a worker has done, and tell the state machine."""
         match reply:
             case jobs.ModelMade():
                 self._records.made(reply)
                 made_first = reply.round == 0
-                self._dispatch(
+                self.dispatch(
                     events.InitialModelMade() if made_first else events.Aggregated(reply.round, finite=reply.finite)
                 )
             case jobs.Tested():
                 self._telemetry.tested(self._records.tested(reply))
                 if reply.round in self._held_saves:
                     self._save(reply.round)
-                self._dispatch(events.Evaluated(reply.round))
+                self.dispatch(events.Evaluated(reply.round))
             case jobs.CheckpointSaved():
                 self._records.saved(reply)
                 self._telemetry.saved(reply)
-                self._dispatch(events.Saved(reply.round))
-            case jobs.JobFailed(disk_full=True, reason=reason):
-                raise DiskFull(reason)
+                self.dispatch(events.Saved(reply.round))
             case jobs.JobFailed():
-                self._dispatch(events.Broken(reply.reason))
+                self.dispatch(events.Broken(reply.reason))
+
+    def record_versions(self) -> None:
+        """Record the versions of the workers here."""
+        self._record_versions("the server", self._pool.versions if self._pool else ())
 
     def _record_versions(self, host: str, versions: Collection[str]) -> None:
         """Workers of these versions of fedsim compute for the task on `host`."""
@@ -204,15 +218,21 @@ class ServerTask:
 
     # ------------------------------------------------------------ carrying out
 
-    def _dispatch(self, event: events.Event) -> None:
-        if self.outcome is None:
-            self._do(self._machine.handle(event, time.monotonic()))
+    def handle(self, event: events.Event) -> list[events.Action]:
+        """See TaskDriver."""
+        return self._machine.handle(event, time.monotonic())
 
-    def _do(self, actions: list[events.Action]) -> None:
-        for action in actions:
-            self._do_one(action)
+    def fail(self, reason: str) -> None:
+        """End the task as failed."""
+        self.dispatch(events.Broken(reason))
 
-    def _do_one(self, action: events.Action) -> None:
+    def give_up(self, reason: str) -> None:
+        """Abandon the task; its row says so if that is possible."""
+        super().give_up(reason)
+        self._context.store.tasks.move(self.uid, TaskState.FAILED, reason=reason, now=time.time())
+
+    def carry_out(self, action: events.Action) -> None:
+        """See TaskDriver."""
         match action:
             case events.Assign(node):
                 body = self.plan.assignment(node).model_dump_json().encode()
@@ -316,7 +336,7 @@ class ServerTask:
         )
         if not moved:
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
-        self._workers.close()
+        self.end_workers()
         self._context.outbox.cancel(lambda file: file.task == self.uid)
         self._context.stops.send(over_for, self.uid, finish.reason)
         if away:
@@ -335,7 +355,7 @@ class ServerTask:
 
     def suspend(self) -> None:
         """End the workers and transfers without ending the task: it is resumed later."""
-        self._workers.close()
+        self.end_workers()
         self._context.outbox.cancel(lambda file: file.task == self.uid)
         self._telemetry.stopped()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from fedsim.spool.updates import file_id
 from fedsim.state_machines.plan import Plan
 from fedsim.update import Update
 from fedsim.worker import jobs
-from fedsim.worker.pool import WorkerPool
+
+Submit = Callable[[jobs.Job, str], None]
 
 # One aggregates, the other makes, tests and saves models: no round waits for a test.
 AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
@@ -25,16 +26,16 @@ AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 class TaskJobs:
     """The jobs of one task, and the files that they read."""
 
-    def __init__(self, plan: Plan, context: ServerContext, folder: TaskDir, workers: WorkerPool) -> None:
+    def __init__(self, plan: Plan, context: ServerContext, folder: TaskDir, submit: Submit) -> None:
         self._plan = plan
         self._context = context
         self._folder = folder
-        self._workers = workers
+        self._submit = submit
 
     def make_initial_model(self) -> None:
         """Round 0."""
         plan = self._plan
-        self._workers.give(
+        self._submit(
             jobs.MakeInitialModel(
                 settings=plan.settings,
                 feature_shape=plan.feature_shape,
@@ -46,7 +47,7 @@ class TaskJobs:
 
     def aggregate(self, number: int, updates: tuple[Update, ...]) -> None:
         """Make the round's model of these updates."""
-        self._workers.give(
+        self._submit(
             jobs.Aggregate(
                 settings=self._plan.settings,
                 round=number,
@@ -61,7 +62,7 @@ class TaskJobs:
     def evaluate(self, number: int) -> None:
         """Test the round's model."""
         plan = self._plan
-        self._workers.give(
+        self._submit(
             jobs.Evaluate(
                 settings=plan.settings,
                 feature_shape=plan.feature_shape,
@@ -76,7 +77,7 @@ class TaskJobs:
     def save(self, number: int, about: Mapping[str, Any]) -> None:
         """Save the round's model as a checkpoint, with what is to be said about it."""
         plan = self._plan
-        self._workers.give(
+        self._submit(
             jobs.SaveCheckpoint(
                 settings=plan.settings,
                 feature_shape=plan.feature_shape,

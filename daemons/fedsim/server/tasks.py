@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from functools import partial
 
 from fedsim import __version__
 from fedsim.config import Limits
-from fedsim.errors import BadInput, Unavailable
+from fedsim.errors import BadInput
 from fedsim.log import get_logger
+from fedsim.runtime.bulkhead import bulkhead
 from fedsim.server.context import ServerContext
 from fedsim.server.task import ServerTask
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.store.records import Event, Progress, Task, TaskState
 from fedsim.wire.frames import room_for_meta
-from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected
-from fedsim.worker.pool import WorkerPool
 
 
 class ClaimedTasks:
     """Every task between its claim and its end. `own` are the server's data sets; before they are known none begins."""
 
-    def __init__(self, context: ServerContext, fork_servers: ForkServers) -> None:
+    def __init__(self, context: ServerContext) -> None:
         self.own: Inspected | None = None
         self.running: dict[str, ServerTask] = {}
         self.waiting: dict[str, Task] = {}
         self._reasons: dict[str, str] = {}
         self._context = context
-        self._fork_servers = fork_servers
         self._log = get_logger()
 
     def __contains__(self, uid: str) -> bool:
@@ -50,19 +47,23 @@ class ClaimedTasks:
     def resume(self) -> None:
         """Continue the tasks that were claimed or running when the server stopped."""
         for task in self._context.store.tasks.unfinished():
-            try:
-                plan = self._folder(task.uid).read_plan()
-            except BadInput as error:  # its model was uninstalled, or another version wrote it
-                self._end_early(task, TaskState.FAILED, f"it cannot be resumed: {error}")
-                continue
-            if plan is None:
-                self.waiting[task.uid] = task
-            elif (missing := self._missing_node(plan)) is not None:
-                self._context.stops.promise(plan.nodes, task.uid, missing)
-                self._end_early(task, TaskState.FAILED, missing)
-                self._context.stops.send(plan.nodes, task.uid, missing)
-            else:
-                self._run(plan)
+            with bulkhead(partial(self._end_early, task, TaskState.FAILED)):
+                self._resume(task)
+
+    def _resume(self, task: Task) -> None:
+        try:
+            plan = self._folder(task.uid).read_plan()
+        except BadInput as error:  # its model was uninstalled, or another version wrote it
+            self._end_early(task, TaskState.FAILED, f"it cannot be resumed: {error}")
+            return
+        if plan is None:
+            self.waiting[task.uid] = task
+        elif (missing := self._missing_node(plan)) is not None:
+            self._context.stops.promise(plan.nodes, task.uid, missing)
+            self._end_early(task, TaskState.FAILED, missing)
+            self._context.stops.send(plan.nodes, task.uid, missing)
+        else:
+            self._run(plan)
 
     def suspend(self) -> None:
         """End what works for tasks here, not the tasks: they can be resumed."""
@@ -76,7 +77,8 @@ class ClaimedTasks:
         """When running tasks need a turn (time.monotonic); publishes their progress."""
         wakes = []
         for running in self.running.values():
-            wakes += [at for at in (running.wake_at, running.publish_progress()) if at is not None]
+            with bulkhead(running.give_up), bulkhead(running.fail):
+                wakes += [at for at in (running.wake_at, running.publish_progress()) if at is not None]
         return wakes
 
     def tick(self) -> None:
@@ -93,7 +95,8 @@ class ClaimedTasks:
                 self._stop(task)
         for running in self.running.values():
             if (missing := self._missing_node(running.plan)) is not None:
-                running.broken(missing)
+                with bulkhead(running.give_up):
+                    running.fail(missing)
         self.start_waiting()
         # A task that waits for its nodes blocks no other: the next is claimed as well.
         while self.own is not None and self._may_run_more:
@@ -115,7 +118,7 @@ class ClaimedTasks:
 
     def reap(self) -> bool:
         """Drop the tasks that have ended; returns whether there were some, so that others may run."""
-        ended = [uid for uid, running in self.running.items() if running.outcome is not None]
+        ended = [uid for uid, running in self.running.items() if running.ended]
         for uid in ended:
             del self.running[uid]
         return bool(ended)
@@ -135,14 +138,24 @@ class ClaimedTasks:
         running = self.running.get(task.uid)
         if running is not None:
             running.stop("stopped by a user")
-        elif self._waits_no_more(task.uid):
+        elif self._drop_waiting(task.uid):
             self._end_early(task, TaskState.STOPPED, "stopped by a user before it started")
 
-    def _waits_no_more(self, uid: str) -> bool:
+    def _drop_waiting(self, uid: str) -> bool:
         self._reasons.pop(uid, None)
         return self.waiting.pop(uid, None) is not None
 
     def _plan(self, task: Task, own: Inspected) -> None:
+        """Plan a claimed task, and start it if it can run now."""
+
+        def fail(reason: str) -> None:
+            self._drop_waiting(task.uid)
+            self._end_early(task, TaskState.FAILED, reason)
+
+        with bulkhead(fail):
+            self._try_to_plan(task, own)
+
+    def _try_to_plan(self, task: Task, own: Inspected) -> None:
         uid, wanted = task.uid, task.settings.dataset
         final_model = FileId.model_of(uid, task.settings.num_rounds)
         plan = make_plan(
@@ -164,10 +177,10 @@ class ClaimedTasks:
                     self._context.store.tasks.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
                     self._reasons[uid] = reason
             case Impossible(reason):
-                self._waits_no_more(uid)
+                self._drop_waiting(uid)
                 self._end_early(task, TaskState.FAILED, reason)
             case Plan():
-                self._waits_no_more(uid)
+                self._drop_waiting(uid)
                 self._folder(uid).write_plan(plan)
                 self._run(plan)
 
@@ -180,29 +193,6 @@ class ClaimedTasks:
         self._context.metrics.ended.labels(state.value).inc()
 
     def _run(self, plan: Plan) -> None:
-        config = self._context.config
         self._context.store.tasks.set_nodes(plan.task, plan.nodes)
-        workers = WorkerPool(
-            (AGGREGATOR, EVALUATOR),
-            self._fork_servers,
-            self._workers_ready(plan.task),
-            threads=config.threads_per_worker,
-            max_restarts=config.max_worker_restarts,
-            log={"task": plan.number},
-            version=plan.version,
-            on_death=self._context.metrics.worker_restarts.inc,
-        )
-        try:
-            running = ServerTask(plan, self._context, workers)
-        except Unavailable:
-            workers.close()
-            raise
-        self.running[plan.task] = running
+        running = self.running[plan.task] = ServerTask(plan, self._context)
         running.start()
-
-    def _workers_ready(self, uid: str) -> Callable[[], None]:
-        def ready() -> None:
-            if uid in self.running:
-                self.running[uid].workers_ready()
-
-        return ready

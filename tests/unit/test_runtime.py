@@ -1,0 +1,145 @@
+"""What the daemons share: timers, reloads, versions of workers, and bulkheads around tasks."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from pathlib import Path
+from selectors import DefaultSelector
+from typing import Any
+
+import pytest
+import yaml
+
+from fedsim.config import ClientConfig
+from fedsim.errors import DiskFull, HostTrouble, Unavailable
+from fedsim.metrics import NodeMetrics
+from fedsim.runtime.bulkhead import host_trouble
+from fedsim.runtime.daemon import reload_config
+from fedsim.runtime.driver import TaskDriver, contained
+from fedsim.runtime.event_loop import EventLoop
+from fedsim.runtime.telemetry import TaskTelemetry
+from fedsim.runtime.worker_versions import WorkerVersions
+from fedsim.worker import jobs
+
+
+class Driver(TaskDriver[str, str]):
+    """A task whose events are exceptions to raise."""
+
+    ended = False
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        super().__init__(TaskTelemetry(1, NodeMetrics()))
+        self.breaks = breaks
+        self.failed: list[str] = []
+        self.suspensions = 0
+
+    def handle(self, event: str) -> list[str]:
+        return [event]
+
+    def carry_out(self, action: str) -> None:
+        if action:
+            raise KeyError(action)
+
+    def worker_replied(self, reply: jobs.Reply) -> None:  # noqa: ARG002
+        raise AssertionError
+
+    def fail(self, reason: str) -> None:
+        self.failed.append(reason)
+        if self.breaks:
+            self.dispatch("again")
+
+    def suspend(self) -> None:
+        self.suspensions += 1
+
+    @contained
+    def happen(self, event: str) -> None:
+        self.dispatch(event)
+
+    @contained
+    def lose(self, error: Exception) -> None:
+        raise error
+
+
+def test_an_exception_while_a_task_is_served_fails_that_task_with_a_reason() -> None:
+    driver = Driver()
+    driver.happen("boom")
+    (reason,) = driver.failed
+    assert "KeyError: 'boom'" in reason
+    assert not driver.abandoned
+
+
+def test_a_task_that_cannot_even_be_failed_is_abandoned_and_left_alone() -> None:
+    driver = Driver(breaks=True)
+    driver.happen("boom")
+    assert driver.abandoned
+    assert driver.suspensions == 1
+    driver.happen("boom")
+    assert len(driver.failed) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), DiskFull),
+        (OSError(errno.EIO, "Input/output error", "model.npy"), HostTrouble),
+        (Unavailable("the database is gone"), Unavailable),
+    ],
+)
+def test_what_concerns_every_task_passes_to_the_daemon(error: Exception, kind: type[Exception]) -> None:
+    driver = Driver()
+    with pytest.raises(kind):
+        driver.lose(error)
+    assert not driver.failed
+
+
+def test_an_error_that_concerns_one_file_fails_its_task_alone() -> None:
+    driver = Driver()
+    driver.lose(FileNotFoundError(errno.ENOENT, "No such file", "plan.json"))
+    assert "plan.json" in driver.failed[0]
+    with pytest.raises(FileNotFoundError), host_trouble():
+        raise FileNotFoundError(errno.ENOENT, "No such file", "plan.json")
+
+
+def test_timers_call_back_once_and_descriptors_while_they_are_readable() -> None:
+    with DefaultSelector() as selector:
+        loop = EventLoop(selector)
+        calls: list[str] = []
+        timer = loop.timer(lambda: calls.append("timer"))
+        loop.run_once(until=0.0)
+        timer.start()
+        loop.run_once(until=time.monotonic() + 10)
+        loop.run_once(until=0.0)
+        assert calls == ["timer"]
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb", buffering=0) as source:
+            loop.watch(source, lambda: calls.append(source.read(1).decode()))
+            os.write(writer, b"ab")
+            os.close(writer)
+            loop.run_once(until=time.monotonic() + 10)
+            loop.run_once(until=time.monotonic() + 10)
+        assert calls == ["timer", "a", "b"]
+
+
+def test_a_reload_keeps_what_only_a_restart_can_change(tmp_path: Path) -> None:
+    content: dict[str, Any] = {
+        "name": "a",
+        "server": {"port": 9001},
+        "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+    }
+    path = tmp_path / "client.yml"
+    current = ClientConfig.model_validate(content)
+    path.write_text(yaml.safe_dump({**content, "name": "b", "clients": 7}))
+    reloaded = reload_config(path, current, ("name", "server"))
+    assert (reloaded.name, reloaded.clients) == ("a", 7)
+
+
+def test_the_versions_of_workers_are_recorded_once_and_survive_a_restart(tmp_path: Path) -> None:
+    versions = WorkerVersions.open(tmp_path, "0.1")
+    assert versions.record("node-a", {"0.1"}) == []
+    assert versions.record("node-a", {"0.1", "0.2"}) == ["0.2"]
+    again = WorkerVersions.open(tmp_path)
+    assert again.version == "0.1"
+    assert again.record("node-a", {"0.2"}) == []
+    assert again.all == ["0.1", "0.2"]
