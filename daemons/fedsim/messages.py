@@ -20,6 +20,7 @@ MAX_RUNS = 200_000
 MAX_PROBLEMS = 100
 MAX_LISTED = 1000
 """Data sets, models and tasks in a hello."""
+MAX_TRANSFORMS = 20
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
@@ -127,6 +128,7 @@ class Assignment(Message):
     feature_shape: FeatureShape
     num_classes: Classes
     engine: Engine
+    transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS)] = ()
     send_testset: bool = False
 
 

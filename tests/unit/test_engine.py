@@ -20,6 +20,7 @@ from fedsim.learning.models import build_model, initial_vector, load_vector, vec
 from fedsim.learning.partition import make_partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import Pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update
 
@@ -198,7 +199,7 @@ def test_a_chunk_sends_one_mean_or_each_client_as_the_strategy_needs() -> None:
     for name, sent in (("fedavg", [(None, 2)]), ("median", [(0, 1), (2, 1)])):
         settings = _settings(strategy=name)
         strategy = make_strategy(settings)
-        updates = list(train_chunk(_engine(settings), strategy, 5, (0, 2), 1, _start(settings)))
+        updates = list(train_chunk(_engine(settings), strategy, 5, (0, 2), 1, _start(settings), Pipeline()))
         assert [(update.client, update.num_clients) for update in updates] == sent
         assert {(update.base_round, update.chunk) for update in updates} == {(1, 5)}
         assert sum(update.num_examples for update in updates) == 52

@@ -23,6 +23,7 @@ from fedsim.learning.models import Prepares, build_model, check_training, load_v
 from fedsim.learning.partition import Partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import Strategy, make_strategy
+from fedsim.learning.transforms import Pipeline, Stage
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, mean_metrics
 
@@ -197,12 +198,12 @@ def train_chunk(
     clients: Sequence[int],
     round_number: int,
     global_vector: FloatArray,
+    pipeline: Pipeline,
 ) -> Iterator[Update]:
     """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those."""
     updates = (
-        update.model_copy(update={"chunk": chunk}) for update in engine.train(clients, round_number, global_vector)
+        pipeline.on_client(Stage.CLIENT, update.model_copy(update={"chunk": chunk}), global_vector)
+        for update in engine.train(clients, round_number, global_vector)
     )
-    if strategy.needs_each_client:
-        yield from updates
-    else:
-        yield mean_update(updates, strategy)
+    for update in updates if strategy.needs_each_client else [mean_update(updates, strategy)]:
+        yield pipeline.on_client(Stage.UPLOAD, update, global_vector)

@@ -21,6 +21,7 @@ from fedsim.learning.metrics import Metrics, evaluate
 from fedsim.learning.models import build_model, initial_vector, load_vector
 from fedsim.learning.partition import make_partition
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import Pipeline, Transform
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, mean_metric
 
@@ -58,6 +59,7 @@ def simulate(
     placement: Sequence[tuple[int, int]] | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
+    transforms: Sequence[Transform] = (),
     device: str = "cpu",
 ) -> SimulationResult:
     """Run a task.
@@ -70,6 +72,7 @@ def simulate(
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is told of each round, round 0 (the initial model's evaluation) included.
         resume: go on after the last round of this result.
+        transforms: of each update, between training and aggregation.
         device: where to train and test.
 
     Raises:
@@ -85,7 +88,7 @@ def simulate(
     if placement is None:
         placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
     feature_shape, num_classes = nodes[0].feature_shape, max(node.num_classes for node in nodes)
-    strategy = make_strategy(settings)
+    strategy, pipeline = make_strategy(settings), Pipeline(transforms)
     engines = [
         SequentialEngine(settings, node.train, make_partition(settings, node.train.labels), num_classes, device=device)
         for node in nodes
@@ -115,10 +118,16 @@ def simulate(
         chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
         # 2. Each chunk trains from the same global model.
         updates = [
-            update
+            pipeline.on_server(update)
             for chunk in chunks
             for update in train_chunk(
-                engines[chunk.node if len(engines) > 1 else 0], strategy, chunk.id, chunk.clients, round_number, vector
+                engines[chunk.node if len(engines) > 1 else 0],
+                strategy,
+                chunk.id,
+                chunk.clients,
+                round_number,
+                vector,
+                pipeline,
             )
         ]
         # 3. Their updates become the next model, in canonical order.

@@ -12,6 +12,7 @@ from typing import Any
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import Broadcast, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.worker_versions import WorkerVersions
@@ -114,7 +115,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         length = None
         if committed:
             size = len(open_vector(self._folder.model(committed[-1])))
-            length = uplink_layout(make_strategy(self.plan.settings), size).size
+            strategy = make_strategy(self.plan.settings)
+            pipeline = make_pipeline(self.plan.transforms, (self.plan.settings.strategy, strategy))
+            length = pipeline.layout(uplink_layout(strategy, size)).size
         want(self._context.spool, self.uid, kinds, num_parameters=length)
 
     @contained

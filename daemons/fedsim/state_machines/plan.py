@@ -36,6 +36,7 @@ class Plan(Message):
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
+    transforms: tuple[Name, ...] = Field((), description="What happens to an update between training and aggregation")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     feature_shape: tuple[int, ...]
     num_classes: int
@@ -71,6 +72,7 @@ class Plan(Message):
             feature_shape=self.feature_shape,
             num_classes=self.num_classes,
             engine=share.engine,
+            transforms=self.transforms,
             send_testset=self.testset_from == node,
         )
 

@@ -12,6 +12,7 @@ from fedsim.learning.engine import SequentialEngine, make_deterministic, train_c
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partition import make_partition
+from fedsim.learning.transforms import Pipeline, make_pipeline
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update
 from fedsim.worker.jobs import (
@@ -35,6 +36,7 @@ class NodeJobs:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
         self._engine: SequentialEngine | None = None
+        self._pipeline = Pipeline()
 
     def do(self, job: NodeJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
@@ -73,6 +75,7 @@ class NodeJobs:
         self._engine = SequentialEngine(
             settings, dataset.train, partition, assignment.num_classes, device=assignment.engine.device
         )
+        self._pipeline = make_pipeline(assignment.transforms, (settings.strategy, self._engine.strategy))
         return DataLoaded(num_examples=runs)
 
     def _write_testset(self, job: WriteTestset) -> Reply:
@@ -89,9 +92,9 @@ class NodeJobs:
         started = time.monotonic()
         engine = self._engine
         vector = open_vector(job.model)
-        layout = uplink_layout(engine.strategy, len(vector))
+        layout = self._pipeline.layout(uplink_layout(engine.strategy, len(vector)))
         try:
-            updates = train_chunk(engine, engine.strategy, job.chunk, job.clients, job.round, vector)
+            updates = train_chunk(engine, engine.strategy, job.chunk, job.clients, job.round, vector, self._pipeline)
             written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in updates]
         except Diverged as diverged:
             return ClientDiverged(

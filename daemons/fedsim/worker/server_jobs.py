@@ -15,6 +15,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest, uplink_layout
 from fedsim.learning.examples import Examples
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import sync_folder
 from fedsim.spool.layout import MODEL_FILE
 from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
@@ -83,8 +84,11 @@ class ServerJobs:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
         base = open_vector(job.base / MODEL_FILE)
-        layout = uplink_layout(strategy, base.size)
-        updates = [_open(update, path, layout) for update, path in zip(job.updates, job.files, strict=True)]
+        pipeline = make_pipeline(job.transforms, (job.settings.strategy, strategy))
+        layout = pipeline.layout(uplink_layout(strategy, base.size))
+        updates = [
+            pipeline.on_server(_open(update, path, layout)) for update, path in zip(job.updates, job.files, strict=True)
+        ]
         job.out.mkdir(parents=True, exist_ok=True)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.state_names}

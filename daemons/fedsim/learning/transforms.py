@@ -1,0 +1,148 @@
+"""The pipeline between training and the wire: clip, add noise, quantise, mask.
+
+    engine → client side of each transform, in order → file → wire → server side of each, in reverse order → aggregation
+
+A transform declares what the server can see of an update after it, and what it cannot be combined with; privacy levels,
+codecs and institutional rules are statements about these declarations. The pipeline is empty unless the plan names
+transforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum, StrEnum
+from itertools import combinations
+from typing import ClassVar
+
+from fedsim.errors import BadInput
+from fedsim.learning.examples import FloatArray
+from fedsim.learning.strategies import Strategy
+from fedsim.update import Layout, Update
+
+
+class Visible(IntEnum):
+    """What the server can see of an update, from all to nothing."""
+
+    VALUES = 0
+    NOISY_VALUES = 1
+    ONLY_SUM = 2
+
+
+class Stage(StrEnum):
+    """Where the client side of a transform works: on each client's update, or on what is sent for a chunk."""
+
+    CLIENT = "client"
+    UPLOAD = "upload"
+
+
+class Transform:
+    """The base of all transforms; as it is, it changes nothing.
+
+    Attributes:
+        stage: where the client side works. The server side sees uploads alone.
+        visible: what the server can see of an upload after this transform.
+        incompatible_with: names of transforms and strategies that it cannot be combined with.
+    """
+
+    stage: ClassVar[Stage] = Stage.UPLOAD
+    visible: ClassVar[Visible] = Visible.VALUES
+    incompatible_with: ClassVar[frozenset[str]] = frozenset()
+
+    def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
+        """Transform an update on its node; `received` is the global model that it started from, float32 [P]."""
+        return update
+
+    def on_server(self, update: Update) -> Update:
+        """Reverse on the server what can be reversed, before the aggregation; the arrays may be read-only."""
+        return update
+
+    def layout(self, layout: Layout) -> Layout:
+        """The layout of an upload's file after the client side, from that before it."""
+        return layout
+
+
+class IdentityTransform(Transform):
+    """Changes nothing: for tests, and for measuring what the pipeline costs."""
+
+
+TRANSFORMS: dict[str, type[Transform]] = {"identity": IdentityTransform}
+
+
+class Pipeline:
+    """Transforms in the order in which the client sides are applied."""
+
+    def __init__(self, transforms: Sequence[Transform] = ()) -> None:
+        self.transforms = tuple(transforms)
+
+    @property
+    def visible(self) -> Visible:
+        """What the server can see of an upload."""
+        return max((transform.visible for transform in self.transforms), default=Visible.VALUES)
+
+    def on_client(self, stage: Stage, update: Update, received: FloatArray) -> Update:
+        """Apply the client sides of a stage."""
+        for transform in self.transforms:
+            if transform.stage == stage:
+                update = transform.on_client(update, received)
+        return update
+
+    def on_server(self, update: Update) -> Update:
+        """Apply the server sides, the last transform's first."""
+        for transform in reversed(self.transforms):
+            update = transform.on_server(update)
+        return update
+
+    def layout(self, layout: Layout) -> Layout:
+        """The layout of an upload's file, from that of the strategy's arrays."""
+        for transform in self.transforms:
+            layout = transform.layout(layout)
+        return layout
+
+
+def make_pipeline(names: Iterable[str], strategy: tuple[str, Strategy]) -> Pipeline:
+    """The pipeline of these transforms, for a strategy given with its name.
+
+    Raises:
+        BadInput: there is no such transform, or two parts cannot be combined.
+    """
+    chosen: dict[str, Transform] = {}
+    for name in names:
+        if name not in TRANSFORMS:
+            raise BadInput(f"unknown transform {name!r} (available: {', '.join(sorted(TRANSFORMS))})")
+        if name in chosen:
+            raise BadInput(f"the transform {name} is given twice; give each once")
+        chosen[name] = TRANSFORMS[name]()
+    for (first, second), problem in compatibility(dict([strategy]), chosen).items():
+        if problem:
+            raise BadInput(f"{first} and {second} cannot be combined: {problem}")
+    return Pipeline(list(chosen.values()))
+
+
+def compatibility(
+    strategies: Mapping[str, Strategy], transforms: Mapping[str, Transform]
+) -> dict[tuple[str, str], str]:
+    """What combines with what, from the declarations alone.
+
+    Returns:
+        For each pair of a strategy and a transform, and of two transforms: why they cannot be combined, or "".
+    """
+    found = {
+        (name, other): _declared((name, strategy), (other, transform)) or _needs_values(strategy, transform)
+        for name, strategy in strategies.items()
+        for other, transform in transforms.items()
+    }
+    pairs = combinations(transforms.items(), 2)
+    return found | {(first[0], second[0]): _declared(first, second) for first, second in pairs}
+
+
+def _declared(first: tuple[str, object], second: tuple[str, object]) -> str:
+    for (name, part), (other, _) in ((first, second), (second, first)):
+        if other in getattr(part, "incompatible_with", ()):
+            return f"{name} declares that it does not work with {other}"
+    return ""
+
+
+def _needs_values(strategy: Strategy, transform: Transform) -> str:
+    if strategy.needs_each_client and transform.visible == Visible.ONLY_SUM:
+        return "the strategy needs each client's update, and the server would only see their sum"
+    return ""

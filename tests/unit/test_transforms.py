@@ -1,0 +1,188 @@
+"""The pipeline between training and the wire: where transforms work, what they may be combined with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.config import DataSetConfig
+from fedsim.errors import BadInput
+from fedsim.learning import transforms as pipeline_module
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.learning.simulate import simulate
+from fedsim.learning.strategies import STRATEGIES, make_strategy
+from fedsim.learning.transforms import (
+    TRANSFORMS,
+    IdentityTransform,
+    Pipeline,
+    Stage,
+    Transform,
+    Visible,
+    compatibility,
+    make_pipeline,
+)
+from fedsim.messages import Assignment, Engine
+from fedsim.settings import TaskSettings
+from fedsim.spool.npy import open_vector
+from fedsim.spool.updates import update_path
+from fedsim.update import PARAMETERS, Layout, Update
+from fedsim.worker import jobs
+from fedsim.worker.node_jobs import NodeJobs
+from fedsim.worker.server_jobs import ServerJobs
+
+SETTINGS = TaskSettings(
+    dataset="digits", model="logistic", partition="iid", num_clients=4, fraction_train=1.0, local_epochs=1
+)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    make_deterministic(1)
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(threads)
+
+
+class Scaled(Transform):
+    """Sends halves, together with what they are to be multiplied with."""
+
+    def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
+        half = update.arrays[PARAMETERS] / np.float32(2)
+        return update.with_arrays({PARAMETERS: half, "scale": np.full(1, 2, np.float32)})
+
+    def on_server(self, update: Update) -> Update:
+        return update.with_arrays({PARAMETERS: update.arrays[PARAMETERS] * update.arrays["scale"][0]})
+
+    def layout(self, layout: Layout) -> Layout:
+        return Layout({**layout.shapes, "scale": (1,)})
+
+
+class Mask(Transform):
+    visible = Visible.ONLY_SUM
+
+
+class Picky(Transform):
+    incompatible_with = frozenset({"mask", "fedprox"})
+
+
+class Recorded(Transform):
+    """Records what its sides are called with."""
+
+    def __init__(self, name: str, told: Callable[[str], None]) -> None:
+        self.name, self.told = name, told
+
+    def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
+        self.told(f"{self.name} client {update.client}")
+        return update
+
+    def on_server(self, update: Update) -> Update:
+        self.told(f"{self.name} server {update.client}")
+        return update
+
+
+class RecordedClient(Recorded):
+    stage = Stage.CLIENT
+
+
+def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.ModelMade, list[tuple[Path, Update]]]:
+    """A round of a task over two nodes' workers and the server's."""
+    server = ServerJobs(1)
+    shape = {"settings": SETTINGS, "feature_shape": (8, 8), "num_classes": 10}
+    server.do(jobs.MakeInitialModel.model_validate({**shape, "out": folder / "0"}))
+    updates, files = [], []
+    for number, node in enumerate(("a", "b")):
+        assignment = Assignment(
+            task="5" * 32,
+            number=1,
+            first_client=2 * number,
+            num_clients=2,
+            engine=Engine(),
+            transforms=transforms,
+            **shape,  # type: ignore[arg-type]
+        )
+        data = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
+        worker = NodeJobs(1)
+        worker.do(jobs.Load(assignment=assignment, dataset=data, folder=folder, min_examples=1))
+        clients = (2 * number, 2 * number + 1)
+        train = jobs.Train(round=1, chunk=number, clients=clients, model=folder / "0" / "model.npy", out=folder / node)
+        reply = worker.do(train)
+        assert isinstance(reply, jobs.ChunkTrained)
+        updates += [update.model_copy(update={"node": node}) for update in reply.updates]
+        files += [update_path(folder / node, update) for update in reply.updates]
+    made = server.do(
+        jobs.Aggregate(
+            settings=SETTINGS,
+            transforms=transforms,
+            round=1,
+            base=folder / "0",
+            updates=tuple(updates),
+            files=tuple(files),
+            out=folder / "1",
+        )
+    )
+    assert isinstance(made, jobs.ModelMade)
+    return made, list(zip(files, updates, strict=True))
+
+
+def test_the_identity_and_what_the_server_undoes_change_no_byte_of_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TRANSFORMS, "scaled", Scaled)
+    plain, sent = round_of_two_nodes(tmp_path / "plain", ())
+    same, sent_too = round_of_two_nodes(tmp_path / "identity", ("identity",))
+    scaled, halves = round_of_two_nodes(tmp_path / "scaled", ("identity", "scaled"))
+    assert plain.digest == same.digest == scaled.digest
+    assert [update.digest for _, update in sent] == [update.digest for _, update in sent_too]
+    whole, half = open_vector(sent[0][0]), open_vector(halves[0][0])
+    assert np.array_equal(half[:-1], whole / 2)
+    assert half[-1] == 2, "the array that the transform adds is in the file"
+
+
+def test_client_sides_run_in_order_each_at_its_stage_and_server_sides_in_reverse() -> None:
+    told: list[str] = []
+    rng = np.random.default_rng(0)
+    examples = Examples(rng.normal(size=(20, 4)).astype(np.float32), rng.integers(2, size=20))
+    settings = SETTINGS.model_copy(update={"num_clients": 2, "num_rounds": 1})
+    plain = simulate(settings, DataSet(examples, None, 2))
+    recorded = [Recorded("first", told.append), RecordedClient("second", told.append), Recorded("third", told.append)]
+    assert simulate(settings, DataSet(examples, None, 2), transforms=recorded).digest == plain.digest
+    assert told == [
+        "second client 0",
+        "second client 1",
+        "first client None",
+        "third client None",
+        "third server None",
+        "second server None",
+        "first server None",
+    ]
+
+
+def test_what_combines_with_what_derives_from_the_declarations() -> None:
+    strategies = {name: make_strategy(SETTINGS.model_copy(update={"strategy": name})) for name in STRATEGIES}
+    matrix = compatibility(strategies, {"identity": IdentityTransform(), "mask": Mask(), "picky": Picky()})
+    assert {pair for pair, problem in matrix.items() if problem} == {
+        ("median", "mask"),
+        ("fedprox", "picky"),
+        ("mask", "picky"),
+    }
+    assert len(matrix) == len(STRATEGIES) * 3 + 3
+    assert "only see their sum" in matrix["median", "mask"]
+
+
+def test_a_pipeline_that_cannot_work_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_module, "TRANSFORMS", {"identity": IdentityTransform, "mask": Mask})
+    fedavg, median = (make_strategy(SETTINGS.model_copy(update={"strategy": name})) for name in ("fedavg", "median"))
+    assert make_pipeline(("identity", "mask"), ("fedavg", fedavg)).visible == Visible.ONLY_SUM
+    assert Pipeline().visible == Visible.VALUES
+    with pytest.raises(BadInput, match="median and mask cannot be combined: the strategy needs each client's update"):
+        make_pipeline(("mask",), ("median", median))
+    with pytest.raises(BadInput, match=r"unknown transform 'clip' \(available: identity, mask\)"):
+        make_pipeline(("clip",), ("fedavg", fedavg))
+    with pytest.raises(BadInput, match="given twice"):
+        make_pipeline(("mask", "mask"), ("fedavg", fedavg))
