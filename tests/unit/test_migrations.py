@@ -164,6 +164,8 @@ def test_every_older_format_has_a_step() -> None:
 def test_the_command_says_what_it_did_and_what_to_do(tmp_path: Path) -> None:
     node, server = old_node(tmp_path / "client"), old_server(tmp_path / "server")
     (server / "localparam" / UID).mkdir()
+    check = ["--check", str(node), str(server), str(tmp_path / "unused")]
+    assert CliRunner().invoke(main, check).output.splitlines() == [str(node), str(server)]
     first = CliRunner().invoke(main, [str(node), str(server)])
     assert first.exit_code == EX_TRY_AGAIN
     assert re.search(f"{node}: format 1 is now format 2", first.output)
@@ -171,6 +173,7 @@ def test_the_command_says_what_it_did_and_what_to_do(tmp_path: Path) -> None:
     second = CliRunner().invoke(main, [str(node), str(server), "--discard-tasks"])
     assert second.exit_code == 0
     assert f"{server}: format 1 is now format 2" in second.output
+    assert CliRunner().invoke(main, check).output == ""
     third = CliRunner().invoke(main, [str(node), str(server), str(tmp_path / "unused")])
     assert (third.exit_code, third.output) == (0, "")
     assert not (tmp_path / "unused").exists()

@@ -9,14 +9,15 @@ import click
 
 from fedsim import __version__
 from fedsim.errors import EX_UNAVAILABLE, FedsimError
-from fedsim.migrations.steps import migrate_state
+from fedsim.migrations.steps import migrate_state, needs_migration
 
 
 @click.command(name="fedsim-migrate")
 @click.argument("folders", metavar="DIRECTORY…", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--discard-tasks", is_flag=True, help="Remove files of unfinished tasks that cannot be continued.")
+@click.option("--check", is_flag=True, help="Only print the directories that need it; exit with 78 if one is newer.")
 @click.version_option(__version__)
-def main(folders: tuple[Path, ...], *, discard_tasks: bool) -> None:
+def main(folders: tuple[Path, ...], *, discard_tasks: bool, check: bool) -> None:
     """Bring state directories of an older fedsim (/var/lib/fedsim/server, …/client) to the format of this version.
 
     Stop the daemons that use a directory first, and run this as their user. Prints what it did: nothing for a
@@ -24,7 +25,10 @@ def main(folders: tuple[Path, ...], *, discard_tasks: bool) -> None:
     """
     for folder in folders:
         try:
-            for line in migrate_state(folder, discard_tasks=discard_tasks):
+            lines = (
+                [str(folder)] * needs_migration(folder) if check else migrate_state(folder, discard_tasks=discard_tasks)
+            )
+            for line in lines:
                 click.echo(line)
         except FedsimError as error:
             click.echo(str(error), err=True)

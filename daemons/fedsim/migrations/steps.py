@@ -12,6 +12,15 @@ from fedsim.spool.format import FORMAT, read_format, refuse_newer, write_format
 STEPS: dict[int, Callable[[Path, bool], list[str]]] = {1: from_0_1.convert}
 
 
+def needs_migration(folder: Path) -> bool:
+    """Whether a state directory has an older format; raises `WrongFormat` for a newer one."""
+    found = read_format(folder)
+    if found is None:
+        return False
+    refuse_newer(folder, found)
+    return found < FORMAT
+
+
 def migrate_state(folder: Path, *, discard_tasks: bool = False) -> list[str]:
     """Bring a state directory to this version's format; returns what was done: nothing for a current or an unused one.
 
