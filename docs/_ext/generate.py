@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from fedsim.cli.main import EPILOG, cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
+from fedsim.migrations.command import main as migrate
 from fedsim.settings import SEED_NAMES, TaskSettings
 from fedsim.web.api import Api
 from fedsim_fleet.ca import ca
@@ -29,6 +30,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
 }
 COMMANDS: dict[str, click.Command] = {
     "fedsim": cli,
+    "fedsim-migrate": migrate,
     "fedsim-fleet": fleet,
     "fedsim-ca": ca,
     "fedsim-gather": gather,

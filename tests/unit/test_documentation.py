@@ -67,6 +67,12 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert [page for page in pages if page not in listed] == ["index"]
 
 
+def test_every_package_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    packages = [path.parent.name for path in (ROOT / "daemons" / "fedsim").glob("*/__init__.py")]
+    assert sorted(name for name in packages if f"`{name}`" not in text) == []
+
+
 def test_every_setting_is_explained() -> None:
     rows = cells(generate.settings())
     assert [row[0] for row in rows] == [f"`{name}`" for name in TaskSettings.model_fields]
