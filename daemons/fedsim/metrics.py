@@ -78,8 +78,13 @@ class ServerMetrics(TaskMetrics):
             buckets=_SECONDS,
             registry=registry,
         )
-        self.accuracy = Gauge("fedsim_task_accuracy", "Accuracy at the last test, 0 to 1.", ["task"], registry=registry)
-        self.loss = Gauge("fedsim_task_loss", "Cross-entropy at the last test.", ["task"], registry=registry)
+        self._tested = Gauge(
+            "fedsim_task_metric",
+            "The task's metrics at the last test; NaN where one is not finite.",
+            ["task", "metric"],
+            registry=registry,
+        )
+        self._tested_names: dict[str, set[str]] = {}
         self.checkpoints = Counter("fedsim_checkpoints", "Checkpoints that were saved.", registry=registry)
         self.node_online = Gauge(
             "fedsim_node_online", "1 if the node was heard of lately.", ["node"], registry=registry
@@ -100,8 +105,13 @@ class ServerMetrics(TaskMetrics):
     def task_ended(self, number: int) -> None:
         """Forget what was told of a task."""
         super().task_ended(number)
-        for gauge in (self.accuracy, self.loss):
-            _forget(gauge, number)
+        for name in self._tested_names.pop(str(number), set()):
+            self._tested.remove(str(number), name)
+
+    def tested(self, task: str, name: str, value: float) -> None:
+        """Set a metric of the task's last test."""
+        self._tested_names.setdefault(task, set()).add(name)
+        self._tested.labels(task, name).set(value)
 
 
 class NodeMetrics(TaskMetrics):

@@ -68,13 +68,13 @@ def new_round(number: int, **changes: Any) -> RoundRecord:
         round=number,
         digest=DIGEST,
         num_examples=6_000_000_000,
-        train_loss=0.5,
         seconds={"train": 1.5},
         bytes_sent=2**40,
         bytes_received=2**41,
         cohort_size=10,
         missing=(3, 7),
         finished_at=NOW + number,
+        train_metrics={"train_loss": 0.5},
     )
     return replace(record, **changes)
 

@@ -54,9 +54,9 @@ def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> No
     number = lab.submit(**LONG)
     lab.await_round(number, 2)
     psutil.Process(lab.workers("node-a")[0].pid).kill()
-    lab.await_row(lambda: any(record.accuracy is not None for record in lab.store.rounds.of_task(number)[1:]) or None)
+    lab.await_row(lambda: any(record.tested for record in lab.store.rounds.of_task(number)[1:]) or None)
     during = scrape(lab, "server")
-    assert 0 < during[f"fedsim_task_accuracy{{task={number}}}"] <= 1
+    assert 0 < during[f"fedsim_task_metric{{metric=accuracy,task={number}}}"] <= 1
     assert during["fedsim_tasks{state=running}"] == 1
     lab.completed(number)
     lab.await_log("node-a", "task_ended")

@@ -36,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 def test_an_installed_model_learns_from_a_data_set_of_an_installed_format(lab: Platform) -> None:
     number = lab.submit(model="narrow", dataset="mine", num_nodes=1, partition="iid", num_rounds=20, local_epochs=3)
-    accuracy = lab.completed(number).accuracy
+    accuracy = lab.completed(number).metrics["accuracy"]
     assert accuracy is not None
     assert accuracy > 0.7
 

@@ -122,7 +122,7 @@ def test_the_servers_own_test_set_serves_where_no_node_shares_one(tmp_path: Path
         "node_timeout_seconds": 8,
     }
     with digits_lab(tmp_path, nodes=1, client=secret, server=own) as lab:
-        assert lab.completed(lab.submit(num_nodes=1, num_rounds=2)).accuracy is not None
+        assert lab.completed(lab.submit(num_nodes=1, num_rounds=2)).metrics["accuracy"] is not None
         left = (lab.node_spool("node-a") / "audit.jsonl").read_text()
         assert "testset" not in left
 
@@ -144,7 +144,7 @@ def test_a_data_set_of_the_servers_own_that_is_broken_is_waited_for_until_it_is_
         lab.await_row(lambda: any(why in text for text in lab.task(number).waiting_for) or None)
         assert "not a whole .npz file" in lab.task(number).waiting_for[0]
         (tmp_path / "own" / "digits.npz").write_bytes(whole)
-        assert lab.completed(number).accuracy is not None
+        assert lab.completed(number).metrics["accuracy"] is not None
 
 
 @pytest.mark.mariadb

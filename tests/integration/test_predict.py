@@ -83,7 +83,7 @@ def test_with_labels_it_tells_how_good_the_predictions_are(
     result = terminal.run("predict", "--checkpoint", checkpoint, "--data", data, "--label-column", "class")
     assert [row["label"] for row in rows(result)] == ["1", "0", "0", "0"]
     assert "accuracy 75.00%" in result.err
-    assert "AUC 1.0000" in result.err
+    assert "auc 1" in result.err
     assert "class 0: 66.67%, class 1: 100.00%" in result.err
 
 
@@ -154,8 +154,8 @@ def test_images_in_an_archive_or_array_are_scaled_as_in_training(terminal: Termi
         found = rows(terminal.run("predict", "--checkpoint", checkpoint, "--data", tmp_path / name))
         assert [row["predicted"] for row in found] == ["0", "1"]
     arguments = ("predict", "--checkpoint", checkpoint, "--data", tmp_path / "labelled.npz", "--json")
-    assert terminal.run(*arguments).document["metrics"]["num_examples"] == 2
-    assert terminal.run(*arguments, "--part", "train").document["metrics"]["num_examples"] == 1
+    assert terminal.run(*arguments).document["num_examples"] == 2
+    assert terminal.run(*arguments, "--part", "train").document["num_examples"] == 1
 
 
 def test_digits_come_without_a_file(terminal: Terminal, tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_digits_come_without_a_file(terminal: Terminal, tmp_path: Path) -> None:
     )
     assert result.code == 0, result.err
     assert result.document["metrics"]["loss"] == pytest.approx(np.log(10))
-    assert result.document["metrics"]["auc"] is None
+    assert "auc" not in result.document["metrics"]
 
 
 def test_shapes_that_do_not_fit_are_both_named(terminal: Terminal, checkpoint: Path, tmp_path: Path) -> None:

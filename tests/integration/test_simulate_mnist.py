@@ -32,7 +32,7 @@ def mnist() -> Iterator[DataSet]:
 def _accuracies(dataset: DataSet, **chosen: Any) -> list[float]:
     """The accuracies of the rounds that were evaluated."""
     rounds = simulate(TaskSettings(**chosen), dataset).rounds
-    return [done.metrics.accuracy for done in rounds if done.metrics is not None]
+    return [done.metrics["accuracy"] for done in rounds if done.metrics]
 
 
 @pytest.mark.parametrize("seed", [0, *OTHER_SEEDS])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import shutil
 import stat
@@ -32,8 +33,8 @@ NEXT = '''
 from alembic import op
 from sqlalchemy import Column, Integer
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 def upgrade():
     with op.batch_alter_table("tasks", recreate="auto") as table:
@@ -63,7 +64,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0003_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0004_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -113,7 +114,7 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     empty.migrate()
     empty.check()
     assert empty.tasks.get(number) is not None
-    assert version(empty) == "0002"
+    assert version(empty) == "0003"
 
 
 def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: Store) -> None:
@@ -157,7 +158,7 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT)
-    with pytest.raises(Unavailable, match="has schema 0002, older than 0003: start fedsim-server"):
+    with pytest.raises(Unavailable, match="has schema 0003, older than 0004: start fedsim-server"):
         empty.check()
     empty.migrate()
     empty.check()
@@ -169,7 +170,7 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
 def first_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables as the first release made them."""
     folder = tmp_path / "first"
-    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v0002*", "__pycache__"))
+    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[2-9]*", "__pycache__"))
     with monkeypatch.context() as patch:
         patch.setattr(schema_version, "MIGRATIONS", folder)
         store.migrate()
@@ -197,6 +198,89 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
     assert [task.uid[0] for task in empty.tasks.newest()] == ["b", "a"]
     again = [empty.tasks.create(user.id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
     assert again[0] == again[1]
+
+
+def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables of version 0.1, with a tested and an untested task in the columns of that time."""
+    folder = tmp_path / "second"
+    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[3-9]*", "__pycache__"))
+    with monkeypatch.context() as patch:
+        patch.setattr(schema_version, "MIGRATIONS", folder)
+        store.migrate()
+    assert version(store) == "0002"
+    user = store.users.create("Ada", "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    task = (
+        "INSERT INTO tasks (number, uid, user_id, state, reason, settings, created_at, stop_requested, "
+        "delete_requested, round, loss, accuracy, phase, waiting_for, nodes) "
+        "VALUES (:number, :uid, :user, 'completed', '', '{}', 1, 0, 0, 2, :loss, :accuracy, '', '[]', '[]')"
+    )
+    row = (
+        "INSERT INTO rounds (task, round, digest, num_examples, train_loss, seconds, bytes_sent, bytes_received, "
+        "cohort_size, missing, finished_at, loss, accuracy, recall, auc) "
+        "VALUES (1, :round, 'd', 10, :train_loss, '{}', 0, 0, 1, '[]', 1, :loss, :accuracy, :recall, :auc)"
+    )
+    none: dict[str, Any] = dict.fromkeys(("train_loss", "loss", "accuracy", "recall", "auc"))
+    rounds = [
+        {**none, "round": 0, "accuracy": 0.5, "recall": "[0.5,null]"},
+        {**none, "round": 1, "train_loss": 1.5},
+        {"round": 2, "train_loss": 1, "loss": 0.25, "accuracy": 0.75, "recall": "[1.0,0.5]", "auc": 1},
+    ]
+    with store.database.writing() as connection:
+        for number, loss, accuracy in ((1, 0.25, 0.75), (2, None, None)):
+            values = {"number": number, "uid": str(number) * 32, "user": user.id, "loss": loss, "accuracy": accuracy}
+            connection.execute(text(task), values)
+        connection.execute(text(row), rounds)
+
+
+TESTED = [{}, {"accuracy": 0.75, "loss": 0.25}]
+
+
+def test_the_metrics_of_old_tasks_stay_readable(empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_version(empty, tmp_path, monkeypatch)
+    empty.migrate()
+    assert differences(empty) == []
+    found = [(r.train_metrics, r.metrics, r.class_metrics) for r in empty.rounds.of_task(1)]
+    assert found == [
+        ({}, {"accuracy": 0.5, "loss": None}, {"recall": (0.5, None)}),
+        ({"train_loss": 1.5}, {}, {}),
+        ({"train_loss": 1.0}, {"accuracy": 0.75, "loss": 0.25, "auc": 1.0}, {"recall": (1.0, 0.5)}),
+    ]
+    assert [task.metrics for task in empty.tasks.newest()] == TESTED
+
+
+def test_every_old_round_is_converted_however_many_there_are(
+    empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_version(empty, tmp_path, monkeypatch)
+    with empty.database.writing() as connection:
+        many = [{"round": number} for number in range(3, 2500)]
+        connection.execute(
+            text(
+                "INSERT INTO rounds (task, round, digest, num_examples, train_loss, seconds, bytes_sent, "
+                "bytes_received, cohort_size, missing, finished_at) "
+                "VALUES (2, :round, 'd', 10, :round, '{}', 0, 0, 1, '[]', 1)"
+            ),
+            many,
+        )
+    empty.migrate()
+    found = empty.rounds.of_task(2)
+    assert [record.train_metrics["train_loss"] for record in found] == list(range(3, 2500))
+    assert len(empty.rounds.of_task(1)) == 3
+
+
+@ON_MARIADB
+def test_the_third_migration_goes_on_where_it_was_killed(
+    empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_version(empty, tmp_path, monkeypatch)
+    with empty.database.writing() as connection:
+        connection.execute(text("ALTER TABLE tasks ADD COLUMN metrics MEDIUMTEXT"))
+        connection.execute(text("UPDATE tasks SET metrics = :new WHERE number = 1"), {"new": json.dumps(TESTED[1])})
+        connection.execute(text("ALTER TABLE tasks DROP COLUMN loss"))
+    empty.migrate()
+    assert differences(empty) == []
+    assert [task.metrics for task in empty.tasks.newest()] == TESTED
+    assert empty.rounds.of_task(1)[2].metrics["auc"] == 1.0
 
 
 HALF_OF_ATTEMPTS = (
@@ -235,7 +319,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(empty: Store, next_ver
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
-    assert version(empty) == "0002"
+    assert version(empty) == "0003"
     assert empty.tasks.get(number) is not None
 
 
@@ -246,7 +330,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
         empty.migrate()
-    assert version(empty) == "0002"
+    assert version(empty) == "0003"
     assert empty.tasks.get(number) is not None
 
 

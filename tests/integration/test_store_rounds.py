@@ -29,24 +29,30 @@ from fedsim.store.records import (
 if TYPE_CHECKING:
     from fedsim.store import Store
 
+METRICS = {"accuracy": 0.875, "loss": 0.25, "a metric of the future": None}
+
 
 class TestRounds:
     def test_a_round_comes_back_as_it_was_recorded(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
-        evaluated = new_round(2, loss=0.25, accuracy=0.875, recall=(1.0, None, 0.5), auc=0.9)
-        for record in (evaluated, new_round(0, train_loss=None, missing=()), new_round(1)):
+        evaluated = new_round(2, metrics=METRICS, class_metrics={"recall": (1.0, None, 0.5)})
+        for record in (evaluated, new_round(0, train_metrics={}, missing=()), new_round(1)):
             store.rounds.record(task.uid, record)
-        assert store.rounds.of_task(task.number) == [new_round(0, train_loss=None, missing=()), new_round(1), evaluated]
+        assert store.rounds.of_task(task.number) == [
+            new_round(0, train_metrics={}, missing=()),
+            new_round(1),
+            evaluated,
+        ]
         assert store.rounds.of_task(task.number + 1) == []
 
     def test_recording_again_changes_nothing_and_never_unwrites_metrics(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
-        evaluated = new_round(1, loss=0.25, accuracy=0.875, recall=(1.0, None), auc=0.9)
-        for record in (new_round(1, bytes_sent=1), evaluated, evaluated, new_round(1, train_loss=None)):
+        evaluated = new_round(1, metrics=METRICS, class_metrics={"recall": (1.0, None)})
+        for record in (new_round(1, bytes_sent=1), evaluated, evaluated, new_round(1, train_metrics={})):
             store.rounds.record(task.uid, record)
         assert store.rounds.of_task(task.number) == [evaluated]
-        store.rounds.record(task.uid, replace(evaluated, accuracy=0.75))
-        assert store.rounds.of_task(task.number) == [replace(evaluated, accuracy=0.75)]
+        store.rounds.record(task.uid, replace(evaluated, metrics={"accuracy": 0.75}))
+        assert store.rounds.of_task(task.number) == [replace(evaluated, metrics={"accuracy": 0.75})]
 
     def test_the_task_shows_its_newest_round_and_its_newest_evaluation(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
@@ -54,25 +60,28 @@ class TestRounds:
         def shown(record: RoundRecord) -> tuple[int, float | None, float | None]:
             store.rounds.record(task.uid, record)
             after = again(store, task)
-            return after.round, after.loss, after.accuracy
+            return after.round, after.metrics.get("loss"), after.metrics.get("accuracy")
 
         assert shown(new_round(0)) == (0, None, None)
-        assert shown(new_round(5, loss=0.5, accuracy=0.7)) == (5, 0.5, 0.7)
+        assert shown(new_round(5, metrics={"loss": 0.5, "accuracy": 0.7})) == (5, 0.5, 0.7)
         assert shown(new_round(6)) == (6, 0.5, 0.7)
-        assert shown(new_round(0, loss=2.5, accuracy=0.1)) == (6, 0.5, 0.7)
-        assert shown(new_round(6, loss=0.4, accuracy=0.8)) == (6, 0.4, 0.8)
+        assert shown(new_round(0, metrics={"loss": 2.5, "accuracy": 0.1})) == (6, 0.5, 0.7)
+        assert shown(new_round(6, metrics={"loss": 0.4, "accuracy": 0.8})) == (6, 0.4, 0.8)
 
     def test_numbers_that_are_none_are_kept_as_none(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
         nan, inf = float("nan"), float("inf")
-        store.rounds.record(task.uid, new_round(1, train_loss=inf, loss=nan, recall=(nan, 0.5), seconds={"train": inf}))
-        (record,) = store.rounds.of_task(task.number)
-        assert (record.train_loss, record.loss, record.recall, record.seconds) == (
-            None,
-            None,
-            (None, 0.5),
-            {"train": None},
+        record = new_round(
+            1,
+            seconds={"train": inf},
+            train_metrics={"train_loss": inf},
+            metrics={"loss": nan},
+            class_metrics={"recall": (nan, 0.5)},
         )
+        store.rounds.record(task.uid, record)
+        (record,) = store.rounds.of_task(task.number)
+        assert (record.seconds, record.train_metrics) == ({"train": None}, {"train_loss": None})
+        assert (record.metrics, record.class_metrics) == ({"loss": None}, {"recall": (None, 0.5)})
 
     @pytest.mark.parametrize(
         ("which", "found"),
@@ -98,11 +107,11 @@ class TestRounds:
 
     def test_what_was_measured_in_some_rounds(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
-        store.rounds.record(task.uid, new_round(0, loss=2.5, accuracy=0.1, train_loss=None))
+        store.rounds.record(task.uid, new_round(0, metrics={"loss": 2.5, "accuracy": 0.1}, train_metrics={}))
         store.rounds.record(task.uid, new_round(1))
         assert store.rounds.metrics(task.number, {1, 0, 7}) == [
-            RoundMetrics(0, None, 2.5, 0.1),
-            RoundMetrics(1, 0.5, None, None),
+            RoundMetrics(0, {}, {"loss": 2.5, "accuracy": 0.1}),
+            RoundMetrics(1, {"train_loss": 0.5}, {}),
         ]
         assert store.rounds.metrics(task.number, set()) == []
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from time import thread_time
+from typing import Any
 
 import pytest
 from sqlalchemy import insert
@@ -36,7 +37,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     task = site.store.tasks.create(1, settings, "ab" * 16, site.now)
     site.store.tasks.claim_next(site.now)
     site.store.tasks.move(task.uid, TaskState.RUNNING, now=site.now)
-    untested = {"loss": None, "accuracy": None, "recall": None}
+    untested: dict[str, Any] = {"metrics": {}, "class_metrics": {}}
     with site.store.database.writing() as connection:
         rows = (
             asdict(round_record(number, number / NUM_ROUNDS, site.now)) | ({} if number % 5 == 0 else untested)

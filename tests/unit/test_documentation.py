@@ -232,7 +232,7 @@ np.save("mine/labels.npy", labels)
 mine = load_dataset(DataSetConfig(name="mine", path=Path("mine"), test_share=0.2), Path())
 settings, _ = parse_settings({"model": "narrow", "dataset": "mine", "partition": "iid", "num_clients": 10,
                               "fraction_train": 1, "num_rounds": 5, "local_learning_rate": 0.05})
-print(simulate(settings, mine).rounds[-1].metrics.accuracy)
+print(simulate(settings, mine).rounds[-1].metrics["accuracy"])
 """
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import nn
 
 from fedsim.errors import BadInput
+from fedsim.learning.evaluate import evaluate, predict
 from fedsim.learning.examples import Examples
-from fedsim.learning.metrics import evaluate, predict, roc_auc
+from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricSet, roc_auc
 from fedsim.learning.models import build_model
 
 
@@ -22,24 +24,29 @@ def _examples(count: int, classes: int) -> Examples:
 def test_metrics_agree_with_scikit_learn() -> None:
     examples = _examples(333, 3)
     model = build_model("mlp", (5,), 3)
-    metrics = evaluate(model, examples, batch_size=50)
+    evaluation = evaluate(model, examples, batch_size=50)
+    metrics = evaluation.metrics
     probabilities = predict(model, examples.take(slice(None)), batch_size=70)
     assert probabilities.shape == (333, 3)
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     exact = probabilities.astype(np.float64)
     guesses = probabilities.argmax(axis=1)
-    assert metrics.num_examples == 333
-    assert metrics.accuracy == pytest.approx((guesses == examples.labels).mean())
-    assert metrics.loss == pytest.approx(log_loss(examples.labels, exact / exact.sum(axis=1, keepdims=True)), rel=1e-5)
-    assert metrics.recall == pytest.approx([(guesses[examples.labels == label] == label).mean() for label in range(3)])
-    assert metrics.auc is None
+    assert evaluation.num_examples == 333
+    assert metrics["accuracy"] == pytest.approx((guesses == examples.labels).mean())
+    assert metrics["loss"] == pytest.approx(
+        log_loss(examples.labels, exact / exact.sum(axis=1, keepdims=True)), rel=1e-5
+    )
+    assert list(evaluation.class_metrics["recall"]) == pytest.approx(
+        [(guesses[examples.labels == label] == label).mean() for label in range(3)]
+    )
+    assert "auc" not in metrics
 
 
 def test_auc_is_there_for_two_classes_and_agrees_with_scikit_learn() -> None:
     examples = _examples(200, 2)
     model = build_model("logistic", (5,), 2)
     scores = predict(model, examples.take(slice(None)))[:, 1]
-    assert evaluate(model, examples).auc == pytest.approx(roc_auc_score(examples.labels, scores), abs=1e-6)
+    assert evaluate(model, examples).metrics["auc"] == pytest.approx(roc_auc_score(examples.labels, scores), abs=1e-6)
 
 
 def test_equal_scores_share_a_rank() -> None:
@@ -51,9 +58,30 @@ def test_equal_scores_share_a_rank() -> None:
 
 def test_an_absent_class_has_no_recall_and_no_auc() -> None:
     examples = Examples(np.zeros((4, 5), np.float32), np.zeros(4, np.int64))
-    metrics = evaluate(build_model("logistic", (5,), 2), examples)
-    assert metrics.recall[1] is None
-    assert metrics.auc is None
+    evaluation = evaluate(build_model("logistic", (5,), 2), examples)
+    assert evaluation.class_metrics["recall"][1] is None
+    assert evaluation.metrics["auc"] is None
+
+
+class _WrongOnes:
+    """How many examples are classified wrongly."""
+
+    def __init__(self, _: int) -> None:
+        self._count = 0
+
+    def add(self, outputs: NDArray[np.float64], labels: NDArray[np.int64]) -> None:
+        self._count += int((outputs.argmax(axis=1) != labels).sum())
+
+    def value(self) -> float:
+        return float(self._count)
+
+
+def test_a_new_metric_is_a_description_and_an_accumulator() -> None:
+    wrong = Metric("wrong", "Wrong ones", higher_is_better=False, accumulator=_WrongOnes)
+    metrics = MetricSet((*CLASSIFICATION.metrics, wrong), "wrong")
+    values = evaluate(build_model("mlp", (5,), 3), _examples(333, 3), metrics=metrics).metrics
+    assert values["wrong"] == pytest.approx((1 - (values["accuracy"] or 0)) * 333)
+    assert [metric.name for metric in metrics.in_order(["z", *values])] == ["accuracy", "loss", "wrong", "z"]
 
 
 class _Widest(nn.Module):

@@ -56,10 +56,8 @@ def test_the_same_task_gives_the_same_digest_and_learns(strategy: str) -> None:
     assert one.digest == two.digest
     assert told == one.rounds
     assert [result.round for result in told] == [0, 1, 2, 3, 4]
-    assert [result.metrics is not None for result in told] == [True, False, True, False, True]
-    assert told[0].metrics is not None
-    assert told[-1].metrics is not None
-    assert told[-1].metrics.accuracy > max(0.8, told[0].metrics.accuracy)
+    assert [bool(result.metrics) for result in told] == [True, False, True, False, True]
+    assert told[-1].metrics["accuracy"] > max(0.8, told[0].metrics["accuracy"])
     assert told[-1].num_examples == 5 * 40
     assert simulate(_settings(strategy=strategy, seed=1), _data()).digest != one.digest
 
@@ -99,8 +97,7 @@ def _banks(**chosen: Any) -> SimulationResult:
 def test_each_bank_trains_on_its_own_data() -> None:
     result = _banks(num_clients=3)
     assert result.rounds[-1].num_examples == 600
-    assert result.rounds[-1].metrics is not None
-    assert result.rounds[-1].metrics.accuracy > 0.8
+    assert result.rounds[-1].metrics["accuracy"] > 0.8
 
 
 def test_banks_and_clients_must_be_equally_many() -> None:

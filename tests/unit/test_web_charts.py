@@ -8,13 +8,18 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsim.learning.metrics import CLASSIFICATION
 from fedsim.store.records import RoundRecord
 from fedsim.web import charts
-from fedsim.web.charts import charts_of
 
 
 def record(number: int, **measured: float | None) -> RoundRecord:
-    return RoundRecord(number, "00" * 32, 10, measured.pop("train_loss", None), {}, 0, 0, 1, (), 0.0, **measured)  # type: ignore[arg-type] # measured holds loss and accuracy
+    trained = {name: measured.pop(name) for name in list(measured) if name.startswith("train_")}
+    return RoundRecord(number, "00" * 32, 10, {}, 0, 0, 1, (), 0.0, trained, measured)
+
+
+def charts_of(rounds: list[RoundRecord], num_rounds: int) -> list[charts.Chart]:
+    return charts.charts_of(rounds, num_rounds, CLASSIFICATION)
 
 
 def test_without_a_measurement_there_is_no_chart() -> None:
@@ -38,6 +43,13 @@ def test_rounds_that_were_not_evaluated_leave_gaps_in_the_data_only() -> None:
     assert json.loads(loss.data)["xs"] == [0, 1]
     assert json.loads(loss.data)["lines"] == [[2.0, None], [None, 1.0]]
     assert [curve.css for curve in loss.curves] == ["test", "train"]
+
+
+def test_a_metric_of_which_nothing_is_known_has_a_curve_of_its_own_even_below_zero() -> None:
+    (_, chart) = charts_of([record(0, accuracy=0.1, r2=-2.5), record(5, r2=0.5)], 5)
+    assert (chart.name, str(chart.title)) == ("r2", "r2")
+    assert [tick.label for tick in chart.y_ticks] == ["-3", "-2", "-1", "0", "1"]
+    assert json.loads(chart.data)["range"] == [-3, 1]
 
 
 def test_a_hundred_thousand_rounds_make_a_small_chart_that_ends_with_the_newest() -> None:

@@ -21,8 +21,13 @@ PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 @pytest.fixture(scope="module")
 def used() -> set[str]:
-    keywords = {"tr": None, "_": None, "gettext": None}
-    return {str(found[2]) for found in extract_from_dir(str(WEB), method_map=METHODS, keywords=keywords)}
+    keywords = {"tr": None, "_": None, "gettext": None, "gettext_noop": None}
+    folders = (WEB, WEB.parent / "learning")
+    return {
+        str(found[2])
+        for folder in folders
+        for found in extract_from_dir(str(folder), method_map=METHODS, keywords=keywords)
+    }
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import click
 import httpx
 
 from fedsim.cli.api import Api, open_client, reaching
+from fedsim.cli.follow import metric_name
 from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.cli.output import Output
 from fedsim.cli.pages import Page, read_page
@@ -136,7 +137,8 @@ def _show_result(out: Output, lab: LocalLab, api: Api, number: int) -> None:
         raise FedsimError(f"the task ended as {task['state']}: {task['reason']}; the logs are in {lab.folder / 'log'}")
     newest = checkpoints[-1]
     out.say("")
-    out.say(f"Final accuracy   {task['accuracy']:.4f}")
+    headline = task["headline"]
+    out.say(f"{f'Final {metric_name(headline)}':17}{task['metrics'][headline]:.4f}")
     out.say(f"Checkpoint       {lab.server_spool / 'checkpoints' / newest['path']}")
     out.say(f"Its digest       {newest['digest']}")
     out.say(f"Parameters       {task['digest']}")

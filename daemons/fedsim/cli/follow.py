@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,6 +23,22 @@ class AsksTask(Protocol):
 
     def task(self, number: int) -> dict[str, Any]:
         """The task as the JSON API shows it; raises `Unavailable` when there is no answer."""
+
+
+def in_order(names: Iterable[str], task: dict[str, Any]) -> list[str]:
+    """Names of metrics in the order in which the task's description lists them; others follow by name."""
+    order = list(task["metric_info"])
+    return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def metric_name(name: str) -> str:
+    """A metric's name in tables and sentences."""
+    return name.replace("_", " ")
+
+
+def metric_text(name: str, value: float | None, task: dict[str, Any]) -> str:
+    """A metric's value in the format that the task's description gives."""
+    return share(value) if task["metric_info"].get(name, {}).get("format") == "share" else number(value)
 
 
 @dataclass(frozen=True)
@@ -60,8 +76,23 @@ class Snapshot:
 
     @property
     def metrics(self) -> str:
-        """Accuracy and loss of the latest test."""
-        return f"accuracy {share(self.record['accuracy'])}, loss {number(self.record['loss'])}"
+        """The metrics of the latest test; before it, the headline alone."""
+        names = in_order(self.record["metrics"], self.record) or [self.record["headline"]]
+        return ", ".join(self._metric(name) for name in names)
+
+    @property
+    def headline(self) -> str:
+        """The metric that sums up the task."""
+        return self._metric(self.record["headline"])
+
+    @property
+    def details(self) -> str:
+        """The metrics of the latest test without the headline."""
+        names = in_order(self.record["metrics"], self.record)
+        return ", ".join(self._metric(name) for name in names if name != self.record["headline"])
+
+    def _metric(self, name: str) -> str:
+        return f"{metric_name(name)} {metric_text(name, self.record['metrics'].get(name), self.record)}"
 
     @property
     def time_left(self) -> str:

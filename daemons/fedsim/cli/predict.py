@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from fedsim.cli.options import json_option
-from fedsim.cli.output import Output, number, share
+from fedsim.cli.output import Output
 from fedsim.errors import BadInput, NotThere
 
 
@@ -57,7 +57,7 @@ def predict(
             raise NotThere(f"{path} is not there")
     if output is not None and output.exists() and not force:
         raise BadInput(f"{output} is there already: name another --output, or overwrite it with --force")
-    from fedsim.cli.prediction import Source, load_examples, open_model, write_predictions  # noqa: PLC0415 - torch
+    from fedsim.cli.prediction import Source, as_json_values, describe, load_examples, open_model, write_predictions  # noqa: PLC0415 - torch
     from fedsim.spool.durable import replacing  # noqa: PLC0415 - with the above
 
     model = open_model(checkpoint)
@@ -68,13 +68,11 @@ def predict(
                 write_predictions(model, examples, file)
         except OSError as error:
             raise BadInput(f"{output or 'standard output'} cannot be written: {error.strerror}") from error
-    metrics = model.evaluate(examples)
+    evaluation = model.evaluate(examples)
     if as_json:
         about = {"checkpoint": str(checkpoint), "output": str(output) if output else None}
-        out.document({**about, "num_examples": len(examples.features), "metrics": metrics})
+        out.document({**about, "num_examples": len(examples.features), **as_json_values(evaluation)})
         return
     out.note(f"{len(examples.features)} examples ({examples.source}) predicted with {checkpoint}.")
-    if metrics is not None:
-        auc = "" if metrics["auc"] is None else f", AUC {metrics['auc']:.4f}"
-        out.note(f"accuracy {share(metrics['accuracy'])}, loss {number(metrics['loss'])}{auc}")
-        out.note("recall " + ", ".join(f"class {i}: {share(value)}" for i, value in enumerate(metrics["recall"])))
+    for line in describe(evaluation):
+        out.note(line)

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,12 +14,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from torch import nn
 
+from fedsim.cli.output import number, share
 from fedsim.config import ClientConfig, DataSetConfig, load_config
 from fedsim.data import load_dataset, load_features
 from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
 from fedsim.errors import BadInput
+from fedsim.learning.evaluate import Evaluation, evaluate, predict
 from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.metrics import evaluate, predict
+from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricFormat
 from fedsim.spool.durable import write_all
 from fedsim.worker.checkpoint import load_checkpoint
 
@@ -60,9 +62,31 @@ class Model:
     feature_shape: tuple[int, ...]
     num_classes: int
 
-    def evaluate(self, given: Given) -> dict[str, Any] | None:
-        """Accuracy, loss, recall of each class, and AUC for two; None without labels."""
-        return asdict(evaluate(self.module, given.features)) if given.labelled else None
+    def evaluate(self, given: Given) -> Evaluation | None:
+        """The metrics of the model on the examples; None without labels."""
+        return evaluate(self.module, given.features) if given.labelled else None
+
+
+def as_json_values(evaluation: Evaluation | None) -> dict[str, Any]:
+    """An evaluation for `--json`."""
+    if evaluation is None:
+        return {"metrics": None, "class_metrics": None}
+    return {"metrics": evaluation.metrics, "class_metrics": evaluation.class_metrics}
+
+
+def describe(evaluation: Evaluation | None) -> Iterator[str]:
+    """An evaluation in lines of text: one for the metrics, one for each per-class metric."""
+    if evaluation is None:
+        return
+    metrics = CLASSIFICATION.in_order(evaluation.metrics)
+    yield ", ".join(f"{metric.name} {_written(metric, evaluation.metrics[metric.name])}" for metric in metrics)
+    for metric in CLASSIFICATION.in_order(evaluation.class_metrics):
+        values = enumerate(evaluation.class_metrics[metric.name])
+        yield f"{metric.name} " + ", ".join(f"class {i}: {_written(metric, value)}" for i, value in values)
+
+
+def _written(metric: Metric, value: float | None) -> str:
+    return share(value) if metric.format is MetricFormat.SHARE else number(value)
 
 
 def open_model(path: Path) -> Model:

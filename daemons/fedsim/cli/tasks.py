@@ -9,7 +9,7 @@ import click
 from fedsim.cli.api import Api, Json, Rejected
 from fedsim.cli.follow import Snapshot
 from fedsim.cli.options import asks_web
-from fedsim.cli.output import NONE, Output, moment, share, size
+from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
 from fedsim.cli.views import rounds_table
 from fedsim.cli.watch import hint_at_download, outcome_code, watch_task
@@ -88,7 +88,7 @@ def tasks(api: Api, out: Output, limit: int, all_pages: bool, everybody: bool) -
         "data",
         "state",
         "rounds",
-        "accuracy",
+        "result",
         "left",
     ]
     out.table([*columns, "submitted"], [_row(Snapshot(record), everybody) for record in found], numbers=["task"])
@@ -105,7 +105,7 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
         settings["dataset"],
         task.state,
         f"{task.rounds_done}/{task.num_rounds}",
-        share(record["accuracy"]),
+        task.headline if record["metrics"] else NONE,
         task.time_left.removeprefix("about ").removesuffix(" left") or NONE,
         moment(record["created_at"]),
     ]
@@ -139,7 +139,7 @@ def show(api: Api, out: Output, task: int) -> None:
     out.table(["setting", "value"], [(name, value) for name, value in record["settings"].items() if name != "title"])
     if rounds:
         out.say("")
-        rounds_table(out, rounds)
+        rounds_table(out, record, rounds)
         if num_rounds > len(rounds):
             out.note(f"These are the latest {len(rounds)} of {num_rounds}; all: fedsim rounds {task}")
     if checkpoints:

@@ -9,15 +9,11 @@ from typing import Any
 import click
 
 from fedsim.cli.api import Api, Json
+from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
-from fedsim.cli.output import NONE, Output, moment, number, share, size
+from fedsim.cli.output import NONE, Output, moment, number, size
 
 ROUND_COLUMNS = (
-    "round",
-    "accuracy",
-    "loss",
-    "auc",
-    "train_loss",
     "num_examples",
     "cohort_size",
     "missing",
@@ -40,22 +36,25 @@ def rounds(api: Api, out: Output, task: int, as_csv: bool) -> None:
     if out.as_json:
         out.document({"rounds": found})
     elif as_csv:
-        write_rounds(found)
+        write_rounds(api.task(task), found)
     elif found:
-        rounds_table(out, found)
+        rounds_table(out, api.task(task), found)
     else:
         out.note(f"Task {task} has no rounds yet.")
 
 
-def rounds_table(out: Output, found: list[Json]) -> None:
-    """Rounds for a person."""
-    columns = ["round", "accuracy", "loss", "train loss", "examples", "missing", "seconds", "sent", "received"]
+def _measured(record: Json) -> Json:
+    return {**record["metrics"], **record["train_metrics"]}
+
+
+def rounds_table(out: Output, task: Json, found: list[Json]) -> None:
+    """Show rounds of the task as a table."""
+    names = in_order((name for record in found for name in _measured(record)), task)
+    columns = ["round", *map(metric_name, names), "examples", "missing", "seconds", "sent", "received"]
     rows = [
         [
             record["round"],
-            share(record["accuracy"]),
-            number(record["loss"]),
-            number(record["train_loss"]),
+            *(metric_text(name, _measured(record).get(name), task) for name in names),
             record["num_examples"],
             f"{len(record['missing'])} of {record['cohort_size']}" if record["missing"] else NONE,
             number(record["seconds"].get("all", sum(record["seconds"].values())), 3),
@@ -67,18 +66,25 @@ def rounds_table(out: Output, found: list[Json]) -> None:
     out.table(columns, rows, numbers=columns)
 
 
-def write_rounds(found: list[Json]) -> None:
-    """Rounds as CSV on standard output, in the columns of the web's download."""
+def write_rounds(task: Json, found: list[Json]) -> None:
+    """Write rounds of the task as CSV to standard output, in the columns of the web's download."""
+    names = in_order((name for record in found for name in _measured(record)), task)
     phases = sorted({phase for record in found for phase in record["seconds"]})
-    classes = max((len(record["recall"] or ()) for record in found), default=0)
+    classes = sorted({place for record in found for place in _of_classes(record)})
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([*ROUND_COLUMNS, *(f"seconds_{p}" for p in phases), *(f"recall_{i}" for i in range(classes))])
+    heading = ["round", *names, *ROUND_COLUMNS, *(f"seconds_{phase}" for phase in phases)]
+    writer.writerow([*heading, *(f"{name}_{i}" for name, i in classes)])
     for record in found:
         values = [record[name] for name in ROUND_COLUMNS]
         values[ROUND_COLUMNS.index("missing")] = " ".join(map(str, record["missing"]))
-        recall = record["recall"] or []
-        padded = [*recall, *[None] * (classes - len(recall))]
-        writer.writerow([*values, *(record["seconds"].get(phase) for phase in phases), *padded])
+        measured = [record["round"], *map(_measured(record).get, names)]
+        seconds = [record["seconds"].get(phase) for phase in phases]
+        writer.writerow([*measured, *values, *seconds, *map(_of_classes(record).get, classes)])
+
+
+def _of_classes(record: Json) -> dict[tuple[str, int], float | None]:
+    """The per-class metrics of a round, by name and class."""
+    return {(name, i): value for name, values in record["class_metrics"].items() for i, value in enumerate(values)}
 
 
 @click.command()

@@ -11,7 +11,7 @@ from rich.text import Text
 from fedsim.cli.api import Api
 from fedsim.cli.follow import Snapshot, Trouble, follow
 from fedsim.cli.options import asks_web
-from fedsim.cli.output import Output, number, plain, share
+from fedsim.cli.output import Output, plain
 from fedsim.errors import EX_FAILED, EX_OK
 
 GIVE_UP_SECONDS = 600.0
@@ -125,7 +125,7 @@ class _Bar:
             self._below.plain, self._below.style = plain(news.text), "yellow"
         else:
             # Eighty columns hold no more beside the bar.
-            below = ", ".join(filter(None, [f"loss {number(news.record['loss'])}", news.doing]))
+            below = ", ".join(filter(None, [news.details, news.doing]))
             self._below.plain, self._below.style = plain(below), ""
             self._progress.update(
                 self._row,
@@ -133,7 +133,7 @@ class _Bar:
                 completed=news.rounds_done,
                 total=None if news.state == "pending" else news.num_rounds,
                 rounds=news.num_rounds,
-                metrics=f"accuracy {share(news.record['accuracy'])}",
+                metrics=news.headline,
                 left=news.time_left,
             )
         self._live.refresh()

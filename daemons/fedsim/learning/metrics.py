@@ -1,84 +1,145 @@
-"""How good a model is on a test set, and what it says of new examples; batches bound the memory."""
+"""Metrics: what an evaluation computes, and how pages, tables and logs show it. A new metric is added only here.
+
+The web reads the descriptions, so this module imports no torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from fedsim.errors import BadInput
-from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.models import Prepares
+from fedsim.learning.examples import IntArray
+from fedsim.settings import TaskSettings
 
-BATCH = 500
+# Metrics by name, and per-class metrics by name with a value for each class; None: not defined (an absent class).
+MetricValues = dict[str, float | None]
+ClassValues = dict[str, tuple[float | None, ...]]
+OutputArray = NDArray[np.float64]
+TRAIN_PREFIX = "train_"
+
+
+def gettext_noop(text: str) -> str:
+    """Mark a text for translation; it is translated when it is shown."""
+    return text
+
+
+class MetricFormat(StrEnum):
+    """How a metric's value is written."""
+
+    SHARE = "share"  # between 0 and 1, as a percentage
+    NUMBER = "number"
+
+
+class Accumulator(Protocol):
+    """Computes a metric over the batches of a test set."""
+
+    def add(self, outputs: OutputArray, labels: IntArray) -> None:
+        """Add a batch: the model's outputs (logits) float64 [b, num_classes], labels int64 [b]."""
+
+    def value(self) -> float | tuple[float | None, ...] | None:
+        """The metric over all batches; a tuple if it is per class."""
 
 
 @dataclass(frozen=True)
-class Metrics:
-    """What a test on `num_examples` examples gives.
+class Metric:
+    """A metric's description, and how it is computed.
 
     Attributes:
-        loss: mean cross-entropy.
-        accuracy: share of the examples whose most likely class is right.
-        recall: the same among the examples of each class; None for a class that the test set lacks.
-        auc: area under the ROC curve for class 1 of two; None with more classes, or where one is absent.
+        name: in records, the API, CSV files and logs; `train_…` for one that clients report about their training.
+        label: in pages, marked for translation.
+        higher_is_better: the direction of improvement; None if there is none.
+        format: how its values are written.
+        per_class: whether it has a value for each class.
+        accumulator: makes an accumulator for a number of classes; returns None where the metric does not apply. None
+            for the loss, which comes from the objective, and for metrics that clients report.
     """
 
-    num_examples: int
-    loss: float
-    accuracy: float
-    recall: tuple[float | None, ...]
-    auc: float | None
+    name: str
+    label: str
+    higher_is_better: bool | None = None
+    format: MetricFormat = MetricFormat.NUMBER
+    per_class: bool = False
+    accumulator: Callable[[int], Accumulator | None] | None = None
 
 
-def evaluate(model: nn.Module, examples: Examples, *, batch_size: int = BATCH) -> Metrics:
-    """Test a model, on the device where its parameters lie; it is left in evaluation mode.
+@dataclass(frozen=True)
+class MetricSet:
+    """The metrics of an objective, in the order in which they are shown; the headline sums up a task."""
 
-    Raises:
-        BadInput: there is no example, or one is of a class that the model does not know.
-    """
-    labels = examples.labels
-    if not len(labels):
-        raise BadInput("the test set is empty; give it at least one example")
-    loss = 0.0
-    guesses = np.empty(len(labels), np.int64)
-    margins = np.empty(len(labels), np.float64)
-    num_classes = 0
-    for here in _batches(len(labels), batch_size):
-        logits = _logits(model, examples.take(here)).double().cpu()
-        num_classes = logits.shape[1]
-        if not 0 <= labels[here].min() <= labels[here].max() < num_classes:
-            raise BadInput(
-                f"the test set has labels from {labels.min()} to {labels.max()}, the model knows the classes 0 to "
-                f"{num_classes - 1}: use the test set of the data that it is trained on"
-            )
-        loss += float(nn.functional.cross_entropy(logits, torch.from_numpy(labels[here].copy()), reduction="sum"))
-        guesses[here] = logits.argmax(dim=1).numpy()
+    metrics: tuple[Metric, ...]
+    headline_name: str
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that lists and summaries of tasks show."""
+        return self.get(self.headline_name)
+
+    def get(self, name: str) -> Metric:
+        """The description of a metric; a plain one for a name that is not declared, as in the records of old tasks."""
+        return next((metric for metric in self.metrics if metric.name == name), Metric(name, name))
+
+    def in_order(self, names: Iterable[str]) -> list[Metric]:
+        """The metrics with these names: declared ones first, in their order, then others by name."""
+        order = [metric.name for metric in self.metrics]
+        found = sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
+        return [self.get(name) for name in found]
+
+
+class ClassAccuracy:
+    """Per class, the share of its examples whose most likely class is right; None for an absent class."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._right = np.zeros(num_classes, np.int64)
+        self._all = np.zeros(num_classes, np.int64)
+
+    def add(self, outputs: OutputArray, labels: IntArray) -> None:
+        """Add a batch."""
+        right = labels[outputs.argmax(axis=1) == labels]
+        self._right += np.bincount(right, minlength=len(self._right))
+        self._all += np.bincount(labels, minlength=len(self._all))
+
+    def value(self) -> tuple[float | None, ...]:
+        """The share of each class."""
+        counts = zip(self._right, self._all, strict=True)
+        return tuple(float(right / count) if count else None for right, count in counts)
+
+
+class TotalAccuracy(ClassAccuracy):
+    """The share of the examples whose most likely class is right."""
+
+    def value(self) -> float:  # type: ignore[override] # one value instead of one for each class
+        """The share of all classes together."""
+        return float(self._right.sum() / self._all.sum())
+
+
+def _two_classes(num_classes: int) -> Accumulator | None:
+    return RocAuc() if num_classes == 2 else None
+
+
+class RocAuc:
+    """Area under the ROC curve for class 1 of two."""
+
+    def __init__(self) -> None:
+        self._scores: list[OutputArray] = []
+        self._labels: list[IntArray] = []
+
+    def add(self, outputs: OutputArray, labels: IntArray) -> None:
+        """Add a batch."""
         # The difference of the logits ranks as the probability does, without its ties near 0 and 1.
-        margins[here] = (logits[:, -1] - logits[:, 0]).numpy()
-    right = guesses == labels
-    recall = tuple(
-        float(right[labels == label].mean()) if np.any(labels == label) else None for label in range(num_classes)
-    )
-    auc = roc_auc(margins, labels) if num_classes == 2 else None
-    return Metrics(len(labels), loss / len(labels), float(right.mean()), recall, auc)
+        self._scores.append(outputs[:, 1] - outputs[:, 0])
+        self._labels.append(labels)
+
+    def value(self) -> float | None:
+        """The area; None if a class is absent."""
+        return roc_auc(np.concatenate(self._scores), np.concatenate(self._labels))
 
 
-def predict(model: nn.Module, features: NDArray[Any], *, batch_size: int = BATCH) -> FloatArray:
-    """The probability of each class, float32 [n, num_classes], for features float32 [n, *shape] (`Examples.take`)."""
-    parts = [
-        torch.softmax(_logits(model, features[here].astype(np.float32)), dim=1).cpu().numpy()
-        for here in _batches(len(features), batch_size)
-    ]
-    return np.concatenate(parts)
-
-
-def roc_auc(scores: NDArray[np.float64], labels: IntArray) -> float | None:
+def roc_auc(scores: OutputArray, labels: IntArray) -> float | None:
     """Area under the ROC curve by ranks (Mann-Whitney); equal scores share a rank. None if a class is absent."""
     positives = int((labels == 1).sum())
     negatives = len(labels) - positives
@@ -91,13 +152,18 @@ def roc_auc(scores: NDArray[np.float64], labels: IntArray) -> float | None:
     return above / (positives * negatives)
 
 
-def _batches(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+CLASSIFICATION = MetricSet(
+    (
+        Metric("accuracy", gettext_noop("Accuracy"), True, MetricFormat.SHARE, accumulator=TotalAccuracy),
+        Metric("loss", gettext_noop("Loss"), False),
+        Metric("train_loss", gettext_noop("Training loss"), False),
+        Metric("auc", gettext_noop("ROC AUC"), True, accumulator=_two_classes),
+        Metric("recall", gettext_noop("Recall"), True, MetricFormat.SHARE, per_class=True, accumulator=ClassAccuracy),
+    ),
+    headline_name="accuracy",
+)
 
 
-@torch.no_grad()
-def _logits(model: nn.Module, features: FloatArray) -> Tensor:
-    model.eval()
-    inputs = torch.from_numpy(features).to(next(model.parameters()).device)
-    outputs: Tensor = model(model.prepare(inputs, None) if isinstance(model, Prepares) else inputs)
-    return outputs
+def metrics_of(settings: TaskSettings) -> MetricSet:  # noqa: ARG001 - the objective will declare them
+    """The metrics of a task's objective."""
+    return CLASSIFICATION

@@ -16,8 +16,9 @@ from fedsim.learning.aggregate import aggregate, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks, draw_cohort
 from fedsim.learning.engine import SequentialEngine, train_chunk
 from fedsim.learning.errors import Diverged
+from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
-from fedsim.learning.metrics import Metrics, evaluate
+from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import build_model, initial_vector, load_vector
 from fedsim.learning.partition import make_partition
 from fedsim.learning.strategies import make_strategy
@@ -28,13 +29,14 @@ from fedsim.update import PARAMETERS, TRAIN_LOSS, mean_metric
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What is recorded of a round. `metrics` is None where it was not evaluated, `train_loss` in round 0."""
+    """The record of a round. The metrics are empty where it was not evaluated; `train_loss` is None in round 0."""
 
     round: int
     digest: str
     num_examples: int
     train_loss: float | None
-    metrics: Metrics | None
+    metrics: MetricValues
+    class_metrics: ClassValues
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def simulate(
     rounds = list(resume.rounds) if resume else []
 
     def record(round_number: int, vector: FloatArray, num_examples: int, train_loss: float | None) -> None:
-        metrics = None
+        tested = Evaluation(0, {}, {})
         if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
             load_vector(model, vector)
-            metrics = evaluate(model, test)
-        rounds.append(RoundResult(round_number, model_digest(vector), num_examples, train_loss, metrics))
+            tested = evaluate(model, test)
+        digest = model_digest(vector)
+        rounds.append(RoundResult(round_number, digest, num_examples, train_loss, tested.metrics, tested.class_metrics))
         if on_round:
             on_round(rounds[-1])
 

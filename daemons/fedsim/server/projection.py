@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from fedsim.learning.metrics import metrics_of
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import WriteRoster
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
-from fedsim.update import mean_metric
+from fedsim.update import mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 
@@ -82,7 +83,7 @@ class TaskProjection:
             round=number,
             digest=self._made.digest,
             num_examples=sum(update.num_examples for update in updates),
-            train_loss=mean_metric(updates, "train_loss"),
+            train_metrics={**mean_metrics(updates)},
             seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
             bytes_sent=self._bytes_sent.pop(number, 0),
             bytes_received=self._bytes_received.pop(number, 0),
@@ -99,7 +100,7 @@ class TaskProjection:
         self._file_digests[number] = content.pop("file_digest")
         record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
         known = self._rounds.get(number)
-        if known is not None and known.accuracy is not None:
+        if known is not None and known.tested:
             record = known
         self._rounds[number] = record
         self._store.rounds.record(self._plan.task, record)
@@ -110,10 +111,8 @@ class TaskProjection:
         known = self._rounds[tested.round]
         record = replace(
             known,
-            loss=tested.loss,
-            accuracy=tested.accuracy,
-            recall=tested.recall,
-            auc=tested.auc,
+            metrics=tested.metrics,
+            class_metrics=tested.class_metrics,
             seconds={**known.seconds, "evaluate": tested.seconds},
         )
         self._rounds[tested.round] = record
@@ -123,7 +122,7 @@ class TaskProjection:
     def is_tested(self, number: int) -> bool:
         """Whether the round's metrics are recorded."""
         record = self._rounds.get(number)
-        return record is not None and record.accuracy is not None
+        return record is not None and record.tested
 
     def file_digest(self, number: int) -> str:
         """The digest of a committed round's model file, as the wire offers it."""
@@ -135,10 +134,11 @@ class TaskProjection:
         return record.digest if record else None
 
     @property
-    def latest_accuracy(self) -> float | None:
-        """Of the newest round that was tested."""
-        tested = [number for number, record in self._rounds.items() if record.accuracy is not None]
-        return self._rounds[max(tested)].accuracy if tested else None
+    def latest_headline(self) -> tuple[str, float | None]:
+        """The name of the task's headline metric, and its value in the newest round that was tested."""
+        name = metrics_of(self._plan.settings).headline_name
+        tested = [number for number, record in self._rounds.items() if record.tested]
+        return name, self._rounds[max(tested)].metrics.get(name) if tested else None
 
     # ---- checkpoints
 
@@ -150,13 +150,7 @@ class TaskProjection:
             "uid": self._plan.task,
             "round": number,
             "settings": self._plan.settings.model_dump(mode="json"),
-            "metrics": {
-                "loss": record.loss,
-                "accuracy": record.accuracy,
-                "recall": record.recall,
-                "auc": record.auc,
-                "train_loss": record.train_loss,
-            },
+            "metrics": {**record.metrics, **record.class_metrics, **record.train_metrics},
             "parameters_digest": record.digest,
             "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,

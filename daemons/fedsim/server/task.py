@@ -346,7 +346,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._context.finals.send(self.uid)
         clear_task(self._context.spool, self.uid)
         self._records.event(finish.outcome, finish.reason)
-        self._telemetry.finished(finish, self._machine.committed, accuracy=self._records.latest_accuracy, digest=digest)
+        self._telemetry.finished(finish, self._machine.committed, headline=self._records.latest_headline, digest=digest)
         self._telemetry.stopped()
 
     def _keep_final(self, nodes: tuple[str, ...]) -> None:
@@ -387,10 +387,10 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     @property
     def status(self) -> str:
         """For `systemctl status`."""
-        latest = self._records.latest_accuracy
-        accuracy = "" if latest is None else f", accuracy {latest:.4f}"
+        name, latest = self._records.latest_headline
+        metric = "" if latest is None else f", {name} {latest:.4f}"
         rounds = self.plan.settings.num_rounds
-        return f"task {self.plan.number}: {self._machine.phase}, round {self._machine.round} of {rounds}{accuracy}"
+        return f"task {self.plan.number}: {self._machine.phase}, round {self._machine.round} of {rounds}{metric}"
 
     # ------------------------------------------------------------ from disk
 

@@ -5,7 +5,7 @@ claimed, waits, started or resumed, then for each round committed and, where due
 
 from __future__ import annotations
 
-from math import inf
+from math import nan
 
 from fedsim.metrics import ServerMetrics
 from fedsim.runtime.telemetry import TaskTelemetry
@@ -46,7 +46,7 @@ class ServerTaskTelemetry(TaskTelemetry):
         self.log.info(
             "round_committed",
             round=record.round,
-            train_loss=record.train_loss,
+            **record.train_metrics,
             examples=record.num_examples,
             missing=len(record.missing),
             seconds=round(record.seconds["all"], 3),
@@ -59,24 +59,24 @@ class ServerTaskTelemetry(TaskTelemetry):
 
     def tested(self, record: RoundRecord) -> None:
         """A round's model was tested."""
-        self.log.info("tested", round=record.round, accuracy=record.accuracy, loss=record.loss, auc=record.auc)
+        self.log.info("tested", round=record.round, **record.metrics)
         self._metrics.round_seconds.labels("evaluate").observe(record.seconds["evaluate"])
-        self._metrics.accuracy.labels(self._task).set(record.accuracy or 0.0)
-        self._metrics.loss.labels(self._task).set(inf if record.loss is None else record.loss)
+        for name, value in record.metrics.items():
+            self._metrics.tested(self._task, name, nan if value is None else value)
 
     def saved(self, saved: CheckpointSaved) -> None:
         """A checkpoint lies in place."""
         self.log.info("checkpoint_saved", round=saved.round, digest=saved.digest, bytes=saved.size)
         self._metrics.checkpoints.inc()
 
-    def finished(self, finish: Finish, number: int, *, accuracy: float | None, digest: str | None) -> None:
+    def finished(self, finish: Finish, number: int, *, headline: tuple[str, float | None], digest: str | None) -> None:
         """The task is over; round `number` was its last."""
         self.log.info(
             "task_finished",
             outcome=finish.outcome,
             reason=finish.reason,
             round=number,
-            accuracy=accuracy,
             digest=digest,
+            **dict([headline]),
         )
         self._metrics.ended.labels(finish.outcome).inc()

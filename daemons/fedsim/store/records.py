@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedsim.settings import TaskSettings
+
+if TYPE_CHECKING:
+    from fedsim.learning.metrics import ClassValues, MetricValues
 
 
 class TaskState(StrEnum):
@@ -93,7 +96,10 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One submitted training. People refer to it by its `number`, headers and paths by its `uid`."""
+    """One submitted training. People refer to it by its `number`, headers and paths by its `uid`.
+
+    `metrics` are those of the newest round that was tested.
+    """
 
     number: int
     uid: str
@@ -108,8 +114,7 @@ class Task:
     stop_requested: bool
     delete_requested: bool
     round: int
-    loss: float | None
-    accuracy: float | None
+    metrics: MetricValues
     phase: str
     waiting_for: tuple[str, ...]
     waiting_until: float | None
@@ -133,24 +138,28 @@ class Progress:
 class RoundRecord:
     """A committed round, a projection of its folder: it can be written again with the same content.
 
-    `loss`, `accuracy`, `recall` (per class) and `auc` are None where the round was not evaluated. `seconds` holds the
-    length of each phase, `missing` the clients that did not answer, `digest` the global model's blake3.
+    `metrics` and `class_metrics` (a value for each class) come from the test, and are empty where the round was not
+    tested; `train_metrics` come from the clients. `seconds` holds the length of each phase, `missing` the clients that
+    did not answer, `digest` the global model's blake3.
     """
 
     round: int
     digest: str
     num_examples: int
-    train_loss: float | None
     seconds: dict[str, float]
     bytes_sent: int
     bytes_received: int
     cohort_size: int
     missing: tuple[int, ...]
     finished_at: float
-    loss: float | None = None
-    accuracy: float | None = None
-    recall: tuple[float | None, ...] | None = None
-    auc: float | None = None
+    train_metrics: MetricValues = field(default_factory=dict)
+    metrics: MetricValues = field(default_factory=dict)
+    class_metrics: ClassValues = field(default_factory=dict)
+
+    @property
+    def tested(self) -> bool:
+        """Whether the round's model was tested."""
+        return bool(self.metrics or self.class_metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +167,8 @@ class RoundMetrics:
     """The metrics of a round without the rest of its record: a point of each curve."""
 
     round: int
-    train_loss: float | None
-    loss: float | None
-    accuracy: float | None
+    train_metrics: MetricValues
+    metrics: MetricValues
 
 
 @dataclass(frozen=True, slots=True)

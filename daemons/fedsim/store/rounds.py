@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, or_, select, update
+from sqlalchemy import Connection, Table, func, select, update
 
 from fedsim.errors import BadInput
 from fedsim.store.connections import Database, upsert
@@ -14,7 +14,7 @@ from fedsim.store.rows import field_names, to_record, to_values
 from fedsim.store.schema import rounds, tasks
 
 # Written after the round's model has been tested, later than the rest: a record without them keeps them.
-METRICS = ("train_loss", "loss", "accuracy", "recall", "auc")
+METRICS = ("train_metrics", "metrics", "class_metrics")
 
 
 def lock_task(connection: Connection, uid: str) -> int:
@@ -53,27 +53,26 @@ class RoundStore:
     def record(self, uid: str, record: RoundRecord) -> None:
         """Insert or overwrite a round; metrics that are already recorded are kept where `record` has none.
 
-        Also updates the task: its round, which never decreases by this, and the loss and accuracy of its newest
-        evaluated round. NaN and infinities are stored as None.
+        Also updates the task: its round, which never decreases by this, and its metrics, which are those of its newest
+        tested round. NaN and infinities are stored as None.
 
         Raises:
             BadInput: there is no such task.
         """
-        evaluated = or_(rounds.c.loss.is_not(None), rounds.c.accuracy.is_not(None))
         with self._database.writing() as connection:
             number = lock_task(connection, uid)
             key = {"task": number, "round": record.round}
             upsert(connection, rounds, key, to_values(record, without=("round",)), keep=METRICS)
-            newest = connection.execute(
-                select(rounds.c.loss, rounds.c.accuracy)
-                .where(rounds.c.task == number, evaluated)
+            newest = connection.scalar(
+                select(rounds.c.metrics)
+                .where(rounds.c.task == number, rounds.c.metrics.is_not(None))
                 .order_by(rounds.c.round.desc())
                 .limit(1)
-            ).one_or_none()
+            )
             of_task = update(tasks).where(tasks.c.number == number)
             connection.execute(of_task.where(tasks.c.round < record.round).values(round=record.round))
             if newest is not None:
-                connection.execute(of_task.values(loss=newest.loss, accuracy=newest.accuracy))
+                connection.execute(of_task.values(metrics=newest))
 
     def of_task(
         self,

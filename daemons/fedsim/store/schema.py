@@ -84,6 +84,21 @@ class JsonTuple(Json):
         return None if value is None else tuple(super().process_result_value(value, dialect))
 
 
+class JsonDict(Json):
+    """A JSON object whose arrays are read as tuples. An empty one is NULL, so that an upsert can keep what is there."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:
+        """A dictionary on its way into the database."""
+        return super().process_bind_param(value or None, dialect)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any]:
+        """A column's text on its way out."""
+        stored = super().process_result_value(value, dialect) or {}
+        return {name: tuple(item) if isinstance(item, list) else item for name, item in stored.items()}
+
+
 class Word(TypeDecorator[StrEnum]):
     """A member of an enumeration, stored by its value."""
 
@@ -193,8 +208,7 @@ tasks = Table(
     Column("stop_requested", Boolean, nullable=False),
     Column("delete_requested", Boolean, nullable=False),
     Column("round", Integer, nullable=False),
-    Column("loss", Real),
-    Column("accuracy", Real),
+    Column("metrics", JsonDict),
     Column("phase", LongText, nullable=False),
     Column("waiting_for", JsonTuple, nullable=False),
     Column("waiting_until", Real),
@@ -221,17 +235,15 @@ rounds = Table(
     Column("round", Integer, primary_key=True, autoincrement=False),
     Column("digest", String(HASH), nullable=False),
     Column("num_examples", BigInteger, nullable=False),
-    Column("train_loss", Real),
     Column("seconds", Json, nullable=False),
     Column("bytes_sent", BigInteger, nullable=False),
     Column("bytes_received", BigInteger, nullable=False),
     Column("cohort_size", Integer, nullable=False),
     Column("missing", JsonTuple, nullable=False),
     Column("finished_at", Real, nullable=False),
-    Column("loss", Real),
-    Column("accuracy", Real),
-    Column("recall", JsonTuple),
-    Column("auc", Real),
+    Column("train_metrics", JsonDict),
+    Column("metrics", JsonDict),
+    Column("class_metrics", JsonDict),
     **OPTIONS,
 )
 

@@ -66,6 +66,7 @@ class TaskStore:
             "stop_requested": False,
             "delete_requested": False,
             "round": 0,
+            "metrics": {},
             "nodes": (),
             "submission": submission,
             **_NO_PROGRESS,

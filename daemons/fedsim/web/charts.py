@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from fedsim.learning.metrics import TRAIN_PREFIX, MetricFormat, MetricSet
 from fedsim.store.records import RoundMetrics, RoundRecord
 from fedsim.web.i18n import Text, tr
+from fedsim.web.views import metric_label
 
 WIDTH, HEIGHT = 640, 240
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 28
@@ -64,22 +66,29 @@ def rounds_to_draw(latest: int, evaluate_every: int) -> set[int]:
     return chosen | {newest_test, max(newest_test - evaluate_every, 0)}
 
 
-def charts_of(rounds: Sequence[RoundMetrics | RoundRecord], num_rounds: int) -> list[Chart]:
-    """Accuracy and loss over the rounds; a chart without a point is left out."""
-    accuracy = [(r.round, r.accuracy) for r in rounds if r.accuracy is not None]
-    loss = [(r.round, r.loss) for r in rounds if r.loss is not None]
-    train = [(r.round, r.train_loss) for r in rounds if r.train_loss is not None]
-    made = (
-        _chart("accuracy", tr("Test accuracy"), [(tr("Test accuracy"), "test", accuracy)], num_rounds, share=True),
-        _chart(
-            "loss",
-            tr("Loss"),
-            [(tr("Test loss"), "test", loss), (tr("Training loss"), "train", train)],
-            num_rounds,
-            share=False,
-        ),
-    )
+def charts_of(rounds: Sequence[RoundMetrics | RoundRecord], num_rounds: int, metrics: MetricSet) -> list[Chart]:
+    """A chart for each metric: its values on the test set, and those that clients report from their training.
+
+    A chart without a point is left out.
+    """
+    names = {name for record in rounds for name in record.metrics}
+    names |= {name.removeprefix(TRAIN_PREFIX) for record in rounds for name in record.train_metrics}
+    made = []
+    for metric in metrics.in_order(names):
+        label = metric_label(metric)
+        trained = TRAIN_PREFIX + metric.name
+        on_test_set = _points((record.round, record.metrics.get(metric.name)) for record in rounds)
+        in_training = _points((record.round, record.train_metrics.get(trained)) for record in rounds)
+        series = [
+            (tr("%(metric)s, test set", metric=label), "test", on_test_set),
+            (tr("%(metric)s, training", metric=label), "train", in_training),
+        ]
+        made.append(_chart(metric.name, label, series, num_rounds, share=metric.format is MetricFormat.SHARE))
     return [chart for chart in made if chart is not None]
+
+
+def _points(values: Iterable[tuple[int, float | None]]) -> list[Point]:
+    return [(number, value) for number, value in values if value is not None]
 
 
 def _chart(
@@ -90,8 +99,8 @@ def _chart(
     if not kept:
         return None
     values = [y for _, _, points in kept for _, y in points]
-    y_marks = _marks(0.0, max(1.0 if share else max(values), 1e-9))
-    y_top = y_marks[-1]
+    y_marks = _marks(min(0.0, *values), max(1.0 if share else 0.0, *values, 1e-9))
+    y_low, y_top = y_marks[0], y_marks[-1]
     x_marks = [
         round(mark) for mark in _marks(0.0, float(max(num_rounds, 1))) if mark <= num_rounds and mark == round(mark)
     ]
@@ -100,7 +109,7 @@ def _chart(
         return round(LEFT + x / max(num_rounds, 1) * (WIDTH - LEFT - RIGHT), 1)
 
     def up(y: float) -> float:
-        return round(HEIGHT - BOTTOM - min(y, y_top) / y_top * (HEIGHT - TOP - BOTTOM), 1)
+        return round(HEIGHT - BOTTOM - (min(y, y_top) - y_low) / (y_top - y_low) * (HEIGHT - TOP - BOTTOM), 1)
 
     def written(y: float) -> str:
         return f"{y * 100:.0f} %" if share else f"{y:g}"
@@ -121,7 +130,7 @@ def _chart(
         curves=curves,
         x_ticks=tuple(Tick(across(mark), str(mark)) for mark in x_marks),
         y_ticks=tuple(Tick(up(mark), written(mark)) for mark in y_marks),
-        data=_data([points for _, _, points in kept], num_rounds, y_top, share=share),
+        data=_data([points for _, _, points in kept], num_rounds, (y_low, y_top), share=share),
     )
 
 
@@ -134,17 +143,18 @@ def _thin(points: list[Point]) -> list[Point]:
 
 
 def _marks(low: float, high: float) -> list[float]:
-    """About five round numbers from `low` to just beyond `high` (Heckbert's nice numbers, Graphics Gems 1990)."""
+    """About five round numbers from just below `low` to just above `high` (Heckbert, Graphics Gems 1990)."""
     rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    count = math.ceil((high - low) / step - 1e-9)
-    return [round(low + i * step, 10) for i in range(count + 1)]
+    first = math.floor(low / step + 1e-9)
+    last = max(math.ceil(high / step - 1e-9), first + 1)
+    return [round(mark * step, 10) for mark in range(first, last + 1)]
 
 
-def _data(series: list[list[Point]], num_rounds: int, y_top: float, *, share: bool) -> str:
+def _data(series: list[list[Point]], num_rounds: int, y_range: tuple[float, float], *, share: bool) -> str:
     """For uPlot: one list of x and, for each line, a value or null at each x."""
     xs = sorted({x for points in series for x, _ in points})
     by_round: list[Callable[[int], float | None]] = [dict(points).get for points in series]
     lines = [[value(x) for x in xs] for value in by_round]
-    return json.dumps({"xs": xs, "lines": lines, "end": num_rounds, "top": y_top, "share": share}, allow_nan=False)
+    return json.dumps({"xs": xs, "lines": lines, "end": num_rounds, "range": y_range, "share": share}, allow_nan=False)

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import bottle
 
+from fedsim.learning.metrics import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import RoundRecord, Task
 from fedsim.web.errors import Fault, not_found, status_text
@@ -19,6 +20,7 @@ from fedsim.web.request import WebRequest
 from fedsim.web.views import plain, task_json
 
 BLOCK_ROUNDS = 1000
+CSV_COLUMNS = ("num_examples", "cohort_size", "missing", "bytes_sent", "bytes_received", "finished_at", "digest")
 
 
 def checkpoint_file(visit: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
@@ -77,30 +79,37 @@ class _Stretch:
 
 
 def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
-    """One line for each round; a column for each phase's seconds and each class's recall."""
+    """One line for each round; a column for each metric, each phase's seconds and each class's metrics."""
+    names: set[str] = set()
     phases: set[str] = set()
-    classes = 0
+    classes: dict[str, int] = {}
     for block in _blocks(store, task):
-        phases.update(phase for record in block for phase in record.seconds)
-        classes = max(classes, *(len(record.recall or ()) for record in block))
+        for record in block:
+            names.update(record.metrics, record.train_metrics)
+            phases.update(record.seconds)
+            for name, values in record.class_metrics.items():
+                classes[name] = max(classes.get(name, 0), len(values))
+    metrics = [metric.name for metric in metrics_of(task.settings).in_order(names)]
     name = f"task-{task.number}-rounds.csv"
     headers = {"Content-Type": "text/csv; charset=utf-8", "Content-Disposition": f'attachment; filename="{name}"'}
-    return bottle.HTTPResponse(_csv(store, task, sorted(phases), classes), headers=headers)
+    return bottle.HTTPResponse(_csv(store, task, metrics, sorted(phases), classes), headers=headers)
 
 
-def _csv(store: Store, task: Task, phases: list[str], classes: int) -> Iterator[bytes]:
-    columns = ["round", "accuracy", "loss", "auc", "train_loss", "num_examples", "cohort_size", "missing"]
-    columns += ["bytes_sent", "bytes_received", "finished_at", "digest"]
-    heading = [*columns, *(f"seconds_{name}" for name in phases), *(f"recall_{i}" for i in range(classes))]
-    yield _csv_lines([heading])
+def _csv(store: Store, task: Task, metrics: list[str], phases: list[str], classes: dict[str, int]) -> Iterator[bytes]:
+    places = [(name, place) for name, count in sorted(classes.items()) for place in range(count)]
+    heading = ["round", *metrics, *CSV_COLUMNS, *(f"seconds_{name}" for name in phases)]
+    yield _csv_lines([[*heading, *(f"{name}_{place}" for name, place in places)]])
     for block in _blocks(store, task):
         lines = []
         for record in block:
-            values = [getattr(record, name) for name in columns]
-            values[columns.index("missing")] = " ".join(map(str, record.missing))
-            recall = record.recall or ()
-            padded = [*recall, *[None] * (classes - len(recall))]
-            lines.append([*values, *(record.seconds.get(phase) for phase in phases), *padded])
+            measured = record.metrics | record.train_metrics
+            values = [getattr(record, name) for name in CSV_COLUMNS]
+            values[CSV_COLUMNS.index("missing")] = " ".join(map(str, record.missing))
+            seconds = [record.seconds.get(phase) for phase in phases]
+            of_classes = {
+                (name, i): value for name, found in record.class_metrics.items() for i, value in enumerate(found)
+            }
+            lines.append([record.round, *map(measured.get, metrics), *values, *seconds, *map(of_classes.get, places)])
         yield _csv_lines(lines)
 
 

@@ -39,7 +39,8 @@ class Text:
         values = {
             key: value.to(translations) if isinstance(value, Text) else value for key, value in self.values.items()
         }
-        return translations.gettext(self.msgid) % values
+        text = translations.gettext(self.msgid)
+        return text % values if values else text  # a text without values, as a plug-in's label, may have a percent sign
 
     def __str__(self) -> str:
         """The English text, for logs."""

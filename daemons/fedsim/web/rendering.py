@@ -15,7 +15,7 @@ from fedsim import __version__
 from fedsim.store.records import UserState
 from fedsim.web import i18n
 from fedsim.web.request import WebRequest
-from fedsim.web.views import event_text, phase_text
+from fedsim.web.views import event_text, metric_label, metric_value, phase_text
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -48,6 +48,8 @@ class Renderer:
             languages=i18n.LANGUAGES,
             version=__version__,
             UserState=UserState,
+            metric_label=metric_label,
+            metric_value=metric_value,
             phase_text=phase_text,
             event_text=event_text,
         )

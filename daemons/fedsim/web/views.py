@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedsim.learning.metrics import Metric, MetricFormat, metrics_of
 from fedsim.store import Store
 from fedsim.store.records import Event, Task, TaskState, User, UserRole, UserState
-from fedsim.web.i18n import Text, duration, percent, tr
+from fedsim.web.i18n import Text, duration, number, percent, tr
 
 STATES: dict[TaskState, Text] = {
     TaskState.PENDING: tr("waiting"),
@@ -58,6 +59,16 @@ def event_text(event: Event) -> Text:
     return Text(known.msgid, {"user": event.user}) if known and event.user else tr("%(message)s", message=event.text)
 
 
+def metric_label(metric: Metric) -> Text:
+    """The metric's label. That of a plug-in which brings no translation stays as it is."""
+    return Text(metric.label, {})
+
+
+def metric_value(metric: Metric, value: float | None) -> str:
+    """A value of the metric in its format; a dash where there is none."""
+    return percent(value) if metric.format is MetricFormat.SHARE else number(value)
+
+
 @dataclass(frozen=True)
 class TaskView:
     """A task with what pages compute from it."""
@@ -80,13 +91,30 @@ class TaskView:
         if task.state is TaskState.PENDING:
             return tr("Task %(number)s: %(state)s", number=task.number, state=self.state)
         return tr(
-            "Task %(number)s: %(state)s, round %(round)s of %(rounds)s, accuracy %(accuracy)s",
+            "Task %(number)s: %(state)s, round %(round)s of %(rounds)s, %(metric)s: %(value)s",
             number=task.number,
             state=self.state,
             round=task.round,
             rounds=task.settings.num_rounds,
-            accuracy=percent(task.accuracy),
+            metric=metric_label(self.headline),
+            value=self.result,
         )
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that sums up the task."""
+        return metrics_of(self.task.settings).headline
+
+    @property
+    def result(self) -> str:
+        """The headline's value at the last test; a dash before it."""
+        return metric_value(self.headline, self.task.metrics.get(self.headline.name))
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics of the last test, in order; before it, the headline alone."""
+        found = metrics_of(self.task.settings)
+        return found.in_order(self.task.metrics or [found.headline_name])
 
     @property
     def time_left(self) -> Text | None:
@@ -130,7 +158,18 @@ def task_json(store: Store, task: Task) -> dict[str, Any]:
     """A task for the JSON API: every field of its row, and what follows from them."""
     fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
     record: dict[str, Any] = plain(fields)
+    metrics = metrics_of(task.settings)
     return record | {
+        "headline": metrics.headline_name,
+        "metric_info": {
+            metric.name: {
+                "label": metric.label,
+                "format": metric.format.value,
+                "higher_is_better": metric.higher_is_better,
+                "per_class": metric.per_class,
+            }
+            for metric in metrics.metrics
+        },
         "cohort_size": task.settings.cohort_size,
         "queue_position": store.tasks.queue_position(task.number) if task.state is TaskState.PENDING else None,
         "url": f"/tasks/{task.number}",

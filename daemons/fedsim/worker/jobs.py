@@ -158,17 +158,15 @@ class ModelMade(_Line):
 
 
 class Tested(_Line):
-    """What the test gave: mean cross-entropy, share of right answers, recall per class, AUC of two classes.
+    """The result of a test: metrics by name, and per-class metrics by name.
 
-    `loss` is None where it is beyond all numbers: a model that is about to diverge can still be tested.
+    A value that is not finite is None: a model that is about to diverge can still be tested.
     """
 
     reply: Literal["tested"] = "tested"
     round: int
-    loss: float | None
-    accuracy: float
-    recall: tuple[float | None, ...]
-    auc: float | None
+    metrics: dict[str, float | None]
+    class_metrics: dict[str, tuple[float | None, ...]]
     seconds: float
 
 

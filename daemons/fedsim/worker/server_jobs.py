@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest, uplink_layout
 from fedsim.learning.examples import Examples
+from fedsim.learning.metrics import metrics_of
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import sync_folder
@@ -115,7 +115,7 @@ class ServerJobs:
 
     def _evaluate(self, job: Evaluate) -> Reply:
         from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - imports torch, which aggregating never needs
-        from fedsim.learning.metrics import evaluate  # noqa: PLC0415
+        from fedsim.learning.evaluate import evaluate  # noqa: PLC0415
         from fedsim.learning.models import build_model, load_vector  # noqa: PLC0415
 
         started = time.monotonic()
@@ -123,13 +123,12 @@ class ServerJobs:
         if self._model is None:
             self._model = build_model(job.settings.model, job.feature_shape, job.num_classes)
         load_vector(self._model, open_vector(job.model))
-        metrics = evaluate(self._model, self._load_testset(job.testset, job.num_classes))
+        test = self._load_testset(job.testset, job.num_classes)
+        evaluation = evaluate(self._model, test, metrics=metrics_of(job.settings))
         return Tested(
             round=job.round,
-            loss=metrics.loss if isfinite(metrics.loss) else None,
-            accuracy=metrics.accuracy,
-            recall=metrics.recall,
-            auc=metrics.auc,
+            metrics=evaluation.metrics,
+            class_metrics=evaluation.class_metrics,
             seconds=time.monotonic() - started,
         )
 

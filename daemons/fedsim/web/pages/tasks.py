@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import bottle
 
+from fedsim.learning.metrics import metrics_of
 from fedsim.store.records import Checkpoint, RoundRecord, Task
 from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
@@ -69,6 +70,7 @@ class TaskPages:
             "path": path,
             "everybody": owner is None,
             "live": any(view.live for view in views),
+            "headlines": list({view.headline.name: view.headline for view in views}.values()),
         }
         return self._live_part(visit, "tasks.html", "_tasks.html", values)
 
@@ -92,18 +94,21 @@ class TaskPages:
         rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds.of_task, number))
         newest = _newest(rounds.shown if rounds.before is None else store.rounds.of_task(number, limit=1, newest=True))
         curves = store.rounds.metrics(number, rounds_to_draw(newest, task.settings.evaluate_every))
-        tested = max((point.round for point in curves if point.accuracy is not None), default=None)
+        tested = max((point.round for point in curves if point.metrics), default=None)
+        metrics = metrics_of(task.settings)
         values = {
             "view": task_view(store, task, newest),
             "task": task,
             "settings": task.settings,
             "fields": forms.FIELDS,
             "filled": forms.filled(task.settings),
-            "charts": charts_of(curves, task.settings.num_rounds),
+            "charts": charts_of(curves, task.settings.num_rounds, metrics),
+            "metrics": metrics,
+            "columns": metrics.in_order(name for r in rounds.shown for name in (*r.metrics, *r.train_metrics)),
             "rounds": rounds,
             "num_rounds_recorded": store.rounds.count(number),
             "phases": _phases(rounds.shown),
-            "recall": None
+            "tested": None
             if tested is None
             else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),
             "checkpoints": _page(visit, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)),

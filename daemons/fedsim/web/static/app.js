@@ -17,7 +17,7 @@ function colour(name) {
 }
 
 function drawChart(figure) {
-  const { xs, lines, end, top, share } = JSON.parse(figure.dataset.chart);
+  const { xs, lines, end, range, share } = JSON.parse(figure.dataset.chart);
   const names = [...figure.querySelectorAll("polyline")].map((line) => line.getAttribute("class"));
   const write = (value) => (value === null ? "–" : share ? `${(value * 100).toFixed(2)} %` : value.toFixed(4));
   const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
@@ -31,7 +31,7 @@ function drawChart(figure) {
     height: 240,
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false } },
-    scales: { x: { time: false, range: [0, Math.max(end, 1)] }, y: { range: [0, top] } },
+    scales: { x: { time: false, range: [0, Math.max(end, 1)] }, y: { range } },
     axes: [
       { ...axis, grid: { show: false }, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000] },
       { ...axis, size: 52, values: (_, marks) => marks.map((mark) => (share ? `${Math.round(mark * 100)} %` : mark)) },

@@ -1,0 +1,98 @@
+"""Evaluation of a model on a test set, and predictions for new examples; batches bound the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedsim.errors import BadInput
+from fedsim.learning.examples import Examples, FloatArray
+from fedsim.learning.metrics import CLASSIFICATION, Accumulator, ClassValues, MetricSet, MetricValues
+from fedsim.learning.models import Prepares
+
+BATCH = 500
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of a test on `num_examples` examples: metrics by name, and per-class metrics by name."""
+
+    num_examples: int
+    metrics: MetricValues
+    class_metrics: ClassValues
+
+
+def evaluate(
+    model: nn.Module, examples: Examples, *, metrics: MetricSet = CLASSIFICATION, batch_size: int = BATCH
+) -> Evaluation:
+    """Test a model, on the device of its parameters; it is left in evaluation mode.
+
+    The loss is the mean cross-entropy. A value that is not finite becomes None.
+
+    Raises:
+        BadInput: there is no example, or one is of a class that the model does not know.
+    """
+    labels = examples.labels
+    if not len(labels):
+        raise BadInput("the test set is empty; give it at least one example")
+    loss = 0.0
+    accumulators: dict[str, Accumulator] = {}
+    for batch in _batches(len(labels), batch_size):
+        logits = _logits(model, examples.take(batch)).double().cpu()
+        num_classes = logits.shape[1]
+        if not 0 <= labels[batch].min() <= labels[batch].max() < num_classes:
+            raise BadInput(
+                f"the test set has labels from {labels.min()} to {labels.max()}, the model knows the classes 0 to "
+                f"{num_classes - 1}: use the test set of the data that it is trained on"
+            )
+        if batch.start == 0:
+            accumulators = _accumulators(metrics, num_classes)
+        loss += float(nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch].copy()), reduction="sum"))
+        for accumulator in accumulators.values():
+            accumulator.add(logits.numpy(), labels[batch])
+    values: MetricValues = {"loss": _finite(loss / len(labels))}
+    class_values: ClassValues = {}
+    for name, accumulator in accumulators.items():
+        value = accumulator.value()
+        if isinstance(value, tuple):
+            class_values[name] = tuple(_finite(item) for item in value)
+        else:
+            values[name] = _finite(value)
+    return Evaluation(len(labels), values, class_values)
+
+
+def _accumulators(metrics: MetricSet, num_classes: int) -> dict[str, Accumulator]:
+    made = {metric.name: metric.accumulator(num_classes) for metric in metrics.metrics if metric.accumulator}
+    return {name: accumulator for name, accumulator in made.items() if accumulator is not None}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and isfinite(value) else None
+
+
+def predict(model: nn.Module, features: NDArray[Any], *, batch_size: int = BATCH) -> FloatArray:
+    """The probability of each class, float32 [n, num_classes], for features float32 [n, *shape] (`Examples.take`)."""
+    parts = [
+        torch.softmax(_logits(model, features[batch].astype(np.float32)), dim=1).cpu().numpy()
+        for batch in _batches(len(features), batch_size)
+    ]
+    return np.concatenate(parts)
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+@torch.no_grad()
+def _logits(model: nn.Module, features: FloatArray) -> Tensor:
+    model.eval()
+    inputs = torch.from_numpy(features).to(next(model.parameters()).device)
+    outputs: Tensor = model(model.prepare(inputs, None) if isinstance(model, Prepares) else inputs)
+    return outputs
