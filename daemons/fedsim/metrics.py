@@ -17,13 +17,13 @@ from fedsim.errors import Unavailable
 
 SCRAPE_SECONDS = 10.0
 # How long the end may wait for the thread that answers.
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _TURNS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
 
 
 class ProcessMetrics:
-    """What every daemon tells of itself, in a registry of its own, to which a daemon adds what it counts."""
+    """The metrics of every daemon, in a registry of its own, to which a daemon adds its counters."""
 
     daemon: str
 
@@ -41,7 +41,7 @@ class ProcessMetrics:
 
 
 class TaskMetrics(ProcessMetrics):
-    """What server and node tell of their tasks. A task is a label only while it runs, so that labels do not pile up."""
+    """The metrics of tasks on server and node. A task is a label only while it runs, so that labels do not pile up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class TaskMetrics(ProcessMetrics):
         self.worker_restarts = Counter("fedsim_worker_restarts", "Workers that died.", registry=registry)
 
     def task_ended(self, number: int) -> None:
-        """Forget what was told of a task."""
+        """Remove a task's metrics."""
         _forget(self.task_round, number)
 
 
@@ -63,7 +63,7 @@ def _forget(gauge: Gauge, task: int) -> None:
 
 
 class ServerMetrics(TaskMetrics):
-    """What the server tells."""
+    """The server's metrics."""
 
     daemon = "server"
 
@@ -95,7 +95,7 @@ class ServerMetrics(TaskMetrics):
         self._nodes: set[str] = set()
 
     def nodes(self, configured: Collection[str], online: Collection[str]) -> None:
-        """Tell which of the nodes in server.yml were heard of lately; forget those that stand there no more."""
+        """Publish which of the nodes in server.yml are online; remove those that are no longer listed."""
         for name in self._nodes - set(configured):
             self.node_online.remove(name)
         self._nodes = set(configured)
@@ -103,7 +103,7 @@ class ServerMetrics(TaskMetrics):
             self.node_online.labels(name).set(name in online)
 
     def task_ended(self, number: int) -> None:
-        """Forget what was told of a task."""
+        """Remove a task's metrics."""
         super().task_ended(number)
         for name in self._tested_names.pop(str(number), set()):
             self._tested.remove(str(number), name)
@@ -115,7 +115,7 @@ class ServerMetrics(TaskMetrics):
 
 
 class NodeMetrics(TaskMetrics):
-    """What a node tells."""
+    """A node's metrics."""
 
     daemon = "client"
 
@@ -133,17 +133,17 @@ class _Handler(WSGIRequestHandler):
     timeout = SCRAPE_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
-        """A scrape is nothing to tell."""
+        """Log nothing of a scrape."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Threads that nobody waits for: a scraper that dawdles holds nothing up, also not the daemon's end."""
+    """Threads that no one waits for: a slow scraper delays nothing, not even the daemon's end."""
 
     daemon_threads = True
     block_on_close = False
 
     def server_bind(self) -> None:
-        """Bind without a look at the name server for this host's name, which could last."""
+        """Bind without asking the name server for this host's name, which could take long."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -151,7 +151,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A scraper that went away is nothing to tell."""
+        """Log nothing of a scraper that went away."""
 
 
 class MetricsEndpoint:
@@ -171,16 +171,16 @@ class MetricsEndpoint:
             self._server: WSGIServer = server_class((str(where[0]), int(where[1])), _Handler)
         except OSError as error:
             raise Unavailable(
-                f"metrics cannot be told on {address}: {error.strerror or error}; change `metrics:`"
+                f"metrics cannot be served on {address}: {error.strerror or error}; change `metrics:`"
             ) from error
         self._server.set_app(make_wsgi_app(registry))
         self.port = self._server.server_port
         self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(_LOOK_SECONDS,), name="metrics", daemon=True
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="metrics", daemon=True
         )
         self._thread.start()
 
     def close(self) -> None:
-        """Give the port back."""
+        """Close the port."""
         self._server.shutdown()
         self._server.server_close()

@@ -51,7 +51,7 @@ class StubPool:
     def __init__(self, *_: Any, **__: Any) -> None:
         self.coming: list[jobs.Reply] = []
 
-    def give(self, _: jobs.Job, __: str | None) -> None:
+    def submit(self, _: jobs.Job, __: str | None) -> None:
         """Ignore a job."""
 
     def replies(self) -> tuple[list[jobs.Reply], str | None]:

@@ -125,6 +125,21 @@ def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: 
     lab.completed(lab.submit(num_rounds=1))
 
 
+@pytest.mark.parametrize(("host", "folder"), [("server", "globalparam"), ("node-a", "localparam")])
+def test_an_exception_while_a_task_is_served_fails_that_task_alone(lab: Platform, host: str, folder: str) -> None:
+    number = lab.submit(**LONG)
+    lab.await_round(number, 1)
+    lab.kill(host)
+    spool = lab.server_spool if host == "server" else lab.node_spool(host)
+    (spool / folder / lab.task(number).uid / "versions.json").write_text("damaged")
+    lab.start(host)
+    task = lab.finish(number)
+    assert task.state == "failed"
+    assert "an internal error of fedsim (JSONDecodeError" in task.reason
+    assert "Traceback" in log_of(lab, host)
+    lab.completed(lab.submit(num_rounds=1))
+
+
 def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tmp_path: Path) -> None:
     number = lab.submit(num_rounds=1000)
     uid = lab.await_round(number, 1).uid

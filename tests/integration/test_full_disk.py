@@ -81,7 +81,7 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
             servers = ForkServers(selector)
             worker = WorkerProcess(servers, lambda: None, threads=1, learns=False)
             try:
-                worker.give(job)
+                worker.submit(job)
                 while not (replies := worker.replies()[0]):
                     ready = selector.select(60)
                     assert ready, "nothing came"

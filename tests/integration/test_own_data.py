@@ -16,7 +16,7 @@ from lab_package import install_our_lab
 from fedsim.config import DataSetConfig
 from fedsim.worker import inspector
 from fedsim.worker.forking import ForkServers
-from fedsim.worker.inspector import Inspected, OwnData, Wanted
+from fedsim.worker.inspector import Inspected, InspectionRequest, OwnData
 
 DIGITS = DataSetConfig(name="digits", path=Path("digits"), format="digits")
 
@@ -61,7 +61,7 @@ def test_every_data_set_fails_for_itself_whatever_it_does_to_the_worker(
     odd = [DIGITS.model_copy(update={"name": name, "format": name}) for name in ("raising", "killing", "hanging_up")]
     bad = [DataSetConfig(name="table", path=Path("bad.csv"), label_column="y")]
     bad += [DataSetConfig(name="zip", path=Path("bad.npz"))]
-    loop.data.look(Wanted(tmp_path, (*odd, DIGITS, *bad), "cpu"))
+    loop.data.inspect(InspectionRequest(tmp_path, (*odd, DIGITS, *bad), "cpu"))
     loop.until(lambda: bool(loop.seen))
     (seen,) = loop.seen
     assert [info.name for info in seen.datasets] == ["digits"]
@@ -76,7 +76,7 @@ def test_data_that_is_written_all_the_time_is_seen_and_told_of(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspector, "MOST_SETTLE_SECONDS", 1.5)
-    loop.data.look(Wanted(tmp_path, (DIGITS,), "cpu"))
+    loop.data.inspect(InspectionRequest(tmp_path, (DIGITS,), "cpu"))
     remarks: list[str] = []
 
     def write_and_ask() -> bool:
@@ -86,7 +86,7 @@ def test_data_that_is_written_all_the_time_is_seen_and_told_of(
 
     loop.until(write_and_ask)
     assert [len(seen.datasets) for seen in loop.seen] == [1, 1]
-    assert any("growing.csv changed since the data sets were looked at" in remark for remark in remarks)
+    assert any("growing.csv changed since the data sets were inspected" in remark for remark in remarks)
     loop.until(lambda: len(loop.seen) > 2 and not loop.data.remarks)
 
 
@@ -94,8 +94,8 @@ def test_a_look_that_lasts_holds_nothing_up(loop: Loop, tmp_path: Path, monkeypa
     install_our_lab(tmp_path / "installed", monkeypatch)
     slow = tmp_path / "slow"
     os.mkfifo(slow)
-    loop.data.look(
-        Wanted(
+    loop.data.inspect(
+        InspectionRequest(
             tmp_path, (DIGITS.model_copy(update={"name": "slow", "path": Path("slow"), "format": "waiting"}),), "cpu"
         )
     )
@@ -115,8 +115,8 @@ def test_a_look_that_lasts_holds_nothing_up(loop: Loop, tmp_path: Path, monkeypa
 
 def test_other_data_sets_are_looked_at_at_once(loop: Loop, tmp_path: Path) -> None:
     missing = DataSetConfig(name="missing", path=Path("missing"))
-    loop.data.look(Wanted(tmp_path, (DIGITS, missing), "cpu"))
-    loop.data.look(Wanted(tmp_path, (missing,), "cpu"))
+    loop.data.inspect(InspectionRequest(tmp_path, (DIGITS, missing), "cpu"))
+    loop.data.inspect(InspectionRequest(tmp_path, (missing,), "cpu"))
     loop.until(lambda: bool(loop.seen))
     assert [dict(seen.unusable).keys() for seen in loop.seen] == [{"missing"}]
 
@@ -125,7 +125,7 @@ def test_a_device_that_is_not_there_takes_all_data_sets_with_one_reason(loop: Lo
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    loop.data.look(Wanted(tmp_path, (DIGITS, DIGITS.model_copy(update={"name": "again"})), "cuda"))
+    loop.data.inspect(InspectionRequest(tmp_path, (DIGITS, DIGITS.model_copy(update={"name": "again"})), "cuda"))
     loop.until(lambda: bool(loop.seen))
     (seen,) = loop.seen
     assert seen.datasets == ()

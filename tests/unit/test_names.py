@@ -22,20 +22,14 @@ REPEATED = {
     "Diverged",
     "Engine",
     "Evaluate",
-    "ForkServer",
     "Hello",
     "Load",
     "MakeInitialModel",
-    "Outbox",
     "Peer",
-    "Platform",
     "Report",
-    "RunningTask",
     "Source",
-    "Story",
     "Train",
     "Trouble",
-    "Wanted",
 }
 # Modules that are longer. To be divided; nothing may be added.
 LONGER = {

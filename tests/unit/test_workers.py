@@ -113,7 +113,7 @@ def test_workers_that_have_ended_leave_no_descriptor_and_no_child() -> None:
 def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkServers, tmp_path: Path) -> None:
     workers = pool(servers, max_restarts=0)
     settings = TaskSettings(model="logistic", dataset="digits")
-    workers.give(
+    workers.submit(
         MakeInitialModel(settings=settings, feature_shape=(8, 8), num_classes=10, out=tmp_path / "round-000000")
     )
     workers.close()
@@ -127,7 +127,7 @@ def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkS
 def test_a_last_reply_and_the_end_after_it_are_both_told_at_once(servers: ForkServers) -> None:
     deaths: list[str] = []
     workers = pool(servers, max_restarts=1, on_death=lambda: deaths.append("died"))
-    workers.give(InspectHost(device="cpu"))
+    workers.submit(InspectHost(device="cpu"))
     worker = the_worker(servers)
     turn(servers)  # it has begun, and gets its job
     assert servers.selector.select(60), "its reply"
@@ -142,7 +142,7 @@ def test_a_last_reply_and_the_end_after_it_are_both_told_at_once(servers: ForkSe
 
 def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(servers: ForkServers) -> None:
     workers = pool(servers, max_restarts=1)
-    workers.give(InspectHost(device="cpu"))
+    workers.submit(InspectHost(device="cpu"))
     the_worker(servers).kill()
     assert isinstance(await_reply(servers, workers), HostInspected)
     workers.close()
@@ -150,11 +150,11 @@ def test_a_worker_killed_in_its_job_does_the_job_in_its_next_life(servers: ForkS
 
 def test_workers_whose_fork_server_dies_do_their_jobs_in_their_next_life(servers: ForkServers) -> None:
     workers = pool(servers, max_restarts=1)
-    workers.give(InspectHost(device="cpu"))
+    workers.submit(InspectHost(device="cpu"))
     await_reply(servers, workers)
     worker = the_worker(servers)
     os.kill(worker.pid, signal.SIGSTOP)
-    workers.give(InspectHost(device="cpu"))
+    workers.submit(InspectHost(device="cpu"))
     psutil.Process(worker.ppid()).kill()
     assert isinstance(await_reply(servers, workers), HostInspected)
     assert not lives(worker)
@@ -175,7 +175,7 @@ def test_a_second_worker_has_torch_at_once_and_no_descriptor_of_the_first(server
     while len(workers := workers_of(psutil.Process())) < 2:
         turn(servers)
     (other,) = (worker for worker in workers if worker.pid != one.pid)
-    second.give(InspectHost(device="cpu"))
+    second.submit(InspectHost(device="cpu"))
     await_reply(servers, second)
     assert any("libtorch" in area.path for area in other.memory_maps())
     assert len([path for path in Path(f"/proc/{other.pid}/fd").iterdir() if int(path.name) > 2]) == 1
@@ -220,7 +220,7 @@ def test_a_job_of_any_length_is_given_without_waiting_for_the_worker(servers: Fo
     files = (tmp_path / "update.npy",) * 20_000
     job = Aggregate(settings=TaskSettings(), round=1, base=tmp_path, updates=updates, files=files, out=tmp_path)
     assert len(encode_job(job)) > 2**21, "more than any socket holds"
-    workers.give(job)
+    workers.submit(job)
     os.kill(worker.pid, signal.SIGCONT)
     reply = await_reply(servers, workers)
     assert isinstance(reply, JobFailed)

@@ -1,4 +1,4 @@
-"""The node's daemon: announces itself, trains the clients that live here, sends what the institution allows.
+"""The node's daemon: announces itself, trains its clients, sends what the institution allows.
 
-`main` is its loop, `task` a task on its way, `workers` the processes that train, `announcing` what the node tells.
+`main` is its loop, `task` the driver of a running task, `announcing` what the node reports, `audit_log` what left it.
 """

@@ -55,7 +55,7 @@ class NodeTaskTelemetry(TaskTelemetry):
         self.publish_round(number)
 
     def trained(self, chunk: ChunkTrained, updates: UpdateIndex) -> None:
-        """A chunk's updates lie on disk; the last one's end is the round's."""
+        """A chunk's updates are on disk; the last chunk completes the round."""
         self.log.debug("chunk_trained", round=chunk.round, chunk=chunk.chunk, seconds=round(chunk.seconds, 3))
         self._metrics.chunk_seconds.observe(chunk.seconds)
         if chunk.round != self._round:

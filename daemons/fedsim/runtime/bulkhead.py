@@ -13,7 +13,7 @@ from typing import Final
 
 from fedsim.errors import HostTrouble, Unavailable
 from fedsim.log import get_logger
-from fedsim.spool.disk_space import noticing_a_full_disk
+from fedsim.spool.disk_space import full_disk_errors
 from fedsim.wire.sender import SenderFailedError
 
 _HOST: Final = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -23,7 +23,7 @@ _HOST: Final = frozenset({errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, er
 def host_trouble() -> Iterator[None]:
     """Turn errors of the operating system that concern every task into `Unavailable`; all others pass unchanged."""
     try:
-        with noticing_a_full_disk():
+        with full_disk_errors():
             yield
     except OSError as error:
         if error.errno not in _HOST:

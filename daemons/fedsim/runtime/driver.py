@@ -98,7 +98,7 @@ class TaskDriver(ABC, Generic[Event, Action]):
     def submit(self, job: jobs.Job, worker: str | None = None) -> None:
         """Hand a job to a worker, unless the workers have ended."""
         if self._pool is not None:
-            self._pool.give(job, worker)
+            self._pool.submit(job, worker)
 
     def end_workers(self) -> None:
         """Kill the workers, if there are any."""

@@ -27,7 +27,7 @@ from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome
 from fedsim.wire.tls import Credentials
 from fedsim.worker.forking import ForkServers
-from fedsim.worker.inspector import Inspected, OwnData, Wanted
+from fedsim.worker.inspector import Inspected, InspectionRequest, OwnData
 
 TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
 
@@ -136,7 +136,7 @@ class TaskDaemon(Daemon[TaskConfig]):
 
     def inspect_data(self) -> None:
         """Inspect the host's data sets in a worker; `data_inspected` gets the result."""
-        self.own_data.look(Wanted(self.config.data, tuple(self.config.datasets), self.device))
+        self.own_data.inspect(InspectionRequest(self.config.data, tuple(self.config.datasets), self.device))
 
     def _transfers_ended(self) -> None:
         for outcome in self.outbox.ended():

@@ -157,9 +157,9 @@ class FinalDeliveries:
         """Durably store the model for the nodes; safe to repeat."""
         folder = self._root / delivery.task
         make_folder(folder)
-        place = folder / "model.npy"
-        place.unlink(missing_ok=True)
-        os.link(model, place)
+        path = folder / "model.npy"
+        path.unlink(missing_ok=True)
+        os.link(model, path)
         write_bytes(folder / "delivery.json", delivery.model_dump_json().encode())
 
     def send(self, uid: str) -> None:

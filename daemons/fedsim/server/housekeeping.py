@@ -1,4 +1,4 @@
-"""What is cleared when nobody needs it any more: leftovers of finished tasks, deleted tasks, old checkpoints."""
+"""Clears what is no longer needed: leftovers of finished tasks, deleted tasks, old checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY_SECONDS = 86_400.0
 
 
 def sweep_leftovers(spool: Spool, store: Store) -> None:
-    """At start: files of tasks that are finished, or that nobody knows, go."""
+    """At the start: clear files of tasks that are finished or unknown."""
     keep = {task.uid for task in store.tasks.unfinished()}
     swept = clear_other_tasks(spool, keep, [Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET, Kind.INITPARAM, Kind.STOP])
     for uid in sorted(swept):

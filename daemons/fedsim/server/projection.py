@@ -23,7 +23,7 @@ from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 
 def checkpoint_name(number: int, round_number: int) -> str:
-    """Where a checkpoint lies, relative to the checkpoints folder."""
+    """The path of a checkpoint, relative to the checkpoints folder."""
     return f"task-{number}/round-{round_number:04d}.safetensors"
 
 
@@ -63,7 +63,7 @@ class TaskProjection:
         return gathered
 
     def resume(self, number: int, gathered: Gathered) -> None:
-        """A restart found the round's roster: what gathering it took still counts."""
+        """A restart found the round's roster: the time and bytes that it took still count."""
         self._opened_at = time.monotonic() - gathered.seconds
         self._seconds[number]["train"] = gathered.seconds
         self._bytes_sent[number] = gathered.bytes_sent
@@ -158,7 +158,7 @@ class TaskProjection:
         }
 
     def saved(self, saved: CheckpointSaved) -> None:
-        """Record that a checkpoint lies in place."""
+        """Record that a checkpoint was saved."""
         path = checkpoint_name(self._plan.number, saved.round)
         self._store.checkpoints.record(
             self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())

@@ -263,7 +263,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.Evaluate(number):
                 self._jobs.evaluate(number)
             case events.Save(number):
-                # The checkpoint tells its metrics: where a test is on its way, it waits for that.
+                # The checkpoint records its metrics: it waits for an evaluation that is under way.
                 if self._machine.evaluation_due(number) and not self._records.is_tested(number):
                     self._held_saves.add(number)
                 else:
@@ -378,11 +378,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _waiting_for(self) -> tuple[str, ...]:
         """The nodes that have not answered, each with what keeps files from it, if something does."""
         peers = self._context.nodes.addresses
-        told = []
+        described = []
         for node in self._machine.waiting_for:
             trouble = self._context.outbox.trouble(peers[node]) if node in peers else ""
-            told.append(f"{peers[node]}: {trouble}" if trouble else node)
-        return tuple(told)
+            described.append(f"{peers[node]}: {trouble}" if trouble else node)
+        return tuple(described)
 
     @property
     def status(self) -> str:

@@ -65,7 +65,7 @@ class ServerTaskTelemetry(TaskTelemetry):
             self._metrics.tested(self._task, name, nan if value is None else value)
 
     def saved(self, saved: CheckpointSaved) -> None:
-        """A checkpoint lies in place."""
+        """A checkpoint was saved."""
         self.log.info("checkpoint_saved", round=saved.round, digest=saved.digest, bytes=saved.size)
         self._metrics.checkpoints.inc()
 

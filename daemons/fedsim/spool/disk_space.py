@@ -1,4 +1,4 @@
-"""Room on the disk. Without it nothing is lost: a daemon lets go of its tasks, waits, and takes them up again."""
+"""Free space on the disk. Without it nothing is lost: a daemon suspends its tasks and resumes them later."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
-def noticing_a_full_disk() -> Iterator[None]:
-    """Turn what the system says of a full disk (or quota) into `DiskFull`; every other error passes."""
+def full_disk_errors() -> Iterator[None]:
+    """Turn the errors of a full disk (or quota) into `DiskFull`; every other error passes."""
     try:
         yield
     except OSError as error:
@@ -26,5 +26,5 @@ def noticing_a_full_disk() -> Iterator[None]:
 
 
 def has_room(folder: Path, least_bytes: int) -> bool:
-    """Whether the disk of `folder` has at least so many bytes free."""
+    """Whether the disk of `folder` has at least this many bytes free."""
     return shutil.disk_usage(folder).free >= least_bytes

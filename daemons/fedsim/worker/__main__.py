@@ -36,8 +36,8 @@ class Child:
     pidfd: int
 
 
-class ForkServer:
-    """Forks workers and tells how they end. In each worker `serve` returns, and leaving the context lets go of all."""
+class Forker:
+    """Forks workers and reports how they end. In a worker `serve` returns, and `__exit__` closes everything."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
@@ -120,7 +120,7 @@ def main() -> None:
     end_with_parent(parent, signal.SIGKILL)
     # A terminal's Ctrl-C is for the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with ForkServer(socket.socket(fileno=file_number)) as server:
+    with Forker(socket.socket(fileno=file_number)) as server:
         worker = server.serve()
     if worker is not None:
         sock, request = worker

@@ -1,7 +1,7 @@
-"""A host's own data sets: looked at when the daemon starts, and again when their folder changes.
+"""A host's own data sets: inspected when the daemon starts, and again when their folder changes.
 
-Looking takes time: a worker does it, one data set after another, and is gone afterwards. What one data set does to it,
-also its death, is that data set's alone.
+A worker inspects one data set after another, and ends. If a data set makes it fail or die, that concerns this data set
+alone.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
 from fedsim.worker.process import WorkerProcess
 
-# Whoever copies data does so in many steps: look when it has been quiet for a moment, but do not wait for ever.
+# Data is copied in many steps: inspect when nothing has changed for a moment, but do not wait for ever.
 SETTLE_SECONDS = 1.0
 MOST_SETTLE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is to be looked at."""
+class InspectionRequest:
+    """What is to be inspected."""
 
     folder: Path
     datasets: tuple[DataSetConfig, ...]
@@ -40,7 +40,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Inspected:
-    """What there is: data sets that can be used, why others (by name) cannot, and what the host computes with."""
+    """The result: data sets that can be used, why others (by name) cannot, and what the host computes with."""
 
     datasets: tuple[DataSetInfo, ...] = ()
     unusable: Mapping[str, str] = field(default_factory=dict)
@@ -57,27 +57,27 @@ class Inspected:
         return tuple(f"data set {', '.join(those)}: {reason}" for reason, those in names.items())
 
 
-class _Look:
-    """One look at everything, in a worker that is started anew if a data set kills it."""
+class _Inspection:
+    """One inspection of everything, in a worker that is started again if a data set kills it."""
 
-    def __init__(self, wanted: Wanted, servers: ForkServers, on_ready: Callable[[], None]) -> None:
+    def __init__(self, request: InspectionRequest, servers: ForkServers, on_ready: Callable[[], None]) -> None:
         self._servers = servers
         self._on_ready = on_ready
-        self._jobs: deque[InspectHost | Inspect] = deque([InspectHost(device=wanted.device)])
-        self._jobs += [Inspect(folder=wanted.folder, dataset=dataset) for dataset in wanted.datasets]
+        self._jobs: deque[InspectHost | Inspect] = deque([InspectHost(device=request.device)])
+        self._jobs += [Inspect(folder=request.folder, dataset=dataset) for dataset in request.datasets]
         self._host: HostInspected | None = None
         self._datasets: list[DataSetInfo] = []
         self._unusable: dict[str, str] = {}
         self._process: WorkerProcess | None = self._start()
 
     def result(self) -> Inspected | None:
-        """What was found, or None as long as it is not done."""
+        """The result, or None as long as the inspection is under way."""
         replies, ended = self._process.replies() if self._process is not None else ([], None)
         for reply in replies:
             self._note(reply)
         if ended is not None and self._jobs:
             self.close()
-            self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that looked at it {ended}"))
+            self._note(JobFailed(job=self._jobs[0].job, reason=f"the worker that inspected it {ended}"))
             if self._jobs:
                 self._process = self._start()
         if self._jobs:
@@ -96,7 +96,7 @@ class _Look:
     def _start(self) -> WorkerProcess:
         process = WorkerProcess(self._servers, self._on_ready, threads=None, learns=False)
         for job in self._jobs:
-            process.give(job)
+            process.submit(job)
         return process
 
     def _note(self, reply: Reply) -> None:
@@ -116,14 +116,14 @@ class _Look:
 
 
 class OwnData:
-    """Looks at data sets; `on_seen` is told what there is. The daemon's loop calls `tick` when `wake_at` has come."""
+    """Inspects data sets; `on_seen` gets the result. The daemon's loop calls `tick` when `wake_at` has come."""
 
     def __init__(self, servers: ForkServers, on_seen: Callable[[Inspected], None]) -> None:
         self._servers = servers
         self._selector = servers.selector
         self._on_seen = on_seen
-        self._wanted: Wanted | None = None
-        self._look: _Look | None = None
+        self._request: InspectionRequest | None = None
+        self._inspection: _Inspection | None = None
         self._watch: Watch | None = None
         self._unwatched = ""
         self._changed: set[Path] = set()
@@ -133,62 +133,62 @@ class OwnData:
 
     @property
     def wake_at(self) -> float:
-        """When to look again (time.monotonic): a look that is under way is finished and told first."""
-        return inf if self._look is not None else self._due
+        """When the next inspection is due (time.monotonic); one that is under way is finished first."""
+        return inf if self._inspection is not None else self._due
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What to know of the last look, in sentences: files that changed since, a folder that cannot be watched."""
+        """Remarks on the last inspection, in sentences: files that changed since, a folder that cannot be watched."""
         remarks = [self._unwatched] if self._unwatched else []
         if self._changed:
             some = ", ".join(str(path) for path in sorted(self._changed)[:3])
             more = f" and {len(self._changed) - 3} more" if len(self._changed) > 3 else ""
             remarks.append(
-                f"{some}{more} changed since the data sets were looked at: what is told of them may be out of date; "
-                "they are looked at again"
+                f"{some}{more} changed since the data sets were inspected: what is known of them may be out of date; "
+                "they are inspected again"
             )
         return tuple(remarks)
 
-    def look(self, wanted: Wanted) -> None:
-        """Look at once, and from now on when the folder changes."""
-        if self._look is not None and wanted != self._wanted:
-            self._end_look()
-        self._wanted = wanted
-        self._watch_folder(wanted.folder if wanted.datasets else None)
+    def inspect(self, request: InspectionRequest) -> None:
+        """Inspect at once, and from now on when the folder changes."""
+        if self._inspection is not None and request != self._request:
+            self._end_inspection()
+        self._request = request
+        self._watch_folder(request.folder if request.datasets else None)
         self._due = 0.0
         self.tick()
 
     def tick(self) -> None:
-        """Look if it is time to."""
-        if time.monotonic() < self.wake_at or self._wanted is None:
+        """Inspect if it is due."""
+        if time.monotonic() < self.wake_at or self._request is None:
             return
         self._changed.clear()
         self._changed_at = self._due = inf
-        if self._wanted.datasets:
-            self._look = _Look(self._wanted, self._servers, self._worker_ready)
+        if self._request.datasets:
+            self._inspection = _Inspection(self._request, self._servers, self._worker_ready)
         else:
             self._on_seen(Inspected())
 
     def close(self) -> None:
         """End the worker, if there is one, and watch no more."""
-        self._end_look()
+        self._end_inspection()
         self._watch_folder(None)
 
-    # ------------------------------------------------------------ what happens
+    # ------------------------------------------------------------ events
 
     def _worker_ready(self) -> None:
-        inspected = self._look.result() if self._look is not None else None
+        inspected = self._inspection.result() if self._inspection is not None else None
         if inspected is None:
             return
-        self._end_look()
+        self._end_inspection()
         for problem in inspected.problems:
             self._log.warning("data_set_unusable", problem=problem)
         self._on_seen(inspected)
 
-    def _end_look(self) -> None:
-        if self._look is not None:
-            self._look.close()
-            self._look = None
+    def _end_inspection(self) -> None:
+        if self._inspection is not None:
+            self._inspection.close()
+            self._inspection = None
 
     def _watch_folder(self, folder: Path | None) -> None:
         """Watch this folder alone. One that cannot be watched can still be used."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from fedsim.errors import DiskFull, FedsimError
 from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
-from fedsim.spool.disk_space import noticing_a_full_disk
+from fedsim.spool.disk_space import full_disk_errors
 from fedsim.worker.jobs import (
     Aggregate,
     Evaluate,
@@ -65,7 +65,7 @@ class Worker:
 
     def _try(self, job: Job) -> Reply:
         try:
-            with noticing_a_full_disk():
+            with full_disk_errors():
                 return self._do(job)
         except DiskFull as error:
             return JobFailed(job=job.job, reason=as_text(str(error)), disk_full=True)

@@ -18,7 +18,7 @@ from fedsim.worker.process import WorkerProcess
 
 
 @dataclass
-class _Desk:
+class _Slot:
     name: str
     process: WorkerProcess
     jobs: deque[Job] = field(default_factory=deque)
@@ -26,7 +26,7 @@ class _Desk:
 
 
 class WorkerPool:
-    """Named workers; jobs are given to one of them, or to whichever is idle."""
+    """Named workers; jobs are submitted to one of them, or to one that is idle."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class WorkerPool:
             on_ready: should call `replies`.
             threads: that each computes with.
             max_restarts: how often in a row a worker may die without doing a job.
-            log: what stands in every event about a worker, and of a worker: the task's number.
+            log: default fields of the events about and of a worker: the task's number.
             version: of fedsim, under which the task began; its workers are of that version wherever it is installed.
             on_death: called for each worker that died.
             first: what each worker does first, also after it was started anew.
@@ -65,49 +65,49 @@ class WorkerPool:
         self._log = get_logger(**log)
         # Of the workers that were started so far.
         self.versions: set[str] = set()
-        self._desks = [_Desk(name, self._start()) for name in names]
-        for desk in self._desks:
-            self._begin(desk)
+        self._slots = [_Slot(name, self._start()) for name in names]
+        for slot in self._slots:
+            self._begin(slot)
 
     @property
     def idle(self) -> int:
         """How many workers have nothing to do."""
-        return sum(not desk.jobs for desk in self._desks)
+        return sum(not slot.jobs for slot in self._slots)
 
-    def give(self, job: Job, name: str | None = None) -> None:
+    def submit(self, job: Job, name: str | None = None) -> None:
         """Hand a job to the worker of this name; else to the one with the least to do."""
-        desks = [desk for desk in self._desks if name in (None, desk.name)]
-        desk = min(desks, key=lambda desk: len(desk.jobs))
-        desk.jobs.append(job)
-        desk.process.give(job)
+        slots = [slot for slot in self._slots if name in (None, slot.name)]
+        slot = min(slots, key=lambda slot: len(slot.jobs))
+        slot.jobs.append(job)
+        slot.process.submit(job)
 
     def replies(self) -> tuple[list[Reply], str | None]:
         """What came, and why the task cannot go on where a worker died too often."""
         replies: list[Reply] = []
-        for desk in self._desks:
-            come, ended = desk.process.replies()
+        for slot in self._slots:
+            come, ended = slot.process.replies()
             for reply in come:
-                if desk.jobs.popleft() is not self._first:
-                    desk.deaths = 0
+                if slot.jobs.popleft() is not self._first:
+                    slot.deaths = 0
                 replies.append(reply)
             if ended is None:
                 continue
-            desk.deaths += 1
+            slot.deaths += 1
             self._on_death()
-            self._log.warning("worker_died", worker=desk.name, how=ended, deaths=desk.deaths)
-            if desk.deaths > self._max_restarts:
-                times = f"{desk.deaths} times in a row" if desk.deaths > 1 else "once"
-                return replies, f"the worker {desk.name} {ended}, {times}: see this host's journal"
-            desk.process.close()
-            desk.process = self._start()
-            self._begin(desk)
+            self._log.warning("worker_died", worker=slot.name, how=ended, deaths=slot.deaths)
+            if slot.deaths > self._max_restarts:
+                times = f"{slot.deaths} times in a row" if slot.deaths > 1 else "once"
+                return replies, f"the worker {slot.name} {ended}, {times}: see this host's journal"
+            slot.process.close()
+            slot.process = self._start()
+            self._begin(slot)
         return replies, None
 
     def close(self) -> None:
         """Kill all of them."""
-        for desk in self._desks:
-            desk.process.close()
-        self._desks.clear()
+        for slot in self._slots:
+            slot.process.close()
+        self._slots.clear()
 
     def _start(self) -> WorkerProcess:
         interpreter = interpreter_of(self._version)
@@ -121,8 +121,8 @@ class WorkerPool:
             log=self._fields,
         )
 
-    def _begin(self, desk: _Desk) -> None:
-        if self._first is not None and (not desk.jobs or desk.jobs[0] is not self._first):
-            desk.jobs.appendleft(self._first)
-        for job in desk.jobs:
-            desk.process.give(job)
+    def _begin(self, slot: _Slot) -> None:
+        if self._first is not None and (not slot.jobs or slot.jobs[0] is not self._first):
+            slot.jobs.appendleft(self._first)
+        for job in slot.jobs:
+            slot.process.submit(job)

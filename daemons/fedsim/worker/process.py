@@ -1,7 +1,7 @@
 """The daemon's side of a worker: have it forked, give it jobs, notice its end, kill it for certain.
 
-A worker never outlives its daemon and is reached by pidfd, so that a reused pid can never be hit. Nothing here waits
-for a worker but `close`, which has killed it.
+A worker never outlives its daemon and is reached by pidfd, so that a reused pid can never be hit. Only `close`
+blocks, and it kills the worker first.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class WorkerProcess:
             servers: the daemon's.
             on_ready: called by their selector.
             threads: with which it computes; None: it computes nothing.
-            learns: whether its jobs need torch; one that only looks at a host and its data begins without.
+            learns: whether its jobs need torch; one that only inspects a host and its data starts without.
             python: the interpreter; None: this process's.
-            log: what stands in every event that it logs.
+            log: default fields of the events that it logs.
         """
         self.pid: int | None = None
         self._pidfd: int | None = None
@@ -52,16 +52,16 @@ class WorkerProcess:
         self._on_ready = on_ready
         self._unsent = bytearray()
         self._received = bytearray()
-        told = {"identifier": Path(sys.argv[0]).name, **(log or {})}
+        fields = {"identifier": Path(sys.argv[0]).name, **(log or {})}
         self._socket, theirs = socket.socketpair()
         with theirs:
-            servers.of(threads, python).fork(theirs, self, learns=learns, log=told)
+            servers.of(threads, python).fork(theirs, self, learns=learns, log=fields)
         self._socket.setblocking(False)
         self._connected = True
         self._selector.register(self._socket, EVENT_READ, on_ready)
 
     def began(self, pid: int, pidfd: int) -> None:
-        """Told by the fork server."""
+        """Called by the fork server."""
         self.pid, self._pidfd = pid, pidfd
         if self._closed:
             self._end()
@@ -69,12 +69,12 @@ class WorkerProcess:
             self._send()
 
     def ended(self, how: str) -> None:
-        """Told by the fork server; `replies` tells it on when every reply is told."""
+        """Called by the fork server; `replies` returns it after the last reply."""
         self._ended = how
         if not self._closed:
             self._on_ready()
 
-    def give(self, job: Job) -> None:
+    def submit(self, job: Job) -> None:
         """Hand over a job; jobs are done in order. What the worker does not take yet is sent when it does.
 
         Before the worker has begun nothing is sent, so that one that is closed by then finds nothing to do.
