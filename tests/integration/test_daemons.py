@@ -150,7 +150,7 @@ def test_what_was_not_asked_for_gets_nowhere_while_a_task_runs(lab: Platform, tm
     np.save(tmp_path / "d.npy", np.zeros((5, 8, 8), np.float32))
     receiver = Peer("server", "127.0.0.1", yaml.safe_load(lab.config("receiver").read_text())["listen"]["port"])
     file = FileId(kind=Kind.TESTSET, task=uid, part="data")
-    with Sender(Identity(other, Role.CLIENT)) as sender, pytest.raises(Refused, match="nobody has asked") as refused:
+    with Sender(Identity(other, Role.CLIENT)) as sender, pytest.raises(Refused, match="was not asked") as refused:
         sender.send_and_wait(receiver, file, tmp_path / "d.npy", give_up_after=60)
     assert refused.value.code == "not_wanted"
     lab.api.post(f"/tasks/{number}/stop")

@@ -38,7 +38,8 @@ from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
 from fedsim.spool.allowlist import check_wanted, want
 from fedsim.spool.clear import clear_task
-from fedsim.spool.files import PERMITTED, FileId, Kind, Role
+from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.kinds import permitted_kinds
 from fedsim.wire import Identity
 from fedsim.wire.frames import FrameType
 from fedsim.wire.sender import Sender, Status
@@ -68,7 +69,7 @@ FORBIDDEN = [
     for sender in (SERVER, NODE, WEB)
     for to in (Role.SERVER, Role.CLIENT)
     for kind in Kind
-    if kind not in PERMITTED.get((sender.role, to), ())
+    if kind not in permitted_kinds(sender.role, to)
 ]
 
 
@@ -207,7 +208,7 @@ def test_a_receiver_that_starts_again_still_knows_what_is_wanted_until_the_task_
         assert outcome.delivered
         receiver.close()
     clear_task(receiver.spool, TASK)
-    with pytest.raises(Refused, match="waited for") as refused:
+    with pytest.raises(Refused, match="expected here") as refused:
         check_wanted(receiver.spool, local_id(), "node-1")
     assert (refused.value.code, refused.value.retry) == ("unknown_task", True)
 

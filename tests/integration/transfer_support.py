@@ -21,8 +21,9 @@ from fedsim.config import ReceiverConfig
 from fedsim.messages import Engine
 from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
-from fedsim.spool.allowlist import ON_DEMAND, want
+from fedsim.spool.allowlist import want
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
+from fedsim.spool.kinds import ON_DEMAND
 from fedsim.spool.layout import WANTED, Spool
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer

@@ -190,7 +190,7 @@ def test_a_task_that_is_cleared_is_not_waited_for_any_more(tmp_path: Path) -> No
     clear_task(spool, A)
     assert clear_other_tasks(spool, {A}) == {B}, "also where nothing has come yet"
     for task in (A, B):
-        with pytest.raises(Refused, match="waited for"):
+        with pytest.raises(Refused, match="expected here"):
             check_wanted(spool, local(task, 1), "node-1")
 
 

@@ -17,7 +17,8 @@ from fedsim.receiver.numbers import TaskNumbers
 from fedsim.receiver.quota import QuotaLedger
 from fedsim.receiver.validation import check_contents
 from fedsim.spool.allowlist import check_wanted
-from fedsim.spool.files import JSON_KINDS, PERMITTED, FileHeader, Kind, Role
+from fedsim.spool.files import FileHeader, Role
+from fedsim.spool.kinds import KINDS
 from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity
@@ -57,15 +58,15 @@ class SpoolInbox:
 
     def _offer(self, sender: Identity, header: FileHeader) -> IncomingFile | None:
         self.welcome(sender)
-        if header.id.kind not in PERMITTED.get((sender.role, self._role), frozenset()):
-            raise Refused("not_permitted", f"a {self._role} takes no {header.id.kind} from a {sender.role}")
-        wanted = check_wanted(self._spool, header.id, sender.name)
+        if KINDS[header.id.kind].route(sender.role, self._role) is None:
+            raise Refused("not_permitted", f"a {self._role} accepts no {header.id.kind} from a {sender.role}")
+        allowlist = check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
         incoming = IncomingFile(
             header,
             sender,
             self._destination(sender, header),
-            check=lambda path: check_contents(path, header.id, sender.name, self._role, wanted.num_parameters),
+            check=lambda path: check_contents(path, header.id, sender, self._role, allowlist.num_parameters),
             ended=self._ended,
         )
         with incoming.lock:
@@ -110,7 +111,7 @@ class SpoolInbox:
             incoming.renew()
             return True
         limits = self.config.limits
-        urgent = header.id.kind in JSON_KINDS
+        urgent = KINDS[header.id.kind].is_json
         incoming.open(self.ledger.claim(sender, destination.partial, header.size, limits, self._share(), urgent=urgent))
         return True
 
@@ -120,20 +121,15 @@ class SpoolInbox:
 
     def _check_size(self, header: FileHeader) -> None:
         limits = self.config.limits
-        if header.id.kind in JSON_KINDS:
-            most = limits.max_json_bytes
-        elif header.id.kind is Kind.TESTSET:
-            most = limits.max_testset_bytes
-        else:
-            most = limits.max_parameter_bytes
+        most: int = getattr(limits, KINDS[header.id.kind].limit)
         most = min(most, int(self._share() * limits.max_bytes_in_flight))
         if header.size > most:
-            raise Refused("too_large", f"a {header.id.kind} of {header.size} bytes; at most {most} are taken")
+            raise Refused("too_large", f"a {header.id.kind} of {header.size} bytes; at most {most} are accepted")
 
     def _destination(self, sender: Identity, header: FileHeader) -> Destination:
         final = self._spool.path(header.id, sender.name)
         partial = self.ledger.part(sender.name, header)
-        if header.id.kind in JSON_KINDS:
+        if KINDS[header.id.kind].is_json:
             return Destination(partial, final, None)
         beside = Metadata(sender=sender.name, digest=header.digest, size=header.size, meta=header.meta)
         try:
@@ -149,7 +145,7 @@ class SpoolInbox:
         """
         try:
             size = final.stat().st_size
-            if header.id.kind in JSON_KINDS:  # they have none
+            if KINDS[header.id.kind].is_json:  # they have none
                 return header.meta if (hash_file(final), size) == (header.digest, header.size) else None
         except FileNotFoundError:
             return None
@@ -168,7 +164,7 @@ class SpoolInbox:
         if refused is None:
             self._counters.add("files_stored")
             self._counters.add("bytes_stored", incoming.header.size)
-            log = self._log.debug if incoming.header.id.kind is Kind.HELLO else self._log.info
+            log = self._log.info if KINDS[incoming.header.id.kind].of_task else self._log.debug
             log("file_received", **self._fields(incoming.sender, incoming.header), seconds=round(seconds, 3))
         elif refused.code not in {"abandoned", "superseded"}:
             self._count_refusal(incoming.sender, incoming.header, refused)

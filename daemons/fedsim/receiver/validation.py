@@ -1,46 +1,51 @@
-"""A look into a whole file before it counts: what the daemons would stumble over is refused here, with its reason."""
+"""Checks a whole file before it is committed: content that a daemon could not use is refused with the reason."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from fedsim.errors import BadInput
-from fedsim.messages import Assignment, Hello, Stop, Submission, read_message
-from fedsim.spool.files import FileId, Kind, Role
-from fedsim.spool.npy import FLOAT32, INT64, check_finite, open_array, open_vector
+from fedsim.messages import Message, read_message
+from fedsim.spool.files import FileId, Role
+from fedsim.spool.kinds import KINDS, ArrayBody, Body, JsonBody, ParametersBody
+from fedsim.spool.npy import FLOAT32, check_finite, open_array, open_vector
+from fedsim.wire import Identity
 
 
-def check_contents(path: Path, file_id: FileId, sender: str, receiver: Role, num_parameters: int | None) -> None:
-    """Check that the file at `path` is what its id says.
+def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role, num_parameters: int | None) -> None:
+    """Check that the file at `path` has the body that its kind demands.
 
     Args:
         path: the file, still under its temporary name.
         file_id: what it was offered as.
         sender: who sent it, as the connection proved.
-        receiver: what this host is; a server and a node get different `initparam`.
+        receiver: the role of this host; a server and a node receive different `initparam`.
         num_parameters: of the task's model, if that is known.
 
     Raises:
-        BadInput: saying what is wrong.
+        BadInput: the content is wrong; the message says why.
     """
-    match file_id.kind:
-        case Kind.HELLO:
-            hello = read_message(Hello, path.read_bytes(), "it")
-            if hello.node != sender:
-                raise BadInput(f"it announces {hello.node}, but it comes from {sender}")
-        case Kind.INITPARAM:
-            model: type[Submission | Assignment] = Submission if receiver is Role.SERVER else Assignment
-            _same_task(file_id, read_message(model, path.read_bytes(), "it").task)
-        case Kind.STOP:
-            _same_task(file_id, read_message(Stop, path.read_bytes(), "it").task)
-        case Kind.GLOBALPARAM | Kind.LOCALPARAM:
+    match _body(file_id, sender.role, receiver):
+        case JsonBody(model):
+            _check_subject(read_message(model, path.read_bytes(), "it"), file_id, sender.name)
+        case ParametersBody():
             check_finite(open_vector(path, num_parameters))
-        case Kind.TESTSET if file_id.part == "data":
-            check_finite(open_array(path, FLOAT32, range(2, 5)).view("<f4"))
-        case Kind.TESTSET:
-            open_array(path, INT64, range(1, 2))
+        case ArrayBody(dtype, dimensions):
+            array = open_array(path, dtype, dimensions)
+            if dtype == FLOAT32:
+                check_finite(array.view("<f4"))
 
 
-def _same_task(file_id: FileId, task: str) -> None:
+def _body(file_id: FileId, sender: Role, receiver: Role) -> Body:
+    route = KINDS[file_id.kind].route(sender, receiver)
+    if route is None:
+        raise BadInput(f"a {file_id.kind} is not sent from a {sender} to a {receiver}")
+    return route.body if isinstance(route.body, Body) else route.body[str(file_id.part)]
+
+
+def _check_subject(message: Message, file_id: FileId, sender: str) -> None:
+    node, task = getattr(message, "node", sender), getattr(message, "task", file_id.task)
+    if node != sender:
+        raise BadInput(f"it announces {node}, but it comes from {sender}")
     if task != file_id.task:
         raise BadInput(f"it is about the task {task}, but was offered for {file_id.task}")

@@ -1,4 +1,4 @@
-"""Clearing what is used up. Everything here may be done again: what is already gone is no error."""
+"""Removes files that were used. Every function can be repeated: a file that is already gone is no error."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from fedsim.spool.durable import TEMPORARY_SUFFIX, remove_file, remove_tree
-from fedsim.spool.files import JSON_KINDS, Kind, metadata_path
+from fedsim.spool.files import Kind, metadata_path
+from fedsim.spool.kinds import KINDS
 from fedsim.spool.layout import Spool
 
 
 def clear_file(path: Path) -> None:
-    """Remove a file that was used and its metadata; the file first, because it is what says that something is here."""
+    """Remove a file and its metadata; the file first, because its name is what marks it as arrived."""
     remove_file(path)
     if path.suffix == ".npy":
         remove_file(metadata_path(path))
@@ -24,20 +25,23 @@ def clear_round(spool: Spool, kind: Kind, task: str, round_number: int) -> None:
     """Remove the `globalparam` or the `localparam` files of one round of a task."""
     for item in spool.arrived(kind, task, round_number):
         clear_file(item.path)
-    if kind is Kind.LOCALPARAM:
-        remove_tree(spool.folder(kind) / task / f"round-{round_number:06d}")
+    template = KINDS[kind].path
+    folder = template.folder({"task": task, "round": round_number})
+    if folder != template.folder({"task": task}):
+        remove_tree(spool.root / folder)
 
 
 def clear_task(spool: Spool, task: str, kinds: Iterable[Kind] = tuple(Kind)) -> None:
-    """Remove everything of a task, or its files of some kinds only; from here on nothing more of it is waited for."""
+    """Remove everything of a task, or its files of some kinds only; nothing more of it is expected from then on."""
     remove_file(spool.wanted(task))
     for kind in kinds:
-        if kind is Kind.HELLO:
-            continue
-        if kind in JSON_KINDS:
-            remove_file(spool.folder(kind) / f"{task}.json")
-        else:
-            remove_tree(spool.folder(kind) / task)
+        spec = KINDS[kind]
+        folder = spec.path.folder({"task": task})
+        if spec.of_task and folder != spec.path.folder({}):
+            remove_tree(spool.root / folder)
+        elif spec.of_task:
+            for item in spool.arrived(kind, task):
+                clear_file(item.path)
 
 
 def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind] = tuple(Kind)) -> set[str]:
@@ -45,7 +49,7 @@ def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind]
     chosen = tuple(kinds)
     found: set[str] = set()
     for kind in chosen:
-        if kind is not Kind.HELLO:
+        if KINDS[kind].of_task:
             found |= {path.name.removesuffix(".json") for path in spool.folder(kind).iterdir() if path.name[0] != "."}
     found |= {path.stem for path in spool.wanting.glob("*.json")}
     gone = found - set(keep)
@@ -55,9 +59,9 @@ def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind]
 
 
 def clear_leftovers(spool: Spool, older_than_seconds: float, in_use: Collection[Path] = ()) -> int:
-    """The receiver's sweep: half-received and half-written files that nobody resumed; returns how many.
+    """The receiver's sweep: partly received and partly written files that were not resumed; returns how many.
 
-    Those `in_use` stay, however long nothing has come of them.
+    Those `in_use` stay, however old they are.
     """
     before = time.time() - older_than_seconds
     count = 0
@@ -75,7 +79,7 @@ def clear_leftovers(spool: Spool, older_than_seconds: float, in_use: Collection[
 
 
 def _temporary(root: Path) -> list[Path]:
-    """What lies under temporary names. `os.walk` passes over folders that vanish while it walks."""
+    """Files and folders with temporary names. `os.walk` skips folders that vanish while it walks."""
     return [
         Path(folder, name)
         for folder, folders, files in os.walk(root)

@@ -1,48 +1,23 @@
-"""What a file in the spool is: its kind, whose it is, where it lies, and who may send it to whom.
+"""The identity of a file: its kind, and the task, round, chunk and client that it belongs to.
 
-The receiver alone decides where a file lies, from these fields; a name from a peer is never a path.
+The receiver alone derives the path of a file, from these fields; a name from a peer is never a path.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fedsim.spool.kinds import KINDS, Kind, Role
+
+__all__ = ["Digest", "FileHeader", "FileId", "Kind", "NodeName", "Role", "metadata_path"]
+
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 NodeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 MAX_FILE_BYTES = 2**50
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Role(StrEnum):
-    """Who a peer is."""
-
-    SERVER = "server"
-    CLIENT = "client"
-    WEB = "web"
-
-
-class Kind(StrEnum):
-    """What a file is for."""
-
-    HELLO = "hello"
-    INITPARAM = "initparam"
-    TESTSET = "testset"
-    GLOBALPARAM = "globalparam"
-    LOCALPARAM = "localparam"
-    STOP = "stop"
-
-
-# (sender, receiver) -> what may pass. All else is refused.
-PERMITTED: dict[tuple[Role, Role], frozenset[Kind]] = {
-    (Role.WEB, Role.SERVER): frozenset({Kind.INITPARAM, Kind.STOP}),
-    (Role.SERVER, Role.CLIENT): frozenset({Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP}),
-    (Role.CLIENT, Role.SERVER): frozenset({Kind.HELLO, Kind.LOCALPARAM, Kind.TESTSET}),
-}
-JSON_KINDS = frozenset({Kind.HELLO, Kind.INITPARAM, Kind.STOP})
 
 
 class FileId(BaseModel):
@@ -63,20 +38,12 @@ class FileId(BaseModel):
 
     @model_validator(mode="after")
     def _fields_fit_the_kind(self) -> Self:
-        needed = {
-            Kind.HELLO: set(),
-            Kind.INITPARAM: {"task"},
-            Kind.STOP: {"task"},
-            Kind.TESTSET: {"task", "part"},
-            Kind.GLOBALPARAM: {"task", "round"},
-            Kind.LOCALPARAM: {"task", "round", "chunk"},
-        }[self.kind]
-        optional = {"client"} if self.kind is Kind.LOCALPARAM else set()
-        for name in ("task", "round", "chunk", "client", "part"):
-            there = getattr(self, name) is not None
-            if there and name not in needed | optional:
+        template = KINDS[self.kind].path
+        for name in type(self).model_fields.keys() - {"kind"}:
+            given = getattr(self, name) is not None
+            if given and name not in template.required | template.optional:
                 raise ValueError(f"a {self.kind} has no {name}")
-            if not there and name in needed:
+            if not given and name in template.required:
                 raise ValueError(f"a {self.kind} needs a {name}")
         return self
 
@@ -93,23 +60,9 @@ class FileId(BaseModel):
         """The round that made the model of a `globalparam`."""
         return (self.round or 0) - 1
 
-    def place(self, sender: str) -> PurePosixPath:
-        """Where the file lies, relative to the spool; its metadata lies beside it with `.json` instead of `.npy`."""
-        match self.kind:
-            case Kind.HELLO:
-                return PurePosixPath("hello", f"{sender}.json")
-            case Kind.INITPARAM:
-                return PurePosixPath("initparam", f"{self.task}.json")
-            case Kind.STOP:
-                return PurePosixPath("stop", f"{self.task}.json")
-            case Kind.TESTSET:
-                return PurePosixPath("testset", str(self.task), f"{sender}.test{self.part}.npy")
-            case Kind.GLOBALPARAM:
-                return PurePosixPath("globalparam", str(self.task), f"round-{self.round:06d}.npy")
-            case Kind.LOCALPARAM:
-                client = "" if self.client is None else f".client-{self.client:06d}"
-                name = f"{sender}.chunk-{self.chunk:06d}{client}.npy"
-                return PurePosixPath("localparam", str(self.task), f"round-{self.round:06d}", name)
+    def path(self, sender: str) -> PurePosixPath:
+        """The path of the file, relative to the spool; its metadata has the same name with `.json` for `.npy`."""
+        return KINDS[self.kind].path.format({**self.model_dump(), "sender": sender})
 
 
 class FileHeader(BaseModel):
@@ -124,5 +77,5 @@ class FileHeader(BaseModel):
 
 
 def metadata_path(path: Path) -> Path:
-    """Where the metadata of the `.npy` file at `path` lies."""
+    """The path of the metadata of the `.npy` file at `path`."""
     return path.with_suffix(".json")

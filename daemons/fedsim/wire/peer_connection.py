@@ -14,7 +14,8 @@ from typing import Any, Final
 import structlog
 
 from fedsim.errors import BadInput, Refused
-from fedsim.spool.files import PERMITTED, FileHeader
+from fedsim.spool.files import FileHeader
+from fedsim.spool.kinds import permitted_kinds
 from fedsim.wire.body import Source
 from fedsim.wire.limits import ConnectionLimits
 from fedsim.wire.outgoing import Outgoing
@@ -354,7 +355,7 @@ class PeerConnection:
     def _check_name(self, identity: Identity) -> None:
         if identity.name != self._peer.name:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity.name}; check its name and address")
-        if (self._me.role, identity.role) not in PERMITTED:
+        if not permitted_kinds(self._me.role, identity.role):
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}; nothing is sent to such a one")
         self._lost = ""
         self._tell()

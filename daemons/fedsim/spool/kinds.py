@@ -1,0 +1,158 @@
+"""The kinds of files that hosts send to each other: one row each, from which everything else about a kind derives.
+
+Who may send it to whom, its path in the spool and the parser of that path, what its body is checked for, its size limit
+and whether it must have been requested. A new kind is a member of `Kind` and a row of `KINDS`; the only other files
+that know it are the one that sends it and the one that handles it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+from fedsim.messages import Assignment, Hello, Message, Stop, Submission
+from fedsim.spool.npy import FLOAT32, INT64
+from fedsim.spool.path_template import PathTemplate
+
+
+class Role(StrEnum):
+    """What a host does: server, client (a node) or web."""
+
+    SERVER = "server"
+    CLIENT = "client"
+    WEB = "web"
+
+
+class Kind(StrEnum):
+    """What a file is for."""
+
+    HELLO = "hello"
+    INITPARAM = "initparam"
+    TESTSET = "testset"
+    GLOBALPARAM = "globalparam"
+    LOCALPARAM = "localparam"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class JsonBody:
+    """A JSON message. Where it has the fields `task` and `node`, they must be the file's task and the sender."""
+
+    model: type[Message]
+
+
+@dataclass(frozen=True)
+class ParametersBody:
+    """Model parameters: a finite float32 vector [P], with the task's P where that is known."""
+
+
+@dataclass(frozen=True)
+class ArrayBody:
+    """An array with one of these numbers of dimensions; floats must be finite."""
+
+    dtype: str
+    dimensions: range
+
+
+Body = JsonBody | ParametersBody | ArrayBody
+SizeLimit = Literal["max_json_bytes", "max_parameter_bytes", "max_testset_bytes"]
+"""A size limit is a field of `config.Limits`."""
+
+
+@dataclass(frozen=True)
+class KindRoute:
+    """A direction in which a kind may be sent, and its body there: one for all files, or one for each `part`."""
+
+    sender: Role
+    receiver: Role
+    body: Body | Mapping[str, Body]
+
+
+@dataclass(frozen=True)
+class KindSpec:
+    """All that is to be known about a kind.
+
+    Attributes:
+        routes: who may send it to whom; everything else is refused.
+        path: where it is stored, in a folder named like the kind. Files of a task begin with `{task}` there.
+        limit: how large it may be.
+        on_demand: whether it is accepted only while the receiving daemon expects it (see `spool.allowlist`).
+    """
+
+    routes: tuple[KindRoute, ...]
+    path: PathTemplate
+    limit: SizeLimit
+    on_demand: bool = False
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it is a JSON message; else it is an array, stored with its metadata next to it."""
+        return self.path.text.endswith(".json")
+
+    @property
+    def of_task(self) -> bool:
+        """Whether it belongs to a task."""
+        return "task" in self.path.required
+
+    def route(self, sender: Role, receiver: Role) -> KindRoute | None:
+        """How it is sent from one role to the other; None if it may not be."""
+        return next((item for item in self.routes if (item.sender, item.receiver) == (sender, receiver)), None)
+
+
+WEB_TO_SERVER: Final = (Role.WEB, Role.SERVER)
+SERVER_TO_CLIENT: Final = (Role.SERVER, Role.CLIENT)
+CLIENT_TO_SERVER: Final = (Role.CLIENT, Role.SERVER)
+
+KINDS: Final[dict[Kind, KindSpec]] = {
+    Kind.HELLO: KindSpec(
+        routes=(KindRoute(*CLIENT_TO_SERVER, JsonBody(Hello)),),
+        path=PathTemplate("hello/{sender}.json"),
+        limit="max_json_bytes",
+    ),
+    Kind.INITPARAM: KindSpec(
+        routes=(KindRoute(*WEB_TO_SERVER, JsonBody(Submission)), KindRoute(*SERVER_TO_CLIENT, JsonBody(Assignment))),
+        path=PathTemplate("initparam/{task}.json"),
+        limit="max_json_bytes",
+    ),
+    Kind.STOP: KindSpec(
+        routes=(KindRoute(*WEB_TO_SERVER, JsonBody(Stop)), KindRoute(*SERVER_TO_CLIENT, JsonBody(Stop))),
+        path=PathTemplate("stop/{task}.json"),
+        limit="max_json_bytes",
+    ),
+    Kind.TESTSET: KindSpec(
+        routes=(
+            KindRoute(
+                *CLIENT_TO_SERVER,
+                {"data": ArrayBody(FLOAT32, range(2, 5)), "label": ArrayBody(INT64, range(1, 2))},
+            ),
+        ),
+        path=PathTemplate("testset/{task}/{sender}.test{part}.npy"),
+        limit="max_testset_bytes",
+        on_demand=True,
+    ),
+    Kind.GLOBALPARAM: KindSpec(
+        routes=(KindRoute(*SERVER_TO_CLIENT, ParametersBody()),),
+        path=PathTemplate("globalparam/{task}/round-{round}.npy"),
+        limit="max_parameter_bytes",
+        on_demand=True,
+    ),
+    Kind.LOCALPARAM: KindSpec(
+        routes=(KindRoute(*CLIENT_TO_SERVER, ParametersBody()),),
+        path=PathTemplate("localparam/{task}/round-{round}/{sender}.chunk-{chunk}[.client-{client}].npy"),
+        limit="max_parameter_bytes",
+        on_demand=True,
+    ),
+}
+ON_DEMAND: Final = frozenset(kind for kind, spec in KINDS.items() if spec.on_demand)
+
+
+def permitted_kinds(sender: Role, receiver: Role) -> frozenset[Kind]:
+    """The kinds that one role may send to the other."""
+    return frozenset(kind for kind, spec in KINDS.items() if spec.route(sender, receiver))
+
+
+def received_kinds(receiver: Role) -> frozenset[Kind]:
+    """The kinds that some role may send to this one."""
+    return frozenset(kind for kind, spec in KINDS.items() if any(item.receiver is receiver for item in spec.routes))
