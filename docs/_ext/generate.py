@@ -17,7 +17,7 @@ from fedsim.cli.main import EPILOG, cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
 from fedsim.migrations.command import main as migrate
 from fedsim.settings import SEED_NAMES, TaskSettings
-from fedsim.web.api import Api
+from fedsim.web.api import ApiRoutes
 from fedsim_fleet.ca import ca
 from fedsim_fleet.fleet.main import fleet
 from fedsim_fleet.gather import gather
@@ -208,7 +208,7 @@ def api_routes() -> str:
     """The routes of the JSON API."""
     rows = [
         [f"`{route.method}`", f"`/api/v1{route.path.removeprefix('/api/v1')}`", _summary(route.handler)]
-        for route in Api().routes()
+        for route in ApiRoutes().routes()
     ]
     return table(["method", "path", "answer"], rows)
 

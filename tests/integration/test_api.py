@@ -13,7 +13,7 @@ from web_support import Browser, Site, make_site
 import fedsim.web
 from fedsim.settings import TaskSettings
 from fedsim.store.records import TaskState
-from fedsim.web.api import ROOT, Api
+from fedsim.web.api import ROOT, ApiRoutes
 
 DOCUMENT = (Path(fedsim.web.__file__).parent / "API.md").read_text(encoding="utf-8")
 
@@ -38,12 +38,12 @@ def test_the_document_names_every_question_and_no_other() -> None:
     part = {"number": "N", "round_number": "R"}
     answered = {
         (route.method, re.sub(r"<(\w+):int>", lambda found: part.get(found[1], "ID"), route.path).removeprefix(ROOT))
-        for route in Api().routes()
+        for route in ApiRoutes().routes()
     }
     assert written == answered
 
 
-@pytest.mark.parametrize("route", Api().routes(), ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", ApiRoutes().routes(), ids=lambda route: f"{route.method} {route.path}")
 def test_nothing_is_answered_to_nobody(site: Site, route: object) -> None:
     path = re.sub(r"<\w+:int>", "1", route.path)  # type: ignore[attr-defined] # a Route
     wrong = {"Authorization": "Bearer fedsim_wrong"}

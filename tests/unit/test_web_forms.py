@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
 from fedsim.web import forms
-from fedsim.web.catalogue import Catalogue, DataSet, NodeView, check_settings
+from fedsim.web.catalogue import Catalogue, DataSetSummary, NodeView, check_settings
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import translations_of
 
-MNIST = DataSet("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)
+MNIST = DataSetSummary("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)
 KNOWN = Catalogue((NodeView("node-1", 0.0, True, None),), {"mnist": MNIST}, ("2nn", "cnn"))
 NAME_RULE = "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
 NOBODY = Catalogue((), {}, ("2nn", "cnn"))

@@ -31,7 +31,7 @@ Json = dict[str, Any]
 E = TypeVar("E", bound=Enum)
 
 
-class Api:
+class ApiRoutes:
     """Questions and commands in JSON. An error is always {"error": text}, with {"problems": {field: text}} if any."""
 
     def routes(self) -> list[Route]:
@@ -59,74 +59,74 @@ class Api:
         ]
 
     # -- tasks
-    def tasks(self, visit: WebRequest) -> Json:
+    def tasks(self, request: WebRequest) -> Json:
         """The visitor's tasks, newest first; with `all=1`, an administrator's question, everybody's."""
-        everybody = visit.query.get("all") == "1"
-        if everybody and not visit.is_admin:
+        everybody = request.query.get("all") == "1"
+        if everybody and not request.is_admin:
             raise Fault(403, status_text(403))
-        limit = visit.query_number("limit", PAGE_SIZE, least=1, most=MAX_PAGE_SIZE) or PAGE_SIZE
-        before = visit.query_number("before", None, least=1, most=BIGGEST)
-        owner = None if everybody else visit.person.id
-        found = visit.store.tasks.newest(owner, limit=limit, before=before)
-        return {"tasks": [task_json(visit.store, task) for task in found]}
+        limit = request.query_number("limit", PAGE_SIZE, least=1, most=MAX_PAGE_SIZE) or PAGE_SIZE
+        before = request.query_number("before", None, least=1, most=BIGGEST)
+        owner = None if everybody else request.authenticated_user.id
+        found = request.store.tasks.newest(owner, limit=limit, before=before)
+        return {"tasks": [task_json(request.store, task) for task in found]}
 
-    def submit(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def submit(self, request: WebRequest) -> bottle.HTTPResponse:
         """A new task from its settings, in our names or the original platform's."""
-        made = submissions.submit(visit, visit.json_body(), _idempotency_key(visit))
+        made = submissions.submit(request, request.json_body(), _idempotency_key(request))
         task = made.task
-        content = {"task": task_json(visit.store, task), "notes": [visit.say(note) for note in made.notes]}
+        content = {"task": task_json(request.store, task), "notes": [request.translate(note) for note in made.notes]}
         response = json_response(content, 201 if made.is_new else 200)
         response.set_header("Location", f"{ROOT}/tasks/{task.number}")
         return response
 
-    def task(self, visit: WebRequest, number: int) -> Json:
+    def task(self, request: WebRequest, number: int) -> Json:
         """One task."""
-        return {"task": task_json(visit.store, submissions.task_of(visit, number))}
+        return {"task": task_json(request.store, submissions.task_of(request, number))}
 
-    def stop(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def stop(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Stop a task: one that waits at once, one that runs as soon as the server hears of it."""
-        return json_response({"task": task_json(visit.store, submissions.stop(visit, number))}, 202)
+        return json_response({"task": task_json(request.store, submissions.stop(request, number))}, 202)
 
-    def delete(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the server delete a finished task."""
-        return json_response({"task": task_json(visit.store, submissions.delete(visit, number))}, 202)
+        return json_response({"task": task_json(request.store, submissions.delete(request, number))}, 202)
 
-    def rounds(self, visit: WebRequest, number: int) -> Json:
+    def rounds(self, request: WebRequest, number: int) -> Json:
         """The rounds so far, a page of them; round 0 is the evaluation of the initial model."""
-        submissions.task_of(visit, number)
-        found = visit.store.rounds.of_task(number, **_stretch(visit))
-        return {"rounds": plain(found), "total": visit.store.rounds.count(number)}
+        submissions.task_of(request, number)
+        found = request.store.rounds.of_task(number, **_stretch(request))
+        return {"rounds": plain(found), "total": request.store.rounds.count(number)}
 
-    def events(self, visit: WebRequest, number: int) -> Json:
+    def events(self, request: WebRequest, number: int) -> Json:
         """What happened to the task, newest first."""
-        submissions.task_of(visit, number)
-        limit = visit.query_number("limit", 200, least=1, most=1000) or 200
-        return {"events": plain(visit.store.events.newest(task=number, limit=limit))}
+        submissions.task_of(request, number)
+        limit = request.query_number("limit", 200, least=1, most=1000) or 200
+        return {"events": plain(request.store.events.newest(task=number, limit=limit))}
 
-    def checkpoints(self, visit: WebRequest, number: int) -> Json:
+    def checkpoints(self, request: WebRequest, number: int) -> Json:
         """The saved models, a page of them; `url` is where one can be fetched, null once it was removed."""
-        submissions.task_of(visit, number)
+        submissions.task_of(request, number)
         return {
             "checkpoints": [
                 plain(checkpoint)
                 | {"url": None if checkpoint.removed_at else f"{ROOT}/tasks/{number}/checkpoints/{checkpoint.round}"}
-                for checkpoint in visit.store.checkpoints.of_task(number, **_stretch(visit))
+                for checkpoint in request.store.checkpoints.of_task(number, **_stretch(request))
             ]
         }
 
-    def checkpoint(self, visit: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
+    def checkpoint(self, request: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
         """A saved model's file, or with `part=json` the JSON beside it."""
-        task = submissions.task_of(visit, number)
-        return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
+        task = submissions.task_of(request, number)
+        return checkpoint_file(request, task, round_number, sidecar=request.query.get("part") == "json")
 
     # -- what there is
-    def nodes(self, visit: WebRequest) -> Json:
+    def nodes(self, request: WebRequest) -> Json:
         """The nodes as they last announced themselves."""
-        return {"nodes": plain(read_catalogue(visit.site).nodes)}
+        return {"nodes": plain(read_catalogue(request.site).nodes)}
 
-    def options(self, visit: WebRequest) -> Json:
+    def options(self, request: WebRequest) -> Json:
         """What a task may be made of, the defaults, and the settings' JSON schema."""
-        catalogue = read_catalogue(visit.site)
+        catalogue = read_catalogue(request.site)
         return {
             "version": __version__,
             "models": list(catalogue.models),
@@ -138,67 +138,71 @@ class Api:
         }
 
     # -- accounts
-    def me(self, visit: WebRequest) -> Json:
+    def me(self, request: WebRequest) -> Json:
         """Who asks."""
-        return {"user": user_json(visit.person)}
+        return {"user": user_json(request.authenticated_user)}
 
-    def tokens(self, visit: WebRequest) -> Json:
+    def tokens(self, request: WebRequest) -> Json:
         """One's own bearer tokens, without their secrets."""
-        return {"tokens": plain(visit.store.tokens.of_user(visit.person.id))}
+        return {"tokens": plain(request.store.tokens.of_user(request.authenticated_user.id))}
 
-    def make_token(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def make_token(self, request: WebRequest) -> bottle.HTTPResponse:
         """A new bearer token; its secret is in this answer and nowhere else."""
-        label = visit.json_body().get("label", "")
-        secret, token = accounts.make_token(visit.store, visit.person, label, now=visit.now)
+        label = request.json_body().get("label", "")
+        secret, token = accounts.make_token(request.store, request.authenticated_user, label, now=request.now)
         return json_response({"token": plain(token), "secret": secret}, 201)
 
-    def delete_token(self, visit: WebRequest, token_id: int) -> Json:
+    def delete_token(self, request: WebRequest, token_id: int) -> Json:
         """Make a bearer token worthless."""
-        if not 0 < token_id <= BIGGEST or not visit.store.tokens.delete(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not request.store.tokens.delete(request.authenticated_user.id, token_id):
             raise not_found()
         return {"deleted": token_id}
 
-    def users(self, visit: WebRequest) -> Json:
+    def users(self, request: WebRequest) -> Json:
         """Everybody with an account."""
-        return {"users": [user_json(user) for user in visit.store.users.all()]}
+        return {"users": [user_json(user) for user in request.store.users.all()]}
 
-    def change_user(self, visit: WebRequest, user_id: int) -> Json:
+    def change_user(self, request: WebRequest, user_id: int) -> Json:
         """Change somebody's state or role."""
-        user = user_of(visit, user_id)
-        body = visit.json_body()
+        user = user_of(request, user_id)
+        body = request.json_body()
         state, role = _choice(UserState, body, "state"), _choice(UserRole, body, "role")
-        accounts.change_user(visit.store, user, by=visit.person, state=state, role=role, now=visit.now)
-        return {"user": user_json(user_of(visit, user_id))}
+        accounts.change_user(
+            request.store, user, by=request.authenticated_user, state=state, role=role, now=request.now
+        )
+        return {"user": user_json(user_of(request, user_id))}
 
-    def reset_password(self, visit: WebRequest, user_id: int) -> Json:
+    def reset_password(self, request: WebRequest, user_id: int) -> Json:
         """Give somebody a generated password, which is in this answer and nowhere else."""
-        user = user_of(visit, user_id)
-        return {"password": accounts.reset_password(visit.store, user, by=visit.person, now=visit.now)}
+        user = user_of(request, user_id)
+        return {
+            "password": accounts.reset_password(request.store, user, by=request.authenticated_user, now=request.now)
+        }
 
 
-def user_of(visit: WebRequest, user_id: int) -> User:
+def user_of(request: WebRequest, user_id: int) -> User:
     """The user with this id, for administrators.
 
     Raises:
         Fault: 404 if there is none.
     """
-    user = visit.store.users.get(user_id) if 0 < user_id <= BIGGEST else None
+    user = request.store.users.get(user_id) if 0 < user_id <= BIGGEST else None
     if user is None:
         raise not_found()
     return user
 
 
-def _stretch(visit: WebRequest) -> dict[str, Any]:
+def _stretch(request: WebRequest) -> dict[str, Any]:
     """Which of a task's rounds or checkpoints the address asks for."""
     return {
-        "after": visit.query_number("after", None, least=0, most=MOST_ROUNDS),
-        "limit": visit.query_number("limit", MAX_ROUNDS, least=1, most=MAX_ROUNDS),
-        "newest": visit.query.get("newest") == "1",
+        "after": request.query_number("after", None, least=0, most=MOST_ROUNDS),
+        "limit": request.query_number("limit", MAX_ROUNDS, least=1, most=MAX_ROUNDS),
+        "newest": request.query.get("newest") == "1",
     }
 
 
-def _idempotency_key(visit: WebRequest) -> str:
-    key = visit.header("Idempotency-Key")
+def _idempotency_key(request: WebRequest) -> str:
+    key = request.header("Idempotency-Key")
     if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
         raise Fault(
             400, tr("Idempotency-Key must have at most %(limit)s printable characters.", limit=MAX_KEY_CHARACTERS)

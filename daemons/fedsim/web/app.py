@@ -13,7 +13,7 @@ from fedsim.config import WebConfig
 from fedsim.errors import Unavailable
 from fedsim.log import get_logger
 from fedsim.store import Store
-from fedsim.web.api import Api
+from fedsim.web.api import ApiRoutes
 from fedsim.web.errors import Fault, status_text, status_title
 from fedsim.web.i18n import html_language
 from fedsim.web.notifier import Signal
@@ -30,7 +30,7 @@ from fedsim.web.responses import json_response, see_other
 from fedsim.web.routes import Access, Route
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_VISIT = "fedsim.visit"
+_REQUEST = "fedsim.request"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -70,68 +70,73 @@ class _Application:
         self.app.route("/static/<name:path>", callback=self._static)
         parts = (PublicPages, LoginPages, SubmitPages, TaskPages, NodePages, ProfilePages, AdminPages)
         routes = [route for part in parts for route in part(renderer).routes()]
-        for route in (*routes, *Api().routes()):
+        for route in (*routes, *ApiRoutes().routes()):
             self.app.route(route.path, method=route.method, callback=self._wrap(route))
 
     def _wrap(self, route: Route) -> Callable[..., Any]:
         def answer(**parts: Any) -> Any:
-            visit = self._visit()
+            request = self._request()
             try:
-                visit.identify()
-                changes = visit.method not in SAFE_METHODS
+                request.authentication.identify()
+                changes = request.method not in SAFE_METHODS
                 if changes:
-                    visit.check_length()
-                    visit.check_origin()
-                stranger = route.access is not Access.ANYONE and visit.user is None
-                if changes and route.outdated and (stranger or not visit.has_form_token):
-                    return route.outdated(visit)
+                    request.check_length()
+                    request.csrf.check_origin()
+                stranger = route.access is not Access.ANYONE and request.user is None
+                if changes and route.outdated and (stranger or not request.csrf.is_valid):
+                    return route.outdated(request)
                 if stranger:
-                    return self._log_in_first(visit)
+                    return self._log_in_first(request)
                 if changes:
-                    visit.check_form_token()
-                visit.check_access(admins_only=route.access is Access.ADMIN)
-                result = route.handler(visit, **parts)
+                    request.csrf.check_token()
+                request.authentication.check_access(admins_only=route.access is Access.ADMIN)
+                result = route.handler(request, **parts)
             except Fault as fault:
-                return self._fault(visit, fault)
+                return self._fault(request, fault)
             except Unavailable as error:
                 get_logger().error("database_unavailable", problem=str(error))
-                return self._fault(visit, Fault(503, status_text(503), retry_after=5))
+                return self._fault(request, Fault(503, status_text(503), retry_after=5))
             if isinstance(result, dict):
                 return json_response(result)
             return result
 
         return answer
 
-    def _visit(self) -> WebRequest:
+    def _request(self) -> WebRequest:
         environ = bottle.request.environ
-        if _VISIT not in environ:
-            environ[_VISIT] = WebRequest(self.site, environ)
-        visit: WebRequest = environ[_VISIT]
-        return visit
+        if _REQUEST not in environ:
+            environ[_REQUEST] = WebRequest(self.site, environ)
+        request: WebRequest = environ[_REQUEST]
+        return request
 
-    def _log_in_first(self, visit: WebRequest) -> bottle.HTTPResponse:
-        if visit.is_api:
-            return self._fault(visit, Fault(401, status_text(401)))
-        back = quote(visit.address_within, safe="/") if visit.method == "GET" else "/tasks"
-        if visit.header("HX-Request"):
-            response = self._fault(visit, Fault(401, status_text(401)))
+    def _log_in_first(self, request: WebRequest) -> bottle.HTTPResponse:
+        if request.is_api:
+            return self._fault(request, Fault(401, status_text(401)))
+        back = quote(request.path_with_query, safe="/") if request.method == "GET" else "/tasks"
+        if request.header("HX-Request"):
+            response = self._fault(request, Fault(401, status_text(401)))
             response.set_header("HX-Redirect", "/login")
             return response
         return see_other(f"/login?next={back}")
 
-    def _fault(self, visit: WebRequest, fault: Fault) -> bottle.HTTPResponse:
-        text = visit.say(fault.text)
-        problems = {field: visit.say(problem) for field, problem in fault.problems.items()}
-        if visit.is_api or visit.path == "/healthz":
+    def _fault(self, request: WebRequest, fault: Fault) -> bottle.HTTPResponse:
+        text = request.translate(fault.text)
+        problems = {field: request.translate(problem) for field, problem in fault.problems.items()}
+        if request.is_api or request.path == "/healthz":
             response = json_response({"error": text, **({"problems": problems} if problems else {})}, fault.status)
             if fault.status == 401:
                 response.set_header("WWW-Authenticate", 'Bearer realm="fedsim"')
         else:
             page = self.renderer.page(
-                visit, "error.html", status=fault.status, title=status_title(fault.status), text=text, problems=problems
+                request,
+                "error.html",
+                status=fault.status,
+                title=status_title(fault.status),
+                text=text,
+                problems=problems,
             )
             response = bottle.HTTPResponse(page, status=fault.status)
-            if visit.header("HX-Request") and fault.status in {403, 404}:
+            if request.header("HX-Request") and fault.status in {403, 404}:
                 response.set_header("HX-Refresh", "true")  # the page under the live part is out of date as a whole
         if fault.retry_after:
             response.set_header("Retry-After", str(fault.retry_after))
@@ -141,10 +146,10 @@ class _Application:
         """Answers of Bottle's own: no such route, wrong method, or a fault in our code."""
         if error.status_code >= 500:
             get_logger().error("request_failed", path=bottle.request.path, exception=error.traceback or error.body)
-        visit = self._visit()
-        if visit.user is None:
-            visit.try_to_identify()
-        answer = self._fault(visit, Fault(error.status_code, status_text(error.status_code)))
+        request = self._request()
+        if request.user is None:
+            request.authentication.try_to_identify()
+        answer = self._fault(request, Fault(error.status_code, status_text(error.status_code)))
         answer.apply(bottle.response)
         if error.status_code == 405 and "Allow" in error.headers:
             bottle.response.set_header("Allow", error.headers["Allow"])
@@ -161,19 +166,19 @@ class _Application:
     def _finish(self) -> None:
         """What every answer carries. Also runs for errors, and then after the answer was replaced."""
         response = bottle.response
-        visit = self._visit()
+        request = self._request()
         for name, value in HEADERS.items():
             response.set_header(name, value)
-        if visit.encrypted:
+        if request.encrypted:
             response.set_header("Strict-Transport-Security", "max-age=31536000")
-        if not visit.path.startswith("/static/"):
+        if not request.path.startswith("/static/"):
             if "Cache-Control" not in response.headers:
                 response.set_header("Cache-Control", "no-store")
             response.set_header("Vary", "Accept-Language, Cookie")
-            response.set_header("Content-Language", html_language(visit.language))
+            response.set_header("Content-Language", html_language(request.language))
         # As headers: Bottle's own cookies are lost when it applies a response a second time.
         if "Set-Cookie" in response.headers:
             del response.headers["Set-Cookie"]
-        if visit.cookies_travel_safely:
-            for cookie in visit.cookies:
-                response.add_header("Set-Cookie", cookie.header(secure=visit.encrypted))
+        if request.may_set_cookies:
+            for cookie in request.new_cookies:
+                response.add_header("Set-Cookie", cookie.header(secure=request.encrypted))

@@ -27,7 +27,7 @@ class NodeView:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DataSetSummary:
     """A data set with the nodes that hold it. `num_train` is the largest that one of its versions has."""
 
     name: str
@@ -45,7 +45,7 @@ class Catalogue:
     """All nodes that ever announced themselves, and what they hold."""
 
     nodes: tuple[NodeView, ...]
-    datasets: dict[str, DataSet]
+    datasets: dict[str, DataSetSummary]
     models: tuple[str, ...]
 
 
@@ -69,9 +69,9 @@ def _view(node: Node, online: bool) -> NodeView:
     return NodeView(node.name, node.seen_at, online, hello)
 
 
-def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSet:
+def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetSummary:
     largest = max((info for _, info in holders), key=lambda info: info.num_train)
-    return DataSet(
+    return DataSetSummary(
         name=name,
         nodes=tuple(node.name for node, _ in holders),
         online=any(node.online for node, _ in holders),

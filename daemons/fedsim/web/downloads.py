@@ -23,7 +23,7 @@ BLOCK_ROUNDS = 1000
 CSV_COLUMNS = ("num_examples", "cohort_size", "missing", "bytes_sent", "bytes_received", "finished_at", "digest")
 
 
-def checkpoint_file(visit: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
+def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
     """The checkpoint of a round, or the JSON beside it; the digest is the ETag, ranges are answered.
 
     Raises:
@@ -31,19 +31,19 @@ def checkpoint_file(visit: WebRequest, task: Task, round_number: int, *, sidecar
     """
     if not 0 <= round_number <= task.settings.num_rounds:
         raise not_found()
-    found = visit.store.checkpoints.of_task(task.number, after=round_number - 1, before=round_number + 1)
+    found = request.store.checkpoints.of_task(task.number, after=round_number - 1, before=round_number + 1)
     if not found:
         raise not_found()
     checkpoint = found[0]
     if checkpoint.removed_at is not None:
         raise Fault(410, tr("This checkpoint was removed: %(why)s", why=checkpoint.removed_why))
-    root = visit.config.checkpoints.resolve()
+    root = request.config.checkpoints.resolve()
     path = (root / checkpoint.path).resolve()
     if sidecar:
         path = path.with_suffix(".json")
     if not path.is_relative_to(root) or not path.is_file():
         raise not_found()
-    wanted = visit.header("Range")
+    wanted = request.header("Range")
     stretch = next(iter(bottle.parse_range_header(wanted, path.stat().st_size)), None) if wanted else None
     if wanted and stretch is None:
         raise Fault(416, status_text(416))  # Bottle would say so as well, but leave the file open

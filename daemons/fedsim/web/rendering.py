@@ -68,17 +68,17 @@ class Renderer:
         """The address of a static file, with its content's digest, so that it can be kept for ever."""
         return f"/static/{name}?v={self._versions[name]}"
 
-    def page(self, visit: WebRequest, template: str, **values: Any) -> str:
-        """The HTML of a template; every template knows the visit, its user and its form token."""
+    def page(self, request: WebRequest, template: str, **values: Any) -> str:
+        """The HTML of a template; every template knows the request, its user and its form token."""
         return (
-            self._environments[visit.language]
+            self._environments[request.language]
             .get_template(template)
             .render(
-                visit=visit,
-                user=visit.user,
-                language=visit.language,
-                html_language=i18n.html_language(visit.language),
-                now=visit.now,
+                request=request,
+                user=request.user,
+                language=request.language,
+                html_language=i18n.html_language(request.language),
+                now=request.now,
                 **values,
             )
         )

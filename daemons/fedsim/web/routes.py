@@ -22,7 +22,7 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Route:
-    """One question that the site answers. The handler gets the `Visit` and the path's parts.
+    """One question that the site answers. The handler gets the `WebRequest` and the path's parts.
 
     `outdated` answers, instead of the handler, a form whose session has ended or whose token is an older one's: it
     shows again what was typed, and does nothing. Without one, the form is refused.

@@ -25,11 +25,11 @@ class Submitted:
     is_new: bool
 
 
-def submit(visit: WebRequest, given: dict[str, Any], key: str = "") -> Submitted:
+def submit(request: WebRequest, given: dict[str, Any], key: str = "") -> Submitted:
     """Check the settings, write the task's row, and give the server a hint.
 
     Args:
-        visit: whose person submits.
+        request: whose person submits.
         given: settings as they were typed or sent.
         key: with the same key, the same settings of the same person are the same task, however often they come: a
             double click, a reload, an answer that was lost on its way. Empty: each time a new task.
@@ -38,15 +38,15 @@ def submit(visit: WebRequest, given: dict[str, Any], key: str = "") -> Submitted
         Fault: 422 with every problem beside its field.
     """
     submission = _fingerprint(key, given) if key else None
-    if submission and (made := visit.store.tasks.by_submission(visit.person.id, submission)):
+    if submission and (made := request.store.tasks.by_submission(request.authenticated_user.id, submission)):
         return Submitted(made, [], is_new=False)
-    settings, notes = check_settings(given, read_catalogue(visit.site))
+    settings, notes = check_settings(given, read_catalogue(request.site))
     uid = uuid4().hex
-    task = visit.store.tasks.create(visit.person.id, settings, uid, visit.now, submission=submission)
+    task = request.store.tasks.create(request.authenticated_user.id, settings, uid, request.now, submission=submission)
     if task.uid != uid:  # the same submission was faster
         return Submitted(task, notes, is_new=False)
-    _note(visit, task, "submitted", f"{visit.person.name} submitted the task")
-    visit.site.signal.submitted(task)
+    _note(request, task, "submitted", f"{request.authenticated_user.name} submitted the task")
+    request.site.signal.submitted(task)
     return Submitted(task, notes, is_new=True)
 
 
@@ -55,47 +55,47 @@ def _fingerprint(key: str, given: dict[str, Any]) -> str:
     return blake2b(json.dumps([key, given], sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
-def task_of(visit: WebRequest, number: int) -> Task:
+def task_of(request: WebRequest, number: int) -> Task:
     """The visitor's task with this number (an administrator's: any).
 
     Raises:
         Fault: 404 for what is not there and what is somebody else's alike.
     """
-    task = visit.store.tasks.get(number) if 0 < number < 2**63 else None
-    if task is None or (task.user_id != visit.person.id and not visit.is_admin):
+    task = request.store.tasks.get(number) if 0 < number < 2**63 else None
+    if task is None or (task.user_id != request.authenticated_user.id and not request.is_admin):
         raise not_found()
     return task
 
 
-def stop(visit: WebRequest, number: int) -> Task:
+def stop(request: WebRequest, number: int) -> Task:
     """Stop a task that has not finished; stopping twice is the same as once.
 
     Raises:
         Fault: 409 if it has finished, 404 as `task_of`.
     """
-    task = task_of(visit, number)
-    if not visit.store.tasks.request_stop(number, visit.now):
+    task = task_of(request, number)
+    if not request.store.tasks.request_stop(number, request.now):
         raise Fault(409, tr("Task %(number)s has already finished.", number=number))
     if not task.stop_requested:
-        _note(visit, task, "stop_requested", f"{visit.person.name} asked the task to stop")
-    visit.site.signal.stop(task, f"stopped by {visit.person.name}")
-    return task_of(visit, number)
+        _note(request, task, "stop_requested", f"{request.authenticated_user.name} asked the task to stop")
+    request.site.signal.stop(task, f"stopped by {request.authenticated_user.name}")
+    return task_of(request, number)
 
 
-def delete(visit: WebRequest, number: int) -> Task:
+def delete(request: WebRequest, number: int) -> Task:
     """Ask the server to delete a finished task with its checkpoints.
 
     Raises:
         Fault: 409 if it has not finished, 404 as `task_of`.
     """
-    task = task_of(visit, number)
-    if not visit.store.tasks.request_delete(number):
+    task = task_of(request, number)
+    if not request.store.tasks.request_delete(number):
         raise Fault(409, tr("Task %(number)s has not finished: stop it first.", number=number))
     if not task.delete_requested:
-        _note(visit, task, "delete_requested", f"{visit.person.name} asked for the task to be deleted")
-    return task_of(visit, number)
+        _note(request, task, "delete_requested", f"{request.authenticated_user.name} asked for the task to be deleted")
+    return task_of(request, number)
 
 
-def _note(visit: WebRequest, task: Task, kind: str, text: str) -> None:
-    visit.store.events.add(Event(visit.now, kind, text, task=task.number, user=visit.person.name))
-    get_logger().info(kind, task=task.number, user=visit.person.name)
+def _note(request: WebRequest, task: Task, kind: str, text: str) -> None:
+    request.store.events.add(Event(request.now, kind, text, task=task.number, user=request.authenticated_user.name))
+    get_logger().info(kind, task=task.number, user=request.authenticated_user.name)

@@ -33,35 +33,35 @@ class AdminPages:
             Route("POST", "/admin/users/<user_id:int>/reset-password", self.reset_password, Access.ADMIN),
         ]
 
-    def users(self, visit: WebRequest) -> str:
+    def users(self, request: WebRequest) -> str:
         """Everybody, those who wait for approval first."""
-        return self._show(visit)
+        return self._show(request)
 
-    def change(self, visit: WebRequest, user_id: int) -> bottle.HTTPResponse:
+    def change(self, request: WebRequest, user_id: int) -> bottle.HTTPResponse:
         """Approve, disable, enable, or change the role."""
-        verb = visit.form.get("action", "")
+        verb = request.form.get("action", "")
         if verb not in _STATES.keys() | _ROLES.keys():
             raise Fault(400, status_text(400))
         accounts.change_user(
-            visit.store,
-            user_of(visit, user_id),
-            by=visit.person,
+            request.store,
+            user_of(request, user_id),
+            by=request.authenticated_user,
             state=_STATES.get(verb),
             role=_ROLES.get(verb),
-            now=visit.now,
+            now=request.now,
         )
         return see_other("/admin/users")
 
-    def reset_password(self, visit: WebRequest, user_id: int) -> str:
+    def reset_password(self, request: WebRequest, user_id: int) -> str:
         """A generated password, shown this once."""
-        user = user_of(visit, user_id)
-        password = accounts.reset_password(visit.store, user, by=visit.person, now=visit.now)
-        return self._show(visit, name=user.name, password=password)
+        user = user_of(request, user_id)
+        password = accounts.reset_password(request.store, user, by=request.authenticated_user, now=request.now)
+        return self._show(request, name=user.name, password=password)
 
-    def _show(self, visit: WebRequest, *, name: str = "", password: str = "") -> str:
+    def _show(self, request: WebRequest, *, name: str = "", password: str = "") -> str:
         users = sorted(
-            visit.store.users.all(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
+            request.store.users.all(), key=lambda user: (user.state is not UserState.WAITING, user.name.casefold())
         )
         return self._page(
-            visit, "users.html", users=users, states=USER_STATES, roles=ROLES, reset_name=name, password=password
+            request, "users.html", users=users, states=USER_STATES, roles=ROLES, reset_name=name, password=password
         )

@@ -28,47 +28,49 @@ class LoginPages:
             Route("POST", "/logout", self.log_out, Access.ANYONE),
         ]
 
-    def form(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def form(self, request: WebRequest) -> bottle.HTTPResponse:
         """The form for name and password."""
-        return show_login(self._renderer, visit, wanted=visit.query.get("next", "/tasks"))
+        return show_login(self._renderer, request, wanted=request.query.get("next", "/tasks"))
 
-    def log_in(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def log_in(self, request: WebRequest) -> bottle.HTTPResponse:
         """Check name and password; the session's id is always a new one."""
-        cookies_must_travel(visit)
-        name, password = visit.form.get("name", ""), visit.form.get("password", "")
+        cookies_must_travel(request)
+        name, password = request.form.get("name", ""), request.form.get("password", "")
         try:
-            user = accounts.log_in(visit.store, visit.config, name, password, address=visit.address, now=visit.now)
+            user = accounts.log_in(
+                request.store, request.config, name, password, address=request.address, now=request.now
+            )
         except Fault as fault:
-            return self._again(visit, fault)
-        visit.begin_session(user)
-        if typed := forms.kept(visit.form, forms.KEPT):
+            return self._again(request, fault)
+        request.authentication.begin_session(user)
+        if typed := forms.kept(request.form, forms.KEPT):
             notice = tr("What you typed is here again. Nothing was submitted yet.")
-            return show_task_form(self._renderer, visit, typed, notice=notice)
-        return see_other(safe_next(visit.form.get("next", "/tasks")))
+            return show_task_form(self._renderer, request, typed, notice=notice)
+        return see_other(safe_next(request.form.get("next", "/tasks")))
 
-    def outdated(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def outdated(self, request: WebRequest) -> bottle.HTTPResponse:
         """The page was open for so long that its cookie is gone."""
-        return self._again(visit, Fault(403, tr("This page was open for too long: log in once more.")))
+        return self._again(request, Fault(403, tr("This page was open for too long: log in once more.")))
 
-    def _again(self, visit: WebRequest, fault: Fault) -> bottle.HTTPResponse:
+    def _again(self, request: WebRequest, fault: Fault) -> bottle.HTTPResponse:
         return show_login(
             self._renderer,
-            visit,
-            wanted=visit.form.get("next", "/tasks"),
-            name=visit.form.get("name", ""),
-            kept=forms.kept(visit.form, forms.KEPT),
+            request,
+            wanted=request.form.get("next", "/tasks"),
+            name=request.form.get("name", ""),
+            kept=forms.kept(request.form, forms.KEPT),
             fault=fault,
         )
 
-    def log_out(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def log_out(self, request: WebRequest) -> bottle.HTTPResponse:
         """End the session, here and in the database."""
-        visit.end_session()
+        request.authentication.end_session()
         return see_other("/")
 
 
 def show_login(
     renderer: Renderer,
-    visit: WebRequest,
+    request: WebRequest,
     *,
     wanted: str = "/tasks",
     name: str = "",
@@ -76,26 +78,26 @@ def show_login(
     fault: Fault | None = None,
 ) -> bottle.HTTPResponse:
     """The log-in page, which leads to the page `wanted`, or to the task form filled with what is `kept`."""
-    cookies_must_travel(visit)
+    cookies_must_travel(request)
     page = renderer.page(
-        visit,
+        request,
         "login.html",
         error=fault.text if fault else None,
         name=name,
         next=safe_next(wanted),
         kept={forms.KEPT + field: value for field, value in (kept or {}).items()},
-        registration=visit.config.registration,
+        registration=request.config.registration,
     )
     return page_response(page, fault)
 
 
-def cookies_must_travel(visit: WebRequest) -> None:
+def cookies_must_travel(request: WebRequest) -> None:
     """Refuse to show or take a form with a password where it could be read on its way.
 
     Raises:
         Fault: 403.
     """
-    if not visit.cookies_travel_safely:
+    if not request.may_set_cookies:
         raise Fault(
             403,
             tr(

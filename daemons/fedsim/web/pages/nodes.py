@@ -18,7 +18,7 @@ class NodePages:
         """What this page answers."""
         return [Route("GET", "/nodes", self.nodes)]
 
-    def nodes(self, visit: WebRequest) -> str:
+    def nodes(self, request: WebRequest) -> str:
         """Every node that ever announced itself; for htmx only the part that lives."""
-        part = "_nodes.html" if visit.header("HX-Request") else "nodes.html"
-        return self._page(visit, part, catalogue=read_catalogue(visit.site))
+        part = "_nodes.html" if request.header("HX-Request") else "nodes.html"
+        return self._page(request, part, catalogue=read_catalogue(request.site))

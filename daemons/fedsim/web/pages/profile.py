@@ -30,47 +30,53 @@ class ProfilePages:
             Route("POST", "/profile/tokens/<token_id:int>/delete", self.delete_token),
         ]
 
-    def profile(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def profile(self, request: WebRequest) -> bottle.HTTPResponse:
         """The page as it stands."""
-        return self._show(visit)
+        return self._show(request)
 
-    def change_password(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def change_password(self, request: WebRequest) -> bottle.HTTPResponse:
         """A new password: every other browser is logged out and every token ends; this browser stays."""
-        old, new = visit.form.get("old", ""), visit.form.get("new", "")
+        old, new = request.form.get("old", ""), request.form.get("new", "")
         try:
             user = accounts.change_password(
-                visit.store, visit.config, visit.person, old, new, address=visit.address, now=visit.now
+                request.store,
+                request.config,
+                request.authenticated_user,
+                old,
+                new,
+                address=request.address,
+                now=request.now,
             )
         except Fault as fault:
-            return self._show(visit, fault=fault)
-        visit.begin_session(user)
+            return self._show(request, fault=fault)
+        request.authentication.begin_session(user)
         return self._show(
-            visit, done=tr("The password was changed. Other browsers were logged out, and your tokens have ended.")
+            request, done=tr("The password was changed. Other browsers were logged out, and your tokens have ended.")
         )
 
-    def make_token(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def make_token(self, request: WebRequest) -> bottle.HTTPResponse:
         """A new token, shown this once."""
-        label = visit.form.get("label", "")
+        label = request.form.get("label", "")
         try:
-            secret, _ = accounts.make_token(visit.store, visit.person, label, now=visit.now)
+            secret, _ = accounts.make_token(request.store, request.authenticated_user, label, now=request.now)
         except Fault as fault:
-            return self._show(visit, fault=fault)
-        return self._show(visit, secret=secret)
+            return self._show(request, fault=fault)
+        return self._show(request, secret=secret)
 
-    def delete_token(self, visit: WebRequest, token_id: int) -> bottle.HTTPResponse:
+    def delete_token(self, request: WebRequest, token_id: int) -> bottle.HTTPResponse:
         """Make a token worthless."""
-        if not 0 < token_id <= BIGGEST or not visit.store.tokens.delete(visit.person.id, token_id):
+        if not 0 < token_id <= BIGGEST or not request.store.tokens.delete(request.authenticated_user.id, token_id):
             raise not_found()
         return see_other("/profile")
 
     def _show(
-        self, visit: WebRequest, *, fault: Fault | None = None, secret: str = "", done: Text | None = None
+        self, request: WebRequest, *, fault: Fault | None = None, secret: str = "", done: Text | None = None
     ) -> bottle.HTTPResponse:
         problems: Problems = fault.problems if fault else {}
         page = self._page(
-            visit,
+            request,
             "profile.html",
-            tokens=visit.store.tokens.of_user(visit.person.id),
+            tokens=request.store.tokens.of_user(request.authenticated_user.id),
             error=fault.text if fault else None,
             problems=problems,
             secret=secret,

@@ -32,58 +32,58 @@ class PublicPages:
             Route("GET", "/healthz", self.healthz, Access.ANYONE),
         ]
 
-    def home(self, visit: WebRequest) -> str:
+    def home(self, request: WebRequest) -> str:
         """What fedsim is."""
-        return self._page(visit, "home.html")
+        return self._page(request, "home.html")
 
-    def register_form(self, visit: WebRequest) -> str | bottle.HTTPResponse:
+    def register_form(self, request: WebRequest) -> str | bottle.HTTPResponse:
         """The form for a new account."""
-        cookies_must_travel(visit)
-        return self._register(visit)
+        cookies_must_travel(request)
+        return self._register(request)
 
-    def register(self, visit: WebRequest) -> str | bottle.HTTPResponse:
+    def register(self, request: WebRequest) -> str | bottle.HTTPResponse:
         """Make an account; an open registration logs in at once."""
-        cookies_must_travel(visit)
-        name, password = visit.form.get("name", ""), visit.form.get("password", "")
+        cookies_must_travel(request)
+        name, password = request.form.get("name", ""), request.form.get("password", "")
         try:
             user = accounts.register(
-                visit.store,
-                visit.config,
+                request.store,
+                request.config,
                 name,
                 password,
-                address=visit.address,
-                language=visit.language,
-                now=visit.now,
+                address=request.address,
+                language=request.language,
+                now=request.now,
             )
         except Fault as fault:
-            return self._register(visit, fault, name)
+            return self._register(request, fault, name)
         if user.state is UserState.WAITING:
-            return self._page(visit, "registered.html", name=user.name)
-        visit.begin_session(user)
+            return self._page(request, "registered.html", name=user.name)
+        request.authentication.begin_session(user)
         return see_other("/tasks")
 
-    def _register(self, visit: WebRequest, fault: Fault | None = None, name: str = "") -> bottle.HTTPResponse:
+    def _register(self, request: WebRequest, fault: Fault | None = None, name: str = "") -> bottle.HTTPResponse:
         page = self._page(
-            visit,
+            request,
             "register.html",
             problems=fault.problems if fault else {},
             error=fault.text if fault else None,
             name=name,
-            registration=visit.config.registration,
+            registration=request.config.registration,
             least=passwords.MIN_CHARACTERS,
         )
         return page_response(page, fault)
 
-    def language(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def language(self, request: WebRequest) -> bottle.HTTPResponse:
         """Switch the language, for this browser and, if somebody is logged in, for them."""
-        wanted = visit.form.get("language", "")
+        wanted = request.form.get("language", "")
         if wanted in LANGUAGES:
-            visit.set_cookie(LANGUAGE_COOKIE, wanted)
-            if visit.user is not None:
-                visit.store.users.set_language(visit.user.id, wanted)
-        return see_other(safe_next(visit.form.get("next", "/")))
+            request.set_cookie(LANGUAGE_COOKIE, wanted)
+            if request.user is not None:
+                request.store.users.set_language(request.user.id, wanted)
+        return see_other(safe_next(request.form.get("next", "/")))
 
-    def healthz(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def healthz(self, request: WebRequest) -> bottle.HTTPResponse:
         """Whether the database answers; where it does not, the application turns `Unavailable` into 503."""
-        visit.store.check()
+        request.store.check()
         return json_response({"status": "ok", "database": "ok", "version": __version__})

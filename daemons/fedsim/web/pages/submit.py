@@ -30,31 +30,31 @@ class SubmitPages:
             Route("POST", "/tasks/new", self.submit, outdated=self.outdated),
         ]
 
-    def form(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def form(self, request: WebRequest) -> bottle.HTTPResponse:
         """The form, with the defaults or with the settings of the task named by `from`."""
-        source = visit.query_number(forms.SOURCE, None, least=1, most=BIGGEST)
+        source = request.query_number(forms.SOURCE, None, least=1, most=BIGGEST)
         if source is None:
-            return show_task_form(self._renderer, visit, {})
-        values = forms.filled(submissions.task_of(visit, source).settings)
-        return show_task_form(self._renderer, visit, values | {forms.SOURCE: str(source)})
+            return show_task_form(self._renderer, request, {})
+        values = forms.filled(submissions.task_of(request, source).settings)
+        return show_task_form(self._renderer, request, values | {forms.SOURCE: str(source)})
 
-    def submit(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def submit(self, request: WebRequest) -> bottle.HTTPResponse:
         """Submit what was typed; with problems, the form comes back as it was typed."""
         try:
-            made = submissions.submit(visit, forms.given(visit.form), visit.form.get(forms.SUBMISSION, ""))
+            made = submissions.submit(request, forms.given(request.form), request.form.get(forms.SUBMISSION, ""))
         except Fault as fault:
             if fault.status != 422:
                 raise
-            return show_task_form(self._renderer, visit, forms.kept(visit.form), fault=fault)
+            return show_task_form(self._renderer, request, forms.kept(request.form), fault=fault)
         return see_other(f"/tasks/{made.task.number}")
 
-    def outdated(self, visit: WebRequest) -> bottle.HTTPResponse:
+    def outdated(self, request: WebRequest) -> bottle.HTTPResponse:
         """The form was opened in a session that has ended: it waits behind the log-in, or comes back at once."""
-        typed = forms.kept(visit.form)
-        if visit.user is None:
+        typed = forms.kept(request.form)
+        if request.user is None:
             text = tr("Your session has ended. Log in to go on: what you typed is kept, and nothing was submitted yet.")
-            return show_login(self._renderer, visit, kept=typed, fault=Fault(403, text))
+            return show_login(self._renderer, request, kept=typed, fault=Fault(403, text))
         text = tr(
             "You have logged in anew since this form was opened. Nothing was submitted yet: look it over once more."
         )
-        return show_task_form(self._renderer, visit, typed, fault=Fault(403, text))
+        return show_task_form(self._renderer, request, typed, fault=Fault(403, text))

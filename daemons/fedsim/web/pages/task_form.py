@@ -16,7 +16,7 @@ from fedsim.web.responses import page_response
 
 def show_task_form(
     renderer: Renderer,
-    visit: WebRequest,
+    request: WebRequest,
     values: dict[str, str],
     *,
     fault: Fault | None = None,
@@ -28,7 +28,7 @@ def show_task_form(
     source = values.get(forms.SOURCE, "")
     filled = forms.filled(TaskSettings.model_validate({})) | values
     page = renderer.page(
-        visit,
+        request,
         "task_form.html",
         groups=forms.GROUPS,
         values=filled,
@@ -36,7 +36,7 @@ def show_task_form(
         other_problems={name: text for name, text in problems.items() if name not in known},
         error=fault.text if fault else None,
         notice=notice,
-        catalogue=read_catalogue(visit.site),
+        catalogue=read_catalogue(request.site),
         source=source if source.isascii() and source.isdigit() else "",
         submission=values.get(forms.SUBMISSION) or forms.new_submission(),
         cohort=_cohort(filled),

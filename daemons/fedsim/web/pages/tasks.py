@@ -50,18 +50,18 @@ class TaskPages:
         ]
 
     # -- lists
-    def mine(self, visit: WebRequest) -> str | bottle.HTTPResponse:
+    def mine(self, request: WebRequest) -> str | bottle.HTTPResponse:
         """The visitor's own tasks."""
-        return self._list(visit, visit.person.id, "/tasks")
+        return self._list(request, request.authenticated_user.id, "/tasks")
 
-    def everybodys(self, visit: WebRequest) -> str | bottle.HTTPResponse:
+    def everybodys(self, request: WebRequest) -> str | bottle.HTTPResponse:
         """All tasks, for administrators."""
-        return self._list(visit, None, "/admin/tasks")
+        return self._list(request, None, "/admin/tasks")
 
-    def _list(self, visit: WebRequest, owner: int | None, path: str) -> str | bottle.HTTPResponse:
-        before = visit.query_number("before", None, least=1, most=BIGGEST)
-        found = visit.store.tasks.newest(owner, limit=PAGE_SIZE + 1, before=before)
-        views = [task_view(visit.store, task) for task in found[:PAGE_SIZE]]
+    def _list(self, request: WebRequest, owner: int | None, path: str) -> str | bottle.HTTPResponse:
+        before = request.query_number("before", None, least=1, most=BIGGEST)
+        found = request.store.tasks.newest(owner, limit=PAGE_SIZE + 1, before=before)
+        views = [task_view(request.store, task) for task in found[:PAGE_SIZE]]
         older = found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None
         values = {
             "tasks": views,
@@ -72,26 +72,28 @@ class TaskPages:
             "live": any(view.live for view in views),
             "headlines": list({view.headline.name: view.headline for view in views}.values()),
         }
-        return self._live_part(visit, "tasks.html", "_tasks.html", values)
+        return self._live_part(request, "tasks.html", "_tasks.html", values)
 
-    def _live_part(self, visit: WebRequest, page: str, part: str, values: dict[str, Any]) -> str | bottle.HTTPResponse:
+    def _live_part(
+        self, request: WebRequest, page: str, part: str, values: dict[str, Any]
+    ) -> str | bottle.HTTPResponse:
         """The whole page, or for htmx its live part – or nothing, if that has not changed since it was fetched."""
-        body = self._page(visit, part, **values, seen="")
+        body = self._page(request, part, **values, seen="")
         digest = blake2b(body.encode(), digest_size=8).hexdigest()
-        if not visit.header("HX-Request"):
-            return self._page(visit, page, **values, seen=digest)
-        if visit.query.get("seen") == digest:
+        if not request.header("HX-Request"):
+            return self._page(request, page, **values, seen=digest)
+        if request.query.get("seen") == digest:
             return bottle.HTTPResponse(status=204)
-        return self._page(visit, part, **values, seen=digest)
+        return self._page(request, part, **values, seen=digest)
 
     # -- one task
-    def task(self, visit: WebRequest, number: int) -> str | bottle.HTTPResponse:
+    def task(self, request: WebRequest, number: int) -> str | bottle.HTTPResponse:
         """A task's page."""
-        return self._task(visit, submissions.task_of(visit, number))
+        return self._task(request, submissions.task_of(request, number))
 
-    def _task(self, visit: WebRequest, task: Task) -> str | bottle.HTTPResponse:
-        store, number = visit.store, task.number
-        rounds = _page(visit, "before", SHOWN_ROUNDS, partial(store.rounds.of_task, number))
+    def _task(self, request: WebRequest, task: Task) -> str | bottle.HTTPResponse:
+        store, number = request.store, task.number
+        rounds = _page(request, "before", SHOWN_ROUNDS, partial(store.rounds.of_task, number))
         newest = _newest(rounds.shown if rounds.before is None else store.rounds.of_task(number, limit=1, newest=True))
         curves = store.rounds.metrics(number, rounds_to_draw(newest, task.settings.evaluate_every))
         tested = max((point.round for point in curves if point.metrics), default=None)
@@ -111,34 +113,36 @@ class TaskPages:
             "tested": None
             if tested is None
             else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),
-            "checkpoints": _page(visit, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)),
+            "checkpoints": _page(
+                request, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)
+            ),
             "events": store.events.newest(task=number, limit=SHOWN_EVENTS),
         }
-        return self._live_part(visit, "task.html", "_task.html", values)
+        return self._live_part(request, "task.html", "_task.html", values)
 
-    def stop(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def stop(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Stop the task and look at it."""
-        submissions.stop(visit, number)
+        submissions.stop(request, number)
         return see_other(f"/tasks/{number}")
 
-    def delete(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the task deleted and go back to the list."""
-        submissions.delete(visit, number)
+        submissions.delete(request, number)
         return see_other("/tasks")
 
     # -- downloads
-    def rounds_csv(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def rounds_csv(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """The rounds as a table for other programs."""
-        return rounds_csv(visit.store, submissions.task_of(visit, number))
+        return rounds_csv(request.store, submissions.task_of(request, number))
 
-    def rounds_json(self, visit: WebRequest, number: int) -> bottle.HTTPResponse:
+    def rounds_json(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """The task with its rounds as JSON."""
-        return rounds_json(visit.store, submissions.task_of(visit, number))
+        return rounds_json(request.store, submissions.task_of(request, number))
 
-    def checkpoint(self, visit: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
+    def checkpoint(self, request: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
         """A saved model, or with `part=json` the JSON beside it."""
-        task = submissions.task_of(visit, number)
-        return checkpoint_file(visit, task, round_number, sidecar=visit.query.get("part") == "json")
+        task = submissions.task_of(request, number)
+        return checkpoint_file(request, task, round_number, sidecar=request.query.get("part") == "json")
 
 
 T = TypeVar("T", RoundRecord, Checkpoint)
@@ -153,9 +157,9 @@ class Shown(Generic[T]):
     older: int | None
 
 
-def _page(visit: WebRequest, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
+def _page(request: WebRequest, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
     """The page that the address asks for by `name`, read and shown in pieces of `size`."""
-    before = visit.query_number(name, None, least=1, most=MOST_ROUNDS)
+    before = request.query_number(name, None, least=1, most=MOST_ROUNDS)
     found = read(before=before, limit=size + 1, newest=True)[::-1]
     return Shown(found[:size], before, found[size - 1].round if len(found) > size else None)
 

@@ -1,6 +1,6 @@
-"""One client's connection: bytes of a request that is not whole yet, and of an answer that is not taken yet.
+"""A client's connection with buffers for an incomplete request and for a response that is not sent yet.
 
-Neither side blocks. So a client that is slow, or only pretends to be one, costs memory but never a thread.
+Neither side blocks. So a slow client, whether or not it is slow on purpose, costs memory but never a thread.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from gunicorn.http import get_parser
 
 MAX_HEAD_BYTES = 64 * 1024
 RECEIVE_BYTES = 64 * 1024
-# An answer beyond this waits on disk, so that slow readers of many rounds do not fill the memory.
+# The rest of a longer response is buffered on disk, so that slow readers of large responses do not fill the memory.
 MEMORY_BYTES = 1024 * 1024
-# Sent in one go before others have their turn.
+# The most bytes sent to one client before the others are served.
 SLICE_BYTES = 1024 * 1024
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -34,9 +34,9 @@ class Framing:
 
     Args:
         size: its bytes, head and body.
-        measured: False where the head does not tell, or tells of a body that is too long to wait for: such a request
-            is answered from its head alone, and the connection closed.
-        expects_continue: whether the client waits for a word before it sends the body.
+        measured: False if the head does not declare the length of the body, or one beyond the limit: such a request
+            is answered from its head alone, and the connection is closed.
+        expects_continue: whether the client waits for `100 Continue` before it sends the body.
     """
 
     size: int
@@ -45,9 +45,9 @@ class Framing:
 
 
 def find_end(received: bytes | bytearray, max_body_bytes: int) -> Framing | None:
-    """Where the first request of `received` ends; None while its head is not whole.
+    """Find the end of the first request in `received`; None while its head is incomplete.
 
-    Whether the head makes sense is for gunicorn's parser to say; here it is only measured.
+    Only its length is determined here; gunicorn's parser validates the head.
     """
     end = received.find(b"\r\n\r\n")
     if end < 0:
@@ -64,7 +64,7 @@ def find_end(received: bytes | bytearray, max_body_bytes: int) -> Framing | None
 
 @dataclass
 class _Part:
-    """A stretch of a file."""
+    """A section of a file."""
 
     descriptor: int
     at: int
@@ -72,7 +72,7 @@ class _Part:
 
 
 class SendBuffer:
-    """Stands for the socket while a thread makes an answer: keeps what gunicorn writes until `send_some` sends it."""
+    """Replaces the socket while a thread computes a response: stores what gunicorn writes for `send_some` to send."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -81,9 +81,9 @@ class SendBuffer:
         self._overflow: IO[bytes] | None = None
         self._descriptors: list[int] = []
 
-    # -- what gunicorn calls
+    # -- called by gunicorn
     def sendall(self, data: bytes) -> None:
-        """Keep the bytes: in memory, or on disk once there are many."""
+        """Store the bytes, in memory or, beyond a limit, on disk."""
         self.size += len(data)
         last = self._pieces[-1] if self._pieces else None
         if self._in_memory + len(data) <= MEMORY_BYTES:
@@ -103,17 +103,17 @@ class SendBuffer:
             self._pieces.append(_Part(self._overflow.fileno(), at, len(data)))
 
     def sendfile(self, file: IO[bytes], offset: int = 0, count: int = 0) -> None:
-        """Keep a stretch of a file, by a descriptor of our own: the application closes its own at once."""
+        """Store a section of a file, through a duplicated descriptor: the application closes its own at once."""
         self.size += count
         self._descriptors.append(os.dup(file.fileno()))
         self._pieces.append(_Part(self._descriptors[-1], offset, count))
 
     def send(self, data: bytes) -> int:
-        """The "100 Continue" of gunicorn: the client had its word when the head had come."""
+        """Discard gunicorn's `100 Continue`, which was sent when the head had arrived."""
         return len(data)
 
     def recv(self, _size: int) -> bytes:
-        """Nothing more than what the parser was given."""
+        """Return the end of the stream: the parser already has the whole request."""
         return b""
 
     def gettimeout(self) -> float:
@@ -126,12 +126,12 @@ class SendBuffer:
     settimeout = setblocking
     shutdown = setblocking
 
-    # -- what the loop calls
+    # -- called by the loop
     def send_some(self, to: socket.socket) -> bool:
-        """Send what the client takes now; whether that was all.
+        """Send as much as the client accepts now; returns whether that was everything.
 
         Raises:
-            OSError: the client is gone, or a file became shorter than was promised.
+            OSError: the client is gone, or a file is shorter than declared.
         """
         budget = SLICE_BYTES
         while self._pieces and budget > 0:
@@ -146,7 +146,7 @@ class SendBuffer:
         return not self._pieces
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""
         self._pieces.clear()
         for descriptor in self._descriptors:
             os.close(descriptor)
@@ -170,8 +170,8 @@ def _send(to: socket.socket, piece: bytearray | _Part, most: int) -> int:
     return sent
 
 
-class Connection:
-    """A client; the names that gunicorn's `ThreadWorker.handle` knows are `sock`, `parser`, `client` and `server`."""
+class BufferedConnection:
+    """A client's connection; gunicorn's `ThreadWorker.handle` uses `sock`, `parser`, `client` and `server`."""
 
     initialized = data_ready = True
     is_http2 = False
@@ -186,14 +186,14 @@ class Connection:
         self.parser: Any = None
         self.deadline: float | None = None  # monotonic seconds; None while a thread works
         self.received = bytearray()
-        self.told_to_continue = False
+        self.sent_continue = False
         self.measured = True
 
     def init(self) -> None:
-        """Where gunicorn sets up TLS and HTTP/2, of which there is neither here."""
+        """Do nothing: gunicorn would set up TLS and HTTP/2 here, which are not used."""
 
     def receive(self) -> bool:
-        """Take what has come; False if the client has closed.
+        """Read what has arrived; False if the client has closed the connection.
 
         Raises:
             OSError: the client is gone.
@@ -206,23 +206,23 @@ class Connection:
         return bool(data)
 
     def begin(self, framing: Framing) -> None:
-        """Give the parser the request, and nothing behind it that it could wait for."""
+        """Hand the request to the parser, without anything that follows it."""
         size = framing.size if framing.measured else len(self.received)
         content = bytes(self.received[:size])
         del self.received[:size]
         self.measured = framing.measured
-        self.told_to_continue = False
+        self.sent_continue = False
         self.sock = SendBuffer()
         self.parser = _OneRequest(get_parser(self.config, [content], self.client), keeps=framing.measured)
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002 - gunicorn's
-        """Let go of the socket and of what was to be sent."""
+        """Close the socket and discard what was not sent."""
         self.sock.close()
         self.socket.close()
 
 
 class _OneRequest:
-    """gunicorn's parser, for one request; one that was not measured ends the connection."""
+    """gunicorn's parser for a single request; one of unknown length ends the connection."""
 
     def __init__(self, parser: Any, *, keeps: bool) -> None:
         self._parser = parser
