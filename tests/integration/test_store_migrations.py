@@ -33,8 +33,8 @@ NEXT = '''
 from alembic import op
 from sqlalchemy import Column, Integer
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 def upgrade():
     with op.batch_alter_table("tasks", recreate="auto") as table:
@@ -64,7 +64,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0004_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0005_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -114,7 +114,7 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     empty.migrate()
     empty.check()
     assert empty.tasks.get(number) is not None
-    assert version(empty) == "0003"
+    assert version(empty) == "0004"
 
 
 def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: Store) -> None:
@@ -158,7 +158,7 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT)
-    with pytest.raises(Unavailable, match="has schema 0003, older than 0004: start fedsim-server"):
+    with pytest.raises(Unavailable, match="has schema 0004, older than 0005: start fedsim-server"):
         empty.check()
     empty.migrate()
     empty.check()
@@ -212,7 +212,7 @@ def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     task = (
         "INSERT INTO tasks (number, uid, user_id, state, reason, settings, created_at, stop_requested, "
         "delete_requested, round, loss, accuracy, phase, waiting_for, nodes) "
-        "VALUES (:number, :uid, :user, 'completed', '', '{}', 1, 0, 0, 2, :loss, :accuracy, '', '[]', '[]')"
+        "VALUES (:number, :uid, :user, 'completed', '', :settings, 1, 0, 0, 2, :loss, :accuracy, '', '[]', '[]')"
     )
     row = (
         "INSERT INTO rounds (task, round, digest, num_examples, train_loss, seconds, bytes_sent, bytes_received, "
@@ -228,10 +228,11 @@ def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with store.database.writing() as connection:
         for number, loss, accuracy in ((1, 0.25, 0.75), (2, None, None)):
             values = {"number": number, "uid": str(number) * 32, "user": user.id, "loss": loss, "accuracy": accuracy}
-            connection.execute(text(task), values)
+            connection.execute(text(task), {**values, "settings": json.dumps(OLD_SETTINGS)})
         connection.execute(text(row), rounds)
 
 
+OLD_SETTINGS = {"strategy": "fedprox", "weighting": "uniform", "proximal_mu": 0.5, "alpha": 0.25, "seed": 7}
 TESTED = [{}, {"accuracy": 0.75, "loss": 0.25}]
 
 
@@ -246,6 +247,19 @@ def test_the_metrics_of_old_tasks_stay_readable(empty: Store, tmp_path: Path, mo
         ({"train_loss": 1.0}, {"accuracy": 0.75, "loss": 0.25, "auc": 1.0}, {"recall": (1.0, 0.5)}),
     ]
     assert [task.metrics for task in empty.tasks.newest()] == TESTED
+
+
+def test_old_settings_become_options_of_their_plug_in(
+    empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_version(empty, tmp_path, monkeypatch)
+    empty.migrate()
+    with empty.database.reading() as connection:
+        stored = [json.loads(row.settings) for row in connection.execute(text("SELECT settings FROM tasks"))]
+    for settings in stored:
+        assert settings["strategy_options"] == {"weighting": "uniform", "mu": 0.5}
+        assert "partition_options" not in settings
+    assert [task.settings.seed for task in empty.tasks.newest()] == [7, 7]
 
 
 def test_every_old_round_is_converted_however_many_there_are(
@@ -319,7 +333,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(empty: Store, next_ver
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
-    assert version(empty) == "0003"
+    assert version(empty) == "0004"
     assert empty.tasks.get(number) is not None
 
 
@@ -330,7 +344,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
         empty.migrate()
-    assert version(empty) == "0003"
+    assert version(empty) == "0004"
     assert empty.tasks.get(number) is not None
 
 
