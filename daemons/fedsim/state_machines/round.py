@@ -47,7 +47,7 @@ class RoundCollector:
         self._needed = max(1, ceil(round(cohort * plan.settings.min_responses, 6)))
         self._answered = 0
         self._absent = set(absent)
-        self._awaited = self._still_awaited()
+        self._update_awaited()
 
     @property
     def complete(self) -> bool:
@@ -57,7 +57,7 @@ class RoundCollector:
     @property
     def hopeless(self) -> bool:
         """Whether too few of the cohort's clients would have answered even when everything that is awaited came."""
-        return bool(self._absent) and self._answered + self._clients(self._awaited) < self._needed
+        return self._reachable < self._needed
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
@@ -68,12 +68,12 @@ class RoundCollector:
     def leave_out(self, node: str) -> None:
         """Await nothing more of a node."""
         self._absent.add(node)
-        self._awaited = self._still_awaited()
+        self._update_awaited()
 
     def take_back(self, node: str) -> None:
         """Await a node's answers again."""
         self._absent.discard(node)
-        self._awaited = self._still_awaited()
+        self._update_awaited()
 
     def awaits(self, update: Update) -> bool:
         """Whether this update is one of the round's, from the node that it is expected of."""
@@ -86,8 +86,11 @@ class RoundCollector:
         if key in self._arrived:
             return False
         self._arrived[key] = update
-        self._awaited.discard(key)
         self._answered += self._clients([key])
+        if key in self._awaited:
+            self._awaited.discard(key)
+        else:
+            self._reachable += self._clients([key])
         return True
 
     def enough(self, now: float) -> bool:
@@ -116,8 +119,12 @@ class RoundCollector:
             return None
         return SendGlobal(node, self.number, Broadcast(chunks=chunks, used_through=self.number - 1))
 
-    def _still_awaited(self) -> set[Key]:
-        return {key for key in self._expected - set(self._arrived) if self._node_of(key[0]) not in self._absent}
+    def _update_awaited(self) -> None:
+        """What is awaited, and how many of the cohort's clients have answered or are awaited."""
+        self._awaited = {
+            key for key in self._expected - set(self._arrived) if self._node_of(key[0]) not in self._absent
+        }
+        self._reachable = self._answered + self._clients(self._awaited)
 
     def _clients(self, keys: Iterable[Key]) -> int:
         return sum(len(self._clients_behind(key)) for key in keys)
