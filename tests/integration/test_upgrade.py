@@ -103,7 +103,7 @@ def test_where_that_version_is_gone_the_task_goes_on_and_says_that_it_is_not_com
     _, about, events = finished(lab, number)
     for who in ("the server", "node-a"):
         assert about["versions"][who] == [OLD, __version__]
-        told = f"the workers on {who} are of version {__version__}; the task began under {OLD}"
+        told = f"the workers on {who} are of version {__version__}; the task was started under {OLD}"
         assert f"{told}: its result is not comparable with others" in events
     assert about["not_comparable"] == f"computed by workers of several versions of fedsim: {OLD}, {__version__}"
     for name in ("server", "node-a"):
