@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs bench \
+.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs diagrams bench \
     system-packages clean
 
 help:  ## what there is
@@ -81,6 +81,9 @@ check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the
 
 docs: $(VENV)/.docs-installed  ## the documentation, in build/docs/index.html; a warning or a broken link is an error
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+
+diagrams: $(VENV)/.installed  ## draw the state diagrams of the documentation from the transition tables
+	$(BIN)/python docs/_ext/state_diagrams.py
 
 bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from state_diagrams import TABLES
 
 from fedsim.cli.main import EPILOG, cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
@@ -253,6 +254,21 @@ def all_plugins() -> str:
 
 
 # What the directive `generated` can be asked for.
+def transitions(name: str) -> str:
+    """The transition table of a state machine; its rows are numbered as in the diagram."""
+    rows = [
+        [
+            str(number),
+            f"`{row.source.value}`",
+            f"`{row.target.value}`",
+            row.label,
+            ", ".join(f"`{one}`" for one in row.triggers),
+        ]
+        for number, row in enumerate(TABLES[name].rows, 1)
+    ]
+    return table(["", "from", "to", "when", "events"], rows)
+
+
 GENERATORS: dict[str, Callable[..., str]] = {
     "settings": settings,
     "yaml-keys": yaml_keys,
@@ -261,4 +277,5 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "api-routes": api_routes,
     "plugins": plugins,
     "all-plugins": all_plugins,
+    "transitions": transitions,
 }

@@ -1,4 +1,4 @@
-"""The courses of server and nodes alone, in memory: a simulated world loses, doubles and delays what they say.
+"""The state machines of server and nodes alone, in memory: a simulated world loses, doubles and delays what they say.
 
 A world has a clock, a disk for each host (which survives a crash), and a queue of things that will happen. Models are
 hashes: the final one depends on every update, in canonical order, of every round.
@@ -18,8 +18,9 @@ from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, M
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
-from fedsim.state_machines.task import FINAL_DELIVERY_SECONDS, Restored, TaskMachine
+from fedsim.state_machines.task import Restored, TaskMachine
 from fedsim.update import Update
 
 UID = "0" * 32
@@ -92,7 +93,7 @@ class ServerDisk:
     updates: dict[tuple[int, int, int | None], Update] = field(default_factory=dict)
     evaluated: set[int] = field(default_factory=set)
     saved: set[int] = field(default_factory=set)
-    testset: bool = False
+    testset: set[str] = field(default_factory=set)
     outcome: on_server.Finish | None = None
 
 
@@ -185,7 +186,7 @@ class World:
             kept=frozenset(disk.models),
             evaluated=frozenset(disk.evaluated),
             saved=frozenset(disk.saved),
-            testset=disk.testset,
+            testset_parts=frozenset(disk.testset),
         )
         self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.serve(self.server.begin(self.now))
@@ -215,7 +216,7 @@ class World:
         match action:
             case on_server.Assign(name):
                 self.message(lambda: self.node_assigned(name))
-            case on_server.MakeInitialModel():
+            case on_server.CreateInitialModel():
                 disk.made[0] = digest("initial")
                 self.worker(on_server.InitialModelMade())
             case on_server.RecordCounts(counts):
@@ -231,7 +232,7 @@ class World:
             case on_server.WriteRoster(number):
                 assert number not in disk.rosters, "a roster is written once"
                 disk.rosters[number] = self.rosters[number] = action
-            case on_server.Aggregate(number, updates):
+            case on_server.AggregateRound(number, updates):
                 assert disk.rosters[number].updates == updates
                 for update in updates:  # the files must still be there
                     assert disk.updates[number, update.chunk, update.client].digest == update.digest
@@ -243,14 +244,17 @@ class World:
                 disk.rosters.pop(number, None)
             case on_server.ClearUpdates(through):
                 disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
-            case on_server.Discard(update):
+            case on_server.DiscardUpdate(update):
                 disk.updates.pop((update.base_round, update.chunk, update.client), None)
-            case on_server.Evaluate(number):
-                assert disk.testset
+            case on_server.EvaluateRound(number):
+                assert disk.testset == {"data", "label"}
+                assert number not in disk.evaluated
                 assert number in disk.models, "the model must still be there"
                 self.worker(on_server.Evaluated(number), lambda: disk.evaluated.add(number))
             case on_server.Save(number):
                 assert number in disk.models
+                if number % self.plan.settings.evaluate_every == 0 or number == self.plan.settings.num_rounds:
+                    assert number in disk.evaluated, "a checkpoint contains its metrics"
                 self.worker(on_server.Saved(number), lambda: disk.saved.add(number))
             case on_server.ClearModel(number):
                 assert number != max(disk.models)
@@ -266,8 +270,8 @@ class World:
     # -- the nodes' shells
 
     def announce(self, name: str, *, repeat: bool = False) -> None:
-        course = self.nodes[name]
-        report = course.report if course is not None and not course.ended else None
+        machine = self.nodes[name]
+        report = machine.report if machine is not None and not machine.ended else None
         self.message(lambda: self.told(on_server.NodeReported(name, report)))
         if repeat:
             self.alive(name, 10, lambda: self.announce(name, repeat=True))
@@ -292,16 +296,16 @@ class World:
                 if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
             ]
         )
-        course = on_node.NodeMachine(disk.assignment, trained)
-        self.nodes[name] = course
-        self.act(name, course.begin())
+        machine = on_node.NodeMachine(disk.assignment, trained)
+        self.nodes[name] = machine
+        self.act(name, machine.begin())
         if newest is not None:
-            self.act(name, course.handle(on_node.GlobalArrived(newest, disk.globals[newest][0])))
+            self.act(name, machine.handle(on_node.GlobalArrived(newest, disk.globals[newest][0])))
 
     def node_told(self, name: str, event: on_node.Event) -> None:
-        course = self.nodes[name]
-        if course is not None:
-            self.act(name, course.handle(event))
+        machine = self.nodes[name]
+        if machine is not None:
+            self.act(name, machine.handle(event))
 
     def node_got(self, name: str, number: int, broadcast: Broadcast, model: str) -> None:
         disk = self.node_disks[name]
@@ -320,7 +324,7 @@ class World:
     def node_do(self, name: str, action: on_node.Action) -> None:
         disk = self.node_disks[name]
         match action:
-            case on_node.Load():
+            case on_node.LoadData():
                 assert disk.assignment is not None
                 runs = ((disk.assignment.num_clients, 50),)
 
@@ -335,8 +339,9 @@ class World:
             case on_node.Report():
                 self.announce(name)
             case on_node.SendTestset():
-                self.message(self.testset_came)
-            case on_node.Train(number, chunk):
+                for part in ("data", "label"):
+                    self.message(lambda part=part: self.testset_came(name, part))
+            case on_node.TrainChunk(number, chunk):
                 broadcast, model = disk.globals[number]
                 assert chunk in broadcast.chunks
 
@@ -351,7 +356,7 @@ class World:
                 for key in [key for key in disk.updates if key[:2] == (number, chunk_id)]:
                     update = came(name, *key, digest=disk.updates[key])
                     self.message(lambda update=update: self.update_came(update))
-            case on_node.ClearUpdates(through):
+            case on_node.ClearUsedUpdates(through):
                 disk.updates = {key: value for key, value in disk.updates.items() if key[0] > through}
             case on_node.ClearGlobals(before):
                 disk.globals = {number: value for number, value in disk.globals.items() if number >= before}
@@ -368,9 +373,9 @@ class World:
                 disk.globals.clear()
                 disk.updates.clear()
 
-    def testset_came(self) -> None:
-        self.disk.testset = True
-        self.told(on_server.TestsetArrived())
+    def testset_came(self, name: str, part: str) -> None:
+        self.disk.testset.add(part)
+        self.told(on_server.TestsetPartArrived(name, part))
 
 
 def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[tuple[int, int, int | None]]:
@@ -441,18 +446,18 @@ def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
 
 
 def started(settings: TaskSettings = SETTINGS) -> tuple[TaskMachine, Plan, list[on_server.SendGlobal]]:
-    """A course in round 1, at time 0."""
+    """A machine in round 1, at time 0."""
     plan = plan_for(settings)
-    course = TaskMachine(plan, Restored(), own_testset=True)
-    course.begin(0)
-    course.handle(on_server.InitialModelMade(), 0)
+    machine = TaskMachine(plan, Restored(), own_testset=True)
+    machine.begin(0)
+    machine.handle(on_server.InitialModelMade(), 0)
     actions: list[on_server.Action] = []
     for share in plan.shares:
         report = TaskReport(task=UID, state="ready", num_examples=((share.num_clients, 50),))
-        actions = course.handle(on_server.NodeReported(share.node, report), 0)
+        actions = machine.handle(on_server.NodeReported(share.node, report), 0)
     sends = [action for action in actions if isinstance(action, on_server.SendGlobal)]
     assert sends, "round 1 is open"
-    return course, plan, sends
+    return machine, plan, sends
 
 
 def answers(sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
@@ -464,45 +469,45 @@ def answers(sends: list[on_server.SendGlobal]) -> list[on_server.UpdateArrived]:
 
 
 def test_a_round_with_everyone_closes_before_its_deadline() -> None:
-    course, _plan, sends = started()
+    machine, _plan, sends = started()
     *first, last = answers(sends)
     for update in first:
-        assert course.handle(update, 1) == []
-    roster, aggregate = course.handle(last, 1)
+        assert machine.handle(update, 1) == []
+    roster, aggregate = machine.handle(last, 1)
     assert isinstance(roster, on_server.WriteRoster)
-    assert isinstance(aggregate, on_server.Aggregate)
+    assert isinstance(aggregate, on_server.AggregateRound)
     assert roster.missing == ()
     assert [update.chunk for update in roster.updates] == sorted(update.chunk for update in roster.updates)
 
 
 def test_a_silent_node_is_waited_for_until_the_deadline_and_then_left_out_if_enough_answered() -> None:
-    course, _plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
+    machine, _plan, sends = started(SETTINGS.model_copy(update={"min_responses": 0.5}))
     silent = sends[-1]
     for update in answers(sends[:-1]):
-        assert course.handle(update, 1) == []
-    assert course.waiting_for == (silent.node,)
-    assert course.wake_at == SETTINGS.round_timeout_seconds
-    assert course.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds - 1) == []
-    roster, _ = course.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds)
+        assert machine.handle(update, 1) == []
+    assert machine.waiting_for == (silent.node,)
+    assert machine.wake_at == SETTINGS.round_timeout_seconds
+    assert machine.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds - 1) == []
+    roster, _ = machine.handle(on_server.TimePassed(), SETTINGS.round_timeout_seconds)
     assert isinstance(roster, on_server.WriteRoster)
     assert roster.missing == tuple(sorted(c for chunk in silent.broadcast.chunks for c in chunk.clients))
 
 
 def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() -> None:
-    course, _plan, sends = started()
+    machine, _plan, sends = started()
     updates = answers(sends)
     for update in updates[:-1]:
-        course.handle(update, 1)
-    assert course.handle(on_server.TimePassed(), 10_000) == []
-    assert course.waiting_for == (updates[-1].update.node,)
-    assert [type(action) for action in course.handle(updates[-1], 20_000)] == [
+        machine.handle(update, 1)
+    assert machine.handle(on_server.TimePassed(), 10_000) == []
+    assert machine.waiting_for == (updates[-1].update.node,)
+    assert [type(action) for action in machine.handle(updates[-1], 20_000)] == [
         on_server.WriteRoster,
-        on_server.Aggregate,
+        on_server.AggregateRound,
     ]
 
 
 def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> None:
-    course, plan, sends = started()
+    machine, plan, sends = started()
     update = answers(sends)[0].update
     other = next(name for name in plan.nodes if name != update.node)
     for wrong in (
@@ -511,49 +516,51 @@ def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> N
         came(update.node, update.base_round, 999),
         came(update.node, update.base_round, update.chunk, 3),
     ):
-        assert course.handle(on_server.UpdateArrived(wrong), 1) == [on_server.Discard(wrong)]
-    assert course.waiting_for == tuple(send.node for send in sends)
+        assert machine.handle(on_server.UpdateArrived(wrong), 1) == [on_server.DiscardUpdate(wrong)]
+    assert machine.waiting_for == tuple(send.node for send in sends)
 
 
 def test_a_model_that_is_not_finite_ends_the_task_as_diverged() -> None:
-    course, _plan, sends = started()
+    machine, _plan, sends = started()
     for update in answers(sends):
-        course.handle(update, 1)
-    (finish,) = course.handle(on_server.Aggregated(1, finite=False), 2)
+        machine.handle(update, 1)
+    (finish,) = machine.handle(on_server.Aggregated(1, finite=False), 2)
     assert isinstance(finish, on_server.Finish)
     assert finish.outcome == "failed"
     assert finish.reason.startswith("diverged in round 1")
-    assert course.handle(on_server.TimePassed(), 3) == [], "nothing comes after the end"
+    assert machine.handle(on_server.TimePassed(), 3) == [], "nothing comes after the end"
 
 
 @pytest.mark.parametrize("state", ["refused", "failed", "diverged"])
 def test_what_a_node_cannot_do_ends_the_task_with_its_reason(state: str) -> None:
-    course, plan, _ = started()
+    machine, plan, _ = started()
     report = TaskReport.model_validate({"task": UID, "state": state, "reason": "because", "round": 1})
-    (finish,) = course.handle(on_server.NodeReported(plan.nodes[0], report), 1)
+    (finish,) = machine.handle(on_server.NodeReported(plan.nodes[0], report), 1)
     assert isinstance(finish, on_server.Finish)
     assert finish.outcome == "failed"
     assert "because" in finish.reason
 
 
 def test_a_node_whose_data_changed_during_the_task_ends_it() -> None:
-    course, plan, _ = started()
+    machine, plan, _ = started()
     share = plan.shares[0]
     report = TaskReport(task=UID, state="ready", num_examples=((share.num_clients, 51),))
-    (finish,) = course.handle(on_server.NodeReported(share.node, report), 1)
+    (finish,) = machine.handle(on_server.NodeReported(share.node, report), 1)
     assert isinstance(finish, on_server.Finish)
     assert "changed" in finish.reason
 
 
 def test_a_node_that_forgot_the_task_is_told_again() -> None:
-    course, _, sends = started()
-    again = course.handle(on_server.NodeReported(sends[0].node, None), 1)
+    machine, _, sends = started()
+    again = machine.handle(on_server.NodeReported(sends[0].node, None), 1)
     assert again == [on_server.Assign(sends[0].node), sends[0]]
 
 
 def test_a_stop_ends_the_task_in_every_phase() -> None:
-    for course in (started()[0], TaskMachine(plan_for(SETTINGS), Restored(), own_testset=True)):
-        assert course.handle(on_server.StopRequested("enough"), 1) == [on_server.Finish("stopped", "enough")]
+    for machine in (started()[0], TaskMachine(plan_for(SETTINGS), Restored(), own_testset=True)):
+        assert machine.handle(on_server.StopRequested("enough"), 1) == [
+            on_server.Finish("stopped", "enough", machine.plan.nodes)
+        ]
 
 
 def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_ever() -> None:
@@ -566,12 +573,12 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
         evaluated=frozenset({last}),
         saved=frozenset({last}),
     )
-    course = TaskMachine(plan, done, own_testset=True)
-    sends = [action for action in course.begin(0) if isinstance(action, on_server.SendFinal)]
+    machine = TaskMachine(plan, done, own_testset=True)
+    sends = [action for action in machine.begin(0) if isinstance(action, on_server.SendFinal)]
     assert [send.node for send in sends] == list(plan.nodes)
     for name in plan.nodes[1:]:
-        assert course.handle(on_server.FinalDelivered(name), 1) == []
-    (finish,) = course.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
+        assert machine.handle(on_server.FinalDelivered(name), 1) == []
+    (finish,) = machine.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
     assert isinstance(finish, on_server.Finish)
     assert finish.outcome == "completed"
     assert plan.nodes[0] in finish.reason

@@ -24,9 +24,10 @@ from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.round import RoundCollector
-from fedsim.state_machines.task import FINAL_DELIVERY_SECONDS, Restored, TaskMachine
+from fedsim.state_machines.task import Restored, TaskMachine
 from fedsim.wire.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
@@ -76,7 +77,7 @@ def planned(settings: TaskSettings = SETTINGS) -> Plan:
 
 
 def restored(**changes: object) -> TaskMachine:
-    """A course taken up with every round committed, tested and saved, unless something else is said."""
+    """A machine taken up with every round committed, tested and saved, unless something else is said."""
     found: dict[str, object] = {
         "committed": 3,
         "counts": (50,) * 4,
@@ -92,18 +93,18 @@ def restored(**changes: object) -> TaskMachine:
 
 
 def test_a_deadline_that_passed_in_vain_wakes_nobody_again() -> None:
-    course = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
-    course.begin(0)
-    deadline = course.wake_at
+    machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
+    machine.begin(0)
+    deadline = machine.wake_at
     assert deadline == SETTINGS.round_timeout_seconds
-    assert course.handle(on_server.TimePassed(), deadline) == []
-    assert course.wake_at is None, "a daemon that waits for a time in the past never sleeps"
-    assert course.waiting_for == ("a", "b")
+    assert machine.handle(on_server.TimePassed(), deadline) == []
+    assert machine.wake_at is None, "a daemon that waits for a time in the past never sleeps"
+    assert machine.waiting_for == ("a", "b")
 
 
 def test_a_restart_between_a_rounds_last_record_and_its_clearing_goes_on_to_the_end() -> None:
-    course = restored(kept=frozenset({2, 3}))
-    actions = course.begin(0)
+    machine = restored(kept=frozenset({2, 3}))
+    actions = machine.begin(0)
     assert on_server.ClearModel(2) in actions
     assert {action.node for action in actions if isinstance(action, on_server.SendFinal)} == {"a", "b"}
 
@@ -113,23 +114,23 @@ def test_a_restart_at_the_end_does_not_let_nodes_begin_again() -> None:
 
 
 def test_a_node_that_no_longer_holds_the_task_is_not_waited_for_at_the_end() -> None:
-    course = restored()
-    course.begin(0)
-    assert course.handle(on_server.NodeReported("a", None), 1) == []
-    assert course.waiting_for == ("b",)
-    (finish,) = course.handle(on_server.FinalDelivered("b"), 2)
+    machine = restored()
+    machine.begin(0)
+    assert machine.handle(on_server.NodeReported("a", None), 1) == []
+    assert machine.waiting_for == ("b",)
+    (finish,) = machine.handle(on_server.FinalDelivered("b"), 2)
     assert finish == on_server.Finish("completed", "3 rounds done")
 
 
 def test_a_node_that_refuses_the_final_model_fails_no_finished_training() -> None:
-    course = restored()
-    course.begin(0)
-    assert course.handle(on_server.NodeRefused("a", "the globalparam: no"), 1) == []
-    (finish,) = course.handle(on_server.FinalDelivered("b"), 2)
+    machine = restored()
+    machine.begin(0)
+    assert machine.handle(on_server.NodeRefused("a", "the globalparam: no"), 1) == []
+    (finish,) = machine.handle(on_server.FinalDelivered("b"), 2)
     assert finish == on_server.Finish(
-        "completed", "3 rounds done; without the final model: a (refused the globalparam: no)"
+        "completed", "3 rounds done; without the final model: a (refused the globalparam: no)", ("a",)
     )
-    assert course.without_final == ("a",)
+    assert machine.without_final == ("a",)
 
 
 def says(state: str, **fields: object) -> TaskReport:
@@ -138,64 +139,68 @@ def says(state: str, **fields: object) -> TaskReport:
 
 @pytest.mark.parametrize("state", ["failed", "refused", "diverged"])
 def test_trouble_of_a_node_after_the_last_round_fails_no_finished_training(state: str) -> None:
-    course = restored(evaluated=frozenset({2}))
-    course.begin(0)
-    assert course.handle(on_server.NodeReported("a", says(state)), 1) == [], "the last test still runs"
-    assert course.handle(on_server.Evaluated(3), 2) == [on_server.SendFinal("b", 3)]
-    (finish,) = course.handle(on_server.FinalDelivered("b"), 3)
-    assert finish == on_server.Finish("completed", f"3 rounds done; without the final model: a ({state}: no GPU)")
-    assert course.without_final == ("a",)
+    machine = restored(evaluated=frozenset({2}))
+    machine.begin(0)
+    assert machine.handle(on_server.NodeReported("a", says(state)), 1) == [], "the last test still runs"
+    assert machine.handle(on_server.Evaluated(3), 2) == [on_server.SendFinal("b", 3)]
+    (finish,) = machine.handle(on_server.FinalDelivered("b"), 3)
+    assert finish == on_server.Finish(
+        "completed", f"3 rounds done; without the final model: a ({state}: no GPU)", ("a",)
+    )
+    assert machine.without_final == ("a",)
 
 
 def test_a_node_that_fails_after_it_took_the_final_model_fails_no_finished_training() -> None:
-    course = restored()
-    course.begin(0)
-    course.handle(on_server.FinalDelivered("b"), 1)
-    assert course.handle(on_server.NodeReported("b", says("failed")), 2) == []
-    (finish,) = course.handle(on_server.FinalDelivered("a"), 3)
-    assert finish == on_server.Finish("completed", "3 rounds done; without the final model: b (failed: no GPU)")
+    machine = restored()
+    machine.begin(0)
+    machine.handle(on_server.FinalDelivered("b"), 1)
+    assert machine.handle(on_server.NodeReported("b", says("failed")), 2) == []
+    (finish,) = machine.handle(on_server.FinalDelivered("a"), 3)
+    assert finish == on_server.Finish("completed", "3 rounds done; without the final model: b (failed: no GPU)", ("b",))
 
 
 def test_a_node_that_is_repaired_before_the_end_gets_the_final_model() -> None:
-    course = restored()
-    course.begin(0)
-    course.handle(on_server.NodeReported("a", says("failed")), 1)
+    machine = restored()
+    machine.begin(0)
+    machine.handle(on_server.NodeReported("a", says("failed")), 1)
     ready = says("ready", num_examples=((2, 49),))  # other data than was trained on: it does not matter any more
-    assert course.handle(on_server.NodeReported("a", ready), 2) == [on_server.SendFinal("a", 3)]
-    assert course.undelivered == ("a", "b")
-    course.handle(on_server.FinalDelivered("a"), 3)
-    assert course.handle(on_server.FinalDelivered("b"), 4) == [on_server.Finish("completed", "3 rounds done")]
+    assert machine.handle(on_server.NodeReported("a", ready), 2) == [on_server.SendFinal("a", 3)]
+    assert machine.undelivered == ("a", "b")
+    machine.handle(on_server.FinalDelivered("a"), 3)
+    assert machine.handle(on_server.FinalDelivered("b"), 4) == [on_server.Finish("completed", "3 rounds done")]
 
 
 def test_a_node_that_already_keeps_the_final_model_is_not_waited_for() -> None:
-    course = restored()
-    course.begin(0)
-    assert course.handle(on_server.NodeReported("a", says("closing")), 1) == []
-    assert course.undelivered == ("b",)
+    machine = restored()
+    machine.begin(0)
+    assert machine.handle(on_server.NodeReported("a", says("closing")), 1) == []
+    assert machine.undelivered == ("b",)
 
 
 def test_a_node_that_refuses_a_rounds_model_ends_the_task_with_its_reason() -> None:
-    course = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
-    course.begin(0)
-    (finish,) = course.handle(on_server.NodeRefused("a", "the globalparam: too large"), 1)
-    assert finish == on_server.Finish("failed", "node a refused the globalparam: too large")
+    machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
+    machine.begin(0)
+    (finish,) = machine.handle(on_server.NodeRefused("a", "the globalparam: too large"), 1)
+    assert finish == on_server.Finish("failed", "node a refused the globalparam: too large", ("a", "b"))
 
 
 def test_a_node_that_is_away_at_the_end_is_named_as_one_that_still_gets_the_model() -> None:
-    course = restored()
-    course.begin(0)
-    course.handle(on_server.FinalDelivered("a"), 1)
-    (finish,) = course.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
-    assert finish == on_server.Finish("completed", "3 rounds done; the final model still goes to b")
-    assert course.undelivered == ("b",)
+    machine = restored()
+    machine.begin(0)
+    machine.handle(on_server.FinalDelivered("a"), 1)
+    (finish,) = machine.handle(on_server.TimePassed(), FINAL_DELIVERY_SECONDS)
+    assert finish == on_server.Finish(
+        "completed", "3 rounds done; the final model still goes to b", awaiting_final=("b",)
+    )
+    assert machine.undelivered == ("b",)
 
 
 def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
-    course = TaskMachine(planned(), found, own_testset=False)
-    course.begin(0)
-    assert course.phase == "preparing"
-    assert course.waiting_for == ("a",)
+    machine = TaskMachine(planned(), found, own_testset=False)
+    machine.begin(0)
+    assert machine.phase == "preparing"
+    assert machine.waiting_for == ("a",)
 
 
 # ---------------------------------------------------------------- a node fails in the middle
@@ -204,22 +209,22 @@ HALF = SETTINGS.model_copy(update={"min_responses": 0.5})
 
 
 def in_round_one(settings: TaskSettings = HALF) -> TaskMachine:
-    """A course of two nodes with two clients each, all of them in every cohort, at time 0."""
+    """A machine of two nodes with two clients each, all of them in every cohort, at time 0."""
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}), evaluated=frozenset({0}))
-    course = TaskMachine(planned(settings), found, own_testset=True)
-    course.begin(0)
-    return course
+    machine = TaskMachine(planned(settings), found, own_testset=True)
+    machine.begin(0)
+    return machine
 
 
-def answers(course: TaskMachine, node: str) -> list[on_server.UpdateArrived]:
-    plan, number = course.plan, course.round
+def answers(machine: TaskMachine, node: str) -> list[on_server.UpdateArrived]:
+    plan, number = machine.plan, machine.round
     chunks = [chunk for chunk in plan.chunks(number) if plan.nodes[chunk.node] == node]
     keys = [(chunk.id, client) for chunk in chunks for client in ([None] if plan.settings.linear else [*chunk.clients])]
     return [on_server.UpdateArrived(came(node, number, chunk, client)) for chunk, client in keys]
 
 
-def all_from(course: TaskMachine, node: str) -> list[on_server.Action]:
-    return [action for update in answers(course, node) for action in course.handle(update, 1)]
+def all_from(machine: TaskMachine, node: str) -> list[on_server.Action]:
+    return [action for update in answers(machine, node) for action in machine.handle(update, 1)]
 
 
 def kinds(actions: Iterable[on_server.Action]) -> list[str]:
@@ -227,68 +232,72 @@ def kinds(actions: Iterable[on_server.Action]) -> list[str]:
 
 
 def test_a_round_goes_on_without_a_node_that_failed_as_soon_as_all_others_have_answered() -> None:
-    course = in_round_one()
-    (note,) = course.handle(on_server.NodeReported("b", says("failed")), 1)
-    assert note == on_server.Note("node_failed", "node b failed: no GPU; the task goes on without its clients")
-    assert course.handle(on_server.NodeReported("b", says("failed")), 2) == [], "it is told once"
-    assert course.waiting_for == ("a",)
-    roster, _ = all_from(course, "a")
+    machine = in_round_one()
+    (note,) = machine.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert note == on_server.RecordEvent("node_failed", "node b failed: no GPU; the task goes on without its clients")
+    assert machine.handle(on_server.NodeReported("b", says("failed")), 2) == [], "it is told once"
+    assert machine.waiting_for == ("a",)
+    roster, _ = all_from(machine, "a")
     assert isinstance(roster, on_server.WriteRoster)
     assert roster.missing == (2, 3)
-    actions = course.handle(on_server.Aggregated(1, finite=True), 3)
+    actions = machine.handle(on_server.Aggregated(1, finite=True), 3)
     assert [action.node for action in actions if isinstance(action, on_server.SendGlobal)] == ["a"]
-    assert course.waiting_for == ("a",), "and so do the rounds after it"
+    assert machine.waiting_for == ("a",), "and so do the rounds after it"
 
 
 def test_a_round_that_only_waits_for_a_node_that_fails_closes_at_once() -> None:
-    course = in_round_one()
-    assert all_from(course, "a") == []
-    assert kinds(course.handle(on_server.NodeReported("b", says("failed")), 2)) == ["Note", "WriteRoster", "Aggregate"]
+    machine = in_round_one()
+    assert all_from(machine, "a") == []
+    assert kinds(machine.handle(on_server.NodeReported("b", says("failed")), 2)) == [
+        "RecordEvent",
+        "WriteRoster",
+        "AggregateRound",
+    ]
 
 
 def test_what_a_failed_node_had_sent_before_counts() -> None:
-    course = in_round_one(HALF.model_copy(update={"min_responses": 0.75, "strategy": "median"}))
-    first, _ = answers(course, "b")
-    course.handle(first, 1)
-    course.handle(on_server.NodeReported("b", says("failed")), 2)
-    roster, _ = all_from(course, "a")
+    machine = in_round_one(HALF.model_copy(update={"min_responses": 0.75, "strategy": "median"}))
+    first, _ = answers(machine, "b")
+    machine.handle(first, 1)
+    machine.handle(on_server.NodeReported("b", says("failed")), 2)
+    roster, _ = all_from(machine, "a")
     assert isinstance(roster, on_server.WriteRoster)
     assert len(roster.missing) == 1
 
 
 @pytest.mark.parametrize("min_responses", [0.51, 1.0])
 def test_too_few_clients_without_a_failed_node_end_the_task_with_its_reason(min_responses: float) -> None:
-    course = in_round_one(HALF.model_copy(update={"min_responses": min_responses}))
-    *_, finish = course.handle(on_server.NodeReported("b", says("failed")), 1)
+    machine = in_round_one(HALF.model_copy(update={"min_responses": min_responses}))
+    *_, finish = machine.handle(on_server.NodeReported("b", says("failed")), 1)
     assert isinstance(finish, on_server.Finish)
     assert finish.outcome == "failed"
     assert finish.reason.startswith("node b failed: no GPU")
 
 
 def test_a_failed_node_that_is_ready_again_takes_part_again_in_the_same_round() -> None:
-    course = in_round_one()
-    course.handle(on_server.NodeReported("b", says("failed")), 1)
-    assert course.handle(on_server.NodeReported("b", says("loading")), 2) == []
-    assert course.waiting_for == ("a",)
-    note, send = course.handle(on_server.NodeReported("b", says("ready", num_examples=((2, 50),))), 3)
-    assert note == on_server.Note("node_back", "node b takes part again")
+    machine = in_round_one()
+    machine.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert machine.handle(on_server.NodeReported("b", says("loading")), 2) == []
+    assert machine.waiting_for == ("a",)
+    note, send = machine.handle(on_server.NodeReported("b", says("ready", num_examples=((2, 50),))), 3)
+    assert note == on_server.RecordEvent("node_back", "node b takes part again")
     assert isinstance(send, on_server.SendGlobal)
-    assert course.waiting_for == ("a", "b")
+    assert machine.waiting_for == ("a", "b")
 
 
 def test_a_restarted_server_leaves_a_failed_node_out_as_soon_as_it_hears_of_it() -> None:
-    course = in_round_one()
-    course.handle(on_server.NodeReported("b", says("failed")), 1)
+    machine = in_round_one()
+    machine.handle(on_server.NodeReported("b", says("failed")), 1)
     again = in_round_one()
     again.handle(on_server.NodeReported("b", says("failed")), 1)
-    assert all_from(again, "a") == all_from(course, "a")
+    assert all_from(again, "a") == all_from(machine, "a")
 
 
 def test_a_node_that_fails_before_round_one_ends_the_task() -> None:
-    course = TaskMachine(planned(HALF), Restored(), own_testset=True)
-    course.begin(0)
-    (finish,) = course.handle(on_server.NodeReported("b", says("failed")), 1)
-    assert finish == on_server.Finish("failed", "node b failed: no GPU")
+    machine = TaskMachine(planned(HALF), Restored(), own_testset=True)
+    machine.begin(0)
+    (finish,) = machine.handle(on_server.NodeReported("b", says("failed")), 1)
+    assert finish == on_server.Finish("failed", "node b failed: no GPU", ("a", "b"))
 
 
 # ---------------------------------------------------------------- a node
@@ -299,68 +308,68 @@ def assignment(**changes: object) -> Assignment:
 
 
 def ready_node() -> on_node.NodeMachine:
-    course = on_node.NodeMachine(assignment(), ())
-    course.begin()
-    course.handle(on_node.Loaded(((2, 150),)))
-    return course
+    machine = on_node.NodeMachine(assignment(), ())
+    machine.begin()
+    machine.handle(on_node.Loaded(((2, 150),)))
+    return machine
 
 
 @pytest.mark.parametrize(
-    "event", [on_node.Failed("no"), on_node.Failed("no", refused=True), on_node.Diverged(1, 0)], ids=repr
+    "event", [on_node.Failed("no"), on_node.Failed("no", refused=True), on_node.TrainingDiverged(1, 0)], ids=repr
 )
 def test_a_node_that_gives_a_task_up_holds_no_workers(event: on_node.Event) -> None:
     assert ready_node().handle(event) == [on_node.EndWorkers(), on_node.Report()]
 
 
-@pytest.mark.parametrize("event", [on_node.Failed("no such file", round=1), on_node.Diverged(1, 0)], ids=repr)
+@pytest.mark.parametrize("event", [on_node.Failed("no such file", round=1), on_node.TrainingDiverged(1, 0)], ids=repr)
 @pytest.mark.parametrize(
     "next_model",
     [Broadcast(used_through=1, chunks=(Chunk(id=0, clients=(0,)),)), Broadcast(used_through=1, final=True)],
     ids=["next round", "final"],
 )
 def test_a_chunk_of_a_round_that_went_on_without_it_fails_nothing(event: on_node.Event, next_model: Broadcast) -> None:
-    course = ready_node()
-    course.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),))))
-    course.handle(on_node.GlobalArrived(2, next_model))
-    before = course.report
-    assert course.handle(event) == [on_node.ClearUpdates(1)]
-    assert course.report == before
+    machine = ready_node()
+    machine.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),))))
+    machine.handle(on_node.GlobalArrived(2, next_model))
+    before = machine.report
+    assert machine.handle(event) == [on_node.ClearUsedUpdates(1)]
+    assert machine.report == before
 
 
 def test_a_reason_of_any_length_can_be_reported() -> None:
-    course = ready_node()
-    course.handle(on_node.Failed("x" * 10_000))
-    assert course.report.reason == "x" * MAX_TEXT
+    machine = ready_node()
+    machine.handle(on_node.Failed("x" * 10_000))
+    assert machine.report.reason == "x" * MAX_TEXT
 
 
 def test_partitions_too_many_for_a_hello_are_a_reason_not_a_crash() -> None:
-    course = on_node.NodeMachine(assignment(), ())
-    course.begin()
-    course.handle(on_node.Loaded(tuple((1, size) for size in range(1, MAX_RUNS + 2))))
-    assert course.report.state == "failed"
-    assert "fewer" in course.report.reason
+    machine = on_node.NodeMachine(assignment(), ())
+    machine.begin()
+    machine.handle(on_node.Loaded(tuple((1, size) for size in range(1, MAX_RUNS + 2))))
+    assert machine.report.state == "failed"
+    assert "fewer" in machine.report.reason
 
 
 def test_a_stop_after_the_final_model_does_not_take_it_away() -> None:
-    course = ready_node()
-    assert course.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True))) == [on_node.KeepFinal(4)]
-    assert course.handle(on_node.Stopped()) == []
-    assert course.handle(on_node.FinalKept()) == [on_node.End()]
+    machine = ready_node()
+    assert machine.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True))) == [on_node.KeepFinal(4)]
+    assert machine.handle(on_node.Stopped()) == []
+    assert machine.handle(on_node.FinalKept()) == [on_node.End()]
 
 
 def test_a_node_that_cannot_keep_the_final_model_says_so_and_holds_no_workers() -> None:
-    course = ready_node()
-    course.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True)))
-    assert course.handle(on_node.Failed("no permission")) == [on_node.EndWorkers(), on_node.Report()]
-    assert course.report.state == "failed"
-    assert course.handle(on_node.Stopped()) == [on_node.End()]
+    machine = ready_node()
+    machine.handle(on_node.GlobalArrived(4, Broadcast(used_through=3, final=True)))
+    assert machine.handle(on_node.Failed("no permission")) == [on_node.EndWorkers(), on_node.Report()]
+    assert machine.report.state == "failed"
+    assert machine.handle(on_node.Stopped()) == [on_node.End()]
 
 
 def test_a_node_that_failed_ends_with_the_servers_stop() -> None:
-    course = ready_node()
-    course.handle(on_node.Failed("disk"))
-    assert course.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),)))) == []
-    assert course.handle(on_node.Stopped()) == [on_node.End()]
+    machine = ready_node()
+    machine.handle(on_node.Failed("disk"))
+    assert machine.handle(on_node.GlobalArrived(1, Broadcast(chunks=(Chunk(id=0, clients=(0,)),)))) == []
+    assert machine.handle(on_node.Stopped()) == [on_node.End()]
 
 
 # ---------------------------------------------------------------- the plan
@@ -397,10 +406,10 @@ def test_more_nodes_than_there_are_are_waited_for() -> None:
 
 
 def test_a_node_that_reports_other_examples_than_were_fixed_ends_the_task() -> None:
-    course = restored(committed=1, kept=frozenset({1}), evaluated=frozenset(), saved=frozenset())
-    course.begin(0)
+    machine = restored(committed=1, kept=frozenset({1}), evaluated=frozenset(), saved=frozenset())
+    machine.begin(0)
     report = TaskReport(task=UID, state="ready", num_examples=((2, 49),))
-    (finish,) = course.handle(on_server.NodeReported("a", report), 1)
+    (finish,) = machine.handle(on_server.NodeReported("a", report), 1)
     assert isinstance(finish, on_server.Finish)
     assert "changed during the task" in finish.reason
 

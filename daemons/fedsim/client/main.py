@@ -8,7 +8,7 @@ from typing import Any, Literal
 from fedsim.client.announcing import make_hello
 from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
-from fedsim.client.task import NodeTask, refusal
+from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
 from fedsim.errors import BadInput, Unavailable
 from fedsim.messages import Assignment, Stop, read_message
@@ -18,6 +18,7 @@ from fedsim.runtime.task_daemon import TaskDaemon
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Arrived
+from fedsim.state_machines.policy import refusal
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker.inspector import Inspected

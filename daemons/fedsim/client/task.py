@@ -5,15 +5,17 @@ Nothing is decided here; see `fedsim.state_machines.node`.
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from fedsim.client.audit_log import TaskAudit
 from fedsim.client.context import NodeContext
 from fedsim.client.telemetry import NodeTaskTelemetry
-from fedsim.config import ClientConfig, DataSetConfig
+from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
+from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
@@ -37,6 +39,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self.suspended = False
         self._context = context
         self._folder = context.spool.folder(Kind.LOCALPARAM) / self.uid
+        self._events = EventFile(self._folder)
         self._audit = TaskAudit(context.audit_log, assignment, context.server.name)
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
@@ -83,7 +86,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             self.dispatch(events.Failed(refusal, refused=True))
             return
         want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None})
-        self.carry_out_all(self._machine.begin())
+        self.carry_out_all(self._begin())
         self.scan_globals()
 
     @contained
@@ -149,7 +152,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._telemetry.trained(reply, self._updates)
                 self.dispatch(events.Trained(reply.round, reply.chunk))
             case jobs.ClientDiverged():
-                self.dispatch(events.Diverged(reply.round, reply.client))
+                self.dispatch(events.TrainingDiverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._prune_models()
@@ -161,7 +164,13 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     def handle(self, event: events.Event) -> list[events.Action]:
         """See TaskDriver."""
-        return self._machine.handle(event)
+        machine = self._machine
+        return self._events.record(event, time.monotonic(), lambda: machine.handle(event), lambda: machine.phase)
+
+    def _begin(self) -> list[events.Action]:
+        machine = self._machine
+        started = events.NodeTaskStarted(self.assignment, tuple(sorted(machine.trained)))
+        return self._events.record(started, time.monotonic(), machine.begin, lambda: machine.phase)
 
     def fail(self, reason: str) -> None:
         """Report the failure; the server ends the task."""
@@ -170,7 +179,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
     def carry_out(self, action: events.Action) -> None:
         """See TaskDriver."""
         match action:
-            case events.Load():
+            case events.LoadData():
                 self._load()
             case events.Report():
                 report = self.report
@@ -183,7 +192,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 )
                 make_folder(data.parent)
                 self.submit(jobs.WriteTestset(data=data, labels=labels))
-            case events.Train(number, chunk):
+            case events.TrainChunk(number, chunk):
                 model = self._global_path(number)
                 self.submit(
                     jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self._folder)
@@ -191,7 +200,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case events.SendUpdates(number, chunk_id):
                 for update in self._updates.of_chunk(number, chunk_id):
                     self._send_update(update)
-            case events.ClearUpdates(through):
+            case events.ClearUsedUpdates(through):
 
                 def used(file: FileId) -> bool:
                     return file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
@@ -210,6 +219,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._telemetry.stopped()
             case events.End():
                 self.suspend()
+                self._events.keep(self._context.config.spool / "events", f"task-{self.assignment.number:06d}")
                 clear_task(self._context.spool, self.uid)
                 self._audit.record_dropped(lambda _: True)
                 self._log.info("task_ended", round=self._machine.round)
@@ -334,18 +344,3 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         if self.assignment.settings.linear:
             return {(chunk.id, None)}
         return {(chunk.id, client) for client in chunk.clients}
-
-
-def refusal(assignment: Assignment, config: ClientConfig) -> str | None:
-    """Why the institution's rules in client.yml forbid this task, or None."""
-    rules = config.institution
-    settings = assignment.settings
-    if rules.models is not None and settings.model not in rules.models:
-        return f"this institution allows the models {', '.join(rules.models)}, not {settings.model}"
-    if rules.min_privacy_level != "none":
-        return f"this institution demands the privacy level {rules.min_privacy_level}, which the task does not offer"
-    if assignment.send_testset:
-        shared = [dataset.name for dataset in config.datasets if dataset.share]
-        if settings.dataset not in shared:
-            return f"the test set of {settings.dataset} does not leave this house (`share: false`)"
-    return None

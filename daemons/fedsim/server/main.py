@@ -19,6 +19,7 @@ from fedsim.server.tasks import ClaimedTasks
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived
+from fedsim.state_machines.policy import missed_the_end
 from fedsim.store import open_store
 from fedsim.store.records import Node, Progress
 from fedsim.wire.peer import Peer
@@ -175,9 +176,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             for uid, task in self._tasks.running.items():
                 task.node_reported(name, reports.pop(uid, None))
             for uid, report in reports.items():
-                # The node still holds a task that is over: it missed the end.
-                missed = report.state != "closing" and not self._finals.is_pending(name, uid)
-                if missed and uid not in self._tasks:
+                if missed_the_end(report, active=uid in self._tasks, final_pending=self._finals.is_pending(name, uid)):
                     self._stops.send([name], uid, "the task is over")
 
     def _poll_database(self) -> None:

@@ -175,7 +175,7 @@ class TaskProjection:
         until = machine.wake_at
         progress = Progress(
             round=machine.round,
-            phase=machine.phase,
+            phase=machine.step,
             waiting_for=waiting_for,
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
             eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(machine.committed, 0)),

@@ -15,6 +15,7 @@ from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import Broadcast, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
+from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import Delivery
@@ -29,7 +30,7 @@ from fedsim.spool.layout import Arrived
 from fedsim.spool.npy import open_vector
 from fedsim.state_machines import task_events as events
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task import Restored, TaskMachine
+from fedsim.state_machines.task import TaskMachine
 from fedsim.store.records import TaskState
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
@@ -53,8 +54,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._records = TaskProjection(plan, self._folder, context.store)
         self._jobs = TaskJobs(plan, context, self._folder, self.submit)
         self._roster: events.WriteRoster | None = None
-        self._machine = TaskMachine(plan, Restored(), own_testset=plan.testset_from is None)
-        self._held_saves: set[int] = set()
+        self._machine = TaskMachine(plan, events.Restored(), own_testset=plan.testset_from is None)
+        self._events = EventFile(self._folder.path)
         self._published_at = 0.0
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
         super().__init__(self._telemetry)
@@ -100,8 +101,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if self._machine.counts is not None:  # a crash may have come between the counts and the row
             self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
         self._want()
-        self.carry_out_all(self._machine.begin(time.monotonic()))
-        self._look_for_testset()
+        self.carry_out_all(self._begin(time.monotonic()))
         for item in self._context.spool.arrived(Kind.LOCALPARAM, self.uid):
             self.file_arrived(item)
 
@@ -141,19 +141,15 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     @contained
     def file_arrived(self, item: Arrived) -> None:
-        """A file of this task has come."""
+        """A file of this task has arrived."""
         if item.id.kind is Kind.TESTSET:
-            self._look_for_testset()
+            self.dispatch(events.TestsetPartArrived(item.sender or "", item.id.part or ""))
         else:
             self._update_arrived(item)
 
-    def _look_for_testset(self) -> None:
-        if {item.id.part for item in self._jobs.testset()} == {"data", "label"}:
-            self.dispatch(events.TestsetArrived())
-
     def _update_arrived(self, item: Arrived) -> None:
-        if self.outcome is not None or (item.id.round or 0) <= self._machine.committed:
-            clear_file(item.path)  # too late; its metadata may have been cleared before it came
+        if not self._machine.accepts_updates_of(item.id.round or 0):
+            clear_file(item.path)  # its metadata may have been cleared before it arrived
             return
         try:
             metadata = item.metadata()
@@ -186,7 +182,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self.dispatch(events.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
 
     def worker_replied(self, reply: jobs.Reply) -> None:
-        """Record what a worker has done, and tell the state machine."""
+        """Record what a worker has done, and notify the state machine."""
         match reply:
             case jobs.ModelMade():
                 self._records.made(reply)
@@ -196,8 +192,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 )
             case jobs.Tested():
                 self._telemetry.tested(self._records.tested(reply))
-                if reply.round in self._held_saves:
-                    self._save(reply.round)
                 self.dispatch(events.Evaluated(reply.round))
             case jobs.CheckpointSaved():
                 self._records.saved(reply)
@@ -223,7 +217,17 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     def handle(self, event: events.Event) -> list[events.Action]:
         """See TaskDriver."""
-        return self._machine.handle(event, time.monotonic())
+        now = time.monotonic()
+        machine = self._machine
+        actions = self._events.record(event, now, lambda: machine.handle(event, now), lambda: machine.phase)
+        if self._events.rotation_due and (snapshot := machine.snapshot()) is not None:
+            self._events.rotate(events.TaskStarted(self.plan, snapshot, machine.own_testset), now)
+        return actions
+
+    def _begin(self, now: float) -> list[events.Action]:
+        machine = self._machine
+        started = events.TaskStarted(self.plan, machine.restored, machine.own_testset)
+        return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
 
     def fail(self, reason: str) -> None:
         """End the task as failed."""
@@ -240,7 +244,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.Assign(node):
                 body = self.plan.assignment(node).model_dump_json().encode()
                 self._send(node, FileId(kind=Kind.INITPARAM, task=self.uid), body)
-            case events.MakeInitialModel():
+            case events.CreateInitialModel():
                 self._jobs.make_initial_model()
             case events.RecordCounts(counts):
                 self._folder.write_counts(counts)
@@ -249,7 +253,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._send_model(node, FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number), broadcast)
             case events.WriteRoster():
                 self._write_roster(action)
-            case events.Aggregate(number, updates):
+            case events.AggregateRound(number, updates):
                 self._jobs.aggregate(number, updates)
             case events.Commit(number):
                 self._commit(number)
@@ -258,23 +262,23 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 numbers = {item.id.round or 0 for item in spool.arrived(Kind.LOCALPARAM, self.uid)}
                 for number in numbers & set(range(through + 1)):
                     clear_round(spool, Kind.LOCALPARAM, self.uid, number)
-            case events.Discard(update):
+            case events.DiscardUpdate(update):
                 clear_file(self._jobs.update_path(update))
-            case events.Evaluate(number):
+            case events.EvaluateRound(number):
                 self._jobs.evaluate(number)
             case events.Save(number):
-                # The checkpoint records its metrics: it waits for an evaluation that is under way.
-                if self._machine.evaluation_due(number) and not self._records.is_tested(number):
-                    self._held_saves.add(number)
-                else:
-                    self._save(number)
+                self._jobs.save(number, {**self._records.about(number), **self._about_versions()})
             case events.ClearModel(number):
                 self._folder.remove_round(number)
             case events.SendFinal(node, number):
                 self._send_model(node, FileId.model_of(self.uid, number), Broadcast.of_final_model(number))
-            case events.Note(kind, text):
+            case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
                 self._records.event(kind, text)
+            case events.RequestAnswer(node, phase):
+                raise NotImplementedError(f"no kind of message carries the request of the phase {phase} to {node}")
+            case events.CompletePhase(phase, number):
+                self._folder.add_completed_phase(phase, number)
             case events.Finish():
                 self._finish(action)
 
@@ -306,10 +310,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _is_global(self, number: int) -> Callable[[FileId], bool]:
         return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
 
-    def _save(self, number: int) -> None:
-        self._held_saves.discard(number)
-        self._jobs.save(number, {**self._records.about(number), **self._about_versions()})
-
     def _about_versions(self) -> dict[str, Any]:
         versions = self._versions.all
         mixed = (
@@ -327,13 +327,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _finish(self, finish: events.Finish) -> None:
         """Store what nodes have yet to receive, then change the row; the start-up sweep clears what a crash leaves."""
         self.outcome = finish
-        completed = finish.outcome == "completed"
-        digest = self._records.digest(self._machine.committed) if completed else None
-        away = self._machine.undelivered if completed else ()
+        digest = self._records.digest(self._machine.committed) if finish.outcome == "completed" else None
+        away = finish.awaiting_final
         if away:
             self._keep_final(away)
-        over_for = self._machine.without_final if completed else self.plan.nodes
-        self._context.stops.promise(over_for, self.uid, finish.reason)
+        self._context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
         moved = self._context.store.tasks.move(
             self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
         )
@@ -341,9 +339,10 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
         self.end_workers()
         self._context.outbox.cancel(lambda file: file.task == self.uid)
-        self._context.stops.send(over_for, self.uid, finish.reason)
+        self._context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
         if away:
             self._context.finals.send(self.uid)
+        self._events.keep(self._context.config.spool / "events", f"task-{self.plan.number:06d}")
         clear_task(self._context.spool, self.uid)
         self._records.event(finish.outcome, finish.reason)
         self._telemetry.finished(finish, self._machine.committed, headline=self._records.latest_headline, digest=digest)
@@ -362,7 +361,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._context.outbox.cancel(lambda file: file.task == self.uid)
         self._telemetry.stopped()
 
-    # ------------------------------------------------------------ what a person sees
+    # ------------------------------------------------------------ progress
 
     def publish_progress(self) -> float | None:
         """Record what the task is doing if it is time to; returns when it will be, None if nothing is new."""
@@ -390,11 +389,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         name, latest = self._records.latest_headline
         metric = "" if latest is None else f", {name} {latest:.4f}"
         rounds = self.plan.settings.num_rounds
-        return f"task {self.plan.number}: {self._machine.phase}, round {self._machine.round} of {rounds}{metric}"
+        return f"task {self.plan.number}: {self._machine.step}, round {self._machine.round} of {rounds}{metric}"
 
     # ------------------------------------------------------------ from disk
 
-    def _restored(self) -> Restored:
+    def _restored(self) -> events.Restored:
         kept = self._folder.committed()
         committed = kept[-1] if kept else -1
         folder = self._context.config.spool / "checkpoints"
@@ -404,11 +403,13 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if found is not None:
             self._roster, gathered = found
             self._records.resume(self._roster.round, gathered)
-        return Restored(
+        return events.Restored(
             committed=committed,
             counts=self._folder.read_counts(),
             roster=self._roster,
             kept=frozenset(kept),
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
+            testset_parts=frozenset(item.id.part or "" for item in self._jobs.testset()),
+            completed_phases=frozenset(self._folder.completed_phases()),
         )

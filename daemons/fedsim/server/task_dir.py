@@ -3,6 +3,7 @@
 globalparam/<uid>/plan.json              nodes, placement, chunks: fixed before round 1
 globalparam/<uid>/counts.json            examples of each client: fixed before round 1
 globalparam/<uid>/versions.json          of the workers that computed it, on each host; see `runtime.worker_versions`
+globalparam/<uid>/phases.json            extension phases that are complete, if the task has any
 globalparam/<uid>/roster-000007.json     which updates count in round 7; written before anything is summed
 globalparam/<uid>/round-000007.new/      being written by a worker
 globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json
@@ -64,6 +65,16 @@ class TaskDir:
     def write_counts(self, counts: tuple[int, ...]) -> None:
         """Record the examples of each client."""
         write_json(self.path / "counts.json", counts)
+
+    # ---- extension phases
+
+    def completed_phases(self) -> set[tuple[str, int]]:
+        """(name, round) of the extension phases that are complete."""
+        return {(name, number) for name, number in self._read_json("phases.json") or ()}
+
+    def add_completed_phase(self, name: str, number: int) -> None:
+        """Record that an extension phase is complete."""
+        write_json(self.path / "phases.json", sorted(self.completed_phases() | {(name, number)}))
 
     # ---- rosters
 

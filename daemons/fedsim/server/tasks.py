@@ -16,6 +16,7 @@ from fedsim.server.task_dir import TaskDir
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.policy import removed_nodes
 from fedsim.store.records import Event, Progress, Task, TaskState
 from fedsim.wire.frames import room_for_meta
 from fedsim.worker.inspector import Inspected
@@ -58,7 +59,7 @@ class ClaimedTasks:
             return
         if plan is None:
             self.waiting[task.uid] = task
-        elif (missing := self._missing_node(plan)) is not None:
+        elif (missing := removed_nodes(plan, self._context.nodes.addresses)) is not None:
             self._context.stops.promise(plan.nodes, task.uid, missing)
             self._end_early(task, TaskState.FAILED, missing)
             self._context.stops.send(plan.nodes, task.uid, missing)
@@ -94,7 +95,7 @@ class ClaimedTasks:
             if task.stop_requested:
                 self._stop(task)
         for running in self.running.values():
-            if (missing := self._missing_node(running.plan)) is not None:
+            if (missing := removed_nodes(running.plan, self._context.nodes.addresses)) is not None:
                 with bulkhead(running.give_up):
                     running.fail(missing)
         self.start_waiting()
@@ -129,10 +130,6 @@ class ClaimedTasks:
 
     def _folder(self, uid: str) -> TaskDir:
         return TaskDir(self._context.spool.folder(Kind.GLOBALPARAM), uid)
-
-    def _missing_node(self, plan: Plan) -> str | None:
-        gone = [name for name in plan.nodes if name not in self._context.nodes.addresses]
-        return f"{', '.join(gone)} took part, but server.yml does not name it any more" if gone else None
 
     def _stop(self, task: Task) -> None:
         running = self.running.get(task.uid)

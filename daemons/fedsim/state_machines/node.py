@@ -1,7 +1,7 @@
-"""The course of one task on a node: a table of (event -> actions), as on the server.
+"""The state machine of one task on a node: events in, actions out, no input or output of its own.
 
-loading --data loaded--> ready --globalparam--> train its chunks one after another --> send --> ready ...
-an update stays until the next globalparam says that it was used; the final model ends the task.
+With each `globalparam` the node trains its chunks and sends their updates. An update is kept until the next
+`globalparam` reports that it was used; the final model ends the task. `NODE_TRANSITIONS` lists the phases.
 """
 
 from __future__ import annotations
@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import StrEnum
 
 from fedsim.messages import MAX_RUNS, MAX_TEXT, Assignment, Broadcast, Chunk, TaskReport
+from fedsim.state_machines.transitions import Transition, TransitionTable, names
 
-# ---------------------------------------------------------------- what can happen
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class NodeTaskStarted:
+    """The machine was made and started; `trained` are the (round, chunk) whose updates a restart found."""
+
+    assignment: Assignment
+    trained: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class GlobalArrived:
-    """A verified `globalparam` of `round` lies in the spool, with what this node trains in that round."""
+    """A verified `globalparam` of `round` is in the spool, with what this node trains in that round."""
 
     round: int
     broadcast: Broadcast
@@ -32,14 +42,14 @@ class GlobalArrived:
 
 @dataclass(frozen=True)
 class Trained:
-    """A chunk's updates lie on disk, ready to be sent."""
+    """A chunk's updates are stored, ready to be sent."""
 
     round: int
     chunk: int
 
 
 @dataclass(frozen=True)
-class Diverged:
+class TrainingDiverged:
     """A client's parameters are no longer finite."""
 
     round: int
@@ -48,7 +58,7 @@ class Diverged:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task cannot go on here; `refused` where the institution's limits forbid it.
+    """The task cannot continue here; `refused` where the institution's limits forbid it.
 
     `round` is that of the chunk that could not be trained, None where it was something else that failed.
     """
@@ -60,35 +70,37 @@ class Failed:
 
 @dataclass(frozen=True)
 class WorkersIdle:
-    """So many workers have nothing to do now."""
+    """This many workers are idle."""
 
     count: int
 
 
 @dataclass(frozen=True)
 class FinalKept:
-    """The final model lies where predictions find it."""
+    """The final model is stored for predictions."""
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """The server says that the task is over."""
+    """The server ended the task."""
 
 
-Event = Loaded | GlobalArrived | Trained | Diverged | Failed | WorkersIdle | FinalKept | Stopped
+Event = (
+    NodeTaskStarted | Loaded | GlobalArrived | Trained | TrainingDiverged | Failed | WorkersIdle | FinalKept | Stopped
+)
 
 
-# ---------------------------------------------------------------- what is to be done
+# ---------------------------------------------------------------- actions
 
 
 @dataclass(frozen=True)
-class Load:
-    """Start the workers and let them load the task's data."""
+class LoadData:
+    """Start the workers and have them load the task's data."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tell the server at once how the task stands here."""
+    """Report the state of the task to the server at once."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +109,8 @@ class SendTestset:
 
 
 @dataclass(frozen=True)
-class Train:
-    """Give the chunk to a free worker."""
+class TrainChunk:
+    """Give the chunk to an idle worker."""
 
     round: int
     chunk: Chunk
@@ -113,15 +125,15 @@ class SendUpdates:
 
 
 @dataclass(frozen=True)
-class ClearUpdates:
-    """Updates of rounds up to this one were used."""
+class ClearUsedUpdates:
+    """Remove the updates of rounds up to this one: they were used."""
 
     through: int
 
 
 @dataclass(frozen=True)
 class ClearGlobals:
-    """Global models of rounds before this one are used up."""
+    """Remove the global models of rounds before this one."""
 
     before: int
 
@@ -135,39 +147,93 @@ class KeepFinal:
 
 @dataclass(frozen=True)
 class EndWorkers:
-    """Nothing is left to compute here: free what the workers hold."""
+    """Nothing is left to compute here: end the workers and free their memory."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Stop the workers and clear everything of the task that is used up."""
+    """End the task here: stop the workers and remove its files."""
 
 
-Action = Load | Report | SendTestset | Train | SendUpdates | ClearUpdates | ClearGlobals | KeepFinal | EndWorkers | End
+Action = (
+    LoadData
+    | Report
+    | SendTestset
+    | TrainChunk
+    | SendUpdates
+    | ClearUsedUpdates
+    | ClearGlobals
+    | KeepFinal
+    | EndWorkers
+    | End
+)
+
+
+class NodePhase(StrEnum):
+    """What the task is doing on this node; the values are what the node reports."""
+
+    LOADING = "loading"
+    READY = "ready"
+    CLOSING = "closing"
+    REFUSED = "refused"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+    ENDED = "ended"
+
+
+_GIVEN_UP = (NodePhase.REFUSED, NodePhase.FAILED, NodePhase.DIVERGED)
+_OVER = names(Stopped, FinalKept)
+NODE_TRANSITIONS = TransitionTable(
+    (NodePhase.LOADING,),
+    (
+        Transition(NodePhase.LOADING, NodePhase.READY, names(Loaded), "the data is loaded"),
+        Transition(NodePhase.LOADING, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.LOADING, NodePhase.FAILED, names(Failed, Loaded), "the data cannot be used"),
+        Transition(NodePhase.LOADING, NodePhase.CLOSING, names(GlobalArrived), "the final model arrived"),
+        Transition(NodePhase.LOADING, NodePhase.DIVERGED, names(TrainingDiverged), "parameters are not finite"),
+        Transition(NodePhase.READY, NodePhase.CLOSING, names(GlobalArrived), "the final model arrived"),
+        Transition(NodePhase.READY, NodePhase.DIVERGED, names(TrainingDiverged), "parameters are not finite"),
+        Transition(NodePhase.READY, NodePhase.FAILED, names(Failed), "a chunk cannot be trained, or workers died"),
+        Transition(NodePhase.READY, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.CLOSING, NodePhase.FAILED, names(Failed), "the final model cannot be stored"),
+        Transition(NodePhase.CLOSING, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.CLOSING, NodePhase.ENDED, names(FinalKept), "the final model is stored"),
+        *(
+            Transition(phase, NodePhase.ENDED, _OVER, "the server ended the task")
+            for phase in (NodePhase.LOADING, NodePhase.READY, *_GIVEN_UP)
+        ),
+    ),
+)
 
 
 class NodeMachine:
     """One task on one node. `begin` once, then `handle` for every event; both return actions in order."""
 
     def __init__(self, assignment: Assignment, trained: Iterable[tuple[int, int]]) -> None:
-        """Take up a task; `trained` are the (round, chunk) whose updates a restart found on disk."""
+        """Make or resume a task; `trained` are the (round, chunk) whose updates a restart found on disk."""
         self.assignment = assignment
-        self.ended = False
         self.round = 0
-        self._state: str = "loading"
+        self.phase = NodePhase.LOADING
+        self.trained = set(trained)
+        self._trigger = NodeTaskStarted.__name__
+        self._reported = NodePhase.LOADING
         self._reason = ""
         self._num_examples: tuple[tuple[int, int], ...] = ()
-        self._trained = set(trained)
-        self._todo: deque[Chunk] = deque()
+        self._untrained: deque[Chunk] = deque()
         self._idle = 0
 
     @property
+    def ended(self) -> bool:
+        """Whether the task is over here: no event has an effect any more."""
+        return self.phase is NodePhase.ENDED
+
+    @property
     def report(self) -> TaskReport:
-        """What the node's next `hello` says of the task."""
+        """What the node's next `hello` reports of the task."""
         return TaskReport.model_validate(
             {
                 "task": self.assignment.task,
-                "state": self._state,
+                "state": self._reported.value,
                 "reason": self._reason,
                 "round": self.round,
                 "num_examples": self._num_examples,
@@ -175,13 +241,14 @@ class NodeMachine:
         )
 
     def begin(self) -> list[Action]:
-        """The first actions of a task, also of one that is taken up again."""
-        return [Load(), Report()]
+        """The first actions of a task, also of one that is resumed."""
+        return [LoadData(), Report()]
 
     def handle(self, event: Event) -> list[Action]:
-        """What `event` asks for. After `End` nothing more comes."""
+        """The actions that `event` causes; none after `End`."""
         if self.ended:
             return []
+        self._trigger = type(event).__name__
         match event:
             case Loaded(num_examples):
                 return self._loaded(num_examples)
@@ -192,71 +259,78 @@ class NodeMachine:
                 return self._global_arrived(number, broadcast)
             case Trained(number, chunk):
                 return self._chunk_trained(number, chunk)
-            # The server goes on without a chunk of an earlier round, whose files may be gone already.
-            case Diverged(number) | Failed(round=int(number)) if self._is_over(number):
-                return [ClearUpdates(number)]
-            case Diverged(number, client):
+            # The server continues without a chunk of an earlier round, whose files may be removed already.
+            case TrainingDiverged(number) | Failed(round=int(number)) if self._is_over(number):
+                return [ClearUsedUpdates(number)]
+            case TrainingDiverged(number, client):
                 self.round = number
-                return self._give_up("diverged", f"client {client}'s parameters are no longer finite")
+                return self._give_up(NodePhase.DIVERGED, f"client {client}'s parameters are no longer finite")
             case Failed(reason, refused):
-                return self._give_up("refused" if refused else "failed", reason)
-            case Stopped() if self._state == "closing":
-                return []  # it ends by itself as soon as the final model is kept
+                return self._give_up(NodePhase.REFUSED if refused else NodePhase.FAILED, reason)
+            case Stopped() if self.phase is NodePhase.CLOSING:
+                return []  # the task ends as soon as the final model is stored
             case FinalKept() | Stopped():
-                self.ended = True
+                self._move(NodePhase.ENDED)
                 return [End()]
+            case NodeTaskStarted():
+                raise ValueError("a machine is started by `begin`")
+
+    def _move(self, phase: NodePhase) -> None:
+        self.phase = NODE_TRANSITIONS.move(self.phase, phase, self._trigger)
+        if phase is not NodePhase.ENDED:
+            self._reported = phase
 
     def _is_over(self, number: int) -> bool:
-        """Whether nobody waits for updates of this round any more."""
-        return number < self.round or self._state == "closing"
+        """Whether updates of this round are no longer expected."""
+        return number < self.round or self.phase is NodePhase.CLOSING
 
     def _loaded(self, num_examples: tuple[tuple[int, int], ...]) -> list[Action]:
-        if self._state != "loading":  # a further worker, or one that was started anew
+        if self.phase is not NodePhase.LOADING:  # a further worker, or a restarted one
             return []
         if len(num_examples) > MAX_RUNS:
             reason = f"the sizes of {self.assignment.num_clients} uneven partitions do not fit a hello: take fewer"
-            return self._give_up("failed", reason)
+            return self._give_up(NodePhase.FAILED, reason)
         self._num_examples = num_examples
-        self._state = "ready"
+        self._move(NodePhase.READY)
         return [SendTestset(), Report()] if self.assignment.send_testset else [Report()]
 
-    def _give_up(self, state: str, reason: str) -> list[Action]:
-        """Say why, and wait for the server's `stop`: it, not the node, ends a task."""
-        if self._state in {"refused", "failed", "diverged"}:
+    def _give_up(self, phase: NodePhase, reason: str) -> list[Action]:
+        """Report why, and wait for the server's `stop`: the server, not the node, ends a task."""
+        if self.phase in _GIVEN_UP:
             return []
-        self._state = state
+        self._move(phase)
         self._reason = reason[:MAX_TEXT]
-        self._todo.clear()
+        self._untrained.clear()
         return [EndWorkers(), Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
-        if number <= self.round or self._state in {"refused", "failed", "diverged"}:
+        if number <= self.round or self.phase in _GIVEN_UP:
             return []
         if broadcast.final:
-            first = self._state != "closing"
-            self._state = "closing"
-            self._todo.clear()
+            first = self.phase is not NodePhase.CLOSING
+            self._move(NodePhase.CLOSING)
+            self._untrained.clear()
             return [KeepFinal(number)] if first else []
         self.round = number
-        actions: list[Action] = [ClearUpdates(broadcast.used_through), ClearGlobals(number)]
-        self._todo.clear()
+        actions: list[Action] = [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number)]
+        self._untrained.clear()
         for chunk in broadcast.chunks:
-            if (number, chunk.id) in self._trained:  # by a daemon that was killed since; sending twice costs nothing
+            if (number, chunk.id) in self.trained:  # before a restart; sending twice costs nothing
                 actions.append(SendUpdates(number, chunk.id))
             else:
-                self._todo.append(chunk)
+                self._untrained.append(chunk)
         return actions + self._train()
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
         if self._is_over(number):
-            return [ClearUpdates(number)]
-        self._trained.add((number, chunk))
+            return [ClearUsedUpdates(number)]
+        self.trained.add((number, chunk))
         return [SendUpdates(number, chunk)]
 
     def _train(self) -> list[Action]:
         actions: list[Action] = []
-        while self._idle and self._todo and self._state == "ready":
-            chunk = self._todo.popleft()
+        while self._idle and self._untrained and self.phase is NodePhase.READY:
+            chunk = self._untrained.popleft()
             self._idle -= 1
-            actions.append(Train(self.round, chunk))
+            actions.append(TrainChunk(self.round, chunk))
         return actions

@@ -1,27 +1,52 @@
-"""The round that is being trained: what is expected of whom, what has come, when it is enough, and the roster of it."""
+"""The updates of a round: which are expected from which node, which have arrived, when they are enough, the roster."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from enum import StrEnum
 from math import ceil
 
 from fedsim.messages import Broadcast, Chunk
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import SendGlobal, WriteRoster
+from fedsim.state_machines.transitions import Transition, TransitionTable
 from fedsim.update import Update
 
 Key = tuple[int, int | None]  # chunk; client, where each sends an update of its own
 
 
+class RoundPhase(StrEnum):
+    """What a round is waiting for."""
+
+    COLLECTING = "collecting"
+    OVERDUE = "overdue"
+    CLOSED = "closed"
+
+
+ROUND_TRANSITIONS = TransitionTable(
+    (RoundPhase.COLLECTING,),
+    (
+        Transition(RoundPhase.COLLECTING, RoundPhase.OVERDUE, ("deadline",), "too few updates at the deadline"),
+        Transition(
+            RoundPhase.COLLECTING,
+            RoundPhase.CLOSED,
+            ("enough", "roster restored"),
+            "all expected updates, or enough at the deadline",
+        ),
+        Transition(RoundPhase.OVERDUE, RoundPhase.CLOSED, ("enough",), "enough updates"),
+    ),
+)
+
+
 class RoundCollector:
-    """One round between its broadcast and its aggregation. `closed`: its roster stands, nothing more counts.
+    """Collects the updates of one round, from its broadcast until its roster is written.
 
     Args:
         plan: of the task.
         number: of the round.
         counts: number of examples of each client.
-        deadline: after it, enough answers end the round.
-        absent: nodes of which nothing is awaited; what comes of them all the same counts.
+        deadline: after it, enough updates close the round.
+        absent: nodes from which nothing is expected; an update that arrives from them counts all the same.
     """
 
     def __init__(
@@ -29,8 +54,7 @@ class RoundCollector:
     ) -> None:
         self.number = number
         self.deadline = deadline
-        self.closed = False
-        self.overdue = False
+        self.phase = RoundPhase.COLLECTING
         self._plan = plan
         self._counts = counts
         self._chunks = {chunk.id: chunk for chunk in plan.chunks(number)}
@@ -51,37 +75,52 @@ class RoundCollector:
 
     @property
     def complete(self) -> bool:
-        """Whether everything that is awaited has come."""
+        """Whether everything that is expected has arrived."""
         return not self._awaited
 
     @property
     def hopeless(self) -> bool:
-        """Whether too few of the cohort's clients would have answered even when everything that is awaited came."""
+        """Whether too few of the cohort's clients can answer, even if everything that is still expected arrives."""
         return self._reachable < self._needed
 
     @property
     def waiting_for(self) -> tuple[str, ...]:
-        """The nodes of which something is awaited, in the plan's order."""
+        """The nodes from which an update is expected, in the plan's order."""
         missing = {self._node_of(chunk) for chunk, _ in self._awaited}
         return tuple(node for node in self._plan.nodes if node in missing)
 
-    def leave_out(self, node: str) -> None:
-        """Await nothing more of a node."""
+    @property
+    def closed(self) -> bool:
+        """Whether the roster is fixed: no further update counts."""
+        return self.phase is RoundPhase.CLOSED
+
+    @property
+    def wake_at(self) -> float | None:
+        """The deadline; None once it has passed: then only an update can close the round, not time."""
+        return self.deadline if self.phase is RoundPhase.COLLECTING else None
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has happened since the round was opened."""
+        return self.phase is RoundPhase.COLLECTING and not self._arrived
+
+    def exclude(self, node: str) -> None:
+        """Expect nothing more from a node."""
         self._absent.add(node)
         self._update_awaited()
 
-    def take_back(self, node: str) -> None:
-        """Await a node's answers again."""
+    def include(self, node: str) -> None:
+        """Expect a node's updates again."""
         self._absent.discard(node)
         self._update_awaited()
 
-    def awaits(self, update: Update) -> bool:
-        """Whether this update is one of the round's, from the node that it is expected of."""
+    def expects(self, update: Update) -> bool:
+        """Whether this update is one of the round's, from the node that trains it."""
         expected = update.base_round == self.number and (update.chunk, update.client) in self._expected
         return expected and self._node_of(update.chunk) == update.node
 
-    def take(self, update: Update) -> bool:
-        """Note an awaited update; False if it had come before."""
+    def add(self, update: Update) -> bool:
+        """Add an expected update; returns False if it had arrived before."""
         key = (update.chunk, update.client)
         if key in self._arrived:
             return False
@@ -97,18 +136,24 @@ class RoundCollector:
         """Whether the deadline has passed and enough of the cohort's clients have answered."""
         if now < self.deadline:
             return False
-        self.overdue = True
-        return self._answered >= self._needed
+        if self._answered >= self._needed:
+            return True
+        self._move(RoundPhase.OVERDUE, "deadline")
+        return False
+
+    def reopen_closed(self) -> None:
+        """Continue after a restart that found the round's roster."""
+        self._move(RoundPhase.CLOSED, "roster restored")
 
     def close(self) -> WriteRoster:
-        """What has come is what counts: the roster in canonical order."""
-        self.closed = True
+        """Fix what counts, which is what has arrived: the roster in canonical order."""
+        self._move(RoundPhase.CLOSED, "enough")
         updates = tuple(self._counted(update) for update in sorted(self._arrived.values(), key=lambda one: one.place))
         missing = [client for key in self._expected - set(self._arrived) for client in self._clients_behind(key)]
         return WriteRoster(self.number, updates, tuple(sorted(missing)))
 
     def broadcast(self, node: str) -> SendGlobal | None:
-        """The round's model for a node, with what it trains; None if that is nothing, or nothing is awaited of it."""
+        """The round's model for a node, and what it trains; None if that is nothing, or nothing is expected from it."""
         if node in self._absent:
             return None
         index = self._plan.nodes.index(node)
@@ -118,6 +163,9 @@ class RoundCollector:
         if not chunks:
             return None
         return SendGlobal(node, self.number, Broadcast(chunks=chunks, used_through=self.number - 1))
+
+    def _move(self, target: RoundPhase, trigger: str) -> None:
+        self.phase = ROUND_TRANSITIONS.move(self.phase, target, trigger)
 
     def _update_awaited(self) -> None:
         """What is awaited, and how many of the cohort's clients have answered or are awaited."""

@@ -1,13 +1,50 @@
-"""What can happen to a task on the server, and what is then to be done: the words of the table in `task`."""
+"""The events of a task on the server, and the actions with which its state machine (`task`) answers them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fedsim.messages import Broadcast, TaskReport
+from fedsim.state_machines.plan import Plan
 from fedsim.update import Update
 
-# ---------------------------------------------------------------- what can happen
+# ---------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was stored of a task when it was resumed; empty for a new one.
+
+    Attributes:
+        committed: the newest committed round; -1: none.
+        counts: examples of each client, once they are fixed.
+        roster: of the round after the committed one, if it was written.
+        kept: the committed rounds whose folders are still there.
+        evaluated: those of them that are evaluated, as far as that is due.
+        saved: those of them that are saved, as far as that is due.
+        testset_parts: the files of the test set that have arrived.
+        completed_phases: (name, round) of the extension phases that are complete.
+        absent: (node, why) of the nodes that take no part for now; only a snapshot knows them.
+    """
+
+    committed: int = -1
+    counts: tuple[int, ...] | None = None
+    roster: WriteRoster | None = None
+    kept: frozenset[int] = frozenset()
+    evaluated: frozenset[int] = frozenset()
+    saved: frozenset[int] = frozenset()
+    testset_parts: frozenset[str] = frozenset()
+    completed_phases: frozenset[tuple[str, int]] = frozenset()
+    absent: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TaskStarted:
+    """The machine was made and started: the first event of a log, and again after each restart of the server."""
+
+    plan: Plan
+    restored: Restored
+    own_testset: bool
 
 
 @dataclass(frozen=True)
@@ -24,8 +61,11 @@ class InitialModelMade:
 
 
 @dataclass(frozen=True)
-class TestsetArrived:
-    """The test set lies where the evaluation finds it."""
+class TestsetPartArrived:
+    """A verified file of the test set is in the spool: its "data" or its "label"."""
+
+    node: str
+    part: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +92,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Saved:
-    """A round's checkpoint lies in place and is recorded."""
+    """A round's checkpoint is stored and recorded."""
 
     round: int
 
@@ -66,35 +106,47 @@ class FinalDelivered:
 
 @dataclass(frozen=True)
 class NodeRefused:
-    """A node's receiver refused a file for good: what it never takes cannot be waited for."""
+    """A node's receiver refused a file for good: it will never receive that file."""
 
     node: str
     reason: str
 
 
 @dataclass(frozen=True)
+class PhaseAnswered:
+    """A node answered the request of an extension phase."""
+
+    node: str
+    phase: str
+    round: int
+    content: str = ""
+
+
+@dataclass(frozen=True)
 class TimePassed:
-    """The time that `TaskMachine.wake_at` asked for has come, or any other."""
+    """The time that `TaskMachine.wake_at` asked for has come, or some other time."""
 
 
 @dataclass(frozen=True)
 class StopRequested:
-    """Somebody wants the task to end."""
+    """A user or the server's administrator wants the task to end."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Broken:
-    """Something that the task cannot do without failed for good on this host."""
+    """Something that the task needs failed for good on this host."""
 
     reason: str
 
 
 Event = (
-    NodeReported
+    TaskStarted
+    | NodeReported
     | InitialModelMade
-    | TestsetArrived
+    | TestsetPartArrived
+    | PhaseAnswered
     | UpdateArrived
     | Aggregated
     | Evaluated
@@ -107,7 +159,7 @@ Event = (
 )
 
 
-# ---------------------------------------------------------------- what is to be done
+# ---------------------------------------------------------------- actions
 
 
 @dataclass(frozen=True)
@@ -118,8 +170,8 @@ class Assign:
 
 
 @dataclass(frozen=True)
-class MakeInitialModel:
-    """Let a worker make round 0's model from the task's seed."""
+class CreateInitialModel:
+    """Have a worker create round 0's model from the task's seed."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +203,8 @@ class WriteRoster:
 
 
 @dataclass(frozen=True)
-class Aggregate:
-    """Let a worker combine the roster's updates into the next model."""
+class AggregateRound:
+    """Have a worker combine the roster's updates into the next model."""
 
     round: int
     updates: tuple[Update, ...]
@@ -173,29 +225,29 @@ class ClearUpdates:
 
 
 @dataclass(frozen=True)
-class Discard:
-    """Remove an update that nobody waits for: late, double or not asked for."""
+class DiscardUpdate:
+    """Remove an update that is not expected: late, duplicate or never requested."""
 
     update: Update
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Let a worker test the round's model, and record the result."""
+class EvaluateRound:
+    """Have a worker test the round's model, and record the result."""
 
     round: int
 
 
 @dataclass(frozen=True)
 class Save:
-    """Let a worker save the round's checkpoint, and record it."""
+    """Have a worker save the round's checkpoint, and record it."""
 
     round: int
 
 
 @dataclass(frozen=True)
 class ClearModel:
-    """The round's folder is used up."""
+    """Remove the round's folder: nothing needs it any more."""
 
     round: int
 
@@ -209,8 +261,25 @@ class SendFinal:
 
 
 @dataclass(frozen=True)
-class Note:
-    """Tell people something about the task; it goes on."""
+class RequestAnswer:
+    """Ask a node for its answer in an extension phase."""
+
+    node: str
+    phase: str
+    round: int
+
+
+@dataclass(frozen=True)
+class CompletePhase:
+    """Durably record that an extension phase is complete: a restart does not repeat it."""
+
+    phase: str
+    round: int
+
+
+@dataclass(frozen=True)
+class RecordEvent:
+    """Record a remark for users at the task; it continues."""
 
     kind: str
     text: str
@@ -218,26 +287,30 @@ class Note:
 
 @dataclass(frozen=True)
 class Finish:
-    """End: move the row, stop the workers, tell the nodes, clear what is used up."""
+    """End the task: change its row, stop the workers, notify the nodes, clear what is not needed any more."""
 
     outcome: str  # completed, failed or stopped
     reason: str
+    stopped_nodes: tuple[str, ...] = ()  # are sent a stop
+    awaiting_final: tuple[str, ...] = ()  # are sent the final model after the end
 
 
 Action = (
     Assign
-    | MakeInitialModel
+    | CreateInitialModel
     | RecordCounts
     | SendGlobal
     | WriteRoster
-    | Aggregate
+    | AggregateRound
     | Commit
     | ClearUpdates
-    | Discard
-    | Evaluate
+    | DiscardUpdate
+    | EvaluateRound
     | Save
     | ClearModel
     | SendFinal
-    | Note
+    | RequestAnswer
+    | CompletePhase
+    | RecordEvent
     | Finish
 )
