@@ -5,6 +5,9 @@ A message says what happened, to what, and what to do next.
 
 from __future__ import annotations
 
+from enum import StrEnum
+from typing import ClassVar
+
 EX_OK = 0
 EX_FAILED = 1
 EX_USAGE = 64
@@ -15,6 +18,19 @@ EX_SOFTWARE = 70
 EX_TRY_AGAIN = 75
 EX_NO_PERMISSION = 77
 EX_CONFIG = 78
+
+
+class SuspendReason(StrEnum):
+    """Why a daemon suspends its tasks: the name of the log event, and what the progress of a task shows."""
+
+    DISK_FULL = "disk_full"
+    DATABASE_LOST = "database_lost"
+    HOST_TROUBLE = "host_trouble"
+
+    @property
+    def words(self) -> str:
+        """The reason in words."""
+        return self.value.replace("_", " ")
 
 
 class FedsimError(Exception):
@@ -51,14 +67,20 @@ class Unavailable(FedsimError):  # noqa: N818
     """Something outside fedsim that it needs is not there: a port in use, a database that does not answer."""
 
     exit_code = EX_UNAVAILABLE
+    # Of what a running task needs, only the database raises this class itself.
+    suspend_reason: ClassVar[SuspendReason] = SuspendReason.DATABASE_LOST
 
 
 class DiskFull(Unavailable):
     """There is no room on this host's disk; what was under way can be done again when there is."""
 
+    suspend_reason = SuspendReason.DISK_FULL
+
 
 class HostTrouble(Unavailable):
     """The operating system cannot serve any task of this host: a disk fails, descriptors or memory ran out."""
+
+    suspend_reason = SuspendReason.HOST_TROUBLE
 
 
 class WatchLimit(FedsimError):  # noqa: N818

@@ -1,7 +1,7 @@
 """Draws the state diagrams of the documentation from the transition tables: `make diagrams`.
 
-The phases are drawn below one another. An arrow to the next phase is straight, all others are arcs: down on the right, up
-on the left. Numbers refer to the rows of the table below the diagram on the page.
+The phases are drawn below one another. An arrow to the next phase is straight, all others are arcs: down on the right,
+up on the left. Numbers refer to the rows of the table below the diagram on the page.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fedsim.config import ClientConfig
-from fedsim.errors import DiskFull, HostTrouble, Unavailable
+from fedsim.errors import DiskFull, HostTrouble, SuspendReason, Unavailable
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.bulkhead import host_trouble
 from fedsim.runtime.daemon import reload_config
@@ -143,3 +143,9 @@ def test_the_versions_of_workers_are_recorded_once_and_survive_a_restart(tmp_pat
     assert again.version == "0.1"
     assert again.record("node-a", {"0.2"}) == []
     assert again.all == ["0.1", "0.2"]
+
+
+def test_each_reason_to_suspend_tasks_has_its_error() -> None:
+    reasons = {error.suspend_reason for error in (Unavailable, DiskFull, HostTrouble)}
+    assert reasons == set(SuspendReason)
+    assert DiskFull("full").suspend_reason.words == "disk full"

@@ -13,7 +13,7 @@ from selectors import DefaultSelector
 from typing import ClassVar, Final, Literal, TypeVar
 
 from fedsim.config import ClientConfig, ServerConfig
-from fedsim.errors import DiskFull, HostTrouble, Unavailable
+from fedsim.errors import DiskFull, Unavailable
 from fedsim.runtime.bulkhead import host_trouble
 from fedsim.runtime.daemon import Daemon
 from fedsim.runtime.event_loop import EventLoop
@@ -33,7 +33,6 @@ TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
 
 _TURN_SECONDS: Final = 5.0  # the watchdog's time is longer
 _RETRY_SECONDS: Final = 2.0
-_SUSPENDED: Final = {DiskFull: "disk_full", HostTrouble: "host_trouble"}
 
 
 class TaskDaemon(Daemon[TaskConfig]):
@@ -147,7 +146,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def suspend(self, error: Unavailable) -> None:
         """Suspend all tasks: something that each of them needs is gone."""
         self.suspended = error
-        self.log.error(_SUSPENDED.get(type(error), "database_lost"), problem=str(error))
+        self.log.error(error.suspend_reason.value, problem=str(error))
         self.suspend_tasks(error)
 
     def await_resources(self) -> None:

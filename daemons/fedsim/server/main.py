@@ -7,7 +7,7 @@ from contextlib import suppress
 from math import inf
 
 from fedsim.config import ServerConfig
-from fedsim.errors import DiskFull, Unavailable
+from fedsim.errors import SuspendReason, Unavailable
 from fedsim.metrics import ServerMetrics
 from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
@@ -93,12 +93,13 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
 
     def suspend_tasks(self, error: Unavailable) -> None:
         """Disk or database are gone: record why, if that is possible, and end what works for tasks."""
-        full = isinstance(error, DiskFull)
-        self.metrics.waiting.labels("room").set(full)
-        if full:
+        reason = error.suspend_reason
+        self.metrics.waiting.labels("room").set(reason is SuspendReason.DISK_FULL)
+        if reason is not SuspendReason.DATABASE_LOST:
             with suppress(Unavailable):  # the database may be on the same disk
                 for uid, task in self._tasks.running.items():
-                    self._store.tasks.set_progress(uid, Progress(task.round, "waiting", (f"the server: {error}",)))
+                    suspended = Progress(task.round, f"suspended: {reason.words}", (f"the server: {error}",))
+                    self._store.tasks.set_progress(uid, suspended)
         self._tasks.suspend()
 
     def require_resources(self) -> None:
