@@ -18,7 +18,6 @@ from image import CACHE, SUDOER
 from laboratory import HOSTS, Laboratory
 
 SOURCE = Path(__file__).parents[2]
-PLAYBOOKS = SOURCE / "ansible"
 PROGRAMS = Path(sys.executable).parent
 PLAY_SECONDS = 570
 TASK_SECONDS = 120
@@ -35,9 +34,14 @@ def gather(source: Path, folder: Path) -> Path:
     call(
         [str(PROGRAMS / "fedsim-gather"), "--folder", str(folder), "--source", str(source)],
         seconds=PLAY_SECONDS,
-        environment=dict(os.environ),
+        environment={**os.environ, "PYTHONPATH": modules(source)},
     )
     return folder
+
+
+def modules(source: Path) -> str:
+    """PYTHONPATH with which the commands of this installation run the code of `source`."""
+    return f"{source / 'daemons'}:{source / 'deploy'}"
 
 
 @dataclass
@@ -47,17 +51,18 @@ class Deployment:
     laboratory: Laboratory
     packages: Path
     bare: dict[str, set[str]]
+    source: Path = SOURCE
 
     @classmethod
-    def of(cls, laboratory: Laboratory) -> Deployment:
+    def of(cls, laboratory: Laboratory, source: Path = SOURCE, packages: Path = CACHE / "packages") -> Deployment:
         """A new control machine, with the inventory as it comes, but that nobody logs in to node-c as root.
 
         Nothing is deployed yet.
         """
         bare = {name: host.written_files() for name, host in laboratory.hosts.items()}
-        deployment = cls(laboratory, gather(SOURCE, CACHE / "packages"), bare)
+        deployment = cls(laboratory, gather(source, packages), bare, source)
         deployment.inventory.parent.mkdir()
-        inventory = yaml.safe_load((PLAYBOOKS / "inventory" / "lab.yml").read_text(encoding="utf-8"))
+        inventory = yaml.safe_load((source / "ansible" / "inventory" / "lab.yml").read_text(encoding="utf-8"))
         nodes = inventory["all"]["children"]["fedsim_nodes"]["hosts"]
         nodes["node-c"] |= {"ansible_user": SUDOER, "ansible_become": True}
         deployment.inventory.write_text(yaml.safe_dump(inventory), encoding="utf-8")
@@ -90,9 +95,10 @@ class Deployment:
             str(self.inventory),
             "--extra-vars",
             json.dumps(given),
-            str(PLAYBOOKS / name),
+            str(self.source / "ansible" / name),
             seconds=PLAY_SECONDS,
-            ANSIBLE_CONFIG=str(PLAYBOOKS / "ansible.cfg"),
+            ANSIBLE_CONFIG=str(self.source / "ansible" / "ansible.cfg"),
+            PYTHONPATH=modules(self.source),
         ).stdout
         recap = said.rpartition("PLAY RECAP")[2].splitlines()[1:]
         counted = [line.split() for line in recap if ":" in line]
@@ -120,6 +126,7 @@ class Deployment:
             text=text,
             check=check,
             seconds=TASK_SECONDS,
+            PYTHONPATH=modules(self.source),
             FEDSIM_URL="https://server",
             SSL_CERT_FILE=str(self.secrets / "ca" / "ca.crt"),
         ).stdout

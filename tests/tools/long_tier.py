@@ -34,7 +34,8 @@ PARTS = {
     "unit": Part(("tests/unit", "-m", "long", *SIDE_BY_SIDE)),
     "integration": Part(("tests/integration", "-m", "long", *SIDE_BY_SIDE)),
     "browser": Part(("tests/browser", "-m", "long", *SIDE_BY_SIDE)),
-    "hosts": Part(("tests/lab",)),
+    "hosts": Part(("tests/lab", "--ignore", "tests/lab/test_upgrade_on_hosts.py")),
+    "upgrade": Part(("tests/lab/test_upgrade_on_hosts.py",)),  # on bare hosts
 }
 NO_TESTS_COLLECTED = 5
 

@@ -21,6 +21,15 @@ _AUDIT_LOG = ("left.jsonl", "audit.jsonl")
 # The server's list of nodes, which nodes do not have.
 _SERVER_FILE = "nodes.json"
 _HIDDEN = "."
+# Setting of 0.1 -> (the setting that names a plug-in, the plug-ins with that option, the option's name in 0.2).
+_BECAME_OPTIONS = {
+    "alpha": ("partition", {"dirichlet"}, "alpha"),
+    "weighting": ("strategy", {"fedavg", "fedprox", "fedavgm"}, "weighting"),
+    "proximal_mu": ("strategy", {"fedprox"}, "mu"),
+    "server_learning_rate": ("strategy", {"fedavgm"}, "learning_rate"),
+    "server_momentum": ("strategy", {"fedavgm"}, "momentum"),
+}
+_SETTINGS_OF_0_1 = frozenset(_BECAME_OPTIONS)
 
 
 class TasksInProgress(FedsimError):  # noqa: N818
@@ -61,8 +70,17 @@ def unfinished_tasks(folder: Path) -> list[str]:
 
 
 def convert_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a task of 0.1, as 0.2 writes them; settings of 0.2 come back as they are."""
-    return settings
+    """The settings of a task of 0.1 in the form of 0.2, whose plug-ins have options of their own.
+
+    Settings of plug-ins that the task did not use are dropped. Settings of 0.2 are returned as they are.
+    """
+    if not _SETTINGS_OF_0_1 & settings.keys():
+        return settings
+    kept = {name: value for name, value in settings.items() if name not in _SETTINGS_OF_0_1}
+    for name, (setting, plugins, option) in _BECAME_OPTIONS.items():
+        if settings.get(setting) in plugins and name in settings:
+            kept.setdefault(f"{setting}_options", {})[option] = settings[name]
+    return kept
 
 
 def _entries(folder: Path) -> list[Path]:
