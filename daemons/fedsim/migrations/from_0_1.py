@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
-from typing import Any
 
 from fedsim.errors import EX_TRY_AGAIN, FedsimError
+from fedsim.legacy_settings import settings_from_0_1
 from fedsim.spool.durable import remove_file, remove_tree, sync_folder, write_json
 
 # Folders whose content is sent again, or belongs to unfinished tasks.
@@ -21,15 +21,6 @@ _AUDIT_LOG = ("left.jsonl", "audit.jsonl")
 # The server's list of nodes, which nodes do not have.
 _SERVER_FILE = "nodes.json"
 _HIDDEN = "."
-# Setting of 0.1 -> (the setting that names a plug-in, the plug-ins with that option, the option's name in 0.2).
-_BECAME_OPTIONS = {
-    "alpha": ("partition", {"dirichlet"}, "alpha"),
-    "weighting": ("strategy", {"fedavg", "fedprox", "fedavgm"}, "weighting"),
-    "proximal_mu": ("strategy", {"fedprox"}, "mu"),
-    "server_learning_rate": ("strategy", {"fedavgm"}, "learning_rate"),
-    "server_momentum": ("strategy", {"fedavgm"}, "momentum"),
-}
-_SETTINGS_OF_0_1 = frozenset(_BECAME_OPTIONS)
 
 
 class TasksInProgress(FedsimError):  # noqa: N818
@@ -69,20 +60,6 @@ def unfinished_tasks(folder: Path) -> list[str]:
     return sorted({entry.name.removesuffix(".json") for kind in kinds for entry in _entries(folder / kind)})
 
 
-def convert_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a task of 0.1 in the form of 0.2, whose plug-ins have options of their own.
-
-    Settings of plug-ins that the task did not use are dropped. Settings of 0.2 are returned as they are.
-    """
-    if not _SETTINGS_OF_0_1 & settings.keys():
-        return settings
-    kept = {name: value for name, value in settings.items() if name not in _SETTINGS_OF_0_1}
-    for name, (setting, plugins, option) in _BECAME_OPTIONS.items():
-        if settings.get(setting) in plugins and name in settings:
-            kept.setdefault(f"{setting}_options", {})[option] = settings[name]
-    return kept
-
-
 def _entries(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
@@ -111,7 +88,7 @@ def _convert_checkpoints(folder: Path) -> list[Path]:
     converted = []
     for path in sorted(folder.rglob("*.json")):
         about = json.loads(path.read_bytes())
-        settings = convert_settings(about.get("settings", {}))
+        settings = settings_from_0_1(about.get("settings", {}))
         if settings != about.get("settings", {}):
             write_json(path, {**about, "settings": settings}, stat.S_IMODE(path.stat().st_mode))
             converted.append(path)
