@@ -5,6 +5,7 @@ Every field is bounded: a peer is never trusted with names, lengths or numbers.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -31,6 +32,13 @@ Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 
 M = TypeVar("M", bound="Message")
+
+
+class Uplink(StrEnum):
+    """What a node sends for a chunk: one weighted mean of its clients' updates, or the update of each client."""
+
+    SUM = "sum"
+    EACH_CLIENT = "each_client"
 
 
 class Message(BaseModel):
@@ -128,6 +136,7 @@ class Assignment(Message):
     feature_shape: FeatureShape
     num_classes: Classes
     engine: Engine
+    uplink: Uplink
     transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS)] = ()
     send_testset: bool = False
 

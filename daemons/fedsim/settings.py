@@ -6,28 +6,31 @@ Names are the field's own. `initparam.json` also takes the names of the original
 from __future__ import annotations
 
 import re
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from fedsim import plugins
 from fedsim.errors import BadInput
 
-MODELS = "fedsim.models"
-FORMATS = "fedsim.formats"
-STRATEGIES = ("fedavg", "fedprox", "fedavgm", "median")
-PARTITIONS = ("iid", "shards", "dirichlet", "local")
-
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
+MAX_OPTIONS = 100
+OptionValue = str | int | float | bool | None | list[str | int | float | bool]
+OptionValues = Annotated[dict[str, OptionValue], Field(max_length=MAX_OPTIONS)]
 
-
-@cache
-def installed(group: str) -> tuple[str, ...]:
-    """The names that installed packages offer in an entry-point group, sorted; nothing is imported."""
-    return tuple(sorted({point.name for point in entry_points(group=group)}))
+# setting -> the group of the plug-in that it names; its options are in `<setting>_options`.
+PLUGIN_SETTINGS = {
+    "model": plugins.MODELS,
+    "partition": plugins.PARTITIONS,
+    "sampler": plugins.SAMPLERS,
+    "objective": plugins.OBJECTIVES,
+    "optimizer": plugins.OPTIMIZERS,
+    "strategy": plugins.STRATEGIES,
+    "aggregation": plugins.STRATEGIES,
+    "server_step": plugins.STRATEGIES,
+}
 
 
 class TaskSettings(BaseModel):
@@ -37,33 +40,35 @@ class TaskSettings(BaseModel):
 
     title: str = Field("", max_length=120, description="A name of your own for the task")
     model: Name = Field("2nn", description="The model that is trained")
+    model_options: OptionValues = Field({}, description="Options of the model")
     dataset: Name = Field("mnist", description="The data set, by the name that the nodes give it")
-    partition: Literal["iid", "shards", "dirichlet", "local"] = Field(
+    partition: Name = Field(
         "shards", description="How the data is divided among the clients; `local`: each node's own file is one client"
     )
-    alpha: Annotated[float, Field(ge=0.001, le=1000)] = Field(
-        0.5, description="Dirichlet only: concentration; small is uneven, large is even"
-    )
+    partition_options: OptionValues = Field({}, description="Options of the partition")
     min_partition_size: int = Field(1, ge=1, le=1_000_000, description="Least number of examples of a client")
     num_clients: int = Field(100, ge=1, le=1_000_000, description="The population (with `local`: one for each node)")
     fraction_train: Share = Field(0.1, description="Share of the clients in each round's cohort")
+    sampler: Name = Field("uniform", description="How each round's cohort is drawn from the clients")
+    sampler_options: OptionValues = Field({}, description="Options of the sampler")
     num_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of broadcast, training and aggregation")
+    objective: Name = Field("classification", description="The loss that clients minimise and the metrics of a test")
+    objective_options: OptionValues = Field({}, description="Options of the objective")
+    optimizer: Name = Field("sgd", description="The clients' optimizer")
+    optimizer_options: OptionValues = Field({}, description="Options of the optimizer")
     local_epochs: int = Field(5, ge=1, le=1000, description="Passes over its data that a client makes in a round")
     local_batch_size: int = Field(10, ge=1, le=1_000_000, description="Examples in one step")
-    local_learning_rate: Annotated[float, Field(gt=0, le=100)] = Field(0.01, description="Step size of plain SGD")
-    strategy: Literal["fedavg", "fedprox", "fedavgm", "median"] = Field(
-        "fedavg", description="How updates are combined"
+    local_learning_rate: Annotated[float, Field(gt=0, le=100)] = Field(0.01, description="The clients' step size")
+    strategy: Name = Field("fedavg", description="What clients minimise besides the loss, and how updates are combined")
+    strategy_options: OptionValues = Field({}, description="Options of the strategy")
+    aggregation: OptionalName = Field(
+        "", description="A strategy whose rule combines the updates instead; empty: the strategy's own"
     )
-    weighting: Literal["examples", "uniform"] = Field(
-        "examples", description="A client's weight: its number of examples, or the same for each"
+    aggregation_options: OptionValues = Field({}, description="Options of the aggregation")
+    server_step: OptionalName = Field(
+        "", description="A strategy whose server step is taken instead; empty: the strategy's own"
     )
-    proximal_mu: Annotated[float, Field(ge=0, le=1000)] = Field(
-        0.01, description="FedProx only: pull to the global model"
-    )
-    server_learning_rate: Annotated[float, Field(gt=0, le=100)] = Field(
-        1.0, description="FedAvgM only: server step size"
-    )
-    server_momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="FedAvgM only: server momentum")
+    server_step_options: OptionValues = Field({}, description="Options of the server step")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Same seed, same placement: same result, to the byte")
@@ -74,25 +79,41 @@ class TaskSettings(BaseModel):
         600.0, description="A round's deadline: then it goes on with those who answered, if enough did"
     )
 
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, model: str) -> str:
-        if model not in (known := installed(MODELS)):
-            raise ValueError(f"there is no {model!r}; there are {', '.join(known)}")
-        return model
-
     @property
     def cohort_size(self) -> int:
         """Clients in each round: max(int(num_clients x fraction_train), 1), McMahan et al. 2017, algorithm 1."""
         # A product such as 100 x 0.29 is 28.999…: the nearest millionth is what the person meant.
         return max(int(round(self.num_clients * self.fraction_train, 6)), 1)
 
+    def options(self, setting: str) -> dict[str, Any]:
+        """The options of the plug-in that `setting` names."""
+        return dict(getattr(self, options_setting(setting)))
+
+    def plugin(self, setting: str) -> Any:
+        """An instance of the plug-in that `setting` names, with its options; raises `BadInput` if it cannot be made."""
+        return plugins.make(PLUGIN_SETTINGS[setting], getattr(self, setting), self.options(setting))
+
     @property
-    def linear(self) -> bool:
-        """Whether updates may be summed before the server sees them: a robust rule needs each one."""
-        return self.strategy != "median"
+    def chosen_plugins(self) -> dict[str, tuple[str, str]]:
+        """(group, name) of each plug-in that the task uses, by its setting."""
+        return {
+            setting: (group, name) for setting, group in PLUGIN_SETTINGS.items() if (name := getattr(self, setting))
+        }
 
 
+def options_setting(setting: str) -> str:
+    """The setting that holds the options of the plug-in named by `setting`."""
+    return f"{setting}_options"
+
+
+# Settings of version 0.1 that are options of a plug-in now.
+BECAME_OPTIONS = {
+    "alpha": "partition_options.alpha of the partition dirichlet",
+    "weighting": "strategy_options.weighting",
+    "proximal_mu": "strategy_options.mu of the strategy fedprox",
+    "server_learning_rate": "strategy_options.learning_rate of the strategy fedavgm",
+    "server_momentum": "strategy_options.momentum of the strategy fedavgm",
+}
 # The original platform's name -> ours.
 SEED_NAMES = {
     "gpu": "device",
@@ -145,7 +166,7 @@ def _translate(given: dict[str, Any]) -> tuple[dict[str, Any], list[str], dict[s
             if not _GPU.fullmatch(str(value)):
                 problems[name] = "must be the number of a GPU; the node decides which one it takes"
         elif name == "iid":
-            settings[ours] = _IID.get(str(value).lower(), PARTITIONS[0])
+            settings[ours] = _IID.get(str(value).lower(), "iid")
             if str(value).lower() not in _IID:
                 problems[name] = "must be 0 (each client holds few labels) or 1"
         elif ours == "model" and isinstance(value, str) and value in SEED_MODELS:
@@ -172,17 +193,79 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     settings, notes, problems = _translate(given)
     kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
-        parsed = TaskSettings.model_validate(settings)
+        parsed = TaskSettings.model_validate(_nested(settings, problems))
     except ValidationError as error:
         for item in error.errors(include_url=False):
             message = item["msg"].removeprefix("Value error, ")
-            field = ".".join(str(part) for part in item["loc"])
+            field = ".".join(str(part) for part in item["loc"][:2])
             if item["type"] == "extra_forbidden":
-                message = f"is not a setting; settings are {', '.join(TaskSettings.model_fields)}"
-            problems[field] = message
+                message = _not_a_setting(field)
+            problems.setdefault(field, message)
             if item["type"] not in {"value_error", "extra_forbidden"}:
                 kinds[field] = (item["type"], item.get("ctx", {}))
         parsed = None
+    _check_plugins(settings if parsed is None else parsed.model_dump(), problems, kinds)
     if problems or parsed is None:
         raise SettingsError(problems, kinds)
-    return parsed, notes
+    options = {options_setting(setting): _complete(parsed, setting) for setting in parsed.chosen_plugins}
+    return parsed.model_copy(update=options), notes
+
+
+def _not_a_setting(name: str) -> str:
+    if name in BECAME_OPTIONS:
+        return f"is not a setting any more; it is now {BECAME_OPTIONS[name]}"
+    return f"is not a setting; settings are {', '.join(TaskSettings.model_fields)}"
+
+
+def _nested(settings: dict[str, Any], problems: dict[str, str]) -> dict[str, Any]:
+    """`strategy_options.mu` as a key becomes `mu` in the dictionary `strategy_options`."""
+    for key in [key for key in settings if "." in key]:
+        outer, _, inner = key.partition(".")
+        if outer not in {options_setting(setting) for setting in PLUGIN_SETTINGS}:
+            continue
+        options = settings.setdefault(outer, {})
+        if not isinstance(options, dict) or inner in options:
+            problems[key] = f"is given twice: in {outer} as well"
+        else:
+            settings[outer] = options | {inner: settings.pop(key)}
+    return settings
+
+
+def _check_plugins(
+    settings: dict[str, Any], problems: dict[str, str], kinds: dict[str, tuple[str, dict[str, Any]]]
+) -> None:
+    """Whether each named plug-in is installed and takes the options that are given for it."""
+    for setting, group in PLUGIN_SETTINGS.items():
+        name = settings.get(setting, TaskSettings.model_fields[setting].default)
+        key = options_setting(setting)
+        options = settings.get(key, {})
+        if setting in problems or not isinstance(name, str) or not isinstance(options, dict):
+            continue
+        if name == "":
+            problems |= {f"{key}.{option}": f"choose {setting} first" for option in options}
+            continue
+        if name not in plugins.names(group):
+            problems[setting] = plugins.unknown(group, name)
+            continue
+        if group in plugins.WORKERS_ONLY:
+            continue  # a worker checks them when it makes the initial model
+        try:
+            plugin = plugins.load(group, name)
+            plugins.options_model(plugin).model_validate(options)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                field = f"{key}.{'.'.join(map(str, item['loc']))}".removesuffix(".")
+                problems.setdefault(field, plugins.option_problem(plugin, name, item))
+                if item["type"] not in {"value_error", "extra_forbidden"}:
+                    kinds[field] = (item["type"], item.get("ctx", {}))
+        except BadInput as error:
+            problems[setting] = str(error)
+
+
+def _complete(settings: TaskSettings, setting: str) -> dict[str, Any]:
+    """The options of a plug-in with their defaults, so that a task's row says all that it was run with."""
+    group, name = settings.chosen_plugins[setting]
+    if group in plugins.WORKERS_ONLY:
+        return settings.options(setting)
+    model = plugins.options_model(plugins.load(group, name))
+    return model.model_validate(settings.options(setting)).model_dump(mode="json")

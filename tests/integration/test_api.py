@@ -11,7 +11,7 @@ import pytest
 from web_support import Browser, Site, make_site
 
 import fedsim.web
-from fedsim.settings import TaskSettings
+from fedsim.settings import parse_settings
 from fedsim.store.records import TaskState
 from fedsim.web.api import ROOT, ApiRoutes
 
@@ -63,9 +63,7 @@ def test_a_task_is_submitted_followed_stopped_and_deleted(site: Site) -> None:
     assert answer.json()["notes"] == []
     assert site.signal.told == [("submitted", 1)]
     assert (task["state"], task["user_name"], task["cohort_size"], task["queue_position"]) == ("pending", "lin", 10, 1)
-    assert task["settings"] == TaskSettings.model_validate({"title": "by program", "num_rounds": 4}).model_dump(
-        mode="json"
-    )
+    assert task["settings"] == parse_settings({"title": "by program", "num_rounds": 4})[0].model_dump(mode="json")
     assert program.get("tasks/1").json() == {"task": task}
     assert program.get("tasks").json() == {"tasks": [task]}
     assert program.delete("tasks/1").status_code == 409
@@ -179,7 +177,10 @@ def test_options_tell_what_a_task_may_be_made_of(site: Site) -> None:
     options = api(site, "lin").get("options").json()
     assert {"2nn", "cnn"} <= set(options["models"])
     assert [dataset["name"] for dataset in options["datasets"]] == ["digits", "mnist"]
-    assert options["strategies"] == ["fedavg", "fedprox", "fedavgm", "median"]
+    assert options["strategies"] == ["fedavg", "fedavgm", "fedprox", "median"]
+    (prox,) = (plugin for plugin in options["plugins"]["strategy"] if plugin["name"] == "fedprox")
+    assert prox["options"]["properties"]["mu"]["default"] == 0.01
+    assert prox["provenance"]["distribution"] == "fedsim-lab"
     assert options["defaults"]["num_rounds"] == 10
     assert options["schema"]["properties"]["num_rounds"]["minimum"] == 1
 

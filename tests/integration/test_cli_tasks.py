@@ -201,7 +201,7 @@ def test_nodes_and_options_are_listed(terminal: Terminal) -> None:
     assert "node-1" in terminal.run("nodes").out
     assert terminal.run("nodes", "--json").document["nodes"][0]["online"] is True
     options = terminal.run("options").out
-    for text in ("2nn", "mnist: 60000 examples", "fraction_train", "fedavg, fedprox"):
+    for text in ("2nn", "mnist: 60000 examples", "fraction_train", "fedavg, fedavgm", "strategy_options.mu"):
         assert text in options
     assert terminal.run("options", "--json").document["defaults"]["num_clients"] == 100
 

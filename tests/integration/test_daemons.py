@@ -18,7 +18,7 @@ from platform_support import Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
 from fedsim.errors import Refused
-from fedsim.messages import Assignment, Engine
+from fedsim.messages import Assignment, Engine, Uplink
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer, Sender
@@ -104,7 +104,7 @@ def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(l
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda plan: {**plan, "settings": {**plan["settings"], "model": "gone"}}, "there is no 'gone'"),
+        (lambda plan: {**plan, "settings": {**plan["settings"], "model": "gone"}}, "unknown model 'gone'"),
         (
             lambda plan: {**plan, "shares": [*plan["shares"], {**plan["shares"][0], "node": "node-x"}]},
             "node-x took part",
@@ -357,6 +357,7 @@ def test_data_that_changed_after_it_was_announced_is_not_trained_on(tmp_path: Pa
         feature_shape=(8, 8),
         num_classes=10,
         engine=Engine(),
+        uplink=Uplink.SUM,
     )
     digits = DataSetConfig(name="digits", path=Path("digits"), format="digits")
     reply = Worker(threads=1).do(jobs.Load(assignment=assignment, dataset=digits, folder=tmp_path, min_examples=1))

@@ -74,7 +74,9 @@ class TestTasks:
 
     def test_a_new_task_waits(self, store: Store) -> None:
         user = new_user(store)
-        settings = TaskSettings(title="第一次 🚀 \\ ' \"", seed=2**63 - 1, local_learning_rate=0.1 + 0.2, alpha=1e-3)
+        settings = TaskSettings(
+            title="第一次 🚀 \\ ' \"", seed=2**63 - 1, local_learning_rate=0.1 + 0.2, partition_options={"alpha": 1e-3}
+        )
         uid = uuid4().hex
         task = store.tasks.create(user.id, settings, uid, NOW)
         assert task.settings == settings

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from fedsim.cli.settings_file import override, parse_settings_text
 from fedsim.errors import BadInput
-from fedsim.settings import TaskSettings, parse_settings
+from fedsim.settings import parse_settings
 
 
 def test_values_in_yaml_stay_what_was_typed() -> None:
@@ -14,8 +16,11 @@ def test_values_in_yaml_stay_what_was_typed() -> None:
 
 
 def test_every_default_survives_yaml_and_json() -> None:
-    defaults = TaskSettings.model_validate({})
-    yaml = "\n".join(f"{name}: {'' if value == '' else value}" for name, value in defaults.model_dump().items())
+    defaults, _ = parse_settings({})
+    yaml = "\n".join(
+        f"{name}: {json.dumps(value) if isinstance(value, dict) else value}"
+        for name, value in defaults.model_dump().items()
+    )
     for text in (yaml, defaults.model_dump_json()):
         assert parse_settings(parse_settings_text(text))[0] == defaults
 

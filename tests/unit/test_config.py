@@ -156,8 +156,8 @@ def test_models_and_formats_that_are_not_installed_are_named_with_those_that_are
         institution: {models: [2nn, linear]}
     """
     a_format, a_model = problems(tmp_path, text, ClientConfig)
-    assert a_format.startswith("At 'datasets[0].format': there is no 'digitz'; there are cifar10, csv, digits")
-    assert a_model.startswith("At 'institution.models[1]': there is no 'linear'; there are 2nn, ")
+    assert a_format.startswith("At 'datasets[0].format': unknown format 'digitz' (available: cifar10, csv, digits")
+    assert a_model.startswith("At 'institution.models[1]': unknown model 'linear' (available: 2nn, ")
 
 
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim import plugins
 from fedsim.config.models import DataSetConfig
 from fedsim.data import DataSet, load_dataset
-from fedsim.data import formats as formats_module
 from fedsim.errors import BadInput
 
 MIB = 2**20
@@ -178,8 +178,7 @@ class _Broken:
 
 
 def test_a_broken_format_package_spoils_no_other_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    points = formats_module.entry_points
-    monkeypatch.setattr(formats_module, "entry_points", lambda group: [*points(group=group), _Broken()])
+    monkeypatch.setitem(plugins._points(plugins.FORMATS), "broken", _Broken())
     assert len(load(tmp_path, "npz", WHOLE["npz"][1]).train) == 10
     (tmp_path / "unknown").touch()
     by_its_files = DataSetConfig(name="it", path=Path("unknown"))

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.learning import models
+from fedsim import plugins
 from fedsim.learning.engine import SequentialEngine, make_deterministic, mean_update, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples
 from fedsim.learning.models import build_model, initial_vector, load_vector, vector_of
-from fedsim.learning.partition import make_partition
+from fedsim.learning.partitions import make_partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import Pipeline
@@ -71,7 +71,7 @@ def test_torch_is_made_deterministic_without_importing_its_compiler_which_takes_
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox"])
 def test_training_is_plain_sgd_in_the_seeds_batch_order(strategy: str) -> None:
-    settings = _settings(strategy=strategy, proximal_mu=0.5)
+    settings = _settings(strategy=strategy, strategy_options={"mu": 0.5} if strategy == "fedprox" else {})
     engine, start = _engine(settings), _start(settings)
     (update,) = engine.train([2], 3, start)
 
@@ -128,7 +128,7 @@ def test_rounds_and_seeds_change_the_batch_order() -> None:
 
 
 def test_fedprox_without_its_pull_is_fedavg() -> None:
-    plain, prox = _settings(), _settings(strategy="fedprox", proximal_mu=0.0)
+    plain, prox = _settings(), _settings(strategy="fedprox", strategy_options={"mu": 0.0})
     (one,), (other,) = (_engine(chosen).train([0], 1, _start(chosen)) for chosen in (plain, prox))
     assert np.array_equal(one.arrays[PARAMETERS], other.arrays[PARAMETERS])
 
@@ -144,7 +144,7 @@ def test_a_client_that_diverges_is_named_with_its_round() -> None:
 
 
 class _Dropping:
-    name = "dropping"
+    name, value = "dropping", "our_lab:dropping"
 
     def load(self) -> object:
         return lambda shape, classes: nn.Sequential(nn.Linear(shape[0], 8), nn.Dropout(0.5), nn.Linear(8, classes))
@@ -153,7 +153,7 @@ class _Dropping:
 def test_a_lab_model_with_dropout_is_reproducible_and_torchs_stream_is_put_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models, "entry_points", lambda group: [_Dropping()] if group == "fedsim.models" else [])
+    monkeypatch.setitem(plugins._points(plugins.MODELS), "dropping", _Dropping())
     settings = _settings().model_copy(update={"model": "dropping"})
     start = _start(settings)
     torch.manual_seed(0)
@@ -181,7 +181,7 @@ def test_a_chunks_mean_is_weighted_and_summed_in_the_order_given(weighting: str)
         )
         for client, size, loss in ((3, 10, 1.0), (5, 30, 2.0), (8, 60, 3.0))
     ]
-    strategy = make_strategy(_settings(weighting=weighting))
+    strategy = make_strategy(_settings(strategy_options={"weighting": weighting}))
     mean = mean_update(iter(updates), strategy)
     weights = [10, 30, 60] if weighting == "examples" else [1, 1, 1]
     for name, array in mean.arrays.items():

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.learning.cohort import cut_chunks, draw_cohort
+from fedsim.learning.cohort import cut_chunks
 from fedsim.learning.randomness import generator
+from fedsim.learning.samplers.uniform import Uniform
 
 
 def test_equal_uses_draw_equal_numbers_and_different_uses_different_ones() -> None:
@@ -32,7 +33,7 @@ def test_equal_uses_draw_equal_numbers_and_different_uses_different_ones() -> No
 def test_a_cohort_is_distinct_clients_ascending(seed: int, round_number: int, data: st.DataObject) -> None:
     population = data.draw(st.integers(1, 500))
     size = data.draw(st.integers(1, population))
-    cohort = draw_cohort(seed, round_number, population, size)
+    cohort = Uniform().draw(seed, round_number, population, size)
     assert len(cohort) == size
     assert list(cohort) == sorted(set(cohort))
     assert cohort[0] >= 0
@@ -42,16 +43,16 @@ def test_a_cohort_is_distinct_clients_ascending(seed: int, round_number: int, da
 def test_every_client_is_drawn_about_equally_often() -> None:
     counts = [0] * 20
     for round_number in range(2000):
-        for client in draw_cohort(7, round_number, 20, 5):
+        for client in Uniform().draw(7, round_number, 20, 5):
             counts[client] += 1
     assert min(counts) > 400
     assert max(counts) < 600
 
 
 def test_drawing_from_a_million_costs_memory_for_the_cohort_only() -> None:
-    draw_cohort(0, 1, 1_000_000, 100)
+    Uniform().draw(0, 1, 1_000_000, 100)
     tracemalloc.start()
-    draw_cohort(0, 2, 1_000_000, 100)
+    Uniform().draw(0, 2, 1_000_000, 100)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100_000

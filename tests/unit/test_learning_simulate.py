@@ -50,7 +50,7 @@ def _settings(**chosen: Any) -> TaskSettings:
 @pytest.mark.parametrize("strategy", ["fedavg", "fedprox", "fedavgm", "median"])
 def test_the_same_task_gives_the_same_digest_and_learns(strategy: str) -> None:
     told: list[RoundResult] = []
-    settings = _settings(strategy=strategy, server_momentum=0.5)
+    settings = _settings(strategy=strategy, strategy_options={"momentum": 0.5} if strategy == "fedavgm" else {})
     one = simulate(settings, _data(), chunk_clients=2, on_round=told.append)
     two = simulate(settings, _data(), chunk_clients=2)
     assert one.digest == two.digest
@@ -73,7 +73,8 @@ def test_a_task_that_is_resumed_ends_with_the_same_bytes(strategy: str) -> None:
 
 def test_without_a_pull_fedprox_is_fedavg() -> None:
     assert (
-        simulate(_settings(strategy="fedprox", proximal_mu=0), _data()).digest == simulate(_settings(), _data()).digest
+        simulate(_settings(strategy="fedprox", strategy_options={"mu": 0}), _data()).digest
+        == simulate(_settings(), _data()).digest
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning import models
 from fedsim.learning.models import (
@@ -59,7 +60,7 @@ def test_a_shape_that_does_not_fit_is_refused_naming_both(name: str, shape: tupl
 
 
 def test_an_unknown_model_is_refused_with_those_there_are() -> None:
-    with pytest.raises(BadInput, match="no model 'gpt'; there are 2nn, cifar_cnn, cnn, logistic, mlp"):
+    with pytest.raises(BadInput, match=r"unknown model 'gpt' \(available: 2nn, cifar_cnn, cnn, logistic, mlp"):
         build_model("gpt", (28, 28), 10)
 
 
@@ -130,7 +131,8 @@ def _window(image: torch.Tensor, top: int, left: int, mirrored: bool) -> torch.T
 def _installed(monkeypatch: pytest.MonkeyPatch, factory: object) -> None:
     """A package's model `odd`."""
     point = SimpleNamespace(name="odd", value="our_lab:odd", load=lambda: factory)
-    monkeypatch.setattr(models, "entry_points", lambda group: [point] if group == "fedsim.models" else [])
+    monkeypatch.setitem(plugins._points(plugins.MODELS), "odd", point)
+    plugins.load.cache_clear()
 
 
 class _Odd(nn.Module):
@@ -191,6 +193,7 @@ def test_what_never_changes_may_stand_beside_the_parameters(monkeypatch: pytest.
 
 def test_a_model_whose_package_is_broken_is_named_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("odd", "not_installed_here:odd", "fedsim.models")
-    monkeypatch.setattr(models, "entry_points", lambda group: [point])  # noqa: ARG005
+    monkeypatch.setitem(plugins._points(plugins.MODELS), "odd", point)
+    plugins.load.cache_clear()
     with pytest.raises(BadInput, match=r"model odd \(not_installed_here:odd\) cannot be loaded: No module named"):
         build_model("odd", (4,), 2)

@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
-from fedsim.learning.partition import Partition, make_partition, most_clients
+from fedsim.learning.partitions import Partition, make_partition, most_clients
 from fedsim.settings import TaskSettings
 
 
 def _partition(labels: IntArray, **chosen: Any) -> Partition:
     return make_partition(TaskSettings(**chosen), labels)
+
+
+def _alpha(kind: str, alpha: float) -> dict[str, Any]:
+    return {"partition_options": {"alpha": alpha}} if kind == "dirichlet" else {}
 
 
 def _labels(count: int, classes: int = 10) -> IntArray:
@@ -31,13 +35,13 @@ def _labels(count: int, classes: int = 10) -> IntArray:
 )
 def test_no_example_belongs_to_two_clients(kind: str, clients: int, per_client: int, seed: int) -> None:
     labels = _labels(clients * per_client)
-    partition = _partition(labels, partition=kind, num_clients=clients, seed=seed, alpha=10.0)
+    partition = _partition(labels, partition=kind, num_clients=clients, seed=seed, **_alpha(kind, 10.0))
     held = [partition.indices(client) for client in range(clients)]
     together = np.concatenate(held)
     assert len(set(together.tolist())) == len(together)
     assert [len(part) for part in held] == [partition.num_examples(client) for client in range(clients)]
     assert partition.num_clients == clients
-    again = _partition(labels, partition=kind, num_clients=clients, seed=seed, alpha=10.0)
+    again = _partition(labels, partition=kind, num_clients=clients, seed=seed, **_alpha(kind, 10.0))
     assert all(np.array_equal(again.indices(client), held[client]) for client in range(clients))
 
 
@@ -81,7 +85,7 @@ def test_dirichlet_deals_every_example_and_alpha_says_how_evenly() -> None:
     labels = _labels(20_000)
     uneven = {}
     for alpha in (0.1, 100.0):
-        partition = _partition(labels, partition="dirichlet", num_clients=20, alpha=alpha)
+        partition = _partition(labels, partition="dirichlet", num_clients=20, **_alpha("dirichlet", alpha))
         assert sum(partition.num_examples(client) for client in range(20)) == 20_000
         shares = np.stack([np.bincount(labels[partition.indices(client)], minlength=10) for client in range(20)])
         uneven[alpha] = float((shares.max(axis=1) / shares.sum(axis=1)).mean())
@@ -90,12 +94,14 @@ def test_dirichlet_deals_every_example_and_alpha_says_how_evenly() -> None:
 
 
 def test_dirichlet_keeps_to_the_least_size() -> None:
-    partition = _partition(_labels(2000), partition="dirichlet", num_clients=10, alpha=0.3, min_partition_size=40)
+    partition = _partition(
+        _labels(2000), partition="dirichlet", num_clients=10, min_partition_size=40, **_alpha("dirichlet", 0.3)
+    )
     assert min(partition.num_examples(client) for client in range(10)) >= 40
 
 
 def test_dirichlet_survives_the_tiniest_alpha() -> None:
-    partition = _partition(_labels(500, 400), partition="dirichlet", num_clients=2, alpha=0.001)
+    partition = _partition(_labels(500, 400), partition="dirichlet", num_clients=2, **_alpha("dirichlet", 0.001))
     assert partition.num_examples(0) + partition.num_examples(1) == 500
 
 
@@ -122,7 +128,15 @@ def test_runs_tell_the_sizes_of_consecutive_clients() -> None:
         ({"partition": "shards", "num_clients": 1000}, "1000 clients are too many for 100 .* at most 50 are"),
         ({"partition": "iid", "num_clients": 10, "min_partition_size": 11}, "at most 8 are possible"),
         ({"partition": "dirichlet", "num_clients": 30, "min_partition_size": 4}, "at most 25 are"),
-        ({"partition": "dirichlet", "num_clients": 10, "alpha": 0.01, "min_partition_size": 9}, "larger alpha"),
+        (
+            {
+                "partition": "dirichlet",
+                "num_clients": 10,
+                "partition_options": {"alpha": 0.01},
+                "min_partition_size": 9,
+            },
+            "larger alpha",
+        ),
         ({"partition": "local", "num_clients": 1, "min_partition_size": 101}, "only 100 examples are here"),
     ],
 )

@@ -35,7 +35,7 @@ def problems(given: dict[str, Any]) -> dict[str, str]:
 
 def test_the_original_platforms_defaults_are_ours() -> None:
     settings, notes = parse_settings(json.loads(json.dumps(SEED)))
-    assert settings == TaskSettings()
+    assert settings == parse_settings({})[0]
     assert notes == [SAVE_PATH_NOTE]
 
 
@@ -66,13 +66,13 @@ def test_every_problem_is_told_at_once() -> None:
             "epoch": 0,
             "modelname": "zz",
             "cfraction": 2,
-            "iid": "perhaps",
             "gpu": "xyz",
             "colour": "blue",
-            "alpha": "nan",
+            "partition": "dirichlet",
+            "partition_options": {"alpha": "nan"},
         }
     )
-    assert set(told) == {"local_epochs", "model", "fraction_train", "iid", "gpu", "colour", "alpha"}
+    assert set(told) == {"local_epochs", "model", "fraction_train", "gpu", "colour", "partition_options.alpha"}
     assert "2nn" in told["model"], "those there are"
     assert "num_rounds" in told["colour"]
 
@@ -87,3 +87,34 @@ def test_a_model_that_is_no_text_is_a_problem_not_a_crash(value: object) -> None
 )
 def test_a_cohort_is_what_the_person_meant(clients: int, fraction: float, cohort: int) -> None:
     assert TaskSettings(num_clients=clients, fraction_train=fraction).cohort_size == cohort
+
+
+def test_options_are_checked_against_the_chosen_plugin_and_completed_with_its_defaults() -> None:
+    settings, _ = parse_settings({"strategy": "fedprox", "strategy_options.mu": "0.1"})
+    assert settings.strategy_options == {"weighting": "examples", "mu": 0.1}
+    assert settings.partition_options == {}
+    assert TaskSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "problem"),
+    [
+        ({"strategy_options": {"mu": 1}}, "strategy_options.mu", "is not an option of fedavg (options: weighting)"),
+        ({"strategy": "median", "strategy_options": {"mu": 1}}, "strategy_options.mu", "median has no options"),
+        ({"strategy": "fedsgd"}, "strategy", "unknown strategy 'fedsgd' (available: fedavg, fedavgm, fedprox, median)"),
+        ({"aggregation_options": {"mu": 1}}, "aggregation_options.mu", "choose aggregation first"),
+        ({"alpha": 1}, "alpha", "it is now partition_options.alpha of the partition dirichlet"),
+        ({"sampler_options": {"size": 1}, "sampler_options.size": 2}, "sampler_options.size", "is given twice"),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_apply_is_a_problem_that_lists_the_right_ones(
+    given: dict[str, Any], field: str, problem: str
+) -> None:
+    found = problems(given)
+    assert set(found) == {field}
+    assert problem in found[field]
+
+
+def test_settings_of_a_plugin_that_is_no_longer_installed_stay_readable() -> None:
+    row = TaskSettings.model_validate({"strategy": "ours", "strategy_options": {"beta": 3, "kinds": ["a", "b"]}})
+    assert row.options("strategy") == {"beta": 3, "kinds": ["a", "b"]}

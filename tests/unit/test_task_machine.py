@@ -14,7 +14,7 @@ from itertools import count
 
 import pytest
 
-from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport
+from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
@@ -379,7 +379,7 @@ class World:
 
 
 def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[tuple[int, int, int | None]]:
-    if plan.settings.linear:
+    if plan.uplink == Uplink.SUM:
         return {(number, chunk, None)}
     return {(number, chunk, client) for client in clients}
 

@@ -19,6 +19,7 @@ from fedsim.messages import (
     Hello,
     ModelInfo,
     TaskReport,
+    Uplink,
 )
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
@@ -219,7 +220,8 @@ def in_round_one(settings: TaskSettings = HALF) -> TaskMachine:
 def answers(machine: TaskMachine, node: str) -> list[on_server.UpdateArrived]:
     plan, number = machine.plan, machine.round
     chunks = [chunk for chunk in plan.chunks(number) if plan.nodes[chunk.node] == node]
-    keys = [(chunk.id, client) for chunk in chunks for client in ([None] if plan.settings.linear else [*chunk.clients])]
+    summed = plan.uplink == Uplink.SUM
+    keys = [(chunk.id, client) for chunk in chunks for client in ([None] if summed else [*chunk.clients])]
     return [on_server.UpdateArrived(came(node, number, chunk, client)) for chunk, client in keys]
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from fedsim import plugins
 from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning import transforms as pipeline_module
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.simulate import simulate
-from fedsim.learning.strategies import STRATEGIES, make_strategy
+from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import (
     TRANSFORMS,
     IdentityTransform,
@@ -26,7 +27,7 @@ from fedsim.learning.transforms import (
     compatibility,
     make_pipeline,
 )
-from fedsim.messages import Assignment, Engine
+from fedsim.messages import Assignment, Engine, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import update_path
@@ -98,6 +99,7 @@ def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.
     updates, files = [], []
     for number, node in enumerate(("a", "b")):
         assignment = Assignment(
+            uplink=Uplink.SUM,
             task="5" * 32,
             number=1,
             first_client=2 * number,
@@ -164,14 +166,17 @@ def test_client_sides_run_in_order_each_at_its_stage_and_server_sides_in_reverse
 
 
 def test_what_combines_with_what_derives_from_the_declarations() -> None:
-    strategies = {name: make_strategy(SETTINGS.model_copy(update={"strategy": name})) for name in STRATEGIES}
+    strategies = {
+        name: make_strategy(SETTINGS.model_copy(update={"strategy": name}))
+        for name in plugins.names(plugins.STRATEGIES)
+    }
     matrix = compatibility(strategies, {"identity": IdentityTransform(), "mask": Mask(), "picky": Picky()})
     assert {pair for pair, problem in matrix.items() if problem} == {
         ("median", "mask"),
         ("fedprox", "picky"),
         ("mask", "picky"),
     }
-    assert len(matrix) == len(STRATEGIES) * 3 + 3
+    assert len(matrix) == len(strategies) * 3 + 3
     assert "only see their sum" in matrix["median", "mask"]
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings, parse_settings
+from fedsim import plugins
+from fedsim.settings import PLUGIN_SETTINGS, TaskSettings, parse_settings
 from fedsim.web import forms
 from fedsim.web.catalogue import Catalogue, DataSetSummary, NodeView, check_settings
 from fedsim.web.errors import Fault
@@ -26,18 +27,27 @@ def problems(typed: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str
 
 
 def test_the_form_has_every_setting_and_menus_every_choice() -> None:
-    assert {field.name for field in forms.FIELDS} == set(TaskSettings.model_fields)
-    menus = {field.name: [value for value, _ in field.choices] for field in forms.FIELDS if field.choices}
-    assert menus["partition"] == list(PARTITIONS)
-    assert menus["strategy"] == list(STRATEGIES)
+    general = [field for group in forms.form_groups() for field in group.fields]
+    assert {field.name for field in general} == {name for name in TaskSettings.model_fields if "_options" not in name}
+    menus = {field.name: [value for value, _ in field.choices] for field in general if field.choices}
+    for setting, group in PLUGIN_SETTINGS.items():
+        if setting != "model":  # typed, with suggestions
+            assert [name for name in menus[setting] if name] == list(plugins.names(group))
     for name, values in menus.items():
         for value in values:
             TaskSettings.model_validate({name: value})
 
 
 def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
-    settings = TaskSettings.model_validate(
-        {"local_learning_rate": 1e-05, "round_timeout_seconds": 12.5, "seed": 2**63 - 1, "title": "ein <b>Titel</b>"}
+    settings, _ = parse_settings(
+        {
+            "strategy": "fedprox",
+            "strategy_options": {"mu": 0.125},
+            "local_learning_rate": 1e-05,
+            "round_timeout_seconds": 12.5,
+            "seed": 2**63 - 1,
+            "title": "ein <b>Titel</b>",
+        }
     )
     again, _ = parse_settings(forms.given(forms.filled(settings)))
     assert again == settings
@@ -45,7 +55,7 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
 
 @given(rate=st.floats(min_value=1e-300, max_value=100))
 def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: float) -> None:
-    settings = TaskSettings(local_learning_rate=rate)
+    settings, _ = parse_settings({"local_learning_rate": rate})
     again, _ = parse_settings(forms.given(forms.filled(settings)))
     assert again == settings
 
@@ -69,11 +79,12 @@ def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: fl
         ("fraction_train", "1.1", "must be at most 1"),
         ("fraction_train", "nan", "must be a finite number"),
         ("fraction_train", [], "must be a number"),
-        ("server_momentum", "1", "must be less than 1"),
+        ("strategy_options", {"momentum": 1}, "is not an option of fedavg (options: weighting)"),
+        ("alpha", "1", "is not a setting any more; it is now partition_options.alpha of the partition dirichlet"),
         ("local_learning_rate", "fast", "must be a number"),
         ("title", "x" * 121, "must have at most 120 characters"),
         ("title", 7, "must be text"),
-        ("partition", "pie", "must be one of iid, shards, dirichlet, local"),
+        ("partition", "pie", "unknown partition 'pie' (available: dirichlet, iid, local, shards)"),
         ("model", "resnet", "there is no model “resnet”; there are 2nn, cnn"),
         ("dataset", "imagenet", "no node has “imagenet”; there are mnist"),
         ("dataset", "../etc", NAME_RULE),
@@ -81,7 +92,7 @@ def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: fl
 )  # fmt: skip
 def test_a_wrong_value_is_named_in_plain_words_beside_its_field(field: str, value: object, problem: str) -> None:
     found = problems({field: value})
-    assert found == {field: problem}
+    assert {name.partition(".")[0]: text for name, text in found.items()} == {field: problem}
 
 
 def test_all_problems_come_at_once_and_in_chinese_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -136,7 +137,7 @@ def show(api: Api, out: Output, task: int) -> None:
     if record["digest"]:
         out.say(f"digest: {record['digest']}")
     out.say("")
-    out.table(["setting", "value"], [(name, value) for name, value in record["settings"].items() if name != "title"])
+    out.table(["setting", "value"], list(_settings_rows(record["settings"])))
     if rounds:
         out.say("")
         rounds_table(out, record, rounds)
@@ -145,6 +146,15 @@ def show(api: Api, out: Output, task: int) -> None:
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
+    """Names and values, those of options as `--set` takes them."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
+        elif name != "title" and value != "":
+            yield name, value
 
 
 def _checkpoint_row(checkpoint: Json) -> list[Any]:

@@ -130,10 +130,36 @@ def options(api: Api, out: Output) -> None:
     out.say("")
     described = found["schema"]["properties"]
     rows = [
-        (name, default if default != "" else NONE, _values(described[name]), described[name].get("description", ""))
+        (
+            name,
+            default if default != "" else NONE,
+            _names(found, name) or _values(described[name]),
+            described[name].get("description", ""),
+        )
         for name, default in found["defaults"].items()
+        if not name.endswith("_options")
     ]
-    out.table(["setting", "default", "values", "what it is"], rows)
+    out.table(["setting", "default", "values", "description"], rows)
+    options_rows = [
+        (plugin["name"], f"{setting}_options.{name}", schema.get("default", NONE), _values(schema), description(schema))
+        for setting, offered in found["plugins"].items()
+        if setting not in {"aggregation", "server_step"}  # their options are those of the strategies
+        for plugin in offered
+        for name, schema in plugin["options"].get("properties", {}).items()
+    ]
+    if options_rows:
+        out.say("")
+        out.table(["plug-in", "option", "default", "values", "description"], options_rows)
+
+
+def description(schema: Json) -> str:
+    """What a setting is, from its JSON schema."""
+    return str(schema.get("description", ""))
+
+
+def _names(found: Json, setting: str) -> str:
+    """The plug-ins that a setting can name; empty for other settings."""
+    return ", ".join(plugin["name"] for plugin in found["plugins"].get(setting, []))
 
 
 def _values(schema: Json) -> str:

@@ -22,7 +22,7 @@ from fedsim.messages import (
     TaskReport,
     as_text,
 )
-from fedsim.settings import MODELS
+from fedsim.plugins import MODELS
 from fedsim.worker.inspector import Inspected
 
 Listed = TypeVar("Listed", DataSetInfo, ModelInfo, TaskReport)

@@ -13,7 +13,7 @@ from fedsim.client.context import NodeContext
 from fedsim.client.telemetry import NodeTaskTelemetry
 from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
-from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, read_message
+from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, Uplink, read_message
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
@@ -341,6 +341,6 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         return [(number, chunk.id) for chunk in broadcast.chunks if self._keys(chunk) <= there]
 
     def _keys(self, chunk: Chunk) -> set[tuple[int, int | None]]:
-        if self.assignment.settings.linear:
+        if self.assignment.uplink == Uplink.SUM:
             return {(chunk.id, None)}
         return {(chunk.id, client) for client in chunk.clients}

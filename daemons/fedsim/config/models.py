@@ -9,8 +9,9 @@ from typing import Annotated, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork, ValidationInfo
 
+from fedsim import plugins
 from fedsim.config.database import checked_url
-from fedsim.settings import FORMATS, MODELS, installed
+from fedsim.plugins import FORMATS, MODELS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -142,8 +143,8 @@ def _one_of(group: str) -> AfterValidator:
     """A name that an installed package offers in this entry-point group."""
 
     def check(name: str) -> str:
-        if name not in (known := installed(group)):
-            raise ValueError(f"there is no {name!r}; there are {', '.join(known)}")
+        if name not in plugins.names(group):
+            raise ValueError(plugins.unknown(group, name))
         return name
 
     return AfterValidator(check)

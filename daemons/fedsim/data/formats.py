@@ -5,15 +5,13 @@ A format is a class without constructor arguments, named by an entry point in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
 
+from fedsim import plugins
 from fedsim.config.models import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet
-from fedsim.settings import FORMATS
 
 
 class Format(Protocol):
@@ -46,15 +44,14 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
     Raises:
         BadInput: there is no such format, none fits, or the configuration sets what the format does not understand.
     """
-    points = {point.name: point for point in entry_points(group=FORMATS)}
-    known = ", ".join(sorted(points))
+    known = ", ".join(plugins.names(plugins.FORMATS))
     if config.format is not None:
         name = config.format
-        chosen = _load(points[name])
+        chosen = _load(name)
     elif not path.exists():
         raise BadInput(f"data set {config.name}: {path} does not exist; put its files there, or correct `path`")
     else:
-        loaded, broken = _load_all(points.values())
+        loaded, broken = _load_all()
         fitting = [name for name, candidate in loaded.items() if candidate.detect(path)]
         if len(fitting) != 1:
             problem = (
@@ -75,21 +72,16 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
     return chosen
 
 
-def _load(point: EntryPoint) -> Format:
-    try:
-        return cast("Format", point.load()())
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"the format {point.name} ({point.value}) cannot be loaded: {error}; repair or uninstall its package"
-        ) from error
+def _load(name: str) -> Format:
+    return cast("Format", plugins.load(plugins.FORMATS, name)())
 
 
-def _load_all(points: Iterable[EntryPoint]) -> tuple[dict[str, Format], list[str]]:
-    """The formats by name, and why others cannot be loaded: one broken package spoils no other's data sets."""
+def _load_all() -> tuple[dict[str, Format], list[str]]:
+    """The formats by name, and why others cannot be loaded: one broken package affects no other's data sets."""
     loaded, broken = {}, []
-    for point in sorted(points, key=lambda point: point.name):
+    for name in plugins.names(plugins.FORMATS):
         try:
-            loaded[point.name] = _load(point)
+            loaded[name] = _load(name)
         except BadInput as error:
             broken.append(str(error))
     return loaded, broken

@@ -6,13 +6,14 @@ Memory depends on neither the model's size nor the number of clients; sums are f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Strategy
+from fedsim.learning.strategies import Block, Strategy, Uplink
 from fedsim.update import Layout
 
 BLOCK = 2**18
@@ -39,10 +40,11 @@ def aggregate(
         global_vector: float32 [P], the model that the clients received.
         updates: float32 [P] each, in canonical order: chunk after chunk, or client after client.
         weights: one for each update, from `Strategy.weight`.
-        state: float32 [P] for each of the strategy's `state_names`; `initial_state` before round 1.
+        state: float32 [P] for each vector of the strategy's `server_state`; `initial_state` before round 1.
         out: float32 [P], written.
         state_out: like `state`, written; must not be the same arrays.
-        block: parameters at a time; any value gives the same bytes.
+        block: parameters at a time in `combine` and `step`; any value gives the same bytes. The passes of
+            `Strategy.prepare` use blocks of a fixed size, because they sum over blocks.
 
     Returns:
         Whether every new parameter, and every number of the state, is finite.
@@ -58,25 +60,51 @@ def aggregate(
             )
     if len(weights) != len(updates) or not sum(weights) > 0:
         raise BadInput(f"{len(updates)} updates with the weights {list(weights)[:10]} cannot be combined")
+    stacked = max(1, STACKED_BLOCK // len(updates))
     if block is None:
-        block = max(1, STACKED_BLOCK // len(updates)) if strategy.needs_each_client else BLOCK
+        block = stacked if strategy.uplink == Uplink.EACH_CLIENT else BLOCK
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
+        prepared = _prepare(strategy, global_vector, updates, weights, stacked)
     finite = True
     for start in range(0, size, block):
         here = slice(start, start + block)
-        with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
-            combined = strategy.combine((update[here] for update in updates), weights)
-            old_state = {name: state[name][here].astype(np.float64) for name in strategy.state_names}
-            new, new_state = strategy.step(global_vector[here].astype(np.float64), combined, old_state)
+        with np.errstate(over="ignore", invalid="ignore"):
+            received = global_vector[here].astype(np.float64)
+            combined = strategy.combine([update[here] for update in updates], weights, received, prepared)
+            old_state = {name: state[name][here].astype(np.float64) for name in strategy.server_state}
+            new, new_state = strategy.step(received, combined, old_state)
             out[here] = new
-            for name in strategy.state_names:
+            for name in strategy.server_state:
                 state_out[name][here] = new_state[name]
         finite &= all(bool(np.isfinite(made[here]).all()) for made in (out, *state_out.values()))
     return finite
 
 
+def _prepare(
+    strategy: Strategy,
+    global_vector: FloatArray,
+    updates: Sequence[FloatArray],
+    weights: Sequence[float],
+    block: int,
+) -> Any:
+    """Run the strategy's passes over all blocks; returns what it prepares for `combine`."""
+    passes = strategy.prepare(weights)
+    try:
+        function = next(passes)
+        while True:
+            total: Block | None = None
+            for start in range(0, len(global_vector), block):
+                here = slice(start, start + block)
+                part = function([update[here] for update in updates], global_vector[here].astype(np.float64))
+                total = np.asarray(part, np.float64) if total is None else total + part
+            function = passes.send(np.zeros(0) if total is None else total)
+    except StopIteration as end:
+        return end.value
+
+
 def initial_state(strategy: Strategy, size: int) -> dict[str, FloatArray]:
-    """A strategy's state before round 1: zeros, float32 [size] for each of its `state_names`."""
-    return {name: np.zeros(size, np.float32) for name in strategy.state_names}
+    """A strategy's state before round 1: zeros, float32 [size] for each of its `server_state`."""
+    return {name: np.zeros(size, np.float32) for name in strategy.server_state}
 
 
 def uplink_layout(strategy: Strategy, size: int) -> Layout:

@@ -1,4 +1,4 @@
-"""Who trains in a round, and in which pieces: pure functions of the seed and of where the clients live.
+"""How a round's cohort is cut into chunks: a pure function of the cohort and of the clients' placement.
 
 The chunk is the unit of training, summing, sending and doing again. Its place in the canonical order (nodes in their
 order, clients ascending) fixes the order of every sum, so that the result does not depend on who answered first.
@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fedsim.learning.randomness import generator
-
 
 @dataclass(frozen=True)
 class ChunkPlan:
@@ -21,15 +19,6 @@ class ChunkPlan:
     id: int
     node: int
     clients: tuple[int, ...]
-
-
-def draw_cohort(seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:
-    """The clients that train in a round: `cohort_size` of `num_clients`, without replacement, ascending.
-
-    The cost is proportional to the cohort, not to the population (Floyd's method inside numpy).
-    """
-    drawn = generator(seed, "cohort", round_number).choice(num_clients, cohort_size, replace=False, shuffle=False)
-    return tuple(sorted(drawn.tolist()))
 
 
 def cut_chunks(

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.models import Prepares, build_model, check_training, load_vector, share_vector
-from fedsim.learning.partition import Partition
+from fedsim.learning.objectives import make_objective
+from fedsim.learning.optimizers import make_optimizer
+from fedsim.learning.partitions import Partition
 from fedsim.learning.randomness import generator
-from fedsim.learning.strategies import Strategy, make_strategy
+from fedsim.learning.strategies import Strategy, Uplink, make_strategy
 from fedsim.learning.transforms import Pipeline, Stage
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, mean_metrics
@@ -94,6 +95,8 @@ class SequentialEngine:
         self.data = ClientData(settings, train, partition)
         self.settings = settings
         self.strategy = make_strategy(settings)
+        self.objective = make_objective(settings)
+        self.optimizer = make_optimizer(settings)
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
         self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
@@ -141,17 +144,17 @@ class SequentialEngine:
         order = torch.from_numpy(self.data.batch_order(round_number, client)).to(self.device)
         augment = generator(settings.seed, "augment", round_number, client)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
+        step = self.optimizer.start(self.values, settings.local_learning_rate)
         for epoch in order:
             # One gather for each epoch, then batches are views.
             batches = torch.split(features[epoch], settings.local_batch_size)
             targets = torch.split(labels[epoch], settings.local_batch_size)
             for x, y in zip(batches, targets, strict=True):
                 inputs = self.prepare(x, augment) if self.prepare else x
-                loss = cross_entropy(self.model(inputs), y)
+                loss = self.objective.loss(self.model(inputs), y)
                 gradients = torch.autograd.grad(loss, self.parameters)
                 self.strategy.adjust_gradients(gradients, self.values, received)
-                for value, gradient in zip(self.values, gradients, strict=True):
-                    value.add_(gradient, alpha=-settings.local_learning_rate)
+                step(gradients)
                 total.add_(loss.detach(), alpha=len(y))
         return float(total) / order.numel()
 
@@ -170,7 +173,7 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
         if not seen:
             totals = {name: np.zeros(array.shape) for name, array in update.arrays.items()}
             scratch = {name: np.empty(array.shape) for name, array in update.arrays.items()}
-        weight = strategy.weight(update.num_examples)
+        weight = strategy.weight(update.num_examples, 1)
         for name, array in update.arrays.items():
             totals[name] += np.multiply(array, weight, out=scratch[name], dtype=np.float64)
         weights += weight
@@ -205,5 +208,5 @@ def train_chunk(
         pipeline.on_client(Stage.CLIENT, update.model_copy(update={"chunk": chunk}), global_vector)
         for update in engine.train(clients, round_number, global_vector)
     )
-    for update in updates if strategy.needs_each_client else [mean_update(updates, strategy)]:
+    for update in updates if strategy.uplink == Uplink.EACH_CLIENT else [mean_update(updates, strategy)]:
         yield pipeline.on_client(Stage.UPLOAD, update, global_vector)

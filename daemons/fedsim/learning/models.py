@@ -7,7 +7,6 @@ itself (a random crop in training, the centre in testing) has a method `prepare`
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
 from math import prod
 from typing import Protocol, cast, runtime_checkable
 
@@ -15,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.randomness import generator
-from fedsim.settings import MODELS
 
 TRIED_EXAMPLES = 2
 
@@ -175,15 +174,7 @@ def build_model(name: str, feature_shape: tuple[int, ...], num_classes: int, *, 
     Raises:
         BadInput: there is no such model, the shape does not fit it, or it is none that can be averaged.
     """
-    points = {point.name: point for point in entry_points(group=MODELS)}
-    if name not in points:
-        raise BadInput(f"there is no model {name!r}; there are {', '.join(sorted(points))}")
-    try:
-        factory = cast("ModelFactory", points[name].load())
-    except (ImportError, AttributeError) as error:
-        raise BadInput(
-            f"model {name} ({points[name].value}) cannot be loaded: {error}; repair its package on this host"
-        ) from error
+    factory = cast("ModelFactory", plugins.load(plugins.MODELS, name))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator(seed, "initial model").integers(2**63)))
         model = factory(feature_shape, num_classes)

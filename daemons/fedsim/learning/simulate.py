@@ -13,14 +13,15 @@ import numpy as np
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
-from fedsim.learning.cohort import cut_chunks, draw_cohort
+from fedsim.learning.cohort import cut_chunks
 from fedsim.learning.engine import SequentialEngine, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import build_model, initial_vector, load_vector
-from fedsim.learning.partition import make_partition
+from fedsim.learning.partitions import make_partition, make_partitioner
+from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import Pipeline, Transform
 from fedsim.settings import TaskSettings
@@ -82,17 +83,20 @@ def simulate(
         Diverged: the model is no longer finite.
     """
     nodes = [dataset] if isinstance(dataset, DataSet) else list(dataset)
-    if settings.partition == "local" and settings.num_clients != len(nodes):
+    partitioner = make_partitioner(settings)
+    if partitioner.per_node and settings.num_clients != len(nodes):
         raise BadInput(
-            f"num_clients is {settings.num_clients}, but partition local has one client for each node's data, "
+            f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
             f"here {len(nodes)}: set num_clients to {len(nodes)}"
         )
     if placement is None:
         placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
     feature_shape, num_classes = nodes[0].feature_shape, max(node.num_classes for node in nodes)
-    strategy, pipeline = make_strategy(settings), Pipeline(transforms)
+    strategy, sampler, pipeline = make_strategy(settings), make_sampler(settings), Pipeline(transforms)
     engines = [
-        SequentialEngine(settings, node.train, make_partition(settings, node.train.labels), num_classes, device=device)
+        SequentialEngine(
+            settings, node.train, make_partition(settings, node.train.labels, partitioner), num_classes, device=device
+        )
         for node in nodes
     ]
     model = build_model(settings.model, feature_shape, num_classes).to(device)
@@ -117,7 +121,7 @@ def simulate(
         record(0, vector, 0, None)
     for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
         # 1. Who trains, where, in which pieces.
-        cohort = draw_cohort(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+        cohort = sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
         chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
         # 2. Each chunk trains from the same global model.
         updates = [

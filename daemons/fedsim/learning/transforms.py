@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Strategy
+from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.update import Layout, Update
 
 
@@ -143,6 +143,6 @@ def _declared(first: tuple[str, object], second: tuple[str, object]) -> str:
 
 
 def _needs_values(strategy: Strategy, transform: Transform) -> str:
-    if strategy.needs_each_client and transform.visible == Visible.ONLY_SUM:
+    if strategy.uplink == Uplink.EACH_CLIENT and transform.visible == Visible.ONLY_SUM:
         return "the strategy needs each client's update, and the server would only see their sum"
     return ""

@@ -10,9 +10,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.learning.cohort import ChunkPlan, cut_chunks, draw_cohort
-from fedsim.learning.partition import most_clients, too_many_clients
-from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, Engine, Hello, Message, Name, Uid
+from fedsim.learning.cohort import ChunkPlan, cut_chunks
+from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
+from fedsim.learning.samplers import make_sampler
+from fedsim.learning.strategies import make_strategy
+from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, Engine, Hello, Message, Name, Uid, Uplink
 from fedsim.settings import TaskSettings
 
 MAX_CHUNK_CLIENTS = 32
@@ -40,6 +42,7 @@ class Plan(Message):
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     feature_shape: tuple[int, ...]
     num_classes: int
+    uplink: Uplink = Field(description="What the strategy needs of each chunk")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     version: str
 
@@ -56,7 +59,7 @@ class Plan(Message):
     def chunks(self, round_number: int) -> tuple[ChunkPlan, ...]:
         """The round's cohort, cut into chunks: a pure function of the plan."""
         settings = self.settings
-        cohort = draw_cohort(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+        cohort = make_sampler(settings).draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
         return cut_chunks(cohort, self.placement, self.chunk_clients)
 
     def assignment(self, node: str) -> Assignment:
@@ -72,6 +75,7 @@ class Plan(Message):
             feature_shape=self.feature_shape,
             num_classes=self.num_classes,
             engine=share.engine,
+            uplink=self.uplink,
             transforms=self.transforms,
             send_testset=self.testset_from == node,
         )
@@ -165,7 +169,7 @@ def make_plan(
         return Waiting("no node can take it: " + "; ".join(f"{name} {why}" for name, why in sorted(unfit.items())))
 
     groups: dict[object, list[str]] = defaultdict(list)
-    local = settings.partition == "local"
+    local = make_partitioner(settings).per_node
     for name, hello in fit.items():
         info = _dataset(settings, hello)
         # One bank's own file may lack a class that another's has.
@@ -219,7 +223,7 @@ def _fix(
     infos = {name: _dataset(settings, hello) for name, hello in chosen.items()}
     info = next(iter(infos.values()))
     num_classes = max(other.num_classes for other in infos.values())
-    local = settings.partition == "local"
+    local = make_partitioner(settings).per_node
     if local:
         settings = settings.model_copy(update={"num_clients": len(chosen)})
         counts = [1] * len(chosen)
@@ -279,6 +283,7 @@ def _fix(
         dataset_digest=None if local else info.digest,
         feature_shape=info.feature_shape,
         num_classes=num_classes,
+        uplink=make_strategy(settings).uplink,
         testset_from=testset_from,
         version=version,
     )

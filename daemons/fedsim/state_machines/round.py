@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from math import ceil
 
-from fedsim.messages import Broadcast, Chunk
+from fedsim.messages import Broadcast, Chunk, Uplink
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import SendGlobal, WriteRoster
 from fedsim.state_machines.transitions import Transition, TransitionTable
@@ -59,7 +59,7 @@ class RoundCollector:
         self._counts = counts
         self._chunks = {chunk.id: chunk for chunk in plan.chunks(number)}
         self._expected: frozenset[Key]
-        if plan.settings.linear:
+        if plan.uplink == Uplink.SUM:
             self._expected = frozenset((chunk_id, None) for chunk_id in self._chunks)
         else:
             self._expected = frozenset(

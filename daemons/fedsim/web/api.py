@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import bottle
 
-from fedsim import __version__
-from fedsim.settings import PARTITIONS, STRATEGIES, TaskSettings
+from fedsim import __version__, plugins
+from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
 from fedsim.store.records import User, UserRole, UserState
 from fedsim.web import accounts, submissions
 from fedsim.web.catalogue import read_catalogue
@@ -131,8 +131,12 @@ class ApiRoutes:
             "version": __version__,
             "models": list(catalogue.models),
             "datasets": plain(list(catalogue.datasets.values())),
-            "partitions": list(PARTITIONS),
-            "strategies": list(STRATEGIES),
+            "partitions": list(plugins.names(plugins.PARTITIONS)),
+            "strategies": list(plugins.names(plugins.STRATEGIES)),
+            "plugins": {
+                setting: [plugin.model_dump(mode="json") for plugin in plugins.describe(group)]
+                for setting, group in PLUGIN_SETTINGS.items()
+            },
             "defaults": plain(TaskSettings.model_validate({})),
             "schema": TaskSettings.model_json_schema(),
         }

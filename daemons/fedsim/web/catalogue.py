@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fedsim import plugins
 from fedsim.errors import BadInput
-from fedsim.learning.partition import most_clients
+from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.messages import DataSetInfo, Hello, read_message
-from fedsim.settings import MODELS, SAVE_PATH_NOTE, SettingsError, TaskSettings, installed, parse_settings
+from fedsim.settings import SAVE_PATH_NOTE, SettingsError, TaskSettings, parse_settings
 from fedsim.store.records import Node
 from fedsim.web.errors import Fault, Problems, explain_settings
 from fedsim.web.i18n import Text, tr
@@ -58,7 +59,9 @@ def read_catalogue(site: Site) -> Catalogue:
     for node in nodes:
         for info in node.hello.datasets if node.hello else ():
             holders.setdefault(info.name, []).append((node, info))
-    return Catalogue(nodes, {name: _dataset(name, holders[name]) for name in sorted(holders)}, installed(MODELS))
+    return Catalogue(
+        nodes, {name: _dataset(name, holders[name]) for name in sorted(holders)}, plugins.names(plugins.MODELS)
+    )
 
 
 def _view(node: Node, online: bool) -> NodeView:
@@ -122,7 +125,7 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has “%(name)s”; there are %(names)s", name=name, names=names)}
-    if settings is None or settings.partition == "local":
+    if settings is None or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
     if settings.num_clients <= most:

@@ -11,7 +11,7 @@ from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.engine import SequentialEngine, make_deterministic, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
-from fedsim.learning.partition import make_partition
+from fedsim.learning.partitions import make_partition
 from fedsim.learning.transforms import Pipeline, make_pipeline
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update

@@ -91,13 +91,13 @@ class ServerJobs:
         ]
         job.out.mkdir(parents=True, exist_ok=True)
         out = _new_vector(job.out / MODEL_FILE, base.size)
-        state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.state_names}
+        state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.server_state}
         finite = aggregate(
             strategy,
             base,
             [update.arrays[PARAMETERS] for update in updates],
             [strategy.weight(update.num_examples, update.num_clients) for update in updates],
-            {name: open_vector(job.base / state_file(name)) for name in strategy.state_names},
+            {name: open_vector(job.base / state_file(name)) for name in strategy.server_state},
             out,
             state_out,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bottle
 
-from fedsim.settings import TaskSettings
+from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
 from fedsim.web import forms
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
@@ -24,15 +24,19 @@ def show_task_form(
 ) -> bottle.HTTPResponse:
     """The form with `values`, which may be as typed; what they leave out has its default."""
     problems: Problems = fault.problems if fault else {}
-    known = {field.name for field in forms.FIELDS}
+    known = {field.name for field in forms.form_fields()}
     source = values.get(forms.SOURCE, "")
     filled = forms.filled(TaskSettings.model_validate({})) | values
+    problems = {forms.field_of_problem(name, filled): text for name, text in problems.items()}
     page = renderer.page(
         request,
         "task_form.html",
-        groups=forms.GROUPS,
+        groups=forms.form_groups(),
+        option_groups=forms.option_groups,
+        plugin_settings=PLUGIN_SETTINGS,
         values=filled,
         problems=problems,
+        all_fields=forms.form_fields(),
         other_problems={name: text for name, text in problems.items() if name not in known},
         error=fault.text if fault else None,
         notice=notice,

@@ -71,6 +71,16 @@ function cohortSize() {
   fraction.addEventListener("input", show);
 }
 
+// Of the plug-ins' options, those of the chosen one are shown.
+function chosenOptions() {
+  for (const options of document.querySelectorAll("fieldset.options")) {
+    const menu = document.getElementById(options.dataset.setting);
+    const show = () => { options.hidden = menu.value !== options.dataset.plugin; };
+    menu.addEventListener("change", show);
+    show();
+  }
+}
+
 // A live part is replaced as a whole: what the reader had opened stays open.
 let opened = [];
 document.addEventListener("htmx:beforeSwap", (event) => {
@@ -83,3 +93,4 @@ document.addEventListener("htmx:afterSettle", () => {
 
 enhance(document);
 cohortSize();
+chosenOptions();

@@ -1,0 +1,113 @@
+"""Partitions: how a data set is divided among the clients of a task. One class in one file each.
+
+Each node computes the same partition from the same labels and seed, and uses only the clients that it holds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import ClassVar
+
+import numpy as np
+
+from fedsim.errors import BadInput
+from fedsim.learning.examples import IntArray
+from fedsim.plugins import Plugin
+from fedsim.settings import TaskSettings
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Which examples belong to which client: client k holds `order[offsets[k]:offsets[k + 1]]`.
+
+    Attributes:
+        order: int64 [m], indices of examples, m <= n.
+        offsets: int64 [num_clients + 1].
+    """
+
+    order: IntArray
+    offsets: IntArray
+
+    @property
+    def num_clients(self) -> int:
+        """The population."""
+        return len(self.offsets) - 1
+
+    def num_examples(self, client: int) -> int:
+        """How many examples a client holds."""
+        return int(self.offsets[client + 1] - self.offsets[client])
+
+    def indices(self, client: int) -> IntArray:
+        """A client's examples, int64 [k]: a view, not a copy."""
+        return self.order[self.offsets[client] : self.offsets[client + 1]]
+
+    def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
+        """The sizes of consecutive clients as runs of (how many clients, examples of each), as in `TaskReport`."""
+        sizes = np.diff(self.offsets[first_client : first_client + num_clients + 1]).tolist()
+        return tuple((len(list(run)), size) for size, run in groupby(sizes))
+
+
+class Partitioner(Plugin):
+    """The base of all partitions.
+
+    Attributes:
+        per_node: each node's own data is one client; the labels of other nodes are never combined with it.
+    """
+
+    per_node: ClassVar[bool] = False
+
+    def most_clients(self, num_examples: int, min_size: int) -> int:
+        """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""
+        return num_examples // min_size
+
+    def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:
+        """Divide the examples; memory is O(n + num_clients).
+
+        Args:
+            labels: int64 [n], the training labels.
+            num_clients: at most `most_clients(n, min_size)`.
+            min_size: the least number of examples of a client.
+            seed: the task's; draw from `fedsim.learning.randomness.generator(seed, "partition <name>")`.
+
+        Raises:
+            BadInput: a client would hold too few examples; the message says which setting to change.
+        """
+        raise NotImplementedError
+
+
+def make_partitioner(settings: TaskSettings) -> Partitioner:
+    """The partition plug-in that the settings name; raises `BadInput` if it cannot be made."""
+    partitioner: Partitioner = settings.plugin("partition")
+    return partitioner
+
+
+def most_clients(settings: TaskSettings, num_examples: int) -> int:
+    """The largest number of clients that `num_examples` training examples can be divided among."""
+    return make_partitioner(settings).most_clients(num_examples, settings.min_partition_size)
+
+
+def too_many_clients(settings: TaskSettings, num_examples: int, most: int) -> str:
+    """The message for a population of more than `most` clients."""
+    return (
+        f"{settings.num_clients} clients are too many for {num_examples} training examples: with the partition "
+        f"{settings.partition} and a least size of {settings.min_partition_size} at most {most} are possible"
+    )
+
+
+def make_partition(settings: TaskSettings, labels: IntArray, partitioner: Partitioner | None = None) -> Partition:
+    """Divide a data set as the task's settings say.
+
+    Args:
+        settings: `partition` with its options, `num_clients`, `min_partition_size` and `seed` count.
+        labels: int64 [n], the training labels.
+        partitioner: instead of the one that the settings name.
+
+    Raises:
+        BadInput: there are more clients than the examples allow, or a client would hold too few.
+    """
+    partitioner = partitioner or make_partitioner(settings)
+    clients, least = settings.num_clients, settings.min_partition_size
+    if not partitioner.per_node and clients > (most := partitioner.most_clients(len(labels), least)):
+        raise BadInput(f"num_clients: {too_many_clients(settings, len(labels), most)}")
+    return partitioner.divide(labels, clients, least, settings.seed)

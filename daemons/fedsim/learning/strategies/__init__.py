@@ -1,0 +1,153 @@
+"""Strategies: what clients minimise, how their updates become one, and how the server moves the model with it.
+
+A strategy is one class in one file. It has three parts, any of which can be taken from another strategy
+(`aggregation` and `server_step` of the task's settings):
+
+1. the client's: `adjust_gradients`, the gradient of what the strategy adds to the loss;
+2. the rule that combines: `uplink`, `weight`, `prepare` and `combine`;
+3. the server's step: `server_state` and `step`.
+
+The rule and the step see a block of consecutive parameters of every update, never a whole model, so that a strategy
+takes the same memory for one client and for ten thousand. Blocks are float64 in memory, float32 at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from fedsim.learning.examples import FloatArray
+from fedsim.messages import Uplink
+from fedsim.plugins import Plugin, PluginOptions, gettext_noop
+from fedsim.settings import TaskSettings
+from fedsim.update import PARAMETERS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Block = NDArray[np.float64]
+BlockFunction = Callable[[Sequence[FloatArray], Block], Block]
+"""What a pass computes from one block: each update's part (float32 [b]) and the received model's (float64 [b])."""
+Passes = Generator[BlockFunction, Block, Any]
+
+__all__ = ["Block", "BlockFunction", "Passes", "Strategy", "Uplink", "Weighted", "make_strategy", "weighted_mean"]
+
+
+class Strategy(Plugin):
+    """The base of all strategies; as it is, it combines by the weighted mean and takes that as the new model.
+
+    Attributes:
+        uplink: `SUM`: a node may send one weighted mean for a chunk of clients. `EACH_CLIENT`: the rule needs the
+            update of each client.
+        uplink_arrays: the arrays of an update, each as long as the model, in their order in its file.
+        server_state: names of the vectors, as long as the model, that the server keeps from round to round; zeros
+            before round 1.
+    """
+
+    uplink: Uplink = Uplink.SUM
+    uplink_arrays: tuple[str, ...] = (PARAMETERS,)
+    server_state: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------ 1. the client's part
+
+    def adjust_gradients(
+        self, gradients: Sequence[Tensor], parameters: Sequence[Tensor], received: Sequence[Tensor]
+    ) -> None:
+        """Add to a step's gradients, in place; `received` are the parameters of the round's global model."""
+
+    # ------------------------------------------------------------ 2. the rule that combines
+
+    def weight(self, num_examples: int, num_clients: int) -> float:  # noqa: ARG002
+        """The weight of an update that stands for `num_clients` clients with `num_examples` examples in all."""
+        return float(num_examples)
+
+    def prepare(self, weights: Sequence[float]) -> Passes:  # noqa: ARG002
+        """Passes over all updates before `combine`: distances, norms, a choice of updates.
+
+        Yield a function of one block; the value of the `yield` is the sum of what it returns over all blocks, in
+        order. The generator's return value is handed to `combine`. Any number of passes is possible.
+
+        Args:
+            weights: of the updates, in canonical order.
+        """
+        yield from ()
+        return None
+
+    def combine(self, updates: Sequence[FloatArray], weights: Sequence[float], received: Block, prepared: Any) -> Block:  # noqa: ARG002
+        """Combine a block of all updates.
+
+        Args:
+            updates: float32 [b] each, in canonical order.
+            weights: one for each update.
+            received: float64 [b], the model that the clients received.
+            prepared: what `prepare` returned.
+
+        Returns:
+            float64 [b].
+        """
+        return weighted_mean(updates, weights)
+
+    # ------------------------------------------------------------ 3. the server's step
+
+    def step(self, received: Block, combined: Block, state: Mapping[str, Block]) -> tuple[Block, dict[str, Block]]:  # noqa: ARG002
+        """From the received model's block and the combined one to the new model's, and the new server state's."""
+        return combined, {}
+
+
+class Weighted(Strategy):
+    """A strategy whose updates are weighted as the option `weighting` says."""
+
+    class Options(PluginOptions):
+        """What a client's update counts."""
+
+        weighting: Literal["examples", "uniform"] = Field(
+            "examples",
+            title=gettext_noop("Weighting"),
+            description=gettext_noop("A client's weight: its number of examples, or the same for each client."),
+        )
+
+    options: Options
+
+    def weight(self, num_examples: int, num_clients: int) -> float:
+        """The number of examples, or of clients."""
+        return float(num_examples if self.options.weighting == "examples" else num_clients)
+
+
+def weighted_mean(updates: Iterable[FloatArray], weights: Sequence[float]) -> Block:
+    """The weighted mean, float64 [b], summed in the order given."""
+    total: Block | None = None
+    for update, weight in zip(updates, weights, strict=True):
+        weighted = np.multiply(update, weight, dtype=np.float64)
+        total = weighted if total is None else np.add(total, weighted, out=total)
+    if total is None:
+        raise ValueError("no updates to combine")
+    return np.divide(total, sum(weights), out=total)
+
+
+class ComposedStrategy(Strategy):
+    """A strategy whose three parts come from up to three strategies."""
+
+    def __init__(self, client: Strategy, rule: Strategy, server: Strategy) -> None:
+        super().__init__()
+        self.uplink, self.uplink_arrays, self.server_state = rule.uplink, client.uplink_arrays, server.server_state
+        self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
+        self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
+        self.step = server.step  # type: ignore[method-assign]
+
+
+def make_strategy(settings: TaskSettings) -> Strategy:
+    """The strategy that the settings name; `aggregation` and `server_step` replace two of its parts.
+
+    Raises:
+        BadInput: one of them is not installed, or does not take the options given for it.
+    """
+    strategy: Strategy = settings.plugin("strategy")
+    if not settings.aggregation and not settings.server_step:
+        return strategy
+    rule = settings.plugin("aggregation") if settings.aggregation else strategy
+    server = settings.plugin("server_step") if settings.server_step else strategy
+    return ComposedStrategy(strategy, rule, server)

@@ -1,0 +1,24 @@
+"""The coordinate-wise median."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedsim.learning.examples import FloatArray
+from fedsim.learning.strategies import Block, Strategy, Uplink
+from fedsim.plugins import gettext_noop
+
+
+class Median(Strategy):
+    """The coordinate-wise median of the clients' parameters (Yin et al. 2018, algorithm 1); all clients count alike."""
+
+    title = gettext_noop("Median – of each coordinate, withstands outliers")
+    uplink = Uplink.EACH_CLIENT
+
+    def combine(self, updates: Sequence[FloatArray], weights: Sequence[float], received: Block, prepared: Any) -> Block:  # noqa: ARG002
+        """The middle value; of an even number the mean of the two middle ones."""
+        stacked = np.stack(updates).astype(np.float64)
+        return np.asarray(np.median(stacked, axis=0, overwrite_input=True), np.float64)
