@@ -24,7 +24,7 @@ from fedsim.cli.lab import NodeSpec
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
 from fedsim.errors import EX_CONFIG
 from fedsim.migrations.command import main as fedsim_migrate
-from fedsim.settings import TaskSettings, parse_settings
+from fedsim.settings import parse_settings
 from fedsim.store import Store
 from fedsim.web.accounts import make_token
 
@@ -86,8 +86,7 @@ def test_tasks_of_0_1_are_shown_with_their_settings_metrics_and_rounds(lab: Upgr
         (3, {"strategy_options": {}}),
     ):
         task = lab.api.get(f"/tasks/{number}").json()["task"]
-        if "strategy_options" in TaskSettings.model_fields:
-            assert {name: task["settings"][name] for name in changed} == changed
+        assert {name: task["settings"][name] for name in changed} == changed
         rounds = lab.api.get(f"/tasks/{number}/rounds").json()["rounds"]
         assert [item["round"] for item in rounds] == [0, 1, 2, 3]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.learning.examples import IntArray
+from fedsim.plugins import gettext_noop
 from fedsim.settings import TaskSettings
 
 # Metrics by name, and per-class metrics by name with a value for each class; None: not defined (an absent class).
@@ -21,11 +22,6 @@ MetricValues = dict[str, float | None]
 ClassValues = dict[str, tuple[float | None, ...]]
 OutputArray = NDArray[np.float64]
 TRAIN_PREFIX = "train_"
-
-
-def gettext_noop(text: str) -> str:
-    """Mark a text for translation; it is translated when it is shown."""
-    return text
 
 
 class MetricFormat(StrEnum):

@@ -18,9 +18,8 @@ def upgrade() -> None:
     bind = op.get_bind()
     tasks = Table("tasks", MetaData(), autoload_with=bind)
     for number, text in bind.execute(select(tasks.c.number, tasks.c.settings)).all():
-        # Readers leave unknown names out, so the names of 0.1 can stay beside the options.
         stored = json.loads(text)
-        converted = stored | settings_from_0_1(stored)
+        converted = settings_from_0_1(stored)
         if converted != stored:
             changed = json.dumps(converted, separators=(",", ":"))
             bind.execute(tasks.update().where(tasks.c.number == number).values(settings=changed))
