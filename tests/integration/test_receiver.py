@@ -41,7 +41,7 @@ from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.kinds import permitted_kinds
 from fedsim.wire import Identity
-from fedsim.wire.frames import FrameType
+from fedsim.wire.protocol.frames import FrameType
 from fedsim.wire.sender import Sender, Status
 
 # -- who may send what

@@ -21,7 +21,7 @@ from transfer_support import (
 
 from fedsim.config import ReceiverConfig, load_config
 from fedsim.errors import EX_CONFIG, EX_UNAVAILABLE, Unavailable
-from fedsim.wire.frames import FrameType
+from fedsim.wire.protocol.frames import FrameType
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "fedsim" / "receiver.yml"
 

@@ -28,8 +28,7 @@ from transfer_support import (
 
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import Role
-from fedsim.wire.frames import MAGIC, PREFIX, FrameType, encode
-from fedsim.wire.frames import Hello as HelloFrame
+from fedsim.wire.protocol.frames import MAGIC, PREFIX, FrameType, HelloHeader, encode
 
 
 @pytest.mark.parametrize("offset", [0, 999, 1001, 2**60])
@@ -51,8 +50,8 @@ def test_an_offset_that_does_not_fit_writes_nothing(tmp_path: Path, offset: int)
     "frames",
     [
         encode(FrameType.DATA, transfer=5, body_size=1) + b"x",
-        encode(FrameType.ACK, HelloFrame(name="x", role=Role.WEB, versions=(1,)), transfer=1),
-        encode(FrameType.HELLO, HelloFrame(name="server", role=Role.SERVER, versions=(1,))),
+        encode(FrameType.ACK, HelloHeader(name="x", role=Role.WEB, versions=(1,)), transfer=1),
+        encode(FrameType.HELLO, HelloHeader(name="server", role=Role.SERVER, versions=(1,))),
         PREFIX.pack(MAGIC, 1, 77, 0, 0, 0, 0, 0),
         PREFIX.pack(MAGIC, 1, FrameType.OFFER, 0, 1, 0, 2**31, 0),
         b"GET / HTTP/1.1\r\nHost: fedsim\r\n\r\n",
@@ -105,5 +104,5 @@ def test_arbitrary_bytes_never_place_a_file_nor_stop_the_receiver(lasting: Recei
             peer.sock.shutdown(socket.SHUT_WR)
             while peer.sock.recv(4096):
                 pass
-    assert lasting.hub.failure is None
+    assert lasting.reactor.failure is None
     assert [path for path in files_in(lasting.spool.root) if not path.startswith(".incoming/")] == []

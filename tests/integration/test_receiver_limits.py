@@ -31,7 +31,7 @@ from transfer_support import (
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import Role
 from fedsim.wire import Identity
-from fedsim.wire.frames import PREFIX, FrameType
+from fedsim.wire.protocol.frames import PREFIX, FrameType
 from fedsim.wire.sender import Status
 
 

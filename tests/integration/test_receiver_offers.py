@@ -30,7 +30,7 @@ from fedsim.spool.files import Role, metadata_path
 from fedsim.spool.layout import Metadata, read_metadata
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity
-from fedsim.wire.frames import FrameType, encode
+from fedsim.wire.protocol.frames import FrameType, encode
 from fedsim.wire.sender import Sender, Status
 
 

@@ -29,7 +29,7 @@ from transfer_support import (
 
 from fedsim.receiver.incoming import IncomingFile
 from fedsim.spool.files import Kind
-from fedsim.wire.frames import MAGIC, FrameType, encode
+from fedsim.wire.protocol.frames import MAGIC, FrameType, encode
 from fedsim.wire.sender import Sender
 
 

@@ -21,8 +21,8 @@ from transfer_support import RawPeer
 
 from fedsim.cli.lab import free_port
 from fedsim.receiver.service import Pulse
-from fedsim.wire.frames import FrameType
-from fedsim.wire.reactor import Reactor
+from fedsim.wire.protocol.frames import FrameType
+from fedsim.wire.transport.reactor import Reactor
 
 
 def receiver_file(folder: Path, **changes: Any) -> Path:

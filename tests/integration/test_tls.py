@@ -49,7 +49,7 @@ from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity, Peer
-from fedsim.wire.frames import FrameType, Hello, encode
+from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
 from fedsim.wire.sender import Outcome, Sender, Status
 from fedsim.wire.tls import Credentials
 
@@ -134,7 +134,7 @@ class Connection:
         context.load_verify_locations(tls.authority)
         context.load_cert_chain(tls.certificate, tls.key)
         self.sock = context.wrap_socket(socket.create_connection(("127.0.0.1", port), PATIENCE))
-        hello = Hello(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
+        hello = HelloHeader(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
         self.sock.sendall(encode(FrameType.HELLO, hello))
         assert b'"name":"server"' in self.sock.recv(65536)
 

@@ -34,7 +34,7 @@ from fedsim.config import TlsConfig
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import Role
 from fedsim.wire import Identity, Peer
-from fedsim.wire.frames import FrameType, Hello, encode
+from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
 from fedsim.wire.sender import Sender
 from fedsim_fleet.certificates import new_key, pem
 
@@ -66,7 +66,7 @@ def dialing(tls: TlsConfig | None) -> ssl.SSLContext:
 def first_words(identity: Identity = NODE) -> bytes:
     """A HELLO, and the offer of a file that lies in it whole."""
     body = hello_body(identity.name)
-    hello = Hello(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
+    hello = HelloHeader(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
     offer = encode(FrameType.OFFER, header_of(body, HELLO), transfer=1, body_size=len(body)) + body
     return encode(FrameType.HELLO, hello) + offer
 
@@ -282,7 +282,7 @@ def pretending(pki: Pki, tls: TlsConfig, identity: Identity) -> Iterator[tuple[i
             plain, _ = listener.accept()
             with context.wrap_socket(plain, server_side=True) as sock:
                 told.append(sock.recv(65536))
-                hello = Hello(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
+                hello = HelloHeader(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
                 sock.sendall(encode(FrameType.HELLO, hello))
                 while data := sock.recv(65536):
                     told.append(data)

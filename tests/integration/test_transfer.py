@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Self
@@ -41,9 +42,10 @@ from transfer_support import (
     write_config,
 )
 
-from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.errors import BadInput, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
+from fedsim.receiver.service import connection_limits
 from fedsim.runtime.outbox import Outbox
 from fedsim.spool.clear import clear_round
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
@@ -51,12 +53,13 @@ from fedsim.spool.layout import Spool, read_metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.watch import Watch
 from fedsim.wire import Identity, Outcome, Peer
-from fedsim.wire.body import Source
-from fedsim.wire.outgoing import Outgoing
-from fedsim.wire.reactor import Reactor
+from fedsim.wire.body import FileBody
+from fedsim.wire.protocol.events import OfferEnded
+from fedsim.wire.protocol.outgoing import Outgoing
 from fedsim.wire.sender import Sender, SenderFailedError, Status
-from fedsim.wire.session import ProtocolSession
-from fedsim.wire.stream import PlainStream, tune
+from fedsim.wire.transport.reactor import Reactor
+from fedsim.wire.transport.stream import PlainStream, tune
+from fedsim.wire.transport.stream_connection import StreamConnection
 
 MIB = 1 << 20
 
@@ -154,34 +157,41 @@ def test_many_nodes_send_at_once(tmp_path: Path) -> None:
 
 
 class _End:
-    """A bare link on its own hub, as a node that lives on the connection it opened would have it."""
+    """A bare connection on its own reactor, as a node that lives on the connection it opened would have it."""
 
-    def __init__(self, sock: socket.socket, me: Identity, folder: Path, *, initiator: bool) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        me: Identity,
+        folder: Path,
+        offer_ended: Callable[[OfferEnded], None],
+        *,
+        initiator: bool,
+    ) -> None:
         config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
         spool = Spool(folder / "spool")
         want_all(spool)
         self.inbox = SpoolInbox(config, spool, Counters())
-        self.hub = Reactor(me.name, 2)
+        self.reactor = Reactor(me.name, 2)
         tune(sock)
-        from fedsim.receiver.service import link_rules  # noqa: PLC0415 - beside its only use
-
-        self.link = ProtocolSession(
+        self.connection = StreamConnection(
             PlainStream(sock),
             me,
-            link_rules(config.limits),
+            connection_limits(config.limits),
             initiator=initiator,
             judge=lambda _: None,
             welcome=self.inbox.welcome,
+            offer_ended=offer_ended,
             inbox=self.inbox,
-            run=self.hub.run,
-            wake=lambda: self.hub.wake(self),
+            run=self.reactor.run,
+            wake=lambda: self.reactor.wake(self),
         )
         self.deadline = None
-        self.interest = self.link.interest
-        self.hub.start()
+        self.interest = self.connection.interest
+        self.reactor.start()
 
     def handle(self, _: int) -> bool:
-        return self.link.handle(self.hub.buffer)
+        return self.connection.handle(self.reactor.buffer)
 
 
 def test_both_sides_of_one_connection_send_files(tmp_path: Path) -> None:
@@ -189,31 +199,31 @@ def test_both_sides_of_one_connection_send_files(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         dialled = socket.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
-    node = _End(dialled, Identity("node-1", Role.CLIENT), tmp_path / "node", initiator=True)
-    server = _End(accepted, SERVER, tmp_path / "server", initiator=False)
     done: list[str] = []
     both = threading.Event()
 
-    def offer(end: _End, file_id: FileId) -> Source:
-        source = Source(tmp_path / "m.npy")
+    def ended(end: OfferEnded) -> None:
+        done.append(f"{end.outgoing.header.id.kind} {end.refused}")
+        if len(done) == 2:
+            both.set()
+
+    node = _End(dialled, Identity("node-1", Role.CLIENT), tmp_path / "node", ended, initiator=True)
+    server = _End(accepted, SERVER, tmp_path / "server", ended, initiator=False)
+
+    def offer(end: _End, file_id: FileId) -> FileBody:
+        source = FileBody(tmp_path / "m.npy")
         header = FileHeader(id=file_id, size=source.size, digest=source.digest())
-
-        def finished(refused: Refused | None, _: object) -> None:
-            done.append(f"{file_id.kind} {refused}")
-            if len(done) == 2:
-                both.set()
-
-        end.link.offer(Outgoing(header, source, finished))
+        end.connection.offer(Outgoing(header, source))
         return source
 
     sources = [offer(node, FileId(kind=Kind.LOCALPARAM, task=TASK, round=1, chunk=0)), offer(server, global_id())]
     for end in (node, server):
-        end.hub.add(end)
+        end.reactor.add(end)
     assert both.wait(PATIENCE)
     assert sorted(done) == ["globalparam None", "localparam None"]
     for end in (node, server):
-        end.hub.close()
-        end.link.close("closed", "the test ends", retry=True)
+        end.reactor.close()
+        end.connection.close("closed", "the test ends", retry=True)
     for source in sources:
         source.close()
     assert len(Spool(tmp_path / "node" / "spool").arrived(Kind.GLOBALPARAM)) == 1

@@ -23,11 +23,12 @@ from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
 from fedsim.spool.allowlist import want
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
+from fedsim.spool.format import FORMAT_FILE
 from fedsim.spool.kinds import ON_DEMAND
 from fedsim.spool.layout import WANTED, Spool
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer
-from fedsim.wire.frames import MAGIC, PREFIX, VERSION, FrameType, Hello, encode
+from fedsim.wire.protocol.frames import MAGIC, PREFIX, VERSION, FrameType, HelloHeader, encode
 from fedsim.wire.sender import Outcome, Sender
 
 TASK, OTHER = "5" * 32, "6" * 32
@@ -104,7 +105,7 @@ def receiving(config: ReceiverConfig) -> Iterator[Receiver]:
     receiver.start()
     try:
         yield receiver
-        assert receiver.hub.failure is None
+        assert receiver.reactor.failure is None
     finally:
         receiver.close()
 
@@ -144,7 +145,7 @@ class Outcomes:
 def files_in(spool: Path) -> list[str]:
     """Everything that was received into a spool, relative."""
     paths = [path.relative_to(spool) for path in spool.rglob("*") if path.is_file()]
-    return sorted(path.as_posix() for path in paths if WANTED not in path.parts)
+    return sorted(path.as_posix() for path in paths if WANTED not in path.parts and path.name != FORMAT_FILE)
 
 
 class Proxy:
@@ -226,7 +227,7 @@ class RawPeer:
         self.sock = socket.create_connection(("127.0.0.1", port))
         self.sock.settimeout(PATIENCE)
         if hello:
-            me = Hello(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
+            me = HelloHeader(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
             self.send(encode(FrameType.HELLO, me))
 
     def __enter__(self) -> Self:

@@ -28,8 +28,7 @@ LONGER = {
     "daemons/fedsim/receiver/service.py",
     "daemons/fedsim/server/task.py",
     "daemons/fedsim/state_machines/task.py",
-    "daemons/fedsim/wire/peer_connection.py",
-    "daemons/fedsim/wire/session.py",
+    "daemons/fedsim/wire/client/peer_connection.py",
 }
 
 

@@ -29,7 +29,7 @@ from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.task import Restored, TaskMachine
-from fedsim.wire.frames import FrameType, encode, room_for_meta
+from fedsim.wire.protocol.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
 INFO = DataSetInfo(

@@ -8,51 +8,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim.spool.files import FileHeader, FileId, Kind
-from fedsim.wire.frames import (
+from fedsim.wire.protocol.frames import (
     INLINE_BYTES,
     MAGIC,
     PIECE_BYTES,
     PREFIX,
-    Answer,
+    AnswerHeader,
     FrameType,
-    Hello,
+    HelloHeader,
     ProtocolError,
     encode,
     parse_header,
     parse_prefix,
 )
-from fedsim.wire.reader import Frame, FrameReader, Piece
+from fedsim.wire.protocol.parser import Frame, FrameParser, Piece
 
 LIMIT = 4096
 
 
-class Bytes:
-    """A stream that gives what it has in small, uneven parts."""
-
-    write_waits_for_read = read_waits_for_write = False
-
-    def __init__(self, data: bytes, seed: int) -> None:
-        self._data = memoryview(data)
-        self._random = random.Random(seed)
-
-    def read_into(self, view: memoryview) -> int | None:
-        if self._data and self._random.random() < 0.2:
-            return None
-        count = min(len(view), len(self._data), self._random.randint(1, 50))
-        view[:count] = self._data[:count]
-        self._data = self._data[count:]
-        return count
-
-
 def read_all(data: bytes, seed: int = 0) -> list[Frame | tuple[int, int, bytes]]:
-    reader, stream, buffer = FrameReader(), Bytes(data, seed), memoryview(bytearray(1000))
+    """What a parser finds in bytes that come in small, uneven parts."""
+    parser, lengths, view = FrameParser(), random.Random(seed), memoryview(data)
     found: list[Frame | tuple[int, int, bytes]] = []
-    while not reader.ended:
-        item = reader.read(stream, buffer)  # type: ignore[arg-type] - the part of a stream that reading needs
-        if isinstance(item, Piece):
-            found.append((item.transfer, item.offset, bytes(item.data)))
-        elif item is not None:
-            found.append(item)
+    while view:
+        count = lengths.randint(1, 50)
+        found += [
+            (item.transfer, item.offset, bytes(item.data)) if isinstance(item, Piece) else item
+            for item in parser.feed(view[:count])
+        ]
+        view = view[count:]
     return found
 
 
@@ -111,20 +95,20 @@ def test_frames_survive_any_cutting_of_the_stream(bodies: list[bytes], seed: int
 
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode))
 def test_arbitrary_headers_are_understood_or_refused(data: bytes) -> None:
-    for model, kind in ((Hello, FrameType.HELLO), (Answer, FrameType.ANSWER)):
+    for model, kind in ((HelloHeader, FrameType.HELLO), (AnswerHeader, FrameType.ANSWER)):
         with suppress(ProtocolError):
             assert isinstance(parse_header(model, data, kind), model)
 
 
 def test_a_header_from_a_newer_neighbour_is_understood() -> None:
     data = b'{"name": "n", "role": "web", "versions": [1, 2], "max_header_bytes": 5000, "future": {"a": 1}}'
-    assert parse_header(Hello, data, FrameType.HELLO).name == "n"
+    assert parse_header(HelloHeader, data, FrameType.HELLO).name == "n"
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "", ".hidden", "a/b", "a\x00b", "a" * 65, "a\n", "..", "名"])
 def test_a_name_that_could_be_a_path_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match="name"):
-        Hello(name=name, role="web", versions=(1,))
+        HelloHeader(name=name, role="web", versions=(1,))
 
 
 @pytest.mark.parametrize("task", ["../../../etc", "a" * 31, "A" * 32, "a" * 31 + "/", "a" * 32 + "\n"])

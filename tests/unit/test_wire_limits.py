@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.wire.limits import ConnectionLimits, Pace
+from fedsim.wire.protocol.limits import ConnectionLimits, Pace
 
 RATE, PATIENCE = 1000, 10.0
 

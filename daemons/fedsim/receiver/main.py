@@ -30,7 +30,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         self._receiver = Receiver(self.config)
         self.resources.callback(self._receiver.close)
         self._receiver.start()
-        self._pulse = Pulse(self._receiver.hub)
+        self._pulse = Pulse(self._receiver.reactor)
         self.metrics.watch(self._receiver.counts)
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self.log.info("listening", address=self.config.listen.address, port=self._receiver.port)
@@ -42,8 +42,8 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         poll.register(self.wake_fd, select.POLLIN)
         if poll.poll(_TURN_MILLISECONDS):
             self.drain_wake()
-        if self._receiver.hub.failure is not None:
-            raise FedsimError(f"a thread of the receiver died: {self._receiver.hub.failure!r}")
+        if self._receiver.reactor.failure is not None:
+            raise FedsimError(f"a thread of the receiver died: {self._receiver.reactor.failure!r}")
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
             self._receiver.sweep()

@@ -1,4 +1,4 @@
-"""The receiver's sockets: who may connect, how many, and one link for each connection."""
+"""The sockets of the receiver: who may connect, how many connections there are, and what each one does."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
-from fedsim.wire.expiry import ExpiryWatch
-from fedsim.wire.limits import ConnectionLimits
-from fedsim.wire.reactor import Reactor
-from fedsim.wire.session import ProtocolSession
-from fedsim.wire.stream import make_stream
+from fedsim.wire.protocol.limits import ConnectionLimits
 from fedsim.wire.tls import Credentials, judge
+from fedsim.wire.transport.expiry import ExpiryWatch
+from fedsim.wire.transport.reactor import Reactor
+from fedsim.wire.transport.stream import make_stream
+from fedsim.wire.transport.stream_connection import StreamConnection
 
 _BACKLOG: Final = 512
 _QUIET_LOG_SECONDS: Final = 10.0
@@ -81,10 +81,10 @@ class Receiver:
         self.config = config
         self.inbox = SpoolInbox(config, self.spool, self.counters)
         self.me = Identity(config.name, Role(config.role))
-        self.hub = Reactor("receiver", config.limits.threads)
+        self.reactor = Reactor("receiver", config.limits.threads)
         self.credentials = Credentials.of(config.tls, self.me)
         self._expiry = ExpiryWatch(self.credentials)
-        self._sessions: set[Session] = set()
+        self._connections: set[IncomingConnection] = set()
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
         self._hold = -1
@@ -103,10 +103,10 @@ class Receiver:
             raise
         self.sweep()
         self._listeners = [Listener(self, sock) for sock in sockets]
-        self.hub.start()
+        self.reactor.start()
         for listener in self._listeners:
-            self.hub.add(listener)
-        self.hub.add(self._expiry)
+            self.reactor.add(listener)
+        self.reactor.add(self._expiry)
 
     @property
     def port(self) -> int:
@@ -114,7 +114,7 @@ class Receiver:
         return self._listeners[0].port if self._listeners else 0
 
     def sweep(self) -> None:
-        """Remove half-received files that nobody resumed."""
+        """Remove partly received files that were not resumed."""
         ledger = self.inbox.ledger
         gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds, ledger.in_use())
         ledger.look()
@@ -122,7 +122,7 @@ class Receiver:
             self._log.info("leftovers_cleared", files=gone)
 
     def reload(self, config: ReceiverConfig) -> None:
-        """Take over peers, limits and credentials; connections that stand keep their time limits, not their permission.
+        """Take over peers, limits and credentials; open connections keep their time limits, not their permission.
 
         Raises:
             ConfigError: the credentials cannot be used; then nothing has changed.
@@ -131,19 +131,19 @@ class Receiver:
         self.config = config
         self.inbox.config = config
         self.credentials = self._expiry.credentials = credentials
-        self.hub.wake(self._expiry)
+        self.reactor.wake(self._expiry)
         with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
-            session.review()
+            connections = list(self._connections)
+        for connection in connections:
+            connection.review()
 
     def close(self) -> None:
         """Stop serving: what is being verified is finished, what is half-received stays for resuming."""
-        self.hub.close()
+        self.reactor.close()
         with self._lock:
-            sessions = list(self._sessions)
-        for session in sessions:
-            session.link.close("stopping", f"{self.me} stops; try again later", retry=True)
+            connections = list(self._connections)
+        for connection in connections:
+            connection.stream_connection.close("stopping", f"{self.me} stops; try again later", retry=True)
         for listener in self._listeners:
             listener.close()
         self._let_go()
@@ -157,49 +157,53 @@ class Receiver:
         """All counters, and how many connections are open."""
         with self._lock:
             counts = self.counters.snapshot()
-            still_open = sum(session.link.bytes_received for session in self._sessions)
+            still_open = sum(connection.stream_connection.bytes_received for connection in self._connections)
             counts["bytes_received"] = counts.get("bytes_received", 0) + still_open
-            return {**counts, "connections_open": len(self._sessions)}
+            return {**counts, "connections_open": len(self._connections)}
 
     def admit(self, sock: socket.socket, address: str) -> None:
         """A connection came in."""
         self.counters.add("connections")
         with self._lock:
-            full = len(self._sessions) >= self.config.limits.max_connections
+            full = len(self._connections) >= self.config.limits.max_connections
         if full:
             self.counters.add("connections_refused")
             sock.close()
             self.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
             return
         try:
-            session = Session(self, sock, address)
+            connection = IncomingConnection(self, sock, address)
         except OSError:  # it is gone already
             sock.close()
             return
         with self._lock:
-            self._sessions.add(session)
-        self.hub.add(session)
+            self._connections.add(connection)
+        self.reactor.add(connection)
 
-    def welcome(self, session: Session, peer: Identity) -> None:
-        """The handshake's verdict; raises Refused."""
+    def welcome(self, connection: IncomingConnection, peer: Identity) -> None:
+        """Decide whether a peer that has identified itself is admitted; raises Refused."""
         self.inbox.welcome(peer)
         most = self.config.limits.max_connections_per_peer
         with self._lock:
-            count = sum(other.peer == peer.name for other in self._sessions if other is not session)
+            count = sum(other.peer == peer.name for other in self._connections if other is not connection)
             if count >= most:
                 raise Refused("busy", f"{peer.name} has {count} connections open; at most {most} are taken", retry=True)
-            session.peer = peer.name
+            connection.peer = peer.name
 
-    def ended(self, session: Session) -> None:
+    def ended(self, connection: IncomingConnection) -> None:
         """A connection is over."""
         with self._lock:
-            self._sessions.discard(session)
-            self.counters.add("bytes_received", session.link.bytes_received)
-        self.hub.remove(session)
-        end = session.link.closed
+            self._connections.discard(connection)
+            self.counters.add("bytes_received", connection.stream_connection.bytes_received)
+        self.reactor.remove(connection)
+        end = connection.stream_connection.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self.report(session.address, Refused(end.code, end.message), node=session.peer or session.link.shown)
+            self.report(
+                connection.address,
+                Refused(end.code, end.message),
+                node=connection.peer or connection.stream_connection.shown,
+            )
 
     def report(self, address: str, refused: Refused, *, node: str | None = None) -> None:
         """One line for a strange connection; a flood of them is counted, not written.
@@ -248,7 +252,7 @@ class Listener:
         return self._paused_until
 
     def handle(self, _: int) -> bool:
-        """Accept what waits; where this process has no descriptor left, look again a little later."""
+        """Accept the connections that wait; if this process has no descriptor left, try again later."""
         if self._paused_until is not None and time.monotonic() < self._paused_until:
             return False
         self._paused_until = None
@@ -266,19 +270,19 @@ class Listener:
             self._receiver.admit(sock, f"{address[0]}:{address[1]}")
 
     def close(self) -> None:
-        """Give the port back."""
+        """Close the port."""
         self._sock.close()
 
 
 class Pulse:
-    """An actor that only answers, so that somebody outside can see that the hub's threads take turns."""
+    """An actor that only answers, so that the watchdog can see that the threads of the reactor work."""
 
     deadline: float | None = None
 
-    def __init__(self, hub: Reactor) -> None:
-        self._hub = hub
+    def __init__(self, reactor: Reactor) -> None:
+        self._reactor = reactor
         self._answered = threading.Event()
-        hub.add(self)
+        reactor.add(self)
 
     def interest(self) -> tuple[int, int]:
         """See Actor."""
@@ -290,15 +294,15 @@ class Pulse:
         return False
 
     def felt(self) -> bool:
-        """Whether the hub has answered since the last call; asks it again then."""
+        """Whether the reactor has answered since the last call; asks it again then."""
         answered = self._answered.is_set()
         if answered:
             self._answered.clear()
-            self._hub.wake(self)
+            self._reactor.wake(self)
         return answered
 
 
-class Session:
+class IncomingConnection:
     """The actor of one connection."""
 
     def __init__(self, receiver: Receiver, sock: socket.socket, address: str) -> None:
@@ -307,45 +311,46 @@ class Session:
         self._receiver = receiver
         self._review = False
         context = None if receiver.credentials is None else receiver.credentials.listening
-        self.link = ProtocolSession(
+        self.stream_connection = StreamConnection(
             make_stream(sock, context, listening=True),
             receiver.me,
-            link_rules(receiver.config.limits),
+            connection_limits(receiver.config.limits),
             initiator=False,
             judge=lambda encoded: judge(receiver.credentials, encoded, listens=False),
             welcome=lambda peer: receiver.welcome(self, peer),
+            offer_ended=lambda _: None,
             inbox=receiver.inbox,
-            run=receiver.hub.run,
-            wake=lambda: receiver.hub.wake(self),
+            run=receiver.reactor.run,
+            wake=lambda: receiver.reactor.wake(self),
         )
 
     def interest(self) -> tuple[int, int]:
         """See Actor."""
-        return self.link.interest()
+        return self.stream_connection.interest()
 
     @property
     def deadline(self) -> float | None:
         """See Actor."""
-        return self.link.deadline
+        return self.stream_connection.deadline
 
     def review(self) -> None:
-        """Look soon whether this peer may still speak; from any thread."""
+        """Check soon whether this peer is still welcome; from any thread."""
         self._review = True
-        self._receiver.hub.wake(self)
+        self._receiver.reactor.wake(self)
 
     def handle(self, _: int) -> bool:
         """See Actor."""
         if self._review:
             self._review = False
-            self.link.review()
-        more = self.link.handle(self._receiver.hub.buffer)
-        if self.link.closed is not None:
+            self.stream_connection.review()
+        more = self.stream_connection.handle(self._receiver.reactor.buffer)
+        if self.stream_connection.closed is not None:
             self._receiver.ended(self)
         return more
 
 
-def link_rules(limits: Limits) -> ConnectionLimits:
-    """What a connection puts up with, from the configuration."""
+def connection_limits(limits: Limits) -> ConnectionLimits:
+    """The limits enforced on a connection, from the configuration."""
     return ConnectionLimits(
         max_header_bytes=limits.max_header_bytes,
         quiet_seconds=limits.handshake_seconds,

@@ -18,7 +18,7 @@ from fedsim.spool.files import FileId, Kind
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.policy import removed_nodes
 from fedsim.store.records import Event, Progress, Task, TaskState
-from fedsim.wire.frames import room_for_meta
+from fedsim.wire.protocol.frames import room_for_meta
 from fedsim.worker.inspector import Inspected
 
 

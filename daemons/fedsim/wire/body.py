@@ -1,4 +1,4 @@
-"""What a sender sends: a file, or bytes in memory, with a fixed size."""
+"""The content that a sender sends: a file, or bytes in memory, with a fixed size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from blake3 import blake3
 
 from fedsim.errors import BadInput
-from fedsim.wire.stream import Stream
+from fedsim.wire.transport.stream import Stream
 
 _HASH_BLOCK_BYTES = 4 << 20
 
 
-class Source:
+class FileBody:
     """An open file, or bytes. The size is fixed when it is opened; a file replaced meanwhile is sent as it was."""
 
     def __init__(self, what: Path | bytes) -> None:
@@ -48,12 +48,8 @@ class Source:
             done += count
         return hasher.hexdigest()
 
-    def read_all(self) -> bytes:
-        """The whole, for what is small enough to lie in its OFFER."""
-        return bytes(self._bytes) if self._bytes is not None else os.pread(self._descriptor, self.size, 0)
-
     def send(self, stream: Stream, offset: int, count: int) -> int | None:
-        """Send up to `count` bytes from `offset` on; how many were taken, None for: not now."""
+        """Send up to `count` bytes from `offset` on; returns how many were sent, None if the stream is not ready."""
         if self._bytes is not None:
             return stream.write(self._bytes[offset : offset + count])
         return stream.send_file(self._descriptor, offset, count)
@@ -64,11 +60,11 @@ class Source:
         return self._bytes is None and os.fstat(self._descriptor).st_size < self.size
 
     def hold(self) -> None:
-        """Keep it open for one user more: bytes that are promised must be sent even if nobody wants them any more."""
+        """Keep it open for one more user: a frame that has begun is sent to its end even if it is cancelled."""
         self._users += 1
 
     def close(self) -> None:
-        """One user less; the last lets go of the file."""
+        """End one use; the last closes the file."""
         self._users -= 1
         if not self._users and self._descriptor >= 0:
             os.close(self._descriptor)

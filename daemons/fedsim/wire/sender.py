@@ -10,13 +10,13 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
-from fedsim.wire.expiry import ExpiryWatch
-from fedsim.wire.limits import ConnectionLimits
+from fedsim.wire.client.peer_connection import PeerConnection
+from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.peer_connection import PeerConnection
-from fedsim.wire.reactor import Reactor
+from fedsim.wire.protocol.limits import ConnectionLimits
 from fedsim.wire.tls import Credentials
-from fedsim.wire.transfer import Outcome, Status, Transfer
+from fedsim.wire.transport.expiry import ExpiryWatch
+from fedsim.wire.transport.reactor import Reactor
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
 

@@ -5,9 +5,9 @@ import time
 
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.wire import Identity
-from fedsim.wire.frames import FrameType, Hello, encode
-from fedsim.wire.limits import ConnectionLimits
-from fedsim.wire.session import ProtocolSession
+from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
+from fedsim.wire.protocol.limits import ConnectionLimits
+from fedsim.wire.transport.stream_connection import StreamConnection
 
 PATIENCE = 30.0
 
@@ -20,7 +20,7 @@ class Flood:
     def __init__(self) -> None:
         header = FileHeader(id=FileId(kind=Kind.STOP, task="a" * 32), size=1 << 20, digest="0" * 64)
         self._start = memoryview(
-            encode(FrameType.HELLO, Hello(name="web", role=Role.WEB, versions=(1,), max_header_bytes=4096))
+            encode(FrameType.HELLO, HelloHeader(name="web", role=Role.WEB, versions=(1,), max_header_bytes=4096))
             + encode(FrameType.OFFER, header, transfer=1)
         )
         self._pings = itertools.cycle(encode(FrameType.PING))
@@ -71,23 +71,24 @@ class Waiting:
         pass
 
 
-def test_who_never_stops_sending_pings_does_not_keep_the_link_from_looking_at_the_clock() -> None:
-    rules = ConnectionLimits(
+def test_who_never_stops_sending_pings_does_not_keep_the_connection_from_looking_at_the_clock() -> None:
+    limits = ConnectionLimits(
         max_header_bytes=4096, quiet_seconds=0.2, idle_seconds=900, stall_seconds=900, min_bytes_per_second=1
     )
-    link = ProtocolSession(
+    connection = StreamConnection(
         Flood(),
         Identity("server", Role.SERVER),
-        rules,
+        limits,
         initiator=False,
         judge=lambda _: None,
         welcome=lambda _: None,
+        offer_ended=print,
         inbox=Waiting(),
         run=lambda job: job(),
         wake=lambda: None,
     )
     buffer, deadline = memoryview(bytearray(1 << 16)), time.monotonic() + PATIENCE
-    while link.closed is None:
+    while connection.closed is None:
         assert time.monotonic() < deadline, "this goes on for ever"
-        link.handle(buffer)
-    assert link.closed.code == "too_slow"
+        connection.handle(buffer)
+    assert connection.closed.code == "too_slow"

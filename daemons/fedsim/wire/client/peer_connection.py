@@ -1,4 +1,4 @@
-"""The way to one peer: a connection kept open, made again when it breaks, and the transfers that want to go there."""
+"""The connection to one peer: kept open, made again when it breaks, with the transfers to that peer."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ import structlog
 from fedsim.errors import BadInput, Refused
 from fedsim.spool.files import FileHeader
 from fedsim.spool.kinds import permitted_kinds
-from fedsim.wire.body import Source
-from fedsim.wire.limits import ConnectionLimits
-from fedsim.wire.outgoing import Outgoing
+from fedsim.wire.body import FileBody
+from fedsim.wire.client.schedule import TransferSchedule
+from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
-from fedsim.wire.reactor import Reactor
-from fedsim.wire.session import ProtocolSession
-from fedsim.wire.stream import make_stream, start_connecting
+from fedsim.wire.protocol.events import OfferEnded
+from fedsim.wire.protocol.limits import ConnectionLimits
+from fedsim.wire.protocol.outgoing import Outgoing
 from fedsim.wire.tls import Credentials, judge
-from fedsim.wire.transfer import Outcome, Status, Transfer
+from fedsim.wire.transport.reactor import Reactor
+from fedsim.wire.transport.stream import make_stream, start_connecting
+from fedsim.wire.transport.stream_connection import StreamConnection
 
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 3.0
 _MOST_WRONG_DIGESTS: Final = 3
 _HASHED_AT_ONCE_BYTES: Final = 1 << 20
-# Said of who we are, not of the file: a connection may outlive a change of the peer's configuration.
+# These refuse the identity, not the file: a connection may outlive a change of the peer's configuration.
 _UNWELCOME: Final = frozenset({"unknown_peer", "wrong_name"})
 
 
@@ -41,29 +43,31 @@ def _pause(failures: int) -> float:
 
 
 class PeerConnection:
-    """An actor of the hub. Its methods below "from any thread" may be called by all, the others by the hub only.
+    """An actor of the reactor. The methods in the first section may be called from any thread, the others by it only.
 
-    `on_trouble` is told what keeps files from the peer, once for each change; an empty text when nothing does any more.
+    `on_trouble` is called with what keeps files from the peer, once for each change; with an empty text when nothing
+    does any more.
     """
 
     def __init__(
         self,
-        hub: Reactor,
+        reactor: Reactor,
         me: Identity,
         peer: Peer,
-        rules: ConnectionLimits,
+        limits: ConnectionLimits,
         credentials: Credentials | None,
         on_trouble: Callable[[Peer, str], None],
     ) -> None:
-        self._hub = hub
+        self._reactor = reactor
         self._me = me
         self._peer = peer
-        self._rules = rules
+        self._limits = limits
         self._credentials = credentials
         self._on_trouble = on_trouble
         self._mail: deque[Callable[[], None]] = deque()
-        self._transfers: list[Transfer] = []
-        self._link: ProtocolSession | None = None
+        self._transfers = TransferSchedule()
+        self._offered: dict[Outgoing, Transfer] = {}
+        self._connection: StreamConnection | None = None
         self._connecting: socket.socket | None = None
         self._connecting_until = 0.0
         self._addresses: list[tuple[int, Any]] = []
@@ -71,43 +75,44 @@ class PeerConnection:
         self._failures = 0
         self._retry_at = 0.0
         self._lost = ""
-        self._told = ""
+        self._problem = ""
+        self._reported = ""
         self._log = structlog.get_logger(peer=str(peer))
 
     # -- from any thread
 
     def submit(self, transfer: Transfer) -> None:
-        """Take a transfer in; it wakes a channel that waits before trying again."""
+        """Add a transfer; a pause before the next connection attempt ends."""
         self._post(lambda: self._accept(transfer))
 
     def cancel(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
-        """End a transfer; or, with `unless_offered`, only if the peer has not heard of it."""
+        """End a transfer; with `unless_offered` only if it has not been offered."""
         self._post(lambda: self._cancelled(transfer, unless_offered=unless_offered))
 
     def _cancelled(self, transfer: Transfer, *, unless_offered: bool) -> None:
         if unless_offered and transfer.outgoing is not None and transfer.outgoing.offered:
             return
         self._end(transfer, Status.CANCELLED, "cancelled", "it was cancelled")
-        self._tell()
+        self._report()
 
     def reload(self, credentials: Credentials | None) -> None:
-        """Connections made from now on use these; one that stands ends if the peer is not believed any more."""
+        """Use these for new connections; an open one ends if the peer is not trusted any more."""
         self._post(lambda: self._renew(credentials))
 
     def dismiss(self) -> None:
-        """The peer is not configured any more: end the connection; it is made again only for what is still sent."""
+        """The peer is not configured any more: end the connection; a new one is made only for remaining transfers."""
         self._post(self._dismiss)
 
     def _post(self, letter: Callable[[], None]) -> None:
         self._mail.append(letter)
-        self._hub.wake(self)
+        self._reactor.wake(self)
 
-    # -- for the hub
+    # -- for the reactor
 
     def interest(self) -> tuple[int, int]:
         """See Actor."""
-        if self._link is not None:
-            return self._link.interest()
+        if self._connection is not None:
+            return self._connection.interest()
         if self._connecting is not None:
             return self._connecting.fileno(), select.EPOLLOUT
         return -1, 0
@@ -115,92 +120,91 @@ class PeerConnection:
     @property
     def deadline(self) -> float | None:
         """See Actor."""
-        due = [item.give_up_at for item in self._transfers if item.give_up_at is not None]
-        if self._link is not None:
-            due += [item.retry_at for item in self._transfers if item.header is not None and item.outgoing is None]
-            if self._link.deadline is not None:
-                due.append(self._link.deadline)
+        due = [self._transfers.deadline]
+        if self._connection is not None:
+            due.append(self._connection.deadline)
         elif self._connecting is not None:
             due.append(self._connecting_until)
         elif self._transfers and not self._resolving:
             due.append(self._retry_at)
-        return min(due, default=None)
+        return min((when for when in due if when is not None), default=None)
 
     def handle(self, events: int) -> bool:
         """See Actor."""
         while self._mail:
             self._mail.popleft()()
-        self._look_at_time()
+        self._give_up_expired()
         if self._connecting is not None:
             self._check_connecting(events)
-        if self._link is None:
+        if self._connection is None:
             self._connect_if_due()
-        if self._link is None:
+        if self._connection is None:
             return False
-        self._offer_due()
-        more = self._link.handle(self._hub.buffer)
-        if self._link.closed is not None:
-            self._on_closed(self._link)
+        self._offer_ready(self._connection)
+        more = self._connection.handle(self._reactor.buffer)
+        if self._connection.closed is not None:
+            self._on_closed(self._connection)
             return True
         return more
 
     def close(self) -> None:
-        """The hub has stopped: end everything that is left."""
+        """The reactor has stopped: end everything that is left."""
         while self._mail:
             self._mail.popleft()()
-        if self._link is not None:  # before its transfers end: what is there over there stays, for resuming
-            self._link.close("closed", f"{self._me} ends", retry=True)
-            self._link.take_back()
-            self._link = None
+        if self._connection is not None:  # before its transfers end: what the peer has is kept for resuming
+            self._connection.close("closed", f"{self._me} ends", retry=True)
+            self._connection = None
         if self._connecting is not None:
             self._connecting.close()
-        for transfer in list(self._transfers):
+        for transfer in self._transfers:
             self._end(transfer, Status.CANCELLED, "closed", "the sender was closed")
 
     def _renew(self, credentials: Credentials | None) -> None:
         self._credentials = credentials
         self._failures = 0
         self._retry_at = 0.0
-        if self._link is not None:
-            self._link.review()
-            self._tell_end(self._link)
+        if self._connection is not None:
+            self._connection.review()
+            self._report_end(self._connection)
 
     def _dismiss(self) -> None:
-        if self._link is not None:
-            self._link.close("unknown_peer", f"{self._peer.name} is not configured at {self._me} any more", retry=False)
-            self._tell_end(self._link)
+        if self._connection is not None:
+            self._connection.close(
+                "unknown_peer", f"{self._peer.name} is not configured at {self._me} any more", retry=False
+            )
+            self._report_end(self._connection)
 
-    def _tell_end(self, link: ProtocolSession) -> None:
-        if link.closed is not None:
-            self._log.warning("connection_closed", code=link.closed.code, problem=link.closed.message)
+    def _report_end(self, connection: StreamConnection) -> None:
+        if connection.closed is not None:
+            self._log.warning("connection_closed", code=connection.closed.code, problem=connection.closed.message)
 
     # -- transfers
 
     def _accept(self, transfer: Transfer) -> None:
-        self._transfers.append(transfer)
+        self._transfers.add(transfer)
         self._failures = 0
         self._retry_at = 0.0
         try:
-            transfer.source = Source(transfer.what)
+            transfer.body = FileBody(transfer.what)
         except BadInput as error:
             self._end(transfer, Status.REFUSED, "source_missing", str(error))
             return
-        source = transfer.source
-        if transfer.digest is not None or source.size <= _HASHED_AT_ONCE_BYTES:
-            self._hash(transfer, source)
+        body = transfer.body
+        if transfer.digest is not None or body.size <= _HASHED_AT_ONCE_BYTES:
+            self._hash(transfer, body)
             return
-        source.hold()
+        body.hold()
 
-        def hash_source() -> None:
-            self._hash(transfer, source)
-            self._post(source.close)
+        def hash_body() -> None:
+            self._hash(transfer, body)
+            self._post(body.close)
 
-        self._hub.run(hash_source)
+        self._reactor.run(hash_body)
 
-    def _hash(self, transfer: Transfer, source: Source) -> None:
+    def _hash(self, transfer: Transfer, body: FileBody) -> None:
         """Find the digest, if it was not given; on a thread for jobs where that takes a while."""
         try:
-            digest = transfer.digest or source.digest()
+            digest = transfer.digest or body.digest()
         except OSError as error:
             problem = f"{transfer.what!r} cannot be read: {error.strerror}"
             self._post(lambda: self._end(transfer, Status.REFUSED, "source_missing", problem))
@@ -208,29 +212,30 @@ class PeerConnection:
             self._post(lambda: self._ready(transfer, digest))
 
     def _ready(self, transfer: Transfer, digest: str) -> None:
-        if transfer.source is None or transfer not in self._transfers:
+        if transfer.body is None or transfer not in self._transfers:
             return
-        transfer.header = FileHeader(id=transfer.file_id, size=transfer.source.size, digest=digest, meta=transfer.meta)
+        transfer.header = FileHeader(id=transfer.file_id, size=transfer.body.size, digest=digest, meta=transfer.meta)
+        self._transfers.set_ready(transfer)
 
-    def _offer_due(self) -> None:
-        now = time.monotonic()
-        for transfer in self._transfers:
-            due = transfer.outgoing is None and transfer.retry_at <= now
-            if due and self._link is not None and transfer.header is not None and transfer.source is not None:
-                transfer.outgoing = Outgoing(transfer.header, transfer.source, self._finisher(transfer))
-                self._link.offer(transfer.outgoing)
+    def _offer_ready(self, connection: StreamConnection) -> None:
+        for transfer in self._transfers.take_ready():
+            if transfer.header is not None and transfer.body is not None:
+                transfer.outgoing = Outgoing(transfer.header, transfer.body)
+                self._offered[transfer.outgoing] = transfer
+                connection.offer(transfer.outgoing)
 
-    def _finisher(self, transfer: Transfer) -> Callable[[Refused | None, bool], None]:
-        def finished(refused: Refused | None, already_there: bool) -> None:
-            self._settle(transfer)
-            self._failures = 0
-            if refused is None:
-                self._end(transfer, Status.DELIVERED, already_there=already_there)
-            else:
-                self._refused(transfer, refused)
-            self._tell()
-
-        return finished
+    def _offer_ended(self, end: OfferEnded) -> None:
+        transfer = self._offered.get(end.outgoing)
+        if transfer is None:
+            return
+        self._settle(transfer)
+        self._failures = 0
+        self._problem = ""
+        if end.refused is None:
+            self._end(transfer, Status.DELIVERED, already_there=end.already_there)
+        else:
+            self._refused(transfer, end.refused)
+        self._report()
 
     def _refused(self, transfer: Transfer, refused: Refused) -> None:
         transfer.trouble = f"it refused the {transfer.file_id.kind}: {refused}"
@@ -241,11 +246,12 @@ class PeerConnection:
             self._end(transfer, Status.REFUSED, refused.code, str(refused))
             return
         transfer.refusals += 1
-        transfer.retry_at = time.monotonic() + _pause(transfer.refusals)
+        self._transfers.retry_at(transfer, time.monotonic() + _pause(transfer.refusals))
 
     def _settle(self, transfer: Transfer) -> None:
-        """A try has ended."""
+        """An attempt has ended."""
         if transfer.outgoing is not None:
+            self._offered.pop(transfer.outgoing, None)
             transfer.bytes_sent += transfer.outgoing.bytes_on_wire
             transfer.outgoing = None
 
@@ -255,24 +261,24 @@ class PeerConnection:
         if transfer not in self._transfers:
             return
         self._transfers.remove(transfer)
-        if transfer.outgoing is not None and self._link is not None:
-            self._link.cancel(transfer.outgoing)
+        if transfer.outgoing is not None and self._connection is not None:
+            self._connection.cancel(transfer.outgoing)
         self._settle(transfer)
-        if transfer.source is not None:
-            transfer.source.close()
+        if transfer.body is not None:
+            transfer.body.close()
         seconds = time.monotonic() - transfer.started
         transfer.on_done(
             Outcome(self._peer, transfer.file_id, status, code, message, transfer.bytes_sent, seconds, already_there)
         )
 
-    def _look_at_time(self) -> None:
+    def _give_up_expired(self) -> None:
         now = time.monotonic()
-        for transfer in list(self._transfers):
-            if transfer.give_up_at is not None and transfer.give_up_at <= now:
-                waited = f"{self._peer} did not take it within {now - transfer.started:.3g} seconds"
-                message = f"{waited}; last trouble: {transfer.trouble}" if transfer.trouble else waited
-                self._end(transfer, Status.GAVE_UP, "gave_up", message)
-                self._tell()
+        for transfer in self._transfers.take_expired(now):
+            waited = f"{self._peer} did not take it within {now - transfer.started:.3g} seconds"
+            trouble = self._problem or transfer.trouble
+            message = f"{waited}; last trouble: {trouble}" if trouble else waited
+            self._end(transfer, Status.GAVE_UP, "gave_up", message)
+            self._report()
 
     # -- the connection
 
@@ -295,7 +301,7 @@ class PeerConnection:
                 addresses: list[tuple[int, Any]] = [(family, address) for family, _, _, _, address in found]
                 self._post(lambda: self._resolved(addresses, ""))
 
-        self._hub.run(resolve)
+        self._reactor.run(resolve)
 
     def _resolved(self, addresses: list[tuple[int, Any]], problem: str) -> None:
         self._resolving = False
@@ -314,7 +320,7 @@ class PeerConnection:
             except OSError as error:
                 self._failed(f"no connection: {error.strerror}")
                 continue
-            self._connecting_until = time.monotonic() + self._rules.quiet_seconds
+            self._connecting_until = time.monotonic() + self._limits.quiet_seconds
             return
 
     def _check_connecting(self, events: int) -> None:
@@ -340,16 +346,17 @@ class PeerConnection:
             sock.close()
             self._failed(f"no connection: {error}")
             return
-        self._link = ProtocolSession(
+        self._connection = StreamConnection(
             stream,
             self._me,
-            self._rules,
+            self._limits,
             initiator=True,
             judge=lambda encoded: judge(self._credentials, encoded, listens=True),
             welcome=self._check_name,
+            offer_ended=self._offer_ended,
             inbox=None,
-            run=self._hub.run,
-            wake=lambda: self._hub.wake(self),
+            run=self._reactor.run,
+            wake=lambda: self._reactor.wake(self),
         )
 
     def _check_name(self, identity: Identity) -> None:
@@ -358,46 +365,42 @@ class PeerConnection:
         if not permitted_kinds(self._me.role, identity.role):
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}; nothing is sent to such a one")
         self._lost = ""
-        self._tell()
+        self._report()
 
-    def _on_closed(self, link: ProtocolSession) -> None:
-        """The files stay: whoever refuses the handshake is not there yet, and may be set right at any time."""
-        self._link = None
-        link.take_back()
-        reason = link.closed
-        for transfer in list(self._transfers):
+    def _on_closed(self, connection: StreamConnection) -> None:
+        """The transfers stay: a peer that refuses the handshake can be reconfigured at any time."""
+        self._connection = None
+        reason = connection.closed
+        for transfer in list(self._offered.values()):
             if transfer.outgoing is not None and transfer.outgoing.answered:
                 self._failures = 0  # it works, it only broke
             self._settle(transfer)
-            if reason is None:
-                continue
-            transfer.trouble = reason.message
-            if transfer.source is not None and transfer.source.shrunk:
+            self._transfers.set_ready(transfer)
+            if reason is not None and transfer.body is not None and transfer.body.shrunk:
                 self._end(transfer, Status.REFUSED, "source_changed", reason.message)
         if reason is not None and reason.code != "idle":
-            refused = not link.established and not reason.retry
+            refused = connection.peer is None and not reason.retry
             self._failed(f"the connection was refused: {reason.message}" if refused else reason.message)
 
     def _failed(self, problem: str) -> None:
         """Note why there is no connection; try the next address at once, or pause."""
-        for transfer in self._transfers:
-            transfer.trouble = problem
+        self._problem = problem
         if self._addresses:
             return
         self._failures += 1
         self._retry_at = time.monotonic() + _pause(self._failures)
         if self._transfers:
             self._lost = problem
-            self._tell()
+            self._report()
 
-    def _tell(self) -> None:
-        """Tell what keeps files from the peer, if that has changed; a refusal is the same while its code is."""
-        refused = next((transfer for transfer in self._transfers if transfer.refusal_code), None)
+    def _report(self) -> None:
+        """Report what keeps files from the peer, if that has changed; a refusal is the same while its code is."""
+        refused = self._transfers.refused
         trouble = self._lost or (refused.trouble if refused else "")
-        told = self._lost or (refused.refusal_code if refused else "")
-        if told == self._told:
+        kind = self._lost or (refused.refusal_code if refused else "")
+        if kind == self._reported:
             return
-        self._told = told
+        self._reported = kind
         if trouble:
             self._log.warning("peer_unreachable" if self._lost else "peer_refuses", problem=trouble)
         else:

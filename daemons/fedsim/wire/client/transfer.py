@@ -1,4 +1,4 @@
-"""One file on its way to one peer: what was asked for, how far it is, and how it ended."""
+"""The transfer of one file to one peer: what was requested, its progress, and its outcome."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedsim.spool.files import FileHeader, FileId
-from fedsim.wire.body import Source
-from fedsim.wire.outgoing import Outgoing
+from fedsim.wire.body import FileBody
 from fedsim.wire.peer import Peer
+from fedsim.wire.protocol.outgoing import Outgoing
 
 
 class Status(StrEnum):
@@ -26,7 +26,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a transfer ended. `message` says why it was not delivered; `code` is the wire's refusal code.
+    """The outcome of a transfer. `message` says why it was not delivered; `code` is the refusal code of the protocol.
 
     `bytes_sent` counts what went over the wire for it, `seconds` runs from `send` on. `already_there`: the receiver had
     exactly this file, so no body was sent.
@@ -43,19 +43,19 @@ class Outcome:
 
     @property
     def delivered(self) -> bool:
-        """Whether the file is in place over there."""
+        """Whether the file is in place at the peer."""
         return self.status is Status.DELIVERED
 
 
 class Cancel(Protocol):
-    """How a channel ends a transfer."""
+    """Ends a transfer."""
 
     def __call__(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
-        """End it, or only if the peer has not heard of it."""
+        """End it; with `unless_offered` only if it has not been offered."""
 
 
 class Transfer:
-    """A file on its way to a peer; `cancel` and `give_way` may be called from any thread."""
+    """A file being sent to a peer; `cancel` and `give_way` may be called from any thread."""
 
     def __init__(
         self,
@@ -74,9 +74,8 @@ class Transfer:
         self.on_done = on_done
         self.started = time.monotonic()
         self.give_up_at = None if give_up_after is None else self.started + give_up_after
-        self.retry_at = self.started
         self.header: FileHeader | None = None
-        self.source: Source | None = None
+        self.body: FileBody | None = None
         self.outgoing: Outgoing | None = None
         self.bytes_sent = 0
         self.refusals = 0
@@ -90,5 +89,5 @@ class Transfer:
         self._cancel(self)
 
     def give_way(self) -> None:
-        """Stop sending if the peer has not heard of it; else it goes on to its end."""
+        """Stop sending if the file has not been offered; otherwise the transfer continues to its end."""
         self._cancel(self, unless_offered=True)

@@ -1,4 +1,4 @@
-"""The form of what travels: a fixed binary prefix, a small JSON header, a body. See PROTOCOL.md."""
+"""The format of frames: a fixed binary prefix, a small JSON header, a body. See PROTOCOL.md."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_TRANSFER: Final = 2**32 - 1
 
 
 class ProtocolError(FedsimError):
-    """The other side does not follow the protocol; the connection is closed. `code` is told to it."""
+    """The other side does not follow the protocol; the connection is closed with `code`."""
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
@@ -29,7 +29,7 @@ class ProtocolError(FedsimError):
 
 
 class FrameType(IntEnum):
-    """What a frame says."""
+    """The type of a frame."""
 
     HELLO = 1
     OFFER = 2
@@ -61,8 +61,8 @@ class _Header(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Hello(_Header):
-    """The handshake, told by both sides: who speaks, and what it understands."""
+class HelloHeader(_Header):
+    """The handshake, sent by both sides: the identity of the sender, and what it understands."""
 
     name: NodeName
     role: Role
@@ -72,7 +72,7 @@ class Hello(_Header):
 
 
 class Refusal(_Header):
-    """Why not: a code for programs, a message for people, and whether trying again later may help."""
+    """A reason: a code for programs, a message for people, and whether a later retry may succeed."""
 
     code: Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
     message: Annotated[str, Field(max_length=1000)]
@@ -80,11 +80,11 @@ class Refusal(_Header):
 
     @classmethod
     def of(cls, refused: Refused) -> Refusal:
-        """The refusal that an exception stands for."""
+        """The refusal that an exception represents."""
         return cls(code=refused.code, message=str(refused)[:1000], retry=refused.retry)
 
 
-class Answer(_Header):
+class AnswerHeader(_Header):
     """To an OFFER: how many bytes are already there, or that the whole file is stored, or a refusal."""
 
     have: Annotated[int, Field(ge=0)] = 0
@@ -92,7 +92,7 @@ class Answer(_Header):
     refused: Refusal | None = None
 
 
-class Ack(_Header):
+class AckHeader(_Header):
     """To a whole body: the file is verified, durable and in place, unless `refused`."""
 
     refused: Refusal | None = None
@@ -110,13 +110,13 @@ def encode(
 
 
 def room_for_meta(max_header_bytes: int, file_id: FileId) -> int:
-    """How many bytes of JSON metadata fit beside a file of any size, where headers may be so long."""
+    """How many bytes of JSON metadata an OFFER of a file of any size can carry within this header limit."""
     bare = FileHeader(id=file_id, size=MAX_FILE_BYTES, digest="0" * 64)
     return max_header_bytes - len(encode(FrameType.OFFER, bare))
 
 
 def parse_prefix(data: bytes | bytearray, max_header_bytes: int) -> Prefix:
-    """Check the prefix of a frame; nothing of it is believed before.
+    """Check the prefix of a frame.
 
     Raises:
         ProtocolError: `not_fedsim` for foreign bytes, `version` for another version, `bad_frame` for the rest.
@@ -156,6 +156,6 @@ def parse_header(model: type[Header], data: bytes, kind: FrameType) -> Header:
 
 
 def problems_of(error: ValidationError) -> str:
-    """The first problems of a header, short enough to be told."""
+    """The first problems of a header, short enough to be sent."""
     items = error.errors(include_url=False, include_input=False, include_context=False)[:3]
     return "; ".join(f"{'.'.join(map(str, item['loc']))[:100]}: {item['msg'][:200]}" for item in items)

@@ -1,0 +1,127 @@
+"""Passes what the other side offers to an Inbox, piece by piece, and answers for it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from fedsim.errors import Refused
+from fedsim.spool.files import FileHeader
+from fedsim.wire.peer import Identity
+from fedsim.wire.protocol.connection import ProtocolConnection
+from fedsim.wire.protocol.events import BodyReceived, FileOffered
+
+
+class Incoming(Protocol):
+    """A file being received. Its methods raise only Refused, and have cleaned up after themselves then."""
+
+    have: int
+
+    def write(self, data: memoryview) -> None:
+        """Append bytes."""
+
+    def finish(self) -> None:
+        """Verify the whole file, make it durable and put it into place; may block, called from any thread."""
+
+    def abandon(self, *, keep: bool) -> None:
+        """Nothing more comes on this connection; `keep` what is there for resuming."""
+
+
+class Inbox(Protocol):
+    """Accepts the files that the other side offers."""
+
+    def offer(self, sender: Identity, header: FileHeader) -> Incoming | None:
+        """None if exactly this file is stored already; raises Refused if it is not accepted."""
+
+
+class _NoInbox:
+    def offer(self, _sender: Identity, _header: FileHeader) -> Incoming | None:
+        raise Refused("not_permitted", "no files are accepted on this connection")
+
+
+class IncomingFiles:
+    """The files that the other side of one connection is sending.
+
+    Args:
+        protocol: of the connection.
+        inbox: accepts the files; without one everything is refused.
+        run: runs a job that may block.
+        wake: requests that the connection is handled, from any thread.
+    """
+
+    def __init__(
+        self,
+        protocol: ProtocolConnection,
+        inbox: Inbox | None,
+        run: Callable[[Callable[[], None]], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._protocol = protocol
+        self._inbox: Inbox = inbox or _NoInbox()
+        self._run = run
+        self._wake = wake
+        self._open: dict[int, Incoming] = {}
+        self._results: deque[tuple[int, Refused | None]] = deque()
+
+    def on_offer(self, sender: Identity, offered: FileOffered) -> None:
+        """A file is offered."""
+        transfer = offered.transfer
+        try:
+            incoming = self._inbox.offer(sender, offered.header)
+            if incoming is None:
+                self._protocol.answer_stored(transfer)
+                return
+            if offered.inline is not None and offered.header.size > incoming.have:
+                incoming.write(memoryview(offered.inline)[incoming.have :])
+        except Refused as refused:
+            self._protocol.refuse(transfer, refused)
+            return
+        if self._protocol.answer(transfer, incoming.have):
+            self._finish(transfer, incoming)
+        else:
+            self._open[transfer] = incoming
+
+    def on_body(self, received: BodyReceived) -> None:
+        """Bytes of a file have come."""
+        incoming = self._open[received.transfer]
+        try:
+            incoming.write(received.data)
+        except Refused as refused:
+            del self._open[received.transfer]
+            self._protocol.refuse(received.transfer, refused)
+            return
+        if received.complete:
+            del self._open[received.transfer]
+            self._finish(received.transfer, incoming)
+
+    def on_cancel(self, transfer: int) -> None:
+        """The other side does not send a file any further."""
+        self._open.pop(transfer).abandon(keep=False)
+
+    def _finish(self, transfer: int, incoming: Incoming) -> None:
+        def job() -> None:
+            try:
+                incoming.finish()
+                result = None
+            except Refused as refused:
+                result = refused
+            self._results.append((transfer, result))
+            self._wake()
+
+        self._run(job)
+
+    def answer_finished(self, now: float) -> None:
+        """Answer for the files that were verified or refused since the last call."""
+        while self._results:
+            transfer, refused = self._results.popleft()
+            if refused is None:
+                self._protocol.acknowledge(transfer, now)
+            else:
+                self._protocol.refuse(transfer, refused)
+
+    def abandon(self) -> None:
+        """The connection is gone; what has come stays for resuming."""
+        for incoming in self._open.values():
+            incoming.abandon(keep=True)
+        self._open.clear()
