@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 from uuid import uuid4
 
-from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.settings import parse_settings
 from fedsim.spool.durable import write_bytes
 from fedsim.store import Store, open_store
 from fedsim.store.records import Task, UserRole, UserState
+from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
 DIGITS = {"name": "digits", "path": "digits", "format": "digits", "share": True}
 WRITES_IN_A_ROUND = 8
@@ -87,7 +87,7 @@ def main() -> None:
         data = folder / "data"
         data.mkdir()
         before = durable_writes(folder, 50)
-        with LocalLab(folder / "lab", [NodeSpec("node-a", data, [DIGITS])]) as lab:
+        with LocalCluster(folder / "lab", [NodeSpec("node-a", data, [DIGITS])]) as lab:
             store = open_store(lab.database)
             first = run(store, 1)
             task = run(store, rounds)

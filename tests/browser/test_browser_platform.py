@@ -14,7 +14,7 @@ from platform_support import Platform
 from presence import real_data
 from walk_support import ENGLISH, Shots, complaints, download, walk
 
-from fedsim.cli.lab import NodeSpec
+from fedsim.testing.local_cluster import NodeSpec
 
 pytestmark = pytest.mark.browser
 

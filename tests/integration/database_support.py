@@ -12,8 +12,8 @@ from uuid import uuid4
 import pymysql
 import pytest
 
-from fedsim.cli.lab import free_port
 from fedsim.store import Store, open_store
+from fedsim.testing.local_cluster import free_port
 
 USER = "fedsim"
 START_SECONDS = 60.0

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from inotify_simple import INotify, flags
 
-from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.settings import TaskSettings, parse_settings
 from fedsim.store import Store, open_store
 from fedsim.store.records import Task
+from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 from fedsim.web.accounts import create_admin, make_token
 
 T = TypeVar("T")
@@ -50,7 +50,7 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
     return [worker for worker in forked if lives(worker)]
 
 
-class Platform(LocalLab):
+class Platform(LocalCluster):
     """A lab whose rows can be awaited and whose API can be asked."""
 
     store: Store
@@ -105,43 +105,11 @@ class Platform(LocalLab):
                 # A commit becomes visible through shared memory, a moment after its last write that inotify sees.
                 inotify.read(timeout=min(100, int(left * 1000) + 1))
 
-    def await_log(self, name: str, event: str, *, times: int = 1, seconds: float = 60) -> None:
-        """Await that a process logs an event, so many times since the lab began."""
-        self.await_logs([self.processes[name].log], (event,), times=times, seconds=seconds)
-
-    def await_logs(self, logs: list[Path], events: tuple[str, ...], *, times: int = 1, seconds: float = 60) -> None:
-        """Await that one of the files tells one of the events, so many times."""
-        deadline = time.monotonic() + seconds
-        with INotify() as inotify:
-            for path in logs:
-                inotify.add_watch(path, flags.MODIFY)
-            while not any(path.read_text(encoding="utf-8").count(event) >= times for path in logs for event in events):
-                assert time.monotonic() < deadline, f"none of {events} in {logs}"
-                inotify.read(timeout=1000)
-
     def await_offline(self, *nodes: str) -> None:
         """Await that the server holds nodes for gone."""
         timeout = yaml.safe_load(self.config("server").read_text())["node_timeout_seconds"]
         last = max((self.server_spool / "hello" / f"{name}.json").stat().st_mtime for name in nodes)
         time.sleep(max(0.0, last + timeout - time.time()))  # being gone is nothing but time without a word
-
-    def await_file(self, path: Path, *, seconds: float = 30) -> None:
-        """Await that a file lies in place."""
-        deadline = time.monotonic() + seconds
-        with INotify() as inotify:
-            inotify.add_watch(path.parent, flags.MOVED_TO | flags.CREATE)
-            while not path.exists():
-                assert time.monotonic() < deadline, f"{path} did not come"
-                inotify.read(timeout=1000)
-
-    def await_gone(self, folder: Path, pattern: str, *, seconds: float = 30) -> None:
-        """Await that nothing of this name is in a folder any more."""
-        deadline = time.monotonic() + seconds
-        with INotify() as inotify:
-            inotify.add_watch(folder, flags.DELETE | flags.MOVED_FROM)
-            while list(folder.glob(pattern)):
-                assert time.monotonic() < deadline, f"{folder} still holds {pattern}"
-                inotify.read(timeout=1000)
 
     def finish(self, number: int, *, seconds: float = 120) -> Task:
         """Await the end of a task."""
@@ -171,12 +139,6 @@ class Platform(LocalLab):
     def workers(self, name: str) -> list[psutil.Process]:
         """The worker processes of a daemon."""
         return workers_of(psutil.Process(self.processes[name].pid))
-
-    def files(self, host: str) -> set[str]:
-        """Every file of a host's spool but the announcements, which come and go."""
-        spool = self.folder / host
-        paths = (path.relative_to(spool) for path in spool.rglob("*") if path.is_file())
-        return {str(path) for path in paths if path.parts[0] != "hello"}
 
 
 def digits_lab(folder: Path, *, nodes: int = 2, **options: Any) -> Platform:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from cli_support import Terminal, Web, serving
 
-from fedsim.cli.api import Api
-from fedsim.cli.follow import Snapshot, Trouble, follow
+from fedsim.cli.api import ApiClient
+from fedsim.cli.follow import PollFailure, Snapshot, follow
 from fedsim.errors import Unavailable
 from fedsim.store.records import TaskState
 
@@ -85,18 +85,18 @@ def test_a_task_that_did_not_complete_exits_1_with_its_reason(web: Web, terminal
 def test_watching_outlives_a_web_that_restarts(web: Web, token: str) -> None:
     task = web.site.task("ada", num_rounds=3)
     happens = iter((web.stop, web.start, lambda: web.site.run_rounds(task, 3), lambda: web.finish(task)))
-    with Api(web.url, token) as api:
+    with ApiClient(web.url, token) as api:
         news = list(follow(api, task.number, give_up_seconds=60, wait=lambda _: next(happens)()))
     kinds = [item.state if isinstance(item, Snapshot) else "trouble" for item in news]
     assert kinds == ["pending", "trouble", "running", "completed"]
-    assert isinstance(news[1], Trouble)
+    assert isinstance(news[1], PollFailure)
     assert "cannot be reached" in news[1].text
 
 
 def test_a_web_that_stays_away_is_given_up_on(web: Web, token: str) -> None:
     task = web.site.task("ada")
     seconds = iter(range(0, 1000, 40))
-    with Api(web.url, token) as api:
+    with ApiClient(web.url, token) as api:
         news = follow(
             api, task.number, give_up_seconds=100, wait=lambda _: web.stop(), clock=lambda: float(next(seconds))
         )
@@ -140,7 +140,7 @@ def test_who_stops_watching_is_told_that_the_task_goes_on(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedsim.cli.watch.follow", interrupt)
+    monkeypatch.setattr("fedsim.cli.commands.watch.follow", interrupt)
     result = terminal.run("watch", task.number)
     assert result.code == 130
     assert "fedsim watch 1" in result.err

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service_support import Service
 
 from fedsim import __version__
-from fedsim.cli.lab import NodeSpec
+from fedsim.testing.local_cluster import NodeSpec
 
 LONG = {"local_epochs": 20, "num_rounds": 10, "evaluate_every": 2, "save_every": 5}
 ANY_PORT = {"metrics": {"port": 0}}

@@ -11,7 +11,7 @@ from lab_package import install_our_lab
 from platform_support import DIGITS, Platform
 from sklearn.datasets import load_digits
 
-from fedsim.cli.lab import NodeSpec
+from fedsim.testing.local_cluster import NodeSpec
 
 
 @pytest.fixture(scope="module")

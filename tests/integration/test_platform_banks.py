@@ -10,7 +10,7 @@ import pytest
 from platform_support import Platform, small_settings
 from presence import real_data
 
-from fedsim.cli.lab import NodeSpec
+from fedsim.testing.local_cluster import NodeSpec
 
 COLUMNS = {"label_column": "y", "id_column": "id"}
 BANKS = ("guest", "host_1", "host_2")

@@ -14,9 +14,9 @@ from database_support import MariaDb
 from platform_support import Platform, digits_lab
 from sklearn.datasets import load_digits
 
-from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.errors import EX_UNAVAILABLE
 from fedsim.store import open_store
+from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
 LONG = {"local_epochs": 40, "num_rounds": 8}
 
@@ -155,7 +155,7 @@ def test_a_database_that_goes_away_in_the_middle_of_a_task_is_waited_for(mariadb
     mariadb.kill()
     lab = digits_lab(tmp_path, server={**database, "node_timeout_seconds": 8}, web=database)
     try:
-        LocalLab.start(lab, "receiver", "node-a", "node-a-receiver", "node-b", "node-b-receiver")
+        LocalCluster.start(lab, "receiver", "node-a", "node-a-receiver", "node-b", "node-b-receiver")
         lab.launch("server")
         lab.await_log("server", "waiting_for_database")
         mariadb.start()

@@ -19,8 +19,8 @@ from service_support import Service, program
 from test_web_main import migrated, written
 from transfer_support import RawPeer
 
-from fedsim.cli.lab import free_port
 from fedsim.receiver.service import Pulse
+from fedsim.testing.local_cluster import free_port
 from fedsim.wire.protocol.frames import FrameType
 from fedsim.wire.transport.reactor import Reactor
 

@@ -41,13 +41,13 @@ from transfer_support import (
     write_config,
 )
 
-from fedsim.cli.lab import free_port
 from fedsim.config import ReceiverConfig
 from fedsim.errors import ConfigError, Unavailable
 from fedsim.runtime.outbox import Outbox
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import hash_file
+from fedsim.testing.local_cluster import free_port
 from fedsim.wire import Identity, Peer
 from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
 from fedsim.wire.sender import Outcome, Sender, Status

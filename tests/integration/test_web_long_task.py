@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import insert
 from web_support import Browser, Site, make_site, round_record
 
-from fedsim.cli.api import Api
+from fedsim.cli.api import ApiClient
 from fedsim.settings import TaskSettings
 from fedsim.store.records import Checkpoint, TaskState
 from fedsim.store.schema import checkpoints, rounds
@@ -149,7 +149,7 @@ def json_rounds(content: str) -> list[int]:
 
 
 def test_the_commands_question_is_complete(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    api = Api("http://127.0.0.1", "")
+    api = ApiClient("http://127.0.0.1", "")
     monkeypatch.setattr(api, "_http", browser)
     assert [record["round"] for record in api.rounds(1)] == [*range(NUM_ROUNDS + 1)]
     assert len(api.checkpoints(1)) == NUM_ROUNDS // 10

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from fedsim.cli.credentials import Credentials, choose_url, clean_url, read_credentials, write_credentials
+from fedsim.cli.credentials import ApiCredentials, choose_url, clean_url, read_credentials, write_credentials
 from fedsim.errors import BadInput, Refused
 
 TOKEN = "fedsim_abc"
 
 
 def test_what_is_written_is_read_and_nobody_else_can_read_it(tmp_path: Path) -> None:
-    written = Credentials(TOKEN, "https://lab.example", tmp_path / "new" / "token")
+    written = ApiCredentials(TOKEN, "https://lab.example", tmp_path / "new" / "token")
     write_credentials(written)
     assert read_credentials(written.path) == written
     assert written.path.stat().st_mode & 0o777 == 0o600
@@ -48,7 +48,7 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 def choose(url: str | None, kept: str | None, *, insecure: bool = False) -> str:
-    return choose_url(Credentials(TOKEN, kept, Path("token")), url, insecure_plaintext=insecure)
+    return choose_url(ApiCredentials(TOKEN, kept, Path("token")), url, insecure_plaintext=insecure)
 
 
 def test_a_token_goes_where_it_belongs() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from fedsim.cli.api import TryAgain
-from fedsim.cli.follow import LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, Snapshot, Trouble, follow
+from fedsim.cli.follow import LEAST_PAUSE_SECONDS, MOST_PAUSE_SECONDS, PollFailure, Snapshot, follow
 from fedsim.errors import Unavailable
 
 
@@ -48,7 +48,7 @@ class Script:
         self.pauses.append(seconds)
         self.now += seconds
 
-    def news(self, give_up_seconds: float = 60) -> list[Snapshot | Trouble]:
+    def news(self, give_up_seconds: float = 60) -> list[Snapshot | PollFailure]:
         return list(follow(self, 1, give_up_seconds=give_up_seconds, wait=self.wait, clock=lambda: self.now))
 
 
@@ -76,7 +76,7 @@ def test_each_silence_is_forgiven_anew() -> None:
     away = [Unavailable("away")] * 5
     script = Script(record(), *away, record(), *away, record("completed"))
     kinds = [type(news) for news in script.news(give_up_seconds=22)]
-    assert kinds == [Snapshot, *[Trouble] * 10, Snapshot]
+    assert kinds == [Snapshot, *[PollFailure] * 10, Snapshot]
 
 
 def test_a_silence_that_lasts_is_not() -> None:

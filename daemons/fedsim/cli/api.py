@@ -64,7 +64,7 @@ def reaching(url: str) -> Iterator[None]:
         ) from error
 
 
-class Api:
+class ApiClient:
     """The JSON API of the web at `url`, for the owner of `token`.
 
     Every question may raise `Unavailable` (69: not reached), `TryAgain` (75), `Refused` (77), `NotThere` (66) and

@@ -22,7 +22,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
-class Credentials:
+class ApiCredentials:
     """A token, the web that it is for (None: whichever is named), and the file that it stands in."""
 
     token: str
@@ -66,7 +66,7 @@ def check_encrypted(url: str, *, insecure_plaintext: bool) -> None:
         )
 
 
-def read_credentials(path: Path) -> Credentials:
+def read_credentials(path: Path) -> ApiCredentials:
     """Read a token file.
 
     Raises:
@@ -90,15 +90,15 @@ def read_credentials(path: Path) -> Credentials:
     lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(lines) not in {1, 2} or not lines[-1].isascii() or not lines[-1].isprintable() or " " in lines[-1]:
         raise BadInput(f"{path} holds no token: it needs one line with a token. Run `fedsim login` to write it")
-    return Credentials(lines[-1], clean_url(lines[0]) if len(lines) == 2 else None, path)
+    return ApiCredentials(lines[-1], clean_url(lines[0]) if len(lines) == 2 else None, path)
 
 
-def write_credentials(credentials: Credentials) -> None:
+def write_credentials(credentials: ApiCredentials) -> None:
     """Write the token file, readable for its owner only."""
     write_bytes(credentials.path, f"{credentials.url}\n{credentials.token}\n".encode())
 
 
-def choose_url(credentials: Credentials, given: str | None, *, insecure_plaintext: bool) -> str:
+def choose_url(credentials: ApiCredentials, given: str | None, *, insecure_plaintext: bool) -> str:
     """The web to ask: the one that was given, else the one that the token is for.
 
     Raises:

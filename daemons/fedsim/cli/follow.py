@@ -132,7 +132,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Trouble:
+class PollFailure:
     """The web does not answer; it is asked again."""
 
     text: str
@@ -145,7 +145,7 @@ def follow(
     give_up_seconds: float,
     wait: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Snapshot | Trouble]:
+) -> Iterator[Snapshot | PollFailure]:
     """The task each time that it has changed, until it is finished.
 
     Args:
@@ -171,7 +171,7 @@ def follow(
             if seen is None or clock() - silent_since >= give_up_seconds:
                 raise
             asked_to_wait = min(getattr(error, "retry_after", None) or 0.0, give_up_seconds)
-            yield Trouble(str(error))
+            yield PollFailure(str(error))
             pause = min(pause * PAUSE_GROWTH, MOST_PAUSE_SECONDS)
         else:
             silent_since = None

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import click
 
 from fedsim import __version__
-from fedsim.cli.accounts import login, logout
-from fedsim.cli.admin import admin
-from fedsim.cli.demo import demo
-from fedsim.cli.download import download
-from fedsim.cli.predict import predict
+from fedsim.cli.commands.accounts import login, logout
+from fedsim.cli.commands.admin import admin
+from fedsim.cli.commands.demo import demo
+from fedsim.cli.commands.download import download
+from fedsim.cli.commands.listings import nodes, options, rounds
+from fedsim.cli.commands.predict import predict
+from fedsim.cli.commands.tasks import delete, rerun, show, stop, submit, tasks
+from fedsim.cli.commands.watch import watch
 from fedsim.cli.running import run_command
-from fedsim.cli.tasks import delete, rerun, show, stop, submit, tasks
-from fedsim.cli.views import nodes, options, rounds
-from fedsim.cli.watch import watch
 
 EPILOG = """\b
 Exit codes:

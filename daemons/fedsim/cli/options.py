@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec
 
 import click
 
-from fedsim.cli.api import Api
+from fedsim.cli.api import ApiClient
 from fedsim.cli.credentials import choose_url, default_path, read_credentials
 from fedsim.cli.output import Output
 from fedsim.errors import EX_FAILED
@@ -56,7 +56,7 @@ plaintext_option = click.option(
 )
 
 
-def asks_web(function: Callable[Concatenate[Api, Output, P], int | None]) -> Callable[P, int | None]:
+def asks_web(function: Callable[Concatenate[ApiClient, Output, P], int | None]) -> Callable[P, int | None]:
     """A command that asks the web: gets an `Api` and an `Output` before its own parameters."""
 
     @url_option
@@ -69,7 +69,7 @@ def asks_web(function: Callable[Concatenate[Api, Output, P], int | None]) -> Cal
         insecure_plaintext, as_json = bool(kwargs.pop("insecure_plaintext")), bool(kwargs.pop("as_json"))
         credentials = read_credentials(token_file if isinstance(token_file, Path) else default_path())
         chosen = choose_url(credentials, url if isinstance(url, str) else None, insecure_plaintext=insecure_plaintext)
-        with Api(chosen, credentials.token) as api:
+        with ApiClient(chosen, credentials.token) as api:
             return function(api, Output(as_json=as_json), *args, **kwargs)
 
     return command

@@ -30,7 +30,7 @@ BLOCK = 2000
 
 
 @dataclass(frozen=True)
-class Source:
+class PredictionSource:
     """Where examples lie and how to read them, as the command line says."""
 
     path: Path
@@ -42,7 +42,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Given:
+class PredictionInput:
     """Examples to predict: features [n, *shape] with their scale, labels int64 [n] if there are any.
 
     `source` says in words where they come from.
@@ -62,7 +62,7 @@ class Model:
     feature_shape: tuple[int, ...]
     num_classes: int
 
-    def evaluate(self, given: Given) -> Evaluation | None:
+    def evaluate(self, given: PredictionInput) -> Evaluation | None:
         """The metrics of the model on the examples; None without labels."""
         return evaluate(self.module, given.features) if given.labelled else None
 
@@ -94,7 +94,7 @@ def open_model(path: Path) -> Model:
     return Model(path, *load_checkpoint(path))
 
 
-def load_examples(source: Source, model: Model) -> Given:
+def load_examples(source: PredictionSource, model: Model) -> PredictionInput:
     """Read the examples, and check that they are of the model's kind.
 
     Raises:
@@ -131,7 +131,7 @@ def load_examples(source: Source, model: Model) -> Given:
     return given
 
 
-def _of_data_set(source: Source) -> Given:
+def _of_data_set(source: PredictionSource) -> PredictionInput:
     """Data with labels, by the data room's formats."""
     path = source.path.absolute()
     config = DataSetConfig.model_validate(
@@ -142,21 +142,21 @@ def _of_data_set(source: Source) -> Given:
         raise BadInput(f"{source.path} has no test set: leave --part out")
     test = dataset.test if source.part != "train" else None
     if test is not None:
-        return Given(test, labelled=True, source="the test set")
+        return PredictionInput(test, labelled=True, source="the test set")
     whole = "all there are" if dataset.test is None else "the training set"
-    return Given(dataset.train, labelled=True, source=whole)
+    return PredictionInput(dataset.train, labelled=True, source=whole)
 
 
-def _unlabelled(features: Any, source: str) -> Given:
+def _unlabelled(features: Any, source: str) -> PredictionInput:
     scale = PIXEL_SCALE if features.dtype == np.uint8 else 1.0
-    return Given(Examples(features, np.zeros(len(features), np.int64), scale), labelled=False, source=source)
+    return PredictionInput(Examples(features, np.zeros(len(features), np.int64), scale), labelled=False, source=source)
 
 
 def _has_labels(path: Path) -> bool:
     return any(name in TRAIN_LABELS + TEST_LABELS for name in read_npz(path))
 
 
-def _table_like(source: Source) -> Given:
+def _table_like(source: PredictionSource) -> PredictionInput:
     """A table, prepared as the node's own data set is; labels too, where it has the data set's label column."""
     node = load_config(source.config, ClientConfig)
     config = next((dataset for dataset in node.datasets if dataset.name == source.like), None)
@@ -169,7 +169,7 @@ def _table_like(source: Source) -> Given:
         labelled = label_column in [name.strip() for name in next(lines, [])]
     if not labelled:
         return _unlabelled(features, f"the table, prepared as {source.like}")
-    return Given(
+    return PredictionInput(
         Examples(features, _labels(config, source.path.absolute(), label_column)),
         labelled=True,
         source=f"the table, prepared as {source.like}",
@@ -228,7 +228,7 @@ def _read_columns(path: Path) -> FloatArray:
     return np.array(rows, np.float32)
 
 
-def write_predictions(model: Model, given: Given, file: BinaryIO) -> None:
+def write_predictions(model: Model, given: PredictionInput, file: BinaryIO) -> None:
     """Write CSV: example (counted from 0), label where there are labels, predicted, and each class's probability."""
     columns = ["example", *(["label"] if given.labelled else []), "predicted"]
     _write(file, [[*columns, *(f"probability_{label}" for label in range(model.num_classes))]])

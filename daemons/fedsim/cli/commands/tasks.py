@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from fedsim.cli.api import Api, Json, Rejected
+from fedsim.cli.api import ApiClient, Json, Rejected
+from fedsim.cli.commands.listings import rounds_table
+from fedsim.cli.commands.watch import hint_at_download, outcome_code, watch_task
 from fedsim.cli.follow import Snapshot
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
-from fedsim.cli.views import rounds_table
-from fedsim.cli.watch import hint_at_download, outcome_code, watch_task
 from fedsim.errors import EX_OK
 
 SHOWN_ROUNDS = 20
@@ -26,7 +26,7 @@ watch_option = click.option("--watch", "then_watch", is_flag=True, help="Then wa
 @set_option
 @watch_option
 @asks_web
-def submit(api: Api, out: Output, file: str, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
+def submit(api: ApiClient, out: Output, file: str, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
     """Submit the task whose settings FILE holds.
 
     FILE is YAML or JSON, in fedsim's names or the original platform's (num_comm, cfraction …); - is standard input.
@@ -40,13 +40,13 @@ def submit(api: Api, out: Output, file: str, overrides: tuple[tuple[str, str], .
 @set_option
 @watch_option
 @asks_web
-def rerun(api: Api, out: Output, task: int, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
+def rerun(api: ApiClient, out: Output, task: int, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
     """Submit the settings of task NUMBER again, with the changes of --set."""
     settings = override(api.task(task)["settings"], overrides)
     return _submit(api, out, settings, f"task {task} with these changes", then_watch=then_watch)
 
 
-def _submit(api: Api, out: Output, settings: Json, source: str, *, then_watch: bool) -> int:
+def _submit(api: ApiClient, out: Output, settings: Json, source: str, *, then_watch: bool) -> int:
     try:
         task, notes = api.submit(settings)
     except Rejected as error:
@@ -72,7 +72,7 @@ def _submit(api: Api, out: Output, settings: Json, source: str, *, then_watch: b
 @click.option("--all", "all_pages", is_flag=True, help="Every one, however many there are.")
 @click.option("--everybody", is_flag=True, help="Tasks of all users (administrators only).")
 @asks_web
-def tasks(api: Api, out: Output, limit: int, all_pages: bool, everybody: bool) -> None:
+def tasks(api: ApiClient, out: Output, limit: int, all_pages: bool, everybody: bool) -> None:
     """List tasks, newest first."""
     found = api.tasks(limit=None if all_pages else limit, everybody=everybody)
     if out.as_json:
@@ -115,7 +115,7 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 @click.command()
 @number_argument
 @asks_web
-def show(api: Api, out: Output, task: int) -> None:
+def show(api: ApiClient, out: Output, task: int) -> None:
     """Show task NUMBER: its settings, how it stands and why, its latest rounds, its checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
@@ -167,7 +167,7 @@ def _checkpoint_row(checkpoint: Json) -> list[Any]:
 @click.command()
 @number_argument
 @asks_web
-def stop(api: Api, out: Output, task: int) -> None:
+def stop(api: ApiClient, out: Output, task: int) -> None:
     """Stop task NUMBER: at once if it waits, within seconds if it runs."""
     record = api.stop(task)
     if out.as_json:
@@ -182,7 +182,7 @@ def stop(api: Api, out: Output, task: int) -> None:
 @number_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @asks_web
-def delete(api: Api, out: Output, task: int, yes: bool) -> None:
+def delete(api: ApiClient, out: Output, task: int, yes: bool) -> None:
     """Delete the finished task NUMBER with its checkpoints, for good."""
     if not yes:
         click.confirm(f"Delete task {task} with all its checkpoints?", abort=True, err=True)

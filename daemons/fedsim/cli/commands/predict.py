@@ -57,11 +57,18 @@ def predict(
             raise NotThere(f"{path} is not there")
     if output is not None and output.exists() and not force:
         raise BadInput(f"{output} is there already: name another --output, or overwrite it with --force")
-    from fedsim.cli.prediction import Source, as_json_values, describe, load_examples, open_model, write_predictions  # noqa: PLC0415 - torch
+    from fedsim.cli.prediction import (  # noqa: PLC0415 - torch
+        PredictionSource,
+        as_json_values,
+        describe,
+        load_examples,
+        open_model,
+        write_predictions,
+    )
     from fedsim.spool.durable import replacing  # noqa: PLC0415 - with the above
 
     model = open_model(checkpoint)
-    examples = load_examples(Source(data, dataset_format, label_column, part, like, config), model)
+    examples = load_examples(PredictionSource(data, dataset_format, label_column, part, like, config), model)
     if not as_json or output is not None:
         try:
             with replacing(output) if output else nullcontext(sys.stdout.buffer) as file:

@@ -8,8 +8,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.text import Text
 
-from fedsim.cli.api import Api
-from fedsim.cli.follow import Snapshot, Trouble, follow
+from fedsim.cli.api import ApiClient
+from fedsim.cli.follow import PollFailure, Snapshot, follow
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import Output, plain
 from fedsim.errors import EX_FAILED, EX_OK
@@ -28,7 +28,7 @@ retry_option = click.option(
 @click.argument("number", type=click.IntRange(1))
 @retry_option
 @asks_web
-def watch(api: Api, out: Output, number: int, retry_seconds: float) -> int:
+def watch(api: ApiClient, out: Output, number: int, retry_seconds: float) -> int:
     """Watch task NUMBER until it is finished; exit 0 if it completed, 1 if not."""
     snapshot = watch_task(api, out, number, retry_seconds)
     hint_at_download(out, snapshot)
@@ -48,7 +48,7 @@ def outcome_code(snapshot: Snapshot) -> int:
     return EX_OK if snapshot.state == "completed" else EX_FAILED
 
 
-def watch_task(api: Api, out: Output, number: int, retry_seconds: float = GIVE_UP_SECONDS) -> Snapshot:
+def watch_task(api: ApiClient, out: Output, number: int, retry_seconds: float = GIVE_UP_SECONDS) -> Snapshot:
     """Show a task's progress until it is finished; returns how it ended."""
     show = _Bar(out) if out.talk.is_terminal else _Lines(out)
     last: Snapshot | None = None
@@ -79,9 +79,9 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def tell(self, news: Snapshot | Trouble) -> None:
+    def tell(self, news: Snapshot | PollFailure) -> None:
         """Print the line, unless it is the last one again."""
-        if isinstance(news, Trouble):
+        if isinstance(news, PollFailure):
             line = news.text
         elif news.finished:
             return
@@ -93,7 +93,7 @@ class _Lines:
             line += f", {news.doing}" if news.held_up else f", {news.time_left}" if news.time_left else ""
         if line != self._said:
             self._said = line
-            (self._out.note if isinstance(news, Trouble) else self._out.say)(line)
+            (self._out.note if isinstance(news, PollFailure) else self._out.say)(line)
 
 
 class _Bar:
@@ -119,9 +119,9 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def tell(self, news: Snapshot | Trouble) -> None:
+    def tell(self, news: Snapshot | PollFailure) -> None:
         """Move the bar."""
-        if isinstance(news, Trouble):
+        if isinstance(news, PollFailure):
             self._below.plain, self._below.style = plain(news.text), "yellow"
         else:
             # Eighty columns hold no more beside the bar.

@@ -1,6 +1,6 @@
-"""A whole lab on one machine: every daemon a process of its own, on loopback, with the embedded database.
+"""A cluster on one machine: every daemon is a process on loopback, with the embedded database.
 
-The demonstration runs it, and so do the tests: the same commands, YAML files and sockets as on real hosts.
+`fedsim demo` and the tests use it. It runs the same commands, YAML files and sockets as real hosts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from inotify_simple import INotify, flags
 
 from fedsim.errors import FedsimError, Unavailable
 from fedsim.pdeathsig import end_with_parent
@@ -32,32 +33,34 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 
-# Below those that the kernel gives to outgoing connections, one of which could take it before the daemon listens. Each
-# process goes through them from a place of its own, so that two labs that start at once do not choose the same.
+# Below the kernel's range for outgoing connections, one of which could take a port before the daemon listens. Each
+# process starts at a random port, so that two clusters started at the same time do not choose the same one.
 _PORTS = range(20_000, 32_768)
-_places = itertools.count(secrets.randbelow(len(_PORTS)))
+_offsets = itertools.count(secrets.randbelow(len(_PORTS)))
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on now, and that this process has not been given before.
+    """Return an unused port on loopback that this process has not been given before.
 
     Raises:
-        Unavailable: there is none.
+        Unavailable: no port is free.
     """
-    for place in itertools.islice(_places, len(_PORTS)):
-        port = _PORTS[place % len(_PORTS)]
+    for offset in itertools.islice(_offsets, len(_PORTS)):
+        port = _PORTS[offset % len(_PORTS)]
         try:
             with socket.create_server(("127.0.0.1", port)):
                 return port
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-    raise Unavailable(f"every port of loopback from {_PORTS[0]} to {_PORTS[-1]} is in use: end what listens there")
+    raise Unavailable(
+        f"every port of loopback from {_PORTS[0]} to {_PORTS[-1]} is in use: stop a process that listens there"
+    )
 
 
 @dataclass
-class Process:
-    """One daemon: how it is started, and its process while it runs."""
+class DaemonProcess:
+    """A daemon: its command line, and its process while it runs."""
 
     name: str
     command: list[str]
@@ -66,20 +69,20 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """The id of the running process."""
         if self.popen is None:
-            raise FedsimError(f"{self.name} does not run")
+            raise FedsimError(f"{self.name} is not running")
         return self.popen.pid
 
     def tail(self) -> str:
-        """The last lines that it logged."""
+        """The last lines of its log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(lines[-15:])
 
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node of the lab: its data folder, its data sets (as in client.yml), and keys of client.yml that differ."""
+    """A node of the cluster: its data folder, its data sets (as in client.yml), and further keys of client.yml."""
 
     name: str
     data: Path
@@ -87,8 +90,8 @@ class NodeSpec:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-class LocalLab:
-    """The processes of a lab and its files under one folder. Use it as a context: leaving it ends every process."""
+class LocalCluster:
+    """The processes of a cluster, with all their files in one folder. As a context manager it starts and stops them."""
 
     def __init__(
         self,
@@ -103,26 +106,26 @@ class LocalLab:
         """Write the YAML files.
 
         Args:
-            folder: of configuration, spools, database and logs; made if missing.
+            folder: for configuration, spools, database and logs; created if missing.
             nodes: at least one.
-            server: keys of server.yml that differ from the default.
-            web: the same of web.yml.
-            receiver: the same of every receiver.yml.
-            web_port: where the web listens; 0: any free port.
+            server: further keys of server.yml.
+            web: further keys of web.yml.
+            receiver: further keys of every receiver.yml.
+            web_port: the web's port; 0 for any free port.
         """
         self.folder = folder.resolve()
         self.nodes = nodes
         self.database = f"sqlite:///{self.folder / 'fedsim.db'}"
         self.server_spool = self.folder / "server"
         self.web_port = web_port or free_port()
-        self.processes: dict[str, Process] = {}
+        self.processes: dict[str, DaemonProcess] = {}
         for name in ("etc", "log"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._write(server or {}, web or {}, receiver or {})
 
     @property
     def url(self) -> str:
-        """Where the web answers."""
+        """The web's address."""
         return f"http://127.0.0.1:{self.web_port}"
 
     def node_spool(self, name: str) -> Path:
@@ -145,31 +148,31 @@ class LocalLab:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End every process."""
+        """Stop every process."""
         self.stop()
 
     def start(self, *names: str) -> None:
-        """Start processes and wait until each says that it is ready.
+        """Start processes and wait until each reports that it is ready.
 
         Raises:
-            Unavailable: one ended, or was not ready in time; with the last lines of its log.
+            Unavailable: a process exited or was not ready in time; includes the last lines of its log.
         """
-        with tempfile.TemporaryDirectory(prefix="fedsim-") as place, ExitStack() as open_until_the_end:
+        with tempfile.TemporaryDirectory(prefix="fedsim-") as sockets, ExitStack() as stack:
             waiting = {}
             for name in names:
-                listener = self._launch(self.processes[name], Path(place) / name)
-                waiting[name] = open_until_the_end.enter_context(listener)
+                listener = self._launch(self.processes[name], Path(sockets) / name)
+                waiting[name] = stack.enter_context(listener)
             deadline = time.monotonic() + START_SECONDS
             for name, listener in waiting.items():
                 self._await_ready(self.processes[name], listener, deadline)
 
     def launch(self, name: str) -> None:
         """Start a process without waiting until it is ready."""
-        with tempfile.TemporaryDirectory(prefix="fedsim-") as place:
-            self._launch(self.processes[name], Path(place) / name).close()
+        with tempfile.TemporaryDirectory(prefix="fedsim-") as sockets:
+            self._launch(self.processes[name], Path(sockets) / name).close()
 
-    def _launch(self, process: Process, notify: Path) -> socket.socket:
-        """Start a process that tells on the socket at `notify` when it is ready, as it would tell systemd."""
+    def _launch(self, process: DaemonProcess, notify: Path) -> socket.socket:
+        """Start a process that reports readiness on the socket at `notify`, as it would to systemd."""
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         listener.bind(str(notify))
         with process.log.open("ab") as log:
@@ -180,12 +183,12 @@ class LocalLab:
                 stderr=log,
                 env={**os.environ, "NOTIFY_SOCKET": str(notify)},
                 start_new_session=True,
-                # However this process ends, nothing of the lab stays behind.
+                # No process outlives this one, however it ends.
                 preexec_fn=functools.partial(end_with_parent, os.getpid(), signal.SIGTERM),  # noqa: PLW1509 - sets a flag
             )
         return listener
 
-    def _await_ready(self, process: Process, listener: socket.socket, deadline: float) -> None:
+    def _await_ready(self, process: DaemonProcess, listener: socket.socket, deadline: float) -> None:
         pidfd = os.pidfd_open(process.pid)
         try:
             with selectors.DefaultSelector() as selector:
@@ -196,14 +199,14 @@ class LocalLab:
                     if listener in ready and b"READY=1" in listener.recv(4096).split(b"\n"):
                         return
                     if pidfd in ready and listener not in ready:
-                        raise Unavailable(f"{process.name} ended at once:\n{process.tail()}")
+                        raise Unavailable(f"{process.name} exited at once:\n{process.tail()}")
                     if not ready:
                         raise Unavailable(f"{process.name} was not ready in {START_SECONDS:g} s:\n{process.tail()}")
         finally:
             os.close(pidfd)
 
     def stop(self, *names: str) -> None:
-        """End processes, all if none is named; they are gone on return."""
+        """Stop the named processes (default: all) and wait until they have exited."""
         chosen = [self.processes[name] for name in names or reversed(list(self.processes))]
         for process in chosen:
             if process.popen is not None:
@@ -218,12 +221,41 @@ class LocalLab:
                 process.popen = None
 
     def kill(self, name: str) -> None:
-        """End a process as a crash would: SIGKILL."""
+        """Kill a process with SIGKILL, like a crash."""
         process = self.processes[name]
         os.kill(process.pid, signal.SIGKILL)
         if process.popen is not None:
             process.popen.wait()
         process.popen = None
+
+    # ------------------------------------------------------------ waiting
+
+    def await_log(self, name: str, event: str, *, times: int = 1, seconds: float = 60) -> None:
+        """Wait until a process has logged an event this many times since the cluster was created."""
+        self.await_logs([self.processes[name].log], (event,), times=times, seconds=seconds)
+
+    def await_logs(self, logs: list[Path], events: tuple[str, ...], *, times: int = 1, seconds: float = 60) -> None:
+        """Wait until one of the files contains one of the events this many times."""
+
+        def logged() -> bool:
+            return any(path.read_text(encoding="utf-8").count(event) >= times for path in logs for event in events)
+
+        _await(logged, logs, flags.MODIFY, seconds, f"none of {events} in {logs}")
+
+    def await_file(self, path: Path, *, seconds: float = 30) -> None:
+        """Wait until a file exists."""
+        _await(path.exists, [path.parent], flags.MOVED_TO | flags.CREATE, seconds, f"{path} was not created")
+
+    def await_gone(self, folder: Path, pattern: str, *, seconds: float = 30) -> None:
+        """Wait until no file in a folder matches the pattern."""
+        removed = flags.DELETE | flags.MOVED_FROM
+        _await(lambda: not list(folder.glob(pattern)), [folder], removed, seconds, f"{folder} still holds {pattern}")
+
+    def files(self, host: str) -> set[str]:
+        """Every file in a host's spool except the announcements, which come and go."""
+        spool = self.folder / host
+        paths = (path.relative_to(spool) for path in spool.rglob("*") if path.is_file())
+        return {str(path) for path in paths if path.parts[0] != "hello"}
 
     # ------------------------------------------------------------ files
 
@@ -295,4 +327,16 @@ class LocalLab:
         path = self.config(name)
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         command = [str(Path(sys.executable).with_name(f"fedsim-{daemon}")), "--config", str(path)]
-        self.processes[name] = Process(name, command, self.folder / "log" / f"{name}.log")
+        self.processes[name] = DaemonProcess(name, command, self.folder / "log" / f"{name}.log")
+
+
+def _await(condition: Callable[[], bool], paths: list[Path], events: int, seconds: float, problem: str) -> None:
+    """Check the condition at each change of the paths; raises `TimeoutError` with the problem."""
+    deadline = time.monotonic() + seconds
+    with INotify() as inotify:
+        for path in paths:
+            inotify.add_watch(path, events)
+        while not condition():
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{problem} after {seconds:g} s")
+            inotify.read(timeout=1000)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fedsim.cli.api import Api, Json
+from fedsim.cli.api import ApiClient, Json
 from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, number, size
@@ -28,7 +28,7 @@ ROUND_COLUMNS = (
 @click.argument("task", metavar="NUMBER", type=click.IntRange(1))
 @click.option("--csv", "as_csv", is_flag=True, help="As CSV, a line for each round, with everything known of it.")
 @asks_web
-def rounds(api: Api, out: Output, task: int, as_csv: bool) -> None:
+def rounds(api: ApiClient, out: Output, task: int, as_csv: bool) -> None:
     """Show the rounds of task NUMBER; round 0 is the evaluation of the initial model."""
     if as_csv and out.as_json:
         raise click.UsageError("--csv and --json exclude each other: take one.")
@@ -89,7 +89,7 @@ def _of_classes(record: Json) -> dict[tuple[str, int], float | None]:
 
 @click.command()
 @asks_web
-def nodes(api: Api, out: Output) -> None:
+def nodes(api: ApiClient, out: Output) -> None:
     """List the nodes as they last announced themselves."""
     found = api.nodes()
     if out.as_json:
@@ -111,7 +111,7 @@ def _node_row(node: Json) -> list[Any]:
 
 @click.command()
 @asks_web
-def options(api: Api, out: Output) -> None:
+def options(api: ApiClient, out: Output) -> None:
     """List what a task may be made of: models, data sets, and every setting with its default."""
     found = api.options()
     if out.as_json:

@@ -16,13 +16,13 @@ from typing import Any
 import click
 import httpx
 
-from fedsim.cli.api import Api, open_client, reaching
+from fedsim.cli.api import ApiClient, open_client, reaching
+from fedsim.cli.commands.watch import outcome_code, watch_task
 from fedsim.cli.follow import metric_name
-from fedsim.cli.lab import LocalLab, NodeSpec
 from fedsim.cli.output import Output
 from fedsim.cli.pages import Page, read_page
-from fedsim.cli.watch import outcome_code, watch_task
 from fedsim.errors import FedsimError
+from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
 WEB_PORT = 8080
 USER = "demo"
@@ -66,11 +66,11 @@ def _web_port() -> int:
         return 0
 
 
-def _make_lab(folder: Path, data: DemoData) -> LocalLab:
+def _make_lab(folder: Path, data: DemoData) -> LocalCluster:
     # Where there is only the digits' own package, there is no folder of data; a node wants one all the same.
     place = data.folder if data.folder.is_dir() else folder / "data"
     nodes = [NodeSpec(name, place, [data.dataset], {"clients": 50}) for name in ("node-a", "node-b")]
-    return LocalLab(folder, nodes, web_port=_web_port())
+    return LocalCluster(folder, nodes, web_port=_web_port())
 
 
 def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> str:
@@ -119,7 +119,7 @@ def demo(folder: Path) -> int:
         password = secrets.token_urlsafe(9)
         out.say(f"Through {lab.url}: registering {USER!r}, logging in, submitting the task …")
         number, token = _through_the_web(lab.url, password, data.dataset["name"])
-        with Api(lab.url, token) as api:
+        with ApiClient(lab.url, token) as api:
             last = watch_task(api, out, number)
             _show_result(out, lab, api, number)
         if sys.stdout.isatty():
@@ -130,7 +130,7 @@ def demo(folder: Path) -> int:
     return outcome_code(last)
 
 
-def _show_result(out: Output, lab: LocalLab, api: Api, number: int) -> None:
+def _show_result(out: Output, lab: LocalCluster, api: ApiClient, number: int) -> None:
     task = api.task(number)
     checkpoints = api.checkpoints(number)
     if task["state"] != "completed" or not checkpoints:

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import httpx
 
-from fedsim.cli.api import Api, fail, open_client, reaching
+from fedsim.cli.api import ApiClient, fail, open_client, reaching
 from fedsim.cli.credentials import (
     DEFAULT_URL,
-    Credentials,
+    ApiCredentials,
     check_encrypted,
     choose_url,
     clean_url,
@@ -57,7 +57,7 @@ def login(
     path = token_file or default_path()
     token = make_token(chosen, user, password, f"fedsim on {socket.gethostname()}"[:MAX_LABEL_CHARACTERS])
     try:
-        write_credentials(Credentials(token, chosen, path))
+        write_credentials(ApiCredentials(token, chosen, path))
     except OSError as error:
         raise BadInput(f"The token cannot be kept in {path}: {error.strerror}; name another --token-file") from error
     if as_json:
@@ -75,7 +75,7 @@ def logout(token_file: Path | None, as_json: bool) -> None:
     path = token_file or default_path()
     credentials = read_credentials(path)
     url = choose_url(credentials, None, insecure_plaintext=False)
-    with Api(url, credentials.token) as api:
+    with ApiClient(url, credentials.token) as api:
         try:
             mine = [t["id"] for t in api.tokens() if credentials.token.startswith(t["hint"])]
         except Refused:  # the web no longer knows it: there is only the file to remove

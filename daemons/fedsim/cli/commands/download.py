@@ -9,7 +9,7 @@ import click
 from blake3 import blake3
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from fedsim.cli.api import Api, Json
+from fedsim.cli.api import ApiClient, Json
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import Output, moment, size
 from fedsim.errors import BadInput, NotThere, Unavailable
@@ -22,7 +22,9 @@ from fedsim.spool.durable import replacing, write_all, write_bytes
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, or a folder to put it in.")
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @asks_web
-def download(api: Api, out: Output, task: int, round_number: int | None, output: Path | None, force: bool) -> None:
+def download(
+    api: ApiClient, out: Output, task: int, round_number: int | None, output: Path | None, force: bool
+) -> None:
     """Download the last checkpoint of task NUMBER (safetensors), with its description (.json) beside it."""
     checkpoint = _choose(api.checkpoints(task), task, round_number)
     path = _target(output, f"task-{task}-round-{checkpoint['round']:04d}.safetensors")
@@ -61,7 +63,7 @@ def _target(output: Path | None, name: str) -> Path:
     return output / name if output.is_dir() else output
 
 
-def fetch(api: Api, out: Output, task: int, checkpoint: Json, path: Path) -> None:
+def fetch(api: ApiClient, out: Output, task: int, checkpoint: Json, path: Path) -> None:
     """Stream a checkpoint to a temporary file, verify size and digest, and only then give it its name.
 
     Raises:

@@ -1,0 +1,1 @@
+"""The commands of `fedsim`, a module for each group of them."""

@@ -1,0 +1,1 @@
+"""Tools for tests: a cluster of real processes on one machine."""
