@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +18,7 @@ from state_diagrams import TABLES
 
 from fedsim.cli.main import EPILOG, cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
+from fedsim.learning.transforms import TRANSFORMS, compatibility
 from fedsim.migrations.command import main as migrate
 from fedsim.settings import SEED_NAMES, TaskSettings
 from fedsim.web.api import ApiRoutes
@@ -36,6 +39,7 @@ COMMANDS: dict[str, click.Command] = {
     "fedsim-ca": ca,
     "fedsim-gather": gather,
 }
+
 DISTRIBUTION = "fedsim-lab"
 # What a group's plug-ins are called; groups without an installed plug-in are left out.
 GROUPS = {
@@ -253,7 +257,38 @@ def all_plugins() -> str:
     return "\n".join(parts)
 
 
-# What the directive `generated` can be asked for.
+def combinations() -> str:
+    """Which strategies and transforms combine, and why others do not."""
+    strategies = {point.name: point.load()() for point in _own("fedsim.strategies")}
+    transforms = {name: transform() for name, transform in TRANSFORMS.items()}
+    found = compatibility(strategies, transforms)
+    if not strategies:
+        return ""
+    rows = [
+        [f"`{strategy}`", *(found[strategy, transform] or "yes" for transform in transforms)] for strategy in strategies
+    ]
+    return table(["strategy", *(f"`{name}`" for name in transforms)], rows)
+
+
+def _load(module: str, *names: str) -> list[Any] | None:
+    """What a module defines, or None if it does not define all of it."""
+    if find_spec(module) is None:
+        return None
+    found = import_module(module)
+    return [getattr(found, name) for name in names] if all(hasattr(found, name) for name in names) else None
+
+
+def message_kinds() -> str:
+    """The kinds of files that hosts send to each other."""
+    loaded = _load("fedsim.spool.kinds", "KINDS")
+    rows = []
+    for kind, spec in loaded[0].items() if loaded else ():
+        ways = ", ".join(f"{route.sender} → {route.receiver}" for route in spec.routes)
+        needs = "yes" if spec.on_demand else "no"
+        rows.append([f"`{kind}`", ways, f"`{spec.path.text}`", f"`{spec.limit}`", needs])
+    return table(["kind", "sender → receiver", "path in the spool", "limit", "must be requested"], rows) if rows else ""
+
+
 def transitions(name: str) -> str:
     """The transition table of a state machine; its rows are numbered as in the diagram."""
     rows = [
@@ -269,6 +304,7 @@ def transitions(name: str) -> str:
     return table(["", "from", "to", "when", "events"], rows)
 
 
+# What the directive `generated` can be asked for.
 GENERATORS: dict[str, Callable[..., str]] = {
     "settings": settings,
     "yaml-keys": yaml_keys,
@@ -277,5 +313,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "api-routes": api_routes,
     "plugins": plugins,
     "all-plugins": all_plugins,
+    "combinations": combinations,
+    "message-kinds": message_kinds,
     "transitions": transitions,
 }

@@ -236,18 +236,50 @@ print(simulate(settings, mine).rounds[-1].metrics["accuracy"])
 """
 
 
-def test_a_model_and_a_format_of_ones_own_are_found_once_installed(tmp_path: Path) -> None:
-    source, installed = tmp_path / "source", tmp_path / "installed"
-    for language, name in (("toml", "our-lab/pyproject.toml"), ("python", "our-lab/our_lab.py")):
+USE_OUR_RULES = """
+from pathlib import Path
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.simulate import simulate
+from fedsim.settings import parse_settings
+
+digits = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), Path())
+settings, _ = parse_settings({"dataset": "digits", "partition": "iid", "num_clients": 10, "fraction_train": 1,
+                              "num_rounds": 3, "local_learning_rate": 0.1, "strategy": "trimmed_mean",
+                              "strategy_options": {"share": 0.2}})
+print(simulate(settings, digits).rounds[-1].metrics.accuracy)
+"""
+
+
+def use(package: str, program: str, folder: Path) -> float:
+    """Install the package whose files the pages show, run a program that uses it, and return the number it prints."""
+    source, installed = folder / "source", folder / "installed"
+    module = package.replace("-", "_")
+    for language, name in (("toml", f"{package}/pyproject.toml"), ("python", f"{package}/{module}.py")):
         (content,) = named(language, name)
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(content, encoding="utf-8")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    install += ["--no-build-isolation", "--no-deps", "--target", str(installed), str(source / "our-lab")]
+    install += ["--no-build-isolation", "--no-deps", "--target", str(installed), str(source / package)]
     subprocess.run(install, check=True)
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     run = subprocess.run(
-        [sys.executable, "-c", USE_OUR_LAB], capture_output=True, text=True, check=False, cwd=tmp_path, env=environment
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder, env=environment
     )
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout) > 0.8
+    return float(run.stdout)
+
+
+def test_a_model_and_a_format_of_ones_own_are_found_once_installed(tmp_path: Path) -> None:
+    assert use("our-lab", USE_OUR_LAB, tmp_path) > 0.8
+
+
+def test_settings_with_options_are_accepted_as_shown() -> None:
+    pytest.importorskip("fedsim.plugins")
+    (shown,) = named("yaml", "task.yml")
+    assert parse_settings(yaml.safe_load(shown))[1] == []
+
+
+def test_a_strategy_of_ones_own_trains_with_its_option_once_installed(tmp_path: Path) -> None:
+    pytest.importorskip("fedsim.plugins")
+    assert use("our-rules", USE_OUR_RULES, tmp_path) > 0.8
