@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
+from fedsim.cli.lab import NodeSpec
 from platform_support import DIGITS, Platform
 
-from fedsim.cli.lab import NodeSpec
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
 from fedsim.errors import EX_CONFIG
 from fedsim.migrations.command import main as fedsim_migrate
