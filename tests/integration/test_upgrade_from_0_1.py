@@ -18,7 +18,6 @@ from pathlib import Path
 import httpx
 import pytest
 from click.testing import CliRunner
-from fedsim.cli.lab import NodeSpec
 from platform_support import DIGITS, Platform
 
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
@@ -26,6 +25,7 @@ from fedsim.errors import EX_CONFIG
 from fedsim.migrations.command import main as fedsim_migrate
 from fedsim.settings import parse_settings
 from fedsim.store import Store
+from fedsim.testing.local_cluster import NodeSpec
 from fedsim.web.accounts import make_token
 
 LEFT = Path(__file__).parent / "state-0.1"
