@@ -30,7 +30,7 @@ SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
 GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPLERS, ENGINES)
 """All groups of entry points."""
-WORKERS_ONLY = frozenset({MODELS})
+WORKERS_ONLY = frozenset({MODELS, ENGINES})
 """Groups whose packages import torch: only workers load them, others know their names."""
 
 

@@ -50,6 +50,7 @@ GROUPS = {
     "fedsim.objectives": "Objectives",
     "fedsim.optimizers": "Client optimizers",
     "fedsim.samplers": "Client samplers",
+    "fedsim.engines": "Engines",
 }
 
 

@@ -14,6 +14,7 @@ from fedsim.learning.evaluate import evaluate, predict
 from fedsim.learning.examples import Examples
 from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricSet, roc_auc
 from fedsim.learning.models import build_model
+from fedsim.learning.objectives.classification import Classification
 
 
 def _examples(count: int, classes: int) -> Examples:
@@ -78,10 +79,13 @@ class _WrongOnes:
 
 def test_a_new_metric_is_a_description_and_an_accumulator() -> None:
     wrong = Metric("wrong", "Wrong ones", higher_is_better=False, accumulator=_WrongOnes)
-    metrics = MetricSet((*CLASSIFICATION.metrics, wrong), "wrong")
-    values = evaluate(build_model("mlp", (5,), 3), _examples(333, 3), metrics=metrics).metrics
+
+    class Ours(Classification):
+        metrics = MetricSet((*CLASSIFICATION.metrics, wrong), "wrong")
+
+    values = evaluate(build_model("mlp", (5,), 3), _examples(333, 3), objective=Ours()).metrics
     assert values["wrong"] == pytest.approx((1 - (values["accuracy"] or 0)) * 333)
-    assert [metric.name for metric in metrics.in_order(["z", *values])] == ["accuracy", "loss", "wrong", "z"]
+    assert [metric.name for metric in Ours.metrics.in_order(["z", *values])] == ["accuracy", "loss", "wrong", "z"]
 
 
 class _Widest(nn.Module):

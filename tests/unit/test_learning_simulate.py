@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from fedsim.errors import BadInput
-from fedsim.learning.engine import make_deterministic
+from fedsim.learning.aggregate import aggregate
+from fedsim.learning.engine import SequentialEngine, make_deterministic
 from fedsim.learning.errors import Diverged
-from fedsim.learning.examples import DataSet, Examples
+from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.learning.optimizers import Optimizer, Step
+from fedsim.learning.samplers import Sampler
 from fedsim.learning.simulate import RoundResult, SimulationResult, simulate
+from fedsim.learning.strategies import Block, Passes, Strategy, Uplink
+from fedsim.learning.strategies.fedprox import FedProx
 from fedsim.settings import TaskSettings
 
 
@@ -111,3 +117,90 @@ def test_a_model_that_explodes_ends_the_task_with_its_round() -> None:
     wild = DataSet(Examples(data.train.features * np.float32(1e18), data.train.labels), data.test, 2)
     with pytest.raises(Diverged, match="diverged in round 1"):
         simulate(_settings(local_learning_rate=100.0, local_epochs=50), wild)
+
+
+class FirstClients(Sampler):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:  # noqa: ARG002
+        return tuple(range(cohort_size))
+
+
+class Signs(Optimizer):
+    def start(self, parameters: Sequence[Tensor], learning_rate: float) -> Step:
+        def step(gradients: Sequence[Tensor]) -> None:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.sub_(gradient.sign(), alpha=learning_rate)
+
+        return step
+
+
+class NearestToMean(Strategy):
+    """Takes the update that is nearest to the mean: distances come from a pass over all blocks."""
+
+    uplink = Uplink.EACH_CLIENT
+
+    def prepare(self, weights: Sequence[float]) -> Passes:
+        distances = yield self.distances
+        assert len(distances) == len(weights)
+        return int(distances.argmin())
+
+    @staticmethod
+    def distances(updates: Sequence[FloatArray], received: Block) -> Block:  # noqa: ARG004
+        stacked = np.stack(updates).astype(np.float64)
+        return np.square(stacked - stacked.mean(axis=0)).sum(axis=1)
+
+    def combine(
+        self,
+        updates: Sequence[FloatArray],
+        weights: Sequence[float],  # noqa: ARG002
+        received: Block,  # noqa: ARG002
+        prepared: int,
+    ) -> Block:
+        return updates[prepared].astype(np.float64)
+
+
+def test_objects_take_the_place_of_what_the_settings_name_without_an_installed_package() -> None:
+    prox = simulate(_settings(strategy="fedprox", strategy_options={"mu": 0.3}), _data())
+    given = simulate(_settings(), _data(), strategy=FedProx(FedProx.Options(mu=0.3)))
+    assert given.digest == prox.digest
+    assert simulate(_settings(), _data(), strategy=FedProx).digest != prox.digest, "a class has its default options"
+
+    plain = simulate(_settings(), _data()).digest
+    for other in ({"sampler": FirstClients}, {"optimizer": Signs()}, {"strategy": NearestToMean()}):
+        assert simulate(_settings(), _data(), **other).digest != plain
+
+    def linear(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        return nn.Linear(feature_shape[0], num_classes)
+
+    assert len(simulate(_settings(), _data(), model=linear).vector) == 6 * 2 + 2
+
+
+def test_an_engine_of_ones_own_trains_and_a_faulty_one_is_seen() -> None:
+    made = []
+
+    class Counting(SequentialEngine):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    assert simulate(_settings(), _data(), engine=Counting).digest == simulate(_settings(), _data()).digest
+    assert len(made) == 1
+
+
+def test_a_pass_over_the_blocks_chooses_the_update_that_whole_vectors_would_choose() -> None:
+    rng = np.random.default_rng(3)
+    updates = [rng.normal(size=5000).astype(np.float32) for _ in range(7)]
+    stacked = np.stack(updates).astype(np.float64)
+    nearest = int(np.square(stacked - stacked.mean(axis=0)).sum(axis=1).argmin())
+    for block in (1000, 5000):
+        out = np.empty(5000, np.float32)
+        assert aggregate(NearestToMean(), updates[0], updates, [1.0] * 7, {}, out, {}, block=block)
+        assert out.tobytes() == updates[nearest].tobytes()
+
+
+@pytest.mark.parametrize(("rule", "step"), [("median", ""), ("", "fedavgm"), ("median", "fedavgm")])
+def test_the_parts_of_strategies_combine_freely(rule: str, step: str) -> None:
+    settings = _settings(strategy="fedprox", aggregation=rule, server_step=step)
+    one = simulate(settings, _data(), chunk_clients=2)
+    alone = [simulate(_settings(strategy=name), _data(), chunk_clients=2) for name in ("fedprox", "median", "fedavgm")]
+    assert one.digest not in {result.digest for result in alone}
+    assert sorted(one.state) == (["momentum"] if step else [])

@@ -50,7 +50,11 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         clients=config.clients,
         workers=config.workers,
         engine=Engine(
-            device=seen.device, threads=config.threads_per_worker, processor=seen.processor, torch=seen.torch
+            name=config.engine,
+            device=seen.device,
+            threads=config.threads_per_worker,
+            processor=seen.processor,
+            torch=seen.torch,
         ),
         datasets=_first(datasets, "data sets", problems),
         models=_first(_models(config.institution.models, problems), "models", problems),

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, IPvAnyNetwork
 
 from fedsim import plugins
 from fedsim.config.database import checked_url
-from fedsim.plugins import FORMATS, MODELS
+from fedsim.plugins import ENGINES, FORMATS, MODELS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -313,6 +313,7 @@ class ClientConfig(Measured, _Networked):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it trains; auto takes a GPU if there is one"
     )
+    engine: Annotated[Name, _one_of(ENGINES)] = Field("sequential", description="How it trains its clients")
     workers: int = Field(1, ge=1, le=256, description="Chunks that are trained at once")
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
     max_worker_restarts: int = Field(

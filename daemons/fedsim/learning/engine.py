@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.learning.components import Components
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.models import Prepares, build_model, check_training, load_vector, share_vector
-from fedsim.learning.objectives import make_objective
-from fedsim.learning.optimizers import make_optimizer
+from fedsim.learning.models import Prepares, build_model, check_training, load_vector, model_name, share_vector
 from fedsim.learning.partitions import Partition
 from fedsim.learning.randomness import generator
-from fedsim.learning.strategies import Strategy, Uplink, make_strategy
+from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, mean_metrics
@@ -49,8 +48,8 @@ class ClientData:
         return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
 
 
-class Engine(Protocol):
-    """Trains clients from a global model. Where it runs them, and how many at once, is its own affair."""
+class TrainingEngine(Protocol):
+    """Trains clients from a global model. Where it runs them, and how many at once, is its own decision."""
 
     def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`, each with its parameters, float32 [P].
@@ -80,8 +79,36 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+class EngineFactory(Protocol):
+    """What an entry point in `fedsim.engines` names."""
+
+    def __call__(
+        self,
+        settings: TaskSettings,
+        train: Examples,
+        partition: Partition,
+        num_classes: int,
+        *,
+        components: Components | None = None,
+        device: str = "cpu",
+    ) -> TrainingEngine:
+        """An engine for one task on one node.
+
+        Args:
+            settings: the task's.
+            train: the node's training examples.
+            partition: of these examples.
+            num_classes: the task's.
+            components: the task's plug-ins; None: those that the settings name.
+            device: a torch device.
+
+        Raises:
+            BadInput: the model cannot be trained.
+        """
+
+
 class SequentialEngine:
-    """Plain SGD on the mean cross-entropy, one client after another; a last short batch is kept."""
+    """Trains one client after another; a last short batch is kept."""
 
     def __init__(
         self,
@@ -90,17 +117,19 @@ class SequentialEngine:
         partition: Partition,
         num_classes: int,
         *,
+        components: Components | None = None,
         device: str = "cpu",
     ) -> None:
+        components = components or Components.of(settings)
         self.data = ClientData(settings, train, partition)
         self.settings = settings
-        self.strategy = make_strategy(settings)
-        self.objective = make_objective(settings)
-        self.optimizer = make_optimizer(settings)
+        self.strategy = components.strategy
+        self.objective = components.objective
+        self.optimizer = components.optimizer
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
-        self.model = build_model(settings.model, train.feature_shape, num_classes).to(self.device).train()
-        check_training(self.model, settings.model, train.feature_shape, num_classes, self.device)
+        self.model = build_model(components.model, train.feature_shape, num_classes).to(self.device).train()
+        check_training(self.model, model_name(components.model), train.feature_shape, num_classes, self.device)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
         # The same memory, unknown to autograd: steps are taken on these.
@@ -108,7 +137,7 @@ class SequentialEngine:
         self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
 
     def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
-        """Yield the clients' updates in the order of `clients`; see `Engine`."""
+        """Yield the clients' updates in the order of `clients`; see `TrainingEngine`."""
         load_vector(self.model, global_vector)
         start = self.flat.clone()
         parts = torch.split(start, [parameter.numel() for parameter in self.parameters])
@@ -195,7 +224,7 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
 
 
 def train_chunk(
-    engine: Engine,
+    engine: TrainingEngine,
     strategy: Strategy,
     chunk: int,
     clients: Sequence[int],

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray
-from fedsim.learning.metrics import CLASSIFICATION, Accumulator, ClassValues, MetricSet, MetricValues
+from fedsim.learning.metrics import Accumulator, ClassValues, MetricSet, MetricValues
 from fedsim.learning.models import Prepares
+from fedsim.learning.objectives import Objective
+from fedsim.learning.objectives.classification import Classification
 
 BATCH = 500
 
@@ -30,15 +32,16 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module, examples: Examples, *, metrics: MetricSet = CLASSIFICATION, batch_size: int = BATCH
+    model: nn.Module, examples: Examples, *, objective: Objective | None = None, batch_size: int = BATCH
 ) -> Evaluation:
     """Test a model, on the device of its parameters; it is left in evaluation mode.
 
-    The loss is the mean cross-entropy. A value that is not finite becomes None.
+    The objective (None: classification) gives the loss and the metrics. A value that is not finite becomes None.
 
     Raises:
         BadInput: there is no example, or one is of a class that the model does not know.
     """
+    objective = objective or Classification()
     labels = examples.labels
     if not len(labels):
         raise BadInput("the test set is empty; give it at least one example")
@@ -53,8 +56,9 @@ def evaluate(
                 f"{num_classes - 1}: use the test set of the data that it is trained on"
             )
         if batch.start == 0:
-            accumulators = _accumulators(metrics, num_classes)
-        loss += float(nn.functional.cross_entropy(logits, torch.from_numpy(labels[batch].copy()), reduction="sum"))
+            accumulators = _accumulators(objective.metrics, num_classes)
+        targets = torch.from_numpy(labels[batch].copy())
+        loss += float(objective.loss(logits, targets)) * len(targets)
         for accumulator in accumulators.values():
             accumulator.add(logits.numpy(), labels[batch])
     values: MetricValues = {"loss": _finite(loss / len(labels))}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from fedsim.learning.examples import IntArray
 from fedsim.plugins import gettext_noop
-from fedsim.settings import TaskSettings
 
 # Metrics by name, and per-class metrics by name with a value for each class; None: not defined (an absent class).
 MetricValues = dict[str, float | None]
@@ -159,7 +158,5 @@ CLASSIFICATION = MetricSet(
     headline_name="accuracy",
 )
 
-
-def metrics_of(settings: TaskSettings) -> MetricSet:  # noqa: ARG001 - the objective will declare them
-    """The metrics of a task's objective."""
-    return CLASSIFICATION
+NOT_DECLARED = MetricSet((), headline_name="loss")
+"""For tasks whose objective is not installed: metrics are shown by their names."""

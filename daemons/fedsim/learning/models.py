@@ -165,8 +165,15 @@ class CroppedCnn(nn.Module):
         return cast("Tensor", self.layers(images))
 
 
-def build_model(name: str, feature_shape: tuple[int, ...], num_classes: int, *, seed: int = 0) -> nn.Module:
-    """The model of this name, for examples of this shape, initialised from the seed.
+def model_name(model: str | ModelFactory) -> str:
+    """What messages call a model that is given by its name or by its factory."""
+    return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+
+
+def build_model(
+    model: str | ModelFactory, feature_shape: tuple[int, ...], num_classes: int, *, seed: int = 0
+) -> nn.Module:
+    """The model of this name or factory, for examples of this shape, initialised from the seed.
 
     Every model brings its own way of being initialised, which draws from torch's global stream: that stream is set
     from the seed, and put back afterwards.
@@ -174,12 +181,12 @@ def build_model(name: str, feature_shape: tuple[int, ...], num_classes: int, *, 
     Raises:
         BadInput: there is no such model, the shape does not fit it, or it is none that can be averaged.
     """
-    factory = cast("ModelFactory", plugins.load(plugins.MODELS, name))
+    factory = cast("ModelFactory", plugins.load(plugins.MODELS, model)) if isinstance(model, str) else model
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator(seed, "initial model").integers(2**63)))
-        model = factory(feature_shape, num_classes)
-    _check_parameters(model, name)
-    return model
+        built = factory(feature_shape, num_classes)
+    _check_parameters(built, model_name(model))
+    return built
 
 
 def _check_parameters(model: object, name: str) -> None:
@@ -249,15 +256,17 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def initial_vector(name: str, feature_shape: tuple[int, ...], num_classes: int, seed: int) -> FloatArray:
+def initial_vector(
+    model: str | ModelFactory, feature_shape: tuple[int, ...], num_classes: int, seed: int
+) -> FloatArray:
     """The parameters with which a task begins, float32 [P]; equal arguments, equal bytes.
 
     Raises:
         BadInput: as `build_model` and `check_training`.
     """
-    model = build_model(name, feature_shape, num_classes, seed=seed)
-    vector = vector_of(model)
-    check_training(model, name, feature_shape, num_classes)
+    built = build_model(model, feature_shape, num_classes, seed=seed)
+    vector = vector_of(built)
+    check_training(built, model_name(model), feature_shape, num_classes)
     return vector
 
 

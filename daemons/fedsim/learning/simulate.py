@@ -14,15 +14,18 @@ import numpy as np
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks
-from fedsim.learning.engine import SequentialEngine, train_chunk
+from fedsim.learning.components import Components
+from fedsim.learning.engine import EngineFactory, SequentialEngine, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.metrics import ClassValues, MetricValues
-from fedsim.learning.models import build_model, initial_vector, load_vector
-from fedsim.learning.partitions import make_partition, make_partitioner
-from fedsim.learning.samplers import make_sampler
-from fedsim.learning.strategies import make_strategy
+from fedsim.learning.models import ModelFactory, build_model, initial_vector, load_vector
+from fedsim.learning.objectives import Objective
+from fedsim.learning.optimizers import Optimizer
+from fedsim.learning.partitions import Partitioner, make_partition
+from fedsim.learning.samplers import Sampler
+from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, Transform
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, mean_metric
@@ -63,6 +66,13 @@ def simulate(
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
     transforms: Sequence[Transform] = (),
+    strategy: Strategy | type[Strategy] | None = None,
+    partition: Partitioner | type[Partitioner] | None = None,
+    objective: Objective | type[Objective] | None = None,
+    optimizer: Optimizer | type[Optimizer] | None = None,
+    sampler: Sampler | type[Sampler] | None = None,
+    model: str | ModelFactory | None = None,
+    engine: EngineFactory = SequentialEngine,
     device: str = "cpu",
 ) -> SimulationResult:
     """Run a task.
@@ -76,6 +86,14 @@ def simulate(
         on_round: is told of each round, round 0 (the initial model's evaluation) included.
         resume: go on after the last round of this result.
         transforms: of each update, between training and aggregation.
+        strategy: an object, or a class that is made with its default options, instead of what the settings name; it
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer` and `sampler`.
+        partition: see `strategy`.
+        objective: see `strategy`.
+        optimizer: see `strategy`.
+        sampler: see `strategy`.
+        model: an installed model's name, or a function `(feature_shape, num_classes) -> torch.nn.Module`.
+        engine: makes each node's engine.
         device: where to train and test.
 
     Raises:
@@ -83,7 +101,16 @@ def simulate(
         Diverged: the model is no longer finite.
     """
     nodes = [dataset] if isinstance(dataset, DataSet) else list(dataset)
-    partitioner = make_partitioner(settings)
+    components = Components.of(
+        settings,
+        strategy=strategy,
+        partition=partition,
+        objective=objective,
+        optimizer=optimizer,
+        sampler=sampler,
+        model=model,
+    )
+    partitioner, rule, pipeline = components.partitioner, components.strategy, Pipeline(transforms)
     if partitioner.per_node and settings.num_clients != len(nodes):
         raise BadInput(
             f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
@@ -92,22 +119,26 @@ def simulate(
     if placement is None:
         placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
     feature_shape, num_classes = nodes[0].feature_shape, max(node.num_classes for node in nodes)
-    strategy, sampler, pipeline = make_strategy(settings), make_sampler(settings), Pipeline(transforms)
     engines = [
-        SequentialEngine(
-            settings, node.train, make_partition(settings, node.train.labels, partitioner), num_classes, device=device
+        engine(
+            settings,
+            node.train,
+            make_partition(settings, node.train.labels, partitioner),
+            num_classes,
+            components=components,
+            device=device,
         )
         for node in nodes
     ]
-    model = build_model(settings.model, feature_shape, num_classes).to(device)
+    tested_model = build_model(components.model, feature_shape, num_classes).to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
 
     def record(round_number: int, vector: FloatArray, num_examples: int, train_loss: float | None) -> None:
         tested = Evaluation(0, {}, {})
         if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
-            load_vector(model, vector)
-            tested = evaluate(model, test)
+            load_vector(tested_model, vector)
+            tested = evaluate(tested_model, test, objective=components.objective)
         digest = model_digest(vector)
         rounds.append(RoundResult(round_number, digest, num_examples, train_loss, tested.metrics, tested.class_metrics))
         if on_round:
@@ -116,12 +147,12 @@ def simulate(
     if resume:
         vector, state = resume.vector, resume.state
     else:
-        vector = initial_vector(settings.model, feature_shape, num_classes, settings.seed)
-        state = initial_state(strategy, len(vector))
+        vector = initial_vector(components.model, feature_shape, num_classes, settings.seed)
+        state = initial_state(rule, len(vector))
         record(0, vector, 0, None)
     for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
         # 1. Who trains, where, in which pieces.
-        cohort = sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+        cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
         chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
         # 2. Each chunk trains from the same global model.
         updates = [
@@ -129,7 +160,7 @@ def simulate(
             for chunk in chunks
             for update in train_chunk(
                 engines[chunk.node if len(engines) > 1 else 0],
-                strategy,
+                rule,
                 chunk.id,
                 chunk.clients,
                 round_number,
@@ -138,10 +169,10 @@ def simulate(
             )
         ]
         # 3. Their updates become the next model, in canonical order.
-        weights = [strategy.weight(update.num_examples, update.num_clients) for update in updates]
-        new_vector, new_state = np.empty_like(vector), initial_state(strategy, len(vector))
+        weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
+        new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
         if not aggregate(
-            strategy, vector, [update.arrays[PARAMETERS] for update in updates], weights, state, new_vector, new_state
+            rule, vector, [update.arrays[PARAMETERS] for update in updates], weights, state, new_vector, new_state
         ):
             raise Diverged(round_number)
         vector, state = new_vector, new_state

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from fedsim.learning.metrics import metrics_of
+from fedsim.learning.objectives import metrics_of
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine

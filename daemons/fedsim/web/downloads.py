@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import bottle
 
-from fedsim.learning.metrics import metrics_of
+from fedsim.learning.objectives import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import RoundRecord, Task
 from fedsim.web.errors import Fault, not_found, status_text

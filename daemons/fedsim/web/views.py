@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from fedsim.learning.metrics import Metric, MetricFormat, metrics_of
+from fedsim.learning.metrics import Metric, MetricFormat
+from fedsim.learning.objectives import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import Event, Task, TaskState, User, UserRole, UserState
 from fedsim.web.i18n import Text, duration, number, percent, tr

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 
+from fedsim import plugins
 from fedsim.data import load_dataset
 from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import uplink_layout
-from fedsim.learning.engine import SequentialEngine, make_deterministic, train_chunk
+from fedsim.learning.components import Components
+from fedsim.learning.engine import EngineFactory, TrainingEngine, make_deterministic, train_chunk
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import make_partition
+from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update
@@ -35,7 +38,8 @@ class NodeJobs:
     def __init__(self, threads: int) -> None:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
-        self._engine: SequentialEngine | None = None
+        self._engine: TrainingEngine | None = None
+        self._strategy = Strategy()
         self._pipeline = Pipeline()
 
     def do(self, job: NodeJob) -> Reply:
@@ -72,10 +76,18 @@ class NodeJobs:
             )
             return JobFailed(job=job.job, reason=reason, refused=True)
         self._dataset = dataset
-        self._engine = SequentialEngine(
-            settings, dataset.train, partition, assignment.num_classes, device=assignment.engine.device
+        make_engine: EngineFactory = plugins.load(plugins.ENGINES, assignment.engine.name)
+        components = Components.of(settings)
+        self._strategy = components.strategy
+        self._engine = make_engine(
+            settings,
+            dataset.train,
+            partition,
+            assignment.num_classes,
+            components=components,
+            device=assignment.engine.device,
         )
-        self._pipeline = make_pipeline(assignment.transforms, (settings.strategy, self._engine.strategy))
+        self._pipeline = make_pipeline(assignment.transforms, (settings.strategy, self._strategy))
         return DataLoaded(num_examples=runs)
 
     def _write_testset(self, job: WriteTestset) -> Reply:
@@ -92,9 +104,9 @@ class NodeJobs:
         started = time.monotonic()
         engine = self._engine
         vector = open_vector(job.model)
-        layout = self._pipeline.layout(uplink_layout(engine.strategy, len(vector)))
+        layout = self._pipeline.layout(uplink_layout(self._strategy, len(vector)))
         try:
-            updates = train_chunk(engine, engine.strategy, job.chunk, job.clients, job.round, vector, self._pipeline)
+            updates = train_chunk(engine, self._strategy, job.chunk, job.clients, job.round, vector, self._pipeline)
             written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in updates]
         except Diverged as diverged:
             return ClientDiverged(

@@ -13,7 +13,7 @@ from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest, uplink_layout
 from fedsim.learning.examples import Examples
-from fedsim.learning.metrics import metrics_of
+from fedsim.learning.objectives import make_objective
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import sync_folder
@@ -124,7 +124,7 @@ class ServerJobs:
             self._model = build_model(job.settings.model, job.feature_shape, job.num_classes)
         load_vector(self._model, open_vector(job.model))
         test = self._load_testset(job.testset, job.num_classes)
-        evaluation = evaluate(self._model, test, metrics=metrics_of(job.settings))
+        evaluation = evaluate(self._model, test, objective=make_objective(job.settings))
         return Tested(
             round=job.round,
             metrics=evaluation.metrics,

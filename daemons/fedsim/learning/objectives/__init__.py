@@ -1,9 +1,11 @@
-"""Objectives: the loss that clients minimise. One class in one file each."""
+"""Objectives: the loss that clients minimise and the metrics of a test. One class in one file each."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from fedsim.errors import BadInput
+from fedsim.learning.metrics import NOT_DECLARED, MetricSet
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
 
@@ -12,7 +14,13 @@ if TYPE_CHECKING:
 
 
 class Objective(Plugin):
-    """The base of all objectives."""
+    """The base of all objectives.
+
+    Attributes:
+        metrics: what a test computes and which of it sums up a task.
+    """
+
+    metrics: ClassVar[MetricSet] = NOT_DECLARED
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar, from the model's outputs [b, …] and the targets [b]."""
@@ -23,3 +31,11 @@ def make_objective(settings: TaskSettings) -> Objective:
     """The objective that the settings name; raises `BadInput` if it cannot be made."""
     objective: Objective = settings.plugin("objective")
     return objective
+
+
+def metrics_of(settings: TaskSettings) -> MetricSet:
+    """The metrics of a task's objective; none are declared where it is not installed any more."""
+    try:
+        return make_objective(settings).metrics
+    except BadInput:
+        return NOT_DECLARED

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import bottle
 
-from fedsim.learning.metrics import metrics_of
+from fedsim.learning.objectives import metrics_of
 from fedsim.store.records import Checkpoint, RoundRecord, Task
 from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
