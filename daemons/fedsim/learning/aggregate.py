@@ -64,7 +64,7 @@ def aggregate(
     if block is None:
         block = stacked if strategy.uplink == Uplink.EACH_CLIENT else BLOCK
     with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
-        prepared = _prepare(strategy, global_vector, updates, weights, stacked)
+        prepared = run_passes(strategy, global_vector, updates, weights, stacked)
     finite = True
     for start in range(0, size, block):
         here = slice(start, start + block)
@@ -80,14 +80,22 @@ def aggregate(
     return finite
 
 
-def _prepare(
+def run_passes(
     strategy: Strategy,
     global_vector: FloatArray,
     updates: Sequence[FloatArray],
     weights: Sequence[float],
     block: int,
 ) -> Any:
-    """Run the strategy's passes over all blocks; returns what it prepares for `combine`."""
+    """Run the passes of `Strategy.prepare` over all blocks; returns what it prepares for `combine`.
+
+    Args:
+        strategy: the rule.
+        global_vector: float32 [P], the model that the clients received.
+        updates: float32 [P] each, in canonical order.
+        weights: one for each update.
+        block: parameters at a time; a pass sums over blocks, so that it decides the last bits of the sum.
+    """
     passes = strategy.prepare(weights)
     try:
         function = next(passes)

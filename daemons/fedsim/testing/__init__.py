@@ -1,1 +1,1 @@
-"""Tools for tests: a cluster of real processes on one machine."""
+"""Tools for tests: a cluster of real processes on one machine, and the conformance suite for plug-ins."""

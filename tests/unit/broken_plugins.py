@@ -1,0 +1,372 @@
+"""Plug-ins that break one promise each, by the check of the conformance suite that must find it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from fedsim.learning.objectives.classification import Classification
+from fedsim.learning.optimizers import Optimizer
+from fedsim.learning.optimizers.sgd import Sgd
+from fedsim.learning.partitions import Partition
+from fedsim.learning.partitions.iid import Iid
+from fedsim.learning.samplers.uniform import Uniform
+from fedsim.learning.strategies import Strategy, Uplink, weighted_mean
+from fedsim.learning.strategies.fedavgm import FedAvgM
+from fedsim.learning.strategies.median import Median
+from fedsim.plugins import PluginOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def noise() -> float:
+    """A number that no seed decides."""
+    return int.from_bytes(os.urandom(4), "little") / 2**32
+
+
+# ------------------------------------------------------------ declarations
+
+
+class Untitled(Strategy):
+    """Has no title."""
+
+
+class Undocumented(Strategy):
+    title = "Undocumented"
+
+
+class UndescribedOption(Strategy):
+    """An option without a description."""
+
+    title = "Undescribed"
+
+    class Options(PluginOptions):
+        share: float = Field(0.1, title="Share")
+
+
+class RequiredOption(Strategy):
+    """An option without a default."""
+
+    title = "Required"
+
+    class Options(PluginOptions):
+        share: float = Field(title="Share", description="A share.")
+
+
+class ChangeableOptions(Strategy):
+    """Options that can be changed."""
+
+    title = "Changeable"
+
+    class Options(PluginOptions):
+        model_config = ConfigDict(frozen=False)
+
+
+class ChangedByJson(Strategy):
+    """An option that JSON cannot hold."""
+
+    title = "JSON"
+
+    class Options(PluginOptions):
+        value: Any = Field((1, 2), title="Value", description="A tuple.")
+
+
+# ------------------------------------------------------------ strategies
+
+
+class Noisy(Strategy):
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        return weighted_mean(updates, weights) + noise()
+
+
+class CentresBlocks(Strategy):
+    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+        return combined - combined.mean(), {}
+
+
+class AddsNorms(Strategy):
+    """Adds up norms instead of their squares."""
+
+    uplink = Uplink.EACH_CLIENT
+
+    def prepare(self, weights: Any) -> Any:  # noqa: ARG002
+        return (yield lambda updates, _received: np.array([np.linalg.norm(update) for update in updates]))
+
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        return weighted_mean([update / norm for update, norm in zip(updates, prepared, strict=True)], weights)
+
+
+class WritesUpdates(Strategy):
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        for update in updates:
+            np.clip(update, -1, 1, out=update)
+        return weighted_mean(updates, weights)
+
+
+class WritesReceived(Strategy):
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        received += weighted_mean(updates, weights)
+        return received / 2
+
+
+class WritesState(FedAvgM):
+    def step(self, received: Any, combined: Any, state: Any) -> Any:
+        velocity = state["momentum"]
+        velocity += received - combined
+        return received - velocity, {"momentum": velocity}
+
+
+class ReturnsFloat32(Strategy):
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        return weighted_mean(updates, weights).astype(np.float32)
+
+
+class UndeclaredState(Strategy):
+    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+        return combined, {"momentum": combined}
+
+
+class RemembersItself(Strategy):
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.steps = 0
+
+    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+        self.steps += 1
+        return combined * self.steps, {}
+
+
+class DividesByTheNorm(Strategy):
+    """Not finite where all updates are zero."""
+
+    uplink = Uplink.EACH_CLIENT
+
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        return weighted_mean([update / np.abs(update).max() for update in updates], weights)
+
+
+class SumsUp(Strategy):
+    def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002
+        return weighted_mean(updates, weights) * len(updates)
+
+
+class MedianOfChunks(Median):
+    uplink = Uplink.SUM
+
+
+class MovesParameters(Strategy):
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+        for parameter in parameters:
+            parameter.mul_(0.99)
+
+
+class PullsReceived(Strategy):
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+        for anchor in received:
+            anchor.mul_(0.99)
+
+
+class NoisyGradients(Strategy):
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+        for gradient in gradients:
+            gradient.add_(noise())
+
+
+# ------------------------------------------------------------ partitions
+
+
+class Loses(Iid):
+    """The last client is missing."""
+
+    def divide(self, labels: Any, num_clients: int, min_size: int, seed: int) -> Partition:
+        return super().divide(labels, max(1, num_clients - 1), min_size, seed)
+
+
+class Repeats(Iid):
+    def divide(self, labels: Any, num_clients: int, min_size: int, seed: int) -> Partition:
+        partition = super().divide(labels, num_clients, min_size, seed)
+        return Partition(np.zeros_like(partition.order), partition.offsets)
+
+
+class GivesAllToOne(Iid):
+    def divide(self, labels: Any, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
+        offsets = np.full(num_clients + 1, len(labels), np.int64)
+        offsets[0] = 0
+        return Partition(np.arange(len(labels)), offsets)
+
+
+class ShufflesAnyhow(Iid):
+    def divide(self, labels: Any, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
+        return super().divide(labels, num_clients, min_size, int(noise() * 2**32))
+
+
+class IgnoresTheSeed(Iid):
+    def divide(self, labels: Any, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
+        return super().divide(labels, num_clients, min_size, 0)
+
+
+# ------------------------------------------------------------ samplers
+
+
+class Unordered(Uniform):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:
+        return super().draw(seed, round_number, num_clients, cohort_size)[::-1]
+
+
+class DrawsTwice(Uniform):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:  # noqa: ARG002
+        return (0,) * cohort_size
+
+
+class DrawsNumpyIntegers(Uniform):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> Any:
+        return tuple(np.array(super().draw(seed, round_number, num_clients, cohort_size)))
+
+
+class CountsItsDraws(Uniform):
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.draws = 0
+
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:  # noqa: ARG002
+        self.draws += 1
+        return super().draw(seed, self.draws, num_clients, cohort_size)
+
+
+class DrawsAnyhow(Uniform):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:  # noqa: ARG002
+        return super().draw(int(noise() * 2**32), round_number, num_clients, cohort_size)
+
+
+class AlwaysTheFirst(Uniform):
+    def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:  # noqa: ARG002
+        return tuple(range(cohort_size))
+
+
+# ------------------------------------------------------------ objectives
+
+
+class NotReduced(Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        from torch.nn.functional import cross_entropy  # noqa: PLC0415
+
+        return cross_entropy(outputs, targets, reduction="none")
+
+
+class Infinite(Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs, targets) / 0.0
+
+
+class NoisyLoss(Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs, targets) * (1 + noise())
+
+
+class SummedLoss(Classification):
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().loss(outputs, targets) * len(targets)
+
+
+class WrongGradient(Classification):
+    """The gradient points the wrong way."""
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = super().loss(outputs, targets)
+        return 2 * loss.detach() - loss
+
+
+# ------------------------------------------------------------ optimizers
+
+
+class Climbs(Sgd):
+    def start(self, parameters: Any, learning_rate: float) -> Any:
+        return super().start(parameters, -learning_rate)
+
+
+class Copies(Sgd):
+    """Changes copies of the parameters."""
+
+    def start(self, parameters: Any, learning_rate: float) -> Any:
+        return super().start([parameter.clone() for parameter in parameters], learning_rate)
+
+
+class NoisyStep(Sgd):
+    def start(self, parameters: Any, learning_rate: float) -> Any:
+        return super().start(parameters, learning_rate * noise())
+
+
+class SharedVelocity(Optimizer):
+    """Momentum that goes on from client to client."""
+
+    velocities: ClassVar[dict[int, Any]] = {}
+
+    def start(self, parameters: Any, learning_rate: float) -> Any:
+        self.kept: list[Any] = getattr(self, "kept", [0.0 for _ in parameters])
+
+        def step(gradients: Any) -> None:
+            for number, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                self.kept[number] = 0.9 * self.kept[number] + gradient
+                parameter.add_(self.kept[number], alpha=-learning_rate)
+
+        return step
+
+
+class LatestVelocity(Optimizer):
+    """Momentum that begins with each client, but of which there is one for all."""
+
+    def start(self, parameters: Any, learning_rate: float) -> Any:
+        self.kept: list[Any] = [0.0 for _ in parameters]
+
+        def step(gradients: Any) -> None:
+            for number, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                self.kept[number] = 0.9 * self.kept[number] + gradient
+                parameter.add_(self.kept[number], alpha=-learning_rate)
+
+        return step
+
+
+# ------------------------------------------------------------ models
+
+
+def always_zero(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+    """A model whose initial parameters do not depend on the seed."""
+    from torch import nn  # noqa: PLC0415
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(feature_shape)), num_classes))
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    return model
+
+
+def begins_anyhow(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+    """A model whose initial parameters no seed decides."""
+    model = always_zero(feature_shape, num_classes)
+    for parameter in model.parameters():
+        parameter.data.add_(noise())
+    return model
+
+
+def has_an_unused_parameter(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+    """A model with a parameter that takes no part."""
+    import torch  # noqa: PLC0415
+
+    model = always_zero(feature_shape, num_classes)
+    model.register_parameter("unused", torch.nn.Parameter(torch.randn(3)))
+    return model
+
+
+def drops_out_anyhow(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+    """A model that changes its output by what no seed decides."""
+    from torch import nn  # noqa: PLC0415
+
+    class Noise(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            return features * noise()
+
+    inputs = int(np.prod(feature_shape))
+    return nn.Sequential(nn.Flatten(), Noise(), nn.Linear(inputs, num_classes))

@@ -1,0 +1,151 @@
+"""The conformance suite: every built-in plug-in passes it, and each check finds a plug-in that breaks its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import broken_plugins as broken
+import pytest
+import torch
+
+from fedsim import plugins
+from fedsim.errors import BadInput
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.strategies.fedavg import FedAvg
+from fedsim.testing.conformance import Candidate, Check, check_plugin, checks
+
+GROUPS = (
+    plugins.STRATEGIES,
+    plugins.PARTITIONS,
+    plugins.SAMPLERS,
+    plugins.OBJECTIVES,
+    plugins.OPTIMIZERS,
+    plugins.MODELS,
+)
+# Not the defaults, so that options are used.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "fedavgm": {"momentum": 0.5, "learning_rate": 0.5},
+    "fedprox": {"mu": 0.1},
+    "dirichlet": {"alpha": 5.0},
+}
+BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
+    plugins.STRATEGIES: {
+        "has_title_and_description": (broken.Untitled, broken.Undocumented),
+        "options_are_documented": (broken.UndescribedOption, broken.RequiredOption, broken.ChangeableOptions),
+        "options_survive_json": (broken.ChangedByJson,),
+        "combines_deterministically": (broken.Noisy,),
+        "blocks_change_nothing": (broken.CentresBlocks,),
+        "passes_add_up": (broken.AddsNorms,),
+        "only_reads_its_input": (broken.WritesUpdates, broken.WritesReceived, broken.WritesState),
+        "returns_blocks": (broken.ReturnsFloat32, broken.UndeclaredState),
+        "continues_after_a_restart": (broken.RemembersItself,),
+        "stays_finite": (broken.DividesByTheNorm,),
+        "keeps_equal_updates": (broken.SumsUp,),
+        "chunks_can_be_summed": (broken.MedianOfChunks,),
+        "adjusts_only_gradients": (broken.MovesParameters, broken.PullsReceived),
+        "trains_reproducibly": (broken.NoisyGradients,),
+    },
+    plugins.PARTITIONS: {
+        "divides_among_all_clients": (broken.Loses,),
+        "gives_each_example_once": (broken.Repeats,),
+        "respects_the_least_size": (broken.GivesAllToOne,),
+        "divides_deterministically": (broken.ShufflesAnyhow,),
+        "another_seed_divides_differently": (broken.IgnoresTheSeed,),
+        "tasks_train_reproducibly": (broken.ShufflesAnyhow,),
+    },
+    plugins.SAMPLERS: {
+        "draws_a_valid_cohort": (broken.Unordered, broken.DrawsTwice, broken.DrawsNumpyIntegers),
+        "draws_as_a_pure_function": (broken.CountsItsDraws, broken.DrawsAnyhow),
+        "rounds_differ": (broken.AlwaysTheFirst,),
+        "tasks_train_reproducibly": (broken.DrawsAnyhow,),
+    },
+    plugins.OBJECTIVES: {
+        "loss_is_a_finite_scalar": (broken.NotReduced, broken.Infinite),
+        "loss_is_deterministic": (broken.NoisyLoss,),
+        "loss_is_a_mean": (broken.SummedLoss,),
+        "gradient_reduces_the_loss": (broken.WrongGradient,),
+        "objective_trains_reproducibly": (broken.NoisyLoss,),
+    },
+    plugins.OPTIMIZERS: {
+        "a_step_reduces_a_convex_loss": (broken.Climbs, broken.Copies),
+        "steps_are_deterministic": (broken.NoisyStep,),
+        "clients_share_nothing": (broken.SharedVelocity, broken.LatestVelocity),
+        "optimizer_trains_reproducibly": (broken.NoisyStep,),
+    },
+    plugins.MODELS: {
+        "begins_deterministically": (broken.always_zero, broken.begins_anyhow, broken.has_an_unused_parameter),
+        "model_trains_reproducibly": (broken.drops_out_anyhow,),
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    make_deterministic(1)
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [pytest.param(group, name, id=name) for group in GROUPS for name in plugins.names(group)]
+)
+def test_a_built_in_plugin_passes_every_check(group: str, name: str) -> None:
+    check_plugin(group, plugins.load(group, name), OPTIONS.get(name))
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "plugin"),
+    [
+        pytest.param(group, name, plugin, id=f"{name}-{plugin.__name__}")
+        for group, found in BROKEN.items()
+        for name, candidates in found.items()
+        for plugin in candidates
+    ],
+)
+def test_a_check_finds_a_plugin_that_breaks_its_promise(group: str, name: str, plugin: Any) -> None:
+    (check,) = (check for check in checks(group) if str(check) == name)
+    with pytest.raises(AssertionError, match=f"broken_plugins:{plugin.__qualname__} fails {name}: "):
+        check(Candidate(plugin))
+
+
+def test_importing_torch_with_the_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "torch.py").touch()  # quick to import in the new process; this one has the real torch
+    (tmp_path / "heavy_rules.py").write_text(
+        "import torch\nfrom fedsim.learning.strategies.fedavg import FedAvg\n\nclass Heavy(FedAvg):\n    ...\n"
+    )
+    import heavy_rules  # type: ignore[import-not-found]  # noqa: PLC0415
+
+    with pytest.raises(AssertionError, match="importing heavy_rules in a new process: torch was imported"):
+        _check(plugins.STRATEGIES, "does_not_import_torch")(Candidate(heavy_rules.Heavy))
+
+
+def _check(group: str, name: str) -> Check:
+    return next(check for check in checks(group) if str(check) == name)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_check_has_a_plugin_that_fails_it(group: str) -> None:
+    declarations = {*BROKEN[plugins.STRATEGIES], "does_not_import_torch"}
+    assert {str(check) for check in checks(group)} - declarations == set(BROKEN[group]) - declarations
+
+
+def test_an_error_of_the_plugin_is_reported_with_the_check() -> None:
+    with pytest.raises(AssertionError, match="FedAvg fails options_survive_json: ValidationError: "):
+        check_plugin(plugins.STRATEGIES, FedAvg, {"weighting": "none"}, skip={"options_are_documented"})
+
+
+def test_a_check_can_be_skipped_by_its_name_only() -> None:
+    check_plugin(
+        plugins.PARTITIONS,
+        broken.IgnoresTheSeed,
+        skip={"another_seed_divides_differently", "has_title_and_description"},
+    )
+    with pytest.raises(BadInput, match="skip: another_seed: no such check"):
+        check_plugin(plugins.PARTITIONS, broken.IgnoresTheSeed, skip={"another_seed"})
+    with pytest.raises(BadInput, match=r"no conformance checks for 'fedsim\.engines'"):
+        checks(plugins.ENGINES)
