@@ -74,8 +74,8 @@ coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches 
 	PYTHONPATH=tests/tools $(BIN)/coverage report
 
 check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the documentation
-	$(BIN)/ruff format --check daemons deploy tests docs
-	$(BIN)/ruff check daemons deploy tests docs
+	$(BIN)/ruff format --check daemons deploy tests docs examples
+	$(BIN)/ruff check daemons deploy tests docs examples
 	$(BIN)/mypy
 	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
 

@@ -236,7 +236,7 @@ print(simulate(settings, mine).rounds[-1].metrics["accuracy"])
 """
 
 
-USE_OUR_RULES = """
+USE_ROBUST_RULES = """
 from pathlib import Path
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
@@ -282,4 +282,13 @@ def test_settings_with_options_are_accepted_as_shown() -> None:
 
 def test_a_strategy_of_ones_own_trains_with_its_option_once_installed(tmp_path: Path) -> None:
     pytest.importorskip("fedsim.plugins")
-    assert use("our-rules", USE_OUR_RULES, tmp_path) > 0.8
+    assert use("robust-rules", USE_ROBUST_RULES, tmp_path) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("file", "first"), [("robust_rules.py", "class TrimmedMean"), ("tests/test_robust_rules.py", "@pytest.mark")]
+)
+def test_the_strategy_on_the_page_is_that_of_the_example_package(file: str, first: str) -> None:
+    (shown,) = named("python", f"robust-rules/{file}")
+    example = (ROOT / "examples" / "robust-rules" / file).read_text(encoding="utf-8")
+    assert shown[shown.index(first) :] in example
