@@ -152,7 +152,7 @@ def test_metrics_on_a_port_in_use_end_the_daemon_with_69_and_name_it(tmp_path: P
         command = receiver(tmp_path, metrics={"port": port})
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 69
-    assert f"metrics cannot be told on 127.0.0.1:{port}" in done.stderr
+    assert f"metrics cannot be served on 127.0.0.1:{port}" in done.stderr
 
 
 def test_a_scraper_that_says_nothing_does_not_hold_the_end_up(tmp_path: Path) -> None:
