@@ -91,7 +91,16 @@ ODD_HEADERS += [
 ]
 ODD_HEADERS += ["chunked", "-1", "9" * 30, "zh-\xff,*;q=nan"]
 QUERIES = ["limit", "before", "saved_before", "after", "newest", "all", "seen", "from", "next", "part", "v"]
-FIELDS = [*(f.name for f in forms.form_fields()), forms.SOURCE, forms.SUBMISSION, "name", "password", "old", "new", "label"]
+FIELDS = [
+    *(f.name for f in forms.form_fields()),
+    forms.SOURCE,
+    forms.SUBMISSION,
+    "name",
+    "password",
+    "old",
+    "new",
+    "label",
+]
 FIELDS += ["language", "next", "action", "state", "role", "kept.title", "gpu", "iid", "epoch", "save_path", "__proto__"]
 
 
