@@ -6,7 +6,7 @@ import os
 import socket
 
 from fedsim.config import Address
-from fedsim.config.models import is_loopback
+from fedsim.config.fields import is_loopback
 from fedsim.errors import ConfigError
 from fedsim.log import get_logger
 

@@ -66,7 +66,7 @@ class ModelInfo(Message):
     version: Annotated[str, Field(max_length=64)]
 
 
-class Engine(Message):
+class EngineInfo(Message):
     """How a node trains: part of what makes two runs comparable byte by byte."""
 
     name: Name = "sequential"
@@ -98,7 +98,7 @@ class Hello(Message):
     sent_at: Seconds
     clients: Annotated[int, Field(ge=1, le=1_000_000)]
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
-    engine: Engine
+    engine: EngineInfo
     datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=MAX_LISTED)] = ()
     problems: Annotated[tuple[Text, ...], Field(max_length=MAX_PROBLEMS)] = ()
     models: Annotated[tuple[ModelInfo, ...], Field(max_length=MAX_LISTED)] = ()
@@ -135,7 +135,7 @@ class Assignment(Message):
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
     feature_shape: FeatureShape
     num_classes: Classes
-    engine: Engine
+    engine: EngineInfo
     uplink: Uplink
     transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS)] = ()
     send_testset: bool = False

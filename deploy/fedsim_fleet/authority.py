@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from fedsim.config.models import Name
+from fedsim.config.fields import Name
 from fedsim.errors import BadInput, NotThere
 from fedsim.spool.durable import make_folder, replacing, write_all, write_bytes
 from fedsim.spool.files import Role

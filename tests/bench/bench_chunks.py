@@ -25,7 +25,7 @@ from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
 from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
-from fedsim.messages import Assignment, Broadcast, Chunk, Engine, Uplink
+from fedsim.messages import Assignment, Broadcast, Chunk, EngineInfo, Uplink
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
 from fedsim.settings import TaskSettings
@@ -73,7 +73,7 @@ def assignment(chunks: int) -> Assignment:
         num_clients=chunks,
         feature_shape=(8, 8),
         num_classes=10,
-        engine=Engine(),
+        engine=EngineInfo(),
         uplink=Uplink.SUM,
     )
 

@@ -18,7 +18,7 @@ from platform_support import Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
 from fedsim.errors import Refused
-from fedsim.messages import Assignment, Engine, Uplink
+from fedsim.messages import Assignment, EngineInfo, Uplink
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer, Sender
@@ -356,7 +356,7 @@ def test_data_that_changed_after_it_was_announced_is_not_trained_on(tmp_path: Pa
         num_clients=20,
         feature_shape=(8, 8),
         num_classes=10,
-        engine=Engine(),
+        engine=EngineInfo(),
         uplink=Uplink.SUM,
     )
     digits = DataSetConfig(name="digits", path=Path("digits"), format="digits")

@@ -14,7 +14,7 @@ from journal_support import Journal, own_journal
 from platform_support import small_settings
 from transfer_support import PATIENCE, SERVER, stop_body, stop_id
 
-from fedsim.messages import Assignment, Engine, Uplink
+from fedsim.messages import Assignment, EngineInfo, Uplink
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire import Peer
 from fedsim.wire.sender import Sender
@@ -29,7 +29,7 @@ ASSIGNMENT = Assignment(
     num_clients=20,
     feature_shape=(8, 8),
     num_classes=10,
-    engine=Engine(),
+    engine=EngineInfo(),
     uplink=Uplink.SUM,
 )
 

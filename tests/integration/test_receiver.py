@@ -33,7 +33,7 @@ from transfer_support import (
 )
 
 from fedsim.errors import Refused
-from fedsim.messages import Assignment, Engine, Submission, Uplink
+from fedsim.messages import Assignment, EngineInfo, Submission, Uplink
 from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
 from fedsim.spool.allowlist import check_wanted, want
@@ -95,7 +95,7 @@ def test_all_permitted_json_arrives_where_it_belongs(tmp_path: Path) -> None:
         num_classes=10,
         first_client=0,
         num_clients=3,
-        engine=Engine(),
+        engine=EngineInfo(),
         uplink=Uplink.SUM,
     )
     assignment = told.model_dump_json().encode()

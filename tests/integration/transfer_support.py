@@ -18,7 +18,7 @@ from blake3 import blake3
 
 from fedsim import __version__
 from fedsim.config import ReceiverConfig
-from fedsim.messages import Engine
+from fedsim.messages import EngineInfo
 from fedsim.messages import Hello as HelloMessage
 from fedsim.receiver.service import Receiver
 from fedsim.spool.allowlist import want
@@ -57,7 +57,7 @@ def stop_body(task: str = TASK) -> bytes:
 
 
 def hello_body(node: str, sent_at: float = 1.0) -> bytes:
-    told = HelloMessage(node=node, version=__version__, sent_at=sent_at, clients=3, engine=Engine())
+    told = HelloMessage(node=node, version=__version__, sent_at=sent_at, clients=3, engine=EngineInfo())
     return told.model_dump_json().encode()
 
 

@@ -36,8 +36,8 @@ def test_numbers_that_json_lacks_are_left_for_the_web_to_refuse() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("a: 1\na: 2\n", "'a' stands twice"),
-        ('{"a": 1, "a": 2}', "'a' stands twice"),
+        ("a: 1\na: 2\n", "'a' is given twice"),
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
         ("- a\n- b\n", "names and values"),
         ("just words", "names and values"),
         ("a: [1", "line 1"),

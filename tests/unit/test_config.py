@@ -55,7 +55,7 @@ def test_validate_config_exits_with_78_and_names_every_problem(name: str, tmp_pa
     run = subprocess.run([program, "--config", path, "--validate-config"], capture_output=True, text=True, check=False)
     assert run.returncode == EX_CONFIG
     assert "At 'name':" in run.stderr
-    assert "At 'colour': is not a key here; keys are " in run.stderr
+    assert "At 'colour': unknown key (available: " in run.stderr
     good = subprocess.run(
         [program, "--config", SAMPLES / f"{name}.yml", "--validate-config"], capture_output=True, text=True, check=False
     )
@@ -77,15 +77,15 @@ def test_a_problem_deep_inside_has_its_path(tmp_path: Path) -> None:
 
 def test_an_unknown_key_deep_inside_is_named_with_those_that_would_be_right(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "nodes: [{name: a, adress: x}]")
-    assert problem == "At 'nodes[0].adress': is not a key here; keys are name, address, port"
+    assert problem == "At 'nodes[0].adress': unknown key (available: name, address, port)"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("nodes: [", "not valid YAML"),
-        ("name: a\nname: b", "stands twice"),
-        ("- a\n- b", "must hold keys and values"),
+        ("name: a\nname: b", "is given twice"),
+        ("- a\n- b", "must contain keys and values"),
         ("", "At 'nodes': is missing"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_wrong_key_for_tls_is_one_problem_not_also_a_plain_socket(tmp_path: Pa
 def test_a_data_set_outside_the_data_folder_is_refused(tmp_path: Path) -> None:
     text = "name: a\nserver: {port: 1}\ndatasets: [{name: x, path: ../secret}]"
     (problem,) = problems(tmp_path, text, ClientConfig)
-    assert "must lie inside the data folder" in problem
+    assert "must be inside the data folder" in problem
 
 
 def test_models_and_formats_that_are_not_installed_are_named_with_those_that_are(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_models_and_formats_that_are_not_installed_are_named_with_those_that_are
 
 def test_names_that_stand_twice_are_refused(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "nodes: [{name: a}, {name: a, port: 9003}]")
-    assert "a stands more than once" in problem
+    assert "a is listed more than once" in problem
 
 
 @pytest.mark.parametrize(

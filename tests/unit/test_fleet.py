@@ -17,10 +17,10 @@ from fedsim.errors import BadInput, NotThere, Unavailable
 from fedsim.spool.files import Role
 from fedsim_fleet.certificates import make_authority, make_certificate, make_revocation_list, new_key, pem
 from fedsim_fleet.fleet import journals, push
-from fedsim_fleet.fleet.doctor import Authority, Finding, Lab, diagnose, ways_from
+from fedsim_fleet.fleet.doctor import Finding, Lab, PublishedAuthority, diagnose, ways_from
 from fedsim_fleet.fleet.inventory import Host, chosen, read_inventory
 from fedsim_fleet.fleet.journals import Entry
-from fedsim_fleet.fleet.report import Report
+from fedsim_fleet.fleet.report import HostReport
 from fedsim_fleet.fleet.status import row, well
 
 CHECKOUT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def certificate(name: str, role: Role, days: int = 365, after: timedelta = timed
 FOREIGN = pem(make_certificate(AUTHORITY, new_key(), new_key().public_key(), "node-a", Role.CLIENT, NOW, 90)).decode()
 
 
-def report(of: Host, **changes: object) -> Report:
+def report(of: Host, **changes: object) -> HostReport:
     """What a host tells that is well."""
     role = Role.SERVER if of.is_server else Role.CLIENT
     told = {
@@ -73,15 +73,15 @@ def report(of: Host, **changes: object) -> Report:
             "watches": {"instances": 128, "watches": 8192},
         },
     }  # fmt: skip
-    return Report.model_validate({**told, **changes})
+    return HostReport.model_validate({**told, **changes})
 
 
 REVOKED = make_certificate(AUTHORITY, KEY, new_key().public_key(), "node-a", Role.CLIENT, NOW, 90)
 LIST = pem(make_revocation_list(AUTHORITY, KEY, [(REVOKED.serial_number, NOW)], 1, NOW))
-LABS = Authority.of(pem(AUTHORITY), LIST)
+LABS = PublishedAuthority.of(pem(AUTHORITY), LIST)
 
 
-def findings(*reports: tuple[Host, Report]) -> list[Finding]:
+def findings(*reports: tuple[Host, HostReport]) -> list[Finding]:
     lab = Lab([of for of, _ in reports], LABS, NOW.timestamp())
     return diagnose({of.name: told for of, told in reports}, lab)
 

@@ -9,22 +9,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 MODULES = {str(path.relative_to(ROOT)): path for top in ("daemons", "deploy") for path in (ROOT / top).rglob("*.py")}
 MOST_LINES = 350
-# Names that are defined more than once. To be renamed; nothing may be added.
-REPEATED = {
-    "Answer",
-    "Authority",
-    "Credentials",
-    "DataSet",
-    "Engine",
-    "Hello",
-    "Peer",
-    "Report",
-    "Source",
-    "Trouble",
-}
 # Modules that are longer. To be divided; nothing may be added.
 LONGER = {
-    "daemons/fedsim/config/models.py",
     "daemons/fedsim/receiver/service.py",
     "daemons/fedsim/server/task.py",
     "daemons/fedsim/state_machines/task.py",
@@ -38,11 +24,11 @@ def test_a_class_name_is_defined_once() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef) and node.name != "Options":  # the contract of plug-ins
                 defined[node.name].append(f"{name}:{node.lineno}")
-    repeated = {name: places for name, places in defined.items() if len(places) > 1 and name not in REPEATED}
+    repeated = {name: places for name, places in defined.items() if len(places) > 1}
     assert repeated == {}, "rename all but one of each"
 
 
 def test_a_module_can_be_read_in_one_sitting() -> None:
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
-    longer = {name: count for name, count in lines.items() if count > MOST_LINES and name not in LONGER}
-    assert longer == {}, f"a module has at most {MOST_LINES} lines: divide it by concern"
+    longer = {name: count for name, count in lines.items() if count > MOST_LINES}
+    assert longer.keys() == LONGER, f"a module has at most {MOST_LINES} lines (what became shorter leaves the list)"

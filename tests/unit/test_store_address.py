@@ -25,11 +25,11 @@ if TYPE_CHECKING:
         ("sqlite:///:memory:", "needs the path of a file"),
         ("sqlite:///fedsim.db?mode=ro", "needs the path of a file"),
         ("mysql://fedsim@host", "needs the name of a database"),
-        ("postgresql://fedsim@host/fedsim", "postgresql is not a database that fedsim knows"),
-        ("mysql://fedsim:s3cret@host/fedsim", "must not hold a password"),
-        ("mysql://fedsim@host/fedsim?password=s3cret", "must not hold a password"),
-        ("mysql://fedsim@host/fedsim?passwd=s3cret", "must not hold a password"),
-        ("mysql://fedsim@host/fedsim?ssl_key_password=s3cret", "must not hold a password"),
+        ("postgresql://fedsim@host/fedsim", "postgresql is not a supported database"),
+        ("mysql://fedsim:s3cret@host/fedsim", "must not contain a password"),
+        ("mysql://fedsim@host/fedsim?password=s3cret", "must not contain a password"),
+        ("mysql://fedsim@host/fedsim?passwd=s3cret", "must not contain a password"),
+        ("mysql://fedsim@host/fedsim?ssl_key_password=s3cret", "must not contain a password"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_a_configuration_error(url: str, problem: str) -> None:

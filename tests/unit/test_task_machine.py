@@ -14,7 +14,7 @@ from itertools import count
 
 import pytest
 
-from fedsim.messages import Assignment, Broadcast, DataSetInfo, Engine, Hello, ModelInfo, TaskReport, Uplink
+from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, ModelInfo, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
@@ -35,7 +35,7 @@ def hello(node: str, **changes: object) -> Hello:
         "version": "1",
         "sent_at": 0.0,
         "clients": 20,
-        "engine": Engine(),
+        "engine": EngineInfo(),
         "datasets": (INFO,),
         "models": (ModelInfo(name="2nn", version="1"),),
         **changes,

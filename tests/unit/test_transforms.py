@@ -27,7 +27,7 @@ from fedsim.learning.transforms import (
     compatibility,
     make_pipeline,
 )
-from fedsim.messages import Assignment, Engine, Uplink
+from fedsim.messages import Assignment, EngineInfo, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import update_path
@@ -104,7 +104,7 @@ def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.
             number=1,
             first_client=2 * number,
             num_clients=2,
-            engine=Engine(),
+            engine=EngineInfo(),
             transforms=transforms,
             **shape,  # type: ignore[arg-type]
         )

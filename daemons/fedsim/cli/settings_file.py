@@ -29,7 +29,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise BadInput(f"the setting {double!r} stands twice; keep one of them")
+        raise BadInput(f"the setting {double!r} is given twice; keep one of them")
     return content
 
 

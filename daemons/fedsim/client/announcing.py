@@ -16,7 +16,7 @@ from fedsim.messages import (
     MAX_PROBLEMS,
     MAX_RUNS,
     DataSetInfo,
-    Engine,
+    EngineInfo,
     Hello,
     ModelInfo,
     TaskReport,
@@ -49,7 +49,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         sent_at=time.time(),
         clients=config.clients,
         workers=config.workers,
-        engine=Engine(
+        engine=EngineInfo(
             name=config.engine,
             device=seen.device,
             threads=config.threads_per_worker,

@@ -1,11 +1,11 @@
-"""Configuration: one YAML file per daemon, read, checked and turned into a frozen model.
+"""Configuration: one YAML file per daemon, validated and loaded into a frozen model.
 
-`load` reads a file, `models` says what each daemon's file may hold. Every error is reported at once, with its path.
+`load` reads a file, `models` defines each daemon's keys, `fields` their types and checks.
 """
 
+from fedsim.config.fields import Address
 from fedsim.config.load import load_config
 from fedsim.config.models import (
-    Address,
     ClientConfig,
     DataSetConfig,
     Limits,

@@ -1,4 +1,4 @@
-"""The address of the database: an SQLAlchemy URL, checked before anybody connects."""
+"""The URL of the database, validated when the configuration is loaded."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ if TYPE_CHECKING:
 
 
 def parse_url(text: str) -> URL:
-    """Check a database's address, and fill in the driver.
+    """Validate a database URL, and set its driver.
 
     Raises:
-        ValueError: if it is no address of a database that fedsim knows, or holds a password; with what would be right.
+        ValueError: it is not the URL of a supported database, or it contains a password; the text says what is valid.
     """
-    from sqlalchemy import exc, make_url  # noqa: PLC0415 - receiver and client read their files without it
+    from sqlalchemy import exc, make_url  # noqa: PLC0415 - receiver and client do not need it
 
     try:
         url = make_url(text)
     except (exc.ArgumentError, ValueError) as error:
         raise ValueError("is not an SQLAlchemy URL such as sqlite:////var/lib/fedsim/fedsim.db") from error
     if url.password is not None or any("passw" in key for key in url.query):
-        raise ValueError("must not hold a password: name its file as database_password_file")
+        raise ValueError("must not contain a password: use database_password_file")
     match url.get_backend_name():
         case "sqlite":
             if not url.database or url.database == ":memory:" or url.query:
@@ -32,10 +32,10 @@ def parse_url(text: str) -> URL:
                 raise ValueError("mysql needs the name of a database, as mysql://user@host/fedsim")
             return url.set(drivername="mysql+pymysql")
         case other:
-            raise ValueError(f"{other} is not a database that fedsim knows: take sqlite or mysql")
+            raise ValueError(f"{other} is not a supported database (available: sqlite, mysql)")
 
 
 def checked_url(text: str) -> str:
-    """The address as it was given, if it is one."""
+    """Return the URL unchanged if it is valid."""
     parse_url(text)
     return text

@@ -1,4 +1,4 @@
-"""From a YAML file to a checked, frozen model: read, parse, validate, and say everything that is wrong at once."""
+"""Loads a YAML file into a validated, frozen model, and reports all errors at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain YAML would silently keep the last of two equal keys; here the second is an error."""
+    """Rejects a repeated key. Plain YAML would silently use the last one."""
 
 
 def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -25,7 +25,7 @@ def _mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]
             raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -46,14 +46,14 @@ def _problem(item: Any, model: type[BaseModel]) -> str:
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         known = _known_keys(model, item["loc"])
-        message = f"is not a key here; keys are {', '.join(known)}" if known else "is not a key here"
+        message = f"unknown key (available: {', '.join(known)})" if known else "unknown key"
     elif item["type"] == "missing":
         message = "is missing"
     return f"At '{where}': {message}"
 
 
 def _known_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """The keys that would be right at `location`, as far as plain nested models tell."""
+    """The keys that are valid at `location`, as far as the JSON schema shows them."""
     schema = model.model_json_schema()
     definitions = schema.get("$defs", {})
     here: dict[str, Any] = schema
@@ -70,7 +70,7 @@ def load_config(path: Path, model: type[Model]) -> Model:
     """Read the YAML file at `path` as a `model`.
 
     Raises:
-        ConfigError: naming every problem with its place and what would be right.
+        ConfigError: with every problem, its path, and what would be valid.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -79,17 +79,17 @@ def load_config(path: Path, model: type[Model]) -> Model:
     except UnicodeDecodeError as error:
         raise ConfigError(str(path), [f"the file is not UTF-8 text (byte {error.start})"]) from error
     try:
-        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader that also refuses double keys
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader that also rejects repeated keys
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(str(path), [f"{place}not valid YAML: {error.problem}"]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date of no calendar, a number too long, …
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an invalid date, a number that is too long, …
         raise ConfigError(str(path), [f"not valid YAML: {error}"]) from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise ConfigError(str(path), [f"must hold keys and values, not a {type(content).__name__}"])
+        raise ConfigError(str(path), [f"must contain keys and values, not a {type(content).__name__}"])
     try:
         return model.model_validate(content)
     except ValidationError as error:

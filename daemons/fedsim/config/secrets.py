@@ -1,4 +1,4 @@
-"""Where secrets lie: an absolute path is a file, a bare name is a credential that systemd hands to the daemon."""
+"""Locates secrets: an absolute path is a file, a bare name is a credential that systemd passes to the daemon."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def find_secret(path: Path) -> Path:
-    """The file of a secret from the configuration.
+    """Find the file of a secret that the configuration names.
 
-    A name is looked up in the folders of `$FEDSIM_CREDENTIALS` (separated by colons), else in
-    `$CREDENTIALS_DIRECTORY`. It is looked up anew each time, as a reload may bring a newer one into an earlier folder.
+    A name is looked up in the folders of `$FEDSIM_CREDENTIALS` (separated by colons) or, without it, in
+    `$CREDENTIALS_DIRECTORY`. The result must not be cached: a reload may put a newer file into an earlier folder.
 
     Raises:
-        FileNotFoundError: there is no credential of this name; its `strerror` says where it was looked for.
+        FileNotFoundError: there is no credential of this name; `strerror` says where it was looked for.
     """
     if path.is_absolute():
         return path
@@ -23,5 +23,5 @@ def find_secret(path: Path) -> Path:
     for candidate in found:
         if candidate.exists():
             return candidate
-    where = f"no such credential in {folders}" if found else "a credential's name, but no CREDENTIALS_DIRECTORY is set"
-    raise FileNotFoundError(errno.ENOENT, f"{where}; name an absolute path, or give it with LoadCredential=", str(path))
+    where = f"no such credential in {folders}" if found else "a credential's name, but CREDENTIALS_DIRECTORY is not set"
+    raise FileNotFoundError(errno.ENOENT, f"{where}; use an absolute path, or LoadCredential= in the unit", str(path))

@@ -14,7 +14,7 @@ from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
-from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, Engine, Hello, Message, Name, Uid, Uplink
+from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, EngineInfo, Hello, Message, Name, Uid, Uplink
 from fedsim.settings import TaskSettings
 
 MAX_CHUNK_CLIENTS = 32
@@ -26,7 +26,7 @@ class NodeShare(Message):
     node: Name
     first_client: int
     num_clients: int
-    engine: Engine
+    engine: EngineInfo
     dataset_digest: str | None = None
 
 
@@ -114,7 +114,7 @@ def _dataset(settings: TaskSettings, hello: Hello) -> DataSetInfo:
     return next(dataset for dataset in hello.datasets if dataset.name == settings.dataset)
 
 
-def _engine(settings: TaskSettings, hello: Hello) -> Engine:
+def _engine(settings: TaskSettings, hello: Hello) -> EngineInfo:
     if settings.device == "cpu":
         return hello.engine.model_copy(update={"device": "cpu"})
     return hello.engine

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fedsim.config import WebConfig
-from fedsim.config.models import is_loopback
+from fedsim.config.fields import is_loopback
 from fedsim.web.errors import Fault, Problems, status_text
 from fedsim.web.i18n import tr
 

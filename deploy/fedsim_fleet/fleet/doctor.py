@@ -17,7 +17,7 @@ from fedsim.spool.files import Role
 from fedsim.wire.peer import Identity
 from fedsim.wire.tls import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
-from fedsim_fleet.fleet.report import Deep, Report, data_paths, days_of
+from fedsim_fleet.fleet.report import Deep, HostReport, data_paths, days_of
 
 LEAST_DISK = 2_000_000_000
 LEAST_MEMORY = 300_000_000
@@ -39,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Authority:
+class PublishedAuthority:
     """The lab's authority as the control machine has it: its certificates, and whose it has revoked."""
 
     certificates: Sequence[x509.Certificate]
@@ -62,16 +62,16 @@ class Lab:
     """What a check knows besides the host itself; `authority` is None where its files are not on this machine."""
 
     hosts: Sequence[Host]
-    authority: Authority | None
+    authority: PublishedAuthority | None
     now: float
 
 
 # What is wrong, and what to do.
 Told = Iterator[tuple[str, str]]
-Check = Callable[[Host, Report, Deep, Lab], Told]
+Check = Callable[[Host, HostReport, Deep, Lab], Told]
 
 
-def _units(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
+def _units(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
     for unit in report.units:
         if not unit.loaded:
             yield f"{unit.name} is not installed", "run site.yml"
@@ -82,14 +82,14 @@ def _units(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
             yield f"{unit.name} does not start with the host ({unit.enabled})", f"systemctl enable {unit.name}"
 
 
-def _strays(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
+def _strays(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
     for name in deep.failed:
         yield f"{name} has failed", f"journalctl -u {name} -n 50"
     for folder in deep.unwritable:
         yield f"the user fedsim cannot write {folder}", "is the disk mounted read-only? else systemd-tmpfiles --create"
 
 
-def _room(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
+def _room(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
     if report.disk.free < LEAST_DISK:
         yield (
             f"only {size(report.disk.free)} of {size(report.disk.all)} are free below /var/lib/fedsim",
@@ -102,25 +102,25 @@ def _room(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
         )
 
 
-def _clock(_: Host, report: Report, deep: Deep, __: Lab) -> Told:
+def _clock(_: Host, report: HostReport, deep: Deep, __: Lab) -> Told:
     if abs(report.skew) > MOST_SKEW:
         yield f"its clock differs by {report.skew:+.0f} s from this machine's", "timedatectl set-ntp true"
     elif deep.synchronised == "no" and abs(report.skew) > 1:
         yield f"nothing sets its clock, which differs by {report.skew:+.1f} s", "timedatectl set-ntp true"
 
 
-def _version(_: Host, report: Report, __: Deep, ___: Lab) -> Told:
+def _version(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
     if not report.version:
         yield "fedsim is not installed (/opt/fedsim/current)", "run site.yml"
 
 
-def _configuration(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
+def _configuration(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
     for checked in deep.configurations:
         if not checked.valid:
             yield f"{checked.path} is not valid: {checked.says.strip()}", "set it right in the inventory, run site.yml"
 
 
-def _certificates(host: Host, report: Report, _: Deep, lab: Lab) -> Told:
+def _certificates(host: Host, report: HostReport, _: Deep, lab: Lab) -> Told:
     again = "run rotate-certs.yml"
     if not any(file.path == OWN for file in report.certificates):
         yield "it has no certificate", "run site.yml"
@@ -164,12 +164,12 @@ def _identity(host: Host, certificate: x509.Certificate) -> Iterator[str]:
         yield f"host.crt is that of {owner}, not of {wanted}"
 
 
-def _revoked(_: Host, report: Report, __: Deep, lab: Lab) -> Told:
+def _revoked(_: Host, report: HostReport, __: Deep, lab: Lab) -> Told:
     if lab.authority is not None and report.revoked != lab.authority.list_digest:
         yield "its list of revoked certificates is not the lab's newest", "run site.yml"
 
 
-def _ways(_: Host, __: Report, deep: Deep, lab: Lab) -> Told:
+def _ways(_: Host, __: HostReport, deep: Deep, lab: Lab) -> Told:
     names = {(other.reached_at, other.receiver_port): other.name for other in lab.hosts}
     for way in deep.ways:
         if way.problem:
@@ -180,7 +180,7 @@ def _ways(_: Host, __: Report, deep: Deep, lab: Lab) -> Told:
             )
 
 
-def _data(host: Host, _: Report, deep: Deep, __: Lab) -> Told:
+def _data(host: Host, _: HostReport, deep: Deep, __: Lab) -> Told:
     names = {path: name for name, path in data_paths(host).items()}
     for data in deep.datasets:
         if data.problem:
@@ -188,7 +188,7 @@ def _data(host: Host, _: Report, deep: Deep, __: Lab) -> Told:
             yield f"the data set {name} ({data.path}) {data.problem}", f"fedsim-fleet push-data {name} PATH"
 
 
-def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
+def _server(host: Host, report: HostReport, deep: Deep, lab: Lab) -> Told:
     if not host.is_server:
         return
     if deep.pages:
@@ -210,7 +210,7 @@ def _server(host: Host, report: Report, deep: Deep, lab: Lab) -> Told:
             yield f"the server waits for {what}", remedy
 
 
-def _node(host: Host, report: Report, deep: Deep, _: Lab) -> Told:
+def _node(host: Host, report: HostReport, deep: Deep, _: Lab) -> Told:
     if host.is_server:
         return
     numbers = report.metrics.get("client", {})
@@ -222,7 +222,7 @@ def _node(host: Host, report: Report, deep: Deep, _: Lab) -> Told:
         yield f"{problems} of its data sets cannot be used", "journalctl -u fedsim-client FEDSIM_EVENT=dataset_problem"
 
 
-def _kernel(_: Host, __: Report, deep: Deep, ___: Lab) -> Told:
+def _kernel(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
     if deep.killed:
         yield (
             f"the kernel has ended processes for want of memory: {deep.killed[-1]}",
@@ -252,7 +252,7 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def diagnose(answers: Mapping[str, Report | FedsimError], lab: Lab) -> list[Finding]:
+def diagnose(answers: Mapping[str, HostReport | FedsimError], lab: Lab) -> list[Finding]:
     """Everything that is wrong, in the order of the hosts."""
     findings = []
     for host in (host for host in lab.hosts if host.name in answers):
@@ -267,10 +267,10 @@ def diagnose(answers: Mapping[str, Report | FedsimError], lab: Lab) -> list[Find
     return findings + list(_together(answers))
 
 
-def _together(answers: Mapping[str, Report | FedsimError]) -> Iterator[Finding]:
+def _together(answers: Mapping[str, HostReport | FedsimError]) -> Iterator[Finding]:
     by_version: dict[str, list[str]] = {}
     for name, told in answers.items():
-        if isinstance(told, Report) and told.version:
+        if isinstance(told, HostReport) and told.version:
             by_version.setdefault(told.version, []).append(name)
     if len(by_version) > 1:
         told_all = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(by_version.items()))
@@ -282,14 +282,14 @@ def ways_from(host: Host, hosts: Sequence[Host]) -> list[tuple[str, int]]:
     return [(other.reached_at, other.receiver_port) for other in hosts if other.is_server != host.is_server]
 
 
-def authority_of(folder: Path) -> Authority | None:
+def authority_of(folder: Path) -> PublishedAuthority | None:
     """The lab's authority, if its files lie on this machine.
 
     Raises:
         BadInput: they cannot be read.
     """
     try:
-        return Authority.of((folder / "ca.crt").read_bytes(), (folder / "crl.pem").read_bytes())
+        return PublishedAuthority.of((folder / "ca.crt").read_bytes(), (folder / "crl.pem").read_bytes())
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -20,7 +20,7 @@ _SECONDS = 60
 _Plain = Annotated[str, StringConstraints(pattern=r"^[^{}\s]+$")]
 
 
-class DataSet(BaseModel):
+class InventoryDataSet(BaseModel):
     """One of a node's data sets, as far as it concerns files."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -43,7 +43,7 @@ class Host(BaseModel):
     key_file: str | None = Field(None, alias="ansible_ssh_private_key_file")
     become: bool = Field(default=False, alias="ansible_become")
     units: tuple[str, ...] = Field((), alias="fedsim_services")
-    datasets: tuple[DataSet, ...] = Field((), alias="fedsim_datasets")
+    datasets: tuple[InventoryDataSet, ...] = Field((), alias="fedsim_datasets")
     server_port: int = Field(9001, alias="fedsim_server_port")
     node_port: int = Field(9002, alias="fedsim_node_port")
     metrics_port: dict[str, int] = Field({"server": 9101, "client": 9103}, alias="fedsim_metrics_port")

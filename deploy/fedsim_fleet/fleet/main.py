@@ -103,7 +103,7 @@ def run_doctor(fleet: Fleet, output: Output) -> int:
     The exit code is 0 if nothing was found, else 1.
     """
 
-    def question(connection: Connection) -> report.Report:
+    def question(connection: Connection) -> report.HostReport:
         return report.ask(connection, diagnosis.ways_from(connection.host, fleet.all_hosts))
 
     answers = ask_all(fleet.hosts, fleet.timeout, question)

@@ -107,7 +107,7 @@ class Deep(_Told):
     watches: Watches
 
 
-class Report(_Told):
+class HostReport(_Told):
     """A host at one moment. `skew`: how far its clock is before the control machine's at least, in seconds."""
 
     clock: float
@@ -153,7 +153,7 @@ def data_paths(host: Host) -> dict[str, str]:
     return {data.name: str(DATA / data.path) for data in host.datasets if data.format not in BUILT_IN}
 
 
-def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) -> Report:
+def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) -> HostReport:
     """A host's report.
 
     Args:
@@ -175,7 +175,7 @@ def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) ->
     answer = connection.run(["python3", "-", json.dumps(asked)], text=script("report.py"), within=_WITHIN)
     ended = time.time()
     try:
-        report = Report.model_validate_json(answer.text())
+        report = HostReport.model_validate_json(answer.text())
     except ValidationError as error:
         raise Unavailable(f"what it tells of itself is not understood: {error.error_count()} problems") from error
     # The clock was read between these two moments; how much of the way lies before it, nobody knows.

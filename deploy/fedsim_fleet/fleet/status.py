@@ -7,13 +7,13 @@ from typing import Any
 
 from fedsim.cli.output import NONE, size
 from fedsim.errors import FedsimError
-from fedsim_fleet.fleet.report import Report, Unit
+from fedsim_fleet.fleet.report import HostReport, Unit
 
 COLUMNS = ("host", "units", "version", "doing", "disk free", "memory free", "GPU", "clock", "certificate")
 NUMBERS = ("disk free", "memory free", "clock", "certificate")
 
 
-def row(name: str, told: Report | FedsimError, now: float) -> list[str]:
+def row(name: str, told: HostReport | FedsimError, now: float) -> list[str]:
     """A host's line; of one that did not answer, why."""
     if isinstance(told, FedsimError):
         return [name, "does not answer", NONE, str(told).splitlines()[0], *[NONE] * (len(COLUMNS) - 4)]
@@ -44,12 +44,12 @@ def short(name: str) -> str:
     return name.removeprefix("fedsim-").removesuffix(".service")
 
 
-def well(told: Report | FedsimError) -> bool:
+def well(told: HostReport | FedsimError) -> bool:
     """Whether the host answers, and everything that it should run is active."""
-    return isinstance(told, Report) and all(unit.state == "active" for unit in told.units)
+    return isinstance(told, HostReport) and all(unit.state == "active" for unit in told.units)
 
 
-def document(answers: Mapping[str, Report | FedsimError], now: float) -> dict[str, Any]:
+def document(answers: Mapping[str, HostReport | FedsimError], now: float) -> dict[str, Any]:
     """The same for programs."""
     hosts = []
     for name, told in answers.items():
