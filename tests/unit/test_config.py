@@ -114,7 +114,7 @@ def test_plain_sockets_stay_on_loopback_unless_the_owner_insists(tmp_path: Path)
 def test_the_pages_stay_on_loopback_whatever_the_way_to_the_receiver(tmp_path: Path) -> None:
     tls = "tls: {certificate: a, key: b, authority: c}\nserver: {address: 192.0.2.1, port: 9001}\n"
     (problem,) = problems(tmp_path, tls + "listen: {address: 0.0.0.0, port: 80}", WebConfig)
-    assert problem.startswith("At 'listen': 0.0.0.0 is not on loopback: put a proxy with HTTPS")
+    assert problem.startswith("At 'listen': 0.0.0.0 is not on loopback: run the web behind an HTTPS proxy")
 
 
 def test_problems_that_concern_several_keys_are_told_with_all_others_at_once(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_credential_that_is_not_there_says_where_it_was_looked_for(
     assert caught.value.filename == "tls.key"
     monkeypatch.delenv("FEDSIM_CREDENTIALS")
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    with pytest.raises(FileNotFoundError, match="no CREDENTIALS_DIRECTORY is set; name an absolute path"):
+    with pytest.raises(FileNotFoundError, match="CREDENTIALS_DIRECTORY is not set; use an absolute path"):
         find_secret(Path("tls.key"))
 
 
