@@ -19,7 +19,7 @@ from service_support import Service, program
 from test_web_main import migrated, written
 from transfer_support import RawPeer
 
-from fedsim.receiver.service import Pulse
+from fedsim.receiver.pulse import Pulse
 from fedsim.testing.local_cluster import free_port
 from fedsim.wire.protocol.frames import FrameType
 from fedsim.wire.transport.reactor import Reactor
@@ -137,10 +137,10 @@ def test_a_receiver_whose_threads_are_stuck_feeds_no_watchdog() -> None:
         for _ in range(2):
             assert started.acquire(timeout=10)
         pulse = Pulse(hub)
-        assert not pulse.felt()
+        assert not pulse.beats()
         go_on.set()
         assert pulse._answered.wait(10)
-        assert pulse.felt()
+        assert pulse.beats()
     finally:
         go_on.set()
         hub.close()

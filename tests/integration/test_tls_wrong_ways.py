@@ -301,7 +301,7 @@ def pretending(pki: Pki, tls: TlsConfig, identity: Identity) -> Iterator[tuple[i
     [
         (("node-1", Role.CLIENT), ("server", Role.SERVER), "but its certificate is for client node-1"),
         (("server", Role.CLIENT), ("server", Role.SERVER), "but its certificate is for client server"),
-        (("server", Role.CLIENT), ("server", Role.CLIENT), "nothing is sent to such a one"),
+        (("server", Role.CLIENT), ("server", Role.CLIENT), "receives no files from here"),
         (("node-1", Role.CLIENT), ("node-1", Role.CLIENT), "says that it is node-1; check its name and address"),
     ],
 )

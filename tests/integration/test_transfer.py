@@ -45,7 +45,7 @@ from transfer_support import (
 from fedsim.errors import BadInput, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
-from fedsim.receiver.service import connection_limits
+from fedsim.receiver.incoming_connection import connection_limits
 from fedsim.runtime.outbox import Outbox
 from fedsim.spool.clear import clear_round
 from fedsim.spool.files import FileHeader, FileId, Kind, Role

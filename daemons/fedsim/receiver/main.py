@@ -9,7 +9,8 @@ from typing import Any, Final
 from fedsim.config import ReceiverConfig
 from fedsim.errors import FedsimError
 from fedsim.receiver.metrics import ReceiverMetrics
-from fedsim.receiver.service import Pulse, Receiver
+from fedsim.receiver.pulse import Pulse
+from fedsim.receiver.service import Receiver
 from fedsim.runtime.daemon import Daemon, daemon_main
 
 _TURN_MILLISECONDS: Final = 2000
@@ -56,7 +57,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
 
     def feed_watchdog(self) -> None:
         """Feed the watchdog only once a thread of the reactor has answered since the last turn."""
-        if self._pulse.felt():
+        if self._pulse.beats():
             super().feed_watchdog()
 
     @classmethod

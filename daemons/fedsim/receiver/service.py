@@ -2,61 +2,32 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
-import select
 import socket
 import threading
-import time
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
 from fedsim.activation import passed_sockets
-from fedsim.config import Address, Limits, ReceiverConfig
+from fedsim.config import ReceiverConfig
 from fedsim.errors import FedsimError, Refused, Unavailable
 from fedsim.receiver.counters import Counters
 from fedsim.receiver.inbox import SpoolInbox
+from fedsim.receiver.incoming_connection import IncomingConnection
+from fedsim.receiver.listening import Listener, listen
+from fedsim.receiver.refusal_log import RefusalLog
 from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.wire import Identity
-from fedsim.wire.protocol.limits import ConnectionLimits
-from fedsim.wire.tls import Credentials, judge
+from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.expiry import ExpiryWatch
 from fedsim.wire.transport.reactor import Reactor
-from fedsim.wire.transport.stream import make_stream
-from fedsim.wire.transport.stream_connection import StreamConnection
 
-_BACKLOG: Final = 512
-_QUIET_LOG_SECONDS: Final = 10.0
-_PAUSE_SECONDS: Final = 0.5
 # What an ordinary peer does; only others are worth a line.
 _ORDINARY_ENDS: Final = frozenset({"closed", "lost", "idle", "stopping"})
-
-
-def listen(address: Address) -> socket.socket:
-    """Open the port; `Unavailable` names it if that cannot be done."""
-    try:
-        family, _, _, _, where = socket.getaddrinfo(
-            address.address, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise Unavailable(f"{address} cannot be listened on: {error}; correct `listen:`") from error
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind(where)
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        hint = "another program has it" if error.errno == errno.EADDRINUSE else error.strerror
-        raise Unavailable(
-            f"port {address.port} on {address.address} cannot be used: {hint}; change `listen:`"
-        ) from error
-    return sock
 
 
 def take_over(spool: Spool) -> int:
@@ -89,7 +60,7 @@ class Receiver:
         self._listeners: list[Listener] = []
         self._hold = -1
         self._log = structlog.get_logger()
-        self._quiet: dict[str | None, _Quiet] = {}
+        self._refusals = RefusalLog()
 
     def start(self) -> None:
         """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
@@ -102,7 +73,7 @@ class Receiver:
             self._let_go()
             raise
         self.sweep()
-        self._listeners = [Listener(self, sock) for sock in sockets]
+        self._listeners = [Listener(sock, self.admit, self._refusals) for sock in sockets]
         self.reactor.start()
         for listener in self._listeners:
             self.reactor.add(listener)
@@ -169,7 +140,7 @@ class Receiver:
         if full:
             self.counters.add("connections_refused")
             sock.close()
-            self.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
+            self._refusals.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
             return
         try:
             connection = IncomingConnection(self, sock, address)
@@ -199,162 +170,8 @@ class Receiver:
         end = connection.stream_connection.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self.report(
+            self._refusals.report(
                 connection.address,
                 Refused(end.code, end.message),
                 node=connection.peer or connection.stream_connection.shown,
             )
-
-    def report(self, address: str, refused: Refused, *, node: str | None = None) -> None:
-        """One line for a strange connection; a flood of them is counted, not written.
-
-        Whoever shows a certificate of the lab has a measure of its own, also a node that was removed: no stranger's
-        flood hides what becomes of it, nor one such node another.
-        """
-        now = time.monotonic()
-        with self._lock:
-            quiet = self._quiet.setdefault(node, _Quiet())
-            if now < quiet.until:
-                quiet.unlogged += 1
-                return
-            quiet.until = now + _QUIET_LOG_SECONDS
-            more, quiet.unlogged = quiet.unlogged, 0
-        known = {} if node is None else {"node": node}
-        problem = str(refused)
-        self._log.warning(
-            "connection_refused", address=address, **known, code=refused.code, problem=problem, not_logged_before=more
-        )
-
-
-@dataclass
-class _Quiet:
-    until: float = 0.0
-    unlogged: int = 0
-
-
-class Listener:
-    """The actor of the listening socket."""
-
-    def __init__(self, receiver: Receiver, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self._receiver = receiver
-        self._sock = sock
-        self._paused_until: float | None = None
-        self.port = int(sock.getsockname()[1])
-
-    def interest(self) -> tuple[int, int]:
-        """See Actor."""
-        return (-1, 0) if self._paused_until is not None else (self._sock.fileno(), select.EPOLLIN)
-
-    @property
-    def deadline(self) -> float | None:
-        """See Actor."""
-        return self._paused_until
-
-    def handle(self, _: int) -> bool:
-        """Accept the connections that wait; if this process has no descriptor left, try again later."""
-        if self._paused_until is not None and time.monotonic() < self._paused_until:
-            return False
-        self._paused_until = None
-        while True:
-            try:
-                sock, address = self._sock.accept()
-            except BlockingIOError:
-                return False
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                self._receiver.report("listener", Refused("resources", f"no connection can be accepted: {error}"))
-                self._paused_until = time.monotonic() + _PAUSE_SECONDS
-                return False
-            self._receiver.admit(sock, f"{address[0]}:{address[1]}")
-
-    def close(self) -> None:
-        """Close the port."""
-        self._sock.close()
-
-
-class Pulse:
-    """An actor that only answers, so that the watchdog can see that the threads of the reactor work."""
-
-    deadline: float | None = None
-
-    def __init__(self, reactor: Reactor) -> None:
-        self._reactor = reactor
-        self._answered = threading.Event()
-        reactor.add(self)
-
-    def interest(self) -> tuple[int, int]:
-        """See Actor."""
-        return (-1, 0)
-
-    def handle(self, _: int) -> bool:
-        """See Actor."""
-        self._answered.set()
-        return False
-
-    def felt(self) -> bool:
-        """Whether the reactor has answered since the last call; asks it again then."""
-        answered = self._answered.is_set()
-        if answered:
-            self._answered.clear()
-            self._reactor.wake(self)
-        return answered
-
-
-class IncomingConnection:
-    """The actor of one connection."""
-
-    def __init__(self, receiver: Receiver, sock: socket.socket, address: str) -> None:
-        self.address = address
-        self.peer: str | None = None
-        self._receiver = receiver
-        self._review = False
-        context = None if receiver.credentials is None else receiver.credentials.listening
-        self.stream_connection = StreamConnection(
-            make_stream(sock, context, listening=True),
-            receiver.me,
-            connection_limits(receiver.config.limits),
-            initiator=False,
-            judge=lambda encoded: judge(receiver.credentials, encoded, listens=False),
-            welcome=lambda peer: receiver.welcome(self, peer),
-            offer_ended=lambda _: None,
-            inbox=receiver.inbox,
-            run=receiver.reactor.run,
-            wake=lambda: receiver.reactor.wake(self),
-        )
-
-    def interest(self) -> tuple[int, int]:
-        """See Actor."""
-        return self.stream_connection.interest()
-
-    @property
-    def deadline(self) -> float | None:
-        """See Actor."""
-        return self.stream_connection.deadline
-
-    def review(self) -> None:
-        """Check soon whether this peer is still welcome; from any thread."""
-        self._review = True
-        self._receiver.reactor.wake(self)
-
-    def handle(self, _: int) -> bool:
-        """See Actor."""
-        if self._review:
-            self._review = False
-            self.stream_connection.review()
-        more = self.stream_connection.handle(self._receiver.reactor.buffer)
-        if self.stream_connection.closed is not None:
-            self._receiver.ended(self)
-        return more
-
-
-def connection_limits(limits: Limits) -> ConnectionLimits:
-    """The limits enforced on a connection, from the configuration."""
-    return ConnectionLimits(
-        max_header_bytes=limits.max_header_bytes,
-        quiet_seconds=limits.handshake_seconds,
-        idle_seconds=limits.idle_seconds,
-        stall_seconds=limits.idle_seconds,
-        min_bytes_per_second=limits.min_bytes_per_second,
-    )

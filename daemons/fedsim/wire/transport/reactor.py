@@ -25,6 +25,24 @@ _MOST_EVENTS: Final = 64
 Job = Callable[[], None]
 
 
+class Mailbox:
+    """Jobs that any thread posts to an actor, for the actor to run in its turn."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._jobs: deque[Job] = deque()
+
+    def post(self, job: Job) -> None:
+        """Run `job` in the actor's next turn; from any thread."""
+        self._jobs.append(job)
+        self._wake()
+
+    def deliver(self) -> None:
+        """Run what was posted; called by the actor."""
+        while self._jobs:
+            self._jobs.popleft()()
+
+
 class Actor(Protocol):
     """Something with a socket, a deadline, or both. The hub calls it from one thread at a time."""
 

@@ -1,0 +1,82 @@
+"""The listening socket: opened on an address, accepts connections."""
+
+from __future__ import annotations
+
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from fedsim.config import Address
+from fedsim.errors import Refused, Unavailable
+from fedsim.receiver.refusal_log import RefusalLog
+
+_BACKLOG: Final = 512
+_PAUSE_SECONDS: Final = 0.5
+
+
+def listen(address: Address) -> socket.socket:
+    """Open the port; `Unavailable` says why that is not possible."""
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.address, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise Unavailable(f"{address} cannot be listened on: {error}; correct `listen:`") from error
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind(where)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        hint = "another program has it" if error.errno == errno.EADDRINUSE else error.strerror
+        raise Unavailable(
+            f"port {address.port} on {address.address} cannot be used: {hint}; change `listen:`"
+        ) from error
+    return sock
+
+
+class Listener:
+    """The actor of the listening socket: passes each connection, with the address of its peer, to `admit`."""
+
+    def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, str], None], refusals: RefusalLog) -> None:
+        sock.setblocking(False)
+        self._admit = admit
+        self._refusals = refusals
+        self._sock = sock
+        self._paused_until: float | None = None
+        self.port = int(sock.getsockname()[1])
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        return (-1, 0) if self._paused_until is not None else (self._sock.fileno(), select.EPOLLIN)
+
+    @property
+    def deadline(self) -> float | None:
+        """See Actor."""
+        return self._paused_until
+
+    def handle(self, _: int) -> bool:
+        """Accept the connections that wait; if this process has no descriptor left, try again later."""
+        if self._paused_until is not None and time.monotonic() < self._paused_until:
+            return False
+        self._paused_until = None
+        while True:
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                return False
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._refusals.report("listener", Refused("resources", f"no connection can be accepted: {error}"))
+                self._paused_until = time.monotonic() + _PAUSE_SECONDS
+                return False
+            self._admit(sock, f"{address[0]}:{address[1]}")
+
+    def close(self) -> None:
+        """Close the port."""
+        self._sock.close()
