@@ -11,6 +11,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedsim.errors import BadInput
+from fedsim.plugins import Provenance, short_name
 from fedsim.settings import SettingsError, TaskSettings, parse_settings
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -20,7 +21,10 @@ MAX_TEXT = 2000
 MAX_RUNS = 200_000
 MAX_PROBLEMS = 100
 MAX_LISTED = 1000
-"""Data sets, models and tasks in a hello."""
+"""Data sets and tasks in a hello."""
+MAX_PLUGINS = 100
+"""Plug-ins of one group in a hello."""
+MAX_GROUPS = 20
 MAX_TRANSFORMS = 20
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
@@ -59,11 +63,28 @@ class DataSetInfo(Message):
     share_test: bool = False
 
 
-class ModelInfo(Message):
-    """A model that a node can train, and the version of the package that brings it."""
+class PluginInfo(Message):
+    """A plug-in and which code it is: the package that brings it, its version, and the digest of its source."""
 
     name: Name
-    version: Annotated[str, Field(max_length=64)]
+    distribution: Annotated[str, Field(max_length=200)] = ""
+    version: Annotated[str, Field(max_length=64)] = ""
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+
+    @classmethod
+    def of(cls, name: str, found: Provenance) -> PluginInfo:
+        """The plug-in with what is known of its code, cut to what a message can carry."""
+        return cls(
+            name=name,
+            distribution=as_text(found.distribution, 200),
+            version=as_text(found.version, 64),
+            digest=found.digest,
+        )
+
+    @property
+    def provenance(self) -> Provenance:
+        """Which code it is."""
+        return Provenance(distribution=self.distribution, version=self.version, digest=self.digest)
 
 
 class EngineInfo(Message):
@@ -101,10 +122,17 @@ class Hello(Message):
     engine: EngineInfo
     datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=MAX_LISTED)] = ()
     problems: Annotated[tuple[Text, ...], Field(max_length=MAX_PROBLEMS)] = ()
-    models: Annotated[tuple[ModelInfo, ...], Field(max_length=MAX_LISTED)] = ()
+    plugins: Annotated[
+        dict[Name, Annotated[tuple[PluginInfo, ...], Field(max_length=MAX_PLUGINS)]],
+        Field(max_length=MAX_GROUPS, description='The plug-ins offered, by group: "models", "strategies", …'),
+    ] = {}
     min_examples: Count = 1
     min_privacy_level: Name = "none"
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
+
+    def offers(self, group: str) -> dict[str, PluginInfo]:
+        """The plug-ins of the group that are installed here and that the institution allows, by name."""
+        return {plugin.name: plugin for plugin in self.plugins.get(short_name(group), ())}
 
 
 def _in_any_names(given: object) -> object:

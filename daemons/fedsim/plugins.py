@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -39,9 +41,14 @@ def gettext_noop(text: str) -> str:
     return text
 
 
+def short_name(group: str) -> str:
+    """The group's name in configurations and messages: "strategies" for `fedsim.strategies`."""
+    return group.removeprefix("fedsim.")
+
+
 def kind_of(group: str) -> str:
     """What a plug-in of the group is called: "strategy" for `fedsim.strategies`."""
-    return {STRATEGIES: "strategy"}.get(group, group.removeprefix("fedsim.").removesuffix("s"))
+    return {STRATEGIES: "strategy"}.get(group, short_name(group).removesuffix("s"))
 
 
 class PluginOptions(BaseModel):
@@ -172,14 +179,48 @@ def option_problem(plugin: Any, name: str, item: Any) -> str:
 
 @cache
 def provenance(group: str, name: str) -> Provenance:
-    """Which code an installed plug-in is; raises `BadInput` as `load`."""
-    plugin = load(group, name)
+    """Which code an installed plug-in is; raises `BadInput` as `load`.
+
+    What only workers load is not imported: its digest is that of the one file that the entry point names.
+    """
+    digest = _file_digest(group, name) if group in WORKERS_ONLY else source_digest(load(group, name))
     point = _points(group)[name]
     return Provenance(
         distribution=point.dist.name if point.dist else "",
         version=point.dist.version if point.dist else "",
-        digest=source_digest(plugin),
+        digest=digest,
     )
+
+
+def _file_digest(group: str, name: str) -> str:
+    """The digest of the file of a plug-in's module, found without importing the module or the packages around it."""
+    point = _points(group).get(name)
+    if point is None:
+        raise BadInput(unknown(group, name))
+    file = _file_of(point.module)
+    if file is None:
+        raise BadInput(
+            f"the {kind_of(group)} {name} ({point.value}) cannot be loaded: No module named {point.module!r}; "
+            "repair or uninstall its package"
+        )
+    return _digest({point.module: file.read_bytes()})
+
+
+def _file_of(module: str) -> Path | None:
+    """The source file of a module; `find_spec` alone would import the packages around it."""
+    package, *rest = module.split(".")
+    try:
+        spec = find_spec(package)
+    except ValueError:  # a module that something other than Python's import put in place
+        return None
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        package = f"{package}.{part}"
+        spec = PathFinder.find_spec(package, spec.submodule_search_locations)
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return None
+    return Path(spec.origin)
 
 
 def source_digest(plugin: Any) -> str:
@@ -193,6 +234,10 @@ def source_digest(plugin: Any) -> str:
         file = getattr(module, "__file__", None)
         if file and Path(file).is_file():
             files[module.__name__] = Path(file).read_bytes()
+    return _digest(files)
+
+
+def _digest(files: dict[str, bytes]) -> str:
     digest = blake2b(digest_size=16)
     for module_name, source in sorted(files.items()):
         digest.update(f"{module_name} {len(source)}\n".encode())
@@ -218,9 +263,9 @@ def describe(group: str) -> tuple[Description, ...]:
 
 
 def _describe(group: str, name: str) -> Description:
-    if group in WORKERS_ONLY:
-        return Description(name=name, title=name)
     try:
+        if group in WORKERS_ONLY:
+            return Description(name=name, title=name, provenance=provenance(group, name))
         plugin = load(group, name)
         return Description(
             name=name,

@@ -31,6 +31,8 @@ PLUGIN_SETTINGS = {
     "aggregation": plugins.STRATEGIES,
     "server_step": plugins.STRATEGIES,
 }
+TASK_GROUPS = tuple(dict.fromkeys(PLUGIN_SETTINGS.values()))
+"""The groups of plug-ins that tasks choose from."""
 
 
 class TaskSettings(BaseModel):

@@ -281,7 +281,7 @@ def test_what_a_node_offers_changes_with_a_reload(lab: Platform) -> None:
     def offered() -> tuple[int, list[str]] | None:
         for node in lab.store.nodes.all():
             if node.name == "node-a":
-                return node.hello["clients"], [model["name"] for model in node.hello["models"]]
+                return node.hello["clients"], [model["name"] for model in node.hello["plugins"]["models"]]
         return None  # it has not announced itself yet
 
     lab.await_row(lambda: offered() == (33, ["logistic"]) or None)

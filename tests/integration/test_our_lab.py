@@ -48,7 +48,7 @@ def test_what_cannot_be_offered_is_told_and_costs_nothing_else(lab: Platform) ->
     assert "data set raising: ValueError: a row is upside down" in problems
     assert "data set killing: the worker that inspected it was killed by Killed (signal 9)" in problems
     assert "'a name with blanks' cannot be offered" in problems
-    assert "narrow" in {model["name"] for model in hello["models"]}
+    assert "narrow" in {model["name"] for model in hello["plugins"]["models"]}
 
 
 @pytest.mark.parametrize(

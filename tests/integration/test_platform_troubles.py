@@ -97,7 +97,7 @@ def test_what_the_institution_forbids_is_refused_with_its_reason(tmp_path: Path)
     with digits_lab(tmp_path, nodes=1, client=rules) as lab:
         number = lab.submit(num_nodes=1, model="2nn")
         lab.await_row(
-            lambda: any("does not train the model 2nn" in why for why in lab.task(number).waiting_for) or None
+            lambda: any("does not offer the model 2nn" in why for why in lab.task(number).waiting_for) or None
         )
         lab.api.post(f"/tasks/{number}/stop")
         task = lab.finish(lab.submit(num_nodes=1, model="logistic"))

@@ -14,7 +14,7 @@ import httpx
 from argon2 import PasswordHasher
 
 from fedsim.config import WebConfig
-from fedsim.messages import DataSetInfo, EngineInfo, Hello, ModelInfo
+from fedsim.messages import DataSetInfo, EngineInfo, Hello, PluginInfo
 from fedsim.settings import TaskSettings
 from fedsim.store import Store, open_store
 from fedsim.store.records import Checkpoint, Node, Progress, RoundRecord, Task, TaskState, UserRole, UserState
@@ -164,7 +164,7 @@ def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("m
         clients=100,
         engine=EngineInfo(processor="a processor", torch="2.13.0"),
         datasets=infos,
-        models=(ModelInfo(name="2nn", version="0.1.0"), ModelInfo(name="cnn", version="0.1.0")),
+        plugins={"models": (PluginInfo(name="2nn", version="0.1.0"), PluginInfo(name="cnn", version="0.1.0"))},
     ).model_dump(mode="json")
 
 

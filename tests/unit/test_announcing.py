@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
-import pytest
-
-from fedsim.client import announcing
+from fedsim import __version__, plugins
 from fedsim.client.announcing import make_hello
 from fedsim.config import ClientConfig
+from fedsim.config.models import Institution
 from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, Hello, TaskReport
+from fedsim.settings import TASK_GROUPS
 from fedsim.worker.inspector import Inspected
 
 CONFIG = ClientConfig.model_validate(
@@ -54,14 +56,47 @@ def test_sizes_that_do_not_fit_beside_others_wait_and_say_so() -> None:
     assert f"{2:032x}" in problem
 
 
-def test_a_model_whose_name_no_task_could_give_is_left_out_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = [EntryPoint(name, "our_lab:model", "fedsim.models") for name in ("good", "a name with blanks")]
-    monkeypatch.setattr(announcing, "entry_points", lambda group: points)  # noqa: ARG005
+def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_told() -> None:
+    points = [
+        EntryPoint(name, "fedsim.learning.models:logistic", plugins.MODELS) for name in ("good", "a name with blanks")
+    ]
+    gone = EntryPoint("gone", "no_such_module:model", plugins.MODELS)
+    broken = EntryPoint("broken", "no_such_package.strategy:Broken", plugins.STRATEGIES)
+    with plugins.registered(plugins.MODELS, *points, gone), plugins.registered(plugins.STRATEGIES, broken):
+        hello = make_hello(CONFIG, Inspected((INFO,)), [], [])
+    assert {"good", "2nn"} <= set(hello.offers(plugins.MODELS))
+    assert not {"gone", "a name with blanks"} & set(hello.offers(plugins.MODELS))
+    assert "broken" not in hello.offers(plugins.STRATEGIES)
+    named, missing, unloaded = sorted(hello.problems, key=lambda problem: ("strategy" in problem, "gone" in problem))
+    assert named == ("the model 'a name with blanks' cannot be offered: its package must give it a plainer name")
+    assert missing.startswith("the model gone (no_such_module:model) cannot be loaded: No module named")
+    assert unloaded.startswith("the strategy broken (no_such_package.strategy:Broken) cannot be loaded: No module")
+
+
+def test_a_hello_names_the_code_of_each_plugin_and_comes_back_as_it_was() -> None:
     hello = make_hello(CONFIG, Inspected((INFO,)), [], [])
-    assert [model.name for model in hello.models] == ["good"]
-    assert hello.problems == (
-        "the model 'a name with blanks' cannot be offered: its package must give it a plainer name",
-    )
+    assert Hello.model_validate_json(hello.model_dump_json()) == hello
+    for group in TASK_GROUPS:
+        assert tuple(hello.offers(group)) == plugins.names(group)
+        for name, plugin in hello.offers(group).items():
+            assert plugin.provenance == plugins.provenance(group, name)
+            assert (plugin.distribution, plugin.version, len(plugin.digest)) == ("fedsim-lab", __version__, 32)
+
+
+def test_what_the_institution_does_not_allow_is_not_offered() -> None:
+    rules = Institution(models=["mlp"], strategies=["fedavg", "median"], samplers=[])
+    hello = make_hello(CONFIG.model_copy(update={"institution": rules}), Inspected((INFO,)), [], [])
+    assert list(hello.offers(plugins.MODELS)) == ["mlp"]
+    assert list(hello.offers(plugins.STRATEGIES)) == ["fedavg", "median"]
+    assert list(hello.offers(plugins.SAMPLERS)) == []
+    assert tuple(hello.offers(plugins.PARTITIONS)) == plugins.names(plugins.PARTITIONS)
+
+
+def test_the_code_of_models_is_known_without_importing_torch() -> None:
+    told = "import sys; from fedsim import plugins; "
+    asked = "print(plugins.provenance(plugins.MODELS, '2nn').digest, 'torch' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", told + asked], capture_output=True, text=True, check=True)
+    assert ran.stdout.split() == [plugins.provenance(plugins.MODELS, "2nn").digest, "False"]
 
 
 def test_only_what_the_configuration_shares_is_shared() -> None:

@@ -13,13 +13,16 @@ from hashlib import blake2b
 from itertools import count
 
 import pytest
+from plugin_support import all_plugins, chosen_plugins, plugin
 
-from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, ModelInfo, TaskReport, Uplink
+from fedsim.config import ClientConfig
+from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.policy import refusal
 from fedsim.state_machines.task import Restored, TaskMachine
 from fedsim.update import Update
 
@@ -37,7 +40,7 @@ def hello(node: str, **changes: object) -> Hello:
         "clients": 20,
         "engine": EngineInfo(),
         "datasets": (INFO,),
-        "models": (ModelInfo(name="2nn", version="1"),),
+        "plugins": all_plugins(),
         **changes,
     }
     return Hello.model_validate(fields)
@@ -53,6 +56,7 @@ def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), *
         not_heard=[],
         server_dataset=None,
         broadcast_bytes=10**6,
+        plugins=chosen_plugins(settings),
         version="1",
     )
     assert isinstance(plan, Plan)
@@ -588,7 +592,13 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
 
 
 def attempt(settings: TaskSettings, hellos: dict[str, Hello], **changes: object) -> Plan | Waiting | Impossible:
-    fields: dict[str, object] = {"not_heard": [], "server_dataset": None, "broadcast_bytes": 10**6, **changes}
+    fields: dict[str, object] = {
+        "not_heard": [],
+        "server_dataset": None,
+        "broadcast_bytes": 10**6,
+        "plugins": chosen_plugins(settings),
+        **changes,
+    }
     return make_plan(task=UID, number=1, settings=settings, hellos=hellos, version="1", **fields)  # type: ignore[arg-type]
 
 
@@ -669,6 +679,55 @@ def test_a_demand_for_privacy_is_not_passed_over() -> None:
     plan = attempt(SETTINGS, {"a": hello("a", min_privacy_level="secure_aggregation")})
     assert isinstance(plan, Waiting)
     assert "secure_aggregation" in plan.reason
+
+
+def test_a_node_whose_strategy_has_other_code_is_left_out_by_name() -> None:
+    other = all_plugins() | {"strategies": (plugin("fedavg", version="2", digest="cd" * 16),)}
+    plan = attempt(SETTINGS, {"a": hello("a"), "b": hello("b", plugins=other)})
+    assert isinstance(plan, Plan)
+    assert plan.nodes == ("a",)
+    assert plan.plugins == chosen_plugins(SETTINGS)
+    assert plan.plugins["strategy"].provenance.version == "1"
+    assert attempt(SETTINGS, {"b": hello("b", plugins=other)}) == Waiting(
+        "no node can take it: b has other code of the strategy fedavg: fedsim 2 (cdcdcdcd), "
+        "the server has fedsim 1 (abababab)"
+    )
+
+
+def test_a_node_that_does_not_offer_a_chosen_plugin_is_left_out_by_name() -> None:
+    few = all_plugins() | {"strategies": (plugin("fedavg"), plugin("fedprox"))}
+    composed = SETTINGS.model_copy(update={"aggregation": "median"})
+    assert isinstance(attempt(SETTINGS, {"b": hello("b", plugins=few)}), Plan)
+    plan = attempt(composed, {"a": hello("a"), "b": hello("b", plugins=few)})
+    assert isinstance(plan, Plan)
+    assert plan.nodes == ("a",)
+    assert attempt(composed, {"b": hello("b", plugins=few)}) == Waiting(
+        "no node can take it: b does not offer the strategy median (it offers fedavg, fedprox)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        ({}, None),
+        ({"strategies": ["fedavg"]}, None),
+        ({"strategies": ["median", "fedprox"]}, "this institution allows the strategies median, fedprox, not fedavg"),
+        ({"samplers": []}, "this institution allows the samplers none, not uniform"),
+        ({"models": ["mlp"]}, "this institution allows the models mlp, not 2nn"),
+    ],
+)
+def test_a_node_refuses_a_plugin_that_its_institution_does_not_allow(
+    rules: dict[str, object], reason: str | None
+) -> None:
+    config = ClientConfig.model_validate(
+        {
+            "name": "a",
+            "server": {"port": 1},
+            "datasets": [{"name": "mnist", "path": "m", "share": True}],
+            "institution": rules,
+        }
+    )
+    assert refusal(plan_for(SETTINGS).assignment("a"), config) == reason
 
 
 def test_equal_announcements_give_equal_plans_whatever_their_order() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
+from plugin_support import all_plugins, chosen_plugins
 from test_task_machine import came
 
 from fedsim.config import Limits
@@ -17,7 +18,6 @@ from fedsim.messages import (
     DataSetInfo,
     EngineInfo,
     Hello,
-    ModelInfo,
     TaskReport,
     Uplink,
 )
@@ -47,7 +47,7 @@ def hello(node: str, **changes: object) -> Hello:
             "clients": 20,
             "engine": EngineInfo(),
             "datasets": (INFO,),
-            "models": (ModelInfo(name="2nn", version="1"),),
+            "plugins": all_plugins(),
             **changes,
         }
     )
@@ -67,6 +67,7 @@ def attempt(
         not_heard=[],
         server_dataset=server_dataset,
         broadcast_bytes=broadcast_bytes,
+        plugins=chosen_plugins(settings),
         version="1",
     )
 

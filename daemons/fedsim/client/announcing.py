@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from importlib.metadata import entry_points
 from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from fedsim import __version__
+from fedsim import __version__, plugins
 from fedsim.config import ClientConfig
+from fedsim.config.models import Institution
 from fedsim.messages import (
     MAX_LISTED,
+    MAX_PLUGINS,
     MAX_PROBLEMS,
     MAX_RUNS,
     DataSetInfo,
     EngineInfo,
     Hello,
-    ModelInfo,
+    PluginInfo,
     TaskReport,
     as_text,
 )
-from fedsim.plugins import MODELS
+from fedsim.settings import TASK_GROUPS
 from fedsim.worker.inspector import Inspected
 
-Listed = TypeVar("Listed", DataSetInfo, ModelInfo, TaskReport)
-
-_MODEL: TypeAdapter[ModelInfo] = TypeAdapter(ModelInfo)
+Listed = TypeVar("Listed", DataSetInfo, PluginInfo, TaskReport)
 
 
 def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskReport], remarks: Iterable[str]) -> Hello:
@@ -57,7 +56,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
             torch=seen.torch,
         ),
         datasets=_first(datasets, "data sets", problems),
-        models=_first(_models(config.institution.models, problems), "models", problems),
+        plugins=_plugins(config.institution, problems),
         min_examples=config.institution.min_examples,
         min_privacy_level=config.institution.min_privacy_level,
         tasks=_first(tasks, "tasks", problems),
@@ -65,18 +64,28 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
     )
 
 
-def _models(allowed: Sequence[str] | None, problems: list[str]) -> list[ModelInfo]:
-    """The installed models that the institution allows; one whose name no task could give is left out."""
-    models = {}
-    for point in sorted(entry_points(group=MODELS), key=lambda point: point.name):
-        if allowed is not None and point.name not in allowed:
-            continue
-        version = as_text((point.dist.version if point.dist else None) or "", 64)
-        try:
-            models[point.name] = _MODEL.validate_python({"name": point.name, "version": version})
-        except ValidationError:
-            problems.append(f"the model {point.name!r} cannot be offered: its package must give it a plainer name")
-    return list(models.values())
+def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:
+    """The installed plug-ins that the institution allows, by group; what cannot be used or named is left out."""
+    offered = {}
+    for group in TASK_GROUPS:
+        allowed = institution.allows(group)
+        found = []
+        for plugin in plugins.describe(group):
+            if allowed is not None and plugin.name not in allowed:
+                continue
+            if plugin.provenance is None:
+                problems.append(plugin.problem)
+                continue
+            try:
+                found.append(PluginInfo.of(plugin.name, plugin.provenance))
+            except ValidationError:
+                problems.append(
+                    f"the {plugins.kind_of(group)} {plugin.name!r} cannot be offered: its package must give it a "
+                    "plainer name"
+                )
+        kind = plugins.short_name(group)
+        offered[kind] = _first(found, kind, problems, MAX_PLUGINS)
+    return offered
 
 
 def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[TaskReport]:
@@ -97,10 +106,10 @@ def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[Tas
     return fitting
 
 
-def _first(items: Sequence[Listed], what: str, problems: list[str]) -> tuple[Listed, ...]:
-    if len(items) > MAX_LISTED:
-        problems.append(f"there are {len(items)} {what} here, the first {MAX_LISTED} are told")
-    return tuple(items[:MAX_LISTED])
+def _first(items: Sequence[Listed], what: str, problems: list[str], most: int = MAX_LISTED) -> tuple[Listed, ...]:
+    if len(items) > most:
+        problems.append(f"there are {len(items)} {what} here, the first {most} are told")
+    return tuple(items[:most])
 
 
 def _some(problems: Sequence[str]) -> tuple[str, ...]:

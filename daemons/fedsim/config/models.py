@@ -24,7 +24,17 @@ from fedsim.config.fields import (
     guarded_web_address,
     installed,
 )
-from fedsim.plugins import ENGINES, FORMATS, MODELS
+from fedsim.plugins import (
+    ENGINES,
+    FORMATS,
+    MODELS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PARTITIONS,
+    SAMPLERS,
+    STRATEGIES,
+    short_name,
+)
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
@@ -189,10 +199,30 @@ class Institution(StrictModel):
     models: list[Annotated[Name, installed(MODELS)]] | None = Field(
         None, description="Models that may be trained here; null: every installed one"
     )
+    strategies: list[Annotated[Name, installed(STRATEGIES)]] | None = Field(
+        None, description="Strategies, also those of `aggregation` and `server_step`; null: every installed one"
+    )
+    partitions: list[Annotated[Name, installed(PARTITIONS)]] | None = Field(
+        None, description="Partitions of the data among clients; null: every installed one"
+    )
+    objectives: list[Annotated[Name, installed(OBJECTIVES)]] | None = Field(
+        None, description="Objectives that may be minimised here; null: every installed one"
+    )
+    optimizers: list[Annotated[Name, installed(OPTIMIZERS)]] | None = Field(
+        None, description="Optimizers of the clients; null: every installed one"
+    )
+    samplers: list[Annotated[Name, installed(SAMPLERS)]] | None = Field(
+        None, description="Samplers of each round's cohort; null: every installed one"
+    )
     min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
     min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = Field(
         "none", description="Tasks below it are refused; this version supports only none"
     )
+
+    def allows(self, group: str) -> list[str] | None:
+        """The allowed plug-ins of a group that tasks choose from; None: every installed one."""
+        allowed: list[str] | None = getattr(self, short_name(group))
+        return allowed
 
 
 class ClientConfig(Measured, _Networked):

@@ -9,6 +9,8 @@ from fedsim import __version__
 from fedsim.config import Limits
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
+from fedsim.messages import PluginInfo
+from fedsim.plugins import provenance
 from fedsim.runtime.bulkhead import bulkhead
 from fedsim.server.context import ServerContext
 from fedsim.server.task import ServerTask
@@ -155,6 +157,15 @@ class ClaimedTasks:
     def _try_to_plan(self, task: Task, own: Inspected) -> None:
         uid, wanted = task.uid, task.settings.dataset
         final_model = FileId.model_of(uid, task.settings.num_rounds)
+        try:
+            chosen = {
+                setting: PluginInfo.of(name, provenance(group, name))
+                for setting, (group, name) in task.settings.chosen_plugins.items()
+            }
+        except BadInput as error:
+            self._drop_waiting(uid)
+            self._end_early(task, TaskState.FAILED, str(error))
+            return
         plan = make_plan(
             task=uid,
             number=task.number,
@@ -165,6 +176,7 @@ class ClaimedTasks:
             server_problem=own.unusable.get(wanted),
             # The settings of the nodes' receivers are not known here; each should accept what the default allows.
             broadcast_bytes=room_for_meta(Limits().max_header_bytes, final_model),
+            plugins=chosen,
             version=__version__,
         )
         match plan:

@@ -14,8 +14,21 @@ from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
-from fedsim.messages import Assignment, Broadcast, Chunk, DataSetInfo, EngineInfo, Hello, Message, Name, Uid, Uplink
-from fedsim.settings import TaskSettings
+from fedsim.messages import (
+    Assignment,
+    Broadcast,
+    Chunk,
+    DataSetInfo,
+    EngineInfo,
+    Hello,
+    Message,
+    Name,
+    PluginInfo,
+    Uid,
+    Uplink,
+)
+from fedsim.plugins import kind_of
+from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
 
 MAX_CHUNK_CLIENTS = 32
 
@@ -45,6 +58,7 @@ class Plan(Message):
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     version: str
+    plugins: dict[Name, PluginInfo] = Field({}, description="Each plug-in as the server has it, by its setting")
 
     @property
     def placement(self) -> tuple[tuple[int, int], ...]:
@@ -95,14 +109,22 @@ class Impossible:
     reason: str
 
 
-def _unfit(settings: TaskSettings, hello: Hello) -> str | None:
+def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hello) -> str | None:
     """Why this node cannot take part, or None."""
     if settings.dataset not in {dataset.name for dataset in hello.datasets}:
         has = ", ".join(dataset.name for dataset in hello.datasets) or "none"
         return f"has no data set {settings.dataset} (it has {has})"
-    if settings.model not in {model.name for model in hello.models}:
-        allowed = ", ".join(model.name for model in hello.models) or "none"
-        return f"does not train the model {settings.model} (it trains {allowed})"
+    for setting, plugin in plugins.items():
+        group = PLUGIN_SETTINGS[setting]
+        offered = hello.offers(group)
+        found = offered.get(plugin.name)
+        if found is None:
+            return f"does not offer the {kind_of(group)} {plugin.name} (it offers {', '.join(offered) or 'none'})"
+        if found.digest != plugin.digest:
+            return (
+                f"has other code of the {kind_of(group)} {plugin.name}: {found.provenance}, "
+                f"the server has {plugin.provenance}"
+            )
     if hello.min_privacy_level != "none":
         return f"demands the privacy level {hello.min_privacy_level}, which this task does not offer"
     if settings.device == "cuda" and hello.engine.device != "cuda":
@@ -144,6 +166,7 @@ def make_plan(
     server_dataset: DataSetInfo | None,
     broadcast_bytes: int,
     server_problem: str | None = None,
+    plugins: Mapping[str, PluginInfo],
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Choose nodes and fix placement and chunks.
@@ -157,9 +180,11 @@ def make_plan(
         server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
         server_problem: why the server's own copy cannot be used, if it has one that cannot.
         broadcast_bytes: the longest `Broadcast`, as JSON, that can be told beside a model.
+        plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
     """
-    unfit = {name: reason for name, hello in hellos.items() if (reason := _unfit(settings, hello)) is not None}
+    reasons = {name: _unfit(settings, plugins, hello) for name, hello in hellos.items()}
+    unfit = {name: reason for name, reason in reasons.items() if reason is not None}
     fit = {name: hello for name, hello in sorted(hellos.items()) if name not in unfit}
     if not fit:
         if not hellos:
@@ -186,8 +211,9 @@ def make_plan(
             return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
         names = names[: settings.num_nodes]
     plan = _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, server_problem, version)
-    too_long = _too_long(plan, broadcast_bytes) if isinstance(plan, Plan) else None
-    return too_long or plan
+    if not isinstance(plan, Plan):
+        return plan
+    return _too_long(plan, broadcast_bytes) or plan.model_copy(update={"plugins": dict(plugins)})
 
 
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:

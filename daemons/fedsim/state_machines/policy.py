@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from fedsim.config import ClientConfig
 from fedsim.messages import Assignment, TaskReport
+from fedsim.plugins import short_name
 from fedsim.state_machines.plan import Plan
 
 
@@ -13,8 +14,10 @@ def refusal(assignment: Assignment, config: ClientConfig) -> str | None:
     """Why the institution's rules in client.yml forbid this task, or None."""
     rules = config.institution
     settings = assignment.settings
-    if rules.models is not None and settings.model not in rules.models:
-        return f"this institution allows the models {', '.join(rules.models)}, not {settings.model}"
+    for group, name in settings.chosen_plugins.values():
+        allowed = rules.allows(group)
+        if allowed is not None and name not in allowed:
+            return f"this institution allows the {short_name(group)} {', '.join(allowed) or 'none'}, not {name}"
     if rules.min_privacy_level != "none":
         return f"this institution demands the privacy level {rules.min_privacy_level}, which the task does not offer"
     if assignment.send_testset:
