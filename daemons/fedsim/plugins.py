@@ -20,6 +20,7 @@ from typing import Any, ClassVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from fedsim import __version__
 from fedsim.errors import BadInput
 
 MODELS = "fedsim.models"
@@ -34,6 +35,9 @@ GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPL
 """All groups of entry points."""
 WORKERS_ONLY = frozenset({MODELS, ENGINES})
 """Groups whose packages import torch: only workers load them, others know their names."""
+
+_NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})
+"""Packages whose classes a plug-in inherits from, but is not known by."""
 
 
 def gettext_noop(text: str) -> str:
@@ -203,7 +207,8 @@ def _file_digest(group: str, name: str) -> str:
             f"the {kind_of(group)} {name} ({point.value}) cannot be loaded: No module named {point.module!r}; "
             "repair or uninstall its package"
         )
-    return _digest({point.module: file.read_bytes()})
+    own = {"fedsim": __version__.encode()} if point.module.startswith("fedsim.") else {}
+    return _digest({point.module: file.read_bytes()} | own)
 
 
 def _file_of(module: str) -> Path | None:
@@ -224,16 +229,22 @@ def _file_of(module: str) -> Path | None:
 
 
 def source_digest(plugin: Any) -> str:
-    """A digest, as hex, of the source files of a plug-in's class and of the classes that it inherits from."""
+    """A digest, as hex, of the source files of a plug-in's class and of its base classes that are not fedsim's.
+
+    A change of the interface that all plug-ins share leaves it as it is. That of a plug-in of fedsim itself includes
+    fedsim's version, for the code around it.
+    """
     classes = inspect.getmro(plugin) if inspect.isclass(plugin) else (plugin,)
-    files = {}
-    for part in classes:
-        module = inspect.getmodule(part)
-        if module is None or module.__name__.split(".")[0] in {"builtins", "abc", "typing", "pydantic", "torch"}:
-            continue
-        file = getattr(module, "__file__", None)
-        if file and Path(file).is_file():
-            files[module.__name__] = Path(file).read_bytes()
+    modules = {part.__module__: inspect.getmodule(part) for part in classes}
+    files = {
+        name: Path(file).read_bytes()
+        for name, module in modules.items()
+        if (file := getattr(module, "__file__", None))
+        and (name == plugin.__module__ or name.split(".")[0] not in _NOT_OF_A_PLUGIN)
+        and Path(file).is_file()
+    }
+    if plugin.__module__.startswith("fedsim."):
+        files["fedsim"] = __version__.encode()
     return _digest(files)
 
 
