@@ -89,8 +89,8 @@ class ServerMetrics(TaskMetrics):
         self.node_online = Gauge(
             "fedsim_node_online", "1 if the node was heard of lately.", ["node"], registry=registry
         )
-        self.waiting = Gauge("fedsim_waiting", "1 while all waits for it: database, room.", ["for"], registry=registry)
-        for what in ("database", "room"):
+        self.waiting = Gauge("fedsim_waiting", "1 while all waits for it: database, disk_space.", ["for"], registry=registry)
+        for what in ("database", "disk_space"):
             self.waiting.labels(what).set(0)
         self._nodes: set[str] = set()
 
@@ -125,8 +125,8 @@ class NodeMetrics(TaskMetrics):
             "fedsim_chunk_seconds", "How long a chunk took to train.", buckets=_SECONDS, registry=self.registry
         )
         self.problems = Gauge("fedsim_dataset_problems", "Data sets that cannot be used.", registry=self.registry)
-        self.full = Gauge("fedsim_waiting", "1 while all waits for it: room.", ["for"], registry=self.registry)
-        self.full.labels("room").set(0)
+        self.full = Gauge("fedsim_waiting", "1 while all waits for it: disk_space.", ["for"], registry=self.registry)
+        self.full.labels("disk_space").set(0)
 
 
 class _Handler(WSGIRequestHandler):

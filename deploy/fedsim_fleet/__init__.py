@@ -1,1 +1,4 @@
-"""The control machine's tools: the lab's certificate authority. What runs on hosts never imports them."""
+"""Tools of the control machine: certificate authority, gathering of packages, and fleet management over SSH.
+
+The daemons never import this package.
+"""

@@ -1,14 +1,14 @@
-"""The lab's certificate authority: a folder with its certificate, its encrypted key, and an index of what it issued.
+"""The lab's certificate authority: a folder with its certificate, its encrypted key, and an index of its certificates.
 
-| file | what it is |
+| file | content |
 | --- | --- |
 | `ca.crt` | the authority's certificate, for every host |
-| `ca.key` | its key, encrypted with the passphrase |
-| `index.json` | every certificate that it issued, and when it was revoked |
-| `crl.pem` | the list of what is revoked, for every host |
+| `ca.key` | its private key, encrypted with the passphrase |
+| `index.json` | every certificate that it issued, and the time of revocation if it was revoked |
+| `crl.pem` | the certificate revocation list, for every host |
 
-Every change is made under a lock, and a file takes its place whole and durably; the index goes first. So two processes
-at once, or a power cut, lose nothing that was answered for.
+Every change is made under a lock, and each file is replaced atomically and durably, the index first. So neither
+concurrent processes nor a power failure lose a certificate that was returned to a caller.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Issued(BaseModel):
 
     @classmethod
     def of(cls, certificate: x509.Certificate, name: str, role: Role) -> Self:
-        """What the index keeps of a certificate."""
+        """The index entry of a certificate."""
         return cls(
             serial=f"{certificate.serial_number:x}",
             name=name,
@@ -74,7 +74,7 @@ class Issued(BaseModel):
         )
 
     def days_left(self, now: datetime) -> int:
-        """Whole days until it expires; negative when it has."""
+        """Days until it expires, rounded down; negative after that."""
         return (self.not_after - now).days
 
     def state(self, now: datetime) -> str:
@@ -94,13 +94,13 @@ class Authority:
     """A CA in a folder.
 
     Args:
-        folder: where it lies; `make` makes one.
-        passphrase: asked when something is to be signed.
-        clock: the time, with its zone.
+        folder: contains the authority; `make` creates one.
+        passphrase: called when something is to be signed.
+        clock: returns the time with its zone.
 
     Raises:
         NotThere: there is no authority in the folder.
-        BadInput: its files cannot be understood.
+        BadInput: its files cannot be parsed.
     """
 
     def __init__(self, folder: Path, passphrase: Passphrase, *, clock: Clock = _now) -> None:
@@ -110,27 +110,27 @@ class Authority:
         try:
             self.certificate = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
         except FileNotFoundError as error:
-            raise NotThere(f"there is no authority in {folder}; make one with: fedsim-ca init") from error
+            raise NotThere(f"there is no authority in {folder}; create one with: fedsim-ca init") from error
         except ValueError as error:
-            raise BadInput(f"{folder / 'ca.crt'} is no certificate: {error}; restore it from a backup") from error
+            raise BadInput(f"{folder / 'ca.crt'} is not a certificate: {error}; restore it from a backup") from error
 
     @classmethod
     def make(
         cls, folder: Path, passphrase: Passphrase, *, name: str, days: int = AUTHORITY_DAYS, clock: Clock = _now
     ) -> Self:
-        """Make a new authority, with an empty list of what is revoked.
+        """Create an authority, with an empty revocation list.
 
         Raises:
-            BadInput: there is one already, or the passphrase is too short.
+            BadInput: the folder already contains one, or the passphrase is too short.
         """
         secret = passphrase()
         if len(secret) < MIN_PASSPHRASE_BYTES:
-            advice = "take a random one, as of: head -c 24 /dev/urandom | base64"
+            advice = "use a random one, for example from: head -c 24 /dev/urandom | base64"
             raise BadInput(f"the passphrase has {len(secret)} characters, it needs {MIN_PASSPHRASE_BYTES}; {advice}")
         make_folder(folder)
         with _locked(folder):
             if any((folder / name).exists() for name in ("ca.crt", "ca.key")):
-                raise BadInput(f"{folder} holds an authority already; it is left as it is")
+                raise BadInput(f"{folder} already contains an authority; nothing was changed")
             key = new_key()
             certificate = make_authority(key, name, clock(), days)
             encryption = serialization.BestAvailableEncryption(secret)
@@ -142,24 +142,24 @@ class Authority:
         authority.revocation_list()
         return authority
 
-    # -- what changes something
+    # -- changes
 
     def sign(self, request: bytes, name: str, role: Role, *, days: int = CERTIFICATE_DAYS) -> Issued:
-        """Certify the key of a signing request as `name`, whatever the request says.
+        """Issue a certificate in the name of `name` for the key of a signing request; a name in the request is ignored.
 
         Raises:
-            BadInput: a bad request or name; or its key belongs to another name, or was revoked.
+            BadInput: the request or the name is invalid, or its key belongs to another name or was revoked.
         """
         key = read_request(request)
         try:
             _NAME.validate_python(name)
         except ValidationError as error:
-            raise BadInput(f"{name!r} is no name for a host: letters, digits and . _ - are, 64 at most") from error
+            raise BadInput(f"{name!r} is not a valid host name: use at most 64 letters, digits, . _ or -") from error
         with self._changing() as index:
             return self._issue(index, key, name, role, days)
 
     def renew(self, name: str, *, days: int = CERTIFICATE_DAYS) -> Issued:
-        """A new certificate for the key that `name` has now; the old one stays valid to its end.
+        """Issue a new certificate for the current key of `name`; the old one stays valid until it expires.
 
         Raises:
             NotThere: `name` has no valid certificate.
@@ -171,14 +171,14 @@ class Authority:
             return self._issue(index, key, old.name, old.role, days)
 
     def revoke(self, what: str, *, keep_newest: bool = False) -> list[Issued]:
-        """Revoke a certificate by its serial number, or all valid ones of a name, and sign the list anew.
+        """Revoke a certificate by its serial number, or all valid ones of a name, and sign a new revocation list.
 
         Args:
             what: a name or a serial number.
-            keep_newest: leave the newest certificate of the name, after a rotation.
+            keep_newest: keep the newest certificate of the name, after a rotation.
 
         Returns:
-            Those that were revoked by this call; none if all were before.
+            The certificates that this call revoked; empty if all had been revoked before.
 
         Raises:
             NotThere: no certificate has this name or number.
@@ -194,12 +194,12 @@ class Authority:
         return list(revoked.values())
 
     def revocation_list(self) -> bytes:
-        """The CRL (PEM); signed anew if `crl.pem` does not hold exactly what the index says."""
+        """Return the CRL (PEM); signs a new one if `crl.pem` does not match the index."""
         path = self.folder / "crl.pem"
         with _locked(self.folder):
             index = self._read_index()
             now = self._clock()
-            # What has expired is refused anyway: the list does not grow for ever.
+            # Expired certificates are rejected anyway, so the list does not grow without bound.
             revoked = {int(item.serial, 16): item.revoked for item in index.issued if item.revoked}
             expired = {int(item.serial, 16) for item in index.issued if item.not_after <= now}
             wanted = {serial: at for serial, at in revoked.items() if serial not in expired}
@@ -212,10 +212,10 @@ class Authority:
             _publish(path, pem(crl))
             return pem(crl)
 
-    # -- what only looks
+    # -- queries
 
     def issued(self, what: str | None = None) -> list[Issued]:
-        """Every certificate, or those of a name or serial number; the oldest first.
+        """All certificates, or those with a name or serial number; the oldest first.
 
         Raises:
             NotThere: no certificate has this name or number.
@@ -229,21 +229,21 @@ class Authority:
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     def days_left(self) -> int:
-        """Whole days until the authority itself expires."""
+        """Days until the authority's own certificate expires, rounded down."""
         return (self.certificate.not_valid_after_utc - self._clock()).days
 
-    # -- within
+    # -- internals
 
     def _issue(self, index: _Index, key: ec.EllipticCurvePublicKey, name: str, role: Role, days: int) -> Issued:
         now = self._clock()
         if now >= self.certificate.not_valid_after_utc:
-            raise BadInput(f"the authority in {self.folder} has expired; make a new one beside it: fedsim-ca init")
+            raise BadInput(f"the authority in {self.folder} has expired; create a new one elsewhere: fedsim-ca init")
         fingerprint = _fingerprint(key)
         for item in index.issued:
             if item.key == fingerprint and item.name != name:
-                raise BadInput(f"this key belongs to {item.name} already; make one of its own for {name}")
+                raise BadInput(f"this key already belongs to {item.name}; create a separate key for {name}")
             if item.key == fingerprint and item.revoked:
-                raise BadInput(f"this key of {name} was revoked; make a new one")
+                raise BadInput(f"this key of {name} was revoked; create a new one")
         certificate = make_certificate(self.certificate, self._key(), key, name, role, now, days)
         issued = Issued.of(certificate, name, role)
         index.issued.append(issued)
@@ -257,7 +257,7 @@ class Authority:
             found = [item for item in found if item.state(now) == "valid"]
         if not found:
             known = ", ".join(sorted({item.name for item in index.issued})) or "none yet"
-            raise NotThere(f"{what} has no {'valid ' if only_valid else ''}certificate; names that have: {known}")
+            raise NotThere(f"{what} has no {'valid ' if only_valid else ''}certificate; names with one: {known}")
         return found
 
     def _key(self) -> ec.EllipticCurvePrivateKey:
@@ -269,12 +269,12 @@ class Authority:
         except (ValueError, TypeError) as error:
             raise BadInput(f"{path} cannot be opened: the passphrase is wrong, or the file is damaged") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != self.certificate.public_key():
-            raise BadInput(f"{path} is not the key of ca.crt beside it; restore both from one backup")
+            raise BadInput(f"{path} does not match ca.crt; restore both from the same backup")
         return key
 
     @contextmanager
     def _changing(self) -> Iterator[_Index]:
-        """The index, written back when the block ends well."""
+        """Provide the index, and write it back if the block succeeds."""
         with _locked(self.folder):
             index = self._read_index()
             yield index
@@ -287,7 +287,7 @@ class Authority:
         except OSError as error:
             raise NotThere(f"{path} cannot be read: {error.strerror}; restore it from a backup") from error
         except ValidationError as error:
-            raise BadInput(f"{path} cannot be understood; restore it from a backup: {error}") from error
+            raise BadInput(f"{path} cannot be parsed; restore it from a backup: {error}") from error
 
     def _write_index(self, index: _Index) -> None:
         write_bytes(self.folder / "index.json", index.model_dump_json(indent=1).encode())
@@ -305,7 +305,7 @@ def _listed(crl: bytes) -> set[int]:
 
 
 def _publish(path: Path, data: bytes) -> None:
-    """Durably write what everybody may read."""
+    """Durably write a world-readable file."""
     with replacing(path) as file:
         os.fchmod(file.fileno(), _PUBLIC)
         write_all(file, data)
@@ -313,7 +313,7 @@ def _publish(path: Path, data: bytes) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the kernel gives the lock back, however the process ends."""
+    """Hold the lock of the folder; the kernel releases it however the process ends."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

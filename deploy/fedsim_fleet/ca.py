@@ -1,4 +1,4 @@
-"""The command `fedsim-ca`: the lab's certificate authority, and on a host its key and signing request."""
+"""The command `fedsim-ca`: the lab's certificate authority and, on a host, its key and signing request."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ FROM_ENVIRONMENT = "FEDSIM_CA_PASSPHRASE"
 EPILOG = """\b
 Exit codes:
     0  done
-   64  the command line is wrong
-   65  the input is refused: a signing request, a name, the passphrase
-   66  there is no such authority, certificate or file
+   64  the command line is invalid
+   65  the input is rejected: a signing request, a name, the passphrase
+   66  the authority, certificate or file does not exist
    69  a file cannot be written
-   70  something went wrong inside
+   70  internal error
 """
 
 
@@ -42,16 +42,16 @@ Exit codes:
 def ca() -> None:
     """The lab's certificate authority.
 
-    Make it once with `fedsim-ca init`, on the control machine. A host makes its key with `fedsim-ca request`; what that
-    prints is signed with `fedsim-ca sign`, for the name and role that you give.
+    Create it once with `fedsim-ca init`, on the control machine. On a host, `fedsim-ca request` creates the key and
+    prints a signing request. Sign it with `fedsim-ca sign`, for the name and role that you specify.
     """
 
 
 def passphrase_from(path: Path | None) -> Callable[[], bytes]:
-    """Reads the passphrase when it is needed: from the file, else from the environment.
+    """Return a function that reads the passphrase, from the file or else from the environment.
 
     Raises:
-        BadInput: neither is there.
+        BadInput: neither is set.
     """
 
     def passphrase() -> bytes:
@@ -59,7 +59,7 @@ def passphrase_from(path: Path | None) -> Callable[[], bytes]:
             return _read(path).rstrip(b"\r\n")
         given = os.environb.get(FROM_ENVIRONMENT.encode())
         if not given:
-            raise BadInput(f"the authority's passphrase is needed: give --passphrase-file, or set {FROM_ENVIRONMENT}")
+            raise BadInput(f"the authority's passphrase is required: use --passphrase-file, or set {FROM_ENVIRONMENT}")
         return given
 
     return passphrase
@@ -75,7 +75,7 @@ def _read(path: Path) -> bytes:
 
 
 def _write(path: Path | None, data: bytes) -> None:
-    """Durably to the file, else to standard output."""
+    """Write durably to the file, or else to standard output."""
     if path is None:
         click.echo(data, nl=False)
         return
@@ -101,19 +101,19 @@ passphrase_option = click.option(
     help=f"A file with the passphrase, - for standard input [else: ${FROM_ENVIRONMENT}].",
 )
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), help="Where the result goes; else to standard output."
+    "--out", type=click.Path(path_type=Path), help="File for the result [default: standard output]."
 )
 days_option = click.option(
     "--days",
     type=click.IntRange(1, AUTHORITY_DAYS),
     default=CERTIFICATE_DAYS,
     show_default=True,
-    help="How long it is valid.",
+    help="Validity in days.",
 )
 
 
 def _with_authority(function: Callable[Concatenate[Authority, P], None]) -> Callable[P, None]:
-    """A command on the authority: gets it before its own parameters."""
+    """Decorate a command on the authority: it is passed before the command's own parameters."""
 
     @folder_option
     @passphrase_option
@@ -130,23 +130,23 @@ def _with_authority(function: Callable[Concatenate[Authority, P], None]) -> Call
 @folder_option
 @passphrase_option
 @click.option("--name", default="fedsim lab", show_default=True, help="The authority's name, for people.")
-@click.option("--days", type=click.IntRange(1), default=AUTHORITY_DAYS, show_default=True, help="How long it is valid.")
+@click.option("--days", type=click.IntRange(1), default=AUTHORITY_DAYS, show_default=True, help="Validity in days.")
 @json_option
 def init(folder: Path, passphrase_file: Path | None, name: str, days: int, as_json: bool) -> None:
-    """Make a new authority."""
+    """Create a new authority."""
     authority = Authority.make(folder, passphrase_from(passphrase_file), name=name, days=days)
     out = Output(as_json=as_json)
     if as_json:
         out.document(_plain_authority(authority))
     else:
-        out.say(f"Made the authority {name!r} in {folder}, valid for {authority.days_left()} days.")
-        out.say("Every host gets ca.crt and crl.pem; ca.key and its passphrase stay here. Back the folder up.")
+        out.say(f"Created the authority {name!r} in {folder}, valid for {authority.days_left()} days.")
+        out.say("Copy ca.crt and crl.pem to every host. Keep ca.key and its passphrase here, and back up the folder.")
 
 
 @ca.command()
 @click.argument("request", type=click.Path(path_type=Path))
-@click.option("--name", required=True, help="Whose it is, as in the inventory; the request's own words do not count.")
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What it may do.")
+@click.option("--name", required=True, help="Name of the host in the inventory; the name in the request is ignored.")
+@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="Role of the host.")
 @days_option
 @out_option
 @json_option
@@ -163,17 +163,17 @@ def sign(authority: Authority, request: Path, name: str, role: str, days: int, o
 @json_option
 @_with_authority
 def renew(authority: Authority, name: str, days: int, out: Path | None, as_json: bool) -> None:
-    """Give NAME a new certificate for the key that it has."""
+    """Issue a new certificate for the current key of NAME."""
     _hand_out(authority.renew(name, days=days), out, as_json=as_json)
 
 
 @ca.command()
 @click.argument("name_or_serial")
-@click.option("--keep-newest", is_flag=True, help="All of a name but the newest: after a rotation.")
+@click.option("--keep-newest", is_flag=True, help="Keep the newest certificate of the name: after a rotation.")
 @json_option
 @_with_authority
 def revoke(authority: Authority, name_or_serial: str, keep_newest: bool, as_json: bool) -> None:
-    """Revoke a certificate, or all of a name, and sign crl.pem anew. It counts once every host has that file."""
+    """Revoke a certificate, or all of a name, and update crl.pem. It takes effect on hosts that have the new file."""
     revoked = authority.revoke(name_or_serial, keep_newest=keep_newest)
     out = Output(as_json=as_json)
     if as_json:
@@ -182,16 +182,16 @@ def revoke(authority: Authority, name_or_serial: str, keep_newest: bool, as_json
     for item in revoked:
         out.say(f"Revoked {item.serial} of {item.role} {item.name}.")
     if revoked:
-        out.say(f"Bring {authority.folder / 'crl.pem'} to every host and reload its daemons.")
+        out.say(f"Copy {authority.folder / 'crl.pem'} to every host and reload its daemons.")
     else:
-        out.say("Nothing is left to revoke.")
+        out.say("There is nothing to revoke.")
 
 
 @ca.command()
 @out_option
 @_with_authority
 def crl(authority: Authority, out: Path | None) -> None:
-    """Print the list of what is revoked; it is signed anew if it is not up to date."""
+    """Print the certificate revocation list; a new one is signed if it is not up to date."""
     _write(out, authority.revocation_list())
 
 
@@ -199,7 +199,7 @@ def crl(authority: Authority, out: Path | None) -> None:
 @json_option
 @_with_authority
 def list_(authority: Authority, as_json: bool) -> None:
-    """List the certificates with the days that each has left."""
+    """List the certificates and the days until each expires."""
     out, now = Output(as_json=as_json), datetime.now(UTC)
     found = authority.issued()
     if as_json:
@@ -210,7 +210,7 @@ def list_(authority: Authority, as_json: bool) -> None:
         for item in sorted(found, key=lambda item: (item.name, item.not_after))
     ]
     out.table(["name", "role", "state", "until", "days left", "serial"], rows, numbers=["days left"])
-    out.note(f"The authority itself is valid for {authority.days_left()} days.")
+    out.note(f"The authority's own certificate is valid for {authority.days_left()} more days.")
 
 
 @ca.command()
@@ -238,13 +238,13 @@ def show(authority: Authority, name_or_serial: str | None, as_json: bool) -> Non
 
 @ca.command()
 @click.argument("name")
-@click.option("--key", type=click.Path(path_type=Path), required=True, help="The key; it is made if it is not there.")
+@click.option("--key", type=click.Path(path_type=Path), required=True, help="File of the key; created if missing.")
 @out_option
 def request(name: str, key: Path, out: Path | None) -> None:
-    """On a host: make its key, and print the signing request for it. The key never leaves the host."""
+    """On a host: create its private key and print a signing request for it. The key never leaves the host."""
     content, made = request_for(key, name)
     _write(out, content)
-    click.echo(f"{'Made' if made else 'Used'} the key {key}, which stays on this host.", err=True)
+    click.echo(f"{'Created' if made else 'Used'} the key {key}, which stays on this host.", err=True)
 
 
 def _hand_out(issued: Issued, path: Path | None, *, as_json: bool) -> None:
@@ -279,5 +279,5 @@ def _plain_authority(authority: Authority) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `fedsim-ca`; returns the exit code."""
+    """Run the command line; returns the exit code."""
     return run_command(ca, "fedsim-ca", arguments)

@@ -1,7 +1,7 @@
-"""What the lab's certificates look like: X.509 with ECDSA P-256, a name and a role; pure, without files or clock.
+"""The format of the lab's certificates: X.509 with ECDSA P-256, a name and a role. No files and no clock here.
 
-A host's certificate holds exactly one name (SAN DNS) and one role (SAN URI). Both come from whoever signs; of a signing
-request only the public key counts, and that whoever asks holds the private key.
+A host's certificate contains exactly one name (SAN DNS) and one role (SAN URI). Both are set by the signer; of a
+signing request only the public key is used, and the proof that the requester has the private key.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ from fedsim.errors import BadInput
 from fedsim.spool.files import Role
 from fedsim.wire.tls import ROLE_PREFIX
 
-# Hosts whose clocks go a little slow shall take a new certificate at once.
+# A host whose clock is slightly slow should accept a new certificate immediately.
 CLOCK_SKEW: Final = timedelta(minutes=5)
 MAX_REQUEST_BYTES: Final = 64 << 10
 _CURVE: Final = ec.SECP256R1
 _DIALS: Final = (ExtendedKeyUsageOID.CLIENT_AUTH,)
 _BOTH: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-# Server and node listen and dial; the web only dials.
+# Server and node accept and open connections; the web only opens them.
 USAGES: Final[dict[Role, tuple[ObjectIdentifier, ...]]] = {Role.SERVER: _BOTH, Role.CLIENT: _BOTH, Role.WEB: _DIALS}
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """A key of the one kind that fedsim takes."""
+    """Generate a key of the only supported kind."""
     return ec.generate_private_key(_CURVE())
 
 
 def pem(certificate: x509.Certificate | x509.CertificateRevocationList | x509.CertificateSigningRequest) -> bytes:
-    """As it lies in files."""
+    """Encode as PEM."""
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
 def make_request(key: ec.EllipticCurvePrivateKey, name: str) -> x509.CertificateSigningRequest:
-    """A signing request; `name` is for people, whoever signs decides."""
+    """Create a signing request. `name` is only informative; the signer decides."""
     builder = x509.CertificateSigningRequestBuilder()
     return builder.subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])).sign(key, hashes.SHA256())
 
 
 def read_request(data: bytes) -> ec.EllipticCurvePublicKey:
-    """The public key of a signing request (PEM), and nothing else of it.
+    """Return the public key of a signing request (PEM); everything else in it is ignored.
 
     Raises:
-        BadInput: it is none, its signature is not by its own key, or the key is of another kind.
+        BadInput: it is not a signing request, is not signed by its own key, or the key is of another kind.
     """
-    again = "make one on the host with: fedsim-ca request"
+    again = "create one on the host with: fedsim-ca request"
     if len(data) > MAX_REQUEST_BYTES:
         raise BadInput(f"a signing request has at most {MAX_REQUEST_BYTES} bytes, this has {len(data)}; {again}")
     try:
         request = x509.load_pem_x509_csr(data)
         key, proven = request.public_key(), request.is_signature_valid
     except (ValueError, UnsupportedAlgorithm, InvalidSignature) as error:
-        raise BadInput(f"this is no signing request in PEM: {error}; {again}") from error
+        raise BadInput(f"this is not a signing request in PEM: {error}; {again}") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVE):
         kind = f"on the curve {key.curve.name}" if isinstance(key, ec.EllipticCurvePublicKey) else type(key).__name__
         raise BadInput(f"the request's key must be ECDSA on the curve P-256, it is {kind.lstrip('_')}; {again}")
     if not proven:
-        raise BadInput(f"the request is not signed by its own key: somebody changed it on the way; {again}")
+        raise BadInput(f"the request is not signed by its own key: it was modified; {again}")
     return key
 
 
 def make_authority(key: ec.EllipticCurvePrivateKey, name: str, now: datetime, days: int) -> x509.Certificate:
-    """The CA's own certificate. Its subject holds a part of its key, so that two of one name are told apart."""
+    """The CA's own certificate. Its subject contains a part of its key, which distinguishes authorities of one name."""
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     subject = x509.Name(
         [
@@ -92,7 +92,7 @@ def make_certificate(
     now: datetime,
     days: int,
 ) -> x509.Certificate:
-    """The certificate of a host: it ends with the authority's at the latest."""
+    """The certificate of a host; it expires no later than the authority's."""
     end = min(now + timedelta(days=days), authority.not_valid_after_utc)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = _dated(authority.subject, subject, key, now, end)
@@ -113,9 +113,9 @@ def make_revocation_list(
     number: int,
     now: datetime,
 ) -> x509.CertificateRevocationList:
-    """A CRL of serial numbers and when each was revoked.
+    """A CRL of serial numbers and times of revocation.
 
-    It holds as long as the authority: a list that expires would stop a lab in which nobody was revoked.
+    It is valid as long as the authority: a list that expires would stop a lab without revoked certificates.
     """
     builder = x509.CertificateRevocationListBuilder()
     builder = builder.issuer_name(authority.subject).last_update(now - CLOCK_SKEW)

@@ -1,7 +1,7 @@
-"""Debian packages for hosts without a way to a mirror: what they need, with all that it depends on, as a repository.
+"""Gathers Debian packages and their dependencies in a repository, for hosts without access to a mirror.
 
-Dependencies are counted from an empty system, not from this machine or from a host, so that the repository suits every
-Debian 12. apt itself resolves, downloads and verifies, by the signatures of Debian's archive.
+Dependencies are resolved for an empty system, not for this machine or a host, so the repository suits every Debian 12.
+apt resolves, downloads and verifies them by the signatures of Debian's archive.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
 SECURITY_MIRROR = "http://deb.debian.org/debian-security"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-# With python3-apt Ansible installs the others.
+# Ansible needs python3-apt to install the others.
 PACKAGES = ("python3-apt", "python3-venv", "mariadb-server", "nginx-light")
 _INSTALLS = re.compile(r"^Inst (?P<name>\S+) \((?P<version>\S+) .*\[(?P<architecture>\w+)\]\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Repository:
-    """`folder` becomes the repository; apt's own state lies in `state`."""
+    """A repository in `folder`; apt keeps its own state in `state`."""
 
     folder: Path
     state: Path
@@ -34,10 +34,10 @@ class Repository:
     security_mirror: str = SECURITY_MIRROR
 
     def gather(self) -> None:
-        """Download what is missing, remove what is no longer needed, write the index.
+        """Download missing packages, remove those that are no longer needed, and write the index.
 
         Raises:
-            Unavailable: apt cannot; with what it says.
+            Unavailable: apt failed; the text has its output.
         """
         self._prepare()
         self._apt("update")
@@ -82,27 +82,27 @@ class Repository:
 
 
 def run(command: list[str], purpose: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a program; returns what it printed.
+    """Run a program and return its output.
 
     Raises:
-        Unavailable: it is not installed, or ended with an error.
+        Unavailable: it is not installed, or failed.
     """
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     except FileNotFoundError as error:
-        raise Unavailable(f"{purpose}: {command[0]} is not installed here; gather on a Debian 12") from error
+        raise Unavailable(f"{purpose}: {command[0]} is not installed; gather on a Debian 12 machine") from error
     if done.returncode:
-        raise Unavailable(f"{purpose}: {command[0]} ended with {done.returncode}:\n{done.stderr.strip()}")
+        raise Unavailable(f"{purpose}: {command[0]} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
     return done.stdout
 
 
 def _file_name(name: str, version: str, architecture: str) -> str:
-    """As apt calls the file in its cache."""
+    """The name of the file in apt's cache."""
     return f"{name}_{version.replace(':', '%3a')}_{architecture}.deb"
 
 
 def _index(folder: Path) -> str:
-    """The repository's Packages: of each file what it says of itself, where it lies, its size and digest."""
+    """The repository's Packages file: for each package its control fields, path, size and digest."""
     stanzas = []
     for path in sorted(folder.glob("*.deb")):
         itself = run(["dpkg-deb", "--field", str(path)], "indexing Debian packages").rstrip()

@@ -1,7 +1,7 @@
-"""The command `fedsim-gather`: everything that hosts install, brought to the control machine while it has a network.
+"""The command `fedsim-gather`: downloads everything that hosts install to the control machine, while it has a network.
 
-Hosts get two archives, which Ansible unpacks there, because one large file travels much faster than hundreds of small
-ones. `gathered.json` beside them tells which they are; Ansible reads it.
+Ansible copies two archives to the hosts and unpacks them there, because one large file is transferred much faster than
+hundreds of small ones. `gathered.json` names the archives for Ansible.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ GATHERED = "gathered.json"
     type=click.Path(path_type=Path),
     default=Path("packages"),
     show_default=True,
-    help="Where everything is put.",
+    help="Folder for the result.",
 )
 @click.option(
     "--source",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     default=Path(),
-    help="The checkout of fedsim [default: this folder].",
+    help="The checkout of fedsim [default: the current folder].",
 )
-@click.option("--torch-index", help="A package index for torch alone, such as that of its CPU build.")
+@click.option("--torch-index", help="A package index for torch only, such as that of its CPU build.")
 @click.option("--mirror", default=MIRROR, show_default=True, help="Debian's archive.")
 @click.option("--security-mirror", default=SECURITY_MIRROR, show_default=True, help="Its security updates.")
 @click.version_option(__version__)
 def gather(folder: Path, source: Path, torch_index: str | None, mirror: str, security_mirror: str) -> None:
-    """Gather what hosts install: Python wheels and Debian packages with all that they depend on.
+    """Gather what hosts install: Python wheels and Debian packages with their dependencies.
 
-    What is there already is verified and kept, so that a second run is quick.
+    Files that already exist are verified and kept, so a second run is quick.
     """
     wheels, debian = folder / "wheels", folder / "debian"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,10 +64,10 @@ def gather(folder: Path, source: Path, torch_index: str | None, mirror: str, sec
 
 
 def pack(folder: Path, *patterns: str) -> dict[str, str]:
-    """One archive of a folder's files, beside the folder; packed anew only if they have changed.
+    """Pack a folder's files into an archive next to the folder, if they have changed.
 
     Returns:
-        The archive's file name, and a digest of what is in it.
+        The archive's file name, and a digest of its content.
     """
     files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     digest = hashlib.sha256()
@@ -87,7 +87,7 @@ def pack(folder: Path, *patterns: str) -> dict[str, str]:
 
 
 def _anonymous(item: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without the user of the control machine; readable by everybody."""
+    """Make an entry world-readable, without the user of the control machine."""
     item.uid = item.gid = 0
     item.uname = item.gname = "root"
     item.mode = 0o644

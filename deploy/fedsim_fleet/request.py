@@ -1,4 +1,4 @@
-"""On a host: make its key, which never leaves, and the signing request for it."""
+"""Creates a host's private key, which never leaves the host, and the signing request for it."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from fedsim_fleet.certificates import make_request, new_key, pem
 
 
 def request_for(path: Path, name: str) -> tuple[bytes, bool]:
-    """The signing request (PEM) for the key at `path`, and whether that was made by this call.
+    """Return the signing request (PEM) for the key at `path`, and whether this call created the key.
 
-    A key that is there is used and never overwritten: for a rotation, name another path and put key and certificate
-    into place together.
+    An existing key is used and never overwritten. For a rotation, use another path, and move key and certificate into
+    place together.
 
     Raises:
-        BadInput: what lies at `path` is no key that fedsim takes.
+        BadInput: the file at `path` is not a supported key.
         Unavailable: the key cannot be read or written.
     """
     try:
         made = _make_key(path)
         private = path.read_bytes()
     except OSError as error:
-        what_to_do = "make its folder first" if isinstance(error, FileNotFoundError) else "run it as root"
-        raise Unavailable(f"the key {path} cannot be made or read: {error.strerror}; {what_to_do}") from error
+        what_to_do = "create its folder first" if isinstance(error, FileNotFoundError) else "run this as root"
+        raise Unavailable(f"the key {path} cannot be created or read: {error.strerror}; {what_to_do}") from error
     try:
         key = serialization.load_pem_private_key(private, password=None)
     except (ValueError, TypeError) as error:
-        raise BadInput(f"{path} holds no plain private key in PEM: {error}; name another path") from error
+        raise BadInput(f"{path} is not an unencrypted private key in PEM: {error}; use another path") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise BadInput(f"{path} holds a key of another kind than ECDSA; name another path")
+        raise BadInput(f"{path} is not an ECDSA key; use another path")
     return pem(make_request(key, name)), made
 
 
 def _make_key(path: Path) -> bool:
-    """Make a key, unless there is one; nobody but its owner may read it from its first byte on."""
+    """Create a key unless one exists, readable by its owner only from its first byte on."""
     key = new_key().private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

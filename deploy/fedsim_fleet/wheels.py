@@ -1,7 +1,7 @@
-"""Python wheels for hosts without a way to a package index: fedsim's own and all that it imports, as pinned.
+"""Gathers Python wheels, fedsim's own and its pinned dependencies, for hosts without access to a package index.
 
-pip resolves them once, here, under constraints.txt. What came is written down with its digest, and a host installs
-exactly that (`pip install --require-hashes --no-index`).
+pip resolves them once, here, under constraints.txt. The requirements file records their digests, and a host installs
+exactly these (`pip install --require-hashes --no-index`).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from fedsim_fleet.debian import run
 
 REQUIREMENTS = "requirements.txt"
 RECIPE = "recipe"
-# The distribution is called fedsim-lab, as the name of the import package is taken on PyPI.
+# The distribution is called fedsim-lab because fedsim is another project on PyPI.
 _OWN_WHEEL = "fedsim_lab-*.whl"
 PYTHON = (3, 11)  # of Debian 12
 _PURPOSE = "gathering Python wheels"
-# So that the same source gives the same wheel: the first moment that a zip file can tell.
+# The earliest time that a zip file can store, so that the same source gives the same wheel.
 _EPOCH = "315532800"
 
 
 def gather_wheels(source: Path, folder: Path, index: str | None = None) -> None:
-    """Bring the wheels of fedsim in `source` and of its dependencies into `folder`; nothing is done if they are there.
+    """Gather the wheels of fedsim in `source` and of its dependencies in `folder`, unless it is up to date.
 
     Args:
         source: a checkout, with pyproject.toml and constraints.txt.
-        folder: becomes exactly these wheels and their requirements file.
-        index: where torch comes from, if not from where everything comes from (the address of a package index).
+        folder: will contain exactly these wheels and their requirements file.
+        index: address of a package index for torch only; None for pip's default.
 
     Raises:
-        BadInput: this Python is not that of the hosts.
-        Unavailable: pip cannot; with what it says.
+        BadInput: this Python version is not that of the hosts.
+        Unavailable: pip failed; the text has its output.
     """
     if sys.version_info[:2] != PYTHON:
-        raise BadInput(f"wheels for Debian 12 are gathered with Python {PYTHON[0]}.{PYTHON[1]}, not {sys.version}")
+        raise BadInput(f"wheels for Debian 12 must be gathered with Python {PYTHON[0]}.{PYTHON[1]}, not {sys.version}")
     with tempfile.TemporaryDirectory(prefix="fedsim-gather-") as name:
         fresh = Path(name)
         own = _build(source, fresh / "own")
@@ -61,7 +61,7 @@ def gather_wheels(source: Path, folder: Path, index: str | None = None) -> None:
 
 
 def verified(folder: Path) -> bool:
-    """Whether every wheel that the requirements file tells of lies there, with its digest."""
+    """Whether the folder contains exactly the wheels of the requirements file, with their digests."""
     try:
         return (folder / REQUIREMENTS).read_text(encoding="utf-8") == requirements_of(folder)
     except FileNotFoundError:
@@ -69,14 +69,14 @@ def verified(folder: Path) -> bool:
 
 
 def version_of(folder: Path) -> str:
-    """The version of the fedsim that was gathered."""
+    """The version of the gathered fedsim."""
     wheel = next(folder.glob(_OWN_WHEEL))
     return wheel.name.split("-")[1]
 
 
 def _build(source: Path, folder: Path) -> Path:
     folder.mkdir()
-    # Away from the source, where an older build may have left modules that are no more.
+    # Build outside the source folder, where an older build may have left modules that no longer exist.
     elsewhere = folder / "build.cfg"
     elsewhere.write_text(
         f"[build]\nbuild_base = {folder / 'build'}\n[egg_info]\negg_base = {folder}\n", encoding="utf-8"
@@ -92,7 +92,7 @@ def _pip(*arguments: str | Path, **around: str) -> None:
 
 
 def requirements_of(folder: Path) -> str:
-    """Each wheel with its version and digest, in order."""
+    """The requirements file: each wheel with its version and digest, in order."""
     lines = []
     for wheel in sorted(folder.glob("*.whl")):
         name, version = re.split("-", wheel.name)[:2]

@@ -31,7 +31,7 @@ def run(
 
 
 def test_from_a_new_authority_to_a_revoked_host(tmp_path: Path) -> None:
-    assert "Made the authority" in run(tmp_path, "init")
+    assert "Created the authority" in run(tmp_path, "init")
     run(tmp_path, "request", "node-a", "--key", "host.key", "--out", "host.csr")
     run(tmp_path, "sign", "host.csr", "--name", "node-a", "--role", "client", "--out", "host.crt")
     certificate = x509.load_pem_x509_certificate((tmp_path / "host.crt").read_bytes())
@@ -62,13 +62,13 @@ def test_a_request_may_come_and_a_certificate_go_through_pipes(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("list", "--folder", "nowhere"), EX_NOINPUT, "make one with: fedsim-ca init"),
+        (("list", "--folder", "nowhere"), EX_NOINPUT, "create one with: fedsim-ca init"),
         (("show", "node-x"), EX_NOINPUT, "node-x has no certificate"),
         (("sign", "absent.csr", "--name", "a", "--role", "client"), EX_NOINPUT, "absent.csr cannot be read"),
-        (("sign", "text", "--name", "a", "--role", "client"), EX_DATA, "no signing request"),
+        (("sign", "text", "--name", "a", "--role", "client"), EX_DATA, "not a signing request"),
         (("sign", "text", "--name", "a", "--role", "king"), EX_USAGE, "--role"),
         (("init",), EX_DATA, "already"),
-        (("request", "a", "--key", "no/such/folder/key"), EX_UNAVAILABLE, "cannot be made"),
+        (("request", "a", "--key", "no/such/folder/key"), EX_UNAVAILABLE, "cannot be created"),
     ],
 )
 def test_every_failure_says_what_happened_and_ends_with_its_code(

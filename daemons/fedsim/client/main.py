@@ -92,7 +92,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         for uid in [uid for uid, task in self._tasks.items() if task.ended]:
             del self._tasks[uid]
         self.metrics.tasks.labels("running").set(len(self._tasks))
-        self.metrics.full.labels("room").set(self.suspended is not None)
+        self.metrics.full.labels("disk_space").set(self.suspended is not None)
         running = "; ".join(task.status for task in self._tasks.values())
         idle = "waiting for a task" if self._inspected is not None else "inspecting the data sets"
         self.publish_status(str(self.suspended or "") or running or idle)

@@ -94,7 +94,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     def suspend_tasks(self, error: Unavailable) -> None:
         """Disk or database are gone: record why, if that is possible, and end what works for tasks."""
         reason = error.suspend_reason
-        self.metrics.waiting.labels("room").set(reason is SuspendReason.DISK_FULL)
+        self.metrics.waiting.labels("disk_space").set(reason is SuspendReason.DISK_FULL)
         if reason is not SuspendReason.DATABASE_LOST:
             with suppress(Unavailable):  # the database may be on the same disk
                 for uid, task in self._tasks.running.items():
@@ -105,7 +105,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     def require_resources(self) -> None:
         """Tasks need room on the disk, and a database with the code's schema."""
         super().require_resources()
-        self.metrics.waiting.labels("room").set(0)
+        self.metrics.waiting.labels("disk_space").set(0)
         try:
             self._store.migrate()
             self._store.check()

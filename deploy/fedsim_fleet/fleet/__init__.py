@@ -1,6 +1,6 @@
-"""The command `fedsim-fleet`: one look at all hosts of a lab, and a hand on them.
+"""The command `fedsim-fleet`: inspects and manages all hosts of a lab over SSH.
 
-`inventory` says which hosts there are, `ssh` reaches one, `together` asks many at once; what a host tells of itself
-(`on_host/report.py`, checked by `report`) is shown by `status` and judged by `doctor`; `journals` merges what they log,
-`push` brings data; `main` is the command line, and restarts and runs.
+`inventory` reads the hosts, `ssh` connects to one, `parallel` to many. A host's report (`on_host/report.py`, validated
+by `report`) is shown by `status` and checked by `doctor`. `journals` merges the logs, `push` copies data sets, and
+`main` is the command line.
 """

@@ -1,4 +1,4 @@
-"""What keeps a lab from working: each check looks at one host's report and says what is wrong and what to do."""
+"""Diagnosis of a lab: each check examines one host's report and yields problems with their remedies."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fedsim.spool.files import Role
 from fedsim.wire.peer import Identity
 from fedsim.wire.tls import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
-from fedsim_fleet.fleet.report import Deep, HostReport, data_paths, days_of
+from fedsim_fleet.fleet.report import Diagnostics, HostReport, data_paths, days_of
 
-LEAST_DISK = 2_000_000_000
-LEAST_MEMORY = 300_000_000
-MOST_SKEW = 30.0
-DAYS_AHEAD = 14
-LEAST_INSTANCES = 128
-# By which a host is known; instances have their own elsewhere.
-OWN = "/etc/fedsim/pki/host.crt"
+MIN_FREE_DISK_BYTES = 2_000_000_000
+MIN_FREE_MEMORY_BYTES = 300_000_000
+MAX_SKEW_SECONDS = 30.0
+MIN_CERTIFICATE_DAYS = 14
+MIN_INOTIFY_INSTANCES = 128
+# The certificate of the host itself; those of instances are elsewhere.
+HOST_CERTIFICATE = "/etc/fedsim/pki/host.crt"
 _NODE_ONLINE = re.compile(r'fedsim_node_online\{node="(?P<name>[^"]+)"\}')
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong, and what to do about it."""
+    """A problem of a host, and what to do about it."""
 
     host: str
     problem: str
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class PublishedAuthority:
-    """The lab's authority as the control machine has it: its certificates, and whose it has revoked."""
+    """What the lab's authority publishes: its certificates and its revocation list."""
 
     certificates: Sequence[x509.Certificate]
     revoked: frozenset[tuple[x509.Name, int]]  # issuer and serial number
@@ -48,7 +48,7 @@ class PublishedAuthority:
 
     @classmethod
     def of(cls, certificates: bytes, revoked: bytes) -> Self:
-        """Of what `ca.crt` and `crl.pem` hold; ValueError if that is something else."""
+        """Parse the content of `ca.crt` and `crl.pem`; ValueError if it is invalid."""
         lists = revocation_lists(revoked)
         return cls(
             x509.load_pem_x509_certificates(certificates),
@@ -59,192 +59,195 @@ class PublishedAuthority:
 
 @dataclass(frozen=True)
 class Lab:
-    """What a check knows besides the host itself; `authority` is None where its files are not on this machine."""
+    """The context of a check; `authority` is None if its files are not on this machine."""
 
     hosts: Sequence[Host]
     authority: PublishedAuthority | None
     now: float
 
 
-# What is wrong, and what to do.
-Told = Iterator[tuple[str, str]]
-Check = Callable[[Host, HostReport, Deep, Lab], Told]
+# Pairs of problem and remedy.
+Problems = Iterator[tuple[str, str]]
+Check = Callable[[Host, HostReport, Diagnostics, Lab], Problems]
 
 
-def _units(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
+def _units(_: Host, report: HostReport, __: Diagnostics, ___: Lab) -> Problems:
     for unit in report.units:
         if not unit.loaded:
             yield f"{unit.name} is not installed", "run site.yml"
         elif unit.state != "active":
-            said = f"; it said last: {' | '.join(unit.lines)}" if unit.lines else ""
-            yield f"{unit.name} is {unit.state} ({unit.sub}){said}", f"journalctl -u {unit.name} -n 50"
+            last_lines = f"; last log lines: {' | '.join(unit.lines)}" if unit.lines else ""
+            yield f"{unit.name} is {unit.state} ({unit.sub}){last_lines}", f"journalctl -u {unit.name} -n 50"
         elif unit.enabled not in {"enabled", "enabled-runtime", "alias", "static", "indirect"}:
             yield f"{unit.name} does not start with the host ({unit.enabled})", f"systemctl enable {unit.name}"
 
 
-def _strays(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
-    for name in deep.failed:
+def _other_units(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) -> Problems:
+    for name in diagnostics.failed:
         yield f"{name} has failed", f"journalctl -u {name} -n 50"
-    for folder in deep.unwritable:
-        yield f"the user fedsim cannot write {folder}", "is the disk mounted read-only? else systemd-tmpfiles --create"
+    for folder in diagnostics.unwritable:
+        yield f"the user fedsim cannot write {folder}", "remount the disk writable, or run systemd-tmpfiles --create"
 
 
-def _room(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
-    if report.disk.free < LEAST_DISK:
+def _resources(_: Host, report: HostReport, __: Diagnostics, ___: Lab) -> Problems:
+    if report.disk.free < MIN_FREE_DISK_BYTES:
         yield (
             f"only {size(report.disk.free)} of {size(report.disk.all)} are free below /var/lib/fedsim",
-            "make room; tasks wait below the limit `min_free_bytes` and go on by themselves",
+            "free disk space; below `min_free_bytes` tasks are suspended and resume by themselves",
         )
-    if report.memory.free < LEAST_MEMORY:
+    if report.memory.free < MIN_FREE_MEMORY_BYTES:
         yield (
             f"only {size(report.memory.free)} of {size(report.memory.all)} of memory are available",
-            "end other programs, or give client.yml fewer `workers`",
+            "stop other programs, or reduce `workers` in client.yml",
         )
 
 
-def _clock(_: Host, report: HostReport, deep: Deep, __: Lab) -> Told:
-    if abs(report.skew) > MOST_SKEW:
+def _clock(_: Host, report: HostReport, diagnostics: Diagnostics, __: Lab) -> Problems:
+    if abs(report.skew) > MAX_SKEW_SECONDS:
         yield f"its clock differs by {report.skew:+.0f} s from this machine's", "timedatectl set-ntp true"
-    elif deep.synchronised == "no" and abs(report.skew) > 1:
-        yield f"nothing sets its clock, which differs by {report.skew:+.1f} s", "timedatectl set-ntp true"
+    elif diagnostics.synchronised == "no" and abs(report.skew) > 1:
+        yield f"its clock is not synchronised and differs by {report.skew:+.1f} s", "timedatectl set-ntp true"
 
 
-def _version(_: Host, report: HostReport, __: Deep, ___: Lab) -> Told:
+def _version(_: Host, report: HostReport, __: Diagnostics, ___: Lab) -> Problems:
     if not report.version:
         yield "fedsim is not installed (/opt/fedsim/current)", "run site.yml"
 
 
-def _configuration(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
-    for checked in deep.configurations:
+def _configuration(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) -> Problems:
+    for checked in diagnostics.configurations:
         if not checked.valid:
-            yield f"{checked.path} is not valid: {checked.says.strip()}", "set it right in the inventory, run site.yml"
+            yield (
+                f"{checked.path} is not valid: {checked.output.strip()}",
+                "correct it in the inventory, then run site.yml",
+            )
 
 
-def _certificates(host: Host, report: HostReport, _: Deep, lab: Lab) -> Told:
+def _certificates(host: Host, report: HostReport, _: Diagnostics, lab: Lab) -> Problems:
     again = "run rotate-certs.yml"
-    if not any(file.path == OWN for file in report.certificates):
+    if not any(file.path == HOST_CERTIFICATE for file in report.certificates):
         yield "it has no certificate", "run site.yml"
     for file in report.certificates:
         try:
             certificate = file.read()
         except ValueError as error:
-            yield f"{file.path} is no certificate: {error}", again
+            yield f"{file.path} is not a certificate: {error}", again
             continue
         if file.problem:
-            yield f"{file.path} and its key do not go together: {file.problem}", again
+            yield f"{file.path} does not match its key: {file.problem}", again
         yield from _dates(file.path, certificate, lab.now)
-        if file.path == OWN:
+        if file.path == HOST_CERTIFICATE:
             yield from ((problem, again) for problem in _identity(host, certificate))
         if lab.authority is None or Path(file.path).name == "ca.crt":
             continue
         if not any(signed_by(certificate, authority) for authority in lab.authority.certificates):
             yield f"{file.path} is not signed by the lab's authority", again
         elif (certificate.issuer, certificate.serial_number) in lab.authority.revoked:
-            yield f"{file.path} is revoked", "run rotate-certs.yml, or remove-node.yml if the host is to leave"
+            yield f"{file.path} is revoked", "run rotate-certs.yml, or remove-node.yml if the host is to be removed"
 
 
-def _dates(path: str, certificate: x509.Certificate, now: float) -> Told:
+def _dates(path: str, certificate: x509.Certificate, now: float) -> Problems:
     days = days_of(certificate, now)
     if certificate.not_valid_before_utc.timestamp() > now:
-        yield f"{path} is not valid yet", "compare this machine's clock and the host's"
+        yield f"{path} is not valid yet", "check the clocks of this machine and of the host"
     if days <= 0:
         yield f"{path} has expired", "run rotate-certs.yml"
-    elif days < DAYS_AHEAD:
-        yield f"{path} ends in {days:.0f} days", "run rotate-certs.yml"
+    elif days < MIN_CERTIFICATE_DAYS:
+        yield f"{path} expires in {days:.0f} days", "run rotate-certs.yml"
 
 
 def _identity(host: Host, certificate: x509.Certificate) -> Iterator[str]:
-    wanted = Identity(host.name, Role.SERVER if host.is_server else Role.CLIENT)
+    expected = Identity(host.name, Role.SERVER if host.is_server else Role.CLIENT)
     try:
         owner = owner_of(certificate)
     except (ValueError, x509.ExtensionNotFound) as error:
-        yield f"host.crt is none of fedsim-ca's: {error}"
+        yield f"host.crt was not issued by fedsim-ca: {error}"
         return
-    if owner != wanted:
-        yield f"host.crt is that of {owner}, not of {wanted}"
+    if owner != expected:
+        yield f"host.crt belongs to {owner}, not to {expected}"
 
 
-def _revoked(_: Host, report: HostReport, __: Deep, lab: Lab) -> Told:
+def _revoked(_: Host, report: HostReport, __: Diagnostics, lab: Lab) -> Problems:
     if lab.authority is not None and report.revoked != lab.authority.list_digest:
-        yield "its list of revoked certificates is not the lab's newest", "run site.yml"
+        yield "its certificate revocation list is out of date", "run site.yml"
 
 
-def _ways(_: Host, __: HostReport, deep: Deep, lab: Lab) -> Told:
+def _connections(_: Host, __: HostReport, diagnostics: Diagnostics, lab: Lab) -> Problems:
     names = {(other.reached_at, other.receiver_port): other.name for other in lab.hosts}
-    for way in deep.ways:
-        if way.problem:
-            who = names.get((way.address, way.port), way.address)
+    for connection in diagnostics.connections:
+        if connection.problem:
+            who = names.get((connection.address, connection.port), connection.address)
             yield (
-                f"it cannot reach {who} at {way.address}:{way.port}: {way.problem}",
-                f"is fedsim-receiver.socket up on {who}, and does no firewall stand between them?",
+                f"it cannot reach {who} at {connection.address}:{connection.port}: {connection.problem}",
+                f"check fedsim-receiver.socket on {who}, and firewalls between them",
             )
 
 
-def _data(host: Host, _: HostReport, deep: Deep, __: Lab) -> Told:
+def _data(host: Host, _: HostReport, diagnostics: Diagnostics, __: Lab) -> Problems:
     names = {path: name for name, path in data_paths(host).items()}
-    for data in deep.datasets:
+    for data in diagnostics.datasets:
         if data.problem:
             name = names.get(data.path, data.path)
             yield f"the data set {name} ({data.path}) {data.problem}", f"fedsim-fleet push-data {name} PATH"
 
 
-def _server(host: Host, report: HostReport, deep: Deep, lab: Lab) -> Told:
+def _server(host: Host, report: HostReport, diagnostics: Diagnostics, lab: Lab) -> Problems:
     if not host.is_server:
         return
-    if deep.pages:
-        yield f"the pages do not answer through nginx: {deep.pages}", "systemctl status nginx fedsim-web"
-    numbers = report.metrics.get("server", {})
-    if not numbers:
-        yield "the server does not tell its numbers", "systemctl status fedsim-server"
+    if diagnostics.pages:
+        yield f"the pages do not answer through nginx: {diagnostics.pages}", "systemctl status nginx fedsim-web"
+    metrics = report.metrics.get("server", {})
+    if not metrics:
+        yield "the server does not serve its metrics", "systemctl status fedsim-server"
         return
-    online = {match["name"]: value for key, value in numbers.items() if (match := _NODE_ONLINE.fullmatch(key))}
+    online = {match["name"]: value for key, value in metrics.items() if (match := _NODE_ONLINE.fullmatch(key))}
     deployed = {other.name for other in lab.hosts if not other.is_server}
     for name in sorted(deployed | online.keys()):
         if not online.get(name):
-            institution = f"ask the institution of {name}, which deploys it itself"
+            institution = f"ask the institution that deploys {name}"
             remedy = f"journalctl -u fedsim-client on {name}" if name in deployed else institution
-            yield f"the server has not heard of {name} lately", remedy
-    for what in ("database", "room"):
-        if numbers.get(f'fedsim_waiting{{for="{what}"}}'):
-            remedy = "systemctl status mariadb" if what == "database" else "make room below /var/lib/fedsim"
-            yield f"the server waits for {what}", remedy
+            yield f"the server has not heard from {name} recently", remedy
+    for what in ("database", "disk_space"):
+        if metrics.get(f'fedsim_waiting{{for="{what}"}}'):
+            remedy = "systemctl status mariadb" if what == "database" else "free disk space below /var/lib/fedsim"
+            yield f"the server waits for {what.replace('_', ' ')}", remedy
 
 
-def _node(host: Host, report: HostReport, deep: Deep, _: Lab) -> Told:
+def _node(host: Host, report: HostReport, diagnostics: Diagnostics, _: Lab) -> Problems:
     if host.is_server:
         return
-    numbers = report.metrics.get("client", {})
-    if not numbers:
-        yield "the client does not tell its numbers", "systemctl status fedsim-client"
-    elif any(data.problem for data in deep.datasets):
-        return  # told already, with the name
-    elif problems := int(numbers.get("fedsim_dataset_problems", 0)):
+    metrics = report.metrics.get("client", {})
+    if not metrics:
+        yield "the client does not serve its metrics", "systemctl status fedsim-client"
+    elif any(data.problem for data in diagnostics.datasets):
+        return  # reported by `_data`, with the name
+    elif problems := int(metrics.get("fedsim_dataset_problems", 0)):
         yield f"{problems} of its data sets cannot be used", "journalctl -u fedsim-client FEDSIM_EVENT=dataset_problem"
 
 
-def _kernel(_: Host, __: HostReport, deep: Deep, ___: Lab) -> Told:
-    if deep.killed:
+def _kernel(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) -> Problems:
+    if diagnostics.killed:
         yield (
-            f"the kernel has ended processes for want of memory: {deep.killed[-1]}",
-            "give client.yml fewer `workers`, or the host more memory",
+            f"the kernel killed a process because memory was exhausted: {diagnostics.killed[-1]}",
+            "reduce `workers` in client.yml, or add memory",
         )
-    if deep.watches.instances < LEAST_INSTANCES:
+    if diagnostics.inotify.instances < MIN_INOTIFY_INSTANCES:
         yield (
-            f"only {deep.watches.instances} inotify instances are allowed for a user",
+            f"a user may have only {diagnostics.inotify.instances} inotify instances",
             "sysctl -w fs.inotify.max_user_instances=1024, and the same in /etc/sysctl.d",
         )
 
 
 CHECKS: tuple[Check, ...] = (
     _units,
-    _strays,
+    _other_units,
     _version,
     _configuration,
     _certificates,
     _revoked,
     _clock,
-    _room,
-    _ways,
+    _resources,
+    _connections,
     _data,
     _server,
     _node,
@@ -253,37 +256,37 @@ CHECKS: tuple[Check, ...] = (
 
 
 def diagnose(answers: Mapping[str, HostReport | FedsimError], lab: Lab) -> list[Finding]:
-    """Everything that is wrong, in the order of the hosts."""
+    """All findings, in the order of the hosts."""
     findings = []
     for host in (host for host in lab.hosts if host.name in answers):
-        told = answers[host.name]
-        if isinstance(told, FedsimError):
-            findings.append(Finding(host.name, "it does not answer", str(told)))
-        elif told.deep is None:
-            raise ValueError("a diagnosis needs deep reports")
+        answer = answers[host.name]
+        if isinstance(answer, FedsimError):
+            findings.append(Finding(host.name, "it does not answer", str(answer)))
+        elif answer.diagnostics is None:
+            raise ValueError("a diagnosis needs reports with diagnostics")
         else:
             for check in CHECKS:
-                findings += [Finding(host.name, *found) for found in check(host, told, told.deep, lab)]
-    return findings + list(_together(answers))
+                findings += [Finding(host.name, *found) for found in check(host, answer, answer.diagnostics, lab)]
+    return findings + list(_versions(answers))
 
 
-def _together(answers: Mapping[str, HostReport | FedsimError]) -> Iterator[Finding]:
+def _versions(answers: Mapping[str, HostReport | FedsimError]) -> Iterator[Finding]:
     by_version: dict[str, list[str]] = {}
-    for name, told in answers.items():
-        if isinstance(told, HostReport) and told.version:
-            by_version.setdefault(told.version, []).append(name)
+    for name, answer in answers.items():
+        if isinstance(answer, HostReport) and answer.version:
+            by_version.setdefault(answer.version, []).append(name)
     if len(by_version) > 1:
-        told_all = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(by_version.items()))
-        yield Finding("all", f"hosts have different versions: {told_all}", "run upgrade.yml to its end")
+        listed = "; ".join(f"{version} on {', '.join(names)}" for version, names in sorted(by_version.items()))
+        yield Finding("all", f"hosts have different versions: {listed}", "run upgrade.yml again until it succeeds")
 
 
-def ways_from(host: Host, hosts: Sequence[Host]) -> list[tuple[str, int]]:
-    """Whom a host must reach: the server every node, a node the server."""
+def required_peers(host: Host, hosts: Sequence[Host]) -> list[tuple[str, int]]:
+    """The addresses that a host must reach: the server all nodes, a node the server."""
     return [(other.reached_at, other.receiver_port) for other in hosts if other.is_server != host.is_server]
 
 
-def authority_of(folder: Path) -> PublishedAuthority | None:
-    """The lab's authority, if its files lie on this machine.
+def read_authority(folder: Path) -> PublishedAuthority | None:
+    """Read what the lab's authority publishes; None if its files are not on this machine.
 
     Raises:
         BadInput: they cannot be read.
@@ -295,4 +298,4 @@ def authority_of(folder: Path) -> PublishedAuthority | None:
     except OSError as error:
         raise BadInput(f"{error.filename} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise BadInput(f"{folder} does not hold what fedsim-ca makes (ca.crt, crl.pem): {error}") from error
+        raise BadInput(f"{folder} does not contain a valid ca.crt and crl.pem of fedsim-ca: {error}") from error

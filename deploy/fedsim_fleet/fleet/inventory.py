@@ -1,4 +1,4 @@
-"""Which hosts a lab has: read from the Ansible inventory by Ansible itself, so that there is no second list."""
+"""Reads the hosts of a lab from the Ansible inventory, by Ansible itself, so that no second list is needed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from fedsim.errors import BadInput, NotThere, Unavailable
 SERVER_GROUP, NODES_GROUP = "fedsim_server", "fedsim_nodes"
 DATA = PurePosixPath("/var/lib/fedsim/client/data")
 _SECONDS = 60
-# A template would need Ansible's whole engine; these few must be plain.
+# These variables must be plain text, because ansible-inventory does not evaluate templates.
 _Plain = Annotated[str, StringConstraints(pattern=r"^[^{}\s]+$")]
 
 
 class InventoryDataSet(BaseModel):
-    """One of a node's data sets, as far as it concerns files."""
+    """A data set of a node in the inventory: only what concerns its files."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -31,7 +31,7 @@ class InventoryDataSet(BaseModel):
 
 
 class Host(BaseModel):
-    """A host of the inventory, and what its variables say."""
+    """A host of the inventory with its variables."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -50,53 +50,53 @@ class Host(BaseModel):
 
     @property
     def reached_at(self) -> str:
-        """What its address is looked up by."""
+        """The address, or the name if no address is set."""
         return self.address or self.name
 
     @property
     def receiver_port(self) -> int:
-        """Where its receiver listens."""
+        """The port of its receiver."""
         return self.server_port if self.is_server else self.node_port
 
 
 def read_inventory(path: Path) -> list[Host]:
-    """The server's host, then the nodes in the order of the inventory.
+    """Read the hosts: the server, then the nodes in the order of the inventory.
 
     Raises:
-        NotThere: there is no such file.
-        BadInput: Ansible cannot read it, it has no hosts of fedsim, or a variable is no plain value.
-        Unavailable: Ansible is not installed beside this command.
+        NotThere: the file does not exist.
+        BadInput: Ansible cannot read it, it has no hosts of fedsim, or a variable is invalid.
+        Unavailable: Ansible is not installed in this environment.
     """
     if not path.exists():
-        raise NotThere(f"there is no inventory {path}: name it with --inventory, or set FEDSIM_INVENTORY")
+        raise NotThere(f"the inventory {path} does not exist: use --inventory, or set FEDSIM_INVENTORY")
     listed = _listed(path)
     variables = listed.get("_meta", {}).get("hostvars", {})
     hosts = []
     for group in (SERVER_GROUP, NODES_GROUP):
         for name in listed.get(group, {}).get("hosts", []):
             try:
-                told = {**variables.get(name, {}), "name": name, "is_server": group == SERVER_GROUP}
-                hosts.append(Host.model_validate(told))
+                fields = {**variables.get(name, {}), "name": name, "is_server": group == SERVER_GROUP}
+                hosts.append(Host.model_validate(fields))
             except ValidationError as error:
                 problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-                raise BadInput(f"{path}: the host {name} has variables that cannot be used: {problems}") from error
+                raise BadInput(f"{path}: the host {name} has invalid variables: {problems}") from error
     if not hosts:
         raise BadInput(f"{path} has no hosts in the groups {SERVER_GROUP} and {NODES_GROUP}")
     if not all(host.units for host in hosts):
-        raise BadInput(f"{path}: the group variables are not found; call this in the checkout of fedsim")
+        raise BadInput(f"{path}: the group variables are not found; run this in the checkout of fedsim")
     return hosts
 
 
-def chosen(hosts: list[Host], names: tuple[str, ...]) -> list[Host]:
-    """The hosts of these names, or all; `BadInput` names those that there are not."""
+def select_hosts(hosts: list[Host], names: tuple[str, ...]) -> list[Host]:
+    """Return the hosts with these names, or all if there are none; `BadInput` for unknown names."""
     known = {host.name for host in hosts}
     if unknown := [name for name in names if name not in known]:
-        raise BadInput(f"not in the inventory: {', '.join(unknown)}; there are {', '.join(sorted(known))}")
+        raise BadInput(f"not in the inventory: {', '.join(unknown)} (available: {', '.join(sorted(known))})")
     return [host for host in hosts if not names or host.name in names]
 
 
 def _playbooks(inventory: Path) -> Path:
-    """Where group variables lie: the folder above the inventory's, else that of the checkout in which we are."""
+    """The folder of the group variables: next to the inventory's folder, or else in the current checkout."""
     above = inventory.resolve().parent.parent
     return above if (above / "group_vars").is_dir() else Path("ansible")
 
@@ -120,7 +120,7 @@ def _listed(path: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise Unavailable(f"{program} is not installed: pip install 'fedsim-lab[fleet]'") from error
     except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"{program} has not read {path} in {_SECONDS} s") from error
+        raise Unavailable(f"{program} did not read {path} within {_SECONDS} s") from error
     if done.returncode:
         raise BadInput(f"Ansible cannot read {path}:\n{done.stderr.strip()}")
     listed: dict[str, Any] = json.loads(done.stdout)

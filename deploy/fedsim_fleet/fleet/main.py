@@ -21,9 +21,9 @@ from fedsim.cli.running import EX_INTERRUPTED, run_command
 from fedsim.errors import EX_FAILED, EX_OK, EX_UNAVAILABLE, FedsimError
 from fedsim_fleet.fleet import doctor as diagnosis
 from fedsim_fleet.fleet import journals, push, report, status
-from fedsim_fleet.fleet.inventory import Host, chosen, read_inventory
-from fedsim_fleet.fleet.ssh import Answer, Connection
-from fedsim_fleet.fleet.together import ask_all
+from fedsim_fleet.fleet.inventory import Host, read_inventory, select_hosts
+from fedsim_fleet.fleet.parallel import ask_all
+from fedsim_fleet.fleet.ssh import CommandResult, Connection
 
 P = ParamSpec("P")
 RESTART_SECONDS = 180.0
@@ -32,7 +32,7 @@ INVENTORY = Path("ansible/inventory/lab.yml")
 
 @dataclass(frozen=True)
 class Fleet:
-    """Whom a command asks, and how patiently."""
+    """The hosts of a command and the timeout of their connections."""
 
     hosts: list[Host]
     all_hosts: list[Host]
@@ -41,7 +41,7 @@ class Fleet:
 
 
 def on_fleet(function: Callable[Concatenate[Fleet, Output, P], int]) -> Callable[..., int]:
-    """A command on hosts of the inventory: gets a `Fleet` and an `Output` before its own parameters."""
+    """Decorate a command on hosts of the inventory: a `Fleet` and an `Output` are passed before its own parameters."""
 
     @click.option("--host", "names", multiple=True, help="Only this host (can be given more than once).")
     @json_option
@@ -49,7 +49,7 @@ def on_fleet(function: Callable[Concatenate[Fleet, Output, P], int]) -> Callable
     def command(names: tuple[str, ...], as_json: bool, *args: P.args, **more: P.kwargs) -> int:
         options = click.get_current_context().find_root().params
         hosts = read_inventory(options["inventory"])
-        fleet = Fleet(chosen(hosts, names), hosts, options["inventory"], options["timeout"])
+        fleet = Fleet(select_hosts(hosts, names), hosts, options["inventory"], options["timeout"])
         return function(fleet, Output(as_json=as_json), *args, **more)
 
     return command
@@ -70,19 +70,19 @@ def on_fleet(function: Callable[Concatenate[Fleet, Output, P], int]) -> Callable
     type=click.FloatRange(min=0.1),
     default=10.0,
     show_default=True,
-    help="Seconds that a host may be silent before it is given up.",
+    help="Seconds without a response after which a host is considered unreachable.",
 )
 @click.version_option(__version__)
 def fleet(inventory: Path, timeout: float) -> None:
-    """All hosts of a lab at once, over SSH. Hosts are those of the Ansible inventory, known by their keys."""
+    """Manage all hosts of a lab over SSH. Hosts come from the Ansible inventory; their keys must be known."""
 
 
 @fleet.command("status")
 @on_fleet
 def show_status(fleet: Fleet, output: Output) -> int:
-    """Show how every host is: units, version, task and round, room, clock, certificate.
+    """Show the state of every host: units, version, task and round, free space, clock, certificate.
 
-    The exit code is 0 if every host answers and all its units are active, else 1.
+    The exit code is 0 if every host answers and all its units are active, otherwise 1.
     """
     answers = ask_all(fleet.hosts, fleet.timeout, report.ask)
     now = time.time()
@@ -90,24 +90,24 @@ def show_status(fleet: Fleet, output: Output) -> int:
         output.document(status.document(answers, now))
     else:
         output.table(
-            status.COLUMNS, (status.row(name, told, now) for name, told in answers.items()), numbers=status.NUMBERS
+            status.COLUMNS, (status.row(name, answer, now) for name, answer in answers.items()), numbers=status.NUMBERS
         )
-    return EX_OK if all(map(status.well, answers.values())) else EX_FAILED
+    return EX_OK if all(map(status.is_healthy, answers.values())) else EX_FAILED
 
 
 @fleet.command("doctor")
 @on_fleet
 def run_doctor(fleet: Fleet, output: Output) -> int:
-    """Look for everything that keeps a lab from working, and say what to do about it.
+    """Find the problems of a lab, and show what to do about each.
 
-    The exit code is 0 if nothing was found, else 1.
+    The exit code is 0 if no problem was found, otherwise 1.
     """
 
-    def question(connection: Connection) -> report.HostReport:
-        return report.ask(connection, diagnosis.ways_from(connection.host, fleet.all_hosts))
+    def request(connection: Connection) -> report.HostReport:
+        return report.ask(connection, diagnosis.required_peers(connection.host, fleet.all_hosts))
 
-    answers = ask_all(fleet.hosts, fleet.timeout, question)
-    authority = diagnosis.authority_of(fleet.inventory.resolve().parent / "secrets" / "ca")
+    answers = ask_all(fleet.hosts, fleet.timeout, request)
+    authority = diagnosis.read_authority(fleet.inventory.resolve().parent / "secrets" / "ca")
     findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.all_hosts, authority, time.time()))
     if output.as_json:
         output.document({"findings": [vars(finding) for finding in findings]})
@@ -116,35 +116,35 @@ def run_doctor(fleet: Fleet, output: Output) -> int:
             output.say(f"{finding.host}: {finding.problem}")
             output.say(f"    → {finding.remedy}")
         checked = f"{len(fleet.hosts)} hosts, {len(diagnosis.CHECKS)} checks each: "
-        output.say(checked + (f"{len(findings)} problems." if findings else "all is well."))
+        output.say(checked + (f"{len(findings)} problems." if findings else "no problems."))
     return EX_FAILED if findings else EX_OK
 
 
 @fleet.command("logs")
-@click.option("--task", type=click.IntRange(min=1), help="Only what concerns this task.")
-@click.option("--since", help="As for journalctl: '1 hour ago', 'today', '2026-11-25 08:00'.")
-@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--task", type=click.IntRange(min=1), help="Only entries of this task.")
+@click.option("--since", help="In the syntax of journalctl: '1 hour ago', 'today', '2026-11-25 08:00'.")
+@click.option("--follow", is_flag=True, help="Show new entries as they arrive, until Ctrl-C.")
 @on_fleet
 def show_logs(fleet: Fleet, output: Output, task: int | None, since: str | None, *, follow: bool) -> int:
-    """Show the journals of all hosts as one, in the order of time."""
+    """Show the journals of all hosts, merged in chronological order."""
     colours = journals.colours_of(fleet.hosts)
     width = max(len(host.name) for host in fleet.hosts)
-    troubles: list[journals.Trouble] = []
+    unreadable: list[journals.UnreadableJournal] = []
 
-    def trouble(one: journals.Trouble) -> None:
-        troubles.append(one)
-        output.note(f"{one.host} {'is asked again until it answers' if follow else 'is left out'}: {one.why}")
+    def on_unreadable(one: journals.UnreadableJournal) -> None:
+        unreadable.append(one)
+        output.note(f"{one.host} {'cannot be read, retrying' if follow else 'is skipped'}: {one.why}")
 
     read = journals.follow_all if follow else journals.read_all
     try:
-        for entry in read(fleet.hosts, journals.Question(task, since), fleet.timeout, trouble):
+        for entry in read(fleet.hosts, journals.JournalQuery(task, since), fleet.timeout, on_unreadable):
             if output.as_json:
                 click.echo(json.dumps(vars(entry), ensure_ascii=False))
             else:
-                output.out.print(journals.shown(entry, colours, width), soft_wrap=True)
+                output.out.print(journals.render(entry, colours, width), soft_wrap=True)
     except KeyboardInterrupt:
         return EX_INTERRUPTED
-    return EX_UNAVAILABLE if troubles else EX_OK
+    return EX_UNAVAILABLE if unreadable else EX_OK
 
 
 @fleet.command("push-data")
@@ -152,26 +152,27 @@ def show_logs(fleet: Fleet, output: Output, task: int | None, since: str | None,
 @click.argument("path", type=click.Path(path_type=Path))
 @on_fleet
 def push_data(fleet: Fleet, output: Output, name: str, path: Path) -> int:
-    """Bring the data set NAME to the nodes.
+    """Copy the data set NAME to the nodes.
 
-    PATH is a file or folder for all, or a folder with an entry (node-a.csv, node-b/) for each. What is there already
-    is not sent again; what is there and not in PATH goes. A node's data set changes in one step, when all has come.
+    PATH is a file or folder for all nodes, or a folder with an entry for each node (node-a.csv, node-b/). Files that a
+    node already has are not sent again; files that are not in PATH are removed. A node's data set is replaced in one
+    step, when all files have arrived.
     """
     nodes = [host for host in fleet.hosts if not host.is_server]
     each = {host: push.files_of(source) for host, source in push.sources(nodes, name, path).items()}
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, console=output.err) as bars:
-        shown: dict[str, TaskID] = {host.name: bars.add_task(host.name, total=None) for host in nodes}
+        progress_bars: dict[str, TaskID] = {host.name: bars.add_task(host.name, total=None) for host in nodes}
 
-        def question(connection: Connection) -> push.Sent | None:
+        def request(connection: Connection) -> push.PushResult | None:
             host = connection.host.name
 
-            def progress(went: int, total: int) -> None:
-                bars.update(shown[host], completed=went, total=total)
+            def progress(sent_bytes: int, total: int) -> None:
+                bars.update(progress_bars[host], completed=sent_bytes, total=total)
 
             return push.push(connection, name, each[host], progress)
 
-        answers = ask_all(nodes, fleet.timeout, question)
+        answers = ask_all(nodes, fleet.timeout, request)
     for host, sent in answers.items():
         output.say(f"{host}: {_pushed(sent)}")
     if output.as_json:
@@ -183,11 +184,11 @@ def _why(answer: object) -> str | None:
     return str(answer) if isinstance(answer, FedsimError) else None
 
 
-def _pushed(sent: push.Sent | FedsimError | None) -> str:
+def _pushed(sent: push.PushResult | FedsimError | None) -> str:
     if isinstance(sent, FedsimError):
         return f"failed: {sent}"
     if sent is None:
-        return "has it already"
+        return "is up to date"
     return f"{sent.files} file{'' if sent.files == 1 else 's'}, {size(sent.bytes)}, verified"
 
 
@@ -195,23 +196,23 @@ def _pushed(sent: push.Sent | FedsimError | None) -> str:
 @click.argument("units", nargs=-1)
 @on_fleet
 def restart(fleet: Fleet, output: Output, units: tuple[str, ...]) -> int:
-    """Restart UNITS (default: all of fedsim), one host after the other; the next only when one is ready again.
+    """Restart UNITS (default: all of fedsim) host by host; the next host follows when the previous one is ready.
 
-    Running tasks go on: everything they need lies on the disk.
+    Running tasks continue from their state on disk.
     """
     done: list[str] = []
     for host in fleet.hosts:
-        wanted = [unit for unit in units if unit in host.units] if units else list(host.units)
-        if not wanted:
+        selected = [unit for unit in units if unit in host.units] if units else list(host.units)
+        if not selected:
             continue
-        output.note(f"{host.name}: restarting {', '.join(wanted)} …")
-        # systemctl returns when the units have said that they are ready.
+        output.note(f"{host.name}: restarting {', '.join(selected)} …")
+        # systemctl returns when the units have reported READY.
         with Connection(host, fleet.timeout) as connection:
-            answer = connection.run(["systemctl", "restart", *wanted], within=RESTART_SECONDS)
+            answer = connection.run(["systemctl", "restart", *selected], within=RESTART_SECONDS)
         if answer.code:
             left = len(fleet.hosts) - len(done) - 1
             output.note(f"{host.name}: {(answer.err or answer.out).strip()}")
-            output.note(f"{left} hosts are left as they were. See: fedsim-fleet doctor --host {host.name}")
+            output.note(f"{left} hosts were not restarted. See: fedsim-fleet doctor --host {host.name}")
             return EX_UNAVAILABLE
         done.append(host.name)
         output.say(f"{host.name}: ready")
@@ -222,19 +223,19 @@ def restart(fleet: Fleet, output: Output, units: tuple[str, ...]) -> int:
 
 @fleet.command("run")
 @click.argument("command", nargs=-1, required=True)
-@click.option("--within", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Seconds it may take.")
+@click.option("--within", type=click.FloatRange(min=1), default=60.0, show_default=True, help="Time limit in seconds.")
 @on_fleet
 def run(fleet: Fleet, output: Output, command: tuple[str, ...], within: float) -> int:
-    """Run COMMAND as root on all hosts at once, and print what it says, each line with its host.
+    """Run COMMAND as root on all hosts in parallel, and print its output, each line with its host.
 
-    One word is a line for a shell there: fedsim-fleet run 'df -h / | tail -1'. Several words are run as they are, after
-    -- if options are among them: fedsim-fleet run -- df -h /. The exit code is the highest.
+    A single word is run by a shell: fedsim-fleet run 'df -h / | tail -1'. Several words are run without a shell; put --
+    before them if they contain options: fedsim-fleet run -- df -h /. The exit code is the highest of all hosts.
     """
     colours = journals.colours_of(fleet.hosts)
     width = max(len(host.name) for host in fleet.hosts)
-    asked = ["sh", "-c", command[0]] if len(command) == 1 else list(command)
+    arguments_ = ["sh", "-c", command[0]] if len(command) == 1 else list(command)
 
-    def heard(host: Host, answer: Answer | FedsimError) -> None:
+    def on_answer(host: Host, answer: CommandResult | FedsimError) -> None:
         if output.as_json:
             return
         if isinstance(answer, FedsimError):
@@ -244,7 +245,7 @@ def run(fleet: Fleet, output: Output, command: tuple[str, ...], within: float) -
             head = Text(f"{host.name:<{width}} ", style=colours[host.name])
             output.out.print(head.append(plain(line), style="default"), soft_wrap=True)
 
-    answers = ask_all(fleet.hosts, fleet.timeout, lambda one: one.run(asked, within=within), heard)
+    answers = ask_all(fleet.hosts, fleet.timeout, lambda one: one.run(arguments_, within=within), on_answer)
     if output.as_json:
         output.document(
             {

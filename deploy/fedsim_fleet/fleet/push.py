@@ -1,4 +1,4 @@
-"""A data set brought to nodes: only what is not there yet, verified by digest, in place as a whole."""
+"""Copies a data set to nodes: only missing files, verified by digest, replaced in one step."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MISSING = TypeAdapter(list[int] | None)
 
 @dataclass(frozen=True)
 class File:
-    """A file of a data set: its name in there (empty: it is the data set), bytes and SHA-256."""
+    """A file of a data set: its name in the data set (empty if the file is the data set), size in bytes and SHA-256."""
 
     path: Path
     name: str
@@ -30,8 +30,8 @@ class File:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """What was done for a host."""
+class PushResult:
+    """The number of files and bytes that were sent to a host."""
 
     files: int
     bytes: int
@@ -41,16 +41,16 @@ def files_of(path: Path) -> list[File]:
     """A file, or all files of a folder.
 
     Raises:
-        NotThere: there is nothing.
-        BadInput: the folder holds something that is no file, or nothing.
+        NotThere: the path does not exist.
+        BadInput: the folder is empty, or contains something other than files and folders.
     """
     if path.is_file():
         return [_file(path, "")]
     if not path.is_dir():
-        raise NotThere(f"there is no file or folder {path}")
+        raise NotThere(f"{path} does not exist")
     inside = sorted(one for one in path.rglob("*") if not one.is_dir())
-    if strange := [one for one in inside if not one.is_file() or one.is_symlink()]:
-        raise BadInput(f"{strange[0]} is no plain file: a data set consists of files and folders")
+    if invalid := [one for one in inside if not one.is_file() or one.is_symlink()]:
+        raise BadInput(f"{invalid[0]} is not a regular file: a data set consists of files and folders")
     if not inside:
         raise BadInput(f"the folder {path} is empty")
     return [_file(one, one.relative_to(path).as_posix()) for one in inside]
@@ -63,7 +63,7 @@ def _file(path: Path, name: str) -> File:
 
 
 def sources(hosts: list[Host], name: str, path: Path) -> dict[str, Path]:
-    """What each host gets: where `path` is a folder with an entry for every host's name, its own; else all the same.
+    """The source for each host: its own entry if `path` is a folder with an entry for every host, otherwise `path`.
 
     Raises:
         BadInput: a host has no such data set, or only some have an entry.
@@ -71,7 +71,7 @@ def sources(hosts: list[Host], name: str, path: Path) -> dict[str, Path]:
     for host in hosts:
         if name not in data_paths(host):
             raise BadInput(
-                f"{host.name} has no data set {name} in the inventory that lies in files: "
+                f"{host.name} has no data set {name} with files in the inventory: "
                 "add it to fedsim_datasets there, then run site.yml"
             )
     own = {host.name: found[0] for host in hosts if (found := _entries(path, host.name))}
@@ -83,46 +83,48 @@ def sources(hosts: list[Host], name: str, path: Path) -> dict[str, Path]:
 
 
 def _entries(path: Path, host: str) -> list[Path]:
-    """The host's folder or file, with any ending."""
+    """The host's folder or file, with any extension."""
     if not path.is_dir():
         return []
     return sorted(one for one in path.iterdir() if one.name == host or (one.is_file() and one.stem == host))
 
 
-def push(connection: Connection, name: str, files: list[File], progress: Callable[[int, int], None]) -> Sent | None:
-    """Make a host's data set these files and no others; what is there with the same digest is not sent.
+def push(
+    connection: Connection, name: str, files: list[File], progress: Callable[[int, int], None]
+) -> PushResult | None:
+    """Replace a host's data set by these files; files that it already has are not sent.
 
     Args:
-        connection: to the host.
-        name: of the data set.
-        files: of it.
-        progress: called with the bytes that went, and that go in all.
+        connection: a connection to the host.
+        name: the name of the data set.
+        files: the files of the data set.
+        progress: called with the number of bytes sent, and the total.
 
     Returns:
-        What went; None if the data set was there just like this.
+        What was sent; None if the data set was up to date.
 
     Raises:
-        Unavailable: the host has no room, or what came there is not what went.
+        Unavailable: the host has not enough disk space, or a file arrived damaged.
     """
     target = data_paths(connection.host)[name]
-    with connection.talk(["python3", "-c", script("receive.py"), target]) as talk:
+    with connection.start(["python3", "-c", script("receive.py"), target]) as command:
         listed = [[file.name, file.size, file.digest] for file in files]
-        talk.say(json.dumps(listed).encode() + b"\n")
+        command.send(json.dumps(listed).encode() + b"\n")
         try:
-            numbers = _MISSING.validate_json(talk.hear())
+            numbers = _MISSING.validate_json(command.receive_line())
             if numbers is None:
                 progress(0, 0)
                 return None
             missing = [files[number] for number in numbers]
         except (ValidationError, IndexError) as error:
-            raise Unavailable("the host answers something else than what it lacks") from error
-        total, went = sum(file.size for file in missing), 0
-        progress(went, total)
+            raise Unavailable("the host sent an invalid list of missing files") from error
+        total, sent = sum(file.size for file in missing), 0
+        progress(sent, total)
         for file in missing:
             with file.path.open("rb") as source:
                 while piece := source.read(_PIECE):
-                    talk.say(piece)
-                    went += len(piece)
-                    progress(went, total)
-        talk.hear()
-    return Sent(len(missing), total)
+                    command.send(piece)
+                    sent += len(piece)
+                    progress(sent, total)
+        command.receive_line()
+    return PushResult(len(missing), total)

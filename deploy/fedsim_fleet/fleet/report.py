@@ -1,4 +1,4 @@
-"""What hosts tell of themselves: asked by one script on each, and taken for no more than a stranger's word."""
+"""Reports of hosts: produced by a script on each host, and validated as untrusted input."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from fedsim.errors import Unavailable
 from fedsim_fleet.fleet.inventory import DATA, Host
 from fedsim_fleet.fleet.ssh import Connection
 
-BUILT_IN = ("digits",)  # formats whose data comes with fedsim and is no file
+BUILT_IN = ("digits",)  # formats whose data is part of fedsim, not a file
 _Text = Annotated[str, StringConstraints(max_length=65536)]
 _Line = Annotated[str, StringConstraints(max_length=4000)]
 _WITHIN = 60.0
 
 
-class _Told(BaseModel):
+class _ReportPart(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Room(_Told):
-    """Bytes."""
+class Capacity(_ReportPart):
+    """Free and total capacity in bytes."""
 
     free: int
     all: int
 
 
-class Unit(_Told):
-    """A unit as systemd sees it; `lines` are the last of its journal, if it is not active."""
+class Unit(_ReportPart):
+    """The state of a unit according to systemd; `lines`: the end of its journal if it is not active."""
 
     name: _Line
     loaded: bool
@@ -46,96 +46,96 @@ class Unit(_Told):
     lines: tuple[_Line, ...] = ()
 
 
-class CertificateFile(_Told):
-    """A certificate on the host; `problem`: why key and certificate do not go together."""
+class CertificateFile(_ReportPart):
+    """A certificate on the host; `problem`: why it does not match its key."""
 
     path: _Line
     pem: _Text
     problem: _Line
 
     def read(self) -> x509.Certificate:
-        """The certificate; `ValueError` if it is none."""
+        """Parse the certificate; `ValueError` if it is invalid."""
         return x509.load_pem_x509_certificate(self.pem.encode())
 
 
 def days_of(certificate: x509.Certificate, now: float) -> float:
-    """How long it is still valid, in days; `now` in seconds since the epoch."""
+    """Days until it expires; `now` in seconds since the epoch."""
     return (certificate.not_valid_after_utc - datetime.fromtimestamp(now, UTC)).total_seconds() / 86400
 
 
-class Checked(_Told):
-    """A YAML file, and what its daemon says of it."""
+class ConfigurationCheck(_ReportPart):
+    """The result of `--validate-config` for a YAML file."""
 
     path: _Line
     valid: bool
-    says: _Line
+    output: _Line
 
 
-class Way(_Told):
-    """A peer that must be reached from this host."""
+class ConnectionCheck(_ReportPart):
+    """Whether the host can connect to a peer; `problem` is empty if it can."""
 
     address: _Line
     port: int
     problem: _Line
 
 
-class Kept(_Told):
-    """A data set's file or folder."""
+class DataSetCheck(_ReportPart):
+    """Whether a data set's file or folder can be read; `problem` is empty if it can."""
 
     path: _Line
     problem: _Line
 
 
-class Watches(_Told):
+class InotifyLimits(_ReportPart):
     """The kernel's limits for inotify."""
 
     instances: int
     watches: int
 
 
-class Deep(_Told):
-    """What is asked for a diagnosis only. `failed`: units of fedsim, also instances; `unwritable`: folders."""
+class Diagnostics(_ReportPart):
+    """Checks for a diagnosis only. `failed`: units of fedsim, including instances; `unwritable`: folders."""
 
     failed: tuple[_Line, ...]
     unwritable: tuple[_Line, ...]
-    configurations: tuple[Checked, ...]
-    ways: tuple[Way, ...]
-    datasets: tuple[Kept, ...]
+    configurations: tuple[ConfigurationCheck, ...]
+    connections: tuple[ConnectionCheck, ...]
+    datasets: tuple[DataSetCheck, ...]
     pages: _Line
     killed: tuple[_Line, ...]
     synchronised: _Line
-    watches: Watches
+    inotify: InotifyLimits
 
 
-class HostReport(_Told):
-    """A host at one moment. `skew`: how far its clock is before the control machine's at least, in seconds."""
+class HostReport(_ReportPart):
+    """The state of a host. `skew`: seconds by which its clock is at least ahead of the control machine's."""
 
     clock: float
-    took: float
+    duration: float
     version: _Line
     units: tuple[Unit, ...]
-    disk: Room
-    memory: Room
+    disk: Capacity
+    memory: Capacity
     gpus: tuple[_Line, ...]
     certificates: tuple[CertificateFile, ...]
     revoked: _Line
     metrics: dict[str, dict[str, float]]
-    deep: Deep | None
+    diagnostics: Diagnostics | None
     skew: float = Field(0.0, exclude=True)
 
     def days_left(self, now: float) -> float | None:
-        """Until the first of its certificates ends; None if it has none that can be read."""
-        ends = []
+        """Days until the first of its certificates expires; None if it has no valid one."""
+        days = []
         for file in self.certificates:
             try:
-                ends.append(days_of(file.read(), now))
+                days.append(days_of(file.read(), now))
             except ValueError:
                 continue
-        return None if not ends else min(ends)
+        return None if not days else min(days)
 
     @property
-    def doing(self) -> str:
-        """What the daemon that knows of tasks says: the server's on its host, else the client's."""
+    def activity(self) -> str:
+        """The status line of the server or, on a node, of the client."""
         for part in ("fedsim-server", "fedsim-client"):
             for unit in self.units:
                 if unit.name.startswith(part) and unit.status:
@@ -144,41 +144,41 @@ class HostReport(_Told):
 
 
 def script(name: str) -> str:
-    """A program that runs on hosts."""
+    """The source of a program that runs on hosts."""
     return resources.files("fedsim_fleet.on_host").joinpath(name).read_text(encoding="utf-8")
 
 
 def data_paths(host: Host) -> dict[str, str]:
-    """Where a node's data sets lie, by name."""
+    """The paths of a node's data sets, by name."""
     return {data.name: str(DATA / data.path) for data in host.datasets if data.format not in BUILT_IN}
 
 
 def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) -> HostReport:
-    """A host's report.
+    """Request a host's report.
 
     Args:
-        connection: to the host.
-        connect: peers that it must reach, as addresses and ports; None: only what is quick.
+        connection: a connection to the host.
+        connect: addresses and ports that the host must reach; None: a report without diagnostics.
 
     Raises:
-        Unavailable: the host has no Python 3, or what it says is not understood.
+        Unavailable: the host has no Python 3, or its report is invalid.
     """
     host = connection.host
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "units": [*host.units, *(["mariadb", "nginx"] if host.is_server else [])],
-        "deep": connect is not None,
+        "diagnostics": connect is not None,
         "connect": connect or [],
         "datasets": [] if host.is_server else list(data_paths(host).values()),
         "metrics": {name: port for name, port in host.metrics_port.items() if (name == "server") == host.is_server},
     }
-    began = time.time()
-    answer = connection.run(["python3", "-", json.dumps(asked)], text=script("report.py"), within=_WITHIN)
+    started = time.time()
+    answer = connection.run(["python3", "-", json.dumps(request)], text=script("report.py"), within=_WITHIN)
     ended = time.time()
     try:
         report = HostReport.model_validate_json(answer.text())
     except ValidationError as error:
-        raise Unavailable(f"what it tells of itself is not understood: {error.error_count()} problems") from error
-    # The clock was read between these two moments; how much of the way lies before it, nobody knows.
-    latest = ended - report.took
-    skew = min(report.clock - began, 0) + max(report.clock - latest, 0)
+        raise Unavailable(f"its report is invalid: {error.error_count()} problems") from error
+    # The clock was read between `started` and `latest`, at an unknown moment.
+    latest = ended - report.duration
+    skew = min(report.clock - started, 0) + max(report.clock - latest, 0)
     return report.model_copy(update={"skew": skew})

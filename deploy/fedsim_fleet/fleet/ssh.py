@@ -1,7 +1,7 @@
-"""A host reached over SSH: known by its key, within a time, and never believed further than that.
+"""SSH connections to hosts with known keys. Every wait has a timeout, and output is limited in size.
 
-What people have set for OpenSSH counts here too: `~/.ssh/config` (HostName, Port, User, IdentityFile,
-UserKnownHostsFile), known_hosts, the agent.
+The user's OpenSSH configuration applies: `~/.ssh/config` (HostName, Port, User, IdentityFile, UserKnownHostsFile),
+known_hosts and the agent.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from paramiko.ssh_exception import BadHostKeyException, NoValidConnectionsError,
 from fedsim.errors import Unavailable
 from fedsim_fleet.fleet.inventory import Host
 
-# It logs with a traceback what it raises as well, and we tell.
+# paramiko logs its exceptions with a traceback; they are reported here.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 MAX_ANSWER_BYTES = 4 << 20
 _PIECE = 1 << 16
 
 
 class Unreachable(Unavailable):
-    """A host does not answer, is not who it was, or does not let us in; the text says what to do."""
+    """A host does not answer, has a different key, or refuses the log-in; the text says what to do."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a command printed, and how it ended."""
+class CommandResult:
+    """The output and the exit code of a command."""
 
     code: int
     out: str
     err: str
 
     def text(self) -> str:
-        """What it printed; `Unavailable` with what it complained of if it failed."""
+        """The standard output; `Unavailable` with the error output if the command failed."""
         if self.code:
-            raise Unavailable(f"ended with {self.code}: {(self.err or self.out).strip()[-2000:]}")
+            raise Unavailable(f"failed with exit code {self.code}: {(self.err or self.out).strip()[-2000:]}")
         return self.out
 
 
 class Connection:
-    """An open connection. Every wait has an end: `seconds` without a sign of life, or the deadline of a command."""
+    """An open connection. It fails after `seconds` without a response; a command has its own deadline."""
 
     def __init__(self, host: Host, seconds: float) -> None:
         """Connect and log in.
 
         Raises:
-            Unreachable: it cannot be done within `seconds`.
+            Unreachable: the host does not answer within `seconds`, or refuses.
         """
         self.host = host
         self.seconds = seconds
@@ -85,29 +85,29 @@ class Connection:
             )
         except BadHostKeyException as error:
             raise Unreachable(
-                f"it shows another key than known_hosts has for {where}: either it was installed anew (then: "
-                f"ssh-keygen -R '{where}' and log in once by hand), or somebody else answers there"
+                f"its host key differs from the one in known_hosts for {where}: if the host was reinstalled, run "
+                f"ssh-keygen -R '{where}' and log in once with ssh; otherwise another machine answers at this address"
             ) from error
         except paramiko.AuthenticationException as error:
-            raise Unreachable(f"it does not let us in ({error}): put your public key into authorized_keys") from error
+            raise Unreachable(f"it refuses the log-in ({error}): add your public key to its authorized_keys") from error
         except (NoValidConnectionsError, TimeoutError) as error:
             raise Unreachable(
-                f"nobody answers at {where} within {self.seconds:g} s: is it up, and the cable in?"
+                f"no answer from {where} within {self.seconds:g} s: check that the host is up and connected"
             ) from error
         except SSHException as error:
             if "not found in known_hosts" in str(error):
-                raise Unreachable(f"its key is not known: log in once by hand (ssh {where}) and compare it") from error
+                raise Unreachable(f"its key is not known: log in once with ssh {where}, and compare the key") from error
             raise Unreachable(f"SSH to {where} fails: {error}") from error
         except OSError as error:
             raise Unreachable(f"{where} cannot be reached: {error.strerror or error}") from error
         transport = self._client.get_transport()
         if transport is not None and isinstance(transport.sock, socket.socket):
             transport.set_keepalive(max(1, int(self.seconds)))
-            # Whoever only listens notices a pulled cable by this: by what it sends to stay alive, and nobody takes.
+            # A connection that only receives detects a broken link by its unacknowledged keep-alive messages.
             transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self.seconds * 1000))
 
     def __enter__(self) -> Self:
-        """Itself; it is closed at the end of the block."""
+        """Return the connection, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -115,15 +115,15 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up; what runs there sees the end of its input."""
+        """Close the connection; a running command sees the end of its input."""
         self._client.close()
 
-    def run(self, command: list[str], *, text: str = "", within: float = 60) -> Answer:
-        """Run a command as root to its end, `text` being its input.
+    def run(self, command: list[str], *, text: str = "", within: float = 60) -> CommandResult:
+        """Run a command as root with `text` as its input, and wait for its end.
 
         Raises:
-            Unreachable: the host went away, or it took longer than `within` seconds.
-            Unavailable: it printed too much.
+            Unreachable: the connection was lost, or the command took longer than `within` seconds.
+            Unavailable: the output is too long.
         """
         with self._started(command) as channel:
             channel.sendall(text.encode())
@@ -131,10 +131,10 @@ class Connection:
             return _until_the_end(channel, within)
 
     def lines(self, command: list[str]) -> Iterator[str]:
-        """The lines that a command prints, as they come, however long it runs; an overlong one is cut.
+        """Yield the lines that a command prints, without a time limit; overlong lines are split.
 
         Raises:
-            Unreachable: the host went away.
+            Unreachable: the connection was lost.
         """
         with self._started(command) as channel:
             channel.settimeout(None)
@@ -142,28 +142,28 @@ class Connection:
                 while line := file.readline(_PIECE):
                     yield bytes(line).decode(errors="replace").rstrip("\r\n")
             if channel.transport is None or not channel.transport.is_active():
-                raise Unreachable("it went away")
+                raise Unreachable("the connection was lost")
 
-    def talk(self, command: list[str]) -> Talk:
-        """Run a command that is asked and answers, line by line."""
-        return Talk(self._started(command), self.seconds)
+    def start(self, command: list[str]) -> InteractiveCommand:
+        """Start a command for a dialogue over its input and output."""
+        return InteractiveCommand(self._started(command), self.seconds)
 
     def _started(self, command: list[str]) -> paramiko.Channel:
         line = shlex.join(["sudo", "-n", "--", *command] if self.host.become else command)
         try:
             transport = self._client.get_transport()
             if transport is None:
-                raise Unreachable("the connection is gone")
+                raise Unreachable("the connection is closed")
             channel = transport.open_session(timeout=self.seconds)
             channel.settimeout(self.seconds)
             channel.exec_command(line)
         except (SSHException, TimeoutError, OSError) as error:
-            raise Unreachable(f"it went away: {error}") from error
+            raise Unreachable(f"the connection was lost: {error}") from error
         return channel
 
 
-class Talk:
-    """A command's input and output while it runs."""
+class InteractiveCommand:
+    """A running command with its input and output."""
 
     def __init__(self, channel: paramiko.Channel, seconds: float) -> None:
         self._channel = channel
@@ -171,33 +171,33 @@ class Talk:
         channel.settimeout(seconds)
 
     def __enter__(self) -> Self:
-        """Itself; it is closed at the end of the block."""
+        """Return the command, whose connection is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close."""
         self._channel.close()
 
-    def say(self, data: bytes) -> None:
-        """Send it all; `Unreachable` if the host does not take it."""
+    def send(self, data: bytes) -> None:
+        """Write all of `data` to its input; `Unreachable` if that fails."""
         try:
             self._channel.sendall(data)
         except (OSError, SSHException) as error:
-            raise Unreachable(f"it stopped taking data: {error}") from error
+            raise Unreachable(f"it stopped accepting data: {error}") from error
 
-    def hear(self) -> str:
-        """The next line; `Unavailable` if the command ended instead, with what it complained of."""
+    def receive_line(self) -> str:
+        """Read the next line; `Unavailable` with the error output if the command has ended."""
         try:
             line = self._file.readline(MAX_ANSWER_BYTES)
         except (OSError, SSHException) as error:
-            raise Unreachable(f"it stopped answering: {str(error) or 'nothing came'}") from error
+            raise Unreachable(f"it stopped answering: {str(error) or 'timeout'}") from error
         if not line:
             said = bytes(self._channel.makefile_stderr("rb").read(_PIECE)).decode(errors="replace").strip()
-            raise Unavailable(f"the command there ended: {said[-2000:]}")
+            raise Unavailable(f"the command ended: {said[-2000:]}")
         return bytes(line).decode(errors="replace")
 
 
-def _until_the_end(channel: paramiko.Channel, within: float) -> Answer:
+def _until_the_end(channel: paramiko.Channel, within: float) -> CommandResult:
     deadline = time.monotonic() + within
     parts: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     receives: dict[str, Callable[[int], bytes]] = {"out": channel.recv, "err": channel.recv_stderr}
@@ -207,18 +207,18 @@ def _until_the_end(channel: paramiko.Channel, within: float) -> Answer:
             try:
                 piece = receive(_PIECE)
             except TimeoutError as error:
-                raise Unreachable(f"the command there has not ended in {within:g} s") from error
+                raise Unreachable(f"the command did not end within {within:g} s") from error
             except (OSError, SSHException) as error:
-                raise Unreachable(f"it went away: {error}") from error
+                raise Unreachable(f"the connection was lost: {error}") from error
             if not piece:
                 break
             parts[name] += piece
             if len(parts[name]) > MAX_ANSWER_BYTES:
-                raise Unavailable(f"the command there prints more than {MAX_ANSWER_BYTES >> 20} MiB")
+                raise Unavailable(f"the command prints more than {MAX_ANSWER_BYTES >> 20} MiB")
     if not channel.status_event.wait(max(0.01, deadline - time.monotonic())):
-        raise Unreachable(f"the command there has not ended in {within:g} s")
+        raise Unreachable(f"the command did not end within {within:g} s")
     out, err = (bytes(parts[name]).decode(errors="replace") for name in ("out", "err"))
-    return Answer(channel.recv_exit_status(), out, err)
+    return CommandResult(channel.recv_exit_status(), out, err)
 
 
 def _settings_of(host: Host) -> paramiko.SSHConfigDict:

@@ -1,1 +1,1 @@
-"""Programs that run on hosts, with nothing but the Python that is there."""
+"""Programs that run on hosts, with only Python's standard library."""

@@ -1,9 +1,9 @@
-"""Run on a host by `fedsim-fleet push-data`: takes a data set as a whole. Only Python's own library.
+"""Run on a host by `fedsim-fleet push-data`: receives a data set and replaces the old one. Only the standard library.
 
-Its argument is where the data set lies. Input: a line with a JSON list of [name, size, SHA-256], where the name "" is
-the data set itself, a file. Output: a line with the JSON list of the places in that list that are missing, or null if
-the data set is there just like this. Then their bytes come, one file after the other. A last line of output says that
-the data set has its name: until then the old one is there, whole, and from then on the new one.
+The argument is the path of the data set. Input: a line with a JSON list of [name, size, SHA-256]; the name is empty if
+the data set is a single file. Output: a line with the JSON list of the indices of missing files, or null if the data
+set is up to date. Then the content of these files follows on the input. A last line of output confirms that the data
+set was replaced, which happens in one step.
 """
 
 import ctypes
@@ -24,14 +24,14 @@ EXCHANGE, HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
 
 
 def checked(name: str) -> str:
-    """A file's name, which never leads out of the data set."""
+    """Return the file's name if it stays inside the data set."""
     if name.startswith("/") or ".." in name.split("/"):
-        sys.exit(f"{name!r} leads out of the data set")
+        sys.exit(f"{name!r} is outside of the data set")
     return name
 
 
 def present(target: Path) -> dict[str, Path]:
-    """The plain files that are there, by their names in the data set."""
+    """The existing regular files, by their names in the data set."""
     if target.is_symlink():
         return {}
     if target.is_file():
@@ -47,7 +47,7 @@ def digest(path: Path) -> str:
 
 
 def staging(target: Path) -> Path:
-    """A folder on the same disk that root alone can write: nobody can plant a link in what is made there."""
+    """A folder on the same disk that only root can write, so that no other user can place a link in it."""
     device = target.parent.stat().st_dev
     for above in target.parents:
         seen = above.stat()
@@ -55,35 +55,35 @@ def staging(target: Path) -> Path:
             break
         if seen.st_uid == 0 and not seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             return above
-    sys.exit(f"above {target} no folder on the same disk is root's alone: mount that disk at /var/lib/fedsim")
+    sys.exit(f"no folder above {target} on its disk is writable by root only: mount that disk at /var/lib/fedsim")
 
 
 def take(path: Path, size: int, expected: str) -> None:
-    """The next bytes of the input into a new file, verified and on the disk."""
+    """Write the next bytes of the input durably to a new file, and verify them."""
     found, left = hashlib.sha256(), size
     with path.open("xb") as file:
         while left:
             piece = sys.stdin.buffer.read(min(PIECE, left))
             if not piece:
-                sys.exit("the sender went away; nothing was changed")
+                sys.exit("the connection was lost; nothing was changed")
             file.write(piece)
             found.update(piece)
             left -= len(piece)
         file.flush()
         os.fsync(file.fileno())
     if found.hexdigest() != expected:
-        sys.exit(f"{path.name} came with another digest: it changed while it was sent; nothing was changed")
+        sys.exit(f"{path.name} arrived with a different digest: it changed while it was sent; nothing was replaced")
 
 
 def keep(there: Path, path: Path) -> None:
-    """A file that is right already, under its new name as well."""
+    """Link an existing file into the new data set."""
     os.link(there, path, follow_symlinks=False)
     if not stat.S_ISREG(path.lstat().st_mode):
-        sys.exit(f"{there} was changed meanwhile: push it again")
+        sys.exit(f"{there} was changed in the meantime: push it again")
 
 
 def sync(folder: Path) -> None:
-    """New names in a folder survive a power cut."""
+    """Make new names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -92,18 +92,18 @@ def sync(folder: Path) -> None:
 
 
 def own(path: Path) -> None:
-    """Read by the group fedsim, changed by root alone, as site.yml does it."""
+    """Let the group fedsim read and only root write, as site.yml does."""
     shutil.chown(path, "root", "fedsim")
     path.chmod(0o750 if path.is_dir() else 0o640)
 
 
 def exchange(new: Path, target: Path, old: Path) -> None:
-    """Give what is new its name in one step; what had the name goes to `old`."""
+    """Replace `target` by `new` in one step; the previous content moves to `old`."""
     if not os.path.lexists(target):
         new.rename(target)
     elif ctypes.CDLL(None, use_errno=True).renameat2(HERE, os.fsencode(new), HERE, os.fsencode(target), EXCHANGE) == 0:
         new.rename(old)
-    else:  # a file system that cannot: two steps, then
+    else:  # not supported by the file system: two steps
         code = ctypes.get_errno()
         if code not in {errno.EINVAL, errno.ENOSYS}:
             raise OSError(code, os.strerror(code), str(target))
@@ -112,9 +112,9 @@ def exchange(new: Path, target: Path, old: Path) -> None:
 
 
 def place(target: Path, files: list[Any], missing: set[int]) -> None:
-    """Build the data set where nobody looks, and put it into place when it is whole."""
+    """Build the data set in the staging folder, and replace the old one when it is complete."""
     work = staging(target) / f".pushed-{target.name}"
-    shutil.rmtree(work, ignore_errors=True)  # what a push left that was cut off
+    shutil.rmtree(work, ignore_errors=True)  # left by an interrupted push
     work.mkdir(mode=0o700)
     try:
         new = work / "new"
@@ -133,27 +133,27 @@ def place(target: Path, files: list[Any], missing: set[int]) -> None:
         sync(target.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    # The client sees by itself what changes right below its folder, not what lies deeper.
+    # The client watches its data folder, but not the folders below it.
     subprocess.run(["/bin/systemctl", "reload", "fedsim-client*.service"], check=False, capture_output=True)
 
 
 def say(value: object) -> None:
-    """A line for the other side."""
+    """Print a line for the sender."""
     sys.stdout.write(json.dumps(value) + "\n")
     sys.stdout.flush()
 
 
 def main(target: Path) -> None:
-    """Take what is missing."""
+    """Receive the missing files."""
     files = [(checked(name), size, expected) for name, size, expected in json.loads(sys.stdin.buffer.readline())]
     target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     if target.parent.resolve() != target.parent:
-        sys.exit(f"a link leads to {target}: remove it")
+        sys.exit(f"{target} or a folder above it is a symbolic link: remove it")
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit(f"somebody else pushes to {target.parent}: wait for the end")
+        sys.exit(f"another push to {target.parent} is running: wait until it ends")
     there = present(target)
     right = {name for name, _, expected in files if name in there and digest(there[name]) == expected}
     if right == set(there) and len(right) == len(files):
@@ -162,7 +162,7 @@ def main(target: Path) -> None:
     missing = [number for number, (name, _, __) in enumerate(files) if name not in right]
     needed = sum(files[number][1] for number in missing)
     if shutil.disk_usage(target.parent).free < needed:
-        sys.exit(f"{needed} bytes do not fit below {target.parent}: make room")
+        sys.exit(f"{needed} bytes do not fit below {target.parent}: free disk space")
     say(missing)
     place(target, files, set(missing))
     say("done")

@@ -1,7 +1,7 @@
-"""Run on a host by `fedsim-fleet`: what it tells of itself, as JSON. Only Python's own library.
+"""Run on a host by `fedsim-fleet`: prints a report of its state as JSON. Only the standard library.
 
-Its argument is one JSON object, {"units": [...], "deep": bool, "connect": [[address, port], ...], "datasets": [paths],
-"metrics": {"server": port, "client": port}}. What is asked for only with "deep" takes a second or more.
+The argument is a JSON object, {"units": [...], "diagnostics": bool, "connect": [[address, port], ...],
+"datasets": [paths], "metrics": {"server": port, "client": port}}. Diagnostics take a second or more.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ LINES = 5
 
 
 def run(*command: str, seconds: float = SECONDS) -> tuple[str, int]:
-    """What a program printed, and its exit code; 127 if it is not there."""
+    """Run a program; returns its output and exit code, 127 if it is not installed."""
     try:
         done = subprocess.run(
             command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
@@ -36,15 +36,15 @@ def run(*command: str, seconds: float = SECONDS) -> tuple[str, int]:
     except FileNotFoundError:
         return "", 127
     except subprocess.TimeoutExpired:
-        return f"{command[0]} has not ended in {seconds} s", 124
+        return f"{command[0]} did not end within {seconds} s", 124
     return done.stdout, done.returncode
 
 
-def unit(name: str, *, deep: bool) -> dict[str, object]:
-    """How a unit is, and the last it said if it is not well."""
+def unit(name: str, *, diagnostics: bool) -> dict[str, object]:
+    """The state of a unit and, if it is not active, the end of its journal."""
     text, _ = run("systemctl", "show", "--property", PROPERTIES, name)
     found = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    told = {
+    result = {
         "name": name,
         "loaded": found.get("LoadState") == "loaded",
         "state": found.get("ActiveState", "unknown"),
@@ -54,27 +54,27 @@ def unit(name: str, *, deep: bool) -> dict[str, object]:
         "restarts": int(found.get("NRestarts") or 0),
         "lines": [],
     }
-    if deep and told["state"] != "active":
+    if diagnostics and result["state"] != "active":
         text, code = run("journalctl", "--unit", name, "--lines", str(LINES), "--output=cat", "--no-pager", "--quiet")
-        told["lines"] = text.splitlines()[-LINES:] if code == 0 else []
-    return told
+        result["lines"] = text.splitlines()[-LINES:] if code == 0 else []
+    return result
 
 
 def memory() -> dict[str, int]:
-    """Bytes that are available, and all."""
+    """Available and total memory in bytes."""
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     found = dict(re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE))
     return {"free": int(found["MemAvailable"]) * 1024, "all": int(found["MemTotal"]) * 1024}
 
 
 def disk() -> dict[str, int]:
-    """Bytes that are free, and all, where fedsim keeps its files."""
+    """Free and total bytes of the disk with fedsim's files."""
     usage = shutil.disk_usage(next(place for place in (STATE, *STATE.parents) if place.is_dir()))
     return {"free": usage.free, "all": usage.total}
 
 
 def gpus() -> list[str]:
-    """A line for each NVIDIA GPU."""
+    """One line for each NVIDIA GPU."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = "--query-gpu=name,utilization.gpu,memory.used,memory.total"
@@ -83,8 +83,8 @@ def gpus() -> list[str]:
 
 
 def certificates() -> list[dict[str, str]]:
-    """Each certificate, and whether the key beside it is its own."""
-    told = []
+    """Each certificate, and whether it matches its key."""
+    result = []
     for path in sorted([*CONFIGURATION.glob("pki/*.crt"), *CONFIGURATION.glob("*/pki/*.crt")]):
         key = path.with_suffix(".key")
         problem = ""
@@ -94,20 +94,20 @@ def certificates() -> list[dict[str, str]]:
             except (ssl.SSLError, OSError) as error:
                 problem = str(error)
         pem = path.read_text(encoding="utf-8", errors="replace")
-        told.append({"path": str(path), "pem": pem, "problem": problem})
-    return told
+        result.append({"path": str(path), "pem": pem, "problem": problem})
+    return result
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a small file, or nothing if it is not there."""
+    """SHA-256 of a small file; empty if it does not exist."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except FileNotFoundError:
         return ""
 
 
-def numbers(port: int) -> dict[str, float]:
-    """What a daemon tells Prometheus, without labels, or nothing if it does not answer."""
+def metrics_of(port: int) -> dict[str, float]:
+    """A daemon's metrics for Prometheus; empty if it does not answer."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             text = answer.read(1 << 20).decode()
@@ -118,7 +118,7 @@ def numbers(port: int) -> dict[str, float]:
 
 
 def reaches(address: str, port: int) -> str:
-    """Why a connection cannot be opened, or nothing."""
+    """Why a connection cannot be opened; empty if it can."""
     try:
         socket.create_connection((address, port), timeout=5).close()
     except OSError as error:
@@ -127,7 +127,7 @@ def reaches(address: str, port: int) -> str:
 
 
 def pages() -> str:
-    """Why the pages do not answer through nginx, or nothing; the certificate is not this question's."""
+    """Why the pages cannot be fetched through nginx; empty if they can. The certificate is checked elsewhere."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
@@ -138,20 +138,20 @@ def pages() -> str:
 
 
 def configurations() -> list[dict[str, object]]:
-    """What each daemon says of its file."""
-    told = []
+    """Validate each configuration file with its daemon."""
+    result = []
     for path in sorted([*CONFIGURATION.glob("*.yml"), *CONFIGURATION.glob("*/*.yml")]):
         program = CURRENT / "bin" / f"fedsim-{path.stem}"
         if program.exists():
             text, code = run(str(program), "--validate-config", "--config", str(path))
-            told.append({"path": str(path), "valid": code == 0, "says": "" if code == 0 else text[-2000:]})
-    return told
+            result.append({"path": str(path), "valid": code == 0, "output": "" if code == 0 else text[-2000:]})
+    return result
 
 
 def unreadable(path: Path) -> str:
-    """Why the user fedsim cannot read a data set, or nothing."""
+    """Why the user fedsim cannot read a data set; empty if it can."""
     if not path.exists():
-        return "is not there"
+        return "does not exist"
     for place in [path, *(path.iterdir() if path.is_dir() else [])]:
         _, code = run("runuser", "--user", "fedsim", "--", "test", "-r", str(place))
         if code:
@@ -160,53 +160,54 @@ def unreadable(path: Path) -> str:
 
 
 def failed(known: list[str]) -> list[str]:
-    """Units of fedsim's that have failed, besides those that are asked for: instances, leftovers."""
+    """Failed units of fedsim that are not in the request, such as instances."""
     text, _ = run("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "fedsim*")
     names = [line.split()[0].removesuffix(".service") for line in text.splitlines() if line.strip()]
     return [name for name in names if name not in known]
 
 
 def unwritable() -> list[str]:
-    """Folders that are the user fedsim's, and that it cannot write."""
+    """State folders that the user fedsim cannot write."""
     folders = [place for place in (STATE / "server", STATE / "client") if place.is_dir()]
     return [str(place) for place in folders if run("runuser", "--user", "fedsim", "--", "test", "-w", str(place))[1]]
 
 
 def limit(name: str) -> int:
-    """A limit of the kernel."""
+    """A limit of inotify."""
     return int(Path("/proc/sys/fs/inotify", name).read_text(encoding="ascii"))
 
 
-def slow(asked: dict[str, Any]) -> dict[str, object]:
-    """What takes a while."""
+def slow(request: dict[str, Any]) -> dict[str, object]:
+    """The diagnostics."""
     with ThreadPoolExecutor(16) as threads:
-        ways = list(threads.map(lambda way: reaches(*way), asked["connect"]))
+        problems = list(threads.map(lambda peer: reaches(*peer), request["connect"]))
     killed, code = run(
         "journalctl", "--dmesg", "--quiet", "--no-pager", "--since=-1day", "--output=cat", "--grep=Out of memory"
     )
     synchronised, _ = run("timedatectl", "show", "--property=NTPSynchronized", "--value")
     return {
-        "failed": failed(asked["units"]),
+        "failed": failed(request["units"]),
         "unwritable": unwritable(),
         "configurations": configurations(),
-        "ways": [
-            {"address": way[0], "port": way[1], "problem": why} for way, why in zip(asked["connect"], ways, strict=True)
+        "connections": [
+            {"address": peer[0], "port": peer[1], "problem": problem}
+            for peer, problem in zip(request["connect"], problems, strict=True)
         ],
-        "datasets": [{"path": path, "problem": unreadable(Path(path))} for path in asked["datasets"]],
+        "datasets": [{"path": path, "problem": unreadable(Path(path))} for path in request["datasets"]],
         "pages": pages() if (CONFIGURATION / "web.yml").exists() else "",
         "killed": killed.splitlines()[-LINES:] if code == 0 else [],
         "synchronised": synchronised.strip(),
-        "watches": {"instances": limit("max_user_instances"), "watches": limit("max_user_watches")},
+        "inotify": {"instances": limit("max_user_instances"), "watches": limit("max_user_watches")},
     }
 
 
 def main() -> None:
-    """Ask this host, and print what it is."""
-    asked = json.loads(sys.argv[1])
+    """Print the report."""
+    request = json.loads(sys.argv[1])
     with ThreadPoolExecutor(8) as threads:
-        units = list(threads.map(lambda name: unit(name, deep=asked["deep"]), asked["units"]))
-    metrics = {name: numbers(port) for name, port in asked["metrics"].items()}
-    told: dict[str, Any] = {
+        units = list(threads.map(lambda name: unit(name, diagnostics=request["diagnostics"]), request["units"]))
+    metrics = {name: metrics_of(port) for name, port in request["metrics"].items()}
+    result: dict[str, Any] = {
         "clock": time.time(),
         "version": CURRENT.resolve().name if CURRENT.is_symlink() else "",
         "units": units,
@@ -216,10 +217,10 @@ def main() -> None:
         "certificates": certificates(),
         "revoked": digest(CONFIGURATION / "pki" / "crl.pem"),
         "metrics": metrics,
-        "deep": slow(asked) if asked["deep"] else None,
+        "diagnostics": slow(request) if request["diagnostics"] else None,
     }
-    told["took"] = time.time() - told["clock"]
-    json.dump(told, sys.stdout)
+    result["duration"] = time.time() - result["clock"]
+    json.dump(result, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many hosts at once: one that is dead delays nobody, and is named."""
+"""Connects to many hosts in parallel. A host that does not answer is reported and does not delay the others."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ T = TypeVar("T")
 def ask_all(
     hosts: Sequence[Host],
     seconds: float,
-    question: Callable[[Connection], T],
-    heard: Callable[[Host, T | FedsimError], None] = lambda _, __: None,
+    request: Callable[[Connection], T],
+    on_answer: Callable[[Host, T | FedsimError], None] = lambda _, __: None,
 ) -> dict[str, T | FedsimError]:
-    """Ask every host over a connection of its own.
+    """Send a request to every host over a connection of its own.
 
     Args:
-        hosts: whom.
-        seconds: how long a host may be silent.
-        question: asks one.
-        heard: called with each answer as it comes, in the caller's thread.
+        hosts: the hosts.
+        seconds: timeout of a host that does not answer.
+        request: sends the request to one host, and returns its answer.
+        on_answer: called in the caller's thread with each answer as it arrives.
 
     Returns:
-        By host, in the given order: the answer, or why there is none.
+        By host, in the order of `hosts`: the answer, or the error.
     """
 
     def ask(host: Host) -> T:
         with Connection(host, seconds) as connection:
-            return question(connection)
+            return request(connection)
 
-    return _each(hosts, ask, heard)
+    return _each(hosts, ask, on_answer)
 
 
 def connect_all(hosts: Sequence[Host], seconds: float) -> dict[str, Connection | FedsimError]:
-    """A connection to every host, which the caller closes, or why there is none; by host, in the given order."""
+    """Connect to every host. Returns, in the order of `hosts`, a connection that the caller closes, or the error."""
     return _each(hosts, lambda host: Connection(host, seconds), lambda _, __: None)
 
 
 def _each(
-    hosts: Sequence[Host], do: Callable[[Host], T], heard: Callable[[Host, T | FedsimError], None]
+    hosts: Sequence[Host], do: Callable[[Host], T], on_answer: Callable[[Host, T | FedsimError], None]
 ) -> dict[str, T | FedsimError]:
     def attempt(host: Host) -> T | FedsimError:
         try:
@@ -55,9 +55,9 @@ def _each(
 
     answers: dict[str, T | FedsimError] = {}
     with ThreadPoolExecutor(min(AT_ONCE, len(hosts) or 1), thread_name_prefix="host") as threads:
-        asked = {threads.submit(attempt, host): host for host in hosts}
-        for done in as_completed(asked):
-            host = asked[done]
+        futures = {threads.submit(attempt, host): host for host in hosts}
+        for done in as_completed(futures):
+            host = futures[done]
             answers[host.name] = done.result()
-            heard(host, answers[host.name])
+            on_answer(host, answers[host.name])
     return {host.name: answers[host.name] for host in hosts}
