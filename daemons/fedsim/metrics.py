@@ -89,7 +89,9 @@ class ServerMetrics(TaskMetrics):
         self.node_online = Gauge(
             "fedsim_node_online", "1 if the node was heard of lately.", ["node"], registry=registry
         )
-        self.waiting = Gauge("fedsim_waiting", "1 while all waits for it: database, disk_space.", ["for"], registry=registry)
+        self.waiting = Gauge(
+            "fedsim_waiting", "1 while all waits for it: database, disk_space.", ["for"], registry=registry
+        )
         for what in ("database", "disk_space"):
             self.waiting.labels(what).set(0)
         self._nodes: set[str] = set()

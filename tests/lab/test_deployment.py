@@ -204,9 +204,9 @@ def test_a_backup_is_made_while_the_lab_works(deployment: Deployment) -> None:
         at = backup.read_bytes().index(b"CREATE TABLE")
         file.seek(at)
         file.write(b"DELETE")
-    with pytest.raises(CommandError, match="is damaged: take another backup"):
+    with pytest.raises(CommandError, match="is damaged: use another backup"):
         deployment.play("restore.yml", backup=str(backup.with_name("damaged.tar")))
-    with pytest.raises(CommandError, match="say -e confirm=yes"):
+    with pytest.raises(CommandError, match="run this again with -e confirm=yes"):
         deployment.play("restore.yml", backup=str(backup))
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Replaces database and checkpoints by those of the backup in $1.tar. fedsim is stopped.
+# Replaces database and checkpoints by those of the backup $1.tar. fedsim must be stopped.
 set -eu
 umask 077
 rm -rf "$1"
@@ -9,7 +9,7 @@ cd "$1"
 sha256sum --check --strict --quiet SHA256SUMS
 mariadb --execute 'DROP DATABASE IF EXISTS fedsim; CREATE DATABASE fedsim CHARACTER SET utf8mb4'
 mariadb fedsim < database.sql
-# What the server still knows of other tasks belongs to another database. Its data stays.
+# The state of tasks belongs to the replaced database; only the server's own data is kept.
 find /var/lib/fedsim/server -mindepth 1 -maxdepth 1 ! -name data -exec rm -rf {} +
 chown --recursive fedsim:fedsim-checkpoints checkpoints
 chmod --recursive u=rwX,g=rX,o= checkpoints

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Saves database and checkpoints in $1.tar while the server works. A checkpoint never changes once it is there, and is
-# noted in the database after that. So what is linked before the dump and after it holds all that the dump tells of:
-# what was made in between, and also what was deleted.
+# Saves database and checkpoints in $1.tar while the server is running. A checkpoint is recorded in the database after its
+# file is complete, and the file never changes. Files are linked before and after the dump, so that the backup contains
+# every checkpoint that the dump lists, even if it was created or deleted in the meantime.
 set -eu
 umask 077
 rm -rf "$1" "$1.tar"
@@ -11,7 +11,7 @@ link_checkpoints "$1"
 mariadb-dump --single-transaction --no-tablespaces fedsim > "$1/database.sql"
 link_checkpoints "$1"
 cd "$1"
-find checkpoints -type f -name '*.tmp' -delete  # half-written ones
+find checkpoints -type f -name '*.tmp' -delete  # incomplete files
 find . -type f -exec sha256sum {} + > "$1.sums"
 mv "$1.sums" SHA256SUMS
 tar --create --file "$1.tar" .

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The database and its one account, which may do everything there and nothing elsewhere. The password is made here, never
-# leaves this host, and stands on no command line. Prints "changed" if something was.
+# Creates the database and its account, which has all privileges there and none elsewhere. The password is generated here,
+# never leaves this host, and never appears on a command line. Prints "changed" if anything was changed.
 set -eu
 secret=/etc/fedsim/secrets/database
 if [ ! -s "$secret" ]; then

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Removes fedsim from this host: everything that the other roles have put there. Safe to repeat. Prints "changed" if
-# something was there.
+# Removes from this host everything that the other roles have installed. Idempotent. Prints "changed" if anything was
+# removed.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
 units=$(cd /etc/systemd/system && ls -d fedsim* 2> /dev/null || true)
@@ -14,11 +14,11 @@ fi
 rm -rf /etc/systemd/system/fedsim* /etc/sysusers.d/fedsim.conf /etc/tmpfiles.d/fedsim.conf
 if [ -d /etc/sysusers.d ]; then rmdir --ignore-fail-on-non-empty /etc/sysusers.d; fi
 systemctl daemon-reload
-systemctl reset-failed 'fedsim*' 2> /dev/null || true  # says that nothing of it had failed
+systemctl reset-failed 'fedsim*' 2> /dev/null || true  # fails if no unit had failed
 
-# A database, or a proxy, that was there before stays, without what fedsim had in it.
-noted=/opt/fedsim/apt/installed
-ours() { [ -e "$noted" ] && grep --quiet --line-regexp "$1" "$noted"; }
+# A database or a proxy that was installed before is kept; only fedsim's part of it is removed.
+record=/opt/fedsim/apt/installed
+ours() { [ -e "$record" ] && grep --quiet --line-regexp "$1" "$record"; }
 if ours mariadb-server; then
     systemctl stop mariadb.service
 elif systemctl --quiet is-active mariadb.service; then
@@ -31,10 +31,10 @@ if ! ours nginx-light && [ -e /etc/nginx/sites-available/fedsim ]; then
     ln --symbolic --force ../sites-available/default /etc/nginx/sites-enabled/default
     systemctl reload nginx.service
 fi
-if [ -s "$noted" ]; then
+if [ -s "$record" ]; then
     there=$(mktemp)
     dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\n' | sed --quiet 's/^i. *//p' | sort > "$there"
-    gone=$(sort "$noted" | comm -12 - "$there")
+    gone=$(sort "$record" | comm -12 - "$there")
     rm "$there"
     if [ -n "$gone" ]; then apt-get --quiet=2 --assume-yes purge $gone > /dev/null; fi
 fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The schema as this version of fedsim has it, and an administrator of the given name. Prints "changed" if something was.
+# Migrates the schema to this version, and creates the administrator $1 if missing. Prints "changed" if anything was.
 set -eu
 export FEDSIM_CREDENTIALS=/etc/fedsim/secrets
 admin="/opt/fedsim/current/bin/fedsim admin"
