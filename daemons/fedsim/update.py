@@ -51,13 +51,19 @@ class Update(Message):
     node: Name | None = None
     digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size: Count = 0
-    # Private, so that no message can contain it.
+    # Private, so that no message can contain them.
     _arrays: Arrays = PrivateAttr(default_factory=dict)
+    _client_state: Arrays = PrivateAttr(default_factory=dict)
 
     @property
     def arrays(self) -> Arrays:
         """The arrays by name; empty where a file holds them."""
         return self._arrays
+
+    @property
+    def client_state(self) -> Arrays:
+        """What the client keeps for its next round; it never leaves the node."""
+        return self._client_state
 
     @property
     def place(self) -> tuple[int, int]:
@@ -68,6 +74,12 @@ class Update(Message):
         """The same update with these arrays in memory."""
         copy = self.model_copy()
         copy._arrays = arrays  # noqa: SLF001 - of the same class
+        return copy
+
+    def with_client_state(self, state: Arrays) -> Self:
+        """The same update with this state of its client in memory."""
+        copy = self.model_copy()
+        copy._client_state = state  # noqa: SLF001 - of the same class
         return copy
 
     def stored(self, digest: str, size: int) -> Self:

@@ -84,7 +84,7 @@ class Noisy(Strategy):
 
 
 class CentresBlocks(Strategy):
-    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+    def step(self, received: Any, combined: Any, state: Any, context: Any) -> Any:  # noqa: ARG002
         return combined - combined.mean(), {}
 
 
@@ -114,7 +114,7 @@ class WritesReceived(Strategy):
 
 
 class WritesState(FedAvgM):
-    def step(self, received: Any, combined: Any, state: Any) -> Any:
+    def step(self, received: Any, combined: Any, state: Any, context: Any) -> Any:  # noqa: ARG002
         velocity = state["momentum"]
         velocity += received - combined
         return received - velocity, {"momentum": velocity}
@@ -126,7 +126,7 @@ class ReturnsFloat32(Strategy):
 
 
 class UndeclaredState(Strategy):
-    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+    def step(self, received: Any, combined: Any, state: Any, context: Any) -> Any:  # noqa: ARG002
         return combined, {"momentum": combined}
 
 
@@ -135,7 +135,7 @@ class RemembersItself(Strategy):
         super().__init__(options)
         self.steps = 0
 
-    def step(self, received: Any, combined: Any, state: Any) -> Any:  # noqa: ARG002
+    def step(self, received: Any, combined: Any, state: Any, context: Any) -> Any:  # noqa: ARG002
         self.steps += 1
         return combined * self.steps, {}
 
@@ -159,21 +159,56 @@ class MedianOfChunks(Median):
 
 
 class MovesParameters(Strategy):
-    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any, client: Any) -> None:  # noqa: ARG002
         for parameter in parameters:
             parameter.mul_(0.99)
 
 
 class PullsReceived(Strategy):
-    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any, client: Any) -> None:  # noqa: ARG002
         for anchor in received:
             anchor.mul_(0.99)
 
 
 class NoisyGradients(Strategy):
-    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any) -> None:  # noqa: ARG002
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any, client: Any) -> None:  # noqa: ARG002
         for gradient in gradients:
             gradient.add_(noise())
+
+
+class SendsNoParameters(Strategy):
+    uplink_arrays = ("control",)
+
+
+class SendsDownWhatItDoesNotKeep(Strategy):
+    downlink_arrays = ("control",)
+
+
+class ForgetsAnArray(Strategy):
+    client_state = ("memory",)
+
+
+class FinishesInPlace(Strategy):
+    def finish_client(self, parameters: Any, received: Any, client: Any) -> Any:  # noqa: ARG002
+        for parameter in parameters:
+            parameter.zero_()
+        return {}, {}
+
+
+class RemembersClients(Strategy):
+    """Keeps in the instance what it should declare as the client's state."""
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self.trained = 0
+
+    def adjust_gradients(self, gradients: Any, parameters: Any, received: Any, client: Any) -> None:  # noqa: ARG002
+        for gradient in gradients:
+            gradient.add_(self.trained)
+
+    def finish_client(self, parameters: Any, received: Any, client: Any) -> Any:  # noqa: ARG002
+        self.trained += 1
+        return {}, {}
 
 
 # ------------------------------------------------------------ partitions

@@ -28,6 +28,7 @@ GROUPS = (
 OPTIONS: dict[str, dict[str, Any]] = {
     "fedavgm": {"momentum": 0.5, "learning_rate": 0.5},
     "fedprox": {"mu": 0.1},
+    "scaffold": {"learning_rate": 0.5},
     "dirichlet": {"alpha": 5.0},
 }
 BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -45,6 +46,9 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "keeps_equal_updates": (broken.SumsUp,),
         "chunks_can_be_summed": (broken.MedianOfChunks,),
         "adjusts_only_gradients": (broken.MovesParameters, broken.PullsReceived),
+        "declares_its_arrays": (broken.SendsNoParameters, broken.SendsDownWhatItDoesNotKeep),
+        "finishes_clients": (broken.ForgetsAnArray, broken.FinishesInPlace),
+        "client_state_survives_a_restart": (broken.RemembersClients,),
         "trains_reproducibly": (broken.NoisyGradients,),
     },
     plugins.PARTITIONS: {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
-from fedsim.learning.strategies import make_strategy
+from fedsim.learning.strategies import ClientRound, make_strategy
 from fedsim.settings import TaskSettings
 
 SIZE = 1013
@@ -33,7 +33,8 @@ def _run(
     vector, state = _vectors(1, seed=9)[0], initial_state(strategy, SIZE)
     for _ in range(rounds):
         out, state_out = np.empty_like(vector), initial_state(strategy, SIZE)
-        assert aggregate(strategy, vector, updates, weights, state, out, state_out, block=block)
+        arrays = dict.fromkeys(strategy.uplink_arrays[1:], updates)
+        assert aggregate(strategy, vector, updates, weights, state, out, state_out, arrays=arrays, block=block)
         vector, state = out, state_out
     return vector, state
 
@@ -130,5 +131,5 @@ def test_fedprox_adds_the_gradient_of_its_proximal_term() -> None:
     (expected,) = torch.autograd.grad(parameter.square().sum() + 0.15 * (parameter - anchor).square().sum(), parameter)
     (gradient,) = torch.autograd.grad(parameter.square().sum(), parameter)
     with torch.no_grad():
-        strategy.adjust_gradients([gradient], [parameter], [anchor])
+        strategy.adjust_gradients([gradient], [parameter], [anchor], ClientRound({}, {}, 1, 0.1))
     assert torch.allclose(gradient, expected)

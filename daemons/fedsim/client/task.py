@@ -19,6 +19,7 @@ from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
+from fedsim.spool.client_states import settle_states
 from fedsim.spool.durable import make_folder, remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.updates import UpdateIndex, file_id
@@ -50,6 +51,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         """Read what is stored of the task, once."""
         if self._versions is None:
             self._updates = UpdateIndex(self._folder)
+            settle_states(self._folder, self._updates)
             self._record_unacknowledged()
             newest = self._newest_global()
             self._machine = events.NodeMachine(self.assignment, self._trained(*newest) if newest is not None else ())

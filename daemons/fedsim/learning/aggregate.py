@@ -6,6 +6,7 @@ Memory depends on neither the model's size nor the number of clients; sums are f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from blake3 import blake3
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Block, Strategy, Uplink
-from fedsim.update import Layout
+from fedsim.learning.strategies import Block, StepContext, Strategy, Uplink
+from fedsim.update import PARAMETERS, Layout, Update
 
 BLOCK = 2**18
 """Parameters in a block where updates are summed one after another: 2 MiB of float64, which stays in the cache."""
@@ -31,6 +32,8 @@ def aggregate(
     out: FloatArray,
     state_out: Mapping[str, FloatArray],
     *,
+    arrays: Mapping[str, Sequence[FloatArray]] | None = None,
+    context: StepContext | None = None,
     block: int | None = None,
 ) -> bool:
     """Compute the next global model and strategy state.
@@ -38,11 +41,13 @@ def aggregate(
     Args:
         strategy: the rule.
         global_vector: float32 [P], the model that the clients received.
-        updates: float32 [P] each, in canonical order: chunk after chunk, or client after client.
+        updates: the parameters, float32 [P] each, in canonical order: chunk after chunk, or client after client.
         weights: one for each update, from `Strategy.weight`.
         state: float32 [P] for each vector of the strategy's `server_state`; `initial_state` before round 1.
         out: float32 [P], written.
         state_out: like `state`, written; must not be the same arrays.
+        arrays: further arrays of the updates, each like `updates`.
+        context: of the round; None: the first one, in which each update stands for one client of as many.
         block: parameters at a time in `combine` and `step`; any value gives the same bytes. The passes of
             `Strategy.prepare` use blocks of a fixed size, because they sum over blocks.
 
@@ -53,11 +58,13 @@ def aggregate(
         BadInput: an update's length is not the model's, or no update has weight.
     """
     size = len(global_vector)
+    arrays = arrays or {}
     for number, update in enumerate(updates):
-        if update.shape != (size,):
-            raise BadInput(
-                f"update {number} has the shape {update.shape}, the model has {size} parameters; leave it out"
-            )
+        for array in (update, *(given[number] for given in arrays.values())):
+            if array.shape != (size,):
+                raise BadInput(
+                    f"update {number} has the shape {array.shape}, the model has {size} parameters; leave it out"
+                )
     if len(weights) != len(updates) or not sum(weights) > 0:
         raise BadInput(f"{len(updates)} updates with the weights {list(weights)[:10]} cannot be combined")
     stacked = max(1, STACKED_BLOCK // len(updates))
@@ -65,6 +72,7 @@ def aggregate(
         block = stacked if strategy.uplink == Uplink.EACH_CLIENT else BLOCK
     with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
         prepared = run_passes(strategy, global_vector, updates, weights, stacked)
+    context = context or StepContext(1, len(updates), len(updates))
     finite = True
     for start in range(0, size, block):
         here = slice(start, start + block)
@@ -72,7 +80,12 @@ def aggregate(
             received = global_vector[here].astype(np.float64)
             combined = strategy.combine([update[here] for update in updates], weights, received, prepared)
             old_state = {name: state[name][here].astype(np.float64) for name in strategy.server_state}
-            new, new_state = strategy.step(received, combined, old_state)
+            combined_arrays = {
+                name: strategy.combine([array[here] for array in given], weights, np.zeros_like(received), prepared)
+                for name, given in arrays.items()
+            }
+            here_context = replace(context, arrays=combined_arrays) if arrays else context
+            new, new_state = strategy.step(received, combined, old_state, here_context)
             out[here] = new
             for name in strategy.server_state:
                 state_out[name][here] = new_state[name]
@@ -118,6 +131,31 @@ def initial_state(strategy: Strategy, size: int) -> dict[str, FloatArray]:
 def uplink_layout(strategy: Strategy, size: int) -> Layout:
     """The layout of an update's file for a model of `size` parameters: the strategy's arrays, each that long."""
     return Layout(dict.fromkeys(strategy.uplink_arrays, (size,)))
+
+
+def downlink_layout(strategy: Strategy, size: int) -> Layout:
+    """The layout of what clients receive: the model's parameters, then the strategy's arrays, each that long."""
+    return Layout(dict.fromkeys((PARAMETERS, *strategy.downlink_arrays), (size,)))
+
+
+def client_layout(strategy: Strategy, size: int) -> Layout:
+    """The layout of what a client keeps from round to round."""
+    return Layout(dict.fromkeys(strategy.client_state, (size,)))
+
+
+def split_received(strategy: Strategy, vector: FloatArray) -> tuple[FloatArray, dict[str, FloatArray]]:
+    """The model's parameters and the strategy's arrays in what a client received, without a copy."""
+    size, rest = divmod(len(vector), 1 + len(strategy.downlink_arrays))
+    if rest:
+        raise BadInput(f"{len(vector)} numbers cannot be divided into {1 + len(strategy.downlink_arrays)} arrays")
+    views = downlink_layout(strategy, size).views(vector)
+    return views.pop(PARAMETERS), views
+
+
+def further_arrays(strategy: Strategy, updates: Sequence[Update]) -> dict[str, list[FloatArray]]:
+    """The arrays of the updates besides the parameters, as `aggregate` takes them."""
+    names = (name for name in strategy.uplink_arrays if name != PARAMETERS)
+    return {name: [update.arrays[name] for update in updates] for name in names}
 
 
 def model_digest(vector: FloatArray) -> str:

@@ -6,9 +6,10 @@ stands outside of it: `ClientData` (a client's examples, and the order of its ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -22,10 +23,10 @@ from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.models import Prepares, build_model, check_training, load_vector, model_name, share_vector
 from fedsim.learning.partitions import Partition
 from fedsim.learning.randomness import generator
-from fedsim.learning.strategies import Strategy, Uplink
+from fedsim.learning.strategies import ClientRound, Parts, Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, mean_metrics
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metrics
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,46 @@ class ClientData:
         count = self.partition.num_examples(client)
         return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
 
+    def num_steps(self, client: int) -> int:
+        """How many batches a client uses in a round."""
+        return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
+
+
+class ClientStates(Protocol):
+    """What the clients of a node keep from round to round, for one chunk of a round."""
+
+    def read(self, client: int) -> Arrays:
+        """A client's state after its newest round before this one: float32 [P] each, zeros if there is none."""
+
+    def write(self, client: int, state: Arrays) -> None:
+        """Keep a client's state after this round."""
+
+
+def no_state(_: int) -> Arrays:
+    """The state of clients that keep none."""
+    return {}
+
 
 class TrainingEngine(Protocol):
     """Trains clients from a global model. Where it runs them, and how many at once, is its own decision."""
 
-    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
-        """Yield the clients' updates in the order of `clients`, each with its parameters, float32 [P].
+    def train(
+        self,
+        clients: Sequence[int],
+        round_number: int,
+        global_vector: FloatArray,
+        *,
+        downlink: Arrays = ...,
+        state_of: Callable[[int], Arrays] = ...,
+    ) -> Iterator[Update]:
+        """Yield the clients' updates in the order of `clients`, each with its arrays and its client's new state.
 
         Args:
             clients: some of those that this node holds.
             round_number: counted from 1.
             global_vector: float32 [P]; is only read.
+            downlink: the strategy's `downlink_arrays`, float32 [P] each; are only read.
+            state_of: returns a client's `client_state`, float32 [P] each; are only read.
 
         Raises:
             Diverged: a client's parameters or loss are no longer finite.
@@ -136,26 +166,51 @@ class SequentialEngine:
         self.values = [parameter.detach() for parameter in self.parameters]
         self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
 
-    def train(self, clients: Sequence[int], round_number: int, global_vector: FloatArray) -> Iterator[Update]:
+    def train(
+        self,
+        clients: Sequence[int],
+        round_number: int,
+        global_vector: FloatArray,
+        *,
+        downlink: Arrays = MappingProxyType({}),
+        state_of: Callable[[int], Arrays] = no_state,
+    ) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`; see `TrainingEngine`."""
         load_vector(self.model, global_vector)
         start = self.flat.clone()
-        parts = torch.split(start, [parameter.numel() for parameter in self.parameters])
-        received = [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+        received = self._parts(start)
+        down = self._named_parts(downlink)
         for client in clients:
             self.flat.copy_(start)
+            part = ClientRound(
+                received=down,
+                state=self._named_parts(state_of(client)),
+                num_steps=self.data.num_steps(client),
+                learning_rate=self.settings.local_learning_rate,
+            )
             with torch.random.fork_rng(devices=self.cuda):
                 self._seed_torch(round_number, client)
-                loss = self._train_client(client, round_number, received)
-            vector = self.flat.cpu().numpy().copy()
-            if not isfinite(loss) or not np.isfinite(vector).all():
+                loss = self._train_client(client, round_number, received, part)
+            further, state = (_flat(given) for given in self.strategy.finish_client(self.values, received, part))
+            arrays = {PARAMETERS: self.flat.cpu().numpy().copy(), **further}
+            if not isfinite(loss) or not all(np.isfinite(array).all() for array in (*arrays.values(), *state.values())):
                 raise Diverged(round_number, client)
-            yield Update(
+            update = Update(
                 base_round=round_number,
                 client=client,
                 num_examples=self.data.partition.num_examples(client),
                 metrics={TRAIN_LOSS: loss},
-            ).with_arrays({PARAMETERS: vector})
+            )
+            yield update.with_arrays(arrays).with_client_state(state)
+
+    def _parts(self, vector: Tensor) -> list[Tensor]:
+        """A vector as long as the model, as views of one tensor for each parameter."""
+        parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
+        return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+    def _named_parts(self, arrays: Arrays) -> dict[str, Parts]:
+        # A copy, because an array may be a file that is mapped read-only.
+        return {name: self._parts(torch.from_numpy(np.array(array)).to(self.device)) for name, array in arrays.items()}
 
     def _seed_torch(self, round_number: int, client: int) -> None:
         """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
@@ -166,7 +221,7 @@ class SequentialEngine:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
 
-    def _train_client(self, client: int, round_number: int, received: Sequence[Tensor]) -> float:
+    def _train_client(self, client: int, round_number: int, received: Parts, part: ClientRound) -> float:
         """Train the model in place; returns the mean loss over the examples of all epochs."""
         settings = self.settings
         features, labels = (torch.from_numpy(array).to(self.device) for array in self.data.examples(client))
@@ -182,10 +237,15 @@ class SequentialEngine:
                 inputs = self.prepare(x, augment) if self.prepare else x
                 loss = self.objective.loss(self.model(inputs), y)
                 gradients = torch.autograd.grad(loss, self.parameters)
-                self.strategy.adjust_gradients(gradients, self.values, received)
+                self.strategy.adjust_gradients(gradients, self.values, received, part)
                 step(gradients)
                 total.add_(loss.detach(), alpha=len(y))
         return float(total) / order.numel()
+
+
+def _flat(arrays: Mapping[str, Parts]) -> dict[str, FloatArray]:
+    """Named parts as vectors, float32 [P]."""
+    return {name: torch.cat([part.reshape(-1) for part in parts]).cpu().numpy() for name, parts in arrays.items()}
 
 
 def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
@@ -231,11 +291,23 @@ def train_chunk(
     round_number: int,
     global_vector: FloatArray,
     pipeline: Pipeline,
+    *,
+    downlink: Arrays = MappingProxyType({}),
+    states: ClientStates | None = None,
 ) -> Iterator[Update]:
-    """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those."""
-    updates = (
-        pipeline.on_client(Stage.CLIENT, update.model_copy(update={"chunk": chunk}), global_vector)
-        for update in engine.train(clients, round_number, global_vector)
-    )
+    """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those.
+
+    The state of a client is written before its update is yielded; one client's is in memory at a time.
+    """
+
+    def trained() -> Iterator[Update]:
+        state_of = no_state if states is None else states.read
+        for update in engine.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
+            if states is not None and update.client is not None:
+                states.write(update.client, update.client_state)
+            sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
+            yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
+
+    updates = trained()
     for update in updates if strategy.uplink == Uplink.EACH_CLIENT else [mean_update(updates, strategy)]:
         yield pipeline.on_client(Stage.UPLOAD, update, global_vector)

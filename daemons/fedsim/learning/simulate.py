@@ -6,13 +6,13 @@ reference that the platform is tested against, and what research on strategies r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import aggregate, initial_state, model_digest
+from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks
 from fedsim.learning.components import Components
 from fedsim.learning.engine import EngineFactory, SequentialEngine, train_chunk
@@ -25,10 +25,10 @@ from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
-from fedsim.learning.strategies import Strategy
+from fedsim.learning.strategies import StepContext, Strategy
 from fedsim.learning.transforms import Pipeline, Transform
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, mean_metric
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, mean_metric
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,33 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """The model after the last round, float32 [P], the strategy's state, and the rounds, round 0 first."""
+    """The model after the last round, float32 [P], the state of server and clients, and the rounds from 0 on."""
 
     vector: FloatArray
     state: dict[str, FloatArray]
     rounds: list[RoundResult] = field(repr=False)
+    client_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
         """The final model's digest."""
         return self.rounds[-1].digest
+
+
+class StatesInMemory:
+    """The states of a task's clients, in memory; see `ClientStates`. A client is part of one chunk of a round."""
+
+    def __init__(self, layout: Layout, states: Mapping[int, Arrays]) -> None:
+        self.states = dict(states)
+        self._layout = layout
+
+    def read(self, client: int) -> Arrays:
+        """See `ClientStates`."""
+        return self.states.get(client) or self._layout.views(np.zeros(self._layout.size, np.float32))
+
+    def write(self, client: int, state: Arrays) -> None:
+        """See `ClientStates`."""
+        self.states[client] = self._layout.views(self._layout.flatten(state))
 
 
 def simulate(
@@ -150,6 +167,7 @@ def simulate(
         vector = initial_vector(components.model, feature_shape, num_classes, settings.seed)
         state = initial_state(rule, len(vector))
         record(0, vector, 0, None)
+    states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
     for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
         # 1. Who trains, where, in which pieces.
         cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
@@ -166,17 +184,27 @@ def simulate(
                 round_number,
                 vector,
                 pipeline,
+                downlink={name: state[name] for name in rule.downlink_arrays},
+                states=states if rule.client_state else None,
             )
         ]
         # 3. Their updates become the next model, in canonical order.
         weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
         new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
         if not aggregate(
-            rule, vector, [update.arrays[PARAMETERS] for update in updates], weights, state, new_vector, new_state
+            rule,
+            vector,
+            [update.arrays[PARAMETERS] for update in updates],
+            weights,
+            state,
+            new_vector,
+            new_state,
+            arrays=further_arrays(rule, updates),
+            context=StepContext(round_number, sum(update.num_clients for update in updates), settings.num_clients),
         ):
             raise Diverged(round_number)
         vector, state = new_vector, new_state
         # 4. The round is tested, where it is due, and told.
         num_examples = sum(update.num_examples for update in updates)
         record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS))
-    return SimulationResult(vector, state, rounds)
+    return SimulationResult(vector, state, rounds, states.states)

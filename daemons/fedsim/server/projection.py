@@ -36,6 +36,7 @@ class TaskProjection:
         self._store = store
         self._rounds: dict[int, RoundRecord] = {}
         self._file_digests: dict[int, str] = {}
+        self._broadcast_digests: dict[int, str] = {}
         self._seconds: dict[int, dict[str, float]] = defaultdict(dict)
         self._lengths: dict[int, float] = {}
         self._bytes_sent: dict[int, int] = defaultdict(int)
@@ -91,13 +92,17 @@ class TaskProjection:
             missing=roster.missing if roster else (),
             finished_at=time.time(),
         )
-        self._folder.commit(number, {**asdict(record), "file_digest": self._made.file_digest})
+        digests = {"file_digest": self._made.file_digest}
+        if self._made.broadcast_digest:
+            digests["broadcast_digest"] = self._made.broadcast_digest
+        self._folder.commit(number, {**asdict(record), **digests})
         self._opened_at = now
         return self._project(number)
 
     def _project(self, number: int) -> RoundRecord:
         content = self._folder.record(number)
         self._file_digests[number] = content.pop("file_digest")
+        self._broadcast_digests[number] = content.pop("broadcast_digest", self._file_digests[number])
         record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
         known = self._rounds.get(number)
         if known is not None and known.tested:
@@ -127,6 +132,10 @@ class TaskProjection:
     def file_digest(self, number: int) -> str:
         """The digest of a committed round's model file, as the wire offers it."""
         return self._file_digests[number]
+
+    def broadcast_digest(self, number: int) -> str:
+        """The digest of the file that clients receive of a committed round."""
+        return self._broadcast_digests[number]
 
     def digest(self, number: int) -> str | None:
         """The digest of a committed round's parameters."""

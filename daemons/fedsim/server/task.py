@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from fedsim.errors import BadInput
@@ -250,7 +251,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._folder.write_counts(counts)
                 self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
             case events.SendGlobal(node, number, broadcast):
-                self._send_model(node, FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number), broadcast)
+                file = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number)
+                path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
+                self._send_parameters(node, file, broadcast, path, digest)
             case events.WriteRoster():
                 self._write_roster(action)
             case events.AggregateRound(number, updates):
@@ -271,7 +274,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.ClearModel(number):
                 self._folder.remove_round(number)
             case events.SendFinal(node, number):
-                self._send_model(node, FileId.model_of(self.uid, number), Broadcast.of_final_model(number))
+                file, broadcast = FileId.model_of(self.uid, number), Broadcast.of_final_model(number)
+                path, digest = self._folder.model(number), self._records.file_digest(number)
+                self._send_parameters(node, file, broadcast, path, digest)
             case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
                 self._records.event(kind, text)
@@ -285,14 +290,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _send(self, node: str, file: FileId, source: bytes) -> None:
         self._context.outbox.send(self._context.nodes.addresses[node], file, source)
 
-    def _send_model(self, node: str, file: FileId, broadcast: Broadcast) -> None:
-        self._context.outbox.send(
-            self._context.nodes.addresses[node],
-            file,
-            self._folder.model(file.made_in),
-            meta=broadcast.model_dump(mode="json"),
-            digest=self._records.file_digest(file.made_in),
-        )
+    def _send_parameters(self, node: str, file: FileId, broadcast: Broadcast, path: Path, digest: str) -> None:
+        meta = broadcast.model_dump(mode="json")
+        self._context.outbox.send(self._context.nodes.addresses[node], file, path, meta=meta, digest=digest)
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
         received = sum(update.size for update in roster.updates)

@@ -6,7 +6,8 @@ globalparam/<uid>/versions.json          of the workers that computed it, on eac
 globalparam/<uid>/phases.json            extension phases that are complete, if the task has any
 globalparam/<uid>/roster-000007.json     which updates count in round 7; written before anything is summed
 globalparam/<uid>/round-000007.new/      being written by a worker
-globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json
+globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json; broadcast.npy if
+                                         clients receive more than the model
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
-from fedsim.spool.layout import MODEL_FILE
+from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import WriteRoster
 from fedsim.update import Update
@@ -110,6 +111,11 @@ class TaskDir:
     def model(self, number: int) -> Path:
         """The model of a committed round."""
         return self.round(number) / MODEL_FILE
+
+    def broadcast(self, number: int) -> Path:
+        """What clients receive of a committed round: the model, with the strategy's arrays if there are any."""
+        path = self.round(number) / BROADCAST_FILE
+        return path if path.exists() else self.model(number)
 
     def clean_new_round(self, number: int) -> Path:
         """An empty place for the worker, without what a crash may have left there."""

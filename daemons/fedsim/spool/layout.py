@@ -20,6 +20,8 @@ INCOMING = ".incoming"
 WANTED = "wanted"
 MODEL_FILE = "model.npy"
 """The global model in a round's folder on the server."""
+BROADCAST_FILE = "broadcast.npy"
+"""The global model with the strategy's arrays, where clients receive more than the model."""
 
 
 class Metadata(BaseModel):

@@ -8,6 +8,7 @@ from typing import Any
 from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner, most_clients
+from fedsim.learning.strategies import make_strategy
 from fedsim.messages import DataSetInfo, Hello, read_message
 from fedsim.settings import SAVE_PATH_NOTE, SettingsError, TaskSettings, parse_settings
 from fedsim.store.records import Node
@@ -102,6 +103,11 @@ def check_settings(given: dict[str, Any], catalogue: Catalogue) -> tuple[TaskSet
         settings, texts = parse_settings(given)
     except SettingsError as error:
         problems = explain_settings(error)
+    if settings is not None:
+        try:
+            make_strategy(settings)
+        except BadInput as error:
+            problems["server_step"] = tr("%(message)s", message=str(error))
     model = given.get("model", settings.model if settings else None)
     if isinstance(model, str) and model.isprintable() and "modelname" not in given and model not in catalogue.models:
         problems["model"] = tr(

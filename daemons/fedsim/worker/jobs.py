@@ -146,13 +146,15 @@ class Done(_Line):
 class ModelMade(_Line):
     """A model lies in `out`; `finite` is False where it holds NaN or Inf.
 
-    `digest` is over the parameters alone (`model_digest`), `file_digest` over the file, as the wire offers it.
+    `digest` is over the parameters alone (`model_digest`), `file_digest` over the file, as the wire offers it. Where
+    clients receive more than the model, `broadcast_digest` is over the file that holds it.
     """
 
     reply: Literal["model_made"] = "model_made"
     round: int
     digest: str
     file_digest: str
+    broadcast_digest: str = ""
     finite: bool
     seconds: float
 

@@ -8,7 +8,7 @@ from fedsim import plugins
 from fedsim.data import load_dataset
 from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import uplink_layout
+from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.components import Components
 from fedsim.learning.engine import EngineFactory, TrainingEngine, make_deterministic, train_chunk
 from fedsim.learning.errors import Diverged
@@ -16,6 +16,7 @@ from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline
+from fedsim.spool.client_states import StatesOnDisk
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update
 from fedsim.worker.jobs import (
@@ -102,12 +103,26 @@ class NodeJobs:
         if self._engine is None:
             raise BadInput("a chunk came before the data was loaded")
         started = time.monotonic()
-        engine = self._engine
-        vector = open_vector(job.model)
-        layout = self._pipeline.layout(uplink_layout(self._strategy, len(vector)))
+        engine, strategy = self._engine, self._strategy
+        vector, downlink = split_received(strategy, open_vector(job.model))
+        layout = self._pipeline.layout(uplink_layout(strategy, len(vector)))
+        kept = client_layout(strategy, len(vector))
+        states = StatesOnDisk(job.out, kept, job.round, job.chunk) if strategy.client_state else None
         try:
-            updates = train_chunk(engine, self._strategy, job.chunk, job.clients, job.round, vector, self._pipeline)
+            updates = train_chunk(
+                engine,
+                strategy,
+                job.chunk,
+                job.clients,
+                job.round,
+                vector,
+                self._pipeline,
+                downlink=downlink,
+                states=states,
+            )
             written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in updates]
+            if states is not None:
+                states.adopt(job.clients)
         except Diverged as diverged:
             return ClientDiverged(
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client

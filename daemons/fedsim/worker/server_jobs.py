@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,20 @@ import numpy as np
 
 from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import aggregate, initial_state, model_digest, uplink_layout
-from fedsim.learning.examples import Examples
+from fedsim.learning.aggregate import (
+    aggregate,
+    downlink_layout,
+    further_arrays,
+    initial_state,
+    model_digest,
+    uplink_layout,
+)
+from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
-from fedsim.learning.strategies import make_strategy
+from fedsim.learning.strategies import StepContext, Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import sync_folder
-from fedsim.spool.layout import MODEL_FILE
+from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
 from fedsim.update import PARAMETERS, Layout, Update
 from fedsim.worker.jobs import (
@@ -70,12 +78,15 @@ class ServerJobs:
         vector = initial_vector(settings.model, job.feature_shape, job.num_classes, settings.seed)
         job.out.mkdir(parents=True, exist_ok=True)
         digest = write_vector(job.out / MODEL_FILE, vector)
-        for name, state in initial_state(make_strategy(settings), len(vector)).items():
+        strategy = make_strategy(settings)
+        states = initial_state(strategy, len(vector))
+        for name, state in states.items():
             write_vector(job.out / state_file(name), state)
         return ModelMade(
             round=0,
             digest=model_digest(vector),
             file_digest=digest,
+            broadcast_digest=_write_broadcast(strategy, job.out, vector, states),
             finite=True,
             seconds=time.monotonic() - started,
         )
@@ -100,15 +111,19 @@ class ServerJobs:
             {name: open_vector(job.base / state_file(name)) for name in strategy.server_state},
             out,
             state_out,
+            arrays=further_arrays(strategy, updates),
+            context=StepContext(job.round, sum(update.num_clients for update in updates), job.settings.num_clients),
         )
         for name, array in [(MODEL_FILE, out), *((state_file(name), array) for name, array in state_out.items())]:
             _sync(array, job.out / name)
+        broadcast_digest = _write_broadcast(strategy, job.out, out, state_out)
         sync_folder(job.out)
         file_digest, digest = hash_vector(job.out / MODEL_FILE)
         return ModelMade(
             round=job.round,
             digest=digest,
             file_digest=file_digest,
+            broadcast_digest=broadcast_digest,
             finite=finite,
             seconds=time.monotonic() - started,
         )
@@ -160,6 +175,18 @@ def _open(update: Update, path: Path, layout: Layout) -> Update:
     if hash_file(path) != update.digest:
         raise BadInput(f"{path.name} is no longer the file that the roster names: its bytes have changed")
     return update.with_arrays(layout.views(open_vector(path, layout.size)))
+
+
+def _write_broadcast(strategy: Strategy, folder: Path, vector: FloatArray, state: Mapping[str, FloatArray]) -> str:
+    """Write what clients receive besides the model into one file with it; returns its digest, "" if that is nothing."""
+    if not strategy.downlink_arrays:
+        return ""
+    layout = downlink_layout(strategy, len(vector))
+    file = _new_vector(folder / BROADCAST_FILE, layout.size)
+    for name, array in layout.views(file).items():
+        array[:] = vector if name == PARAMETERS else state[name]
+    _sync(file, folder / BROADCAST_FILE)
+    return hash_file(folder / BROADCAST_FILE)
 
 
 def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:

@@ -3,9 +3,10 @@
 A strategy is one class in one file. It has three parts, any of which can be taken from another strategy
 (`aggregation` and `server_step` of the task's settings):
 
-1. the client's: `adjust_gradients`, the gradient of what the strategy adds to the loss;
+1. the client's: `adjust_gradients`, the gradient of what the strategy adds to the loss, and `finish_client`, what the
+   client sends besides its parameters (`uplink_arrays`) and keeps for its next round (`client_state`);
 2. the rule that combines: `uplink`, `weight`, `prepare` and `combine`;
-3. the server's step: `server_state` and `step`.
+3. the server's step: `server_state` and `step`; `downlink_arrays` of the state go down to the clients with the model.
 
 The rule and the step see a block of consecutive parameters of every update, never a whole model, so that a strategy
 takes the same memory for one client and for ten thousand. Blocks are float64 in memory, float32 at rest.
@@ -14,12 +15,14 @@ takes the same memory for one client and for ten thousand. Blocks are float64 in
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.messages import Uplink
 from fedsim.plugins import Plugin, PluginOptions, gettext_noop
@@ -34,7 +37,56 @@ BlockFunction = Callable[[Sequence[FloatArray], Block], Block]
 """What a pass computes from one block: each update's part (float32 [b]) and the received model's (float64 [b])."""
 Passes = Generator[BlockFunction, Block, Any]
 
-__all__ = ["Block", "BlockFunction", "Passes", "Strategy", "Uplink", "Weighted", "make_strategy", "weighted_mean"]
+Parts = Sequence["Tensor"]
+"""A vector as long as the model, as one tensor for each of the model's parameters."""
+
+__all__ = [
+    "Block",
+    "BlockFunction",
+    "ClientRound",
+    "Parts",
+    "Passes",
+    "StepContext",
+    "Strategy",
+    "Uplink",
+    "Weighted",
+    "make_strategy",
+    "weighted_mean",
+]
+
+
+@dataclass(frozen=True)
+class ClientRound:
+    """What a strategy knows of a client's round besides its parameters.
+
+    Attributes:
+        received: the strategy's `downlink_arrays`, from the server.
+        state: the client's `client_state`; zeros in its first round.
+        num_steps: gradient steps in the round.
+        learning_rate: of each step.
+    """
+
+    received: Mapping[str, Parts]
+    state: Mapping[str, Parts]
+    num_steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What the server's step knows of its round besides the combined parameters.
+
+    Attributes:
+        round: counted from 1.
+        num_clients: clients whose updates were combined.
+        population: clients of the task.
+        arrays: a block of each further array of the updates, combined; float64 [b].
+    """
+
+    round: int
+    num_clients: int
+    population: int
+    arrays: Mapping[str, Block] = field(default_factory=dict)
 
 
 class Strategy(Plugin):
@@ -43,21 +95,34 @@ class Strategy(Plugin):
     Attributes:
         uplink: `SUM`: a node may send one weighted mean for a chunk of clients. `EACH_CLIENT`: the rule needs the
             update of each client.
-        uplink_arrays: the arrays of an update, each as long as the model, in their order in its file.
+        uplink_arrays: the arrays of an update, each as long as the model, in their order in its file. The rule combines
+            each of them.
         server_state: names of the vectors, as long as the model, that the server keeps from round to round; zeros
             before round 1.
+        downlink_arrays: those of `server_state` that the clients receive with the model.
+        client_state: names of the vectors, as long as the model, that each client keeps on its node from round to
+            round; zeros before its first round.
     """
 
     uplink: Uplink = Uplink.SUM
     uplink_arrays: tuple[str, ...] = (PARAMETERS,)
     server_state: tuple[str, ...] = ()
+    downlink_arrays: tuple[str, ...] = ()
+    client_state: tuple[str, ...] = ()
 
     # ------------------------------------------------------------ 1. the client's part
 
-    def adjust_gradients(
-        self, gradients: Sequence[Tensor], parameters: Sequence[Tensor], received: Sequence[Tensor]
-    ) -> None:
+    def adjust_gradients(self, gradients: Parts, parameters: Parts, received: Parts, client: ClientRound) -> None:
         """Add to a step's gradients, in place; `received` are the parameters of the round's global model."""
+
+    def finish_client(
+        self,
+        parameters: Parts,  # noqa: ARG002
+        received: Parts,  # noqa: ARG002
+        client: ClientRound,  # noqa: ARG002
+    ) -> tuple[dict[str, Parts], dict[str, Parts]]:
+        """From the trained parameters to the further `uplink_arrays`, and the client's new `client_state`."""
+        return {}, {}
 
     # ------------------------------------------------------------ 2. the rule that combines
 
@@ -83,8 +148,8 @@ class Strategy(Plugin):
         Args:
             updates: float32 [b] each, in canonical order.
             weights: one for each update.
-            received: float64 [b], the model that the clients received.
-            prepared: what `prepare` returned.
+            received: float64 [b], the model that the clients received; zeros for any other of the `uplink_arrays`.
+            prepared: what `prepare` returned, which has only seen the parameters.
 
         Returns:
             float64 [b].
@@ -93,7 +158,13 @@ class Strategy(Plugin):
 
     # ------------------------------------------------------------ 3. the server's step
 
-    def step(self, received: Block, combined: Block, state: Mapping[str, Block]) -> tuple[Block, dict[str, Block]]:  # noqa: ARG002
+    def step(
+        self,
+        received: Block,  # noqa: ARG002
+        combined: Block,
+        state: Mapping[str, Block],  # noqa: ARG002
+        context: StepContext,  # noqa: ARG002
+    ) -> tuple[Block, dict[str, Block]]:
         """From the received model's block and the combined one to the new model's, and the new server state's."""
         return combined, {}
 
@@ -134,7 +205,9 @@ class ComposedStrategy(Strategy):
     def __init__(self, client: Strategy, rule: Strategy, server: Strategy) -> None:
         super().__init__()
         self.uplink, self.uplink_arrays, self.server_state = rule.uplink, client.uplink_arrays, server.server_state
+        self.downlink_arrays, self.client_state = client.downlink_arrays, client.client_state
         self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
+        self.finish_client = client.finish_client  # type: ignore[method-assign]
         self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
         self.step = server.step  # type: ignore[method-assign]
 
@@ -143,11 +216,20 @@ def make_strategy(settings: TaskSettings) -> Strategy:
     """The strategy that the settings name; `aggregation` and `server_step` replace two of its parts.
 
     Raises:
-        BadInput: one of them is not installed, or does not take the options given for it.
+        BadInput: one of them is not installed, does not take the options given for it, or needs an array that another
+            does not give.
     """
     strategy: Strategy = settings.plugin("strategy")
     if not settings.aggregation and not settings.server_step:
         return strategy
     rule = settings.plugin("aggregation") if settings.aggregation else strategy
-    server = settings.plugin("server_step") if settings.server_step else strategy
+    server: Strategy = settings.plugin("server_step") if settings.server_step else strategy
+    server_name = settings.server_step or settings.strategy
+    for needs, name, gives, arrays in (
+        (settings.strategy, server_name, "the server step", set(strategy.downlink_arrays) - set(server.server_state)),
+        (server_name, settings.strategy, "the strategy", set(server.uplink_arrays) - set(strategy.uplink_arrays)),
+    ):
+        if arrays:
+            missing = ", ".join(sorted(arrays))
+            raise BadInput(f"{needs} needs the array {missing}, which {gives} {name} does not give: combine others")
     return ComposedStrategy(strategy, rule, server)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.learning.strategies import Block, Weighted
+from fedsim.learning.strategies import Block, StepContext, Weighted
 from fedsim.plugins import gettext_noop
 
 
@@ -31,7 +31,13 @@ class FedAvgM(Weighted):
     options: Options
     server_state = ("momentum",)
 
-    def step(self, received: Block, combined: Block, state: Mapping[str, Block]) -> tuple[Block, dict[str, Block]]:
+    def step(
+        self,
+        received: Block,
+        combined: Block,
+        state: Mapping[str, Block],
+        context: StepContext,  # noqa: ARG002
+    ) -> tuple[Block, dict[str, Block]]:
         """Δ is the received model minus the clients' mean."""
         velocity = self.options.momentum * state["momentum"] + (received - combined)
         return received - self.options.learning_rate * velocity, {"momentum": velocity}

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.learning.strategies import Weighted
+from fedsim.learning.strategies import ClientRound, Parts, Weighted
 from fedsim.plugins import gettext_noop
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class FedProx(Weighted):
@@ -28,9 +24,7 @@ class FedProx(Weighted):
 
     options: Options
 
-    def adjust_gradients(
-        self, gradients: Sequence[Tensor], parameters: Sequence[Tensor], received: Sequence[Tensor]
-    ) -> None:
+    def adjust_gradients(self, gradients: Parts, parameters: Parts, received: Parts, client: ClientRound) -> None:  # noqa: ARG002
         """Add the proximal term's gradient, mu · (w - w_global)."""
         for gradient, parameter, anchor in zip(gradients, parameters, received, strict=True):
             gradient.add_(parameter - anchor, alpha=self.options.mu)

@@ -12,8 +12,11 @@ import torch
 from fedsim import plugins
 from fedsim.learning.aggregate import aggregate, initial_state, run_passes
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Block, Strategy, Uplink
-from fedsim.testing.conformance.candidate import Candidate, require, require_reproducible_task
+from fedsim.learning.simulate import simulate
+from fedsim.learning.strategies import Block, ClientRound, StepContext, Strategy, Uplink
+from fedsim.settings import TaskSettings
+from fedsim.testing.conformance.candidate import Candidate, require, require_reproducible_task, small_data
+from fedsim.update import PARAMETERS
 
 SIZE = 211
 CLIENTS = 7
@@ -31,6 +34,23 @@ def _weights(strategy: Strategy) -> list[float]:
     return [strategy.weight(examples, 1) for examples in EXAMPLES]
 
 
+def _further(strategy: Strategy) -> list[str]:
+    return [name for name in strategy.uplink_arrays if name != PARAMETERS]
+
+
+def _context(strategy: Strategy, arrays: Block) -> StepContext:
+    return StepContext(1, CLIENTS, 2 * CLIENTS, dict.fromkeys(_further(strategy), arrays))
+
+
+def _client_round(strategy: Strategy) -> ClientRound:
+    """A client's round whose arrays are one tensor each."""
+    names = [*strategy.downlink_arrays, *strategy.client_state]
+    arrays = [[torch.from_numpy(vector).reshape(1, -1)] for vector in _vectors(len(names), 8)]
+    down = len(strategy.downlink_arrays)
+    received = dict(zip(strategy.downlink_arrays, arrays[:down], strict=True))
+    return ClientRound(received, dict(zip(strategy.client_state, arrays[down:], strict=True)), 5, 0.1)
+
+
 def _start(strategy: Strategy) -> Server:
     return _vectors(1, 99)[0], initial_state(strategy, SIZE)
 
@@ -41,7 +61,20 @@ def _round(
     """One round; also returns whether all numbers are finite."""
     vector, state = server
     out, state_out = np.empty_like(vector), initial_state(strategy, SIZE)
-    finite = aggregate(strategy, vector, updates, _weights(strategy), state, out, state_out, block=block)
+    arrays = dict.fromkeys(_further(strategy), updates)
+    context = StepContext(1, CLIENTS, 2 * CLIENTS)
+    finite = aggregate(
+        strategy,
+        vector,
+        updates,
+        _weights(strategy),
+        state,
+        out,
+        state_out,
+        arrays=arrays,
+        context=context,
+        block=block,
+    )
     return (out, state_out), finite
 
 
@@ -105,11 +138,12 @@ def only_reads_its_input(candidate: Candidate) -> None:
         require(_bytes(server) == _bytes(expected), "memory-mapped updates give other bytes than arrays in memory")
         received = _start(strategy)[0].astype(np.float64)
         state = {name: np.zeros(SIZE) for name in strategy.server_state}
-        for array in (received, *state.values()):
-            array.flags.writeable = False
         prepared = run_passes(strategy, _start(strategy)[0], mapped, _weights(strategy), SIZE)
+        arrays = np.zeros(SIZE)
+        for array in (received, arrays, *state.values()):
+            array.flags.writeable = False
         combined = strategy.combine(mapped, _weights(strategy), received, prepared)
-        strategy.step(received, combined, state)
+        strategy.step(received, combined, state, _context(strategy, arrays))
 
 
 def returns_blocks(candidate: Candidate) -> None:
@@ -117,7 +151,8 @@ def returns_blocks(candidate: Candidate) -> None:
     strategy: Strategy = candidate.make()
     received = _start(strategy)[0].astype(np.float64)
     combined = _combine(strategy, _vectors(CLIENTS, 0), _weights(strategy))
-    new, state = strategy.step(received, combined, {name: np.zeros(SIZE) for name in strategy.server_state})
+    old = {name: np.zeros(SIZE) for name in strategy.server_state}
+    new, state = strategy.step(received, combined, old, _context(strategy, combined))
     require(
         set(state) == set(strategy.server_state),
         f"`step` returns the state {sorted(state)}, `server_state` declares {sorted(strategy.server_state)}",
@@ -189,10 +224,65 @@ def adjusts_only_gradients(candidate: Candidate) -> None:
     arrays = [torch.from_numpy(vector) for vector in _vectors(3, 6)]
     gradient, parameter, received = (array.reshape(1, -1) for array in arrays)
     before = parameter.clone(), received.clone()
-    strategy.adjust_gradients([gradient], [parameter], [received])
+    strategy.adjust_gradients([gradient], [parameter], [received], _client_round(strategy))
     require(torch.equal(parameter, before[0]), "`adjust_gradients` changes the parameters")
     require(torch.equal(received, before[1]), "`adjust_gradients` changes the received model")
     require(bool(torch.isfinite(gradient).all()), "`adjust_gradients` makes finite gradients not finite")
+
+
+def declares_its_arrays(candidate: Candidate) -> None:
+    """Parameters go up, and what goes down is kept by the server."""
+    strategy: Strategy = candidate.make()
+    require(strategy.uplink_arrays[:1] == (PARAMETERS,), f"`uplink_arrays` does not begin with {PARAMETERS!r}")
+    unknown = sorted(set(strategy.downlink_arrays) - set(strategy.server_state))
+    require(not unknown, f"`downlink_arrays` has {', '.join(unknown)}, which `server_state` does not declare")
+    for declared in (strategy.uplink_arrays, strategy.server_state, strategy.downlink_arrays, strategy.client_state):
+        require(len(set(declared)) == len(declared), f"an array is declared twice in {declared}")
+        for name in declared:
+            require(name.isidentifier(), f"{name!r} is not a name; arrays are stored in files of this name")
+
+
+def finishes_clients(candidate: Candidate) -> None:
+    """`finish_client` returns the arrays that are declared, finite, and changes nothing that it is given."""
+    strategy: Strategy = candidate.make()
+    parameters, received = ([torch.from_numpy(vector).reshape(1, -1)] for vector in _vectors(2, 7))
+    client = _client_round(strategy)
+    given = [parameters, received, *client.received.values(), *client.state.values()]
+    before = [part.clone() for parts in given for part in parts]
+    arrays, state = strategy.finish_client(parameters, received, client)
+    changed = [part for parts in given for part in parts]
+    require(all(map(torch.equal, changed, before)), "`finish_client` changes what it is given")
+    for what, found, declared in (
+        ("arrays", arrays, _further(strategy)),
+        ("the state", state, list(strategy.client_state)),
+    ):
+        require(sorted(found) == sorted(declared), f"it returns {what} {sorted(found)}, {sorted(declared)} is declared")
+        for name, parts in found.items():
+            shapes = [part.shape for part in parts]
+            require(shapes == [part.shape for part in parameters], f"{name} is not divided like the parameters")
+            require(all(bool(torch.isfinite(part).all()) for part in parts), f"{name} is not finite")
+
+
+def client_state_survives_a_restart(candidate: Candidate) -> None:
+    """A task that goes on with a new instance, and the stored state of server and clients, gives the same model."""
+    with candidate.installed(plugins.STRATEGIES) as name:
+        settings = TaskSettings(
+            model="logistic",
+            partition="iid",
+            num_clients=6,
+            fraction_train=0.5,
+            local_epochs=1,
+            num_rounds=4,
+            strategy=name,
+            strategy_options=dict(candidate.options),
+        )
+        whole = simulate(settings, small_data(), chunk_clients=2)
+        half = simulate(settings.model_copy(update={"num_rounds": 2}), small_data(), chunk_clients=2)
+        rest = simulate(settings, small_data(), chunk_clients=2, resume=half)
+    require(
+        whole.digest == rest.digest,
+        "with a new instance in its middle, a task gives another model; keep what clients need in `client_state`",
+    )
 
 
 def trains_reproducibly(candidate: Candidate) -> None:
@@ -211,5 +301,8 @@ CHECKS = (
     keeps_equal_updates,
     chunks_can_be_summed,
     adjusts_only_gradients,
+    declares_its_arrays,
+    finishes_clients,
+    client_state_survives_a_restart,
     trains_reproducibly,
 )

@@ -1,0 +1,61 @@
+"""Strategies whose arrays go down and stay on nodes, over two nodes: undisturbed, and with kills in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from platform_support import DIGITS, Platform, digits_lab, small_settings
+from safetensors import safe_open
+
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
+
+CHOSEN = {"strategy": "scaffold", "num_rounds": 6, "local_epochs": 20}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("states")) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
+    make_deterministic(1)
+    folder = tmp_path_factory.mktemp("data")
+    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), folder)
+    return simulate(small_settings(**CHOSEN), dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest
+
+
+def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, expected: str) -> None:
+    number = lab.submit(**CHOSEN)
+    task = lab.completed(number)
+    assert task.digest == expected
+    (checkpoint,) = lab.server_spool.glob("checkpoints/*/round-0006.safetensors")
+    (kept,) = lab.node_spool("node-a").glob("checkpoints/*.safetensors")
+    for path in (checkpoint, kept):
+        with safe_open(path, "numpy") as file:
+            sizes = [file.get_tensor(name).size for name in file.keys()]  # noqa: SIM118 - no mapping
+        assert sum(sizes) == 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10, "the model alone"
+    for node in ("node-a", "node-b"):
+        lab.await_gone(lab.node_spool(node), "localparam/*")
+
+
+@pytest.mark.parametrize("victims", [["node-a"], ["server"], ["workers of node-b"]], ids=lambda names: names[0])
+def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
+    lab: Platform, expected: str, victims: list[str]
+) -> None:
+    number = lab.submit(**CHOSEN)
+    for at in (2, 4):
+        lab.await_round(number, at)
+        for victim in victims:
+            if victim.startswith("workers of "):
+                for worker in lab.workers(victim.removeprefix("workers of ")):
+                    worker.kill()
+            else:
+                lab.kill(victim)
+                lab.start(victim)
+    assert lab.completed(number).digest == expected
