@@ -20,7 +20,7 @@ from fedsim.learning.partitions import make_partition
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.strategies.scaffold import CHANGE, CONTROL
-from fedsim.messages import Assignment, Engine, Uplink
+from fedsim.messages import Assignment, EngineInfo, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import StatesOnDisk, settle_states
 from fedsim.spool.layout import BROADCAST_FILE
@@ -186,7 +186,7 @@ def _worker(folder: Path, first: int) -> NodeJobs:
         num_clients=2,
         feature_shape=(8, 8),
         num_classes=10,
-        engine=Engine(),
+        engine=EngineInfo(),
     )
     data = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
     worker = NodeJobs(1)
