@@ -61,7 +61,7 @@ def test_a_task_is_submitted_followed_stopped_and_deleted(site: Site) -> None:
     assert answer.headers["Location"] == f"{ROOT}/tasks/1"
     task = answer.json()["task"]
     assert answer.json()["notes"] == []
-    assert site.signal.told == [("submitted", 1)]
+    assert site.notifier.notifications == [("submitted", 1)]
     assert (task["state"], task["user_name"], task["cohort_size"], task["queue_position"]) == ("pending", "lin", 10, 1)
     assert task["settings"] == parse_settings({"title": "by program", "num_rounds": 4})[0].model_dump(mode="json")
     assert program.get("tasks/1").json() == {"task": task}
@@ -94,7 +94,7 @@ def test_the_original_platforms_file_is_taken_and_its_oddities_are_noted(site: S
     assert answer.json()["task"]["settings"]["num_rounds"] == 20
     assert answer.json()["notes"] == [
         "已忽略 save_path：文件的存放位置由服务器决定",
-        "目前没有持有 mnist 的节点在线，任务将等待节点上线。",
+        "目前没有持有数据集 mnist 的节点在线，任务将等待节点上线。",
     ]
 
 
@@ -103,11 +103,11 @@ def test_problems_come_all_at_once_by_field(site: Site) -> None:
     answer = api(site, "lin").post("tasks", json={"num_clients": 0, "fraction_train": "much", "dataset": "imagenet"})
     assert answer.status_code == 422
     assert answer.json() == {
-        "error": "The task cannot be submitted like this.",
+        "error": "The task cannot be submitted: some settings are invalid.",
         "problems": {
             "num_clients": "must be at least 1",
             "fraction_train": "must be a number",
-            "dataset": "no node has “imagenet”; there are mnist",
+            "dataset": "no node has the data set “imagenet” (available: mnist)",
         },
     }
 
@@ -255,7 +255,7 @@ def test_a_token_opens_the_api_only_not_the_pages(site: Site) -> None:
 
 def test_errors_are_told_in_the_askers_language(site: Site) -> None:
     assert api(site, "lin").get("tasks/9", headers={"Accept-Language": "zh"}).json() == {
-        "error": "这里没有内容。它可能已被删除，或属于其他用户。"
+        "error": "没有找到内容。它可能已被删除，或属于其他用户。"
     }
 
 

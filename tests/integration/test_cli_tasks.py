@@ -38,7 +38,7 @@ def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Te
     assert task is not None
     assert (task.settings.title, task.settings.num_rounds) == ("2026-01-01", 3)
     assert task.settings.local_learning_rate == 0.01
-    assert ("submitted", 1) in web.site.signal.told
+    assert ("submitted", 1) in web.site.notifier.notifications
 
 
 def test_a_submission_whose_answer_is_lost_is_sent_again_and_is_one_task(web: Web, terminal: Terminal) -> None:
@@ -166,7 +166,7 @@ def test_a_running_task_is_asked_to_stop(web: Web, terminal: Terminal) -> None:
     result = terminal.run("stop", 1, "--json")
     assert result.code == 0
     assert result.document["task"]["stop_requested"] is True
-    assert ("stop", 1) in web.site.signal.told
+    assert ("stop", 1) in web.site.notifier.notifications
 
 
 def test_deleting_asks_first(web: Web, terminal: Terminal) -> None:

@@ -70,7 +70,7 @@ def test_a_rotation_in_the_middle_of_a_task_fails_no_transfer_and_no_task(lab: P
         reload(lab)
     lab.completed(number)
     for process in PROCESSES:
-        for trouble in ("reload_failed", "restart_needed", "hello_refused", "signal_lost", "task_failed"):
+        for trouble in ("reload_failed", "restart_needed", "hello_refused", "notification_lost", "task_failed"):
             assert trouble not in log_of(lab, process)
 
 
@@ -88,7 +88,7 @@ def test_the_web_tells_the_server_with_its_new_certificate_and_goes_on_with_the_
     lab.await_log("web", "reload_failed")
     assert "is not the key of" in log_of(lab, "web")
     lab.completed(lab.submit(num_rounds=1))
-    assert "signal_lost" not in log_of(lab, "web")
+    assert "notification_lost" not in log_of(lab, "web")
     replace(path, good)
     reload(lab)
 

@@ -41,10 +41,10 @@ def test_a_registration_by_approval_waits_and_says_so(tmp_path: Path) -> None:
     browser = site.browser()
     answer = browser.post_form("/register", name="lin", password=PASSWORD)
     assert answer.status_code == 200
-    assert "waits for an administrator" in answer.text
+    assert "is waiting for an administrator" in answer.text
     refused = browser.post_form("/login", name="lin", password=PASSWORD)
     assert refused.status_code == 403
-    assert "waits for an administrator" in refused.text
+    assert "is waiting for an administrator" in refused.text
     admin = site.admin()
     waiting = site.store.users.by_name("lin")
     assert waiting is not None
@@ -104,22 +104,22 @@ def test_hashing_keeps_few_threads_and_the_others_are_told_to_come_again(
             return False
 
     monkeypatch.setattr(passwords, "_HASHER", Slow())
-    browsers = [site.browser() for _ in range(passwords.IN_LINE + 1)]
+    browsers = [site.browser() for _ in range(passwords.MAX_WAITING + 1)]
     tokens = [browser.csrf("/login") for browser in browsers]
     with ThreadPoolExecutor(len(browsers)) as pool:
         coming = [
             pool.submit(browser.post, "/login", data={"csrf": token, "name": "lin", "password": PASSWORD})
             for browser, token in zip(browsers, tokens, strict=True)
         ]
-        for _ in range(passwords.AT_ONCE):
+        for _ in range(passwords.MAX_HASHING):
             assert at_work.acquire(timeout=30)
         turned_away = next(as_completed(coming)).result()
-        assert len(together) == passwords.AT_ONCE
+        assert len(together) == passwords.MAX_HASHING
         go_on.set()
         statuses = sorted(one.result().status_code for one in coming)
     assert (turned_away.status_code, turned_away.headers["Retry-After"]) == (503, str(passwords.RETRY_SECONDS))
-    assert "Try again in a moment" in turned_away.text
-    assert statuses == [303] * passwords.IN_LINE + [503]
+    assert "Try again shortly" in turned_away.text
+    assert statuses == [303] * passwords.MAX_WAITING + [503]
 
 
 def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_better_hash_at_log_in_ends_neither_sessions_nor_tokens(site: Site) ->
 def test_changing_the_password_keeps_this_browser_and_ends_all_else(site: Site) -> None:
     here, there = site.user("lin"), site.browser().log_in("lin")
     program = token_of(site, here)
-    assert "ends your tokens" in here.get("/profile").text
+    assert "revokes your tokens" in here.get("/profile").text
     wrong = here.post_form("/profile", "/profile/password", old="wrong", new="short")
     assert wrong.status_code == 422
     assert "is not your password" in wrong.text

@@ -43,7 +43,7 @@ def test_submitting_the_form_as_it_stands_makes_the_default_task_and_tells_the_s
     assert task is not None
     assert task.state is TaskState.PENDING
     assert (task.settings.num_clients, task.settings.partition, task.settings.model) == (100, "shards", "2nn")
-    assert site.signal.told == [("submitted", 1)]
+    assert site.notifier.notifications == [("submitted", 1)]
     assert [event.kind for event in site.store.events.newest(task=1)] == ["submitted"]
 
 
@@ -57,7 +57,7 @@ def test_a_form_with_problems_comes_back_as_it_was_typed(site: Site) -> None:
     assert {name: value.strip() for name, value in again.items()} == {name: v.strip() for name, v in typed.items()}
     assert "must be at least 1" in answer.text
     assert site.store.tasks.newest() == []
-    assert site.signal.told == []
+    assert site.notifier.notifications == []
 
 
 def test_more_clients_than_examples_are_refused_with_the_number(site: Site) -> None:
@@ -182,7 +182,7 @@ def test_stopping_and_deleting(site: Site) -> None:
     running = site.store.tasks.get(1)
     assert running is not None
     assert (running.state, running.stop_requested) == (TaskState.RUNNING, True)
-    assert site.signal.reasons == ["stopped by lin", "stopped by lin"]
+    assert site.notifier.reasons == ["stopped by lin", "stopped by lin"]
     assert [event.kind for event in site.store.events.newest(task=1)] == ["stop_requested"]
     too_early = browser.post_form("/tasks/1", "/tasks/1/delete")
     assert too_early.status_code == 409

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from web_support import PASSWORD, Browser, Site, make_site
 
-from fedsim.web.forms import MAX_KEPT_CHARACTERS
+from fedsim.web.forms import MAX_TYPED_CHARACTERS
 
 SCRIPT = "<script>alert('x')</script>\"'&"
 
@@ -47,11 +47,11 @@ def test_what_was_typed_is_there_again_after_the_log_in_and_is_one_task_when_sub
     site.now += 13 * 3600
     answer = browser.post("/tasks/new", data=typed)
     assert answer.status_code == 403
-    assert "Your session has ended" in answer.text
+    assert "Your session has expired" in answer.text
     assert SCRIPT not in answer.text
     assert "a secret" not in answer.text
     page = log_in_on(browser, log_in_on(browser, answer.text, password="wrong"))
-    assert "Nothing was submitted yet" in page
+    assert "Nothing has been submitted yet" in page
     assert "Task 1 again, with changes" in page
     again = fields_of(page)
     expected = {name: value for name, value in typed.items() if name not in {"csrf", "password"}}
@@ -66,7 +66,7 @@ def test_a_form_from_before_another_log_in_comes_back_as_typed(site: Site) -> No
     browser.log_in("lin")
     answer = browser.post("/tasks/new", data=form | {"title": "typed long ago"})
     assert answer.status_code == 403
-    assert "You have logged in anew" in answer.text
+    assert "You have logged in again" in answer.text
     again = fields_of(answer.text)
     assert again["title"] == "typed long ago"
     assert site.store.tasks.newest() == []
@@ -86,7 +86,7 @@ def test_a_log_in_page_that_was_open_for_days_keeps_what_it_carries(site: Site) 
 def test_only_the_forms_own_fields_are_carried_and_only_so_much(site: Site) -> None:
     sent = {"title": "x" * 10_000, "next": "//evil.example", "name": "y", "kept.password": "z", "csrf": "w"}
     carried = fields_of(site.browser().post("/tasks/new", data=sent).text)
-    assert carried["kept.title"] == "x" * MAX_KEPT_CHARACTERS
+    assert carried["kept.title"] == "x" * MAX_TYPED_CHARACTERS
     assert carried["next"] == "/tasks"
     assert {name for name in carried if name.startswith("kept.")} == {"kept.title"}
 
@@ -114,7 +114,7 @@ def test_a_form_sent_twice_is_one_task(site: Site) -> None:
         answers = list(pool.map(lambda _: browser.post("/tasks/new", data=form), range(4)))
     assert {(answer.status_code, answer.headers["Location"]) for answer in answers} == {(303, "/tasks/1")}
     assert len(site.store.tasks.newest()) == 1
-    assert site.signal.told == [("submitted", 1)]
+    assert site.notifier.notifications == [("submitted", 1)]
     assert [event.kind for event in site.store.events.newest(task=1)] == ["submitted"]
 
 

@@ -26,17 +26,17 @@ START = 1_800_000_000.0
 
 
 @dataclass
-class RecordingSignal:
-    """Notes what the server would have been told."""
+class RecordingNotifier:
+    """Notes what the server would have been notifications."""
 
-    told: list[tuple[str, int]] = field(default_factory=list)
+    notifications: list[tuple[str, int]] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
     def submitted(self, task: Task) -> None:
-        self.told.append(("submitted", task.number))
+        self.notifications.append(("submitted", task.number))
 
     def stop(self, task: Task, reason: str = "") -> None:
-        self.told.append(("stop", task.number))
+        self.notifications.append(("stop", task.number))
         self.reasons.append(reason)
 
     def close(self) -> None:
@@ -68,11 +68,11 @@ class Site:
     folder: Path
     config: WebConfig
     store: Store
-    signal: RecordingSignal
+    notifier: RecordingNotifier
     now: float = START
 
     def __post_init__(self) -> None:
-        self.app = make_app(self.config, self.store, self.signal, clock=lambda: self.now)
+        self.app = make_app(self.config, self.store, self.notifier, clock=lambda: self.now)
 
     def browser(self, *, url: str = "http://127.0.0.1", address: str = "127.0.0.1", **headers: str) -> Browser:
         transport = httpx.WSGITransport(app=self.app, remote_addr=address, raise_app_exceptions=False)
@@ -141,7 +141,7 @@ def make_site(folder: Path, **config: Any) -> Site:
     checked = WebConfig.model_validate({"checkpoints": folder / "checkpoints", **values})
     store = open_store(checked.database)
     store.migrate()
-    return Site(folder, checked, store, RecordingSignal())
+    return Site(folder, checked, store, RecordingNotifier())
 
 
 def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""The web: pages and a JSON API through which people submit tasks, watch them, and take their models home."""
+"""The web: pages and a JSON API for submitting tasks, watching them, and downloading their models."""

@@ -1,6 +1,6 @@
-"""Accounts: who registers, logs in, changes a password, makes a token.
+"""Accounts: registration, log-in, passwords, and tokens.
 
-Nothing secret is stored: passwords as argon2id, session ids and tokens as blake2b of 256 random bits.
+No secret is stored in plain text: passwords as argon2id, session ids and tokens as blake2b of 256 random bits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _NAME = re.compile(r"^[^\W_][\w.@-]{1,63}$")
 
 
 def hash_secret(secret: str) -> str:
-    """What is stored of a session id or token: 32 bytes, hex. They are random, so a fast hash is safe."""
+    """The stored form of a session id or token: 32 bytes, hex. They are random, so a fast hash is safe."""
     return blake2b(secret.encode(), digest_size=32).hexdigest()
 
 
 def clean_name(name: str) -> str:
-    """A name in one normal form, so that what looks the same is the same."""
+    """Normalise a name, so that names that look the same are the same."""
     return unicodedata.normalize("NFKC", name).strip()
 
 
@@ -46,24 +46,24 @@ def _create(
         problems["name"] = tr("must be 2 to 64 letters, digits, “_”, “.”, “@” or “-”, beginning with a letter or digit")
     elif store.users.by_name(name) is not None:
         problems["name"] = tr("is taken: choose another name")
-    if problem := passwords.problem_of(password):
+    if problem := passwords.password_problem(password):
         problems["password"] = problem
     if problems:
-        raise Fault(422, tr("The account cannot be made like this."), problems=problems)
+        raise Fault(422, tr("The account cannot be created: correct the values below."), problems=problems)
     try:
         return store.users.create(
             name, passwords.hash_password(password), role=role, state=state, language=language, now=now
         )
-    except BadInput as error:  # somebody took the name a moment ago
+    except BadInput as error:  # the name was taken concurrently
         taken: Problems = {"name": tr("is taken: choose another name")}
-        raise Fault(422, tr("The account cannot be made like this."), problems=taken) from error
+        raise Fault(422, tr("The account cannot be created: correct the values below."), problems=taken) from error
 
 
 def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
-    """Make an administrator: how a new installation gets its first one.
+    """Create an administrator, such as the first one of a new installation.
 
     Raises:
-        Fault: a `BadInput` whose `problems` name what is wrong with the name or the password.
+        Fault: a `BadInput` whose `problems` describe what is wrong with the name or the password.
     """
     user = _create(store, name, password, UserRole.ADMIN, UserState.ACTIVE, "", now)
     _note(store, "admin_created", f"{user.name} was made as an administrator", user.name, now)
@@ -73,17 +73,17 @@ def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
 def register(
     store: Store, config: WebConfig, name: str, password: str, *, address: str, language: str, now: float
 ) -> User:
-    """Make a user as the configuration allows: at once, waiting for approval, or not at all.
+    """Create a user as the configuration allows: active, waiting for approval, or not at all.
 
-    Every attempt counts, whatever comes of it: each may cost a hash, or tell whether a name is taken.
+    Every attempt counts, even a failed one: it may cost a password hash, or reveal whether a name is taken.
 
     Raises:
-        Fault: registration is closed (403), there were too many (429) or are too many just now (503), or the name or
-            password will not do (422, with problems).
+        Fault: registration is closed (403), there were too many attempts (429), too many are being processed (503), or
+            the name or password is invalid (422, with problems).
     """
     if config.registration == "closed":
         raise Fault(403, tr("Registration is closed. Ask an administrator for an account."))
-    limits = {address_key(address): config.registrations_per_address, "everybody": config.registrations_overall}
+    limits = {address_key(address): config.registrations_per_address, "all_users": config.registrations_overall}
     throttle = Throttle(store, "registration", address, limits, config.registration_window_seconds)
     throttle.check(now)
     throttle.count(now)
@@ -94,11 +94,11 @@ def register(
 
 
 def log_in(store: Store, config: WebConfig, name: str, password: str, *, address: str, now: float) -> User:
-    """The user with this name and password.
+    """Return the user with this name and password.
 
     Raises:
-        Fault: wrong (403), not yet approved or disabled (403, only for the right password), too many wrong attempts
-            of this name or from this address (429, with `retry_after`), or too many just now (503).
+        Fault: wrong name or password (403); not yet approved, or disabled (403, only for the right password); too many
+            failed attempts for this name or from this address (429, with `retry_after`); too many at present (503).
     """
     name = clean_name(name)
     throttle = _of_log_in(store, config, name, address)
@@ -107,12 +107,12 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     right = passwords.is_right(user.password_hash if user else None, password)
     if user is None or not right:
         throttle.count(now)
-        # What stands in the name's field may be a password: only a name that there is is logged.
+        # People sometimes type the password into the name's field: only existing names are logged.
         get_logger().warning("login_failed", user=user.name if user else None, address=address)
         raise Fault(403, tr("The name or the password is wrong."))
     forgive(store, "login", _name_key(name))
     if user.state is UserState.WAITING:
-        raise Fault(403, tr("Your account waits for an administrator's approval."))
+        raise Fault(403, tr("Your account is waiting for an administrator's approval."))
     if user.state is UserState.DISABLED:
         raise Fault(403, tr("Your account is disabled. Ask an administrator."))
     if passwords.is_outdated(user.password_hash):
@@ -135,10 +135,10 @@ def _name_key(name: str) -> str:
 def start_session(
     store: Store, config: WebConfig, user: User, *, old: str | None, now: float
 ) -> tuple[str, LoginSession]:
-    """A new session under a new random id, which only the browser keeps; an `old` one of this browser ends.
+    """Start a session and return its random id, which only the browser stores; an `old` session of this browser ends.
 
     Raises:
-        Fault: 403 if the user has got another password since `user` was read, or was disabled.
+        Fault: 403 if the user was disabled, or got another password, since `user` was read.
     """
     if old:
         store.sessions.delete(hash_secret(old))
@@ -152,18 +152,19 @@ def start_session(
 def change_password(
     store: Store, config: WebConfig, user: User, old: str, new: str, *, address: str, now: float
 ) -> User:
-    """Change one's own password; every session and token of the user ends. Returns the user as they are now.
+    """Change the user's own password, and revoke all sessions and tokens. Returns the updated user.
 
     Raises:
-        Fault: 422 with the problem beside `old` or `new`; 429 after too many wrong `old` ones.
+        Fault: 422 with the problem of `old` or `new`; 429 after too many wrong `old` passwords.
     """
-    throttle = _of_log_in(store, config, user.name, address)  # or a session left open would be a place to guess at
+    # Throttled like a log-in, so that an abandoned session cannot be used to guess the password.
+    throttle = _of_log_in(store, config, user.name, address)
     throttle.check(now)
     problems: Problems = {}
     if not passwords.is_right(user.password_hash, old):
         throttle.count(now)
         problems["old"] = tr("is not your password")
-    if problem := passwords.problem_of(new):
+    if problem := passwords.password_problem(new):
         problems["new"] = problem
     if problems:
         raise Fault(422, tr("The password was not changed."), problems=problems)
@@ -174,7 +175,7 @@ def change_password(
 
 
 def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
-    """Give a user a generated password, which is returned once; the user's sessions and tokens end."""
+    """Set a generated password and return it; the user's sessions and tokens are revoked."""
     password = secrets.token_urlsafe(12)
     store.users.set_password_hash(user.id, passwords.hash_password(password))
     forgive(store, "login", _name_key(user.name))
@@ -185,10 +186,10 @@ def reset_password(store: Store, user: User, *, by: User, now: float) -> str:
 def change_user(
     store: Store, user: User, *, by: User, state: UserState | None, role: UserRole | None, now: float
 ) -> None:
-    """Approve, disable, enable a user, or change the role; an administrator cannot lock themselves out.
+    """Approve, disable or enable a user, or change the role. Administrators cannot lock themselves out.
 
     Raises:
-        Fault: 422 where administrators would change their own state or role.
+        Fault: 422 if administrators would change their own state or role.
     """
     if user.id == by.id:
         raise Fault(422, tr("You cannot change your own state or role: ask another administrator."))
@@ -201,10 +202,10 @@ def change_user(
 
 
 def make_token(store: Store, user: User, label: object, *, now: float) -> tuple[str, Token]:
-    """A bearer token for the JSON API, which is returned once, and its record.
+    """Create a bearer token for the JSON API; returns the secret, which is not stored, and the record.
 
     Raises:
-        Fault: 422 if the label is no printable text, empty or too long; 403 as with `start_session`.
+        Fault: 422 if the label is empty, too long or not printable; 403 as in `start_session`.
     """
     label = label.strip() if isinstance(label, str) and label.isprintable() else ""
     if not 1 <= len(label) <= MAX_LABEL_CHARACTERS:
@@ -219,12 +220,12 @@ def make_token(store: Store, user: User, label: object, *, now: float) -> tuple[
 
 
 def _changed() -> Fault:
-    return Fault(403, tr("Your account was changed just now. Log in again."))
+    return Fault(403, tr("Your account was just changed. Log in again."))
 
 
-def same_secret(given: str, expected: str) -> bool:
-    """Compare in a time that tells nothing."""
-    return bool(expected) and hmac.compare_digest(given.encode(), expected.encode())
+def same_secret(actual: str, expected: str) -> bool:
+    """Compare in constant time."""
+    return bool(expected) and hmac.compare_digest(actual.encode(), expected.encode())
 
 
 def _note(store: Store, kind: str, text: str, user: str, now: float) -> None:

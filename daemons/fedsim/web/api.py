@@ -32,10 +32,10 @@ E = TypeVar("E", bound=Enum)
 
 
 class ApiRoutes:
-    """Questions and commands in JSON. An error is always {"error": text}, with {"problems": {field: text}} if any."""
+    """The routes of the API. An error is always {"error": text}, with {"problems": {field: text}} if there are any."""
 
     def routes(self) -> list[Route]:
-        """What the API answers."""
+        """The routes."""
         task = ROOT + "/tasks/<number:int>"
         return [
             Route("GET", ROOT + "/tasks", self.tasks),
@@ -60,7 +60,7 @@ class ApiRoutes:
 
     # -- tasks
     def tasks(self, request: WebRequest) -> Json:
-        """The visitor's tasks, newest first; with `all=1`, an administrator's question, everybody's."""
+        """The user's tasks, newest first; with `all=1`, for administrators, those of all users."""
         everybody = request.query.get("all") == "1"
         if everybody and not request.is_admin:
             raise Fault(403, status_text(403))
@@ -71,7 +71,7 @@ class ApiRoutes:
         return {"tasks": [task_json(request.store, task) for task in found]}
 
     def submit(self, request: WebRequest) -> bottle.HTTPResponse:
-        """A new task from its settings, in our names or the original platform's."""
+        """Submit a task from its settings, by their names here or those of the original platform."""
         made = submissions.submit(request, request.json_body(), _idempotency_key(request))
         task = made.task
         content = {"task": task_json(request.store, task), "notes": [request.translate(note) for note in made.notes]}
@@ -84,7 +84,7 @@ class ApiRoutes:
         return {"task": task_json(request.store, submissions.task_of(request, number))}
 
     def stop(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
-        """Stop a task: one that waits at once, one that runs as soon as the server hears of it."""
+        """Stop a task: a pending one immediately, a running one as soon as the server is notified."""
         return json_response({"task": task_json(request.store, submissions.stop(request, number))}, 202)
 
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
@@ -92,19 +92,19 @@ class ApiRoutes:
         return json_response({"task": task_json(request.store, submissions.delete(request, number))}, 202)
 
     def rounds(self, request: WebRequest, number: int) -> Json:
-        """The rounds so far, a page of them; round 0 is the evaluation of the initial model."""
+        """The recorded rounds, paginated; round 0 is the evaluation of the initial model."""
         submissions.task_of(request, number)
         found = request.store.rounds.of_task(number, **_stretch(request))
         return {"rounds": plain(found), "total": request.store.rounds.count(number)}
 
     def events(self, request: WebRequest, number: int) -> Json:
-        """What happened to the task, newest first."""
+        """The events of the task, newest first."""
         submissions.task_of(request, number)
         limit = request.query_number("limit", 200, least=1, most=1000) or 200
         return {"events": plain(request.store.events.newest(task=number, limit=limit))}
 
     def checkpoints(self, request: WebRequest, number: int) -> Json:
-        """The saved models, a page of them; `url` is where one can be fetched, null once it was removed."""
+        """The checkpoints, paginated; `url` is null if a checkpoint was removed."""
         submissions.task_of(request, number)
         return {
             "checkpoints": [
@@ -115,17 +115,17 @@ class ApiRoutes:
         }
 
     def checkpoint(self, request: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
-        """A saved model's file, or with `part=json` the JSON beside it."""
+        """The file of a checkpoint, or with `part=json` its metadata."""
         task = submissions.task_of(request, number)
         return checkpoint_file(request, task, round_number, sidecar=request.query.get("part") == "json")
 
-    # -- what there is
+    # -- nodes and options
     def nodes(self, request: WebRequest) -> Json:
-        """The nodes as they last announced themselves."""
+        """The latest announcement of every node."""
         return {"nodes": plain(read_catalogue(request.site).nodes)}
 
     def options(self, request: WebRequest) -> Json:
-        """What a task may be made of, the defaults, and the settings' JSON schema."""
+        """Available models, data sets and plug-ins, the defaults, and the JSON schema of the settings."""
         catalogue = read_catalogue(request.site)
         return {
             "version": __version__,
@@ -143,31 +143,31 @@ class ApiRoutes:
 
     # -- accounts
     def me(self, request: WebRequest) -> Json:
-        """Who asks."""
+        """The authenticated user."""
         return {"user": user_json(request.authenticated_user)}
 
     def tokens(self, request: WebRequest) -> Json:
-        """One's own bearer tokens, without their secrets."""
+        """The user's bearer tokens, without their secrets."""
         return {"tokens": plain(request.store.tokens.of_user(request.authenticated_user.id))}
 
     def make_token(self, request: WebRequest) -> bottle.HTTPResponse:
-        """A new bearer token; its secret is in this answer and nowhere else."""
+        """Create a bearer token; its secret is only in this response."""
         label = request.json_body().get("label", "")
         secret, token = accounts.make_token(request.store, request.authenticated_user, label, now=request.now)
         return json_response({"token": plain(token), "secret": secret}, 201)
 
     def delete_token(self, request: WebRequest, token_id: int) -> Json:
-        """Make a bearer token worthless."""
+        """Revoke a bearer token."""
         if not 0 < token_id <= BIGGEST or not request.store.tokens.delete(request.authenticated_user.id, token_id):
             raise not_found()
         return {"deleted": token_id}
 
     def users(self, request: WebRequest) -> Json:
-        """Everybody with an account."""
+        """All users."""
         return {"users": [user_json(user) for user in request.store.users.all()]}
 
     def change_user(self, request: WebRequest, user_id: int) -> Json:
-        """Change somebody's state or role."""
+        """Change a user's state or role."""
         user = user_of(request, user_id)
         body = request.json_body()
         state, role = _choice(UserState, body, "state"), _choice(UserRole, body, "role")
@@ -177,7 +177,7 @@ class ApiRoutes:
         return {"user": user_json(user_of(request, user_id))}
 
     def reset_password(self, request: WebRequest, user_id: int) -> Json:
-        """Give somebody a generated password, which is in this answer and nowhere else."""
+        """Set a generated password for a user; it is only in this response."""
         user = user_of(request, user_id)
         return {
             "password": accounts.reset_password(request.store, user, by=request.authenticated_user, now=request.now)
@@ -185,7 +185,7 @@ class ApiRoutes:
 
 
 def user_of(request: WebRequest, user_id: int) -> User:
-    """The user with this id, for administrators.
+    """Return the user with this id.
 
     Raises:
         Fault: 404 if there is none.
@@ -197,7 +197,7 @@ def user_of(request: WebRequest, user_id: int) -> User:
 
 
 def _stretch(request: WebRequest) -> dict[str, Any]:
-    """Which of a task's rounds or checkpoints the address asks for."""
+    """The pagination parameters of rounds and checkpoints."""
     return {
         "after": request.query_number("after", None, least=0, most=MOST_ROUNDS),
         "limit": request.query_number("limit", MAX_ROUNDS, least=1, most=MAX_ROUNDS),
@@ -222,4 +222,4 @@ def _choice(kind: type[E], body: Json, field: str) -> E | None:
     except ValueError as error:
         choices = ", ".join(str(member.value) for member in kind)
         problems: Problems = {field: tr("must be one of %(choices)s", choices=choices)}
-        raise Fault(422, tr("The user cannot be changed like this."), problems=problems) from error
+        raise Fault(422, tr("The user cannot be changed: a value is invalid."), problems=problems) from error

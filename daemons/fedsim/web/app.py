@@ -1,4 +1,4 @@
-"""The application: routes, and what every answer has in common – identity, forgery check, errors, secure headers."""
+"""The application: routes, and what all responses have in common: authentication, CSRF check, errors, headers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsim.store import Store
 from fedsim.web.api import ApiRoutes
 from fedsim.web.errors import Fault, status_text, status_title
 from fedsim.web.i18n import html_language
-from fedsim.web.notifier import Signal
+from fedsim.web.notifier import Notifier
 from fedsim.web.pages.admin import AdminPages
 from fedsim.web.pages.login import LoginPages
 from fedsim.web.pages.nodes import NodePages
@@ -38,7 +38,7 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Not no-referrer: browsers would then send `Origin: null` with our own forms.
+    # Not no-referrer, with which browsers send `Origin: null` with this site's own forms.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -47,17 +47,17 @@ HEADERS = {
 
 
 def make_app(
-    config: WebConfig, store: Store, signal: Signal, *, clock: Callable[[], float] = time.time
+    config: WebConfig, store: Store, notifier: Notifier, *, clock: Callable[[], float] = time.time
 ) -> bottle.Bottle:
-    """The web as a WSGI application.
+    """Create the WSGI application.
 
     Args:
-        config: what `web.yml` says.
+        config: the configuration from `web.yml`.
         store: an open store, which the caller closes.
-        signal: tells the server of new tasks and stops.
-        clock: seconds since the epoch.
+        notifier: notifies the server of new tasks and stop requests.
+        clock: returns seconds since the epoch.
     """
-    return _Application(Site(config, store, signal, clock), Renderer()).app
+    return _Application(Site(config, store, notifier, clock), Renderer()).app
 
 
 class _Application:
@@ -86,7 +86,7 @@ class _Application:
                 if changes and route.outdated and (stranger or not request.csrf.is_valid):
                     return route.outdated(request)
                 if stranger:
-                    return self._log_in_first(request)
+                    return self._redirect_to_login(request)
                 if changes:
                     request.csrf.check_token()
                 request.authentication.check_access(admins_only=route.access is Access.ADMIN)
@@ -109,7 +109,7 @@ class _Application:
         request: WebRequest = environ[_REQUEST]
         return request
 
-    def _log_in_first(self, request: WebRequest) -> bottle.HTTPResponse:
+    def _redirect_to_login(self, request: WebRequest) -> bottle.HTTPResponse:
         if request.is_api:
             return self._fault(request, Fault(401, status_text(401)))
         back = quote(request.path_with_query, safe="/") if request.method == "GET" else "/tasks"
@@ -137,13 +137,13 @@ class _Application:
             )
             response = bottle.HTTPResponse(page, status=fault.status)
             if request.header("HX-Request") and fault.status in {403, 404}:
-                response.set_header("HX-Refresh", "true")  # the page under the live part is out of date as a whole
+                response.set_header("HX-Refresh", "true")  # the whole page is out of date, not only its live part
         if fault.retry_after:
             response.set_header("Retry-After", str(fault.retry_after))
         return response
 
     def _from_bottle(self, error: bottle.HTTPError) -> Any:
-        """Answers of Bottle's own: no such route, wrong method, or a fault in our code."""
+        """Convert Bottle's own errors: unknown route, unsupported method, or an exception in a handler."""
         if error.status_code >= 500:
             get_logger().error("request_failed", path=bottle.request.path, exception=error.traceback or error.body)
         request = self._request()
@@ -164,7 +164,7 @@ class _Application:
         return response
 
     def _finish(self) -> None:
-        """What every answer carries. Also runs for errors, and then after the answer was replaced."""
+        """Set the headers of every response. For errors, Bottle calls this after the response was replaced."""
         response = bottle.response
         request = self._request()
         for name, value in HEADERS.items():
@@ -176,7 +176,7 @@ class _Application:
                 response.set_header("Cache-Control", "no-store")
             response.set_header("Vary", "Accept-Language, Cookie")
             response.set_header("Content-Language", html_language(request.language))
-        # As headers: Bottle's own cookies are lost when it applies a response a second time.
+        # Set as headers, because Bottle loses its own cookies when it applies a response a second time.
         if "Set-Cookie" in response.headers:
             del response.headers["Set-Cookie"]
         if request.may_set_cookies:

@@ -53,7 +53,7 @@ class Authentication:
         if self._request.is_api and scheme.lower() == "bearer":
             self.user = self._store.tokens.owner(accounts.hash_secret(token.strip()), self._now)
             if self.user is None:
-                raise Fault(401, tr("The token is not valid: make one on your profile page."))
+                raise Fault(401, tr("The token is not valid: create one on your profile page."))
         elif session_id := self._request.cookie(SESSION_COOKIE):
             self.session = self._store.sessions.get(accounts.hash_secret(session_id), self._now)
             self.user = self.session.user if self.session else None

@@ -1,4 +1,4 @@
-"""What there is to choose from: nodes, their data sets, and whether wanted settings fit them."""
+"""The catalogue of nodes and their data sets, and the check of submitted settings against it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsim.web.request import Site
 
 @dataclass(frozen=True)
 class NodeView:
-    """A node as pages show it; `hello` is None, and `problem` says why, where its announcement cannot be read."""
+    """A node for display; if its announcement cannot be read, `hello` is None and `problem` says why."""
 
     name: str
     seen_at: float
@@ -30,7 +30,7 @@ class NodeView:
 
 @dataclass(frozen=True)
 class DataSetSummary:
-    """A data set with the nodes that hold it. `num_train` is the largest that one of its versions has."""
+    """A data set with the nodes that have it. If versions differ, the numbers are those of the largest."""
 
     name: str
     nodes: tuple[str, ...]
@@ -44,7 +44,7 @@ class DataSetSummary:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All nodes that ever announced themselves, and what they hold."""
+    """All nodes that ever announced themselves, their data sets, and the models."""
 
     nodes: tuple[NodeView, ...]
     datasets: dict[str, DataSetSummary]
@@ -52,7 +52,7 @@ class Catalogue:
 
 
 def read_catalogue(site: Site) -> Catalogue:
-    """What the nodes announced, as the store has it."""
+    """Read the catalogue from the store."""
     now = site.clock()
     timeout = site.config.node_timeout_seconds
     nodes = tuple(_view(node, now - node.seen_at <= timeout) for node in site.store.nodes.all())
@@ -87,20 +87,20 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
     )
 
 
-def check_settings(given: dict[str, Any], catalogue: Catalogue) -> tuple[TaskSettings, list[Text]]:
-    """Check what a person wants, in our names or the original platform's, against its limits and what the nodes hold.
+def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[TaskSettings, list[Text]]:
+    """Check submitted settings, by their names here or those of the original platform, against limits and catalogue.
 
     Returns:
-        The settings, and notes for the person.
+        The settings, and notes for the user.
 
     Raises:
-        Fault: 422 with every problem beside its field.
+        Fault: 422 with every problem by its field.
     """
     problems: Problems = {}
     settings: TaskSettings | None = None
     texts: list[str] = []
     try:
-        settings, texts = parse_settings(given)
+        settings, texts = parse_settings(submitted)
     except SettingsError as error:
         problems = explain_settings(error)
     if settings is not None:
@@ -108,21 +108,23 @@ def check_settings(given: dict[str, Any], catalogue: Catalogue) -> tuple[TaskSet
             make_strategy(settings)
         except BadInput as error:
             problems["server_step"] = tr("%(message)s", message=str(error))
-    model = given.get("model", settings.model if settings else None)
-    if isinstance(model, str) and model.isprintable() and "modelname" not in given and model not in catalogue.models:
+    model = submitted.get("model", settings.model if settings else None)
+    by_own_name = isinstance(model, str) and model.isprintable() and "modelname" not in submitted
+    if by_own_name and model not in catalogue.models:
         problems["model"] = tr(
-            "there is no model “%(name)s”; there are %(names)s", name=model, names=", ".join(catalogue.models)
+            "unknown model “%(name)s” (available: %(names)s)", name=model, names=", ".join(catalogue.models)
         )
-    dataset = settings.dataset if settings else given.get("dataset", TaskSettings.model_fields["dataset"].default)
+    default = TaskSettings.model_fields["dataset"].default
+    dataset = settings.dataset if settings else submitted.get("dataset", default)
     if isinstance(dataset, str) and "dataset" not in problems:
         problems |= _check_dataset(dataset, settings, catalogue)
     if problems or settings is None:
-        raise Fault(422, tr("The task cannot be submitted like this."), problems=problems)
+        raise Fault(422, tr("The task cannot be submitted: some settings are invalid."), problems=problems)
     return settings, [_note(text) for text in texts] + _waits(settings, catalogue)
 
 
 def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogue) -> Problems:
-    """With no node known, nothing can be said: the task is taken and waits."""
+    """Check the data set. While no node is known, any data set is accepted, and the task waits."""
     dataset = catalogue.datasets.get(name)
     if dataset is None:
         if not catalogue.nodes:
@@ -130,7 +132,7 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
         if not catalogue.datasets:
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
-        return {"dataset": tr("no node has “%(name)s”; there are %(names)s", name=name, names=names)}
+        return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
     if settings is None or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
@@ -148,12 +150,12 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
 
 def _note(text: str) -> Text:
     if text == SAVE_PATH_NOTE:
-        return tr("save_path is ignored: the server decides where files lie")
+        return tr("save_path is ignored: the server decides where files are stored")
     return tr("%(message)s", message=text)
 
 
 def _waits(settings: TaskSettings, catalogue: Catalogue) -> list[Text]:
     dataset = catalogue.datasets.get(settings.dataset)
     if dataset is None or not dataset.online:
-        return [tr("No node that has %(name)s is online now: the task waits for one.", name=settings.dataset)]
+        return [tr("No node with the data set %(name)s is online: the task waits for one.", name=settings.dataset)]
     return []

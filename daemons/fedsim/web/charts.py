@@ -1,4 +1,4 @@
-"""Curves of a task: as points for uPlot, and as geometry for the inline SVG that is there without JavaScript."""
+"""Charts of a task: as data for uPlot, and as geometry for an inline SVG that needs no JavaScript."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[int, float]
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where it lies in the SVG, and what it says."""
+    """A mark on an axis: its position in the SVG, and its label."""
 
     at: float
     label: str
@@ -28,7 +28,7 @@ class Tick:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: `css` names its colour, `path` is an SVG polyline, `last` its newest value."""
+    """One line: `css` is the class of its colour, `path` an SVG polyline, `last` the newest value."""
 
     label: Text
     css: str
@@ -39,7 +39,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Chart:
-    """Everything that the template needs; `data` is the JSON from which uPlot draws the same."""
+    """The content of a chart for the template; `data` is the JSON from which uPlot draws the same."""
 
     name: str
     title: Text
@@ -50,10 +50,10 @@ class Chart:
 
 
 def rounds_to_draw(latest: int, evaluate_every: int) -> set[int]:
-    """The rounds, of those up to the `latest`, from which curves are drawn: about `MAX_POINTS` of however many.
+    """Choose about `MAX_POINTS` of the rounds up to `latest` from which curves are drawn.
 
-    Those that are tested and those that are only trained are chosen apart, or rare tests would be missed. Steps double,
-    so that a point that was drawn once is drawn again until the curve becomes coarser as a whole.
+    Tested rounds are chosen separately, otherwise rare tests would be missed. The step doubles, so that the same points
+    are drawn again until the whole curve becomes coarser.
     """
     chosen = {latest}
     for first_step in (evaluate_every, 1):
@@ -62,14 +62,14 @@ def rounds_to_draw(latest: int, evaluate_every: int) -> set[int]:
             step *= 2
         chosen.update(range(0, latest + 1, step))
     newest_test = latest - latest % evaluate_every
-    # Tests run while the next rounds train already, so the newest may still be missing.
+    # Tests run while the next rounds already train, so the newest may still be missing.
     return chosen | {newest_test, max(newest_test - evaluate_every, 0)}
 
 
 def charts_of(rounds: Sequence[RoundMetrics | RoundRecord], num_rounds: int, metrics: MetricSet) -> list[Chart]:
-    """A chart for each metric: its values on the test set, and those that clients report from their training.
+    """Create a chart for each metric: its values on the test set, and those that clients report from their training.
 
-    A chart without a point is left out.
+    A chart without points is omitted.
     """
     names = {name for record in rounds for name in record.metrics}
     names |= {name.removeprefix(TRAIN_PREFIX) for record in rounds for name in record.train_metrics}
@@ -135,7 +135,7 @@ def _chart(
 
 
 def _thin(points: list[Point]) -> list[Point]:
-    """At most `MAX_POINTS` of the points, evenly, the newest among them: a curve has no more pixels."""
+    """At most `MAX_POINTS` evenly spaced points, including the newest: a curve has no more pixels."""
     if len(points) <= MAX_POINTS:
         return points
     step = (len(points) - 1) / (MAX_POINTS - 1)
@@ -153,7 +153,7 @@ def _marks(low: float, high: float) -> list[float]:
 
 
 def _data(series: list[list[Point]], num_rounds: int, y_range: tuple[float, float], *, share: bool) -> str:
-    """For uPlot: one list of x and, for each line, a value or null at each x."""
+    """The data for uPlot: a list of x and, for each line, a value or null at each x."""
     xs = sorted({x for points in series for x, _ in points})
     by_round: list[Callable[[int], float | None]] = [dict(points).get for points in series]
     lines = [[value(x) for x in xs] for value in by_round]

@@ -1,4 +1,4 @@
-"""What people take home: checkpoints as the server saved them, and the rounds as CSV or JSON."""
+"""Downloads: checkpoints as the server saved them, and rounds as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CSV_COLUMNS = ("num_examples", "cohort_size", "missing", "bytes_sent", "bytes_re
 
 
 def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
-    """The checkpoint of a round, or the JSON beside it; the digest is the ETag, ranges are answered.
+    """The checkpoint of a round, or its metadata. The digest is the ETag, and range requests are supported.
 
     Raises:
         Fault: 404 if there is none, 410 with the reason if it was removed.
@@ -46,7 +46,7 @@ def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidec
     wanted = request.header("Range")
     stretch = next(iter(bottle.parse_range_header(wanted, path.stat().st_size)), None) if wanted else None
     if wanted and stretch is None:
-        raise Fault(416, status_text(416))  # Bottle would say so as well, but leave the file open
+        raise Fault(416, status_text(416))  # Bottle would answer the same, but leave the file open
     response = bottle.static_file(
         path.relative_to(root).as_posix(),
         root=str(root),
@@ -64,7 +64,7 @@ def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidec
 
 
 class _Stretch:
-    """Part of an open file that still is one, so that it is sent from the disk and not copied piece by piece."""
+    """Part of an open file. It is a file object itself, so that gunicorn sends it from disk without copying."""
 
     def __init__(self, file: BinaryIO, start: int, end: int) -> None:
         self._file = file
@@ -73,13 +73,13 @@ class _Stretch:
         file.seek(start)
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, none beyond the end."""
+        """Read the next bytes, none beyond the end of the part."""
         left = max(self._end - self._file.tell(), 0)
         return self._file.read(left if size < 0 else min(size, left))
 
 
 def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
-    """One line for each round; a column for each metric, each phase's seconds and each class's metrics."""
+    """The rounds as CSV: a row for each round, with columns for metrics, seconds of each phase and metrics by class."""
     names: set[str] = set()
     phases: set[str] = set()
     classes: dict[str, int] = {}
@@ -120,7 +120,7 @@ def _csv_lines(lines: list[list[Any]]) -> bytes:
 
 
 def rounds_json(store: Store, task: Task) -> bottle.HTTPResponse:
-    """The task with everything known of its rounds, as one JSON document."""
+    """The task with all its rounds as one JSON document."""
     head = json.dumps({"task": task_json(store, task)}, allow_nan=False)
     name = f"task-{task.number}-rounds.json"
     headers = {"Content-Type": "application/json", "Content-Disposition": f'attachment; filename="{name}"'}
@@ -137,7 +137,7 @@ def _json(store: Store, task: Task, head: str) -> Iterator[bytes]:
 
 
 def _blocks(store: Store, task: Task) -> Iterator[list[RoundRecord]]:
-    """Every round, so many at a time that the memory does not grow with their number."""
+    """All rounds in blocks, so that memory does not grow with their number."""
     after: int | None = None
     while block := store.rounds.of_task(task.number, after=after, limit=BLOCK_ROUNDS):
         yield block

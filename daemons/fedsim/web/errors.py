@@ -1,4 +1,4 @@
-"""What a request may end with instead of an answer, and problems of settings in words that people understand."""
+"""Errors of requests, and the problems of settings as translatable texts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fedsim.errors import BadInput
 from fedsim.settings import SettingsError
 from fedsim.web.i18n import Text, tr
 
-# field -> what would be right there
+# field -> what is wrong with it
 Problems = dict[str, Text]
 
 
 class Fault(BadInput):
-    """A request that cannot be answered: the HTTP status, and a text that says what to do."""
+    """A request that fails with an HTTP status, and a text that says what to do."""
 
     def __init__(
         self, status: int, text: Text, *, problems: Problems | None = None, retry_after: int | None = None
@@ -29,16 +29,16 @@ class Fault(BadInput):
 _STATUS_TEXTS = {
     400: tr("The request could not be understood."),
     401: tr("Log in first."),
-    403: tr("You may not do this."),
-    404: tr("There is nothing here. It may have been deleted, or it may belong to somebody else."),
-    405: tr("This address does not take that method."),
-    410: tr("This is no longer kept."),
-    411: tr("Say the length of the request's body (Content-Length)."),
-    413: tr("The request is too large: at most 64 KiB are taken."),
-    415: tr("This kind of content is not taken here."),
-    416: tr("The file has no such range."),
+    403: tr("You do not have permission to do this."),
+    404: tr("Nothing was found here. It may have been deleted, or it may belong to another user."),
+    405: tr("This address does not support that method."),
+    410: tr("This is no longer available."),
+    411: tr("Specify the length of the request's body (Content-Length)."),
+    413: tr("The request is too large: the limit is 64 KiB."),
+    415: tr("This content type is not supported."),
+    416: tr("The requested range is not in the file."),
     429: tr("Too many attempts."),
-    500: tr("Something went wrong here, not with your request. It has been logged."),
+    500: tr("An internal error occurred. It has been logged."),
     503: tr("The database does not answer. Try again in a moment."),
 }
 _STATUS_TITLES = {
@@ -59,22 +59,22 @@ _STATUS_TITLES = {
 
 
 def status_text(status: int) -> Text:
-    """What a status means for the person."""
+    """What a status means to the user."""
     return _STATUS_TEXTS.get(status, _STATUS_TEXTS[400 if status < 500 else 500])
 
 
 def status_title(status: int) -> Text:
-    """A status in two words."""
+    """A short title of a status."""
     return _STATUS_TITLES.get(status, _STATUS_TITLES[400 if status < 500 else 500])
 
 
 def not_found() -> Fault:
-    """For what is not there and for what is somebody else's: the answer must not tell which."""
+    """The same error for missing objects and for those of other users, which must not be distinguishable."""
     return Fault(404, status_text(404))
 
 
 Explain = Callable[[Mapping[str, Any]], Text]
-# pydantic's error type -> its meaning in plain words
+# pydantic's error type -> its explanation
 _EXPLAIN: dict[str, Explain] = {
     "greater_than_equal": lambda c: tr("must be at least %(limit)s", limit=f"{c['ge']:.12g}"),
     "greater_than": lambda c: tr("must be greater than %(limit)s", limit=f"{c['gt']:.12g}"),
@@ -83,7 +83,7 @@ _EXPLAIN: dict[str, Explain] = {
     "int_parsing": lambda _: tr("must be a whole number"),
     "int_type": lambda _: tr("must be a whole number"),
     "int_from_float": lambda _: tr("must be a whole number"),
-    "int_parsing_size": lambda _: tr("is too large a number"),
+    "int_parsing_size": lambda _: tr("is too large"),
     "float_parsing": lambda _: tr("must be a number"),
     "float_type": lambda _: tr("must be a number"),
     "finite_number": lambda _: tr("must be a finite number"),
@@ -101,11 +101,11 @@ _EXPLAIN: dict[str, Explain] = {
 
 
 def explain_settings(error: SettingsError) -> Problems:
-    """Each problem of settings in plain words that can be translated."""
+    """Turn each problem of settings into a translatable text."""
     problems: Problems = {}
     for field, message in error.problems.items():
         kind, context = error.kinds.get(field, ("", {}))
         explain = _EXPLAIN.get(kind)
-        # Messages of fedsim's own checks are complete sentences already.
+        # Messages of fedsim's own checks need no explanation.
         problems[field] = explain(context) if explain else tr("%(message)s", message=message)
     return problems

@@ -1,4 +1,4 @@
-"""The task form: which settings stand together, what they are called, and what helps to choose them."""
+"""The task form: the groups of settings with their labels, help texts and choices."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fedsim import plugins
 from fedsim.settings import PLUGIN_SETTINGS, TaskSettings, options_setting
 from fedsim.web.i18n import Text, tr
 
-# Hidden fields: the task that the form was filled from, and what makes one form one task.
+# Hidden fields: the task from which the form was filled, and the submission's idempotency key.
 SOURCE = "from"
 SUBMISSION = "submission"
-# How the log-in page calls the fields of a task form that it carries along.
-KEPT = "kept."
-MAX_KEPT_CHARACTERS = 500
+# Prefix of the task form's fields that the log-in page carries along.
+CARRIED_PREFIX = "kept."
+MAX_TYPED_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class FormField:
-    """One setting in the form. `choices` makes a menu; `suggest` names a list of suggestions; else it is typed."""
+    """A setting in the form: a menu if there are `choices`, otherwise an input; `suggest` names a datalist."""
 
     name: str
     label: Text
@@ -35,7 +35,7 @@ class FormField:
 
 @dataclass(frozen=True)
 class Group:
-    """Settings that belong together; `advanced` ones are folded away."""
+    """A group of settings; `advanced` groups are collapsed."""
 
     title: Text
     fields: tuple[FormField, ...]
@@ -44,7 +44,7 @@ class Group:
 
 @dataclass(frozen=True)
 class OptionGroup:
-    """The options of one plug-in, in a field set that is shown where the plug-in is chosen."""
+    """The options of a plug-in, in a field set that is shown while the plug-in is chosen."""
 
     setting: str
     plugin: str
@@ -52,46 +52,36 @@ class OptionGroup:
     fields: tuple[FormField, ...]
 
 
-_CHOICES: dict[str, tuple[tuple[str, Text], ...]] = {
-    "device": (
-        ("auto", tr("auto – a GPU where there is one")),
-        ("cpu", tr("CPU")),
-        ("cuda", tr("GPU (CUDA)")),
-    ),
-}
+_DEVICES = (("auto", tr("auto – a GPU if available")), ("cpu", tr("CPU")), ("cuda", tr("GPU (CUDA)")))
 
 
 def _limits(name: str) -> tuple[str, str]:
-    """The bounds of a number, from the settings' schema, for the browser's own check."""
+    """The bounds of a number, from the settings' schema, for validation in the browser."""
     schema = TaskSettings.model_json_schema()["properties"][name]
     return str(schema.get("minimum", "")), str(schema.get("maximum", ""))
 
 
-def _number(name: str, label: Text, explained: Text) -> FormField:
+def _number(name: str, label: Text, help_text: Text) -> FormField:
     low, high = _limits(name)
-    return FormField(name, label, explained, minimum=low, maximum=high)
+    return FormField(name, label, help_text, minimum=low, maximum=high)
 
 
-def _menu(name: str, label: Text, explained: Text) -> FormField:
-    return FormField(name, label, explained, kind="menu", choices=_CHOICES[name])
-
-
-def _plugin(name: str, label: Text, explained: Text) -> FormField:
-    """A menu of the installed plug-ins; one that cannot be loaded is left out."""
+def _plugin(name: str, label: Text, help_text: Text) -> FormField:
+    """A menu of the installed plug-ins, without those that cannot be loaded."""
     empty = (("", tr("the strategy's own")),) if TaskSettings.model_fields[name].default == "" else ()
     usable = (plugin for plugin in plugins.describe(PLUGIN_SETTINGS[name]) if not plugin.problem)
     choices = (*empty, *((plugin.name, _translated(plugin.title)) for plugin in usable))
-    return FormField(name, label, explained, kind="menu", choices=choices)
+    return FormField(name, label, help_text, kind="menu", choices=choices)
 
 
 def _translated(text: str) -> Text:
-    """A plug-in's own text: translated where the catalogue has it, else shown as its package gives it."""
+    """A plug-in's text: translated if the catalogue contains it, otherwise as its package provides it."""
     return tr("%(message)s", message=text) if "%" in text else Text(text, {})
 
 
 @cache
 def option_groups(setting: str) -> tuple[OptionGroup, ...]:
-    """The options of every plug-in that `setting` can name; plug-ins without options have none."""
+    """The groups of options of all plug-ins that `setting` can name; plug-ins without options have no group."""
     groups = []
     for plugin in plugins.describe(PLUGIN_SETTINGS[setting]):
         prefix = f"{options_setting(setting)}.{plugin.name}."
@@ -105,14 +95,14 @@ def option_groups(setting: str) -> tuple[OptionGroup, ...]:
 def _option_field(name: str, schema: dict[str, Any]) -> FormField:
     """A form field from an option's JSON schema."""
     label = _translated(str(schema.get("title", name.rpartition(".")[2])))
-    explained = _translated(str(schema.get("description", "")))
+    help_text = _translated(str(schema.get("description", "")))
     values = ["true", "false"] if schema.get("type") == "boolean" else schema.get("enum", [])
     if values:
         choices = tuple((str(value), Text(str(value), {})) for value in values)
-        return FormField(name, label, explained, kind="menu", choices=choices)
+        return FormField(name, label, help_text, kind="menu", choices=choices)
     kind = "number" if schema.get("type") in {"number", "integer"} else "text"
     low, high = str(schema.get("minimum", "")), str(schema.get("maximum", ""))
-    return FormField(name, label, explained, kind=kind, minimum=low, maximum=high)
+    return FormField(name, label, help_text, kind=kind, minimum=low, maximum=high)
 
 
 @cache
@@ -122,12 +112,12 @@ def form_groups() -> tuple[Group, ...]:
         Group(
             tr("Model and data"),
             (
-                FormField("title", tr("Title"), tr("A name of your own for the task; may be empty."), kind="text"),
+                FormField("title", tr("Title"), tr("A name for the task; optional."), kind="text"),
                 FormField("model", tr("Model"), tr("The model that is trained."), kind="text", suggest="models"),
                 FormField(
                     "dataset",
                     tr("Data set"),
-                    tr("By the name that the nodes give it."),
+                    tr("The name under which nodes offer it."),
                     kind="text",
                     suggest="datasets",
                 ),
@@ -136,7 +126,7 @@ def form_groups() -> tuple[Group, ...]:
         Group(
             tr("Clients and partition"),
             (
-                _number("num_clients", tr("Clients"), tr("The population, spread over the nodes.")),
+                _number("num_clients", tr("Clients"), tr("The population, distributed over the nodes.")),
                 _number(
                     "fraction_train", tr("Fraction per round"), tr("Share of the clients in each round's cohort (0–1).")
                 ),
@@ -158,14 +148,14 @@ def form_groups() -> tuple[Group, ...]:
             tr("Strategy"),
             (
                 _plugin("strategy", tr("Strategy"), tr("How the clients' updates are combined.")),
-                _plugin("aggregation", tr("Aggregation"), tr("A strategy whose rule combines the updates instead.")),
-                _plugin("server_step", tr("Server step"), tr("A strategy whose server step is taken instead.")),
+                _plugin("aggregation", tr("Aggregation"), tr("Uses the aggregation rule of another strategy.")),
+                _plugin("server_step", tr("Server step"), tr("Uses the server step of another strategy.")),
             ),
         ),
         Group(
             tr("Rounds"),
             (
-                _number("num_rounds", tr("Rounds"), tr("Broadcast, training, aggregation: so many times.")),
+                _number("num_rounds", tr("Rounds"), tr("Rounds of broadcast, training and aggregation.")),
                 _number("evaluate_every", tr("Test every"), tr("Rounds between two tests on the test set.")),
                 _number(
                     "save_every", tr("Save every"), tr("Rounds between two checkpoints; the last is always saved.")
@@ -175,19 +165,21 @@ def form_groups() -> tuple[Group, ...]:
         Group(
             tr("Advanced"),
             (
-                _number("seed", tr("Seed"), tr("Same seed, same placement: the same result, to the byte.")),
-                _menu("device", tr("Device"), tr("Where the nodes train.")),
-                _number("num_nodes", tr("Nodes"), tr("How many nodes take part; 0: all that can.")),
-                _number("min_partition_size", tr("Least partition"), tr("Least number of examples of a client.")),
+                _number("seed", tr("Seed"), tr("The same seed and placement give the same result, byte for byte.")),
+                FormField("device", tr("Device"), tr("Where the nodes train."), kind="menu", choices=_DEVICES),
+                _number("num_nodes", tr("Nodes"), tr("Number of nodes that take part; 0: all that can.")),
+                _number(
+                    "min_partition_size", tr("Minimum partition size"), tr("Minimum number of examples of a client.")
+                ),
                 _number(
                     "min_responses",
-                    tr("Least responses"),
-                    tr("Share of the cohort that must answer before the deadline."),
+                    tr("Minimum responses"),
+                    tr("Share of the cohort that must respond before the deadline."),
                 ),
                 _number(
                     "round_timeout_seconds",
                     tr("Round deadline (seconds)"),
-                    tr("Then the round goes on with those who answered, if they are enough."),
+                    tr("After it, the round continues with the clients that responded, if they are enough."),
                 ),
             ),
             advanced=True,
@@ -197,15 +189,15 @@ def form_groups() -> tuple[Group, ...]:
 
 @cache
 def form_fields() -> tuple[FormField, ...]:
-    """All fields of the form, the options of all plug-ins included."""
+    """All fields of the form, including the options of all plug-ins."""
     general = tuple(field for group in form_groups() for field in group.fields)
     return general + tuple(
         field for setting in PLUGIN_SETTINGS for group in option_groups(setting) for field in group.fields
     )
 
 
-def filled(settings: TaskSettings) -> dict[str, str]:
-    """Settings as the form's texts; options of plug-ins that are not chosen have their defaults."""
+def form_values(settings: TaskSettings) -> dict[str, str]:
+    """The values of the form's fields for settings; options of plug-ins that are not chosen have their defaults."""
     values = settings.model_dump(mode="json")
     texts = {name: _plain(value) for name, value in values.items() if not isinstance(value, dict)}
     for setting, group in PLUGIN_SETTINGS.items():
@@ -217,9 +209,9 @@ def filled(settings: TaskSettings) -> dict[str, str]:
     return texts
 
 
-def shown(settings: TaskSettings) -> list[tuple[Text, str]]:
+def labelled_settings(settings: TaskSettings) -> list[tuple[Text, str]]:
     """The settings as (label, value), with the options of the chosen plug-ins only."""
-    texts = filled(settings)
+    texts = form_values(settings)
     rows = []
     for group in form_groups():
         for field in group.fields:
@@ -238,10 +230,10 @@ def shown(settings: TaskSettings) -> list[tuple[Text, str]]:
     return rows
 
 
-def given(form: dict[str, str]) -> dict[str, Any]:
-    """The form's settings, as typed but for spaces around them; what the form does not have keeps its default.
+def settings_from(form: dict[str, str]) -> dict[str, Any]:
+    """The settings of a submitted form, without surrounding spaces; fields that are missing keep their default.
 
-    Of the options, those of the chosen plug-ins count.
+    Only options of the chosen plug-ins are used.
     """
     settings: dict[str, Any] = {}
     for group in form_groups():
@@ -265,7 +257,7 @@ def given(form: dict[str, str]) -> dict[str, Any]:
 
 
 def field_of_problem(name: str, values: dict[str, str]) -> str:
-    """The form's field of a problem: that of `strategy_options.mu` is `strategy_options.fedprox.mu`."""
+    """The form's field for a problem: `strategy_options.fedprox.mu` for `strategy_options.mu`."""
     outer, dot, option = name.partition(".")
     setting = outer.removesuffix("_options")
     if not dot or setting not in PLUGIN_SETTINGS:
@@ -273,19 +265,19 @@ def field_of_problem(name: str, values: dict[str, str]) -> str:
     return f"{outer}.{values.get(setting, '').strip()}.{option}"
 
 
-def kept(form: dict[str, str], prefix: str = "") -> dict[str, str]:
-    """What was typed into the task form, to be shown again: known fields only, and of each no more than people type."""
+def typed_values(form: dict[str, str], prefix: str = "") -> dict[str, str]:
+    """The input of a task form, to be shown again: only known fields, and limited in length."""
     names = [*(field.name for field in form_fields()), SOURCE, SUBMISSION]
-    return {name: form[prefix + name][:MAX_KEPT_CHARACTERS] for name in names if prefix + name in form}
+    return {name: form[prefix + name][:MAX_TYPED_CHARACTERS] for name in names if prefix + name in form}
 
 
 def new_submission() -> str:
-    """What makes one form one task, however often it is sent."""
+    """A key with which repeated submissions of one form create only one task."""
     return secrets.token_urlsafe(16)
 
 
 def _plain(value: Any) -> str:
-    """A number as people type it, 600 and not 600.0, and to its last digit: run again, it is the same number."""
+    """A value as text, 600 instead of 600.0, with all digits, so that parsing it gives the same number."""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

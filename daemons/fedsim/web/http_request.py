@@ -151,7 +151,7 @@ class HttpRequest:
             return default
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             problem: Problems = {name: tr("must be a whole number")}
-            raise Fault(422, tr("The address has a number that is none."), problems=problem)
+            raise Fault(422, tr("A number in the address is not valid."), problems=problem)
         return min(max(int(text), least), most)
 
     def json_body(self) -> dict[str, Any]:

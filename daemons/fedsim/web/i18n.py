@@ -1,8 +1,8 @@
-"""Every text in English and Chinese: catalogues, the choice of a language, and numbers as people read them.
+"""Internationalisation in English and Chinese: translations, choice of the language, and formatting of numbers.
 
 The English text is the key; `locale/*/LC_MESSAGES/fedsim.po` holds the translations. They are compiled in memory when
-the application starts, so a fresh clone needs no build step. A text that is made far from a request – an error, a
-field's help – is a `Text`: it waits until somebody's language is known.
+the application starts, so a fresh clone needs no build step. A text that is created without a request, such as an error
+or a field's help, is a `Text`: it is translated when the user's language is known.
 """
 
 from __future__ import annotations
@@ -23,24 +23,25 @@ LOCALE = Path(__file__).parent / "locale"
 # language -> its own name; the first is the language of the texts in the code
 LANGUAGES = {"en": "English", "zh_CN": "中文"}
 DEFAULT_LANGUAGE = "en"
-# What browsers ask for -> ours. Every kind of Chinese is better served by ours than by English.
+# Language tag of browsers -> ours. For all variants of Chinese, ours is better than English.
 _ALIASES = {"zh": "zh_CN", "en": "en"}
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text that is not yet in a language: its English key and the values to fill in."""
+    """A text that is not yet translated: its English key and the values to fill in."""
 
     msgid: str
     values: dict[str, Any]
 
     def to(self, translations: NullTranslations) -> str:
-        """The text in the language of `translations`; values that are texts themselves are translated as well."""
+        """Translate the text and any values that are texts themselves."""
         values = {
             key: value.to(translations) if isinstance(value, Text) else value for key, value in self.values.items()
         }
         text = translations.gettext(self.msgid)
-        return text % values if values else text  # a text without values, as a plug-in's label, may have a percent sign
+        # Without values there is nothing to format, and a percent sign, as in a plug-in's label, needs no escape.
+        return text % values if values else text
 
     def __str__(self) -> str:
         """The English text, for logs."""
@@ -48,13 +49,13 @@ class Text:
 
 
 def tr(msgid: str, /, **values: Any) -> Text:
-    """Mark a text for translation; it is translated when it is shown."""
+    """Mark a text for translation, which happens when it is displayed."""
     return Text(msgid, values)
 
 
 @cache
 def translations_of(language: str) -> NullTranslations:
-    """The catalogue of a language, compiled from its .po file; English needs none."""
+    """The translations of a language, compiled from its .po file; English needs none."""
     path = LOCALE / language / "LC_MESSAGES" / "fedsim.po"
     if language == DEFAULT_LANGUAGE:
         return NullTranslations()
@@ -67,7 +68,7 @@ def translations_of(language: str) -> NullTranslations:
 
 
 def choose_language(wanted: str | None, accept_language: str) -> str:
-    """The language that a person chose, or else the best that the browser's `Accept-Language` asks for."""
+    """The language that the user chose, or else the best match of the browser's `Accept-Language`."""
     if wanted in LANGUAGES:
         return wanted
     weighted: list[tuple[float, int, str]] = []
@@ -80,18 +81,18 @@ def choose_language(wanted: str | None, accept_language: str) -> str:
         if tag and tag != "*" and weight > 0:
             weighted.append((-weight, position, tag.replace("-", "_")))
     asked = [tag for *_, tag in sorted(weighted)]
-    # A tag of a region that we do not have ("en_GB", "zh_TW", "zh_Hans_CN") falls back to its language.
+    # An unknown regional tag ("en_GB", "zh_TW", "zh_Hans_CN") falls back to its language.
     candidates = [name for tag in asked for name in (tag, tag.split("_")[0])]
     return negotiate_locale(candidates, list(LANGUAGES), aliases=_ALIASES) or DEFAULT_LANGUAGE
 
 
 def html_language(language: str) -> str:
-    """The language as the `lang` attribute and `Content-Language` write it: zh_CN -> zh-CN."""
+    """The language in the format of the `lang` attribute and `Content-Language`: zh_CN -> zh-CN."""
     return language.replace("_", "-")
 
 
 def duration(seconds: float) -> Text:
-    """A length of time, in the two largest units that matter."""
+    """A duration in its two largest units."""
     if seconds < 1:
         return tr("%(milliseconds)s ms", milliseconds=round(seconds * 1000))
     if seconds < 10:
@@ -107,7 +108,7 @@ def duration(seconds: float) -> Text:
 
 
 def size(num_bytes: int) -> str:
-    """A number of bytes in decimal units, as file managers show it."""
+    """A number of bytes in decimal units."""
     value = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -117,10 +118,10 @@ def size(num_bytes: int) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage; a dash where there is none."""
+    """A share as a percentage; a dash for None."""
     return "–" if share is None or not math.isfinite(share) else f"{share * 100:.2f} %"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measured number; a dash where there is none."""
+    """A measured number; a dash for None."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

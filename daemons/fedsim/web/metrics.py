@@ -1,4 +1,4 @@
-"""`/metrics` of the web, and what it tells: how many requests were answered, how, and how quickly."""
+"""The web's metrics at `/metrics`: number, status and duration of requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SECONDS = (0.005, 0.025, 0.1, 0.25, 1, 2.5, 10, 60)
 
 
 class WebMetrics(ProcessMetrics):
-    """The numbers of one process that serves."""
+    """The metrics of one worker process."""
 
     daemon = "web"
 
@@ -28,42 +28,45 @@ class WebMetrics(ProcessMetrics):
             "fedsim_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )
         self.seconds = Histogram(
-            "fedsim_http_request_seconds", "How long an answer took.", buckets=_SECONDS, registry=self.registry
+            "fedsim_http_request_seconds",
+            "Time until the response was computed.",
+            buckets=_SECONDS,
+            registry=self.registry,
         )
 
 
 class MeasuredApp:
-    """The application, with its requests counted, and `/metrics` for those that `metrics_to` names."""
+    """WSGI middleware that measures requests, and serves `/metrics` to the networks in `metrics_to`."""
 
     def __init__(self, app: bottle.Bottle, config: WebConfig) -> None:
         self._app = app
         self._readers = config.metrics_to
         self._metrics = WebMetrics()
-        self._tell = make_wsgi_app(self._metrics.registry)
+        self._serve_metrics = make_wsgi_app(self._metrics.registry)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """WSGI. To everybody else `/metrics` is a page that does not exist."""
+        """Handle a request; for all other clients `/metrics` does not exist."""
         if environ.get("PATH_INFO") == PATH and self._may_read(environ):
-            answer: Iterable[bytes] = self._tell(environ, start_response)
+            answer: Iterable[bytes] = self._serve_metrics(environ, start_response)
             return answer
         started = time.monotonic()
-        told = "000"
+        status_code = "000"
 
-        def listening(status: str, *rest: Any) -> Any:
-            nonlocal told
-            told = status[:3]
+        def record_status(status: str, *rest: Any) -> Any:
+            nonlocal status_code
+            status_code = status[:3]
             return start_response(status, *rest)
 
-        pages: Iterable[bytes] = self._app(environ, listening)
+        pages: Iterable[bytes] = self._app(environ, record_status)
         self._metrics.seconds.observe(time.monotonic() - started)
         route = environ.get("bottle.route")
-        # What no route answers has no label of its own: anybody can think of more paths.
+        # Unknown paths share one label, because clients can invent any number of them.
         method, path = (route.method, route.rule) if route is not None else ("", "")
-        self._metrics.requests.labels(method, path, told).inc()
+        self._metrics.requests.labels(method, path, status_code).inc()
         return pages
 
     def _may_read(self, environ: dict[str, Any]) -> bool:
-        """Only the peer itself counts: what came through a proxy comes from anywhere."""
+        """Whether the peer is in `metrics_to`; requests through a proxy are never allowed."""
         forwarded = any(name in environ for name in ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"))
         try:
             peer = ip_address(str(environ.get("REMOTE_ADDR", "")))

@@ -1,4 +1,4 @@
-"""Hints to the server that a task waits or should stop. A lost hint costs seconds, never a task: the row counts."""
+"""Notifies the server of new tasks and stop requests. A lost notification only causes a delay: the database counts."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from fedsim.store.records import Task
 from fedsim.wire import Identity, Outcome, Peer, Sender
 from fedsim.wire.tls import Credentials
 
-# Long enough for a receiver that restarts; by then the server has seen the row itself.
+# Long enough for a restart of the receiver; after that the server has polled the database anyway.
 GIVE_UP_SECONDS = 30.0
-# A process that is replaced waits so long for what it has just begun to send.
+# How long a process that is being replaced waits for its transfers.
 CLOSE_SECONDS = 2.0
 
 
-class Signal(Protocol):
-    """Tells the server's receiver; neither method blocks or fails."""
+class Notifier(Protocol):
+    """Notifies the server's receiver. The notifying methods neither block nor fail."""
 
     def submitted(self, task: Task) -> None:
-        """A new task waits."""
+        """Notify the server of a new task."""
 
     def stop(self, task: Task, reason: str = "") -> None:
-        """Somebody wants the task to stop."""
+        """Notify the server that the task is to be stopped."""
 
     def close(self) -> None:
-        """Let go of connections; what was not sent is lost."""
+        """Close connections; notifications that were not sent are lost."""
 
 
-class WireSignal:
-    """Sends `initparam` and `stop` files over the wire. Has threads, so it is made in the process that uses it."""
+class WireNotifier:
+    """Sends `initparam` and `stop` files to the receiver. It has threads, so it must not be created before a fork."""
 
     def __init__(self, config: WebConfig, credentials: Credentials | None) -> None:
         self._sender = Sender(Identity(config.name, Role.WEB), credentials=credentials)
@@ -43,15 +43,15 @@ class WireSignal:
         self._changed = threading.Condition()
 
     def submitted(self, task: Task) -> None:
-        """A new task waits."""
+        """Notify the server of a new task."""
         self._send(Kind.INITPARAM, task, Submission(task=task.uid, settings=task.settings))
 
     def stop(self, task: Task, reason: str = "") -> None:
-        """Somebody wants the task to stop."""
+        """Notify the server that the task is to be stopped."""
         self._send(Kind.STOP, task, Stop(task=task.uid, reason=reason))
 
     def close(self) -> None:
-        """Let go of connections, when what is on its way has arrived or after a moment; the rest is lost."""
+        """Wait briefly for transfers in progress, then close connections; other notifications are lost."""
         with self._changed:
             self._changed.wait_for(lambda: not self._underway, CLOSE_SECONDS)
         self._sender.close()
@@ -66,7 +66,7 @@ class WireSignal:
 
         def on_done(outcome: Outcome) -> None:
             if not outcome.delivered:
-                log.warning("signal_lost", problem=outcome.message, server=str(self._server))
+                log.warning("notification_lost", problem=outcome.message, server=str(self._server))
             self._count(-1)
 
         self._count(+1)
@@ -75,4 +75,4 @@ class WireSignal:
             self._sender.send(self._server, file_id, body, give_up_after=GIVE_UP_SECONDS, on_done=on_done)
         except FedsimError as error:
             self._count(-1)
-            log.warning("signal_lost", problem=str(error), server=str(self._server))
+            log.warning("notification_lost", problem=str(error), server=str(self._server))

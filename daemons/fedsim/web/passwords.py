@@ -1,7 +1,7 @@
-"""Passwords as argon2id, which is meant to cost memory and processor: so only few are hashed at once.
+"""Password hashing with argon2id, which is expensive by design, so concurrency is limited.
 
-Two at a time bound the memory (64 MiB each, RFC 9106's second recommendation), and few in line bound how many of the
-web's threads can be kept busy by people who log in or register: the others are told to come again.
+Two hashes at a time bound the memory (64 MiB each, RFC 9106's second recommendation). A short queue bounds how many of
+the web's threads log-ins and registrations can occupy; further ones are asked to try again.
 """
 
 from __future__ import annotations
@@ -20,47 +20,47 @@ from fedsim.web.i18n import Text, tr
 
 MIN_CHARACTERS = 8
 MAX_BYTES = 1024
-AT_ONCE = 2
-IN_LINE = 4  # those at work among them
+MAX_HASHING = 2
+MAX_WAITING = 4  # including those being hashed
 RETRY_SECONDS = 2
 
-_WORKING = threading.BoundedSemaphore(AT_ONCE)
-_LINE = threading.BoundedSemaphore(IN_LINE)
+_HASHING = threading.BoundedSemaphore(MAX_HASHING)
+_QUEUE = threading.BoundedSemaphore(MAX_WAITING)
 _HASHER = PasswordHasher()
 
 
 @contextmanager
-def _a_turn() -> Iterator[None]:
-    if not _LINE.acquire(blocking=False):
+def _hashing_slot() -> Iterator[None]:
+    if not _QUEUE.acquire(blocking=False):
         raise Fault(
-            503, tr("Too many people log in or register just now. Try again in a moment."), retry_after=RETRY_SECONDS
+            503, tr("Too many log-ins and registrations at the moment. Try again shortly."), retry_after=RETRY_SECONDS
         )
     try:
-        with _WORKING:
+        with _HASHING:
             yield
     finally:
-        _LINE.release()
+        _QUEUE.release()
 
 
 def hash_password(password: str) -> str:
-    """What is stored of a password.
+    """Hash a password for storage.
 
     Raises:
-        Fault: 503, too many are hashed just now.
+        Fault: 503 if too many are being hashed.
     """
-    with _a_turn():
+    with _hashing_slot():
         return _HASHER.hash(password)
 
 
 def is_right(password_hash: str | None, password: str) -> bool:
-    """Whether this is the password; without a hash, the same work is done for nothing and the answer is no.
+    """Verify a password. Without a hash the result is False, after the same amount of work.
 
     Raises:
-        Fault: 503, too many are hashed just now.
+        Fault: 503 if too many are being hashed.
     """
-    with _a_turn():
+    with _hashing_slot():
         try:
-            # One byte too many is enough to be wrong: nobody hashes megabytes here.
+            # A password beyond the limit is wrong; it is cut so that megabytes are never hashed.
             right = _HASHER.verify(password_hash or _dummy_hash(), password[: MAX_BYTES + 1])
         except (VerifyMismatchError, InvalidHashError):
             return False
@@ -68,12 +68,12 @@ def is_right(password_hash: str | None, password: str) -> bool:
 
 
 def is_outdated(password_hash: str) -> bool:
-    """Whether it was made with other parameters than today's."""
+    """Whether it was hashed with other parameters than the current ones."""
     return _HASHER.check_needs_rehash(password_hash)
 
 
-def problem_of(password: str) -> Text | None:
-    """Why this cannot be a password; None if it can."""
+def password_problem(password: str) -> Text | None:
+    """Why a password is not acceptable; None if it is."""
     if len(password) < MIN_CHARACTERS:
         return tr("must have at least %(limit)s characters", limit=MIN_CHARACTERS)
     if len(password.encode()) > MAX_BYTES:
@@ -83,5 +83,5 @@ def problem_of(password: str) -> Text | None:
 
 @cache
 def _dummy_hash() -> str:
-    """Verified for names that do not exist, so that the time of an answer tells nothing."""
+    """Verified for unknown names, so that the response time does not reveal whether a name exists."""
     return _HASHER.hash(secrets.token_hex(16))

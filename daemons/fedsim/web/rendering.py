@@ -1,4 +1,4 @@
-"""From values to HTML: one Jinja environment per language, everything escaped unless a template says otherwise."""
+"""Renders HTML with one Jinja environment per language; all values are escaped unless a template says otherwise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STATIC = HERE / "static"
 
 
 class Renderer:
-    """Renders the templates in the visitor's language."""
+    """Renders templates in the user's language."""
 
     def __init__(self) -> None:
         self._versions = {
@@ -65,11 +65,11 @@ class Renderer:
         return environment
 
     def static_url(self, name: str) -> str:
-        """The address of a static file, with its content's digest, so that it can be kept for ever."""
+        """The URL of a static file with the digest of its content, so that it can be cached indefinitely."""
         return f"/static/{name}?v={self._versions[name]}"
 
     def page(self, request: WebRequest, template: str, **values: Any) -> str:
-        """The HTML of a template; every template knows the request, its user and its form token."""
+        """Render a template; the request, its user and its form token are available in every template."""
         return (
             self._environments[request.language]
             .get_template(template)
@@ -85,7 +85,7 @@ class Renderer:
 
 
 def _when(seconds: float | None) -> Markup:
-    """A moment; without JavaScript in UTC, with it in the reader's own time zone."""
+    """A time, shown in UTC; with JavaScript in the user's time zone."""
     if seconds is None or not math.isfinite(seconds):
         return Markup("–")
     moment = datetime.fromtimestamp(seconds, UTC)

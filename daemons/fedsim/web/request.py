@@ -14,7 +14,7 @@ from fedsim.web.csrf import CsrfProtection
 from fedsim.web.errors import Fault, status_text
 from fedsim.web.http_request import HttpRequest
 from fedsim.web.i18n import Text, choose_language, translations_of
-from fedsim.web.notifier import Signal
+from fedsim.web.notifier import Notifier
 
 LANGUAGE_COOKIE = "fedsim_language"
 
@@ -25,7 +25,7 @@ class Site:
 
     config: WebConfig
     store: Store
-    signal: Signal
+    notifier: Notifier
     clock: Callable[[], float]
 
 

@@ -1,4 +1,4 @@
-"""What a page or an API question is to the application: a method, a path, a function, and who may ask."""
+"""Routes of pages and API: method, path, handler and required access."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedsim.web.request import WebRequest
 
 
 class Access(Enum):
-    """Who may ask."""
+    """Who may send a request."""
 
     ANYONE = auto()
     USER = auto()
@@ -22,10 +22,10 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Route:
-    """One question that the site answers. The handler gets the `WebRequest` and the path's parts.
+    """A route. The handler is called with the `WebRequest` and the variable parts of the path.
 
-    `outdated` answers, instead of the handler, a form whose session has ended or whose token is an older one's: it
-    shows again what was typed, and does nothing. Without one, the form is refused.
+    `outdated` is called instead of the handler if the session of a form has ended or its token belongs to an older
+    session: it shows the input again and has no effect. Without it, such a form is refused.
     """
 
     method: str

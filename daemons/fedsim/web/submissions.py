@@ -1,4 +1,4 @@
-"""What people do with tasks – submit, stop, delete – the same for pages and the JSON API."""
+"""Actions on tasks – submit, stop, delete – for pages and the JSON API."""
 
 from __future__ import annotations
 
@@ -18,48 +18,48 @@ from fedsim.web.request import WebRequest
 
 @dataclass(frozen=True)
 class Submitted:
-    """The task, notes for the person, and whether it is new or was made by the same submission before."""
+    """A submitted task, notes for the user, and whether it is new or an earlier request had already created it."""
 
     task: Task
     notes: list[Text]
     is_new: bool
 
 
-def submit(request: WebRequest, given: dict[str, Any], key: str = "") -> Submitted:
-    """Check the settings, write the task's row, and give the server a hint.
+def submit(request: WebRequest, submitted_settings: dict[str, Any], key: str = "") -> Submitted:
+    """Check the settings, create the task in the database, and notify the server.
 
     Args:
-        request: whose person submits.
-        given: settings as they were typed or sent.
-        key: with the same key, the same settings of the same person are the same task, however often they come: a
-            double click, a reload, an answer that was lost on its way. Empty: each time a new task.
+        request: the request of the user who submits.
+        submitted_settings: the settings, not yet validated.
+        key: idempotency key. The same settings of the same user with the same key are the same task: a double click,
+            a reload, a lost response. If empty, every call creates a task.
 
     Raises:
-        Fault: 422 with every problem beside its field.
+        Fault: 422 with every problem by its field.
     """
-    submission = _fingerprint(key, given) if key else None
+    submission = _fingerprint(key, submitted_settings) if key else None
     if submission and (made := request.store.tasks.by_submission(request.authenticated_user.id, submission)):
         return Submitted(made, [], is_new=False)
-    settings, notes = check_settings(given, read_catalogue(request.site))
+    settings, notes = check_settings(submitted_settings, read_catalogue(request.site))
     uid = uuid4().hex
     task = request.store.tasks.create(request.authenticated_user.id, settings, uid, request.now, submission=submission)
-    if task.uid != uid:  # the same submission was faster
+    if task.uid != uid:  # a concurrent request with the same key was faster
         return Submitted(task, notes, is_new=False)
     _note(request, task, "submitted", f"{request.authenticated_user.name} submitted the task")
-    request.site.signal.submitted(task)
+    request.site.notifier.submitted(task)
     return Submitted(task, notes, is_new=True)
 
 
-def _fingerprint(key: str, given: dict[str, Any]) -> str:
-    """Of the settings as well: who goes back and changes something wants another task."""
-    return blake2b(json.dumps([key, given], sort_keys=True).encode(), digest_size=32).hexdigest()
+def _fingerprint(key: str, submitted_settings: dict[str, Any]) -> str:
+    """The settings are part of it: a form that was changed and sent again is another task."""
+    return blake2b(json.dumps([key, submitted_settings], sort_keys=True).encode(), digest_size=32).hexdigest()
 
 
 def task_of(request: WebRequest, number: int) -> Task:
-    """The visitor's task with this number (an administrator's: any).
+    """Return the user's task with this number; for administrators, any task.
 
     Raises:
-        Fault: 404 for what is not there and what is somebody else's alike.
+        Fault: 404, both for missing tasks and for those of other users.
     """
     task = request.store.tasks.get(number) if 0 < number < 2**63 else None
     if task is None or (task.user_id != request.authenticated_user.id and not request.is_admin):
@@ -68,7 +68,7 @@ def task_of(request: WebRequest, number: int) -> Task:
 
 
 def stop(request: WebRequest, number: int) -> Task:
-    """Stop a task that has not finished; stopping twice is the same as once.
+    """Stop a task that has not finished; idempotent.
 
     Raises:
         Fault: 409 if it has finished, 404 as `task_of`.
@@ -78,7 +78,7 @@ def stop(request: WebRequest, number: int) -> Task:
         raise Fault(409, tr("Task %(number)s has already finished.", number=number))
     if not task.stop_requested:
         _note(request, task, "stop_requested", f"{request.authenticated_user.name} asked the task to stop")
-    request.site.signal.stop(task, f"stopped by {request.authenticated_user.name}")
+    request.site.notifier.stop(task, f"stopped by {request.authenticated_user.name}")
     return task_of(request, number)
 
 

@@ -1,6 +1,6 @@
-"""The brake on guessing and on flooding: so many attempts under a key within a window, then none until it has passed.
+"""Limits the attempts per key within a time window, against guessing and flooding.
 
-Log-ins and registrations share it. Attempts lie in the database, so a restart of the web forgives nothing.
+Used for log-ins and registrations. Attempts are stored in the database, so a restart of the web does not reset them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from fedsim.store import Store
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import duration, tr
 
-# Whoever has one address of IPv6 has this whole network of them.
+# A client with one IPv6 address usually controls the whole network of this size.
 IPV6_NETWORK_BITS = 64
 
 
 @dataclass(frozen=True)
 class Throttle:
-    """What is counted.
+    """A limit on attempts.
 
     Args:
-        kind: for the log, and so that different things under one key are counted apart.
-        address: where the attempt comes from, for the log.
-        limits: how many attempts each key may have.
+        kind: what is attempted; different kinds are counted separately.
+        address: the client's address, for the log.
+        limits: key -> number of attempts allowed.
         window_seconds: how long an attempt counts.
     """
 
@@ -36,7 +36,7 @@ class Throttle:
     window_seconds: float
 
     def check(self, now: float) -> None:
-        """Refuse if a key has had its attempts; what is refused is not counted, so nobody waits longer than one window.
+        """Refuse if a key has reached its limit. Refused attempts are not counted, so the wait is at most one window.
 
         Raises:
             Fault: 429 with `retry_after`.
@@ -48,13 +48,13 @@ class Throttle:
                 raise Fault(429, text, retry_after=math.ceil(self.window_seconds))
 
     def count(self, now: float) -> None:
-        """An attempt under every key."""
+        """Record an attempt under every key."""
         for key in self.limits:
             self.store.attempts.record(_stored(self.kind, key), now=now, until=now + self.window_seconds)
 
 
 def forgive(store: Store, kind: str, key: str) -> None:
-    """What was counted under this key counts no more."""
+    """Reset the attempts under this key."""
     store.attempts.clear(_stored(kind, key))
 
 
@@ -63,7 +63,7 @@ def _stored(kind: str, key: str) -> str:
 
 
 def address_key(address: str) -> str:
-    """The key of all addresses that one person can easily have."""
+    """The key of an address: for IPv6 of its network, which one client can use as a whole."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:

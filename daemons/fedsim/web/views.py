@@ -1,4 +1,4 @@
-"""Tasks, rounds and other records in the form in which pages and the JSON API show them."""
+"""Presents tasks, rounds and other records for pages and the JSON API."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATES: dict[TaskState, Text] = {
     TaskState.STOPPED: tr("stopped"),
 }
 USER_STATES: dict[UserState, Text] = {
-    UserState.WAITING: tr("waits for approval"),
+    UserState.WAITING: tr("awaiting approval"),
     UserState.ACTIVE: tr("active"),
     UserState.DISABLED: tr("disabled"),
 }
@@ -34,16 +34,21 @@ PHASES: dict[str, Text] = {
     "training": tr("training"),
     "aggregating": tr("aggregating"),
     "closing": tr("closing"),
-    # The names under which the server records how long a round's parts took.
+    "ended": tr("ended"),
+    "waiting": tr("waiting"),
+    "suspended: disk full": tr("suspended: disk full"),
+    "suspended: database lost": tr("suspended: database lost"),
+    "suspended: host trouble": tr("suspended: host trouble"),
+    # The parts of a round whose durations the server records.
     "train": tr("training"),
     "aggregate": tr("aggregating"),
     "evaluate": tr("testing"),
-    "all": tr("whole round"),
+    "all": tr("entire round"),
 }
 
 
 def phase_text(phase: str) -> Text:
-    """A phase in words; one that this version does not know as the server says it."""
+    """The text of a phase; an unknown phase is shown as recorded."""
     return PHASES.get(phase) or tr("%(message)s", message=phase)
 
 
@@ -55,24 +60,24 @@ EVENTS: dict[str, Text] = {
 
 
 def event_text(event: Event) -> Text:
-    """An event in words: the web's own can be translated, others are told as they were written."""
+    """The text of an event: events of the web are translated, others are shown as recorded."""
     known = EVENTS.get(event.kind)
     return Text(known.msgid, {"user": event.user}) if known and event.user else tr("%(message)s", message=event.text)
 
 
 def metric_label(metric: Metric) -> Text:
-    """The metric's label. That of a plug-in which brings no translation stays as it is."""
+    """The metric's label; one without a translation is shown as its plug-in provides it."""
     return Text(metric.label, {})
 
 
 def metric_value(metric: Metric, value: float | None) -> str:
-    """A value of the metric in its format; a dash where there is none."""
+    """A value of the metric in its format; a dash for None."""
     return percent(value) if metric.format is MetricFormat.SHARE else number(value)
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """A task with what pages compute from it."""
+    """A task with derived values for display."""
 
     task: Task
     state: Text
@@ -82,12 +87,12 @@ class TaskView:
 
     @property
     def live(self) -> bool:
-        """Whether the page should look again by itself."""
+        """Whether the page should be refreshed automatically."""
         return not self.task.state.finished or self.task.delete_requested
 
     @property
     def summary(self) -> Text:
-        """The task in one sentence, for screen readers and the terminal."""
+        """A summary in one sentence, for screen readers."""
         task = self.task
         if task.state is TaskState.PENDING:
             return tr("Task %(number)s: %(state)s", number=task.number, state=self.state)
@@ -103,32 +108,32 @@ class TaskView:
 
     @property
     def headline(self) -> Metric:
-        """The metric that sums up the task."""
+        """The most important metric of the task."""
         return metrics_of(self.task.settings).headline
 
     @property
     def result(self) -> str:
-        """The headline's value at the last test; a dash before it."""
+        """The headline's value at the last test; a dash before the first."""
         return metric_value(self.headline, self.task.metrics.get(self.headline.name))
 
     @property
     def metrics(self) -> list[Metric]:
-        """The metrics of the last test, in order; before it, the headline alone."""
+        """The metrics of the last test, in order; before the first, only the headline."""
         found = metrics_of(self.task.settings)
         return found.in_order(self.task.metrics or [found.headline_name])
 
     @property
     def time_left(self) -> Text | None:
-        """How long it will still take, where the server has an estimate."""
+        """The estimated time left, if there is an estimate."""
         if self.task.state.finished or self.task.eta_seconds is None:
             return None
         return tr("about %(time)s left", time=duration(self.task.eta_seconds))
 
 
 def task_view(store: Store, task: Task, newest_round: int | None = None) -> TaskView:
-    """The task as a page shows it; where its newest recorded round is known, it tells exactly how many are done."""
+    """Create the view of a task. With `newest_round`, the newest recorded round, the number of rounds is exact."""
     pending = task.state is TaskState.PENDING
-    working = task.phase in {"training", "aggregating"}  # then `task.round` is the one under way
+    working = task.phase in {"training", "aggregating"}  # then `task.round` is in progress
     return TaskView(
         task=task,
         state=STATES[task.state],
@@ -139,7 +144,7 @@ def task_view(store: Store, task: Task, newest_round: int | None = None) -> Task
 
 
 def plain(value: Any) -> Any:
-    """A record as JSON values: tuples as lists, enumerations as text, what is not finite as null."""
+    """Convert a record to JSON values: tuples to lists, enumerations to text, non-finite numbers to null."""
     if isinstance(value, BaseModel):
         return plain(value.model_dump(mode="json"))
     if hasattr(value, "__dataclass_fields__"):
@@ -156,7 +161,7 @@ def plain(value: Any) -> Any:
 
 
 def task_json(store: Store, task: Task) -> dict[str, Any]:
-    """A task for the JSON API: every field of its row, and what follows from them."""
+    """A task for the JSON API: the fields of its record, and derived values."""
     fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
     record: dict[str, Any] = plain(fields)
     metrics = metrics_of(task.settings)

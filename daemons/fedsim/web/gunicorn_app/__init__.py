@@ -1,1 +1,1 @@
-"""gunicorn as the web uses it: its supervisor under systemd, and a worker whose threads never wait for a client."""
+"""gunicorn for the web: a supervisor that reports to systemd, and a worker whose threads never wait for a client."""

@@ -21,7 +21,7 @@ from fedsim.web.gunicorn_app.supervisor import EventLogger, Supervisor
 from fedsim.web.gunicorn_app.worker import BufferingWorker
 from fedsim.web.http_request import MAX_BODY_BYTES
 from fedsim.web.metrics import MeasuredApp
-from fedsim.web.notifier import WireSignal
+from fedsim.web.notifier import WireNotifier
 from fedsim.wire import Identity
 from fedsim.wire.tls import Credentials
 
@@ -52,7 +52,7 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc] # gunicorn has
         # gunicorn creates its own sockets from these descriptors and closes them.
         self._descriptors = [listener.detach() for listener in listeners]
         self._store: Store | None = None
-        self._signal: WireSignal | None = None
+        self._notifier: WireNotifier | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -83,8 +83,8 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc] # gunicorn has
     def load(self) -> MeasuredApp:
         """The application. Called in the worker, so that no connection and no thread crosses a fork."""
         self._store = open_store(self._config.database, self._config.database_password_file)
-        self._signal = WireSignal(self._config, self._credentials)
-        return MeasuredApp(make_app(self._config, self._store, self._signal), self._config)
+        self._notifier = WireNotifier(self._config, self._credentials)
+        return MeasuredApp(make_app(self._config, self._store, self._notifier), self._config)
 
     def reload_config(self) -> bool:
         """Read the configuration again for the next worker process; False if it cannot be used."""
@@ -106,8 +106,8 @@ class GunicornApplication(BaseApplication):  # type: ignore[misc] # gunicorn has
 
     def close(self) -> None:
         """Close what `load` opened."""
-        if self._signal is not None:
-            self._signal.close()
+        if self._notifier is not None:
+            self._notifier.close()
         if self._store is not None:
             self._store.close()
 

@@ -1,4 +1,4 @@
-"""Pages for administrators: who has an account, and what they may do."""
+"""The page for administrators: user accounts and their roles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
 from fedsim.web.views import ROLES, USER_STATES
 
-# The form's verbs -> what they set.
+# Action of the form -> the state or role that it sets.
 _STATES = {"approve": UserState.ACTIVE, "enable": UserState.ACTIVE, "disable": UserState.DISABLED}
 _ROLES = {"make-admin": UserRole.ADMIN, "make-user": UserRole.USER}
 
@@ -26,7 +26,7 @@ class AdminPages:
         self._page = renderer.page
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         return [
             Route("GET", "/admin/users", self.users, Access.ADMIN),
             Route("POST", "/admin/users/<user_id:int>", self.change, Access.ADMIN),
@@ -34,11 +34,11 @@ class AdminPages:
         ]
 
     def users(self, request: WebRequest) -> str:
-        """Everybody, those who wait for approval first."""
+        """All users, those who wait for approval first."""
         return self._show(request)
 
     def change(self, request: WebRequest, user_id: int) -> bottle.HTTPResponse:
-        """Approve, disable, enable, or change the role."""
+        """Approve, disable or enable a user, or change the role."""
         verb = request.form.get("action", "")
         if verb not in _STATES.keys() | _ROLES.keys():
             raise Fault(400, status_text(400))
@@ -53,7 +53,7 @@ class AdminPages:
         return see_other("/admin/users")
 
     def reset_password(self, request: WebRequest, user_id: int) -> str:
-        """A generated password, shown this once."""
+        """Set a generated password, which is shown only once."""
         user = user_of(request, user_id)
         password = accounts.reset_password(request.store, user, by=request.authenticated_user, now=request.now)
         return self._show(request, name=user.name, password=password)

@@ -1,4 +1,4 @@
-"""Logging in and out. Whoever was interrupted by it while filling in the task form finds it again as it was typed."""
+"""Log-in and log-out. The input of a task form that was interrupted by a log-in is restored afterwards."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fedsim.web.routes import Access, Route
 
 
 class LoginPages:
-    """Log in, log out."""
+    """The pages for logging in and out."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         return [
             Route("GET", "/login", self.form, Access.ANYONE),
             Route("POST", "/login", self.log_in, Access.ANYONE, outdated=self.outdated),
@@ -29,12 +29,12 @@ class LoginPages:
         ]
 
     def form(self, request: WebRequest) -> bottle.HTTPResponse:
-        """The form for name and password."""
+        """The log-in form."""
         return show_login(self._renderer, request, wanted=request.query.get("next", "/tasks"))
 
     def log_in(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Check name and password; the session's id is always a new one."""
-        cookies_must_travel(request)
+        """Check name and password, and start a session with a new id."""
+        require_secure_transport(request)
         name, password = request.form.get("name", ""), request.form.get("password", "")
         try:
             user = accounts.log_in(
@@ -43,14 +43,14 @@ class LoginPages:
         except Fault as fault:
             return self._again(request, fault)
         request.authentication.begin_session(user)
-        if typed := forms.kept(request.form, forms.KEPT):
-            notice = tr("What you typed is here again. Nothing was submitted yet.")
+        if typed := forms.typed_values(request.form, forms.CARRIED_PREFIX):
+            notice = tr("Your input has been restored. Nothing has been submitted yet.")
             return show_task_form(self._renderer, request, typed, notice=notice)
         return see_other(safe_next(request.form.get("next", "/tasks")))
 
     def outdated(self, request: WebRequest) -> bottle.HTTPResponse:
-        """The page was open for so long that its cookie is gone."""
-        return self._again(request, Fault(403, tr("This page was open for too long: log in once more.")))
+        """The page was open for so long that its cookie has expired."""
+        return self._again(request, Fault(403, tr("This page was open for too long: log in again.")))
 
     def _again(self, request: WebRequest, fault: Fault) -> bottle.HTTPResponse:
         return show_login(
@@ -58,12 +58,12 @@ class LoginPages:
             request,
             wanted=request.form.get("next", "/tasks"),
             name=request.form.get("name", ""),
-            kept=forms.kept(request.form, forms.KEPT),
+            kept=forms.typed_values(request.form, forms.CARRIED_PREFIX),
             fault=fault,
         )
 
     def log_out(self, request: WebRequest) -> bottle.HTTPResponse:
-        """End the session, here and in the database."""
+        """End the session, in the browser and in the database."""
         request.authentication.end_session()
         return see_other("/")
 
@@ -77,22 +77,22 @@ def show_login(
     kept: dict[str, str] | None = None,
     fault: Fault | None = None,
 ) -> bottle.HTTPResponse:
-    """The log-in page, which leads to the page `wanted`, or to the task form filled with what is `kept`."""
-    cookies_must_travel(request)
+    """The log-in page, which leads to the page `wanted`, or to the task form with the input in `kept`."""
+    require_secure_transport(request)
     page = renderer.page(
         request,
         "login.html",
         error=fault.text if fault else None,
         name=name,
         next=safe_next(wanted),
-        kept={forms.KEPT + field: value for field, value in (kept or {}).items()},
+        kept={forms.CARRIED_PREFIX + field: value for field, value in (kept or {}).items()},
         registration=request.config.registration,
     )
     return page_response(page, fault)
 
 
-def cookies_must_travel(request: WebRequest) -> None:
-    """Refuse to show or take a form with a password where it could be read on its way.
+def require_secure_transport(request: WebRequest) -> None:
+    """Refuse a form with a password on a connection where it could be intercepted.
 
     Raises:
         Fault: 403.
@@ -101,7 +101,7 @@ def cookies_must_travel(request: WebRequest) -> None:
         raise Fault(
             403,
             tr(
-                "Passwords are taken over HTTPS only. Open this site by https://, or ask its administrator "
+                "Passwords are accepted over HTTPS only. Open this site with https://, or ask its administrator "
                 "(web.yml: secure_cookies)."
             ),
         )

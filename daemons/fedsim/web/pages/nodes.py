@@ -1,4 +1,4 @@
-"""The page of the nodes: who is there, what they hold, what they allow."""
+"""The page of the nodes: their state, data sets and rules."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from fedsim.web.routes import Route
 
 
 class NodePages:
-    """Who takes part."""
+    """The page of the nodes."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
 
     def routes(self) -> list[Route]:
-        """What this page answers."""
+        """The routes."""
         return [Route("GET", "/nodes", self.nodes)]
 
     def nodes(self, request: WebRequest) -> str:
-        """Every node that ever announced itself; for htmx only the part that lives."""
+        """All nodes that ever announced themselves; for htmx only the live part."""
         part = "_nodes.html" if request.header("HX-Request") else "nodes.html"
         return self._page(request, part, catalogue=read_catalogue(request.site))

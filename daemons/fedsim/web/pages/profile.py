@@ -1,4 +1,4 @@
-"""The visitor's own page: language, password, and tokens for the JSON API."""
+"""The user's own page: language, password, and tokens for the JSON API."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BIGGEST = 2**63 - 1
 
 
 class ProfilePages:
-    """What people set for themselves."""
+    """The pages of the user's profile."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         return [
             Route("GET", "/profile", self.profile),
             Route("POST", "/profile/password", self.change_password),
@@ -31,11 +31,11 @@ class ProfilePages:
         ]
 
     def profile(self, request: WebRequest) -> bottle.HTTPResponse:
-        """The page as it stands."""
+        """The profile page."""
         return self._show(request)
 
     def change_password(self, request: WebRequest) -> bottle.HTTPResponse:
-        """A new password: every other browser is logged out and every token ends; this browser stays."""
+        """Change the password: all other browsers are logged out, and all tokens are revoked."""
         old, new = request.form.get("old", ""), request.form.get("new", "")
         try:
             user = accounts.change_password(
@@ -51,11 +51,11 @@ class ProfilePages:
             return self._show(request, fault=fault)
         request.authentication.begin_session(user)
         return self._show(
-            request, done=tr("The password was changed. Other browsers were logged out, and your tokens have ended.")
+            request, done=tr("The password was changed. Other browsers were logged out, and your tokens were revoked.")
         )
 
     def make_token(self, request: WebRequest) -> bottle.HTTPResponse:
-        """A new token, shown this once."""
+        """Create a token, which is shown only once."""
         label = request.form.get("label", "")
         try:
             secret, _ = accounts.make_token(request.store, request.authenticated_user, label, now=request.now)
@@ -64,7 +64,7 @@ class ProfilePages:
         return self._show(request, secret=secret)
 
     def delete_token(self, request: WebRequest, token_id: int) -> bottle.HTTPResponse:
-        """Make a token worthless."""
+        """Revoke a token."""
         if not 0 < token_id <= BIGGEST or not request.store.tokens.delete(request.authenticated_user.id, token_id):
             raise not_found()
         return see_other("/profile")

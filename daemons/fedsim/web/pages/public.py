@@ -1,4 +1,4 @@
-"""Pages for everybody: what fedsim is, register, the language, and whether the web is well."""
+"""Pages that need no log-in: start page, registration, language, and health check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fedsim.store.records import UserState
 from fedsim.web import accounts, passwords
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import LANGUAGES
-from fedsim.web.pages.login import cookies_must_travel
+from fedsim.web.pages.login import require_secure_transport
 from fedsim.web.rendering import Renderer
 from fedsim.web.request import LANGUAGE_COOKIE, WebRequest
 from fedsim.web.responses import json_response, page_response, safe_next, see_other
@@ -17,13 +17,13 @@ from fedsim.web.routes import Access, Route
 
 
 class PublicPages:
-    """Everything that needs no log-in."""
+    """The public pages."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         return [
             Route("GET", "/", self.home, Access.ANYONE),
             Route("GET", "/register", self.register_form, Access.ANYONE),
@@ -33,17 +33,17 @@ class PublicPages:
         ]
 
     def home(self, request: WebRequest) -> str:
-        """What fedsim is."""
+        """The start page."""
         return self._page(request, "home.html")
 
     def register_form(self, request: WebRequest) -> str | bottle.HTTPResponse:
-        """The form for a new account."""
-        cookies_must_travel(request)
+        """The registration form."""
+        require_secure_transport(request)
         return self._register(request)
 
     def register(self, request: WebRequest) -> str | bottle.HTTPResponse:
-        """Make an account; an open registration logs in at once."""
-        cookies_must_travel(request)
+        """Create an account; if registration is open, the user is logged in immediately."""
+        require_secure_transport(request)
         name, password = request.form.get("name", ""), request.form.get("password", "")
         try:
             user = accounts.register(
@@ -75,7 +75,7 @@ class PublicPages:
         return page_response(page, fault)
 
     def language(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Switch the language, for this browser and, if somebody is logged in, for them."""
+        """Change the language of this browser and, if logged in, of the user."""
         wanted = request.form.get("language", "")
         if wanted in LANGUAGES:
             request.set_cookie(LANGUAGE_COOKIE, wanted)
@@ -84,6 +84,6 @@ class PublicPages:
         return see_other(safe_next(request.form.get("next", "/")))
 
     def healthz(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Whether the database answers; where it does not, the application turns `Unavailable` into 503."""
+        """The health check: 200 if the database answers, otherwise 503 from `Unavailable`."""
         request.store.check()
         return json_response({"status": "ok", "database": "ok", "version": __version__})

@@ -1,4 +1,4 @@
-"""Submitting a task: nothing typed is lost, whatever is wrong with it or happened meanwhile; one form is one task."""
+"""Submission of a task: input is never lost, and repeated submissions of one form create only one task."""
 
 from __future__ import annotations
 
@@ -18,43 +18,47 @@ BIGGEST = 2**63 - 1
 
 
 class SubmitPages:
-    """The form for a new task, or for one again with changes."""
+    """The form for a new task, or for repeating a task with changes."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         return [
             Route("GET", "/tasks/new", self.form),
             Route("POST", "/tasks/new", self.submit, outdated=self.outdated),
         ]
 
     def form(self, request: WebRequest) -> bottle.HTTPResponse:
-        """The form, with the defaults or with the settings of the task named by `from`."""
+        """The form with the defaults, or with the settings of the task `from`."""
         source = request.query_number(forms.SOURCE, None, least=1, most=BIGGEST)
         if source is None:
             return show_task_form(self._renderer, request, {})
-        values = forms.filled(submissions.task_of(request, source).settings)
+        values = forms.form_values(submissions.task_of(request, source).settings)
         return show_task_form(self._renderer, request, values | {forms.SOURCE: str(source)})
 
     def submit(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Submit what was typed; with problems, the form comes back as it was typed."""
+        """Submit the form; if there are problems, it is shown again with its input."""
         try:
-            made = submissions.submit(request, forms.given(request.form), request.form.get(forms.SUBMISSION, ""))
+            key = request.form.get(forms.SUBMISSION, "")
+            made = submissions.submit(request, forms.settings_from(request.form), key)
         except Fault as fault:
             if fault.status != 422:
                 raise
-            return show_task_form(self._renderer, request, forms.kept(request.form), fault=fault)
+            return show_task_form(self._renderer, request, forms.typed_values(request.form), fault=fault)
         return see_other(f"/tasks/{made.task.number}")
 
     def outdated(self, request: WebRequest) -> bottle.HTTPResponse:
-        """The form was opened in a session that has ended: it waits behind the log-in, or comes back at once."""
-        typed = forms.kept(request.form)
+        """The form was opened in a session that has ended: show it again, after a log-in if necessary."""
+        typed = forms.typed_values(request.form)
         if request.user is None:
-            text = tr("Your session has ended. Log in to go on: what you typed is kept, and nothing was submitted yet.")
+            text = tr(
+                "Your session has expired. Log in to continue: your input is kept, and nothing has been submitted yet."
+            )
             return show_login(self._renderer, request, kept=typed, fault=Fault(403, text))
         text = tr(
-            "You have logged in anew since this form was opened. Nothing was submitted yet: look it over once more."
+            "You have logged in again since this form was opened. "
+            "Nothing has been submitted yet: please check your input."
         )
         return show_task_form(self._renderer, request, typed, fault=Fault(403, text))

@@ -1,4 +1,4 @@
-"""The task form as a page: shown by those who submit, and after a log-in to who was interrupted by it."""
+"""The page of the task form, used for submission and after a log-in that interrupted it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def show_task_form(
     fault: Fault | None = None,
     notice: Text | None = None,
 ) -> bottle.HTTPResponse:
-    """The form with `values`, which may be as typed; what they leave out has its default."""
+    """Show the form with `values`, which need not be valid; missing values have their default."""
     problems: Problems = fault.problems if fault else {}
     known = {field.name for field in forms.form_fields()}
     source = values.get(forms.SOURCE, "")
-    filled = forms.filled(TaskSettings.model_validate({})) | values
+    filled = forms.form_values(TaskSettings.model_validate({})) | values
     problems = {forms.field_of_problem(name, filled): text for name, text in problems.items()}
     page = renderer.page(
         request,
@@ -49,7 +49,7 @@ def show_task_form(
 
 
 def _cohort(values: dict[str, str]) -> int | None:
-    """How many clients a round would have; None while the form's numbers are not numbers."""
+    """The number of clients in each round; None if the values are invalid."""
     try:
         wanted = {name: values[name] for name in ("num_clients", "fraction_train")}
         settings = TaskSettings.model_validate(wanted)

@@ -1,4 +1,4 @@
-"""Pages of tasks: the list, the page that lives, and what can be done with a task."""
+"""Pages of tasks: the lists, the live page of a task, and its actions and downloads."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ MOST_ROUNDS = 2**31 - 1
 
 
 class TaskPages:
-    """The list of tasks, and a task's own page."""
+    """The lists of tasks, and the page of a task."""
 
     def __init__(self, renderer: Renderer) -> None:
         self._page = renderer.page
 
     def routes(self) -> list[Route]:
-        """What these pages answer."""
+        """The routes."""
         task = "/tasks/<number:int>"
         return [
             Route("GET", "/tasks", self.mine),
-            Route("GET", "/admin/tasks", self.everybodys, Access.ADMIN),
+            Route("GET", "/admin/tasks", self.all_users_tasks, Access.ADMIN),
             Route("GET", task, self.task),
             Route("POST", task + "/stop", self.stop),
             Route("POST", task + "/delete", self.delete),
@@ -51,10 +51,10 @@ class TaskPages:
 
     # -- lists
     def mine(self, request: WebRequest) -> str | bottle.HTTPResponse:
-        """The visitor's own tasks."""
+        """The user's own tasks."""
         return self._list(request, request.authenticated_user.id, "/tasks")
 
-    def everybodys(self, request: WebRequest) -> str | bottle.HTTPResponse:
+    def all_users_tasks(self, request: WebRequest) -> str | bottle.HTTPResponse:
         """All tasks, for administrators."""
         return self._list(request, None, "/admin/tasks")
 
@@ -68,7 +68,7 @@ class TaskPages:
             "older": older,
             "before": before,
             "path": path,
-            "everybody": owner is None,
+            "all_users": owner is None,
             "live": any(view.live for view in views),
             "headlines": list({view.headline.name: view.headline for view in views}.values()),
         }
@@ -77,7 +77,7 @@ class TaskPages:
     def _live_part(
         self, request: WebRequest, page: str, part: str, values: dict[str, Any]
     ) -> str | bottle.HTTPResponse:
-        """The whole page, or for htmx its live part – or nothing, if that has not changed since it was fetched."""
+        """The whole page; for htmx only its live part, or an empty response if that has not changed."""
         body = self._page(request, part, **values, seen="")
         digest = blake2b(body.encode(), digest_size=8).hexdigest()
         if not request.header("HX-Request"):
@@ -88,7 +88,7 @@ class TaskPages:
 
     # -- one task
     def task(self, request: WebRequest, number: int) -> str | bottle.HTTPResponse:
-        """A task's page."""
+        """The page of a task."""
         return self._task(request, submissions.task_of(request, number))
 
     def _task(self, request: WebRequest, task: Task) -> str | bottle.HTTPResponse:
@@ -102,7 +102,7 @@ class TaskPages:
             "view": task_view(store, task, newest),
             "task": task,
             "settings": task.settings,
-            "shown_settings": forms.shown(task.settings),
+            "shown_settings": forms.labelled_settings(task.settings),
             "charts": charts_of(curves, task.settings.num_rounds, metrics),
             "metrics": metrics,
             "columns": metrics.in_order(name for r in rounds.shown for name in (*r.metrics, *r.train_metrics)),
@@ -120,18 +120,18 @@ class TaskPages:
         return self._live_part(request, "task.html", "_task.html", values)
 
     def stop(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
-        """Stop the task and look at it."""
+        """Stop the task, and show its page."""
         submissions.stop(request, number)
         return see_other(f"/tasks/{number}")
 
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
-        """Have the task deleted and go back to the list."""
+        """Request the deletion of the task, and show the list."""
         submissions.delete(request, number)
         return see_other("/tasks")
 
     # -- downloads
     def rounds_csv(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
-        """The rounds as a table for other programs."""
+        """The rounds as CSV."""
         return rounds_csv(request.store, submissions.task_of(request, number))
 
     def rounds_json(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
@@ -139,7 +139,7 @@ class TaskPages:
         return rounds_json(request.store, submissions.task_of(request, number))
 
     def checkpoint(self, request: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
-        """A saved model, or with `part=json` the JSON beside it."""
+        """The file of a checkpoint, or with `part=json` its metadata."""
         task = submissions.task_of(request, number)
         return checkpoint_file(request, task, round_number, sidecar=request.query.get("part") == "json")
 
@@ -148,19 +148,19 @@ T = TypeVar("T", RoundRecord, Checkpoint)
 
 
 @dataclass(frozen=True)
-class Shown(Generic[T]):
-    """A page of what a task has for its rounds, newest first; the page behind it is `before` round `older`, if any."""
+class RecordPage(Generic[T]):
+    """A page of a task's rounds or checkpoints, newest first. The next page is `before` the round `older`, if any."""
 
     shown: list[T]
     before: int | None
     older: int | None
 
 
-def _page(request: WebRequest, name: str, size: int, read: Callable[..., list[T]]) -> Shown[T]:
-    """The page that the address asks for by `name`, read and shown in pieces of `size`."""
+def _page(request: WebRequest, name: str, size: int, read: Callable[..., list[T]]) -> RecordPage[T]:
+    """Read the page of `size` records that the query parameter `name` selects."""
     before = request.query_number(name, None, least=1, most=MOST_ROUNDS)
     found = read(before=before, limit=size + 1, newest=True)[::-1]
-    return Shown(found[:size], before, found[size - 1].round if len(found) > size else None)
+    return RecordPage(found[:size], before, found[size - 1].round if len(found) > size else None)
 
 
 def _newest(newest_first: list[RoundRecord]) -> int:
@@ -168,7 +168,7 @@ def _newest(newest_first: list[RoundRecord]) -> int:
 
 
 def _phases(rounds: list[RoundRecord]) -> list[str]:
-    """The phases that the table has columns for, in the order in which a round goes through them."""
+    """The phases with a column in the table, in the order of a round."""
     names = {name for record in rounds for name in record.seconds}
     order = list(PHASES)
     return sorted(names, key=lambda name: (order.index(name) if name in PHASES else len(order), name))
