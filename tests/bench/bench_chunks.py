@@ -9,6 +9,7 @@ is the turn in which a daemon that was killed in the middle of the round starts 
 
 from __future__ import annotations
 
+import select
 import sys
 import tempfile
 import time
@@ -28,6 +29,7 @@ from fedsim.config import ClientConfig
 from fedsim.messages import Assignment, Broadcast, Chunk, EngineInfo, Uplink
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.writer import Writer
 from fedsim.settings import TaskSettings
 from fedsim.spool.durable import write_json
 from fedsim.spool.files import FileId, Kind, Role, metadata_path
@@ -103,12 +105,17 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     meta = {"sender": "server", "digest": digest, "size": path.stat().st_size, "meta": broadcast.model_dump()}
     write_json(metadata_path(path), meta)
     updates = spool.folder(Kind.LOCALPARAM) / UID
-    with DefaultSelector() as selector, closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox:
+    with (
+        DefaultSelector() as selector,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox,
+        Writer() as writer,
+    ):
         servers = ForkServers(selector)
         context = NodeContext(
             config=config,
             spool=spool,
             outbox=outbox,
+            writer=writer,
             server=Peer("server", "127.0.0.1", 1),  # where nothing listens
             fork_servers=servers,
             audit_log=AuditLog(folder / "audit.jsonl"),
@@ -119,6 +126,9 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
         def resumed() -> NodeTask:
             running = NodeTask(assignment(chunks), context)
             running.start(None)
+            while running._queue.held:
+                select.select([writer], [], [])
+                writer.dispatch()
             return running
 
         def turns(running: NodeTask, numbers: range) -> list[float]:

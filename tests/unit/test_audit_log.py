@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.writer import Writer
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_array
@@ -93,12 +95,17 @@ def context(tmp_path: Path) -> Iterator[NodeContext]:
             "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
         }
     )
-    with DefaultSelector() as selector, closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox:
+    with (
+        DefaultSelector() as selector,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox,
+        Writer() as writer,
+    ):
         servers = ForkServers(selector)
         yield NodeContext(
             config=config,
             spool=Spool(tmp_path),
             outbox=outbox,
+            writer=writer,
             server=SERVER,
             fork_servers=servers,
             audit_log=AuditLog(tmp_path / "audit.jsonl"),
@@ -117,7 +124,11 @@ def test_what_a_restart_finds_of_a_task_that_is_stopped_then_may_have_left(conte
     write_array(
         context.spool.path(FileId(kind=Kind.TESTSET, task=task.task, part="data"), "a"), np.zeros((1, 2), np.float32)
     )
-    NodeTask(task, context).stop("stopped by a user")
+    running = NodeTask(task, context)
+    running.stop("stopped by a user")
+    while not running.ended:
+        select.select([context.writer], [], [], 10)
+        context.writer.dispatch()
     noted = lines(context.config.spool / "audit.jsonl")
     assert [(line["kind"], line.get("round"), line["acknowledged"]) for line in noted] == [
         ("localparam", 1, False),

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from selectors import DefaultSelector
 from typing import Any
@@ -19,39 +23,72 @@ from fedsim.runtime.bulkhead import host_trouble
 from fedsim.runtime.daemon import reload_config
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_loop import EventLoop
+from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.worker_versions import WorkerVersions
+from fedsim.runtime.writer import Writer
 from fedsim.worker import jobs
 
 
+class NoOutbox(Outbox):
+    """Has no transfers."""
+
+    def cancel(self, unwanted: object) -> None:
+        pass
+
+
+def full_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    with Writer() as writer:
+        yield writer
+
+
+def written(writer: Writer) -> None:
+    """Wait for a write, and go on in the loop."""
+    select.select([writer], [], [], 10)
+    writer.dispatch()
+
+
 class Driver(TaskDriver[str, str]):
-    """A task whose events are exceptions to raise."""
+    """A task whose events are exceptions to raise; or to store, if they begin with a plus."""
 
     ended = False
+    decided = False
 
-    def __init__(self, *, breaks: bool = False) -> None:
-        super().__init__(TaskTelemetry(1, NodeMetrics()))
+    def __init__(self, writer: Writer, *, breaks: bool = False) -> None:
+        super().__init__("0" * 32, TaskTelemetry(1, NodeMetrics()), NoOutbox(0), writer)
         self.breaks = breaks
         self.failed: list[str] = []
+        self.done: list[str] = []
         self.suspensions = 0
 
     def handle(self, event: str) -> list[str]:
-        return [event]
+        return event.split()
 
     def carry_out(self, action: str) -> None:
-        if action:
+        if action == "full":
+            self.write(full_disk)
+        elif action.startswith("+"):
+            self.write(lambda: self.done.append(f"{action} on {threading.current_thread().name[:6]}"))
+        elif action.startswith("-"):
+            self.done.append(action)
+        else:
             raise KeyError(action)
 
     def worker_replied(self, reply: jobs.Reply) -> None:  # noqa: ARG002
         raise AssertionError
 
-    def fail(self, reason: str) -> None:
+    def failure(self, reason: str) -> str:
         self.failed.append(reason)
-        if self.breaks:
-            self.dispatch("again")
+        return "again" if self.breaks else ""
 
     def suspend(self) -> None:
         self.suspensions += 1
+        super().suspend()
 
     @contained
     def happen(self, event: str) -> None:
@@ -62,16 +99,65 @@ class Driver(TaskDriver[str, str]):
         raise error
 
 
-def test_an_exception_while_a_task_is_served_fails_that_task_with_a_reason() -> None:
-    driver = Driver()
+def test_nothing_follows_a_write_before_it_has_ended(writer: Writer) -> None:
+    driver = Driver(writer)
+    driver.happen("-a +b -c +d -e")
+    driver.happen("-f")
+    assert [action for action in driver.done if action[0] == "-"] == ["-a"]
+    for _ in range(2):
+        written(writer)
+    assert driver.done == ["-a", "+b on writer", "-c", "+d on writer", "-e", "-f"]
+
+
+def test_an_error_of_a_write_suspends_as_it_would_in_the_loop(writer: Writer) -> None:
+    driver = Driver(writer)
+    driver.happen("full -a")
+    with pytest.raises(DiskFull):
+        written(writer)
+    assert not driver.done
+
+
+def test_a_write_of_a_suspended_task_is_carried_out_but_nothing_follows_it(writer: Writer) -> None:
+    driver = Driver(writer)
+    driver.happen("+a -b")
+    driver.suspend()
+    written(writer)
+    assert driver.done == ["+a on writer"]
+
+
+def test_a_writer_carries_out_everything_in_order_before_it_ends() -> None:
+    done: list[int] = []
+    with Writer() as writer:
+        for number in range(100):
+            writer.submit(partial(done.append, number))
+        writer.drain()
+        assert len(done) == 100
+        for number in range(100, 200):
+            writer.submit(partial(done.append, number))
+    assert done == [*range(200)]
+
+
+def test_an_exception_in_the_loop_leaves_the_completions_that_follow_for_the_next_turn(writer: Writer) -> None:
+    results: list[int] = []
+    writer.submit(full_disk)
+    writer.submit(lambda: 1, lambda future: results.append(future.result()))
+    writer._thread.submit(lambda: None).result()
+    with pytest.raises(OSError, match="No space"):
+        written(writer)
+    written(writer)
+    assert results == [1]
+
+
+def test_an_exception_while_a_task_is_served_fails_that_task_with_a_reason(writer: Writer) -> None:
+    driver = Driver(writer)
     driver.happen("boom")
     (reason,) = driver.failed
     assert "KeyError: 'boom'" in reason
     assert not driver.abandoned
 
 
-def test_a_task_that_cannot_even_be_failed_is_abandoned_and_left_alone() -> None:
-    driver = Driver(breaks=True)
+def test_a_task_that_cannot_even_be_failed_is_abandoned_and_left_alone(writer: Writer) -> None:
+    driver = Driver(writer, breaks=True)
     driver.happen("boom")
     assert driver.abandoned
     assert driver.suspensions == 1
@@ -87,15 +173,15 @@ def test_a_task_that_cannot_even_be_failed_is_abandoned_and_left_alone() -> None
         (Unavailable("the database is gone"), Unavailable),
     ],
 )
-def test_what_concerns_every_task_passes_to_the_daemon(error: Exception, kind: type[Exception]) -> None:
-    driver = Driver()
+def test_what_concerns_every_task_passes_to_the_daemon(error: Exception, kind: type[Exception], writer: Writer) -> None:
+    driver = Driver(writer)
     with pytest.raises(kind):
         driver.lose(error)
     assert not driver.failed
 
 
-def test_an_error_that_concerns_one_file_fails_its_task_alone() -> None:
-    driver = Driver()
+def test_an_error_that_concerns_one_file_fails_its_task_alone(writer: Writer) -> None:
+    driver = Driver(writer)
     driver.lose(FileNotFoundError(errno.ENOENT, "No such file", "plan.json"))
     assert "plan.json" in driver.failed[0]
     with pytest.raises(FileNotFoundError), host_trouble():
@@ -137,11 +223,12 @@ def test_a_reload_keeps_what_only_a_restart_can_change(tmp_path: Path) -> None:
 
 def test_the_versions_of_workers_are_recorded_once_and_survive_a_restart(tmp_path: Path) -> None:
     versions = WorkerVersions.open(tmp_path, "0.1")
-    assert versions.record("node-a", {"0.1"}) == []
-    assert versions.record("node-a", {"0.1", "0.2"}) == ["0.2"]
+    assert versions.add("node-a", {"0.1"}) == ["0.1"]
+    assert versions.add("node-a", {"0.1", "0.2"}) == ["0.2"]
+    versions.write()
     again = WorkerVersions.open(tmp_path)
     assert again.version == "0.1"
-    assert again.record("node-a", {"0.2"}) == []
+    assert again.add("node-a", {"0.2"}) == []
     assert again.all == ["0.1", "0.2"]
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import count
+from typing import Any
 
 import pytest
 from plugin_support import all_plugins, chosen_plugins, plugin
@@ -20,6 +22,7 @@ from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hell
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.action_queue import ActionQueue
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.policy import refusal
@@ -100,6 +103,10 @@ class ServerDisk:
     testset: set[str] = field(default_factory=set)
     outcome: on_server.Finish | None = None
 
+    def commit(self, number: int) -> None:
+        self.models[number] = self.made.pop(number)
+        self.rosters.pop(number, None)
+
 
 @dataclass
 class NodeDisk:
@@ -122,6 +129,7 @@ class World:
         self.disk = ServerDisk()
         self.node_disks = {name: NodeDisk() for name in self.plan.nodes}
         self.nodes: dict[str, on_node.NodeMachine | None] = dict.fromkeys(self.plan.nodes)
+        self.node_actions: dict[str, ActionQueue[on_node.Action]] = {}
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
         self.broken: set[str] = set()
@@ -193,19 +201,35 @@ class World:
             testset_parts=frozenset(disk.testset),
         )
         self.server = TaskMachine(self.plan, restored, own_testset=False)
-        self.serve(self.server.begin(self.now))
+        self.actions = ActionQueue(self.do)
+        self.serve(lambda: self.server.begin(self.now))
         for update in list(disk.updates.values()):
-            self.serve(self.server.handle(on_server.UpdateArrived(update), self.now))
+            self.told(on_server.UpdateArrived(update))
 
     def told(self, event: on_server.Event) -> None:
         if self.disk.outcome is None:
-            self.serve(self.server.handle(event, self.now))
+            self.serve(lambda: self.server.handle(event, self.now))
 
-    def serve(self, actions: list[on_server.Action]) -> None:
-        for action in actions:
-            self.do(action)
-        if self.server.wake_at is not None:
+    def serve(self, step: Callable[[], list[on_server.Action]]) -> None:
+        self.actions.add(step)
+        self.wake_later()
+
+    def wake_later(self) -> None:
+        if not self.actions.held and self.server.wake_at is not None:
             self.alive("server", self.server.wake_at - self.now, lambda: self.told(on_server.TimePassed()))
+
+    def store(self, host: str, actions: ActionQueue[Any], write: Callable[[], None]) -> None:
+        """A durable write takes its time: a crash may come before it, or after it and before the host knows."""
+
+        def stored() -> None:
+            actions.release(list)
+            if host == "server":
+                self.wake_later()
+
+        actions.hold()
+        seconds = self.random.uniform(0.001, 1)
+        self.alive(host, seconds, write)
+        self.alive(host, seconds + self.random.uniform(0.001, 1), stored)
 
     def worker(self, event: on_server.Event, before: object = None) -> None:
         def done() -> None:
@@ -225,7 +249,7 @@ class World:
                 self.worker(on_server.InitialModelMade())
             case on_server.RecordCounts(counts):
                 assert disk.counts is None
-                disk.counts = counts
+                self.store("server", self.actions, lambda: setattr(disk, "counts", counts))
             case on_server.SendGlobal(name, number, broadcast):
                 model = disk.models[number - 1]
                 self.message(lambda: self.node_got(name, number, broadcast, model))
@@ -235,7 +259,8 @@ class World:
                 self.message(lambda: self.node_got(name, number + 1, final, model))
             case on_server.WriteRoster(number):
                 assert number not in disk.rosters, "a roster is written once"
-                disk.rosters[number] = self.rosters[number] = action
+                self.rosters[number] = action
+                self.store("server", self.actions, lambda: disk.rosters.update({number: action}))
             case on_server.AggregateRound(number, updates):
                 assert disk.rosters[number].updates == updates
                 for update in updates:  # the files must still be there
@@ -244,8 +269,7 @@ class World:
                 self.worker(on_server.Aggregated(number, finite=True), lambda: disk.made.update({number: made}))
             case on_server.Commit(number):
                 assert number == max(disk.models, default=-1) + 1, "rounds are committed in order, once"
-                disk.models[number] = disk.made.pop(number)
-                disk.rosters.pop(number, None)
+                self.store("server", self.actions, lambda: disk.commit(number))
             case on_server.ClearUpdates(through):
                 disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
             case on_server.DiscardUpdate(update):
@@ -264,7 +288,7 @@ class World:
                 assert number != max(disk.models)
                 del disk.models[number]
             case on_server.Finish():
-                disk.outcome = action
+                self.store("server", self.actions, lambda: setattr(disk, "outcome", action))
 
     def update_came(self, update: Update) -> None:
         if self.disk.outcome is None:
@@ -302,14 +326,15 @@ class World:
         )
         machine = on_node.NodeMachine(disk.assignment, trained)
         self.nodes[name] = machine
-        self.act(name, machine.begin())
+        self.node_actions[name] = ActionQueue(lambda action: self.node_do(name, action))
+        self.node_actions[name].add(machine.begin)
         if newest is not None:
-            self.act(name, machine.handle(on_node.GlobalArrived(newest, disk.globals[newest][0])))
+            self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
 
     def node_told(self, name: str, event: on_node.Event) -> None:
         machine = self.nodes[name]
         if machine is not None:
-            self.act(name, machine.handle(event))
+            self.node_actions[name].add(lambda: machine.handle(event))
 
     def node_got(self, name: str, number: int, broadcast: Broadcast, model: str) -> None:
         disk = self.node_disks[name]
@@ -320,10 +345,6 @@ class World:
         disk.globals[number] = (broadcast, model)
         newest = max(disk.globals)
         self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
-
-    def act(self, name: str, actions: list[on_node.Action]) -> None:
-        for action in actions:
-            self.node_do(name, action)
 
     def node_do(self, name: str, action: on_node.Action) -> None:
         disk = self.node_disks[name]
@@ -373,9 +394,13 @@ class World:
 
                 self.alive(name, 1, kept)
             case on_node.End():
-                disk.assignment = None
-                disk.globals.clear()
-                disk.updates.clear()
+
+                def clear() -> None:
+                    disk.assignment = None
+                    disk.globals.clear()
+                    disk.updates.clear()
+
+                self.store(name, self.node_actions[name], clear)
 
     def testset_came(self, name: str, part: str) -> None:
         self.disk.testset.add(part)
@@ -435,7 +460,7 @@ def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
     world = World(SETTINGS, 1, faults=0)
     final = world.run()
     for _ in range(100):
-        if not world.queue or all(disk.final for disk in world.node_disks.values()):
+        if not world.queue or all(disk.assignment is None for disk in world.node_disks.values()):
             break
         world.now, _, do = heapq.heappop(world.queue)
         do()

@@ -9,6 +9,7 @@ from fedsim.client.audit_log import AuditLog
 from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.writer import Writer
 from fedsim.spool.layout import Spool
 from fedsim.wire.peer import Peer
 from fedsim.worker.forking import ForkServers
@@ -21,6 +22,7 @@ class NodeContext:
     config: ClientConfig
     spool: Spool
     outbox: Outbox
+    writer: Writer
     server: Peer
     fork_servers: ForkServers
     audit_log: AuditLog

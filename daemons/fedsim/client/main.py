@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, Literal
 
 from fedsim.client.announcing import make_hello
@@ -48,6 +49,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             config=config,
             spool=self.spool,
             outbox=self.outbox,
+            writer=self.writer,
             server=self._server,
             fork_servers=self.fork_servers,
             audit_log=AuditLog(config.spool / "audit.jsonl"),
@@ -108,7 +110,9 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._announce_soon()
 
     def resume_tasks(self) -> None:
-        """Start the suspended tasks again."""
+        """Start the suspended tasks again; one whose files were cleared meanwhile is over."""
+        assigned = {item.id.task for item in self.spool.arrived(Kind.INITPARAM)}
+        self._tasks = {uid: task for uid, task in self._tasks.items() if uid in assigned}
         self._scan()
         self._announce_soon()
 
@@ -208,7 +212,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
                 task.stop(reason)
             else:
                 self._tasks.pop(uid, None)
-                clear_task(self.spool, uid)
+                self.writer.submit(partial(clear_task, self.spool, uid))  # after what is still written of it
 
     def _sweep(self) -> None:
         """Clear files of tasks that are over here: at the second scan, as an `initparam` may still follow."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from fedsim.errors import DiskFull
 from fedsim.runtime.bulkhead import bulkhead
+from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
+from fedsim.runtime.writer import Writer
+from fedsim.state_machines.action_queue import ActionQueue
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
 Event = TypeVar("Event")
 Action = TypeVar("Action")
+Result = TypeVar("Result")
 P = ParamSpec("P")
 
 
@@ -40,17 +45,28 @@ class TaskDriver(ABC, Generic[Event, Action]):
     Should failing the task raise as well, the driver abandons it: workers and transfers end, and nothing more is done.
     """
 
-    def __init__(self, telemetry: TaskTelemetry) -> None:
+    def __init__(self, uid: str, telemetry: TaskTelemetry, outbox: Outbox, writer: Writer) -> None:
+        self.uid = uid
         self.abandoned = False
+        self.suspended = False
         self._pool: WorkerPool | None = None
         self._log = telemetry.log
+        self._task_telemetry = telemetry
+        self._outbox = outbox
+        self._writer = writer
+        self._queue: ActionQueue[Action] = ActionQueue(self.carry_out)
 
     # ------------------------------------------------------------ what differs between server and node
 
     @property
     @abstractmethod
     def ended(self) -> bool:
-        """Whether the task is over here."""
+        """Whether the task is over here, and nothing of it is left to do."""
+
+    @property
+    @abstractmethod
+    def decided(self) -> bool:
+        """Whether the state machine has ended the task, which may still have to be carried out."""
 
     @abstractmethod
     def handle(self, event: Event) -> list[Action]:
@@ -65,12 +81,8 @@ class TaskDriver(ABC, Generic[Event, Action]):
         """Process what a worker has done."""
 
     @abstractmethod
-    def fail(self, reason: str) -> None:
-        """Dispatch that the task cannot continue here."""
-
-    @abstractmethod
-    def suspend(self) -> None:
-        """End workers and transfers, but not the task: it is resumed later."""
+    def failure(self, reason: str) -> Event:
+        """The event that the task cannot continue here."""
 
     def record_versions(self) -> None:
         """Record the versions of the pool's workers."""
@@ -78,20 +90,69 @@ class TaskDriver(ABC, Generic[Event, Action]):
     # ------------------------------------------------------------ events and actions
 
     def dispatch(self, event: Event) -> None:
-        """Pass an event to the state machine and carry out its actions, in order."""
-        if not self.ended:
-            self.carry_out_all(self.handle(event))
+        """Pass an event to the state machine in its turn, and carry out the actions in order."""
+        self.in_turn(lambda: self.handle(event))
 
-    def carry_out_all(self, actions: list[Action]) -> None:
-        """Carry out actions in order."""
-        for action in actions:
-            self.carry_out(action)
+    def in_turn(self, step: Callable[[], Iterable[Action] | None]) -> None:
+        """Call `step` after what is under way, unless the task has ended by then; carry out the actions it returns."""
+        self._queue.add(lambda: () if self.ended else step() or ())
+
+    def fail(self, reason: str) -> None:
+        """End the task as failed; abandon it if its end itself fails."""
+        if not self.decided:
+            self._queue.add_first(lambda: self.handle(self.failure(reason)))
+        elif not self.ended:
+            self.give_up(reason)
 
     def give_up(self, reason: str) -> None:
         """Abandon the task: it could not even be failed."""
         self._log.error("task_abandoned", problem=reason)
         self.abandoned = True
         self.suspend()
+
+    def suspend(self) -> None:
+        """End workers and transfers, but not the task: another object resumes it, from what is stored by then."""
+        self.suspended = True
+        self._queue = ActionQueue(self.carry_out)  # without what waits for a write
+        self.quit()
+
+    def quit(self) -> None:
+        """End workers and transfers."""
+        self.end_workers()
+        self._outbox.cancel(lambda file: file.task == self.uid)
+        self._task_telemetry.stopped()
+
+    # ------------------------------------------------------------ what is stored
+
+    def write(
+        self, job: Callable[[], Result], then: Callable[[Result], Iterable[Action] | None] = lambda _: None
+    ) -> None:
+        """Store something durably in the writer's thread; all events and actions wait until it is.
+
+        Args:
+            job: stores it; should use nothing that changes meanwhile.
+            then: is called in the loop with what `job` returned; the actions that it returns come next.
+        """
+        queue = self._queue
+        queue.hold()
+        self._writer.submit(job, lambda future: self._written(queue, future, then))
+
+    def write_behind(self, job: Callable[[], object]) -> None:
+        """Store or clear something in the writer's thread, after what was submitted before; nothing waits for it."""
+        queue = self._queue
+        self._writer.submit(job, lambda future: self._written_behind(queue, future))
+
+    @contained
+    def _written(
+        self, queue: ActionQueue[Action], future: Future[Result], then: Callable[[Result], Iterable[Action] | None]
+    ) -> None:
+        if queue is self._queue:  # not suspended since
+            queue.release(lambda: then(future.result()) or ())
+
+    @contained
+    def _written_behind(self, queue: ActionQueue[Action], future: Future[Any]) -> None:
+        if queue is self._queue:
+            future.result()
 
     # ------------------------------------------------------------ workers
 
@@ -116,7 +177,9 @@ class TaskDriver(ABC, Generic[Event, Action]):
         for reply in replies:
             if isinstance(reply, jobs.JobFailed) and reply.disk_full:
                 raise DiskFull(reply.reason)
-            if not self.ended:  # an earlier reply may have ended the task
-                self.worker_replied(reply)
+            self._reply_in_turn(reply)
         if broken is not None:
             self.fail(broken)
+
+    def _reply_in_turn(self, reply: jobs.Reply) -> None:
+        self.in_turn(lambda: self.worker_replied(reply))

@@ -1,4 +1,4 @@
-"""The base of the two daemons that run tasks: the spool, the outbox, workers, the data sets of the host.
+"""The base of the two daemons that run tasks: spool, writer, outbox, workers, the data sets of the host.
 
 While the disk is full or the database is gone, tasks are suspended: their workers end, and everything is resumed from
 what is stored as soon as the resource is there again.
@@ -19,6 +19,7 @@ from fedsim.runtime.daemon import Daemon
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.systemd import extend_timeout
+from fedsim.runtime.writer import Writer
 from fedsim.spool.disk_space import has_room
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
@@ -98,6 +99,8 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.suspended: Unavailable | None = None
         self.loop = EventLoop(self.resources.enter_context(DefaultSelector()))
         self.loop.watch(self.wake_fd, self.drain_wake)
+        self.writer = self.resources.enter_context(Writer())
+        self.loop.watch(self.writer, self.writer.dispatch)
         self.spool = Spool(config.spool)
         self.checkpoints = config.spool / "checkpoints"
         self.checkpoints.mkdir(mode=0o750, exist_ok=True)
@@ -173,6 +176,7 @@ class TaskDaemon(Daemon[TaskConfig]):
         if self.suspended is not None:
             self.log.info("tasks_resumed", after=str(self.suspended))
         self.suspended = None
+        self.writer.drain()
         try:
             with host_trouble():
                 self.resume_tasks()

@@ -32,13 +32,16 @@ class WorkerVersions:
             content = {"version": __version__, "hosts": {}}
         return cls(path, version or content["version"], content["hosts"])
 
-    def record(self, host: str, versions: Iterable[str]) -> list[str]:
-        """Durably record workers of these versions; returns the new ones that the task was not started under."""
+    def add(self, host: str, versions: Iterable[str]) -> list[str]:
+        """Note workers of these versions; returns the new ones, which `write` then stores."""
         new = sorted({*versions} - {*self.hosts.get(host, ())})
         if new:
-            self.hosts[host] = sorted({*self.hosts.get(host, ()), *new})
-            write_json(self._path, {"version": self.version, "hosts": self.hosts})
-        return [version for version in new if version != self.version]
+            self.hosts = {**self.hosts, host: sorted({*self.hosts.get(host, ()), *new})}
+        return new
+
+    def write(self) -> None:
+        """Durably record the versions."""
+        write_json(self._path, {"version": self.version, "hosts": self.hosts})
 
     @property
     def all(self) -> list[str]:

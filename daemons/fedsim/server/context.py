@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedsim.config import ServerConfig
 from fedsim.metrics import ServerMetrics
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.writer import Writer
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.nodes import Nodes
 from fedsim.spool.layout import Spool
@@ -22,6 +23,7 @@ class ServerContext:
     store: Store
     spool: Spool
     outbox: Outbox
+    writer: Writer
     nodes: Nodes
     finals: FinalDeliveries
     stops: StopDeliveries

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.messages import MAX_TEXT, Broadcast, Count, Message, Name, Seconds, Stop, Text, Uid, read_message
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.writer import Writer
 from fedsim.server.nodes import Nodes
 from fedsim.spool.durable import make_folder, remove_tree, write_bytes
 from fedsim.spool.files import FileId, Kind
@@ -48,13 +50,15 @@ class _Known(Message):
 class StopDeliveries:
     """The stops that are not delivered yet."""
 
-    def __init__(self, path: Path, outbox: Outbox, nodes: Nodes) -> None:
+    def __init__(self, path: Path, outbox: Outbox, writer: Writer, nodes: Nodes) -> None:
         """`path` is that of nodes.json; `open` reads it."""
         self._path = path
         self._outbox = outbox
+        self._writer = writer
         self._nodes = nodes
         self._log = get_logger()
         self._known: dict[str, KnownNode] = {}
+        self._stored = b""  # used in the writer's thread alone
 
     def open(self) -> None:
         """Read which nodes were configured when the server stopped."""
@@ -74,26 +78,30 @@ class StopDeliveries:
             since = now if node.gone_since is None else node.gone_since
             if now < since + STOP_DELIVERY_SECONDS:
                 known[name] = node.model_copy(update={"gone_since": since})
-        self._store(known)
+        self._writer.submit(self._storing(known))
 
     def resume(self) -> None:
-        """After a restart: send the removed nodes their stops again."""
+        """After a restart or a suspension: store what may have been lost, and send the removed nodes their stops."""
+        self._writer.submit(self._storing(self._known))
         for name, node in self._known.items():
             for uid, reason in node.stops.items():
                 self._send(Peer(name, node.address, node.port), uid, reason)
 
-    def promise(self, names: Iterable[str], uid: str, reason: str) -> None:
-        """Durably note the stops of those nodes that were removed from server.yml, before the task's row is changed."""
+    def promise(self, names: Iterable[str], uid: str, reason: str) -> Callable[[], None]:
+        """Note the stops of those nodes that were removed from server.yml.
+
+        Returns what stores them, to be called in the writer's thread before the task's row is changed.
+        """
         known = dict(self._known)
         for name in names:
             if name in known and name not in self._nodes.addresses:
                 known[name] = known[name].model_copy(update={"stops": {**known[name].stops, uid: reason[:MAX_TEXT]}})
-        self._store(known)
+        return self._storing(known)
 
     def send(self, names: Iterable[str], uid: str, reason: str) -> None:
         """Notify nodes that a task is over."""
         names = tuple(names)
-        self.promise(names, uid, reason)
+        self._writer.submit(self.promise(names, uid, reason))
         for name in names:
             if name in self._known:
                 self._send(Peer(name, self._known[name].address, self._known[name].port), uid, reason[:MAX_TEXT])
@@ -111,16 +119,23 @@ class StopDeliveries:
             self._log.warning("node_not_notified", node=name, uid=uid, problem=outcome.message)
         node = self._known[name]
         undelivered = {other: reason for other, reason in node.stops.items() if other != uid}
-        self._store({**self._known, name: node.model_copy(update={"stops": undelivered})})
+        self._writer.submit(self._storing({**self._known, name: node.model_copy(update={"stops": undelivered})}))
 
     def _send(self, peer: Peer, uid: str, reason: str) -> None:
         body = Stop(task=uid, reason=reason).model_dump_json().encode()
         self._outbox.send(peer, FileId(kind=Kind.STOP, task=uid), body, give_up_after=STOP_DELIVERY_SECONDS)
 
-    def _store(self, known: dict[str, KnownNode]) -> None:
-        if known != self._known:
-            self._known = known
-            write_bytes(self._path, _Known(nodes=known).model_dump_json(indent=1).encode())
+    def _storing(self, known: dict[str, KnownNode]) -> Callable[[], None]:
+        """What stores `known` if that is new: writes are carried out in the order in which this is called."""
+        self._known = known
+        content = _Known(nodes=known).model_dump_json(indent=1).encode()
+
+        def store() -> None:
+            if content != self._stored:
+                write_bytes(self._path, content)
+                self._stored = content
+
+        return store
 
     def _read(self) -> dict[str, KnownNode]:
         try:
@@ -145,22 +160,23 @@ class Delivery(Message):
 class FinalDeliveries:
     """The final models that are not delivered yet."""
 
-    def __init__(self, root: Path, outbox: Outbox, nodes: Nodes, stops: StopDeliveries) -> None:
+    def __init__(self, root: Path, outbox: Outbox, writer: Writer, nodes: Nodes, stops: StopDeliveries) -> None:
         """`root` is their folder."""
         self._root = root
         self._outbox = outbox
+        self._writer = writer
         self._nodes = nodes
         self._stops = stops
         self._pending: dict[str, Delivery] = {}
 
     def keep(self, delivery: Delivery, model: Path) -> None:
-        """Durably store the model for the nodes; safe to repeat."""
+        """Durably store the model for the nodes, in the writer's thread; safe to repeat."""
         folder = self._root / delivery.task
         make_folder(folder)
         path = folder / "model.npy"
         path.unlink(missing_ok=True)
         os.link(model, path)
-        write_bytes(folder / "delivery.json", delivery.model_dump_json().encode())
+        self._write(delivery)
 
     def send(self, uid: str) -> None:
         """Send a stored model to the nodes that do not have it; an incomplete folder is removed."""
@@ -212,7 +228,7 @@ class FinalDeliveries:
         """Remove a final model: every node has it, or the task was deleted."""
         self._pending.pop(uid, None)
         self._outbox.cancel(lambda file: file.task == uid and file.kind is Kind.GLOBALPARAM)
-        remove_tree(self._root / uid)
+        self._writer.submit(partial(remove_tree, self._root / uid))
 
     def _mark_delivered(self, uid: str, node: str) -> None:
         delivery = self._pending[uid]
@@ -220,8 +236,11 @@ class FinalDeliveries:
         if not remaining:
             self.drop(uid)
             return
-        self._pending[uid] = delivery.model_copy(update={"nodes": remaining})
-        write_bytes(self._root / uid / "delivery.json", self._pending[uid].model_dump_json().encode())
+        delivery = self._pending[uid] = delivery.model_copy(update={"nodes": remaining})
+        self._writer.submit(partial(self._write, delivery))
+
+    def _write(self, delivery: Delivery) -> None:
+        write_bytes(self._root / delivery.task / "delivery.json", delivery.model_dump_json().encode())
 
     def _read(self, uid: str) -> Delivery | None:
         try:

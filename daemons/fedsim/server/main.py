@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from functools import partial
 from math import inf
 
 from fedsim.config import ServerConfig
@@ -48,14 +48,15 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         self.resources.callback(self._store.close)
         super().setup()
         self._nodes = Nodes(config, self.spool)
-        self._stops = StopDeliveries(config.spool / "nodes.json", self.outbox, self._nodes)
+        self._stops = StopDeliveries(config.spool / "nodes.json", self.outbox, self.writer, self._nodes)
         self._stops.open()
-        self._finals = FinalDeliveries(config.spool / "final", self.outbox, self._nodes, self._stops)
+        self._finals = FinalDeliveries(config.spool / "final", self.outbox, self.writer, self._nodes, self._stops)
         self._context = ServerContext(
             config=config,
             store=self._store,
             spool=self.spool,
             outbox=self.outbox,
+            writer=self.writer,
             nodes=self._nodes,
             finals=self._finals,
             stops=self._stops,
@@ -96,10 +97,10 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         reason = error.suspend_reason
         self.metrics.waiting.labels("disk_space").set(reason is SuspendReason.DISK_FULL)
         if reason is not SuspendReason.DATABASE_LOST:
-            with suppress(Unavailable):  # the database may be on the same disk
-                for uid, task in self._tasks.running.items():
-                    suspended = Progress(task.round, f"suspended: {reason.words}", (f"the server: {error}",))
-                    self._store.tasks.set_progress(uid, suspended)
+            for uid, task in self._tasks.running.items():
+                suspended = Progress(task.round, f"suspended: {reason.words}", (f"the server: {error}",))
+                # It may fail: the database may be on the same disk.
+                self.writer.submit(partial(self._store.tasks.set_progress, uid, suspended), lambda _: None)
         self._tasks.suspend()
 
     def require_resources(self) -> None:
@@ -171,7 +172,8 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     def _read_hellos(self) -> None:
         for name in self._nodes.scan():
             known = self._nodes.announcement(name)
-            self._store.nodes.record(Node(name, known.at, known.hello.model_dump(mode="json")))
+            node = Node(name, known.at, known.hello.model_dump(mode="json"))
+            self.writer.submit(partial(self._store.nodes.record, node))
             reports = {report.task: report for report in known.hello.tasks}
             self._finals.reported(name, reports)
             for uid, task in self._tasks.running.items():

@@ -1,14 +1,16 @@
 """What is recorded of a running task: rounds, metrics, checkpoints, and what it is doing now.
 
 The committed round folder is the truth; the rows are written from it, again after a restart, with the same content.
+The methods that write rows (`open`, `write_round`, `saved`) are called in the writer's thread.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from fedsim.learning.objectives import metrics_of
@@ -46,9 +48,10 @@ class TaskProjection:
 
     def open(self) -> None:
         """Read the rows, and write those that are missing of committed rounds."""
-        self._rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
+        rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
         for number in self._folder.committed():
-            self._project(number)
+            rounds[number] = self._project(number, rounds.get(number))
+        self._rounds = rounds
 
     # ---- rounds
 
@@ -75,8 +78,8 @@ class TaskProjection:
         self._seconds[made.round]["aggregate"] = made.seconds
         self._made = made
 
-    def commit(self, number: int, roster: WriteRoster | None) -> RoundRecord:
-        """Commit the round's folder with its record, then project it into the database."""
+    def close_round(self, number: int, roster: WriteRoster | None) -> tuple[RoundRecord, dict[str, Any]]:
+        """The record of a round that is about to be committed, and the content of its round.json."""
         now = time.monotonic()
         self._lengths[number] = now - self._opened_at
         updates = roster.updates if roster else ()
@@ -95,24 +98,31 @@ class TaskProjection:
         digests = {"file_digest": self._made.file_digest}
         if self._made.broadcast_digest:
             digests["broadcast_digest"] = self._made.broadcast_digest
-        self._folder.commit(number, {**asdict(record), **digests})
         self._opened_at = now
-        return self._project(number)
+        self._rounds[number] = record
+        self._keep_digests(number, dict(digests))
+        return record, {**asdict(record), **digests}
 
-    def _project(self, number: int) -> RoundRecord:
-        content = self._folder.record(number)
+    def _keep_digests(self, number: int, content: dict[str, Any]) -> None:
+        """Take the digests of a round's files out of the content of its round.json."""
         self._file_digests[number] = content.pop("file_digest")
         self._broadcast_digests[number] = content.pop("broadcast_digest", self._file_digests[number])
+
+    def write_round(self, record: RoundRecord) -> None:
+        """Write a round's row."""
+        self._store.rounds.record(self._plan.task, record)
+
+    def _project(self, number: int, known: RoundRecord | None) -> RoundRecord:
+        content = self._folder.record(number)
+        self._keep_digests(number, content)
         record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
-        known = self._rounds.get(number)
         if known is not None and known.tested:
             record = known
-        self._rounds[number] = record
-        self._store.rounds.record(self._plan.task, record)
+        self.write_round(record)
         return record
 
     def tested(self, tested: Tested) -> RoundRecord:
-        """Add what the test gave to the round's row."""
+        """Add the result of a test to the round's record, and return it."""
         known = self._rounds[tested.round]
         record = replace(
             known,
@@ -121,7 +131,6 @@ class TaskProjection:
             seconds={**known.seconds, "evaluate": tested.seconds},
         )
         self._rounds[tested.round] = record
-        self._store.rounds.record(self._plan.task, record)
         return record
 
     def is_tested(self, number: int) -> bool:
@@ -167,7 +176,7 @@ class TaskProjection:
         }
 
     def saved(self, saved: CheckpointSaved) -> None:
-        """Record that a checkpoint was saved."""
+        """Write the row of a checkpoint that was saved."""
         path = checkpoint_name(self._plan.number, saved.round)
         self._store.checkpoints.record(
             self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())
@@ -175,12 +184,12 @@ class TaskProjection:
 
     # ---- what a person sees
 
-    def event(self, kind: str, text: str, **fields: Any) -> None:
-        """Something worth telling about the task."""
-        self._store.events.add(Event(time.time(), kind, text, task=self._plan.number, fields=fields))
+    def event(self, kind: str, text: str) -> Callable[[], None]:
+        """What writes the row of a remark about the task that is made now."""
+        return partial(self._store.events.add, Event(time.time(), kind, text, task=self._plan.number))
 
-    def publish_progress(self, machine: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
-        """Write what the task is doing now, and for whom it waits, if that has changed; returns it then."""
+    def new_progress(self, machine: TaskMachine, waiting_for: tuple[str, ...]) -> Progress | None:
+        """What the task is doing now, and for whom it waits; None if that has not changed since the last call."""
         until = machine.wake_at
         progress = Progress(
             round=machine.round,
@@ -195,7 +204,6 @@ class TaskProjection:
         if shown is not None and same_moment and replace(progress, waiting_until=shown.waiting_until) == shown:
             return None
         self._shown = progress
-        self._store.tasks.set_progress(self._plan.task, progress)
         return progress
 
 

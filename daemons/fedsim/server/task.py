@@ -25,7 +25,7 @@ from fedsim.server.task_dir import TaskDir
 from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs
 from fedsim.server.telemetry import ServerTaskTelemetry
 from fedsim.spool.allowlist import want
-from fedsim.spool.clear import clear_file, clear_round, clear_task
+from fedsim.spool.clear import clear_file, clear_rounds, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
 from fedsim.spool.npy import open_vector
@@ -48,7 +48,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def __init__(self, plan: Plan, context: ServerContext) -> None:
         """Make the driver; `start` reads what is stored of the task."""
         self.plan = plan
-        self.uid = plan.task
         self.outcome: events.Finish | None = None
         self._context = context
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
@@ -59,7 +58,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._events = EventFile(self._folder.path)
         self._published_at = 0.0
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
-        super().__init__(self._telemetry)
+        super().__init__(plan.task, self._telemetry, context.outbox, context.writer)
 
     # ------------------------------------------------------------ its life
 
@@ -71,19 +70,57 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     @property
     def wake_at(self) -> float | None:
         """When `tick` is due (time.monotonic)."""
-        return self._machine.wake_at
+        return None if self._queue.held else self._machine.wake_at
 
     @property
     def ended(self) -> bool:
-        """Whether the task is over."""
+        """Whether the task is over, and its row says so."""
         return self.outcome is not None or self.abandoned
+
+    @property
+    def decided(self) -> bool:
+        """See TaskDriver."""
+        return self._machine.ended
 
     @contained
     def start(self) -> None:
-        """Start, or resume from what is stored."""
+        """Start a new task."""
+        self.write(self._create, self._begin)
+
+    @contained
+    def resume(self) -> None:
+        """Continue from what is stored."""
+        self.write(self._read, self._begin)
+
+    def _create(self) -> events.Restored:
+        self._folder.write_plan(self.plan)
+        return self._read()
+
+    def _read(self) -> events.Restored:
+        store = self._context.store
+        store.tasks.set_nodes(self.uid, self.plan.nodes)
         self._records.open()
         self._versions = WorkerVersions.open(self._folder.path, self.plan.version)
-        self._machine = TaskMachine(self.plan, self._restored(), own_testset=self.plan.testset_from is None)
+        restored = self._restored()
+        if restored.counts is not None:  # a crash may have come between the counts and the row
+            store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
+        self._want()
+        return restored
+
+    def _begin(self, restored: events.Restored) -> list[events.Action]:
+        machine = self._machine = TaskMachine(self.plan, restored, own_testset=self.plan.testset_from is None)
+        self._start_workers()
+        resumed = machine.committed >= 0
+        self._telemetry.started(machine.round, resumed=resumed)
+        self._event("resumed" if resumed else "started", f"on the nodes {', '.join(self.plan.nodes)}")
+        self.record_versions()
+        for item in self._context.spool.arrived(Kind.LOCALPARAM, self.uid):
+            self.file_arrived(item)
+        now = time.monotonic()
+        started = events.TaskStarted(self.plan, restored, machine.own_testset)
+        return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
+
+    def _start_workers(self) -> None:
         config = self._context.config
         self._pool = WorkerPool(
             (AGGREGATOR, EVALUATOR),
@@ -95,16 +132,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             version=self.plan.version,
             on_death=self._context.metrics.worker_restarts.inc,
         )
-        resumed = self._machine.committed >= 0
-        self._telemetry.started(self._machine.round, resumed=resumed)
-        self._records.event("resumed" if resumed else "started", f"on the nodes {', '.join(self.plan.nodes)}")
-        self.record_versions()
-        if self._machine.counts is not None:  # a crash may have come between the counts and the row
-            self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
-        self._want()
-        self.carry_out_all(self._begin(time.monotonic()))
-        for item in self._context.spool.arrived(Kind.LOCALPARAM, self.uid):
-            self.file_arrived(item)
 
     def _want(self) -> None:
         """Let the receiver take what the nodes are about to be asked for; updates as soon as there is a model."""
@@ -129,11 +156,13 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     @contained
     def node_reported(self, node: str, report: TaskReport | None) -> None:
         """A node announced itself."""
-        if self.ended:
-            return
-        if report is not None and node in self.plan.nodes:
-            self._record_versions(node, report.versions)
-        self.dispatch(events.NodeReported(node, report))
+
+        def reported() -> list[events.Action]:
+            if report is not None and node in self.plan.nodes:
+                self._record_versions(node, report.versions)
+            return self.handle(events.NodeReported(node, report))
+
+        self.in_turn(reported)
 
     @contained
     def stop(self, reason: str) -> None:
@@ -146,19 +175,19 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if item.id.kind is Kind.TESTSET:
             self.dispatch(events.TestsetPartArrived(item.sender or "", item.id.part or ""))
         else:
-            self._update_arrived(item)
+            self.in_turn(lambda: self._update_arrived(item))
 
-    def _update_arrived(self, item: Arrived) -> None:
+    def _update_arrived(self, item: Arrived) -> list[events.Action]:
         if not self._machine.accepts_updates_of(item.id.round or 0):
             clear_file(item.path)  # its metadata may have been cleared before it arrived
-            return
+            return []
         try:
             metadata = item.metadata()
             update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
         except BadInput as error:
             self._log.warning("update_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
-            return
+            return []
         # Only what the connection proved counts, whatever else the update says of itself.
         proved = {
             "node": metadata.sender,
@@ -168,7 +197,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             "digest": metadata.digest,
             "size": metadata.size,
         }
-        self.dispatch(events.UpdateArrived(update.model_copy(update=proved)))
+        return self.handle(events.UpdateArrived(update.model_copy(update=proved)))
 
     @contained
     def transfer_ended(self, outcome: Outcome) -> None:
@@ -192,11 +221,13 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                     events.InitialModelMade() if made_first else events.Aggregated(reply.round, finite=reply.finite)
                 )
             case jobs.Tested():
-                self._telemetry.tested(self._records.tested(reply))
+                record = self._records.tested(reply)
+                self._telemetry.tested(record)
+                self.write(lambda: self._records.write_round(record))
                 self.dispatch(events.Evaluated(reply.round))
             case jobs.CheckpointSaved():
-                self._records.saved(reply)
                 self._telemetry.saved(reply)
+                self.write(lambda: self._records.saved(reply))
                 self.dispatch(events.Saved(reply.round))
             case jobs.JobFailed():
                 self.dispatch(events.Broken(reply.reason))
@@ -207,12 +238,18 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     def _record_versions(self, host: str, versions: Collection[str]) -> None:
         """Workers of these versions of fedsim compute for the task on `host`."""
-        others = self._versions.record(host, versions)
-        if others:
+        new = self._versions.add(host, versions)
+        if new:
+            self.write(self._versions.write)
+        if others := [version for version in new if version != self.plan.version]:
             started = f"the task was started under {self.plan.version}"
             text = f"the workers on {host} are of version {', '.join(others)}; {started}"
             self._log.warning("other_version", host=host, problem=text)
-            self._records.event("version", f"{text}: its result is not comparable with others")
+            self._event("version", f"{text}: its result is not comparable with others")
+
+    def _event(self, kind: str, text: str) -> None:
+        """Record a remark at the task."""
+        self.write_behind(self._records.event(kind, text))
 
     # ------------------------------------------------------------ carrying out
 
@@ -225,14 +262,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._events.rotate(events.TaskStarted(self.plan, snapshot, machine.own_testset), now)
         return actions
 
-    def _begin(self, now: float) -> list[events.Action]:
-        machine = self._machine
-        started = events.TaskStarted(self.plan, machine.restored, machine.own_testset)
-        return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
-
-    def fail(self, reason: str) -> None:
-        """End the task as failed."""
-        self.dispatch(events.Broken(reason))
+    def failure(self, reason: str) -> events.Event:
+        """See TaskDriver."""
+        return events.Broken(reason)
 
     def give_up(self, reason: str) -> None:
         """Abandon the task; its row says so if that is possible."""
@@ -248,8 +280,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.CreateInitialModel():
                 self._jobs.make_initial_model()
             case events.RecordCounts(counts):
-                self._folder.write_counts(counts)
-                self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
+                self.write(lambda: self._folder.write_counts(counts))
+                self.write(lambda: self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time()))
             case events.SendGlobal(node, number, broadcast):
                 file = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number)
                 path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
@@ -261,10 +293,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.Commit(number):
                 self._commit(number)
             case events.ClearUpdates(through):
-                spool = self._context.spool
-                numbers = {item.id.round or 0 for item in spool.arrived(Kind.LOCALPARAM, self.uid)}
-                for number in numbers & set(range(through + 1)):
-                    clear_round(spool, Kind.LOCALPARAM, self.uid, number)
+                self.write_behind(lambda: clear_rounds(self._context.spool, Kind.LOCALPARAM, self.uid, through))
             case events.DiscardUpdate(update):
                 clear_file(self._jobs.update_path(update))
             case events.EvaluateRound(number):
@@ -272,18 +301,18 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.Save(number):
                 self._jobs.save(number, {**self._records.about(number), **self._about_versions()})
             case events.ClearModel(number):
-                self._folder.remove_round(number)
+                self.write_behind(lambda: self._folder.remove_round(number))
             case events.SendFinal(node, number):
                 file, broadcast = FileId.model_of(self.uid, number), Broadcast.of_final_model(number)
                 path, digest = self._folder.model(number), self._records.file_digest(number)
                 self._send_parameters(node, file, broadcast, path, digest)
             case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
-                self._records.event(kind, text)
+                self._event(kind, text)
             case events.RequestAnswer(node, phase):
                 raise NotImplementedError(f"no kind of message carries the request of the phase {phase} to {node}")
             case events.CompletePhase(phase, number):
-                self._folder.add_completed_phase(phase, number)
+                self.write(lambda: self._folder.add_completed_phase(phase, number))
             case events.Finish():
                 self._finish(action)
 
@@ -296,14 +325,15 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
         received = sum(update.size for update in roster.updates)
-        self._folder.write_roster(roster, self._records.closed(roster.round, received))
+        gathered = self._records.closed(roster.round, received)
+        self.write(lambda: self._folder.write_roster(roster, gathered))
         self._roster = roster
         if roster.missing:
             missing = ", ".join(map(str, roster.missing[:LISTED_MISSING]))
             if (more := len(roster.missing) - LISTED_MISSING) > 0:
                 missing += f" and {more} more"
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
-            self._records.event("missing", f"round {roster.round} went on without the clients {missing}")
+            self._event("missing", f"round {roster.round} went on without the clients {missing}")
         # A node that has not received the round's model by now does not need it any more.
         self._context.outbox.cancel(self._is_global(roster.round))
 
@@ -318,48 +348,50 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         return {"version": self.plan.version, "versions": self._versions.hosts, "not_comparable": mixed}
 
     def _commit(self, number: int) -> None:
-        self._telemetry.committed(self._records.commit(number, self._roster if number else None))
-        if number == 0:
-            self._want()
+        record, content = self._records.close_round(number, self._roster if number else None)
+
+        def commit() -> None:
+            self._folder.commit(number, content)
+            if number == 0:
+                self._want()
+
+        self.write(commit, lambda _: self._telemetry.committed(record))
+        self.write_behind(lambda: self._records.write_round(record))
 
     # ------------------------------------------------------------ the end
 
     def _finish(self, finish: events.Finish) -> None:
         """Store what nodes have yet to receive, then change the row; the start-up sweep clears what a crash leaves."""
-        self.outcome = finish
-        digest = self._records.digest(self._machine.committed) if finish.outcome == "completed" else None
-        away = finish.awaiting_final
-        if away:
-            self._keep_final(away)
-        self._context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
-        moved = self._context.store.tasks.move(
-            self.uid, TaskState(finish.outcome), reason=finish.reason, now=time.time(), digest=digest
-        )
-        if not moved:
-            self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
-        self.end_workers()
-        self._context.outbox.cancel(lambda file: file.task == self.uid)
-        self._context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
-        if away:
-            self._context.finals.send(self.uid)
+        context, last, away = self._context, self._machine.committed, finish.awaiting_final
+        digest = self._records.digest(last) if finish.outcome == "completed" else None
+        promise = context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
+
+        def store() -> bool:
+            if away:
+                file_digest = self._records.file_digest(last)
+                delivery = Delivery(task=self.uid, number=self.plan.number, round=last, digest=file_digest, nodes=away)
+                context.finals.keep(delivery, self._folder.model(last))
+            promise()
+            state = TaskState(finish.outcome)
+            return context.store.tasks.move(self.uid, state, reason=finish.reason, now=time.time(), digest=digest)
+
+        def end(moved: bool) -> None:
+            if not moved:
+                self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
+            self.outcome = finish
+            self.quit()
+            context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
+            if away:
+                context.finals.send(self.uid)
+            self.write_behind(self._clear)
+            self._event(finish.outcome, finish.reason)
+            self._telemetry.finished(finish, last, headline=self._records.latest_headline, digest=digest)
+
+        self.write(store, end)
+
+    def _clear(self) -> None:
         self._events.keep(self._context.config.spool / "events", f"task-{self.plan.number:06d}")
         clear_task(self._context.spool, self.uid)
-        self._records.event(finish.outcome, finish.reason)
-        self._telemetry.finished(finish, self._machine.committed, headline=self._records.latest_headline, digest=digest)
-        self._telemetry.stopped()
-
-    def _keep_final(self, nodes: tuple[str, ...]) -> None:
-        last = self._machine.committed
-        delivery = Delivery(
-            task=self.uid, number=self.plan.number, round=last, digest=self._records.file_digest(last), nodes=nodes
-        )
-        self._context.finals.keep(delivery, self._folder.model(last))
-
-    def suspend(self) -> None:
-        """End the workers and transfers without ending the task: it is resumed later."""
-        self.end_workers()
-        self._context.outbox.cancel(lambda file: file.task == self.uid)
-        self._telemetry.stopped()
 
     # ------------------------------------------------------------ progress
 
@@ -368,9 +400,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         now = time.monotonic()
         if now < self._published_at + PROGRESS_SECONDS:
             return self._published_at + PROGRESS_SECONDS
-        if self.outcome is None:
+        if not self._machine.ended:
             self._telemetry.publish_round(self.round)
-            if self._records.publish_progress(self._machine, self._waiting_for()) is not None:
+            progress = self._records.new_progress(self._machine, self._waiting_for())
+            if progress is not None:
+                self.write_behind(lambda: self._context.store.tasks.set_progress(self.uid, progress))
                 self._published_at = now
         return None
 

@@ -117,17 +117,10 @@ class TaskDir:
         path = self.round(number) / BROADCAST_FILE
         return path if path.exists() else self.model(number)
 
-    def clean_new_round(self, number: int) -> Path:
-        """An empty place for the worker, without what a crash may have left there."""
-        place = self.new_round(number)
-        remove_tree(place)
-        make_folder(place)
-        return place
-
     def commit(self, number: int, record: dict[str, Any]) -> None:
         """Make the round visible with one rename; its roster is then used up."""
         place = self.new_round(number)
-        write_json(place / "round.json", record)
+        write_json(place / "round.json", record)  # makes the names of all files in the folder durable
         place.rename(self.round(number))
         sync_folder(self.path)
         remove_file(self._roster(number))

@@ -40,7 +40,7 @@ class TaskJobs:
                 settings=plan.settings,
                 feature_shape=plan.feature_shape,
                 num_classes=plan.num_classes,
-                out=self._folder.clean_new_round(0),
+                out=self._folder.new_round(0),
             ),
             EVALUATOR,
         )
@@ -55,7 +55,7 @@ class TaskJobs:
                 base=self._folder.round(number - 1),
                 updates=updates,
                 files=tuple(self.update_path(update) for update in updates),
-                out=self._folder.clean_new_round(number),
+                out=self._folder.new_round(number),
             ),
             AGGREGATOR,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 
 from fedsim import __version__
@@ -32,6 +34,7 @@ class ClaimedTasks:
         self.running: dict[str, ServerTask] = {}
         self.waiting: dict[str, Task] = {}
         self._reasons: dict[str, str] = {}
+        self._claiming = False
         self._context = context
         self._log = get_logger()
 
@@ -62,11 +65,9 @@ class ClaimedTasks:
         if plan is None:
             self.waiting[task.uid] = task
         elif (missing := removed_nodes(plan, self._context.nodes.addresses)) is not None:
-            self._context.stops.promise(plan.nodes, task.uid, missing)
-            self._end_early(task, TaskState.FAILED, missing)
-            self._context.stops.send(plan.nodes, task.uid, missing)
+            self._end_early(task, TaskState.FAILED, missing, plan.nodes)
         else:
-            self._run(plan)
+            self._run(plan).resume()
 
     def suspend(self) -> None:
         """End what works for tasks here, not the tasks: they can be resumed."""
@@ -74,6 +75,7 @@ class ClaimedTasks:
             running.suspend()
         self.running.clear()
         self.waiting.clear()
+        self._claiming = False
         self._reasons.clear()
 
     def wakes(self) -> list[float]:
@@ -101,14 +103,22 @@ class ClaimedTasks:
                 with bulkhead(running.give_up):
                     running.fail(missing)
         self.start_waiting()
-        # A task that waits for its nodes blocks no other: the next is claimed as well.
-        while self.own is not None and self._may_run_more:
-            claimed = self._context.store.tasks.claim_next(time.time())
-            if claimed is None:
-                break
-            self._log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
-            self.waiting[claimed.uid] = claimed
-            self._plan(claimed, self.own)
+        self._claim()
+
+    def _claim(self) -> None:
+        if self.own is not None and self._may_run_more and not self._claiming:
+            self._claiming = True
+            self._context.writer.submit(lambda: self._context.store.tasks.claim_next(time.time()), self._claimed)
+
+    def _claimed(self, future: Future[Task | None]) -> None:
+        self._claiming = False
+        claimed = future.result()
+        if claimed is None or self.own is None:
+            return
+        self._log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
+        self.waiting[claimed.uid] = claimed
+        self._plan(claimed, self.own)
+        self._claim()  # a task that waits for its nodes blocks no other
 
     def start_waiting(self) -> None:
         """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
@@ -183,25 +193,35 @@ class ClaimedTasks:
             case Waiting(reason):
                 if reason != self._reasons.get(uid):
                     self._log.info("task_waits", task=task.number, reason=reason)
-                    self._context.store.tasks.set_progress(uid, Progress(0, "waiting", waiting_for=(reason,)))
+                    progress = Progress(0, "waiting", waiting_for=(reason,))
+                    self._context.writer.submit(partial(self._context.store.tasks.set_progress, uid, progress))
                     self._reasons[uid] = reason
             case Impossible(reason):
                 self._drop_waiting(uid)
                 self._end_early(task, TaskState.FAILED, reason)
             case Plan():
                 self._drop_waiting(uid)
-                self._folder(uid).write_plan(plan)
-                self._run(plan)
+                self._run(plan).start()
 
-    def _end_early(self, task: Task, state: TaskState, reason: str) -> None:
-        store = self._context.store
-        store.tasks.move(task.uid, state, reason=reason, now=time.time())
-        clear_task(self._context.spool, task.uid)
-        store.events.add(Event(time.time(), state.value, reason, task=task.number))
-        self._log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
-        self._context.metrics.ended.labels(state.value).inc()
+    def _end_early(self, task: Task, state: TaskState, reason: str, nodes: Sequence[str] = ()) -> None:
+        """End a task that does not run; `nodes` may hold it and are sent a stop."""
+        store, stops = self._context.store, self._context.stops
+        promise = stops.promise(nodes, task.uid, reason)
 
-    def _run(self, plan: Plan) -> None:
-        self._context.store.tasks.set_nodes(plan.task, plan.nodes)
+        def end() -> None:
+            promise()
+            store.tasks.move(task.uid, state, reason=reason, now=time.time())
+            clear_task(self._context.spool, task.uid)
+            store.events.add(Event(time.time(), state.value, reason, task=task.number))
+
+        def ended(future: Future[None]) -> None:
+            future.result()
+            stops.send(nodes, task.uid, reason)
+            self._log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
+            self._context.metrics.ended.labels(state.value).inc()
+
+        self._context.writer.submit(end, ended)
+
+    def _run(self, plan: Plan) -> ServerTask:
         running = self.running[plan.task] = ServerTask(plan, self._context)
-        running.start()
+        return running

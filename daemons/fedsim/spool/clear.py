@@ -31,6 +31,12 @@ def clear_round(spool: Spool, kind: Kind, task: str, round_number: int) -> None:
         remove_tree(spool.root / folder)
 
 
+def clear_rounds(spool: Spool, kind: Kind, task: str, through: int) -> None:
+    """Remove the files of a task's rounds up to this one."""
+    for number in {item.id.round or 0 for item in spool.arrived(kind, task)} & set(range(through + 1)):
+        clear_round(spool, kind, task, number)
+
+
 def clear_task(spool: Spool, task: str, kinds: Iterable[Kind] = tuple(Kind)) -> None:
     """Remove everything of a task, or its files of some kinds only; nothing more of it is expected from then on."""
     remove_file(spool.wanted(task))

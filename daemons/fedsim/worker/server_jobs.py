@@ -24,7 +24,7 @@ from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.strategies import StepContext, Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
-from fedsim.spool.durable import sync_folder
+from fedsim.spool.durable import FOLDER_MODE, remove_tree
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
 from fedsim.update import PARAMETERS, Layout, Update
@@ -76,7 +76,7 @@ class ServerJobs:
         started = time.monotonic()
         settings = job.settings
         vector = initial_vector(settings.model, job.feature_shape, job.num_classes, settings.seed)
-        job.out.mkdir(parents=True, exist_ok=True)
+        _empty(job.out)
         digest = write_vector(job.out / MODEL_FILE, vector)
         strategy = make_strategy(settings)
         states = initial_state(strategy, len(vector))
@@ -100,7 +100,7 @@ class ServerJobs:
         updates = [
             pipeline.on_server(_open(update, path, layout)) for update, path in zip(job.updates, job.files, strict=True)
         ]
-        job.out.mkdir(parents=True, exist_ok=True)
+        _empty(job.out)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.server_state}
         finite = aggregate(
@@ -115,9 +115,8 @@ class ServerJobs:
             context=StepContext(job.round, sum(update.num_clients for update in updates), job.settings.num_clients),
         )
         for name, array in [(MODEL_FILE, out), *((state_file(name), array) for name, array in state_out.items())]:
-            _sync(array, job.out / name)
+            _sync(array, job.out / name)  # the names of the files become durable when the round is committed
         broadcast_digest = _write_broadcast(strategy, job.out, out, state_out)
-        sync_folder(job.out)
         file_digest, digest = hash_vector(job.out / MODEL_FILE)
         return ModelMade(
             round=job.round,
@@ -168,6 +167,12 @@ class ServerJobs:
 
         digest, size = save_checkpoint(job)
         return CheckpointSaved(round=job.round, digest=digest, size=size)
+
+
+def _empty(folder: Path) -> None:
+    """Make an empty folder in place of what a worker that died may have left there."""
+    remove_tree(folder)
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
 
 def _open(update: Update, path: Path, layout: Layout) -> Update:

@@ -1,0 +1,100 @@
+"""What a task on a node gives its workers to do, and the files that they read and write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsim.client.context import NodeContext
+from fedsim.errors import BadInput
+from fedsim.log import get_logger
+from fedsim.messages import Assignment, Broadcast, Chunk, read_message
+from fedsim.spool.durable import remove_file
+from fedsim.spool.files import FileId, Kind
+from fedsim.worker import jobs
+
+
+class NodeTaskJobs:
+    """The jobs of one task, and where its files are."""
+
+    def __init__(self, assignment: Assignment, context: NodeContext) -> None:
+        self.updates = context.spool.folder(Kind.LOCALPARAM) / assignment.task
+        self._assignment = assignment
+        self._context = context
+        self._log = get_logger(task=assignment.number)
+
+    # ------------------------------------------------------------ jobs
+
+    def load(self) -> jobs.Load | None:
+        """Load the task's data; None if its data set is not configured."""
+        config = self._context.config
+        name = self._assignment.settings.dataset
+        dataset = next((dataset for dataset in config.datasets if dataset.name == name), None)
+        if dataset is None:
+            return None
+        return jobs.Load(
+            assignment=self._assignment,
+            dataset=dataset,
+            folder=config.data,
+            min_examples=config.institution.min_examples,
+        )
+
+    def train(self, number: int, chunk: Chunk) -> jobs.Train:
+        """Train a chunk from the round's model."""
+        model = self._global(number)
+        return jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self.updates)
+
+    def write_testset(self) -> jobs.WriteTestset:
+        """Write the test set to be sent."""
+        data, labels = (path for _, path in self.testset())
+        return jobs.WriteTestset(data=data, labels=labels)
+
+    def keep_final(self, number: int) -> jobs.SaveCheckpoint:
+        """Save the final model, that of `globalparam` `number`, for predictions on this node."""
+        assignment = self._assignment
+        made_in = FileId(kind=Kind.GLOBALPARAM, task=assignment.task, round=number).made_in
+        return jobs.SaveCheckpoint(
+            settings=assignment.settings,
+            feature_shape=assignment.feature_shape,
+            num_classes=assignment.num_classes,
+            round=made_in,
+            model=self._global(number),
+            out=self._models() / f"task-{assignment.number:06d}.safetensors",
+            about={
+                "task": assignment.number,
+                "uid": assignment.task,
+                "round": made_in,
+                "settings": assignment.settings.model_dump(mode="json"),
+            },
+        )
+
+    # ------------------------------------------------------------ files
+
+    def testset(self) -> list[tuple[FileId, Path]]:
+        """The files of the test set, data and labels, whether or not they are there."""
+        spool, node = self._context.spool, self._context.config.name
+        ids = [FileId(kind=Kind.TESTSET, task=self._assignment.task, part=part) for part in ("data", "label")]
+        return [(file, spool.path(file, node)) for file in ids]
+
+    def newest_global(self) -> tuple[int, Broadcast] | None:
+        """The newest global model that was received: its round and metadata."""
+        for item in reversed(self._context.spool.arrived(Kind.GLOBALPARAM, self._assignment.task)):
+            try:
+                metadata = item.metadata()
+                return item.id.round or 0, read_message(Broadcast, metadata.meta, f"metadata of {item.path.name}")
+            except BadInput as error:
+                self._log.warning("global_model_not_understood", file=item.path.name, problem=str(error))
+        return None
+
+    def prune_models(self) -> None:
+        """Remove all final models except those of the newest tasks."""
+        models = sorted(self._models().glob("task-*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in models[: -self._context.config.keep_models]:
+            remove_file(path)
+            remove_file(path.with_suffix(".json"))
+            self._log.info("old_model_removed", file=path.name)
+
+    def _models(self) -> Path:
+        return self._context.config.spool / "checkpoints"
+
+    def _global(self, number: int) -> Path:
+        return self._context.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self._assignment.task, round=number), "")
