@@ -47,7 +47,7 @@ from fedsim.runtime.outbox import Outbox
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import hash_file
-from fedsim.testing.local_cluster import free_port
+from fedsim.testing.ports import free_port
 from fedsim.wire import Identity, Peer
 from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
 from fedsim.wire.sender import Outcome, Sender, Status
@@ -362,7 +362,11 @@ def test_the_side_that_connects_lets_go_as_well_and_comes_back_once_its_peer_has
 def test_a_node_that_is_not_configured_any_more_is_sent_nothing_but_stops(tmp_path: Path) -> None:
     node, model = node_config(tmp_path), tmp_path / "m.npy"
     model_file(model, 1000)
-    with logged() as log, receiving(node) as receiver, closing(Outbox.open(SERVER, None)) as outbox:
+    with (
+        logged() as log,
+        receiving(node) as receiver,
+        closing(Outbox.open(SERVER, None, Spool(tmp_path / "outbox"))) as outbox,
+    ):
         peer, elsewhere = peer_of(receiver), Peer("node-9", "127.0.0.1", free_port())
         outbox.send(peer, global_id(), model)
         assert [outcome.status for outcome in ended(outbox)] == [Status.DELIVERED]

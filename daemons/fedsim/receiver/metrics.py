@@ -16,6 +16,7 @@ _COUNTED = {
     "bytes_received": "Bytes that came in.",
     "files_stored": "Files that were verified and put into place.",
     "bytes_stored": "Bytes of those files.",
+    "files_sent": "Files that were sent over connections that peers opened.",
     "files_already_there": "Files that were offered again and not sent again.",
 }
 _REFUSED = "refused_"

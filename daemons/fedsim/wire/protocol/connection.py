@@ -58,6 +58,7 @@ class ProtocolConnection:
         me: the identity of this side.
         limits: enforced on the connection.
         initiator: whether this side opened the connection; it speaks first.
+        accepts_files: whether the other side may offer files.
         now: the time, in seconds of any steady clock, as everywhere here.
 
     Attributes:
@@ -65,12 +66,15 @@ class ProtocolConnection:
         closed: why the connection has ended.
     """
 
-    def __init__(self, me: Identity, limits: ConnectionLimits, *, initiator: bool, now: float) -> None:
+    def __init__(
+        self, me: Identity, limits: ConnectionLimits, *, initiator: bool, accepts_files: bool = True, now: float
+    ) -> None:
         self.peer: Identity | None = None
         self.closed: Refusal | None = None
         self._me = me
         self._limits = limits
         self._initiator = initiator
+        self._accepts_files = accepts_files
         self._parser = FrameParser()
         self._out = OutgoingSide()
         self._time = Timekeeper(limits, now)
@@ -80,6 +84,11 @@ class ProtocolConnection:
         self._finishing: set[int] = set()
         self._last_offered = 0
         self._body_bytes = 0
+
+    @property
+    def peer_accepts_files(self) -> bool:
+        """Whether the other side, once it is accepted, may be offered files."""
+        return self.peer is not None and self._hello is not None and self._hello.accepts_files
 
     @property
     def bytes_received(self) -> int:
@@ -238,6 +247,7 @@ class ProtocolConnection:
             versions=(VERSION,),
             software=__version__,
             max_header_bytes=self._limits.max_header_bytes,
+            accepts_files=self._accepts_files,
         )
         self._out.put(encode(FrameType.HELLO, hello))
 

@@ -69,6 +69,7 @@ class HelloHeader(_Header):
     versions: Annotated[tuple[int, ...], Field(min_length=1, max_length=16)]
     software: Annotated[str, Field(max_length=64)] = ""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 1024
+    accepts_files: bool = False
 
 
 class Refusal(_Header):

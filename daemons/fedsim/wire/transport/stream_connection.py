@@ -75,7 +75,9 @@ class StreamConnection:
         self._welcome = welcome
         self._offer_ended = offer_ended
         self._certificate: Certificate | None = None
-        self._protocol = ProtocolConnection(me, limits, initiator=initiator, now=time.monotonic())
+        self._protocol = ProtocolConnection(
+            me, limits, initiator=initiator, accepts_files=inbox is not None, now=time.monotonic()
+        )
         self._incoming = IncomingFiles(self._protocol, inbox, run, wake)
         self._sending: Outgoing | None = None
         self._secure = False
@@ -86,6 +88,11 @@ class StreamConnection:
     def peer(self) -> Identity | None:
         """The other side, once it is accepted."""
         return self._protocol.peer
+
+    @property
+    def peer_accepts_files(self) -> bool:
+        """Whether the other side, once it is accepted, may be offered files."""
+        return self._protocol.peer_accepts_files
 
     @property
     def closed(self) -> Refusal | None:

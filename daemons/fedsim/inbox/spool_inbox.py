@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import structlog
 
 from fedsim.config import ReceiverConfig
-from fedsim.errors import BadInput, Refused
-from fedsim.receiver.counters import Counters
-from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
-from fedsim.receiver.numbers import TaskNumbers
-from fedsim.receiver.quota import QuotaLedger
-from fedsim.receiver.validation import check_contents
+from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.inbox.counters import Counters
+from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
+from fedsim.inbox.quota import QuotaLedger
+from fedsim.inbox.task_numbers import TaskNumbers
+from fedsim.inbox.validation import check_contents
 from fedsim.spool.allowlist import check_wanted
+from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
 from fedsim.spool.kinds import KINDS
 from fedsim.spool.layout import Metadata, Spool, read_metadata
@@ -36,7 +39,33 @@ class SpoolInbox:
         self._lock = threading.Lock()
         self._on_the_way: dict[Path, IncomingFile] = {}
         self.ledger = QuotaLedger(spool.incoming)
+        self._hold = -1
         self._log = structlog.get_logger()
+
+    def open(self) -> None:
+        """Take the spool for this process and clear old leftovers; `Unavailable` if another process has it."""
+        self._hold = os.open(self._spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise Unavailable(
+                f"another receiver uses the spool {self._spool.root}: stop it, or give this one a spool of its own"
+            ) from error
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove partly received files that were not resumed."""
+        gone = clear_leftovers(self._spool, self.config.limits.keep_partial_seconds, self.ledger.in_use())
+        self.ledger.look()
+        if gone:
+            self._log.info("leftovers_cleared", files=gone)
+
+    def close(self) -> None:
+        """Leave the spool to another process."""
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
 
     def welcome(self, peer: Identity) -> None:
         """Only configured peers, in their configured role; else Refused."""

@@ -15,7 +15,7 @@ from typing import Final
 from blake3 import blake3
 
 from fedsim.errors import BadInput, Refused
-from fedsim.receiver.quota import Claim
+from fedsim.inbox.quota import Claim
 from fedsim.spool.durable import FILE_MODE, move_into_place, write_bytes
 from fedsim.spool.files import FileHeader, metadata_path
 from fedsim.spool.npy import hash_file
