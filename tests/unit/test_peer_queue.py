@@ -11,6 +11,7 @@ import pytest
 
 from fedsim.errors import BadInput
 from fedsim.spool.files import FileId, Kind
+from fedsim.spool.layout import Spool
 from fedsim.spool.peer_queue import (
     PeerQueue,
     QueuedFile,
@@ -34,7 +35,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def queue(tmp_path: Path) -> PeerQueue:
-    (tmp_path / "sent").mkdir()
+    Spool(tmp_path)
     return PeerQueue(tmp_path, "node-1")
 
 

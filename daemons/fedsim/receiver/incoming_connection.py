@@ -91,14 +91,7 @@ class IncomingConnection:
             self._end_delivery()
             self._receiver.ended(self)
         elif self._delivery is None and self.peer is not None and self.stream_connection.peer_accepts_files:
-            self._delivery = QueueDelivery(
-                self._receiver.spool,
-                self.peer,
-                run=self._receiver.reactor.run,
-                post=self.post,
-                on_sent=lambda: self._receiver.counters.add("files_sent"),
-            )
-            self._receiver.serve(self, self.peer)
+            self._delivery = self._receiver.serve(self, self.peer)
         return more
 
     def close(self, code: str, message: str) -> None:

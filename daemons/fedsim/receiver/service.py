@@ -19,7 +19,9 @@ from fedsim.receiver.queue_watch import QueueWatch
 from fedsim.receiver.refusal_log import RefusalLog
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
+from fedsim.spool.peer_queue import PeerQueue
 from fedsim.wire import Identity
+from fedsim.wire.client.queue_delivery import QueueDelivery
 from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.expiry import ExpiryWatch
 from fedsim.wire.transport.reactor import Reactor
@@ -55,7 +57,7 @@ class Receiver:
         plain = config.tls is None and not config.insecure_plaintext
         self.inbox.open()
         try:
-            self._queues = QueueWatch(self.spool, self._serving)
+            self._queues = QueueWatch(self._serving)
             sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
         except FedsimError:
             self._release()
@@ -143,13 +145,23 @@ class Receiver:
                 )
             connection.peer = peer.name
 
-    def serve(self, connection: IncomingConnection, peer: str) -> None:
+    def serve(self, connection: IncomingConnection, peer: str) -> QueueDelivery:
         """Send a peer its files over this connection; an older one, most likely dead, is closed."""
         with self._lock:
             older = self._serving.get(peer)
             self._serving[peer] = connection
         if older is not None:
             older.post(lambda: older.close("superseded", "this peer opened a newer connection"))
+        queue = PeerQueue(self.spool.root, peer)
+        if self._queues is not None:
+            self._queues.add(queue)  # before the first scan
+        return QueueDelivery(
+            self.spool,
+            queue,
+            run=self.reactor.run,
+            post=connection.post,
+            on_sent=lambda: self.counters.add("files_sent"),
+        )
 
     def ended(self, connection: IncomingConnection) -> None:
         """A connection has ended."""

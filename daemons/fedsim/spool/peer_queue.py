@@ -23,7 +23,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.spool.durable import TEMPORARY_SUFFIX, make_folder, remove_file
+from fedsim.spool.durable import FOLDER_MODE, TEMPORARY_SUFFIX, remove_file
 from fedsim.spool.files import Digest, FileId
 
 OUTGOING: Final = "outgoing"
@@ -52,13 +52,17 @@ class PeerQueue:
     """The queue of one peer."""
 
     def __init__(self, spool_root: Path, peer: str) -> None:
+        self.peer = peer
         self.folder = spool_root / OUTGOING / peer
+
+    def create(self) -> None:
+        """Create the folder if it is missing."""
+        self.folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
     def put(self, file: QueuedFile) -> Path:
         """Add a file; returns its entry, whose removal takes it off the queue."""
-        if not self.folder.is_dir():
-            make_folder(self.folder)
-        key = blake3(f"{self.folder.name} {file.id.model_dump_json()}".encode()).hexdigest()[:32]
+        self.create()
+        key = blake3(f"{self.peer} {file.id.model_dump_json()}".encode()).hexdigest()[:32]
         return _write(self.folder / f"{time.time_ns():020d}.{key}.json", file)
 
     def entries(self) -> list[Path]:
@@ -112,15 +116,15 @@ class QueueLock:
     """The right to send what is queued for one peer. Held by one connection of one process at a time."""
 
     def __init__(self, queue: PeerQueue) -> None:
-        self._folder = queue.folder
+        self._queue = queue
         self._mutex = threading.Lock()
         self._attempt: object | None = None
         self._descriptor = -1
 
     def acquire(self, on_acquired: Callable[[], None]) -> None:
         """Call `on_acquired` with the lock held: at once if it is free, otherwise later and from another thread."""
-        make_folder(self._folder)
-        descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._queue.create()
+        descriptor = os.open(self._queue.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         attempt = self._attempt = object()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,6 +63,12 @@ class Watch:
         """Stop watching."""
         self._inotify.close()
 
+    def add(self, folder: Path) -> None:
+        """Watch one more folder; from any thread."""
+        if folder not in self._roots:
+            self._roots = (*self._roots, folder)
+            self._add(folder, set())
+
     def drain(self) -> Changes:
         """What has come since the last call; never waits.
 

@@ -48,7 +48,7 @@ class QueueDelivery:
 
     Args:
         spool: of this host.
-        peer: the name of the peer.
+        queue: of the peer.
         run: runs a job that may block.
         post: runs a job in the actor's turn, from any thread.
         on_sent: called after each delivery.
@@ -57,20 +57,20 @@ class QueueDelivery:
     def __init__(
         self,
         spool: Spool,
-        peer: str,
+        queue: PeerQueue,
         *,
         run: Callable[[Job], None],
         post: Callable[[Job], None],
         on_sent: Callable[[], None],
     ) -> None:
         self._spool = spool
-        self._queue = PeerQueue(spool.root, peer)
-        self._transfers = PeerTransfers(Peer(peer), run=run, post=post, on_change=self._report)
+        self._queue = queue
+        self._transfers = PeerTransfers(Peer(queue.peer), run=run, post=post, on_change=self._report)
         self._by_entry: dict[Path, Transfer] = {}
         self._post = post
         self._on_sent = on_sent
         self._reported = ""
-        self._log = structlog.get_logger(peer=peer)
+        self._log = structlog.get_logger(peer=queue.peer)
         self._sending = False
         self._lock = QueueLock(self._queue)
         self._lock.acquire(lambda: post(self._begin))
