@@ -429,7 +429,7 @@ def test_a_certificate_that_expires_soon_is_told_of_at_the_start_and_after_each_
         assert f"{soon.certificate} expires in 10 days; renew it" in line["problem"]
         pki.issue("server", Role.SERVER, clock=ends_in(-5), days=1)
         receiver.reload(receiver.config)
-        assert "has expired: nobody believes this host any more" in log.wait("certificate_expires", 2)[1]["problem"]
+        assert "has expired: no host accepts it any more" in log.wait("certificate_expires", 2)[1]["problem"]
     with logged() as log, Sender(NODE, credentials=pki.credentials("node-1", Role.CLIENT, days=15)):
         pass
     assert log.named("certificate_expires") == []

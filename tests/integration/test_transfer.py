@@ -408,7 +408,7 @@ def test_a_foreign_program_on_the_port_is_waited_out_and_named(tmp_path: Path) -
         sender.send(Peer("node-1", "127.0.0.1", port), stop_id(), stop_body(), on_done=outcomes)
         with foreign.accept()[0] as connection:
             connection.sendall(b"220 mail.example ESMTP ready, and what can I do for you?\r\n")
-            assert troubles.wait(1) == ["the connection was refused: this is no fedsim connection"]
+            assert troubles.wait(1) == ["the connection was refused: this is not a fedsim connection"]
         foreign.close()
         with receiving(node_config(tmp_path, listen={"port": port})):
             assert outcomes.wait(1)[0].delivered

@@ -1,4 +1,4 @@
-"""The sockets of the receiver: who may connect, how many connections there are, and what each one does."""
+"""The connections of the receiver: who may connect, how many there are, and over which one a peer is sent files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.expiry import ExpiryWatch
 from fedsim.wire.transport.reactor import Reactor
 
-# What an ordinary peer does; only others are worth a line.
+# Ordinary ends of a connection, which are not logged.
 _ORDINARY_ENDS: Final = frozenset({"closed", "lost", "idle", "stopping"})
 
 

@@ -20,7 +20,7 @@ from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.systemd import extend_timeout
 from fedsim.runtime.writer import Writer
-from fedsim.spool.disk_space import has_room
+from fedsim.spool.disk_space import has_space
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.watch import Watch
@@ -92,7 +92,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def require_resources(self) -> None:
         """Raise `Unavailable` if tasks cannot be resumed yet."""
         config = self.config
-        if isinstance(self.suspended, DiskFull) and not has_room(config.spool, config.min_free_bytes):
+        if isinstance(self.suspended, DiskFull) and not has_space(config.spool, config.min_free_bytes):
             raise DiskFull(f"the disk of {config.spool} is full: waiting for {config.min_free_bytes} free bytes")
 
     # ------------------------------------------------------------ the loop
