@@ -1,4 +1,4 @@
-"""Settings of tasks that were written by version 0.1, in the form of this version."""
+"""Settings of tasks, and models in checkpoints, that were written by version 0.1, in the form of this version."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def settings_from_0_1(settings: Mapping[str, Any]) -> dict[str, Any]:
             options = f"{setting}_options"
             converted[options] = {option: settings[name], **converted.get(options, {})}
     return converted
+
+
+def model_spec_from_0_1(about: Mapping[str, Any]) -> dict[str, Any]:
+    """A `ModelSpec` from what a checkpoint says of its model, in which 0.1 called the name `model`."""
+    return {("name" if key == "model" else key): value for key, value in about.items()}

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedsim.errors import BadInput
 from fedsim.plugins import Provenance, short_name
-from fedsim.settings import SettingsError, TaskSettings, parse_settings
+from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -63,6 +63,25 @@ class DataSetInfo(Message):
     share_test: bool = False
 
 
+class ModelSpec(Message):
+    """The model of a task: the plug-in with its options, the shape of one example, and the number of outputs."""
+
+    name: Name
+    options: OptionValues = {}
+    feature_shape: FeatureShape
+    num_classes: Classes
+
+    @classmethod
+    def of(cls, settings: TaskSettings, feature_shape: tuple[int, ...], num_classes: int) -> ModelSpec:
+        """The model that the settings choose, for examples of this shape."""
+        return cls(
+            name=settings.model,
+            options=settings.model_options,
+            feature_shape=feature_shape,
+            num_classes=num_classes,
+        )
+
+
 class PluginInfo(Message):
     """A plug-in and which code it is: the package that brings it, its version, and the digest of its source."""
 
@@ -91,6 +110,7 @@ class EngineInfo(Message):
     """How a node trains: part of what makes two runs comparable byte by byte."""
 
     name: Name = "sequential"
+    options: OptionValues = {}
     device: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=4096)] = 1
     processor: Annotated[str, Field(max_length=200)] = ""
@@ -161,8 +181,7 @@ class Assignment(Message):
     dataset_digest: str | None = Field(None, description="Of the data that the node announced")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
-    feature_shape: FeatureShape
-    num_classes: Classes
+    model_spec: ModelSpec
     engine: EngineInfo
     uplink: Uplink
     transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS)] = ()

@@ -8,17 +8,17 @@ module imports it inside the methods that need it, because the server and the we
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
-from importlib.machinery import PathFinder
+from importlib.abc import MetaPathFinder
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from fedsim import __version__
 from fedsim.errors import BadInput
@@ -33,9 +33,6 @@ SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
 GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPLERS, ENGINES)
 """All groups of entry points."""
-WORKERS_ONLY = frozenset({MODELS, ENGINES})
-"""Groups whose packages import torch: only workers load them, others know their names."""
-
 _NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})
 """Packages whose classes a plug-in inherits from, but is not known by."""
 
@@ -62,6 +59,15 @@ class PluginOptions(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _split_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """A form and the command line give a list as text, with commas between its items."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, str) and get_origin(field.annotation) in {list, tuple}:
+            return [item.strip() for item in value.split(",")] if value.strip() else []
+        return value
 
 
 class Plugin:
@@ -129,9 +135,32 @@ def unknown(group: str, name: str, known: Iterable[str] | None = None) -> str:
     return f"unknown {kind_of(group)} {name!r} (available: {available})"
 
 
+class _TorchGuard(MetaPathFinder):
+    """Refuses the import of torch in a process that has not imported it yet."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:  # noqa: ARG002
+        if fullname == "torch" and "torch" not in sys.modules:
+            names = (frame.frame.f_globals.get("__name__", "it") for frame in inspect.stack(context=0))
+            importer = next(name for name in names if name != __name__ and not name.startswith("importlib"))
+            raise ImportError(
+                f"{importer} imports torch while it is itself imported, and daemons do not load torch; import torch "
+                "inside the functions that use it"
+            )
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    guard = _TorchGuard()
+    sys.meta_path.insert(0, guard)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(guard)
+
+
 @cache
-def load(group: str, name: str) -> Any:
-    """The plug-in's class (a data format's or model's may be any callable).
+def load(group: str, name: str) -> type[Plugin]:
+    """The plug-in's class. Its module is imported without torch, which daemons never load.
 
     Raises:
         BadInput: no installed package offers it, or its package cannot be imported.
@@ -140,19 +169,19 @@ def load(group: str, name: str) -> Any:
     if point is None:
         raise BadInput(unknown(group, name))
     try:
-        found = point.load()
+        with _without_torch():
+            found = point.load()
     except Exception as error:  # a package of the lab's own may raise anything while it is imported
         raise BadInput(
             f"the {kind_of(group)} {name} ({point.value}) cannot be loaded: {error}; repair or uninstall its package"
         ) from error
-    if not callable(found):
-        raise BadInput(f"the {kind_of(group)} {name} ({point.value}) is a {type(found).__name__}; it must be a class")
+    if not (inspect.isclass(found) and issubclass(found, Plugin)):
+        what = f"the class {found.__name__}" if inspect.isclass(found) else f"a {type(found).__name__}"
+        raise BadInput(
+            f"the {kind_of(group)} {name} ({point.value}) is {what}; it must be a class that inherits from the base "
+            f"class of {short_name(group)}"
+        )
     return found
-
-
-def options_model(plugin: Any) -> type[PluginOptions]:
-    """The model of a plug-in's options; that without fields where it declares none."""
-    return cast("type[PluginOptions]", getattr(plugin, "Options", PluginOptions))
 
 
 def make(group: str, name: str, options: dict[str, Any]) -> Any:
@@ -161,33 +190,30 @@ def make(group: str, name: str, options: dict[str, Any]) -> Any:
     Raises:
         BadInput: there is no such plug-in, or the options are not its own; the message names each one.
     """
-    plugin: Any = load(group, name)
+    plugin = load(group, name)
     try:
-        checked = options_model(plugin).model_validate(options)
+        checked = plugin.Options.model_validate(options)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, item['loc']))}: {option_problem(plugin, name, item)}"
             for item in error.errors(include_url=False)
         )
         raise BadInput(f"options of the {kind_of(group)} {name}: {problems}") from error
-    return plugin(checked) if issubclass(plugin, Plugin) else plugin()
+    return plugin(checked)
 
 
-def option_problem(plugin: Any, name: str, item: Any) -> str:
+def option_problem(plugin: type[Plugin], name: str, item: Any) -> str:
     """What is wrong with an option, from pydantic's error about it; lists the options that there are."""
     if item["type"] == "extra_forbidden":
-        fields = options_model(plugin).model_fields
+        fields = plugin.Options.model_fields
         return f"is not an option of {name} (options: {', '.join(fields)})" if fields else f"{name} has no options"
     return str(item["msg"]).removeprefix("Value error, ")
 
 
 @cache
 def provenance(group: str, name: str) -> Provenance:
-    """Which code an installed plug-in is; raises `BadInput` as `load`.
-
-    What only workers load is not imported: its digest is that of the one file that the entry point names.
-    """
-    digest = _file_digest(group, name) if group in WORKERS_ONLY else source_digest(load(group, name))
+    """Which code an installed plug-in is; raises `BadInput` as `load`."""
+    digest = source_digest(load(group, name))
     point = _points(group)[name]
     return Provenance(
         distribution=point.dist.name if point.dist else "",
@@ -196,56 +222,30 @@ def provenance(group: str, name: str) -> Provenance:
     )
 
 
-def _file_digest(group: str, name: str) -> str:
-    """The digest of the file of a plug-in's module, found without importing the module or the packages around it."""
-    point = _points(group).get(name)
-    if point is None:
-        raise BadInput(unknown(group, name))
-    file = _file_of(point.module)
-    if file is None:
-        raise BadInput(
-            f"the {kind_of(group)} {name} ({point.value}) cannot be loaded: No module named {point.module!r}; "
-            "repair or uninstall its package"
-        )
-    own = {"fedsim": __version__.encode()} if point.module.startswith("fedsim.") else {}
-    return _digest({point.module: file.read_bytes()} | own)
+def source_digest(plugin: type[Plugin]) -> str:
+    """A digest, as hex, of the source of a plug-in's class and of its base classes that are not fedsim's.
 
-
-def _file_of(module: str) -> Path | None:
-    """The source file of a module; `find_spec` alone would import the packages around it."""
-    package, *rest = module.split(".")
-    try:
-        spec = find_spec(package)
-    except ValueError:  # a module that something other than Python's import put in place
-        return None
-    for part in rest:
-        if spec is None or spec.submodule_search_locations is None:
-            return None
-        package = f"{package}.{part}"
-        spec = PathFinder.find_spec(package, spec.submodule_search_locations)
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        return None
-    return Path(spec.origin)
-
-
-def source_digest(plugin: Any) -> str:
-    """A digest, as hex, of the source files of a plug-in's class and of its base classes that are not fedsim's.
-
-    A change of the interface that all plug-ins share leaves it as it is. That of a plug-in of fedsim itself includes
-    fedsim's version, for the code around it.
+    In a package it covers all modules there, because the class uses them. A change of the interface that all plug-ins
+    share leaves it as it is. That of a plug-in of fedsim itself includes fedsim's version, for the code around it.
     """
-    classes = inspect.getmro(plugin) if inspect.isclass(plugin) else (plugin,)
-    modules = {part.__module__: inspect.getmodule(part) for part in classes}
-    files = {
-        name: Path(file).read_bytes()
-        for name, module in modules.items()
-        if (file := getattr(module, "__file__", None))
-        and (name == plugin.__module__ or name.split(".")[0] not in _NOT_OF_A_PLUGIN)
-        and Path(file).is_file()
-    }
+    files = {}
+    for name in {part.__module__ for part in inspect.getmro(plugin)}:
+        if name != plugin.__module__ and name.split(".")[0] in _NOT_OF_A_PLUGIN:
+            continue
+        for path in _sources(name):
+            files[f"{name} {path.name}"] = path.read_bytes()
     if plugin.__module__.startswith("fedsim."):
         files["fedsim"] = __version__.encode()
     return _digest(files)
+
+
+def _sources(module_name: str) -> list[Path]:
+    """The source file of a module; those of its package if it is in a package of another distribution than fedsim."""
+    module = sys.modules[module_name]
+    path = Path(getattr(module, "__file__", None) or "")
+    if not path.is_file():
+        return []
+    return sorted(path.parent.glob("*.py")) if module.__package__ and not module_name.startswith("fedsim.") else [path]
 
 
 def _digest(files: dict[str, bytes]) -> str:
@@ -275,15 +275,13 @@ def describe(group: str) -> tuple[Description, ...]:
 
 def _describe(group: str, name: str) -> Description:
     try:
-        if group in WORKERS_ONLY:
-            return Description(name=name, title=name, provenance=provenance(group, name))
         plugin = load(group, name)
         return Description(
             name=name,
-            title=getattr(plugin, "title", "") or name,
+            title=plugin.title or name,
             description=(inspect.getdoc(plugin) or "").split("\n")[0],
             provenance=provenance(group, name),
-            options=options_model(plugin).model_json_schema(),
+            options=plugin.Options.model_json_schema(),
         )
     except BadInput as error:
         return Description(name=name, title=name, problem=str(error))

@@ -249,14 +249,12 @@ def _check_plugins(
         if name not in plugins.names(group):
             problems[setting] = plugins.unknown(group, name)
             continue
-        if group in plugins.WORKERS_ONLY:
-            continue  # a worker checks them when it makes the initial model
         try:
             plugin = plugins.load(group, name)
-            plugins.options_model(plugin).model_validate(options)
+            plugin.Options.model_validate(options)
         except ValidationError as error:
             for item in error.errors(include_url=False):
-                field = f"{key}.{'.'.join(map(str, item['loc']))}".removesuffix(".")
+                field = ".".join(map(str, (key, *item["loc"][:1])))  # an item of a list is a problem of its option
                 problems.setdefault(field, plugins.option_problem(plugin, name, item))
                 if item["type"] not in {"value_error", "extra_forbidden"}:
                     kinds[field] = (item["type"], item.get("ctx", {}))
@@ -267,7 +265,5 @@ def _check_plugins(
 def _complete(settings: TaskSettings, setting: str) -> dict[str, Any]:
     """The options of a plug-in with their defaults, so that a task's row says all that it was run with."""
     group, name = settings.chosen_plugins[setting]
-    if group in plugins.WORKERS_ONLY:
-        return settings.options(setting)
-    model = plugins.options_model(plugins.load(group, name))
+    model = plugins.load(group, name).Options
     return model.model_validate(settings.options(setting)).model_dump(mode="json")

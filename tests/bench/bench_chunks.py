@@ -26,7 +26,7 @@ from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
 from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
-from fedsim.messages import Assignment, Broadcast, Chunk, EngineInfo, Uplink
+from fedsim.messages import Assignment, Broadcast, Chunk, EngineInfo, ModelSpec, Uplink
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
@@ -67,14 +67,14 @@ class StubPool:
 
 def assignment(chunks: int) -> Assignment:
     """A task of one client a chunk, all on this node."""
+    settings = TaskSettings(dataset="digits", num_clients=chunks, fraction_train=1.0)
     return Assignment(
         task=UID,
         number=1,
-        settings=TaskSettings(dataset="digits", num_clients=chunks, fraction_train=1.0),
+        settings=settings,
         first_client=0,
         num_clients=chunks,
-        feature_shape=(8, 8),
-        num_classes=10,
+        model_spec=ModelSpec.of(settings, (8, 8), 10),
         engine=EngineInfo(),
         uplink=Uplink.SUM,
     )
@@ -107,7 +107,7 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     updates = spool.folder(Kind.LOCALPARAM) / UID
     with (
         DefaultSelector() as selector,
-        closing(Outbox.open(Identity("a", Role.CLIENT), None, spool)) as outbox,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox,
         Writer() as writer,
     ):
         servers = ForkServers(selector)

@@ -12,45 +12,46 @@ import os
 import signal
 
 import numpy as np
-import torch
-from torch import nn
 
 from fedsim.data import DataSet, Examples
+from fedsim.data.formats import Format
+from fedsim.learning.models import Model
 
 
-def narrow(feature_shape, num_classes):
-    inputs = int(np.prod(feature_shape))
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, num_classes))
+class Narrow(Model):
+    def build(self, feature_shape, num_classes):
+        from torch import nn
+
+        inputs = int(np.prod(feature_shape))
+        return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, num_classes))
 
 
-def raising(feature_shape, num_classes):
-    raise ValueError("seven is not a width")
+class RaisingModel(Model):
+    def build(self, feature_shape, num_classes):
+        raise ValueError("seven is not a width")
 
 
-def double(feature_shape, num_classes):
-    return narrow(feature_shape, num_classes).double()
+class Double(Narrow):
+    def build(self, feature_shape, num_classes):
+        return super().build(feature_shape, num_classes).double()
 
 
-class Strikes(nn.Module):
+class Striking(Narrow):
     """Gives up when it is really trained: the trial is of two examples."""
 
-    def __init__(self, layers):
-        super().__init__()
-        self.layers = layers
+    def build(self, feature_shape, num_classes):
+        from torch import nn
 
-    def forward(self, features):
-        if self.training and len(features) > 2:
-            raise RuntimeError("no more than two at a time")
-        return self.layers(features)
+        class Strikes(nn.Sequential):
+            def forward(self, features):
+                if self.training and len(features) > 2:
+                    raise RuntimeError("no more than two at a time")
+                return super().forward(features)
 
-
-def striking(feature_shape, num_classes):
-    return Strikes(narrow(feature_shape, num_classes))
+        return Strikes(super().build(feature_shape, num_classes))
 
 
-class Pair:
-    options = frozenset()
-
+class Pair(Format):
     def detect(self, path):
         return (path / "features.npy").is_file()
 
@@ -86,14 +87,23 @@ class Waiting(Raising):
     def load(self, config, path, test_path):
         raise ValueError(path.read_text())
 '''
+WITH_TORCH = """
+import torch
+from fedsim.learning.models import Model
+
+
+class Heavy(Model):
+    ...
+"""
 ENTRY_POINTS = """
 [fedsim.models]
-narrow = our_lab:narrow
-raising = our_lab:raising
-double = our_lab:double
-striking = our_lab:striking
+narrow = our_lab:Narrow
+raising = our_lab:RaisingModel
+double = our_lab:Double
+striking = our_lab:Striking
+torch_at_the_top = our_lab_with_torch:Heavy
 missing = our_lab_that_is_gone:model
-a name with blanks = our_lab:narrow
+a name with blanks = our_lab:Narrow
 
 [fedsim.formats]
 pair = our_lab:Pair
@@ -109,6 +119,7 @@ def install_our_lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     about = folder / "our_lab-1.0.dist-info"
     about.mkdir(parents=True)
     (folder / "our_lab.py").write_text(MODULE, encoding="utf-8")
+    (folder / "our_lab_with_torch.py").write_text(WITH_TORCH, encoding="utf-8")
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: our-lab\nVersion: 1.0\n", encoding="utf-8")
     (about / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
     others = os.environ.get("PYTHONPATH")

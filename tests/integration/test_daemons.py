@@ -18,7 +18,7 @@ from platform_support import Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
 from fedsim.errors import Refused
-from fedsim.messages import Assignment, EngineInfo, Uplink
+from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
 from fedsim.wire import Identity, Peer, Sender
@@ -332,7 +332,7 @@ def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *
 
 def test_a_model_that_is_about_to_diverge_can_still_be_tested(tmp_path: Path) -> None:
     settings = small_settings(model="2nn")
-    model = {"settings": settings, "feature_shape": (8, 8), "num_classes": 10}
+    model = {"settings": settings, "model_spec": ModelSpec.of(settings, (8, 8), 10)}
     worker = Worker(threads=1)
     worker.do(jobs.MakeInitialModel(**model, out=tmp_path))
     size = np.load(tmp_path / "model.npy").size
@@ -354,8 +354,7 @@ def test_data_that_changed_after_it_was_announced_is_not_trained_on(tmp_path: Pa
         dataset_digest="0" * 64,
         first_client=0,
         num_clients=20,
-        feature_shape=(8, 8),
-        num_classes=10,
+        model_spec=ModelSpec.of(small_settings(), (8, 8), 10),
         engine=EngineInfo(),
         uplink=Uplink.SUM,
     )

@@ -14,7 +14,7 @@ from journal_support import Journal, own_journal
 from platform_support import small_settings
 from transfer_support import PATIENCE, SERVER, stop_body, stop_id
 
-from fedsim.messages import Assignment, EngineInfo, Uplink
+from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.spool.files import FileId, Kind
 from fedsim.wire import Peer
 from fedsim.wire.sender import Sender
@@ -27,8 +27,7 @@ ASSIGNMENT = Assignment(
     settings=small_settings(),
     first_client=0,
     num_clients=20,
-    feature_shape=(8, 8),
-    num_classes=10,
+    model_spec=ModelSpec.of(small_settings(), (8, 8), 10),
     engine=EngineInfo(),
     uplink=Uplink.SUM,
 )

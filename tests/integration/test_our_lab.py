@@ -56,7 +56,6 @@ def test_what_cannot_be_offered_is_told_and_costs_nothing_else(lab: Platform) ->
     [
         ("raising", "model raising: ValueError: seven is not a width"),
         ("double", "model double: the parameter 1.weight is torch.float64"),
-        ("missing", "model missing (our_lab_that_is_gone:model) cannot be loaded: No module named"),
         ("striking", "model striking on data set digits: RuntimeError: no more than two at a time"),
     ],
 )
@@ -70,3 +69,16 @@ def test_a_faulty_model_fails_its_task_at_once_with_what_is_wrong(lab: Platform,
     assert "worker_died" not in logs
     if "Error: " in reason:
         assert "Traceback" in logs
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("missing", "the model missing (our_lab_that_is_gone:model) cannot be loaded: No module named"),
+        ("torch_at_the_top", "cannot be loaded: our_lab_with_torch imports torch while it is itself imported"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_refused_at_submission(lab: Platform, model: str, reason: str) -> None:
+    answer = lab.api.post("/tasks", json={"model": model, "dataset": "digits"})
+    assert answer.status_code == 422
+    assert reason in answer.json()["problems"]["model"]

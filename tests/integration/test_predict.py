@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from cli_support import Result, Terminal
 
-from fedsim.settings import TaskSettings
+from fedsim.messages import ModelSpec
 from fedsim.spool.npy import write_vector
-from fedsim.worker.checkpoint import save_checkpoint
+from fedsim.worker.checkpoint import load_checkpoint, save_checkpoint
 from fedsim.worker.jobs import SaveCheckpoint
 
 # Class 1 where the first column is the larger one: logits are x @ WEIGHTS.T + BIAS.
@@ -36,9 +38,7 @@ def terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 def save(path: Path, model: str, shape: tuple[int, ...], num_classes: int, vector: np.ndarray[Any, Any]) -> Path:
     write_vector(path.with_suffix(".npy"), vector)
     job = SaveCheckpoint(
-        settings=TaskSettings.model_validate({"model": model}),
-        feature_shape=shape,
-        num_classes=num_classes,
+        model_spec=ModelSpec(name=model, feature_shape=shape, num_classes=num_classes),
         round=1,
         model=path.with_suffix(".npy"),
         out=path,
@@ -52,6 +52,17 @@ def save(path: Path, model: str, shape: tuple[int, ...], num_classes: int, vecto
 def checkpoint(tmp_path: Path) -> Path:
     vector = np.concatenate([WEIGHTS.ravel(), BIAS])
     return save(tmp_path / "round-0001.safetensors", "logistic", (2,), 2, vector)
+
+
+def test_a_checkpoint_of_version_0_1_can_still_be_used(checkpoint: Path, tmp_path: Path) -> None:
+    module, spec = load_checkpoint(checkpoint)
+    about = {"model": "logistic", "feature_shape": [2], "num_classes": 2}
+    tensors = {name: tensor.detach() for name, tensor in module.named_parameters()}
+    old = tmp_path / "old.safetensors"
+    safetensors.torch.save_file(tensors, old, metadata={"fedsim": json.dumps(about)})
+    again, its_spec = load_checkpoint(old)
+    assert its_spec == spec
+    assert all(torch.equal(one, two) for one, two in zip(module.parameters(), again.parameters(), strict=True))
 
 
 def write(path: Path, text: str) -> Path:

@@ -33,7 +33,7 @@ from transfer_support import (
 )
 
 from fedsim.errors import Refused
-from fedsim.messages import Assignment, EngineInfo, Submission, Uplink
+from fedsim.messages import Assignment, EngineInfo, ModelSpec, Submission, Uplink
 from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
 from fedsim.spool.allowlist import check_wanted, want
@@ -91,8 +91,7 @@ def test_all_permitted_json_arrives_where_it_belongs(tmp_path: Path) -> None:
         task=TASK,
         number=1,
         settings=settings_,
-        feature_shape=(784,),
-        num_classes=10,
+        model_spec=ModelSpec.of(settings_, (784,), 10),
         first_client=0,
         num_clients=3,
         engine=EngineInfo(),

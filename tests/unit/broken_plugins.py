@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from fedsim.data import DataSet
+from fedsim.data.table import Csv
+from fedsim.errors import BadInput
+from fedsim.learning.engines.sequential import SequentialEngine
+from fedsim.learning.errors import Diverged
+from fedsim.learning.models import Model
 from fedsim.learning.objectives.classification import Classification
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.optimizers.sgd import Sgd
@@ -368,40 +376,204 @@ class LatestVelocity(Optimizer):
 # ------------------------------------------------------------ models
 
 
-def always_zero(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+class AlwaysZero(Model):
     """A model whose initial parameters do not depend on the seed."""
-    from torch import nn  # noqa: PLC0415
 
-    model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(feature_shape)), num_classes))
-    for parameter in model.parameters():
-        nn.init.zeros_(parameter)
-    return model
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> Any:
+        from torch import nn  # noqa: PLC0415
+
+        model = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(feature_shape)), num_classes))
+        for parameter in model.parameters():
+            nn.init.zeros_(parameter)
+        return model
 
 
-def begins_anyhow(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+class BeginsAnyhow(AlwaysZero):
     """A model whose initial parameters no seed decides."""
-    model = always_zero(feature_shape, num_classes)
-    for parameter in model.parameters():
-        parameter.data.add_(noise())
-    return model
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> Any:
+        model = super().build(feature_shape, num_classes)
+        for parameter in model.parameters():
+            parameter.data.add_(noise())
+        return model
 
 
-def has_an_unused_parameter(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+class HasAnUnusedParameter(AlwaysZero):
     """A model with a parameter that takes no part."""
-    import torch  # noqa: PLC0415
 
-    model = always_zero(feature_shape, num_classes)
-    model.register_parameter("unused", torch.nn.Parameter(torch.randn(3)))
-    return model
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> Any:
+        import torch  # noqa: PLC0415
+
+        model = super().build(feature_shape, num_classes)
+        model.register_parameter("unused", torch.nn.Parameter(torch.randn(3)))
+        return model
 
 
-def drops_out_anyhow(feature_shape: tuple[int, ...], num_classes: int) -> Any:
+class DropsOutAnyhow(Model):
     """A model that changes its output by what no seed decides."""
-    from torch import nn  # noqa: PLC0415
 
-    class Noise(nn.Module):
-        def forward(self, features: Tensor) -> Tensor:
-            return features * noise()
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> Any:
+        from torch import nn  # noqa: PLC0415
 
-    inputs = int(np.prod(feature_shape))
-    return nn.Sequential(nn.Flatten(), Noise(), nn.Linear(inputs, num_classes))
+        class Noise(nn.Module):
+            def forward(self, features: Tensor) -> Tensor:
+                return features * noise()
+
+        inputs = int(np.prod(feature_shape))
+        return nn.Sequential(nn.Flatten(), Noise(), nn.Linear(inputs, num_classes))
+
+
+# ------------------------------------------------------------ engines
+
+
+class Around(SequentialEngine):
+    """Trains like the sequential engine; subclasses change what comes out."""
+
+    def start(self, *args: Any) -> Any:
+        self.inner = super().start(*args)
+        return self
+
+    def train(self, clients: Any, round_number: int, global_vector: Any, **kwargs: Any) -> Any:
+        for update in self.inner.train(clients, round_number, global_vector, **kwargs):
+            yield self.change(update)
+
+    def change(self, update: Any) -> Any:
+        return update
+
+
+def _scaled(update: Any, factor: float) -> Any:
+    return update.with_arrays({name: array * np.float32(factor) for name, array in update.arrays.items()})
+
+
+class Backwards(Around):
+    def train(self, clients: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().train(clients[::-1], *args, **kwargs)
+
+
+class SendsFloat64(Around):
+    def change(self, update: Any) -> Any:
+        return update.with_arrays({name: array.astype(np.float64) for name, array in update.arrays.items()})
+
+
+class NoisyEngine(Around):
+    def change(self, update: Any) -> Any:
+        return _scaled(update, 1 + noise() / 10)
+
+
+class CountsItsClients(Around):
+    seen = 0
+
+    def change(self, update: Any) -> Any:
+        self.seen += 1
+        return _scaled(update, 1 + self.seen / 100)
+
+
+class LargerSteps(Around):
+    tolerance = 1e-4
+
+    def change(self, update: Any) -> Any:
+        return _scaled(update, 1.01)
+
+
+class WritesTheGlobalModel(Around):
+    def train(self, clients: Any, round_number: int, global_vector: Any, **kwargs: Any) -> Any:
+        yield from super().train(clients, round_number, global_vector, **kwargs)
+        global_vector += 1
+
+
+class DrawsFromTorch(Around):
+    def change(self, update: Any) -> Any:
+        import torch  # noqa: PLC0415
+
+        torch.rand(1)
+        return update
+
+
+class ReusesItsMemory(Around):
+    def change(self, update: Any) -> Any:
+        self.memory = getattr(self, "memory", {name: array.copy() for name, array in update.arrays.items()})
+        for name, array in update.arrays.items():
+            self.memory[name][:] = array
+        return update.with_arrays(self.memory)
+
+
+class SwallowsDivergence(Around):
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            yield from super().train(*args, **kwargs)
+        except Diverged:
+            return
+
+
+class BlamesAnother(Around):
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            yield from super().train(*args, **kwargs)
+        except Diverged as error:
+            raise Diverged(error.round_number, 0) from error
+
+
+# ------------------------------------------------------------ data formats
+
+
+class OtherKeys(Csv):
+    keys = Csv.keys | {"separator"}
+
+
+class RecognisesAll(Csv):
+    def detect(self, path: Path) -> bool:  # noqa: ARG002
+        return True
+
+
+class RecognisesNone(Csv):
+    def detect(self, path: Path) -> bool:  # noqa: ARG002
+        return False
+
+
+class NoisyFormat(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        dataset = super().load(config, path, test_path)
+        return replace(dataset, train=replace(dataset.train, features=dataset.train.features + np.float32(noise())))
+
+
+class RoundLabels(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        dataset = super().load(config, path, test_path)
+        return replace(dataset, train=replace(dataset.train, labels=dataset.train.labels.astype(np.int32)))
+
+
+class WritesAnIndex(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        path.with_suffix(".index").touch()
+        return super().load(config, path, test_path)
+
+
+class NamesNoFile(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        try:
+            return super().load(config, path, test_path)
+        except BadInput as error:
+            raise BadInput("the table cannot be read") from error
+
+
+class RaisesAnything(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        try:
+            return super().load(config, path, test_path)
+        except BadInput as error:
+            raise IndexError("list index out of range") from error
+
+
+class NamesNoLine(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        try:
+            return super().load(config, path, test_path)
+        except BadInput as error:
+            raise BadInput(f"{path} cannot be read") from error
+
+
+class SkipsWrongLines(Csv):
+    def load(self, config: Any, path: Path, test_path: Path | None) -> DataSet:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join(line for line in lines if "," in line), encoding="utf-8")
+        return super().load(config, path, test_path)

@@ -58,7 +58,8 @@ def test_sizes_that_do_not_fit_beside_others_wait_and_say_so() -> None:
 
 def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_told() -> None:
     points = [
-        EntryPoint(name, "fedsim.learning.models:logistic", plugins.MODELS) for name in ("good", "a name with blanks")
+        EntryPoint(name, "fedsim.learning.models.logistic:Logistic", plugins.MODELS)
+        for name in ("good", "a name with blanks")
     ]
     gone = EntryPoint("gone", "no_such_module:model", plugins.MODELS)
     broken = EntryPoint("broken", "no_such_package.strategy:Broken", plugins.STRATEGIES)

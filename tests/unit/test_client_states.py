@@ -13,14 +13,17 @@ from torch import nn
 from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import split_received
-from fedsim.learning.engine import SequentialEngine, make_deterministic
+from fedsim.learning.components import Components
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.engines import ClientData, ClientTrainer
+from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.examples import DataSet, Examples
-from fedsim.learning.models import build_model, initial_vector, load_vector, vector_of
+from fedsim.learning.networks import build_model, initial_vector, load_vector, vector_of
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.strategies.scaffold import CHANGE, CONTROL
-from fedsim.messages import Assignment, EngineInfo, Uplink
+from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import StatesOnDisk, settle_states
 from fedsim.spool.layout import BROADCAST_FILE
@@ -62,6 +65,14 @@ def _data() -> DataSet:
     return DataSet(Examples(features, (features[:, 0] > 0).astype(np.int64)), None, 2)
 
 
+LOGISTIC = ModelSpec(name="logistic", feature_shape=(4,), num_classes=2)
+
+
+def _trainer(settings: TaskSettings, data: DataSet) -> ClientTrainer:
+    own = ClientData(settings, data.train, make_partition(settings, data.train.labels))
+    return SequentialEngine().start(own, LOGISTIC, Components.of(settings), "cpu")
+
+
 def test_scaffold_is_algorithm_1_of_its_paper_with_option_ii() -> None:
     data = _data()
     chosen = {"num_clients": 3, "local_batch_size": 7, "local_epochs": 2, "local_learning_rate": 0.1}
@@ -69,10 +80,10 @@ def test_scaffold_is_algorithm_1_of_its_paper_with_option_ii() -> None:
     settings = settings.model_copy(update={"fraction_train": 0.67})  # two of three clients in each round
     result = simulate(settings, data)
 
-    engine = SequentialEngine(settings, data.train, make_partition(settings, data.train.labels), 2)
-    x = initial_vector("logistic", (4,), 2, settings.seed).astype(np.float64)
+    engine = _trainer(settings, data)
+    x = initial_vector(LOGISTIC, settings.seed).astype(np.float64)
     c, own = np.zeros_like(x), {client: np.zeros_like(x) for client in range(3)}
-    model = build_model("logistic", (4,), 2)
+    model = build_model(LOGISTIC)
     for number in range(1, 5):
         cohort = settings.plugin("sampler").draw(settings.seed, number, 3, 2)
         moved, changed = [], []
@@ -184,8 +195,7 @@ def _worker(folder: Path, first: int) -> NodeJobs:
         settings=SETTINGS,
         first_client=first,
         num_clients=2,
-        feature_shape=(8, 8),
-        num_classes=10,
+        model_spec=ModelSpec.of(SETTINGS, (8, 8), 10),
         engine=EngineInfo(),
     )
     data = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
@@ -200,7 +210,7 @@ def test_workers_that_lose_their_memory_in_every_round_train_what_one_process_tr
     data = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
     expected = simulate(SETTINGS, load_dataset(data, tmp_path), placement=[(0, 2), (2, 2)], chunk_clients=2)
     server = ServerJobs(1)
-    shape = {"settings": SETTINGS, "feature_shape": (8, 8), "num_classes": 10}
+    shape = {"settings": SETTINGS, "model_spec": ModelSpec.of(SETTINGS, (8, 8), 10)}
     made = server.do(jobs.MakeInitialModel.model_validate({**shape, "out": tmp_path / "0"}))
     for number in (1, 2, 3):
         sent = tmp_path / str(number - 1) / BROADCAST_FILE
@@ -238,8 +248,8 @@ def test_workers_that_lose_their_memory_in_every_round_train_what_one_process_tr
 
 def test_what_an_engine_yields_has_the_declared_arrays_and_the_new_state() -> None:
     data = _data()
-    engine = SequentialEngine(SETTINGS, data.train, make_partition(SETTINGS, data.train.labels), 2)
-    start = initial_vector("logistic", (4,), 2, 0)
+    engine = _trainer(SETTINGS, data)
+    start = initial_vector(LOGISTIC, 0)
     zeros = np.zeros_like(start)
     (update,) = engine.train([1], 1, start, downlink={CONTROL: zeros}, state_of=lambda _: {CONTROL: zeros})
     assert set(update.arrays) == {PARAMETERS, CHANGE}

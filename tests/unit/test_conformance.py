@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import broken_plugins as broken
+import numpy as np
 import pytest
 import torch
 
@@ -16,20 +18,16 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.strategies.fedavg import FedAvg
 from fedsim.testing.conformance import Candidate, Check, check_plugin, checks
 
-GROUPS = (
-    plugins.STRATEGIES,
-    plugins.PARTITIONS,
-    plugins.SAMPLERS,
-    plugins.OBJECTIVES,
-    plugins.OPTIMIZERS,
-    plugins.MODELS,
-)
+GROUPS = plugins.GROUPS
 # Not the defaults, so that options are used.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fedavgm": {"momentum": 0.5, "learning_rate": 0.5},
     "fedprox": {"mu": 0.1},
     "scaffold": {"learning_rate": 0.5},
     "dirichlet": {"alpha": 5.0},
+    "mlp": {"hidden": (8, 8, 4)},
+    "cnn": {"channels": (4, 8), "hidden": 16},
+    "cifar_cnn": {"channels": 8, "hidden": (24, 16)},
 }
 BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
     plugins.STRATEGIES: {
@@ -78,9 +76,28 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "clients_share_nothing": (broken.SharedVelocity, broken.LatestVelocity),
         "optimizer_trains_reproducibly": (broken.NoisyStep,),
     },
+    plugins.ENGINES: {
+        "yields_what_is_declared": (broken.Backwards, broken.SendsFloat64),
+        "engine_trains_deterministically": (broken.NoisyEngine,),
+        "clients_are_independent": (broken.CountsItsClients,),
+        "equals_the_sequential_engine": (broken.LargerSteps,),
+        "leaves_everything_as_it_was": (broken.WritesTheGlobalModel, broken.DrawsFromTorch, broken.ReusesItsMemory),
+        "reports_divergence": (broken.SwallowsDivergence, broken.BlamesAnother),
+        "engine_trains_whole_tasks": (broken.NoisyEngine,),
+    },
+    plugins.FORMATS: {
+        "keys_are_known": (broken.OtherKeys,),
+        "recognises_its_files": (broken.RecognisesAll, broken.RecognisesNone),
+        "loads_deterministically": (broken.NoisyFormat,),
+        "gives_valid_examples": (broken.RoundLabels,),
+        "only_reads_its_files": (broken.WritesAnIndex,),
+        "a_short_file_is_named": (broken.NamesNoFile,),
+        "damage_is_named": (broken.RaisesAnything,),
+        "a_wrong_line_is_named": (broken.NamesNoLine, broken.SkipsWrongLines),
+    },
     plugins.MODELS: {
-        "begins_deterministically": (broken.always_zero, broken.begins_anyhow, broken.has_an_unused_parameter),
-        "model_trains_reproducibly": (broken.drops_out_anyhow,),
+        "begins_deterministically": (broken.AlwaysZero, broken.BeginsAnyhow, broken.HasAnUnusedParameter),
+        "model_trains_reproducibly": (broken.DropsOutAnyhow,),
     },
 }
 
@@ -94,11 +111,45 @@ def _deterministic() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
+    """The plug-in, not with its default options; a data format with a sample that the format `name` reads."""
+    if group != plugins.FORMATS:
+        return Candidate(plugin, OPTIONS.get(name, {}))
+    if name == "digits":
+        return Candidate(plugin)
+    rng = np.random.default_rng(0)
+    labels = np.arange(30, dtype=np.uint8) % 3
+    pixels = rng.integers(256, size=(30, 3, 32, 32), dtype=np.uint8)
+    sample = folder / {"csv": "table.csv", "npz": "arrays.npz"}.get(name, "images")
+    match name:
+        case "csv":
+            rows = "".join(
+                f"{label},{x:.3f},{y:.3f}\n" for label, (x, y) in zip(labels, rng.normal(size=(30, 2)), strict=True)
+            )
+            sample.write_text(f"class,x,y\n{rows}")
+            return Candidate(plugin, sample=sample, dataset={"label_column": "class"})
+        case "npz":
+            np.savez(
+                sample, x_train=pixels[:, 0, :6, :6], y_train=labels, x_test=pixels[:9, 0, :6, :6], y_test=labels[:9]
+            )
+        case "idx":
+            sample.mkdir()
+            for file, array in (("images-idx3", pixels[:, 0, :6, :6]), ("labels-idx1", labels)):
+                header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+                (sample / f"train-{file}-ubyte").write_bytes(header + array.tobytes())
+        case "cifar10":
+            sample.mkdir()
+            records = np.concatenate([labels[:, None], pixels.reshape(30, -1)], axis=1)
+            (sample / "data_batch_1.bin").write_bytes(records.tobytes())
+            (sample / "test_batch.bin").write_bytes(records[:9].tobytes())
+    return Candidate(plugin, sample=sample)
+
+
 @pytest.mark.parametrize(
     ("group", "name"), [pytest.param(group, name, id=name) for group in GROUPS for name in plugins.names(group)]
 )
-def test_a_built_in_plugin_passes_every_check(group: str, name: str) -> None:
-    check_plugin(group, plugins.load(group, name), OPTIONS.get(name))
+def test_a_built_in_plugin_passes_every_check(group: str, name: str, tmp_path: Path) -> None:
+    check_plugin(group, _candidate(group, plugins.load(group, name), name, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -110,10 +161,10 @@ def test_a_built_in_plugin_passes_every_check(group: str, name: str) -> None:
         for plugin in candidates
     ],
 )
-def test_a_check_finds_a_plugin_that_breaks_its_promise(group: str, name: str, plugin: Any) -> None:
+def test_a_check_finds_a_plugin_that_breaks_its_promise(group: str, name: str, plugin: Any, tmp_path: Path) -> None:
     (check,) = (check for check in checks(group) if str(check) == name)
     with pytest.raises(AssertionError, match=f"broken_plugins:{plugin.__qualname__} fails {name}: "):
-        check(Candidate(plugin))
+        check(_candidate(group, plugin, "csv", tmp_path))
 
 
 def test_importing_torch_with_the_module_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,5 +202,5 @@ def test_a_check_can_be_skipped_by_its_name_only() -> None:
     )
     with pytest.raises(BadInput, match="skip: another_seed: no such check"):
         check_plugin(plugins.PARTITIONS, broken.IgnoresTheSeed, skip={"another_seed"})
-    with pytest.raises(BadInput, match=r"no conformance checks for 'fedsim\.engines'"):
-        checks(plugins.ENGINES)
+    with pytest.raises(BadInput, match=r"no conformance checks for 'fedsim\.codecs'"):
+        checks("fedsim.codecs")

@@ -230,8 +230,9 @@ labels = rng.integers(3, size=300)
 np.save("mine/features.npy", rng.normal(size=(300, 4)) + labels[:, None] * 3)
 np.save("mine/labels.npy", labels)
 mine = load_dataset(DataSetConfig(name="mine", path=Path("mine"), test_share=0.2), Path())
-settings, _ = parse_settings({"model": "narrow", "dataset": "mine", "partition": "iid", "num_clients": 10,
-                              "fraction_train": 1, "num_rounds": 5, "local_learning_rate": 0.05})
+settings, _ = parse_settings({"model": "narrow", "model_options": {"width": "32"}, "dataset": "mine",
+                              "partition": "iid", "num_clients": 10, "fraction_train": 1, "num_rounds": 5,
+                              "local_learning_rate": 0.05})
 print(simulate(settings, mine).rounds[-1].metrics["accuracy"])
 """
 

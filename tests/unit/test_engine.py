@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,18 @@ import torch
 from torch import nn
 
 from fedsim import plugins
-from fedsim.learning.engine import SequentialEngine, make_deterministic, mean_update, train_chunk
+from fedsim.learning.components import Components
+from fedsim.learning.engine import SequentialTrainer, make_deterministic, mean_update, train_chunk
+from fedsim.learning.engines import ClientData
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples
-from fedsim.learning.models import build_model, initial_vector, load_vector, vector_of
+from fedsim.learning.models import Model
+from fedsim.learning.networks import build_model, initial_vector, load_vector, vector_of
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import Pipeline
+from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update
 
@@ -39,15 +44,21 @@ def _settings(**chosen: Any) -> TaskSettings:
     return TaskSettings(**(given | chosen))
 
 
-def _engine(settings: TaskSettings, *, count: int = 104, shape: tuple[int, ...] = (6,)) -> SequentialEngine:
+def _engine(settings: TaskSettings, *, count: int = 104, shape: tuple[int, ...] = (6,)) -> SequentialTrainer:
     rng = np.random.default_rng(2)
     features = rng.normal(size=(count, *shape)).astype(np.float32)
     labels = (features.reshape(count, -1)[:, :2].sum(axis=1) > 0).astype(np.int64)
-    return SequentialEngine(settings, Examples(features, labels), make_partition(settings, labels), 2)
+    return _trainer(settings, Examples(features, labels))
+
+
+def _trainer(settings: TaskSettings, examples: Examples) -> SequentialTrainer:
+    data = ClientData(settings, examples, make_partition(settings, examples.labels))
+    spec = ModelSpec.of(settings, examples.feature_shape, 2)
+    return SequentialTrainer(data, spec, Components.of(settings), "cpu")
 
 
 def _start(settings: TaskSettings, shape: tuple[int, ...] = (6,)) -> np.ndarray:
-    return initial_vector(settings.model, shape, 2, settings.seed)
+    return initial_vector(ModelSpec.of(settings, shape, 2), settings.seed)
 
 
 def _parameters(updates: Iterable[Update]) -> list[bytes]:
@@ -75,7 +86,7 @@ def test_training_is_plain_sgd_in_the_seeds_batch_order(strategy: str) -> None:
     engine, start = _engine(settings), _start(settings)
     (update,) = engine.train([2], 3, start)
 
-    model = build_model("mlp", (6,), 2)
+    model = build_model(ModelSpec.of(settings, (6,), 2))
     load_vector(model, start)
     anchors = [parameter.detach().clone() for parameter in model.parameters()]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -137,32 +148,30 @@ def test_a_client_that_diverges_is_named_with_its_round() -> None:
     settings = _settings(local_learning_rate=100.0, local_epochs=50)
     features = 1e18 * np.ones((40, 6), np.float32)
     labels = np.tile(np.array([0, 1], np.int64), 20)
-    engine = SequentialEngine(settings, Examples(features, labels), make_partition(settings, labels), 2)
+    engine = _trainer(settings, Examples(features, labels))
     with pytest.raises(Diverged, match="diverged in round 7 at client 1") as caught:
         list(engine.train([1], 7, _start(settings)))
     assert (caught.value.round_number, caught.value.client) == (7, 1)
 
 
-class _Dropping:
-    name, value = "dropping", "our_lab:dropping"
+class Dropping(Model):
+    """A model that drops out units."""
 
-    def load(self) -> object:
-        return lambda shape, classes: nn.Sequential(nn.Linear(shape[0], 8), nn.Dropout(0.5), nn.Linear(8, classes))
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(feature_shape[0], 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, num_classes))
 
 
-def test_a_lab_model_with_dropout_is_reproducible_and_torchs_stream_is_put_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(plugins._points(plugins.MODELS), "dropping", _Dropping())
-    settings = _settings().model_copy(update={"model": "dropping"})
-    start = _start(settings)
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    together = [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([0, 1], 1, start)]
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.manual_seed(5)
-    assert [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([1], 1, start)] == together[1:]
-    assert [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([1], 2, start)] != together[1:]
+def test_a_lab_model_with_dropout_is_reproducible_and_torchs_stream_is_put_back() -> None:
+    with plugins.registered(plugins.MODELS, EntryPoint("dropping", f"{__name__}:Dropping", plugins.MODELS)):
+        settings = _settings(model="dropping")
+        start = _start(settings)
+        torch.manual_seed(0)
+        before = torch.get_rng_state()
+        together = _parameters(_engine(settings).train([0, 1], 1, start))
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.manual_seed(5)
+        assert _parameters(_engine(settings).train([1], 1, start)) == together[1:]
+        assert _parameters(_engine(settings).train([1], 2, start)) != together[1:]
 
 
 def test_random_crops_are_reproducible() -> None:

@@ -13,8 +13,12 @@ from fedsim.errors import BadInput
 from fedsim.learning.evaluate import evaluate, predict
 from fedsim.learning.examples import Examples
 from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricSet, roc_auc
-from fedsim.learning.models import build_model
+from fedsim.learning.networks import build_model
 from fedsim.learning.objectives.classification import Classification
+from fedsim.messages import ModelSpec
+
+MLP = ModelSpec(name="mlp", feature_shape=(5,), num_classes=3)
+LOGISTIC = ModelSpec(name="logistic", feature_shape=(5,), num_classes=2)
 
 
 def _examples(count: int, classes: int) -> Examples:
@@ -24,7 +28,7 @@ def _examples(count: int, classes: int) -> Examples:
 
 def test_metrics_agree_with_scikit_learn() -> None:
     examples = _examples(333, 3)
-    model = build_model("mlp", (5,), 3)
+    model = build_model(MLP)
     evaluation = evaluate(model, examples, batch_size=50)
     metrics = evaluation.metrics
     probabilities = predict(model, examples.take(slice(None)), batch_size=70)
@@ -45,7 +49,7 @@ def test_metrics_agree_with_scikit_learn() -> None:
 
 def test_auc_is_there_for_two_classes_and_agrees_with_scikit_learn() -> None:
     examples = _examples(200, 2)
-    model = build_model("logistic", (5,), 2)
+    model = build_model(LOGISTIC)
     scores = predict(model, examples.take(slice(None)))[:, 1]
     assert evaluate(model, examples).metrics["auc"] == pytest.approx(roc_auc_score(examples.labels, scores), abs=1e-6)
 
@@ -59,7 +63,7 @@ def test_equal_scores_share_a_rank() -> None:
 
 def test_an_absent_class_has_no_recall_and_no_auc() -> None:
     examples = Examples(np.zeros((4, 5), np.float32), np.zeros(4, np.int64))
-    evaluation = evaluate(build_model("logistic", (5,), 2), examples)
+    evaluation = evaluate(build_model(LOGISTIC), examples)
     assert evaluation.class_metrics["recall"][1] is None
     assert evaluation.metrics["auc"] is None
 
@@ -83,7 +87,7 @@ def test_a_new_metric_is_a_description_and_an_accumulator() -> None:
     class Ours(Classification):
         metrics = MetricSet((*CLASSIFICATION.metrics, wrong), "wrong")
 
-    values = evaluate(build_model("mlp", (5,), 3), _examples(333, 3), objective=Ours()).metrics
+    values = evaluate(build_model(MLP), _examples(333, 3), objective=Ours()).metrics
     assert values["wrong"] == pytest.approx((1 - (values["accuracy"] or 0)) * 333)
     assert [metric.name for metric in Ours.metrics.in_order(["z", *values])] == ["accuracy", "loss", "wrong", "z"]
 
@@ -107,6 +111,6 @@ def test_batches_bound_the_memory() -> None:
 
 def test_a_test_set_with_a_class_that_the_model_does_not_know_is_refused() -> None:
     with pytest.raises(BadInput, match="labels from 0 to 2, the model knows the classes 0 to 1"):
-        evaluate(build_model("logistic", (5,), 2), _examples(20, 3))
+        evaluate(build_model(LOGISTIC), _examples(20, 3))
     with pytest.raises(BadInput, match="test set is empty"):
-        evaluate(build_model("logistic", (5,), 2), _examples(0, 2))
+        evaluate(build_model(LOGISTIC), _examples(0, 2))

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate
-from fedsim.learning.engine import SequentialEngine, make_deterministic
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.engines import ClientTrainer
+from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.optimizers import Optimizer, Step
@@ -178,9 +180,9 @@ def test_an_engine_of_ones_own_trains_and_a_faulty_one_is_seen() -> None:
     made = []
 
     class Counting(SequentialEngine):
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
+        def start(self, *args: Any) -> ClientTrainer:
             made.append(self)
+            return super().start(*args)
 
     assert simulate(_settings(), _data(), engine=Counting).digest == simulate(_settings(), _data()).digest
     assert len(made) == 1

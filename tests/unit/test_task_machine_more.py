@@ -384,7 +384,7 @@ def test_a_bank_whose_file_lacks_a_class_still_takes_part() -> None:
     plan = attempt(local, [hello("a", datasets=(poorer,)), hello("b")])
     assert isinstance(plan, Plan)
     assert plan.nodes == ("a", "b")
-    assert plan.num_classes == 10
+    assert plan.model_spec.num_classes == 10
     assert [plan.assignment(node).dataset_digest for node in plan.nodes] == ["b" * 64, "a" * 64]
 
 

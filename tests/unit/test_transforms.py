@@ -27,7 +27,7 @@ from fedsim.learning.transforms import (
     compatibility,
     make_pipeline,
 )
-from fedsim.messages import Assignment, EngineInfo, Uplink
+from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import update_path
@@ -94,7 +94,7 @@ class RecordedClient(Recorded):
 def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.ModelMade, list[tuple[Path, Update]]]:
     """A round of a task over two nodes' workers and the server's."""
     server = ServerJobs(1)
-    shape = {"settings": SETTINGS, "feature_shape": (8, 8), "num_classes": 10}
+    shape = {"settings": SETTINGS, "model_spec": ModelSpec.of(SETTINGS, (8, 8), 10)}
     server.do(jobs.MakeInitialModel.model_validate({**shape, "out": folder / "0"}))
     updates, files = [], []
     for number, node in enumerate(("a", "b")):

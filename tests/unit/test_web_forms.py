@@ -14,9 +14,9 @@ from fedsim.web.errors import Fault
 from fedsim.web.i18n import translations_of
 
 MNIST = DataSetSummary("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)
-KNOWN = Catalogue((NodeView("node-1", 0.0, True, None),), {"mnist": MNIST}, ("2nn", "cnn"))
+KNOWN = Catalogue((NodeView("node-1", 0.0, True, None),), {"mnist": MNIST})
 NAME_RULE = "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
-NOBODY = Catalogue((), {}, ("2nn", "cnn"))
+NOBODY = Catalogue((), {})
 
 
 def problems(typed: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str, str]:
@@ -31,8 +31,7 @@ def test_the_form_has_every_setting_and_menus_every_choice() -> None:
     assert {field.name for field in general} == {name for name in TaskSettings.model_fields if "_options" not in name}
     menus = {field.name: [value for value, _ in field.choices] for field in general if field.choices}
     for setting, group in PLUGIN_SETTINGS.items():
-        if setting != "model":  # typed, with suggestions
-            assert [name for name in menus[setting] if name] == list(plugins.names(group))
+        assert [name for name in menus[setting] if name] == list(plugins.names(group))
     for name, values in menus.items():
         for value in values:
             TaskSettings.model_validate({name: value})
@@ -41,6 +40,8 @@ def test_the_form_has_every_setting_and_menus_every_choice() -> None:
 def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
     settings, _ = parse_settings(
         {
+            "model": "mlp",
+            "model_options": {"hidden": "5, 7"},
             "strategy": "fedprox",
             "strategy_options": {"mu": 0.125},
             "local_learning_rate": 1e-05,
@@ -51,6 +52,7 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
     )
     again, _ = parse_settings(forms.settings_from(forms.form_values(settings)))
     assert again == settings
+    assert again.model_options == {"hidden": [5, 7]}
 
 
 @given(rate=st.floats(min_value=1e-300, max_value=100))
@@ -80,12 +82,14 @@ def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: fl
         ("fraction_train", "nan", "must be a finite number"),
         ("fraction_train", [], "must be a number"),
         ("strategy_options", {"momentum": 1}, "is not an option of fedavg (options: weighting)"),
+        ("model_options", {"hidden": "200, wide"}, "must be a whole number"),
+        ("model_options", {"channels": 3}, "is not an option of 2nn (options: hidden)"),
         ("alpha", "1", "is not a setting any more; it is now partition_options.alpha of the partition dirichlet"),
         ("local_learning_rate", "fast", "must be a number"),
         ("title", "x" * 121, "must have at most 120 characters"),
         ("title", 7, "must be text"),
         ("partition", "pie", "unknown partition 'pie' (available: dirichlet, iid, local, shards)"),
-        ("model", "resnet", "unknown model “resnet” (available: 2nn, cnn)"),
+        ("model", "resnet", "unknown model 'resnet' (available: 2nn, cifar_cnn, cnn, logistic, mlp)"),
         ("dataset", "imagenet", "no node has the data set “imagenet” (available: mnist)"),
         ("dataset", "../etc", NAME_RULE),
     ],

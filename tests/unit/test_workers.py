@@ -17,6 +17,7 @@ from platform_support import lives, workers_of
 
 from fedsim import __version__
 from fedsim.errors import BadInput
+from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import Update
 from fedsim.worker import host_jobs
@@ -114,7 +115,9 @@ def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkS
     workers = pool(servers, max_restarts=0)
     settings = TaskSettings(model="logistic", dataset="digits")
     workers.submit(
-        MakeInitialModel(settings=settings, feature_shape=(8, 8), num_classes=10, out=tmp_path / "round-000000")
+        MakeInitialModel(
+            settings=settings, model_spec=ModelSpec.of(settings, (8, 8), 10), out=tmp_path / "round-000000"
+        )
     )
     workers.close()
     assert servers.selector.select(60), "it has begun, which nobody here hears yet"

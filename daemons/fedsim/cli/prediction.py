@@ -22,6 +22,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.evaluate import Evaluation, evaluate, predict
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricFormat
+from fedsim.messages import ModelSpec
 from fedsim.spool.durable import write_all
 from fedsim.worker.checkpoint import load_checkpoint
 
@@ -54,13 +55,12 @@ class PredictionInput:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A checkpoint's model, and what it was trained for."""
+class CheckpointModel:
+    """A checkpoint's model as a network, and its specification."""
 
     path: Path
     module: nn.Module
-    feature_shape: tuple[int, ...]
-    num_classes: int
+    spec: ModelSpec
 
     def evaluate(self, given: PredictionInput) -> Evaluation | None:
         """The metrics of the model on the examples; None without labels."""
@@ -89,12 +89,12 @@ def _written(metric: Metric, value: float | None) -> str:
     return share(value) if metric.format is MetricFormat.SHARE else number(value)
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path) -> CheckpointModel:
     """The model in a checkpoint; raises `BadInput` if it is none."""
-    return Model(path, *load_checkpoint(path))
+    return CheckpointModel(path, *load_checkpoint(path))
 
 
-def load_examples(source: PredictionSource, model: Model) -> PredictionInput:
+def load_examples(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
     """Read the examples, and check that they are of the model's kind.
 
     Raises:
@@ -118,15 +118,15 @@ def load_examples(source: PredictionSource, model: Model) -> PredictionInput:
     except OSError as error:
         raise BadInput(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     shape = given.features.feature_shape
-    if shape != model.feature_shape:
+    if shape != model.spec.feature_shape:
         raise BadInput(
             f"The examples of {path} have the shape {list(shape)}, but {model.path} was trained for "
-            f"{list(model.feature_shape)}: choose the data or the checkpoint that belongs to the other"
+            f"{list(model.spec.feature_shape)}: choose the data or the checkpoint that belongs to the other"
         )
     highest = int(given.features.labels.max(initial=0))
-    if given.labelled and highest >= model.num_classes:
+    if given.labelled and highest >= model.spec.num_classes:
         raise BadInput(
-            f"{path} has the class {highest}, but {model.path} knows the classes 0 to {model.num_classes - 1}"
+            f"{path} has the class {highest}, but {model.path} knows the classes 0 to {model.spec.num_classes - 1}"
         )
     return given
 
@@ -228,10 +228,10 @@ def _read_columns(path: Path) -> FloatArray:
     return np.array(rows, np.float32)
 
 
-def write_predictions(model: Model, given: PredictionInput, file: BinaryIO) -> None:
+def write_predictions(model: CheckpointModel, given: PredictionInput, file: BinaryIO) -> None:
     """Write CSV: example (counted from 0), label where there are labels, predicted, and each class's probability."""
     columns = ["example", *(["label"] if given.labelled else []), "predicted"]
-    _write(file, [[*columns, *(f"probability_{label}" for label in range(model.num_classes))]])
+    _write(file, [[*columns, *(f"probability_{label}" for label in range(model.spec.num_classes))]])
     for start in range(0, len(given.features), BLOCK):
         here = slice(start, start + BLOCK)
         probabilities = predict(model.module, given.features.take(here))

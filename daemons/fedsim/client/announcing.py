@@ -50,6 +50,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         workers=config.workers,
         engine=EngineInfo(
             name=config.engine,
+            options=config.engine_options,
             device=seen.device,
             threads=config.threads_per_worker,
             processor=seen.processor,

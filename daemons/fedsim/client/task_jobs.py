@@ -53,9 +53,7 @@ class NodeTaskJobs:
         assignment = self._assignment
         made_in = FileId(kind=Kind.GLOBALPARAM, task=assignment.task, round=number).made_in
         return jobs.SaveCheckpoint(
-            settings=assignment.settings,
-            feature_shape=assignment.feature_shape,
-            num_classes=assignment.num_classes,
+            model_spec=assignment.model_spec,
             round=made_in,
             model=self._global(number),
             out=self._models() / f"task-{assignment.number:06d}.safetensors",

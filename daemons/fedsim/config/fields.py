@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
 from fedsim import plugins
+from fedsim.errors import BadInput
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -122,6 +123,20 @@ def installed(group: str) -> AfterValidator:
         return name
 
     return AfterValidator(check)
+
+
+def options_of(group: str, field: str) -> Callable[[dict[str, Any], ValidationInfo], dict[str, Any]]:
+    """A validator: the options must be those of the plug-in that the field names, which precedes this one."""
+
+    def check(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if field in info.data:
+            try:
+                plugins.make(group, info.data[field], options)
+            except BadInput as error:
+                raise ValueError(str(error)) from error
+        return options
+
+    return check
 
 
 Guarded = Annotated[Address, AfterValidator(_guarded_address)]

@@ -23,6 +23,7 @@ from fedsim.config.fields import (
     distinct_names,
     guarded_web_address,
     installed,
+    options_of,
 )
 from fedsim.plugins import (
     ENGINES,
@@ -35,6 +36,7 @@ from fedsim.plugins import (
     STRATEGIES,
     short_name,
 )
+from fedsim.settings import OptionValues
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
@@ -117,7 +119,6 @@ class NodeAddress(StrictModel):
     name: Name = Field(description="Name in the node's certificate")
     address: str = Field("127.0.0.1", description="Where its receiver listens")
     port: Port = Field(9002, description="Port of its receiver")
-    listens: bool = Field(True, description="false: no receiver, the node receives over the connection that it opens")
 
     def __str__(self) -> str:
         """The node with its address, for messages."""
@@ -232,10 +233,6 @@ class ClientConfig(Measured, _Networked):
     name: Name = Field(description="Name by which the server knows this node")
     server: Guarded = Field(description="Where the server's receiver listens")
     server_name: Name = Field("server", description="Name in the certificate of the server's receiver")
-    listens: bool = Field(
-        True, description="false: no receiver, this daemon receives over the connection that it opens"
-    )
-    limits: Limits = Field(Limits(), description="What it accepts from the server if it does not listen")
     spool: Path = Field(
         Path("/var/lib/fedsim/client"),
         description="Where files arrive and updates wait; the receiver of this node has the same folder",
@@ -251,6 +248,9 @@ class ClientConfig(Measured, _Networked):
         "auto", description="Where it trains; auto uses a GPU if there is one"
     )
     engine: Annotated[Name, installed(ENGINES)] = Field("sequential", description="How it trains its clients")
+    engine_options: Annotated[OptionValues, AfterValidator(options_of(ENGINES, "engine"))] = Field(
+        {}, description="Options of the engine"
+    )
     workers: int = Field(1, ge=1, le=256, description="Chunks that are trained at once")
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
     max_worker_restarts: int = Field(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import Format
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
 
@@ -20,10 +20,10 @@ TRAIN_FILE = re.compile(r"data_batch_(\d+)\.bin")
 TEST_FILE = "test_batch.bin"
 
 
-class Cifar10:
+class Cifar10(Format):
     """A folder with data_batch_1.bin, data_batch_2.bin … and, for testing, test_batch.bin."""
 
-    options: ClassVar[frozenset[str]] = frozenset()
+    title = "CIFAR-10 – binary batches"
 
     def detect(self, path: Path) -> bool:
         """Whether the folder holds a batch."""

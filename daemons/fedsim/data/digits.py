@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import Format
 from fedsim.data.split import split_off_test
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
@@ -18,10 +18,10 @@ BRIGHTEST = 16.0
 TEST_SHARE = 0.2
 
 
-class Digits:
+class Digits(Format):
     """The digits that scikit-learn brings along; `path` counts for nothing, and only `format: digits` chooses them."""
 
-    options: ClassVar[frozenset[str]] = frozenset()
+    title = "digits – images that scikit-learn provides"
 
     def detect(self, path: Path) -> bool:  # noqa: ARG002 - there is no file to know them by
         """Never."""

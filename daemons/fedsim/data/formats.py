@@ -1,31 +1,30 @@
-"""What a data format is, and how the installed ones are found.
-
-A format is a class without constructor arguments, named by an entry point in the group `fedsim.formats`.
-"""
+"""What a data format is, and how the installed ones are found."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Protocol, cast
+from typing import ClassVar
 
 from fedsim import plugins
 from fedsim.config.models import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet
+from fedsim.plugins import Plugin
 
 
-class Format(Protocol):
-    """Reads one kind of files.
+class Format(Plugin):
+    """The base of all data formats: reads one kind of files.
 
     Attributes:
-        options: those keys of a data set's configuration that the format understands, besides name, path, format,
-            share and test_share, which every format has.
+        keys: those keys of a data set in `client.yml` that the format uses, besides name, path, format, share and
+            test_share, which every format has.
     """
 
-    options: ClassVar[frozenset[str]]
+    keys: ClassVar[frozenset[str]] = frozenset()
 
     def detect(self, path: Path) -> bool:
         """Whether the file or folder looks like this format, by its name or its files' names."""
+        raise NotImplementedError
 
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:
         """Read the examples. `path` and `test_path` are `config`'s, inside the data folder.
@@ -33,9 +32,10 @@ class Format(Protocol):
         Raises:
             BadInput: naming the file, the place in it, and what would be right.
         """
+        raise NotImplementedError
 
 
-OPTIONS = ("test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels")
+FORMAT_KEYS = ("test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels")
 
 
 def find_format(config: DataSetConfig, path: Path) -> Format:
@@ -64,8 +64,8 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
     fields = DataSetConfig.model_fields
     unknown = [
         option
-        for option in OPTIONS
-        if option not in chosen.options and getattr(config, option) != fields[option].default
+        for option in FORMAT_KEYS
+        if option not in chosen.keys and getattr(config, option) != fields[option].default
     ]
     if unknown:
         raise BadInput(f"data set {config.name}: the format {name} does not use {', '.join(unknown)}; leave it out")
@@ -73,7 +73,8 @@ def find_format(config: DataSetConfig, path: Path) -> Format:
 
 
 def _load(name: str) -> Format:
-    return cast("Format", plugins.load(plugins.FORMATS, name)())
+    chosen: Format = plugins.make(plugins.FORMATS, name, {})
+    return chosen
 
 
 def _load_all() -> tuple[dict[str, Format], list[str]]:

@@ -11,12 +11,13 @@ import re
 import struct
 import zlib
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import Format
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
 
@@ -31,10 +32,10 @@ FILE_NAME = re.compile(r"(?:.*[-_])?(train|t10k|test)-(images|labels)[-.]idx\d-u
 TEST_NAMES = frozenset({"t10k", "test"})
 
 
-class Idx:
+class Idx(Format):
     """A folder with train-images-idx3-ubyte, train-labels-idx1-ubyte and, for testing, t10k-…; each may end in .gz."""
 
-    options: ClassVar[frozenset[str]] = frozenset()
+    title = "IDX – the files of MNIST"
 
     def detect(self, path: Path) -> bool:
         """Whether the folder holds a file of training images."""

@@ -7,13 +7,14 @@ import zipfile
 import zlib
 from math import prod
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import Format
 from fedsim.data.idx import MAX_DEFLATE_RATIO
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
@@ -32,14 +33,15 @@ NO_LITERAL = (TypeError, SyntaxError, tokenize.TokenError, MemoryError, Recursio
 COLOURS = frozenset({1, 3, 4})
 
 
-class Npz:
+class Npz(Format):
     """One file with the arrays x_train, y_train and, for testing, x_test, y_test.
 
     train_features, train_labels, test_features, test_labels are taken as well; and features, labels (or x, y) where a
     file holds no test set. `test_path` may name a file of its own for the test set.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"test_path"})
+    title = "npz – arrays of NumPy"
+    keys = frozenset({"test_path"})
 
     def detect(self, path: Path) -> bool:
         """Whether the file ends in .npz."""

@@ -12,12 +12,12 @@ from collections import Counter
 from dataclasses import dataclass
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
+from fedsim.data.formats import Format
 from fedsim.data.split import split_indices
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray
@@ -28,12 +28,11 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 Values = NDArray[np.float64]
 
 
-class Csv:
+class Csv(Format):
     """A file that ends in .csv; `label_column` must be named, `id_column` is left out of the features."""
 
-    options: ClassVar[frozenset[str]] = frozenset(
-        {"test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels"}
-    )
+    title = "CSV – a table"
+    keys = frozenset({"test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels"})
 
     def detect(self, path: Path) -> bool:
         """Whether the file ends in .csv."""

@@ -1,13 +1,8 @@
-"""How a node trains clients: an engine is given some of the cohort and the global model, and yields their updates.
-
-`SequentialEngine` trains one client after another. What every engine must share, so that one can take another's place,
-stands outside of it: `ClientData` (a client's examples, and the order of its batches) and `mean_update`.
-"""
+"""Training one client after another, and what is sent for a chunk of clients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
 from types import MappingProxyType
 from typing import Protocol
@@ -18,39 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.learning.components import Components
+from fedsim.learning.engines import ClientData, ClientTrainer
 from fedsim.learning.errors import Diverged
-from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.models import Prepares, build_model, check_training, load_vector, model_name, share_vector
-from fedsim.learning.partitions import Partition
+from fedsim.learning.examples import FloatArray
+from fedsim.learning.networks import Prepares, build_model, check_training, load_vector, share_vector
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import ClientRound, Parts, Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
-from fedsim.settings import TaskSettings
+from fedsim.messages import ModelSpec
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metrics
-
-
-@dataclass(frozen=True)
-class ClientData:
-    """A node's training examples, client by client, in the order in which each round uses them."""
-
-    settings: TaskSettings
-    train: Examples
-    partition: Partition
-
-    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
-        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
-        indices = self.partition.indices(client)
-        return self.train.take(indices), self.train.labels[indices]
-
-    def batch_order(self, round_number: int, client: int) -> IntArray:
-        """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
-        rng = generator(self.settings.seed, "batches", round_number, client)
-        count = self.partition.num_examples(client)
-        return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
-
-    def num_steps(self, client: int) -> int:
-        """How many batches a client uses in a round."""
-        return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
 
 
 class ClientStates(Protocol):
@@ -68,32 +39,6 @@ def no_state(_: int) -> Arrays:
     return {}
 
 
-class TrainingEngine(Protocol):
-    """Trains clients from a global model. Where it runs them, and how many at once, is its own decision."""
-
-    def train(
-        self,
-        clients: Sequence[int],
-        round_number: int,
-        global_vector: FloatArray,
-        *,
-        downlink: Arrays = ...,
-        state_of: Callable[[int], Arrays] = ...,
-    ) -> Iterator[Update]:
-        """Yield the clients' updates in the order of `clients`, each with its arrays and its client's new state.
-
-        Args:
-            clients: some of those that this node holds.
-            round_number: counted from 1.
-            global_vector: float32 [P]; is only read.
-            downlink: the strategy's `downlink_arrays`, float32 [P] each; are only read.
-            state_of: returns a client's `client_state`, float32 [P] each; are only read.
-
-        Raises:
-            Diverged: a client's parameters or loss are no longer finite.
-        """
-
-
 def make_deterministic(threads: int) -> None:
     """Set torch up, for the whole process, so that equal work gives equal bytes.
 
@@ -109,57 +54,19 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
-class EngineFactory(Protocol):
-    """What an entry point in `fedsim.engines` names."""
-
-    def __call__(
-        self,
-        settings: TaskSettings,
-        train: Examples,
-        partition: Partition,
-        num_classes: int,
-        *,
-        components: Components | None = None,
-        device: str = "cpu",
-    ) -> TrainingEngine:
-        """An engine for one task on one node.
-
-        Args:
-            settings: the task's.
-            train: the node's training examples.
-            partition: of these examples.
-            num_classes: the task's.
-            components: the task's plug-ins; None: those that the settings name.
-            device: a torch device.
-
-        Raises:
-            BadInput: the model cannot be trained.
-        """
-
-
-class SequentialEngine:
+class SequentialTrainer:
     """Trains one client after another; a last short batch is kept."""
 
-    def __init__(
-        self,
-        settings: TaskSettings,
-        train: Examples,
-        partition: Partition,
-        num_classes: int,
-        *,
-        components: Components | None = None,
-        device: str = "cpu",
-    ) -> None:
-        components = components or Components.of(settings)
-        self.data = ClientData(settings, train, partition)
-        self.settings = settings
+    def __init__(self, data: ClientData, model_spec: ModelSpec, components: Components, device: str) -> None:
+        self.data = data
+        self.settings = data.settings
         self.strategy = components.strategy
         self.objective = components.objective
         self.optimizer = components.optimizer
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
-        self.model = build_model(components.model, train.feature_shape, num_classes).to(self.device).train()
-        check_training(self.model, model_name(components.model), train.feature_shape, num_classes, self.device)
+        self.model = build_model(model_spec, components.model).to(self.device).train()
+        check_training(self.model, model_spec, self.device)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
         # The same memory, unknown to autograd: steps are taken on these.
@@ -175,7 +82,7 @@ class SequentialEngine:
         downlink: Arrays = MappingProxyType({}),
         state_of: Callable[[int], Arrays] = no_state,
     ) -> Iterator[Update]:
-        """Yield the clients' updates in the order of `clients`; see `TrainingEngine`."""
+        """Yield the clients' updates in the order of `clients`; see `ClientTrainer`."""
         load_vector(self.model, global_vector)
         start = self.flat.clone()
         received = self._parts(start)
@@ -284,7 +191,7 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
 
 
 def train_chunk(
-    engine: TrainingEngine,
+    trainer: ClientTrainer,
     strategy: Strategy,
     chunk: int,
     clients: Sequence[int],
@@ -302,7 +209,7 @@ def train_chunk(
 
     def trained() -> Iterator[Update]:
         state_of = no_state if states is None else states.read
-        for update in engine.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
+        for update in trainer.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
             if states is not None and update.client is not None:
                 states.write(update.client, update.client_state)
             sent = update.model_copy(update={"chunk": chunk}).with_client_state({})

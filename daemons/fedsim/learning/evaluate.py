@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.metrics import Accumulator, ClassValues, MetricSet, MetricValues
-from fedsim.learning.models import Prepares
+from fedsim.learning.networks import Prepares
 from fedsim.learning.objectives import Objective
 from fedsim.learning.objectives.classification import Classification
 

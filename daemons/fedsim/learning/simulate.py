@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks
 from fedsim.learning.components import Components
-from fedsim.learning.engine import EngineFactory, SequentialEngine, train_chunk
+from fedsim.learning.engine import train_chunk
+from fedsim.learning.engines import ClientData, Engine
+from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.metrics import ClassValues, MetricValues
-from fedsim.learning.models import ModelFactory, build_model, initial_vector, load_vector
+from fedsim.learning.models import Model
+from fedsim.learning.networks import build_model, initial_vector, load_vector
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
@@ -88,8 +92,8 @@ def simulate(
     objective: Objective | type[Objective] | None = None,
     optimizer: Optimizer | type[Optimizer] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
-    model: str | ModelFactory | None = None,
-    engine: EngineFactory = SequentialEngine,
+    model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
+    engine: Engine | type[Engine] = SequentialEngine,
     device: str = "cpu",
 ) -> SimulationResult:
     """Run a task.
@@ -109,8 +113,9 @@ def simulate(
         objective: see `strategy`.
         optimizer: see `strategy`.
         sampler: see `strategy`.
-        model: an installed model's name, or a function `(feature_shape, num_classes) -> torch.nn.Module`.
-        engine: makes each node's engine.
+        model: see `strategy`; also an installed model's name, or a function
+            `(feature_shape, num_classes) -> torch.nn.Module`.
+        engine: trains each node's clients, as an object or a class.
         device: where to train and test.
 
     Raises:
@@ -135,19 +140,18 @@ def simulate(
         )
     if placement is None:
         placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
-    feature_shape, num_classes = nodes[0].feature_shape, max(node.num_classes for node in nodes)
-    engines = [
-        engine(
-            settings,
-            node.train,
-            make_partition(settings, node.train.labels, partitioner),
-            num_classes,
-            components=components,
-            device=device,
+    model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
+    chosen_engine = engine() if isinstance(engine, type) else engine
+    trainers = [
+        chosen_engine.start(
+            ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
+            model_spec,
+            components,
+            device,
         )
         for node in nodes
     ]
-    tested_model = build_model(components.model, feature_shape, num_classes).to(device)
+    tested_model = build_model(model_spec, components.model).to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
 
@@ -164,7 +168,7 @@ def simulate(
     if resume:
         vector, state = resume.vector, resume.state
     else:
-        vector = initial_vector(components.model, feature_shape, num_classes, settings.seed)
+        vector = initial_vector(model_spec, settings.seed, components.model)
         state = initial_state(rule, len(vector))
         record(0, vector, 0, None)
     states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
@@ -177,7 +181,7 @@ def simulate(
             pipeline.on_server(update)
             for chunk in chunks
             for update in train_chunk(
-                engines[chunk.node if len(engines) > 1 else 0],
+                trainers[chunk.node if len(trainers) > 1 else 0],
                 rule,
                 chunk.id,
                 chunk.clients,

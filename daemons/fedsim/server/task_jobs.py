@@ -38,8 +38,7 @@ class TaskJobs:
         self._submit(
             jobs.MakeInitialModel(
                 settings=plan.settings,
-                feature_shape=plan.feature_shape,
-                num_classes=plan.num_classes,
+                model_spec=plan.model_spec,
                 out=self._folder.new_round(0),
             ),
             EVALUATOR,
@@ -66,8 +65,7 @@ class TaskJobs:
         self._submit(
             jobs.Evaluate(
                 settings=plan.settings,
-                feature_shape=plan.feature_shape,
-                num_classes=plan.num_classes,
+                model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),
                 testset=self._testset_files(),
@@ -80,9 +78,7 @@ class TaskJobs:
         plan = self._plan
         self._submit(
             jobs.SaveCheckpoint(
-                settings=plan.settings,
-                feature_shape=plan.feature_shape,
-                num_classes=plan.num_classes,
+                model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),
                 out=self._context.config.spool / "checkpoints" / checkpoint_name(plan.number, number),

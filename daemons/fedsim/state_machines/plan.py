@@ -22,6 +22,7 @@ from fedsim.messages import (
     EngineInfo,
     Hello,
     Message,
+    ModelSpec,
     Name,
     PluginInfo,
     Uid,
@@ -53,8 +54,7 @@ class Plan(Message):
     chunk_clients: int
     transforms: tuple[Name, ...] = Field((), description="What happens to an update between training and aggregation")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
-    feature_shape: tuple[int, ...]
-    num_classes: int
+    model_spec: ModelSpec
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     version: str
@@ -86,8 +86,7 @@ class Plan(Message):
             dataset_digest=share.dataset_digest,
             first_client=share.first_client,
             num_clients=share.num_clients,
-            feature_shape=self.feature_shape,
-            num_classes=self.num_classes,
+            model_spec=self.model_spec,
             engine=share.engine,
             uplink=self.uplink,
             transforms=self.transforms,
@@ -307,8 +306,7 @@ def _fix(
         shares=tuple(shares),
         chunk_clients=min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers))),
         dataset_digest=None if local else info.digest,
-        feature_shape=info.feature_shape,
-        num_classes=num_classes,
+        model_spec=ModelSpec.of(settings, info.feature_shape, num_classes),
         uplink=make_strategy(settings).uplink,
         testset_from=testset_from,
         version=version,

@@ -129,7 +129,7 @@ class ApiRoutes:
         catalogue = read_catalogue(request.site)
         return {
             "version": __version__,
-            "models": list(catalogue.models),
+            "models": list(plugins.names(plugins.MODELS)),
             "datasets": plain(list(catalogue.datasets.values())),
             "partitions": list(plugins.names(plugins.PARTITIONS)),
             "strategies": list(plugins.names(plugins.STRATEGIES)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.strategies import make_strategy
@@ -48,7 +47,6 @@ class Catalogue:
 
     nodes: tuple[NodeView, ...]
     datasets: dict[str, DataSetSummary]
-    models: tuple[str, ...]
 
 
 def read_catalogue(site: Site) -> Catalogue:
@@ -60,9 +58,7 @@ def read_catalogue(site: Site) -> Catalogue:
     for node in nodes:
         for info in node.hello.datasets if node.hello else ():
             holders.setdefault(info.name, []).append((node, info))
-    return Catalogue(
-        nodes, {name: _dataset(name, holders[name]) for name in sorted(holders)}, plugins.names(plugins.MODELS)
-    )
+    return Catalogue(nodes, {name: _dataset(name, holders[name]) for name in sorted(holders)})
 
 
 def _view(node: Node, online: bool) -> NodeView:
@@ -108,12 +104,6 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
             make_strategy(settings)
         except BadInput as error:
             problems["server_step"] = tr("%(message)s", message=str(error))
-    model = submitted.get("model", settings.model if settings else None)
-    by_own_name = isinstance(model, str) and model.isprintable() and "modelname" not in submitted
-    if by_own_name and model not in catalogue.models:
-        problems["model"] = tr(
-            "unknown model “%(name)s” (available: %(names)s)", name=model, names=", ".join(catalogue.models)
-        )
     default = TaskSettings.model_fields["dataset"].default
     dataset = settings.dataset if settings else submitted.get("dataset", default)
     if isinstance(dataset, str) and "dataset" not in problems:

@@ -113,7 +113,7 @@ def form_groups() -> tuple[Group, ...]:
             tr("Model and data"),
             (
                 FormField("title", tr("Title"), tr("A name for the task; optional."), kind="text"),
-                FormField("model", tr("Model"), tr("The model that is trained."), kind="text", suggest="models"),
+                _plugin("model", tr("Model"), tr("The model that is trained.")),
                 FormField(
                     "dataset",
                     tr("Data set"),
@@ -277,7 +277,9 @@ def new_submission() -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as text, 600 instead of 600.0, with all digits, so that parsing it gives the same number."""
+    """A value as text, 600 instead of 600.0, with all digits; the items of a list with commas between them."""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -12,7 +11,9 @@ import safetensors.torch
 import torch
 
 from fedsim.errors import BadInput
-from fedsim.learning.models import build_model, load_vector
+from fedsim.learning.networks import build_model, load_vector
+from fedsim.legacy_settings import model_spec_from_0_1
+from fedsim.messages import ModelSpec
 from fedsim.spool.durable import write_bytes, write_json
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.worker.jobs import SaveCheckpoint
@@ -23,12 +24,11 @@ FOR_THE_GROUP = 0o640
 
 def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     """Write the checkpoint and its JSON; returns the file's blake3 digest and its size in bytes."""
-    model = build_model(job.settings.model, job.feature_shape, job.num_classes)
+    model = build_model(job.model_spec)
     load_vector(model, open_vector(job.model))
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.named_parameters()}
     # One key only: safetensors writes several in any order, and equal models should be equal files.
-    about = {"model": job.settings.model, "feature_shape": job.feature_shape, "num_classes": job.num_classes}
-    description = {"fedsim": json.dumps(about)}
+    description = {"fedsim": job.model_spec.model_dump_json()}
     job.out.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     content = safetensors.torch.save(tensors, metadata=description)
     write_bytes(job.out, content, FOR_THE_GROUP)
@@ -38,22 +38,23 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     return digest, size
 
 
-def load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[int, ...], int]:
-    """The model of a checkpoint, with the feature shape and the number of classes that it was trained for.
+def load_checkpoint(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
+    """The model of a checkpoint as a network, and its specification.
 
     Raises:
         BadInput: if `path` is not a checkpoint of fedsim.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about: dict[str, Any] = json.loads((file.metadata() or {})["fedsim"])
-            model = build_model(about["model"], tuple(about["feature_shape"]), about["num_classes"])
+            about = json.loads((file.metadata() or {})["fedsim"])
+            spec = ModelSpec.model_validate(model_spec_from_0_1(about))
+            model = build_model(spec)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is not a checkpoint of fedsim: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        raise BadInput(f"{path} holds other parameters than the model {about['model']} has: {found}")
+        raise BadInput(f"{path} holds other parameters than the model {spec.name} has: {found}")
     load_vector(model, np.concatenate([tensors[name].ravel() for name in expected]).astype(np.float32))
-    return model, tuple(about["feature_shape"]), about["num_classes"]
+    return model, spec

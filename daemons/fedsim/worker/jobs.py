@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fedsim.config import DataSetConfig
-from fedsim.messages import Assignment, DataSetInfo
+from fedsim.messages import Assignment, DataSetInfo, ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import Update
 
@@ -27,8 +27,7 @@ class MakeInitialModel(_Line):
 
     job: Literal["make_initial_model"] = "make_initial_model"
     settings: TaskSettings
-    feature_shape: tuple[int, ...]
-    num_classes: int
+    model_spec: ModelSpec
     out: Path
 
 
@@ -59,8 +58,7 @@ class Evaluate(_Line):
 
     job: Literal["evaluate"] = "evaluate"
     settings: TaskSettings
-    feature_shape: tuple[int, ...]
-    num_classes: int
+    model_spec: ModelSpec
     round: int
     model: Path
     testset: TestSetFiles
@@ -70,9 +68,7 @@ class SaveCheckpoint(_Line):
     """Write the parameters in `model` as safetensors to `out`, and `about` as JSON beside it."""
 
     job: Literal["save_checkpoint"] = "save_checkpoint"
-    settings: TaskSettings
-    feature_shape: tuple[int, ...]
-    num_classes: int
+    model_spec: ModelSpec
     round: int
     model: Path
     out: Path

@@ -88,7 +88,7 @@ class Worker:
             case Aggregate() | MakeInitialModel() | Evaluate() | SaveCheckpoint():
                 return self._server_jobs().do(job)
             case Load(assignment=assignment):
-                self._task = f"model {assignment.settings.model} on data set {assignment.settings.dataset}"
+                self._task = f"model {assignment.model_spec.name} on data set {assignment.settings.dataset}"
                 return self._node_jobs().do(job)
             case WriteTestset() | Train():
                 return self._node_jobs().do(job)
@@ -109,7 +109,7 @@ class Worker:
             case Aggregate():
                 return f"strategy {job.settings.strategy}"
             case MakeInitialModel() | Evaluate() | SaveCheckpoint():
-                return f"model {job.settings.model}"
+                return f"model {job.model_spec.name}"
 
     def _server_jobs(self) -> ServerJobs:
         if self._server is None:

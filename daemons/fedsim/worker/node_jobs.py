@@ -10,7 +10,8 @@ from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.components import Components
-from fedsim.learning.engine import EngineFactory, TrainingEngine, make_deterministic, train_chunk
+from fedsim.learning.engine import make_deterministic, train_chunk
+from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import make_partition
@@ -34,12 +35,12 @@ from fedsim.worker.jobs import (
 
 
 class NodeJobs:
-    """One worker's work for one task: data and engine stay in memory from `Load` on."""
+    """One worker's work for one task: data and model stay in memory from `Load` on."""
 
     def __init__(self, threads: int) -> None:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
-        self._engine: TrainingEngine | None = None
+        self._trainer: ClientTrainer | None = None
         self._strategy = Strategy()
         self._pipeline = Pipeline()
 
@@ -57,10 +58,11 @@ class NodeJobs:
         assignment = job.assignment
         settings = assignment.settings
         dataset = load_dataset(job.dataset, job.folder)
-        if dataset.feature_shape != assignment.feature_shape or dataset.num_classes > assignment.num_classes:
+        spec = assignment.model_spec
+        if dataset.feature_shape != spec.feature_shape or dataset.num_classes > spec.num_classes:
             raise BadInput(
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
-                f"classes, the task wants {assignment.feature_shape} and {assignment.num_classes}"
+                f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
         if assignment.dataset_digest not in (None, dataset_digest(dataset)):
             raise BadInput(
@@ -77,17 +79,11 @@ class NodeJobs:
             )
             return JobFailed(job=job.job, reason=reason, refused=True)
         self._dataset = dataset
-        make_engine: EngineFactory = plugins.load(plugins.ENGINES, assignment.engine.name)
         components = Components.of(settings)
         self._strategy = components.strategy
-        self._engine = make_engine(
-            settings,
-            dataset.train,
-            partition,
-            assignment.num_classes,
-            components=components,
-            device=assignment.engine.device,
-        )
+        engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
+        data = ClientData(settings, dataset.train, partition)
+        self._trainer = engine.start(data, spec, components, assignment.engine.device)
         self._pipeline = make_pipeline(assignment.transforms, (settings.strategy, self._strategy))
         return DataLoaded(num_examples=runs)
 
@@ -100,17 +96,17 @@ class NodeJobs:
         return Done(job=job.job)
 
     def _train(self, job: Train) -> Reply:
-        if self._engine is None:
+        if self._trainer is None:
             raise BadInput("a chunk came before the data was loaded")
         started = time.monotonic()
-        engine, strategy = self._engine, self._strategy
+        strategy = self._strategy
         vector, downlink = split_received(strategy, open_vector(job.model))
         layout = self._pipeline.layout(uplink_layout(strategy, len(vector)))
         kept = client_layout(strategy, len(vector))
         states = StatesOnDisk(job.out, kept, job.round, job.chunk) if strategy.client_state else None
         try:
             updates = train_chunk(
-                engine,
+                self._trainer,
                 strategy,
                 job.chunk,
                 job.clients,

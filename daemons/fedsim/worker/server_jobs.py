@@ -71,11 +71,11 @@ class ServerJobs:
                 return self._save_checkpoint(job)
 
     def _make_initial_model(self, job: MakeInitialModel) -> Reply:
-        from fedsim.learning.models import initial_vector  # noqa: PLC0415 - imports torch
+        from fedsim.learning.networks import initial_vector  # noqa: PLC0415 - imports torch
 
         started = time.monotonic()
         settings = job.settings
-        vector = initial_vector(settings.model, job.feature_shape, job.num_classes, settings.seed)
+        vector = initial_vector(job.model_spec, settings.seed)
         _empty(job.out)
         digest = write_vector(job.out / MODEL_FILE, vector)
         strategy = make_strategy(settings)
@@ -130,14 +130,14 @@ class ServerJobs:
     def _evaluate(self, job: Evaluate) -> Reply:
         from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - imports torch, which aggregating never needs
         from fedsim.learning.evaluate import evaluate  # noqa: PLC0415
-        from fedsim.learning.models import build_model, load_vector  # noqa: PLC0415
+        from fedsim.learning.networks import build_model, load_vector  # noqa: PLC0415
 
         started = time.monotonic()
         make_deterministic(self._threads)
         if self._model is None:
-            self._model = build_model(job.settings.model, job.feature_shape, job.num_classes)
+            self._model = build_model(job.model_spec)
         load_vector(self._model, open_vector(job.model))
-        test = self._load_testset(job.testset, job.num_classes)
+        test = self._load_testset(job.testset, job.model_spec.num_classes)
         evaluation = evaluate(self._model, test, objective=make_objective(job.settings))
         return Tested(
             round=job.round,

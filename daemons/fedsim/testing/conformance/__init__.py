@@ -17,7 +17,17 @@ from typing import Any
 
 from fedsim import plugins
 from fedsim.errors import BadInput
-from fedsim.testing.conformance import client_training, declarations, models, partitions, samplers, strategies
+from fedsim.plugins import Plugin
+from fedsim.testing.conformance import (
+    client_training,
+    declarations,
+    engines,
+    formats,
+    models,
+    partitions,
+    samplers,
+    strategies,
+)
 from fedsim.testing.conformance.candidate import Candidate, Check
 
 __all__ = ["Candidate", "Check", "check_plugin", "checks"]
@@ -28,7 +38,9 @@ _CHECKS: dict[str, tuple[Callable[[Candidate], None], ...]] = {
     plugins.SAMPLERS: (*declarations.CHECKS, *samplers.CHECKS),
     plugins.OBJECTIVES: (*declarations.CHECKS, *client_training.OBJECTIVE_CHECKS),
     plugins.OPTIMIZERS: (*declarations.CHECKS, *client_training.OPTIMIZER_CHECKS),
-    plugins.MODELS: models.CHECKS,
+    plugins.MODELS: (*declarations.CHECKS, *models.CHECKS),
+    plugins.ENGINES: (*declarations.CHECKS, *engines.CHECKS),
+    plugins.FORMATS: (*declarations.CHECKS, *formats.CHECKS),
 }
 
 
@@ -44,13 +56,18 @@ def checks(group: str) -> tuple[Check, ...]:
 
 
 def check_plugin(
-    group: str, plugin: Any, options: Mapping[str, Any] | None = None, *, skip: Collection[str] = ()
+    group: str,
+    plugin: type[Plugin] | Candidate,
+    options: Mapping[str, Any] | None = None,
+    *,
+    skip: Collection[str] = (),
 ) -> None:
     """Run all checks of a group on one plug-in.
 
     Args:
         group: of entry points, such as `fedsim.strategies`.
-        plugin: the class (of a model: its factory); defined at the top level of a module that can be imported.
+        plugin: the class, defined at the top level of a module that can be imported; or a candidate, which names what
+            the checks need besides.
         options: values for the plug-in's options; the others have their defaults.
         skip: names of checks that do not apply, such as `another_seed_divides_differently` for a partition that
             draws nothing at random.
@@ -63,7 +80,7 @@ def check_plugin(
     unknown = set(skip) - {str(check) for check in found}
     if unknown:
         raise BadInput(f"skip: {', '.join(sorted(unknown))}: no such check (checks: {', '.join(map(str, found))})")
-    candidate = Candidate(plugin, options or {})
+    candidate = plugin if isinstance(plugin, Candidate) else Candidate(plugin, options or {})
     for check in found:
         if str(check) not in skip:
             check(candidate)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,18 @@ class Candidate:
     """A plug-in under test.
 
     Attributes:
-        plugin: the class (of a model: its factory).
+        plugin: the class.
         options: values for its options; the others have their defaults.
         feature_shape: of the examples for a model.
+        sample: a file or folder that a data format reads; None: it reads none.
+        dataset: keys of a data set in `client.yml` with which a data format reads the sample.
     """
 
     plugin: Any
     options: Mapping[str, Any] = field(default_factory=dict)
     feature_shape: tuple[int, ...] = (28, 28)
+    sample: Path | None = None
+    dataset: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The class with its module."""
@@ -39,7 +44,7 @@ class Candidate:
 
     def make(self) -> Any:
         """A new instance with the options."""
-        return self.plugin(plugins.options_model(self.plugin).model_validate(dict(self.options)))
+        return self.plugin(self.plugin.Options.model_validate(dict(self.options)))
 
     @contextmanager
     def installed(self, group: str) -> Iterator[str]:

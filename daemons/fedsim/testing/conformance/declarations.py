@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 
-from fedsim import plugins
 from fedsim.plugins import PluginOptions
 from fedsim.testing.conformance.candidate import Candidate, require
 
@@ -20,7 +19,7 @@ def has_title_and_description(candidate: Candidate) -> None:
 
 def options_are_documented(candidate: Candidate) -> None:
     """Options are a frozen `PluginOptions` with a default, a title and a description for each field."""
-    model = plugins.options_model(candidate.plugin)
+    model = candidate.plugin.Options
     require(issubclass(model, PluginOptions), "`Options` does not inherit from fedsim.plugins.PluginOptions")
     require(model.model_config.get("frozen"), "`Options` is not frozen")
     require(model.model_config.get("extra") == "forbid", "`Options` accepts fields that it does not declare")
@@ -32,7 +31,7 @@ def options_are_documented(candidate: Candidate) -> None:
 
 def options_survive_json(candidate: Candidate) -> None:
     """Options that were written as JSON and read again are equal: the database and the nodes get them in this way."""
-    model = plugins.options_model(candidate.plugin)
+    model = candidate.plugin.Options
     options = model.model_validate(dict(candidate.options))
     again = model.model_validate_json(options.model_dump_json())
     require(again == options, f"the options {options} become {again} after they were written as JSON and read")

@@ -52,13 +52,12 @@ class _Receiving:
 
 
 class ProtocolConnection:
-    """One connection as either end sees it.
+    """Speaks the protocol.
 
     Args:
         me: the identity of this side.
         limits: enforced on the connection.
         initiator: whether this side opened the connection; it speaks first.
-        accepts_files: whether the other side may offer files.
         now: the time, in seconds of any steady clock, as everywhere here.
 
     Attributes:
@@ -66,15 +65,12 @@ class ProtocolConnection:
         closed: why the connection has ended.
     """
 
-    def __init__(
-        self, me: Identity, limits: ConnectionLimits, *, initiator: bool, accepts_files: bool = True, now: float
-    ) -> None:
+    def __init__(self, me: Identity, limits: ConnectionLimits, *, initiator: bool, now: float) -> None:
         self.peer: Identity | None = None
         self.closed: Refusal | None = None
         self._me = me
         self._limits = limits
         self._initiator = initiator
-        self._accepts_files = accepts_files
         self._parser = FrameParser()
         self._out = OutgoingSide()
         self._time = Timekeeper(limits, now)
@@ -84,11 +80,6 @@ class ProtocolConnection:
         self._finishing: set[int] = set()
         self._last_offered = 0
         self._body_bytes = 0
-
-    @property
-    def peer_accepts_files(self) -> bool:
-        """Whether the other side, once it is accepted, may be offered files."""
-        return self.peer is not None and self._hello is not None and self._hello.accepts_files
 
     @property
     def bytes_received(self) -> int:
@@ -107,7 +98,7 @@ class ProtocolConnection:
 
     @property
     def overloaded(self) -> bool:
-        """Whether the other side has left too many answers unread for more to be read from it."""
+        """Whether the other side leaves so many answers unread that nothing more should be read from it."""
         return self._out.backlog >= MAX_BACKLOG
 
     # -- the handshake
@@ -115,16 +106,16 @@ class ProtocolConnection:
     def start(self) -> None:
         """The connection is ready: the side that opened it sends its HELLO."""
         if self._initiator:
-            self._send_hello()
+            self._say_hello()
 
     def accept(self) -> None:
         """Admit the other side, as an answer to `HelloReceived`."""
         hello = self._hello
         if hello is None:
-            raise ProtocolError("bad_frame", "no HELLO was received")
+            raise ProtocolError("bad_frame", "no HELLO has come")
         self.peer = Identity(hello.name, hello.role)
         if not self._initiator:
-            self._send_hello()
+            self._say_hello()
         self._parser.max_header_bytes = self._limits.max_header_bytes
         self._out.max_header_bytes = hello.max_header_bytes
         self._out.established = True
@@ -139,7 +130,7 @@ class ProtocolConnection:
     # -- offers of this side
 
     def offer(self, outgoing: Outgoing) -> None:
-        """Queue a file for sending; its end is reported as `OfferEnded`."""
+        """Send a file when its turn comes; its end is reported as `OfferEnded`."""
         self._out.offer(outgoing)
 
     def cancel(self, outgoing: Outgoing) -> None:
@@ -172,7 +163,7 @@ class ProtocolConnection:
         self._out.put(encode(FrameType.ANSWER, AnswerHeader(stored=True), transfer=transfer))
 
     def answer(self, transfer: int, have: int) -> bool:
-        """Accept an offered file of which `have` bytes are there; returns whether it is complete."""
+        """Accept an offered file of which `have` bytes are there; whether it is complete with what has come."""
         header = self._offered.pop(transfer)
         if header.size <= INLINE_BYTES:
             self._body_bytes += header.size
@@ -240,14 +231,13 @@ class ProtocolConnection:
 
     # -- frames
 
-    def _send_hello(self) -> None:
+    def _say_hello(self) -> None:
         hello = HelloHeader(
             name=self._me.name,
             role=self._me.role,
             versions=(VERSION,),
             software=__version__,
             max_header_bytes=self._limits.max_header_bytes,
-            accepts_files=self._accepts_files,
         )
         self._out.put(encode(FrameType.HELLO, hello))
 
@@ -280,9 +270,7 @@ class ProtocolConnection:
             raise ProtocolError("bad_frame", "a second HELLO")
         hello = parse_header(HelloHeader, frame.header, FrameType.HELLO)
         if VERSION not in hello.versions:
-            raise ProtocolError(
-                "version", f"{hello.name} does not support protocol version {VERSION}, which this side needs"
-            )
+            raise ProtocolError("version", f"{hello.name} speaks none of the protocol versions spoken here: {VERSION}")
         self._hello = hello
         return HelloReceived(Identity(hello.name, hello.role))
 

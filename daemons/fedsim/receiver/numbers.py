@@ -1,6 +1,7 @@
-"""The number of a task, for the receiver's log: on the wire a task has only its uid.
+"""The number of a task, by which people know it, for the receiver's log: on the wire it has only its uid.
 
-It is read from the spool: from the plan on the server, from `initparam` on a node.
+It stands in what the daemon of this host, or the server that a node trusts, has put into the spool: the plan on the
+server, `initparam` on a node.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _MOST_KNOWN = 1000
 
 
 class TaskNumbers:
-    """Finds numbers and caches the newest: at a task's end its files are removed before the last lines are logged."""
+    """Finds numbers, and keeps the newest: at a task's end its files go before the last lines about it are written."""
 
     def __init__(self, spool: Spool, role: Role) -> None:
         self._spool = spool
@@ -24,7 +25,7 @@ class TaskNumbers:
         self._known: dict[str, int] = {}
 
     def of(self, uid: str) -> int | None:
-        """The number of the task with this uid, if it is known here (yet)."""
+        """The number of the task with this uid, if it can be told here (yet)."""
         if uid not in self._known:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 self._known[uid] = int(json.loads(self._place(uid).read_bytes())["number"])

@@ -1,4 +1,4 @@
-"""The counters of what is received; metrics and `systemctl status` read them."""
+"""What the receiver counts; metrics read it, `systemctl status` shows some of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 
 class Counters:
-    """Named integers, counted from any thread."""
+    """Named whole numbers, counted from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, amount: int = 1) -> None:
-        """Increase a counter."""
+        """Count."""
         with self._lock:
             self._counts[name] += amount
 

@@ -1,0 +1,97 @@
+"""Engines: how a node trains its clients. One class in one file each, whose module does not import torch.
+
+An engine is given some of the cohort and the global model, and yields their updates. What all engines share, so that
+one can take another's place, is here: a client's examples, and the order of its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import numpy as np
+
+from fedsim.learning.components import Components
+from fedsim.learning.examples import Examples, FloatArray, IntArray
+from fedsim.learning.partitions import Partition
+from fedsim.learning.randomness import generator
+from fedsim.messages import ModelSpec
+from fedsim.plugins import Plugin
+from fedsim.settings import TaskSettings
+from fedsim.update import Arrays, Update
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """A node's training examples, client by client, in the order in which each round uses them."""
+
+    settings: TaskSettings
+    train: Examples
+    partition: Partition
+
+    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
+        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
+        indices = self.partition.indices(client)
+        return self.train.take(indices), self.train.labels[indices]
+
+    def batch_order(self, round_number: int, client: int) -> IntArray:
+        """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
+        rng = generator(self.settings.seed, "batches", round_number, client)
+        count = self.partition.num_examples(client)
+        return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+
+    def num_steps(self, client: int) -> int:
+        """How many batches a client uses in a round."""
+        return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
+
+
+class ClientTrainer(Protocol):
+    """Trains clients of one task on one node. Where it runs them, and how many at once, is its own decision."""
+
+    def train(
+        self,
+        clients: Sequence[int],
+        round_number: int,
+        global_vector: FloatArray,
+        *,
+        downlink: Arrays = ...,
+        state_of: Callable[[int], Arrays] = ...,
+    ) -> Iterator[Update]:
+        """Yield the clients' updates in the order of `clients`, each with its arrays and its client's new state.
+
+        Args:
+            clients: some of those that this node holds.
+            round_number: counted from 1.
+            global_vector: float32 [P]; is only read.
+            downlink: the strategy's `downlink_arrays`, float32 [P] each; are only read.
+            state_of: returns a client's `client_state`, float32 [P] each; are only read.
+
+        Raises:
+            Diverged: a client's parameters or loss are no longer finite.
+        """
+
+
+class Engine(Plugin):
+    """The base of all engines.
+
+    Attributes:
+        tolerance: the largest difference between a parameter that this engine trained and the same one of the engine
+            `sequential`, relative to the largest parameter of the update; 0: the same bytes.
+    """
+
+    tolerance: ClassVar[float] = 0.0
+
+    def start(self, data: ClientData, model_spec: ModelSpec, components: Components, device: str) -> ClientTrainer:
+        """Prepare the training of one task on one node.
+
+        Args:
+            data: the node's training examples.
+            model_spec: the task's model.
+            components: the task's plug-ins.
+            device: a torch device.
+
+        Raises:
+            BadInput: the model cannot be trained.
+        """
+        raise NotImplementedError
