@@ -258,7 +258,7 @@ def test_parameters_that_are_no_finite_flat_vector_are_refused_named_and_gone(tm
 @pytest.mark.parametrize(
     ("sender", "file_id", "body", "reason"),
     [
-        (NODE, IDS[Kind.HELLO], hello_body("node-2"), "announces node-2"),
+        (NODE, IDS[Kind.HELLO], hello_body("node-2"), "names the node node-2"),
         (NODE, IDS[Kind.HELLO], b"[]", "not a valid Hello"),
         (NODE, IDS[Kind.HELLO], b"", "not a valid Hello"),
         (NODE, IDS[Kind.HELLO], b"\xff\xfe", "not a valid Hello"),
