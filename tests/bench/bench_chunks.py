@@ -107,7 +107,7 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     updates = spool.folder(Kind.LOCALPARAM) / UID
     with (
         DefaultSelector() as selector,
-        closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None, spool)) as outbox,
         Writer() as writer,
     ):
         servers = ForkServers(selector)

@@ -13,7 +13,7 @@ import pymysql
 import pytest
 
 from fedsim.store import Store, open_store
-from fedsim.testing.local_cluster import free_port
+from fedsim.testing.ports import free_port
 
 USER = "fedsim"
 START_SECONDS = 60.0

@@ -93,4 +93,4 @@ def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None
     (reply,) = replies
     assert isinstance(reply, JobFailed)
     assert reply.disk_full
-    assert "no room" in reply.reason
+    assert "no space" in reply.reason

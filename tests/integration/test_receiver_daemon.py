@@ -54,7 +54,7 @@ def test_a_spool_has_one_receiver_at_a_time(tmp_path: Path) -> None:
     config = node_config(tmp_path)
     with (
         receiving(config) as receiver,
-        pytest.raises(Unavailable, match=f"another receiver works on the spool {receiver.spool.root}"),
+        pytest.raises(Unavailable, match=f"another receiver uses the spool {receiver.spool.root}"),
         receiving(config),
     ):
         pass

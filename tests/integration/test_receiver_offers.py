@@ -24,7 +24,7 @@ from transfer_support import (
     vector_bytes,
 )
 
-from fedsim.receiver.validation import check_contents
+from fedsim.inbox.validation import check_contents
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import Role, metadata_path
 from fedsim.spool.layout import Metadata, read_metadata
@@ -65,7 +65,7 @@ class Held:
                 assert self.go_on.wait(PATIENCE)
             check_contents(path, *args)
 
-        monkeypatch.setattr("fedsim.receiver.inbox.check_contents", check)
+        monkeypatch.setattr("fedsim.inbox.spool_inbox.check_contents", check)
 
 
 def belongs_together(path: Path) -> bool:
@@ -193,7 +193,7 @@ def test_new_metadata_waits_for_the_disk_in_nobodys_way(tmp_path: Path, monkeypa
         peer.expect(FrameType.ANSWER)
         peer.data(0, body)
         assert peer.expect(FrameType.ACK) == {}
-        monkeypatch.setattr("fedsim.receiver.incoming.write_bytes", slow)
+        monkeypatch.setattr("fedsim.inbox.incoming_file.write_bytes", slow)
         peer.offer(header_of(body).model_copy(update={"meta": {"used_through": 1}}), transfer=2)
         assert peer.expect(FrameType.ANSWER)["have"] == len(body)
         assert reached.wait(PATIENCE)

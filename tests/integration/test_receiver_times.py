@@ -27,7 +27,7 @@ from transfer_support import (
     vector_bytes,
 )
 
-from fedsim.receiver.incoming import IncomingFile
+from fedsim.inbox.incoming_file import IncomingFile
 from fedsim.spool.files import Kind
 from fedsim.wire.protocol.frames import MAGIC, FrameType, encode
 from fedsim.wire.sender import Sender

@@ -20,7 +20,7 @@ from test_web_main import migrated, written
 from transfer_support import RawPeer
 
 from fedsim.receiver.pulse import Pulse
-from fedsim.testing.local_cluster import free_port
+from fedsim.testing.ports import free_port
 from fedsim.wire.protocol.frames import FrameType
 from fedsim.wire.transport.reactor import Reactor
 

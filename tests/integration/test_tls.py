@@ -47,7 +47,7 @@ from fedsim.runtime.outbox import Outbox
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import hash_file
-from fedsim.testing.local_cluster import free_port
+from fedsim.testing.ports import free_port
 from fedsim.wire import Identity, Peer
 from fedsim.wire.protocol.frames import FrameType, HelloHeader, encode
 from fedsim.wire.sender import Outcome, Sender, Status
@@ -362,7 +362,11 @@ def test_the_side_that_connects_lets_go_as_well_and_comes_back_once_its_peer_has
 def test_a_node_that_is_not_configured_any_more_is_sent_nothing_but_stops(tmp_path: Path) -> None:
     node, model = node_config(tmp_path), tmp_path / "m.npy"
     model_file(model, 1000)
-    with logged() as log, receiving(node) as receiver, closing(Outbox.open(SERVER, None)) as outbox:
+    with (
+        logged() as log,
+        receiving(node) as receiver,
+        closing(Outbox.open(SERVER, None, Spool(tmp_path / "outbox"))) as outbox,
+    ):
         peer, elsewhere = peer_of(receiver), Peer("node-9", "127.0.0.1", free_port())
         outbox.send(peer, global_id(), model)
         assert [outcome.status for outcome in ended(outbox)] == [Status.DELIVERED]
@@ -425,7 +429,7 @@ def test_a_certificate_that_expires_soon_is_told_of_at_the_start_and_after_each_
         assert f"{soon.certificate} expires in 10 days; renew it" in line["problem"]
         pki.issue("server", Role.SERVER, clock=ends_in(-5), days=1)
         receiver.reload(receiver.config)
-        assert "has expired: nobody believes this host any more" in log.wait("certificate_expires", 2)[1]["problem"]
+        assert "has expired: no host accepts it any more" in log.wait("certificate_expires", 2)[1]["problem"]
     with logged() as log, Sender(NODE, credentials=pki.credentials("node-1", Role.CLIENT, days=15)):
         pass
     assert log.named("certificate_expires") == []

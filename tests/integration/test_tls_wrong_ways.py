@@ -149,12 +149,12 @@ def for_nothing_that_is_said(pki: Pki, folder: Path) -> TlsConfig:
 @pytest.mark.parametrize(
     ("certificate", "code", "told"),
     [
-        (none_at_all, "tls", "it shows no certificate"),
+        (none_at_all, "tls", "it presents no certificate"),
         (of_another_authority, "tls", "its certificate is refused: unable to get local issuer certificate"),
         (expired, "tls", "its certificate is refused: certificate has expired"),
         (not_yet_valid, "tls", "its certificate is refused: certificate is not yet valid"),
         (only_for_listening, "tls", "its certificate is refused: unsuitable certificate purpose"),
-        (for_nothing_that_is_said, "untrusted", "is none of fedsim-ca's"),
+        (for_nothing_that_is_said, "untrusted", "was not made by fedsim-ca"),
     ],
 )
 def test_a_certificate_that_is_no_good_gets_nobody_in(
@@ -191,7 +191,7 @@ def test_a_node_cannot_speak_as_another_one_nor_as_something_else(pki: Pki, tmp_
     claimed = Identity("node-2" if role is Role.CLIENT else "node-1", role)
     with guarded(pki, tmp_path) as (receiver, log):
         knock(receiver.port, dialing(pki.tls("node-1", Role.CLIENT)), first_words(claimed))
-        told = f"it says that it is {claimed}, but its certificate is for client node-1"
+        told = f"its HELLO names {claimed}, but its certificate is for client node-1"
         assert_refused(receiver, log, "wrong_name", told)
 
 
@@ -262,7 +262,7 @@ def test_the_first_bytes_of_a_good_connection_open_nothing_when_they_are_played_
         assert files_in(receiver.spool.root) == ["hello/node-1.json"]
     with guarded(pki, tmp_path / "second") as (receiver, log):
         knock(receiver.port, None, recorded)
-        assert_refused(receiver, log, "tls", "its TLS records are not of this connection")
+        assert_refused(receiver, log, "tls", "its TLS records do not belong to this connection")
 
 
 # ---------------------------------------------------------------- the side that connects is as careful

@@ -43,8 +43,8 @@ from transfer_support import (
 )
 
 from fedsim.errors import BadInput, Unavailable
-from fedsim.receiver.counters import Counters
-from fedsim.receiver.inbox import SpoolInbox
+from fedsim.inbox.counters import Counters
+from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.receiver.incoming_connection import connection_limits
 from fedsim.runtime.outbox import Outbox
 from fedsim.spool.clear import clear_round
@@ -408,7 +408,7 @@ def test_a_foreign_program_on_the_port_is_waited_out_and_named(tmp_path: Path) -
         sender.send(Peer("node-1", "127.0.0.1", port), stop_id(), stop_body(), on_done=outcomes)
         with foreign.accept()[0] as connection:
             connection.sendall(b"220 mail.example ESMTP ready, and what can I do for you?\r\n")
-            assert troubles.wait(1) == ["the connection was refused: this is no fedsim connection"]
+            assert troubles.wait(1) == ["the connection was refused: this is not a fedsim connection"]
         foreign.close()
         with receiving(node_config(tmp_path, listen={"port": port})):
             assert outcomes.wait(1)[0].delivered
@@ -424,7 +424,7 @@ def ended(outbox: Outbox, count: int) -> list[Outcome]:
 
 def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, receiving(node_config(tmp_path)) as receiver:
-        outbox = Outbox.open(SERVER, None)
+        outbox = Outbox.open(SERVER, None, Spool(tmp_path / "outbox"))
         old, new = peer_of(receiver, int(elsewhere.getsockname()[1])), peer_of(receiver)
         outbox.send(old, stop_id(), stop_body())
         outbox.redirect(old, new)
@@ -434,7 +434,10 @@ def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path
 
 
 def test_of_a_file_that_changes_a_peer_that_was_away_gets_the_newest_alone(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody, closing(Outbox.open(NODE, None)) as outbox:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as nobody,
+        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox"))) as outbox,
+    ):
         port = int(nobody.getsockname()[1])
         peer = Peer("server", "127.0.0.1", port)
         for number in (1, 2, 3):
@@ -457,7 +460,10 @@ def test_a_file_that_changes_while_the_peer_makes_it_durable_follows_and_is_not_
         assert released.wait(PATIENCE)
         fsync(descriptor)
 
-    with receiving(server_config(tmp_path)) as receiver, closing(Outbox.open(NODE, None)) as outbox:
+    with (
+        receiving(server_config(tmp_path)) as receiver,
+        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox"))) as outbox,
+    ):
         monkeypatch.setattr(os, "fsync", slow)
         outbox.send_newest(peer_of(receiver), HELLO, hello_body("node-1", 1))
         assert begun.wait(PATIENCE)

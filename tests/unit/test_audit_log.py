@@ -97,7 +97,7 @@ def context(tmp_path: Path) -> Iterator[NodeContext]:
     )
     with (
         DefaultSelector() as selector,
-        closing(Outbox.open(Identity("a", Role.CLIENT), None)) as outbox,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None, Spool(tmp_path))) as outbox,
         Writer() as writer,
     ):
         servers = ForkServers(selector)

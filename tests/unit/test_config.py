@@ -77,7 +77,7 @@ def test_a_problem_deep_inside_has_its_path(tmp_path: Path) -> None:
 
 def test_an_unknown_key_deep_inside_is_named_with_those_that_would_be_right(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "nodes: [{name: a, adress: x}]")
-    assert problem == "At 'nodes[0].adress': unknown key (available: name, address, port)"
+    assert problem == "At 'nodes[0].adress': unknown key (available: name, address, port, listens)"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ from fedsim.worker import jobs
 class NoOutbox(Outbox):
     """Has no transfers."""
 
+    def __init__(self) -> None:
+        pass
+
     def cancel(self, unwanted: object) -> None:
         pass
 
@@ -60,7 +63,7 @@ class Driver(TaskDriver[str, str]):
     decided = False
 
     def __init__(self, writer: Writer, *, breaks: bool = False) -> None:
-        super().__init__("0" * 32, TaskTelemetry(1, NodeMetrics()), NoOutbox(0), writer)
+        super().__init__("0" * 32, TaskTelemetry(1, NodeMetrics()), NoOutbox(), writer)
         self.breaks = breaks
         self.failed: list[str] = []
         self.done: list[str] = []

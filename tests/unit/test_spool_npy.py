@@ -81,8 +81,8 @@ def test_newer_versions_are_understood(version: tuple[int, int]) -> None:
         (npy("__import__('os').system('true')\n"), "plain array"),
         (npy("x" * 10, (4, 0)), "version"),
         (MAGIC + b"\x02\x00" + struct.pack("<I", 2**31) + b"{", str(MAX_HEADER_BYTES)),
-        (MAGIC + b"\x01\x00" + struct.pack("<H", 200) + b"{", "cut short"),
-        (MAGIC + b"\x01\x00", "cut short"),
+        (MAGIC + b"\x01\x00" + struct.pack("<H", 200) + b"{", "truncated"),
+        (MAGIC + b"\x01\x00", "truncated"),
         (b"PK\x03\x04", "magic"),
     ],
 )
@@ -119,7 +119,7 @@ def test_only_flat_float32_vectors_are_written(tmp_path: Path, array: np.ndarray
     [
         (np.zeros(3), "<f8"),
         (np.zeros((2, 2), np.float32), "dimensions"),
-        (np.zeros(0, np.float32), "no number"),
+        (np.zeros(0, np.float32), "no elements"),
         (np.asfortranarray(np.zeros((2, 3), np.float32)), "column order"),
     ],
 )
@@ -150,7 +150,7 @@ def test_nan_and_inf_are_found_wherever_they_are(bad: float, place: int) -> None
     vector = np.zeros(3_000_000, np.float32)
     check_finite(vector)
     vector[place] = bad
-    with pytest.raises(BadInput, match=f"number {place} is"):
+    with pytest.raises(BadInput, match=f"element {place} is"):
         check_finite(vector)
 
 

@@ -12,7 +12,7 @@ from blake3 import blake3
 from fedsim.errors import Refused
 from fedsim.spool.files import FileHeader, FileId, Kind, Role
 from fedsim.spool.npy import write_vector
-from fedsim.spool.peer_queue import PeerQueue, QueuedFile, QueueEntry
+from fedsim.spool.peer_queue import PeerQueue, QueuedFile, read_entry
 from fedsim.wire import Identity
 from fedsim.wire.protocol.connection import ProtocolConnection
 from fedsim.wire.protocol.events import BodyReceived, FileOffered, HelloReceived, OfferEnded
@@ -193,20 +193,22 @@ def test_small_files_overtake_large_ones_and_all_arrive() -> None:
     assert Kind.LOCALPARAM not in kinds[:60], "no body was sent before the small files"
 
 
-def send_queue(end: End, queue: PeerQueue) -> dict[FileId, QueueEntry]:
+def send_queue(end: End, queue: PeerQueue) -> dict[FileId, Path]:
     """Offer everything that is queued for the peer at the other end."""
-    entries = {item.file.id: item for item in queue.entries()}
-    for file_id, item in entries.items():
-        source = item.file.source
-        end.offer(file_id, source if isinstance(source, bytes) else source.read_bytes())
+    entries = {}
+    for entry in queue.entries():
+        file = read_entry(entry)
+        assert file is not None
+        end.offer(file.id, file.source if isinstance(file.source, bytes) else file.source.read_bytes())
+        entries[file.id] = entry
     return entries
 
 
-def settle(end: End, queue: PeerQueue, entries: dict[FileId, QueueEntry]) -> None:
+def settle(end: End, entries: dict[FileId, Path]) -> None:
     """Remove from the queue what was delivered."""
     for ended in end.ended:
         assert ended.refused is None
-        queue.remove(entries.pop(ended.outgoing.header.id))
+        entries.pop(ended.outgoing.header.id).unlink()
     end.ended.clear()
 
 
@@ -216,22 +218,21 @@ def test_a_round_with_a_node_that_listens_on_no_port(tmp_path: Path) -> None:
     model = tmp_path / "model.npy"
     write_vector(model, np.arange(100_000, dtype=np.float32))
     assignment, broadcast = FileId(kind=Kind.INITPARAM, task=TASK), FileId(kind=Kind.GLOBALPARAM, task=TASK, round=1)
-    to_node.put(QueuedFile(id=assignment, content='{"an older": "one"}'))
     to_node.put(QueuedFile(id=assignment, content='{"task": "…"}'))
     to_node.put(QueuedFile(id=broadcast, path=model, meta={"final": False}))
     to_server.put(QueuedFile(id=FileId(kind=Kind.HELLO), content="{}"))
 
     # Another process holds the connection than the one that queued: it finds the files in the peer's folder.
     node, server = End("node-1", Role.CLIENT, initiator=True), End("server", Role.SERVER, initiator=False)
-    sent: dict[str, dict[FileId, QueueEntry]] = {}
+    sent: dict[str, dict[FileId, Path]] = {}
     server.on_hello = lambda peer: sent.update(server=send_queue(server, PeerQueue(tmp_path / "server", peer.name)))
     node.on_hello = lambda peer: sent.update(node=send_queue(node, PeerQueue(tmp_path / "node", peer.name)))
     node.connection.start()
     exchange(node, server)
     assert node.received == {assignment: '{"task": "…"}'.encode(), broadcast: model.read_bytes()}
     assert list(server.received) == [FileId(kind=Kind.HELLO)]
-    settle(server, to_node, sent["server"])
-    settle(node, to_server, sent["node"])
+    settle(server, sent["server"])
+    settle(node, sent["node"])
     assert to_node.entries() == to_server.entries() == []
 
     # The node trains and answers on the connection that it opened; then the server sends the next round on it.
@@ -240,12 +241,12 @@ def test_a_round_with_a_node_that_listens_on_no_port(tmp_path: Path) -> None:
     to_server.put(QueuedFile(id=local_id(), path=update))
     entries = send_queue(node, to_server)
     exchange(node, server)
-    settle(node, to_server, entries)
+    settle(node, entries)
     assert server.received[local_id()] == update.read_bytes()
     to_node.put(QueuedFile(id=FileId(kind=Kind.STOP, task=TASK), content="{}"))
     entries = send_queue(server, to_node)
     exchange(node, server)
-    settle(server, to_node, entries)
+    settle(server, entries)
     assert node.received[FileId(kind=Kind.STOP, task=TASK)] == b"{}"
 
 
@@ -255,4 +256,4 @@ def test_what_was_not_delivered_stays_queued(tmp_path: Path) -> None:
     _, server = connected()
     send_queue(server, queue)
     server.output()  # and the connection breaks
-    assert [item.file.id.kind for item in PeerQueue(tmp_path, "node-1").entries()] == [Kind.STOP]
+    assert [file.id.kind for entry in queue.entries() if (file := read_entry(entry))] == [Kind.STOP]

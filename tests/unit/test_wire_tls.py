@@ -108,7 +108,7 @@ def test_every_authority_that_is_believed_needs_its_list(tls: TlsConfig, made: P
     ours = tls.revoked.read_bytes()
     theirs = (made / "other" / "crl.pem").read_bytes()
     tls.revoked.write_bytes(theirs)  # a list that the authority did not sign counts for nothing
-    assert "holds no list of the authority" in problem(tls)
+    assert "contains no list of the authority" in problem(tls)
     with tls.authority.open("ab") as file:
         file.write((made / "other" / "ca.crt").read_bytes())
     tls.revoked.write_bytes(ours)
@@ -122,7 +122,7 @@ def test_a_list_in_the_authoritys_name_by_another_key_is_not_believed(tls: TlsCo
     forged = make_revocation_list(authority, new_key(), [], 9, datetime.now(UTC))
     assert tls.revoked is not None
     tls.revoked.write_bytes(pem(forged))
-    assert "holds no list of the authority" in problem(tls)
+    assert "contains no list of the authority" in problem(tls)
 
 
 # ---------------------------------------------------------------- judging
@@ -133,23 +133,23 @@ def der(path: Path) -> bytes:
 
 
 def test_whose_certificate_it_is(tls: TlsConfig, made: Path) -> None:
-    found = Credentials(tls, SERVER).believe(der(made / "node-1.crt"), listens=False)
+    found = Credentials(tls, SERVER).verify(der(made / "node-1.crt"), listens=False)
     assert found.owner == Identity("node-1", Role.CLIENT)
 
 
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda _: b"no certificate", "none of fedsim-ca's"),
-        (lambda made: der(made / "other" / "ca.crt"), "an authority that is not believed here"),
-        (lambda made: der(made / "ca" / "ca.crt"), "none of fedsim-ca's"),
+        (lambda _: b"no certificate", "not made by fedsim-ca"),
+        (lambda made: der(made / "other" / "ca.crt"), "an authority that is not trusted here"),
+        (lambda made: der(made / "ca" / "ca.crt"), "not made by fedsim-ca"),
     ],
 )
 def test_what_is_not_the_labs_is_not_believed(
     tls: TlsConfig, made: Path, make: Callable[[Path], bytes], told: str
 ) -> None:
     with pytest.raises(Refused, match=told) as caught:
-        Credentials(tls, SERVER).believe(make(made), listens=False)
+        Credentials(tls, SERVER).verify(make(made), listens=False)
     assert (caught.value.code, caught.value.retry) == ("untrusted", True)
 
 

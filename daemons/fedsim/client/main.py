@@ -10,8 +10,10 @@ from fedsim.client.announcing import make_hello
 from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
 from fedsim.client.task import NodeTask
-from fedsim.config import ClientConfig
+from fedsim.config import ClientConfig, PeerConfig, ReceiverConfig
 from fedsim.errors import BadInput, Unavailable
+from fedsim.inbox.counters import Counters
+from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.messages import Assignment, Stop, read_message
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.daemon import daemon_main
@@ -35,7 +37,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     config_model = ClientConfig
     metrics_model = NodeMetrics
     metrics: NodeMetrics
-    fixed_keys = ("name", "server", "server_name", "spool", "data", "insecure_plaintext", "metrics")
+    fixed_keys = ("name", "server", "server_name", "listens", "spool", "data", "insecure_plaintext", "metrics")
     received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)
     serves_while_suspended = True
 
@@ -74,6 +76,28 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart."""
         super().reload(config)
         self._context.config = config
+        if self._inbox is not None:
+            self._inbox.config = self._inbox_config()
+
+    def inbox(self) -> SpoolInbox | None:
+        """A node that listens on no port receives over the connection that this daemon opens."""
+        self._inbox: SpoolInbox | None = None
+        if not self.config.listens:
+            self._inbox = SpoolInbox(self._inbox_config(), self.spool, Counters())
+            self.resources.callback(self._inbox.close)
+            self._inbox.open()
+        return self._inbox
+
+    def _inbox_config(self) -> ReceiverConfig:
+        config = self.config
+        return ReceiverConfig(
+            name=config.name,
+            role="client",
+            listen=config.server,  # not listened on
+            spool=config.spool,
+            peers=[PeerConfig(name=config.server_name, role="server")],
+            limits=config.limits,
+        )
 
     def peers(self) -> set[Peer]:
         """The server's receiver."""
@@ -217,6 +241,8 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     def _sweep(self) -> None:
         """Clear files of tasks that are over here: at the second scan, as an `initparam` may still follow."""
         self._sweep_timer.start(SWEEP_SECONDS)
+        if self._inbox is not None:
+            self._inbox.sweep()
         found = {item.id.task or "" for item in self.spool.arrived(Kind.GLOBALPARAM)}
         orphans = found - {item.id.task or "" for item in self.spool.arrived(Kind.INITPARAM)}
         for uid in sorted(orphans & self._orphans):

@@ -119,6 +119,7 @@ class NodeAddress(StrictModel):
     name: Name = Field(description="Name in the node's certificate")
     address: str = Field("127.0.0.1", description="Where its receiver listens")
     port: Port = Field(9002, description="Port of its receiver")
+    listens: bool = Field(True, description="false: no receiver, the node receives over the connection that it opens")
 
     def __str__(self) -> str:
         """The node with its address, for messages."""
@@ -233,6 +234,10 @@ class ClientConfig(Measured, _Networked):
     name: Name = Field(description="Name by which the server knows this node")
     server: Guarded = Field(description="Where the server's receiver listens")
     server_name: Name = Field("server", description="Name in the certificate of the server's receiver")
+    listens: bool = Field(
+        True, description="false: no receiver, this daemon receives over the connection that it opens"
+    )
+    limits: Limits = Field(Limits(), description="What it accepts from the server if it does not listen")
     spool: Path = Field(
         Path("/var/lib/fedsim/client"),
         description="Where files arrive and updates wait; the receiver of this node has the same folder",

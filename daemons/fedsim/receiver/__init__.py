@@ -1,5 +1,5 @@
-"""The receiver daemon: takes files from configured peers, verifies them, and puts them into the spool by a rename.
+"""The receiver daemon: receives files from configured peers, and sends to those that listen on no port.
 
-`main` is the daemon, `service` its sockets, `inbox` decides what is taken and where it lies, `incoming` one file on its
-way in, `quota` what each peer holds of all that is on its way, `validation` looks into a file before it counts.
+`main` is the daemon, `service` its connections, `listening` its port, `incoming_connection` one connection,
+`queue_watch` notices files that are to be sent. What is received goes through `fedsim.inbox`.
 """

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedsim.config import Limits
+from fedsim.wire.client.queue_delivery import QueueDelivery
+from fedsim.wire.protocol.events import OfferEnded
 from fedsim.wire.protocol.limits import ConnectionLimits
 from fedsim.wire.tls import judge
+from fedsim.wire.transport.reactor import Job, Mailbox
 from fedsim.wire.transport.stream import make_stream
 from fedsim.wire.transport.stream_connection import StreamConnection
 
@@ -16,13 +21,19 @@ if TYPE_CHECKING:
 
 
 class IncomingConnection:
-    """The actor of one connection."""
+    """An actor of the reactor. The methods in the first section may be called from any thread, the others by it only.
+
+    Attributes:
+        address: of the other side.
+        peer: its name, once it is admitted.
+    """
 
     def __init__(self, receiver: Receiver, sock: socket.socket, address: str) -> None:
         self.address = address
         self.peer: str | None = None
         self._receiver = receiver
-        self._review = False
+        self._mail = Mailbox(lambda: receiver.reactor.wake(self))
+        self._delivery: QueueDelivery | None = None
         context = None if receiver.credentials is None else receiver.credentials.listening
         self.stream_connection = StreamConnection(
             make_stream(sock, context, listening=True),
@@ -31,11 +42,34 @@ class IncomingConnection:
             initiator=False,
             judge=lambda encoded: judge(receiver.credentials, encoded, listens=False),
             welcome=lambda peer: receiver.welcome(self, peer),
-            offer_ended=lambda _: None,
+            offer_ended=self._offer_ended,
             inbox=receiver.inbox,
             run=receiver.reactor.run,
             wake=lambda: receiver.reactor.wake(self),
         )
+
+    # -- from any thread
+
+    def post(self, job: Job) -> None:
+        """Run a job in this actor's turn."""
+        self._mail.post(job)
+
+    def review(self) -> None:
+        """Check soon whether this peer is still admitted."""
+        self.post(self.stream_connection.review)
+
+    def entry_changed(self, entry: Path) -> None:
+        """An entry of the peer's queue was added or removed."""
+        self._on_queue(lambda delivery: delivery.entry_changed(entry))
+
+    def scan_queue(self) -> None:
+        """Any entry of the peer's queue may have changed."""
+        self._on_queue(QueueDelivery.scan)
+
+    def _on_queue(self, action: Callable[[QueueDelivery], None]) -> None:
+        self.post(lambda: None if self._delivery is None else action(self._delivery))
+
+    # -- for the reactor
 
     def interest(self) -> tuple[int, int]:
         """See Actor."""
@@ -44,22 +78,35 @@ class IncomingConnection:
     @property
     def deadline(self) -> float | None:
         """See Actor."""
-        return self.stream_connection.deadline
-
-    def review(self) -> None:
-        """Check soon whether this peer is still welcome; from any thread."""
-        self._review = True
-        self._receiver.reactor.wake(self)
+        due = [self.stream_connection.deadline, None if self._delivery is None else self._delivery.deadline]
+        return min((when for when in due if when is not None), default=None)
 
     def handle(self, _: int) -> bool:
         """See Actor."""
-        if self._review:
-            self._review = False
-            self.stream_connection.review()
+        self._mail.deliver()
+        if self._delivery is not None:
+            self._delivery.advance(self.stream_connection)
         more = self.stream_connection.handle(self._receiver.reactor.buffer)
         if self.stream_connection.closed is not None:
+            self._end_delivery()
             self._receiver.ended(self)
+        elif self._delivery is None and self.peer is not None and self.stream_connection.peer_accepts_files:
+            self._delivery = self._receiver.serve(self, self.peer)
         return more
+
+    def close(self, code: str, message: str) -> None:
+        """Close the connection with this reason; the peer may open another one."""
+        self.stream_connection.close(code, message, retry=True)
+        self._end_delivery()
+
+    def _offer_ended(self, end: OfferEnded) -> None:
+        if self._delivery is not None:
+            self._delivery.offer_ended(end)
+
+    def _end_delivery(self) -> None:
+        if self._delivery is not None:
+            self._delivery.close(self.stream_connection.closed)
+            self._delivery = None
 
 
 def connection_limits(limits: Limits) -> ConnectionLimits:

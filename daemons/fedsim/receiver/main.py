@@ -47,7 +47,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
             raise FedsimError(f"a thread of the receiver died: {self._receiver.reactor.failure!r}")
         if time.monotonic() >= self._sweep_at:
             self._sweep_at = time.monotonic() + _SWEEP_SECONDS
-            self._receiver.sweep()
+            self._receiver.inbox.sweep()
         self._publish_counts()
 
     def reload(self, config: ReceiverConfig) -> None:

@@ -1,4 +1,4 @@
-"""What a receiver tells: read from its counters when somebody asks, so that no transfer pays for it."""
+"""The receiver's metrics, read from its counters at each scrape, so that they cost nothing per transfer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from prometheus_client.registry import Collector
 from fedsim.metrics import ProcessMetrics
 
 _COUNTED = {
-    "connections": "Connections that came in.",
-    "connections_refused": "Connections that were turned away.",
-    "bytes_received": "Bytes that came in.",
-    "files_stored": "Files that were verified and put into place.",
+    "connections": "Incoming connections.",
+    "connections_refused": "Connections that were refused.",
+    "bytes_received": "Bytes received.",
+    "files_stored": "Files that were received, verified and stored.",
     "bytes_stored": "Bytes of those files.",
-    "files_already_there": "Files that were offered again and not sent again.",
+    "files_sent": "Files that were sent over connections that peers opened.",
+    "files_already_there": "Files that were offered but stored already.",
 }
 _REFUSED = "refused_"
 
 
 class ReceiverMetrics(ProcessMetrics):
-    """What every daemon tells, and the receiver's counters."""
+    """The metrics of every daemon, and the receiver's counters."""
 
     daemon = "receiver"
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Tell what `counts` gives, which must be safe to call from any thread."""
+        """Export what `counts` returns, which must be safe to call from any thread."""
         self.registry.register(_Counters(counts))
 
 
@@ -36,7 +37,7 @@ class _Counters(Collector):
         self._counts = counts
 
     def collect(self) -> Iterable[Metric]:
-        """The counters as they are now."""
+        """The current counters."""
         counts = self._counts()
         for name, what in _COUNTED.items():
             yield CounterMetricFamily(f"fedsim_{name}", what, value=counts.get(name, 0))
@@ -45,4 +46,4 @@ class _Counters(Collector):
             if name.startswith(_REFUSED):
                 refused.add_metric([name.removeprefix(_REFUSED)], count)
         yield refused
-        yield GaugeMetricFamily("fedsim_connections_open", "Connections now.", value=counts["connections_open"])
+        yield GaugeMetricFamily("fedsim_connections_open", "Open connections.", value=counts["connections_open"])

@@ -1,9 +1,7 @@
-"""The sockets of the receiver: who may connect, how many connections there are, and what each one does."""
+"""The connections of the receiver: who may connect, how many there are, and over which one a peer is sent files."""
 
 from __future__ import annotations
 
-import fcntl
-import os
 import socket
 import threading
 from typing import Final
@@ -12,35 +10,24 @@ import structlog
 
 from fedsim.activation import passed_sockets
 from fedsim.config import ReceiverConfig
-from fedsim.errors import FedsimError, Refused, Unavailable
-from fedsim.receiver.counters import Counters
-from fedsim.receiver.inbox import SpoolInbox
+from fedsim.errors import FedsimError, Refused
+from fedsim.inbox.counters import Counters
+from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.receiver.incoming_connection import IncomingConnection
 from fedsim.receiver.listening import Listener, listen
+from fedsim.receiver.queue_watch import QueueWatch
 from fedsim.receiver.refusal_log import RefusalLog
-from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
+from fedsim.spool.peer_queue import PeerQueue
 from fedsim.wire import Identity
+from fedsim.wire.client.queue_delivery import QueueDelivery
 from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.expiry import ExpiryWatch
 from fedsim.wire.transport.reactor import Reactor
 
-# What an ordinary peer does; only others are worth a line.
+# Ordinary ends of a connection, which are not logged.
 _ORDINARY_ENDS: Final = frozenset({"closed", "lost", "idle", "stopping"})
-
-
-def take_over(spool: Spool) -> int:
-    """A descriptor that holds the spool for this process; `Unavailable` if another receiver works on it."""
-    descriptor = os.open(spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise Unavailable(
-            f"another receiver works on the spool {spool.root}: stop it, or give this one its own"
-        ) from error
-    return descriptor
 
 
 class Receiver:
@@ -56,44 +43,39 @@ class Receiver:
         self.credentials = Credentials.of(config.tls, self.me)
         self._expiry = ExpiryWatch(self.credentials)
         self._connections: set[IncomingConnection] = set()
+        # The connection over which each peer that listens on no port is sent its files.
+        self._serving: dict[str, IncomingConnection] = {}
+        self._queues: QueueWatch | None = None
         self._lock = threading.Lock()
         self._listeners: list[Listener] = []
-        self._hold = -1
         self._log = structlog.get_logger()
         self._refusals = RefusalLog()
 
     def start(self) -> None:
-        """Sweep, listen, serve; `Unavailable` if the port or the spool is another's."""
+        """Listen and serve; `Unavailable` if another process has the port or the spool."""
         config = self.config
         plain = config.tls is None and not config.insecure_plaintext
-        self._hold = take_over(self.spool)
+        self.inbox.open()
         try:
+            self._queues = QueueWatch(self._serving)
             sockets = passed_sockets(config.listen, plain=plain) or [listen(config.listen)]
         except FedsimError:
-            self._let_go()
+            self._release()
             raise
-        self.sweep()
         self._listeners = [Listener(sock, self.admit, self._refusals) for sock in sockets]
         self.reactor.start()
         for listener in self._listeners:
             self.reactor.add(listener)
         self.reactor.add(self._expiry)
+        self.reactor.add(self._queues)
 
     @property
     def port(self) -> int:
         """The port that is listened on."""
         return self._listeners[0].port if self._listeners else 0
 
-    def sweep(self) -> None:
-        """Remove partly received files that were not resumed."""
-        ledger = self.inbox.ledger
-        gone = clear_leftovers(self.spool, self.config.limits.keep_partial_seconds, ledger.in_use())
-        ledger.look()
-        if gone:
-            self._log.info("leftovers_cleared", files=gone)
-
     def reload(self, config: ReceiverConfig) -> None:
-        """Take over peers, limits and credentials; open connections keep their time limits, not their permission.
+        """Apply peers, limits and credentials; open connections keep their time limits, not their permission.
 
         Raises:
             ConfigError: the credentials cannot be used; then nothing has changed.
@@ -109,20 +91,20 @@ class Receiver:
             connection.review()
 
     def close(self) -> None:
-        """Stop serving: what is being verified is finished, what is half-received stays for resuming."""
+        """Stop serving: files being verified are finished, partly received ones are kept for resuming."""
         self.reactor.close()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
-            connection.stream_connection.close("stopping", f"{self.me} stops; try again later", retry=True)
+            connection.close("stopping", f"{self.me} stops; try again later")
         for listener in self._listeners:
             listener.close()
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
-        if self._hold >= 0:
-            os.close(self._hold)
-            self._hold = -1
+    def _release(self) -> None:
+        if self._queues is not None:
+            self._queues.close()
+        self.inbox.close()
 
     def counts(self) -> dict[str, int]:
         """All counters, and how many connections are open."""
@@ -133,7 +115,7 @@ class Receiver:
             return {**counts, "connections_open": len(self._connections)}
 
     def admit(self, sock: socket.socket, address: str) -> None:
-        """A connection came in."""
+        """Serve a new connection, or close it if there are too many."""
         self.counters.add("connections")
         with self._lock:
             full = len(self._connections) >= self.config.limits.max_connections
@@ -144,7 +126,7 @@ class Receiver:
             return
         try:
             connection = IncomingConnection(self, sock, address)
-        except OSError:  # it is gone already
+        except OSError:  # it has been closed already
             sock.close()
             return
         with self._lock:
@@ -158,13 +140,35 @@ class Receiver:
         with self._lock:
             count = sum(other.peer == peer.name for other in self._connections if other is not connection)
             if count >= most:
-                raise Refused("busy", f"{peer.name} has {count} connections open; at most {most} are taken", retry=True)
+                raise Refused(
+                    "busy", f"{peer.name} has {count} connections open; at most {most} are accepted", retry=True
+                )
             connection.peer = peer.name
 
+    def serve(self, connection: IncomingConnection, peer: str) -> QueueDelivery:
+        """Send a peer its files over this connection; an older one, most likely dead, is closed."""
+        with self._lock:
+            older = self._serving.get(peer)
+            self._serving[peer] = connection
+        if older is not None:
+            older.post(lambda: older.close("superseded", "this peer opened a newer connection"))
+        queue = PeerQueue(self.spool.root, peer)
+        if self._queues is not None:
+            self._queues.add(queue)  # before the first scan
+        return QueueDelivery(
+            self.spool,
+            queue,
+            run=self.reactor.run,
+            post=connection.post,
+            on_sent=lambda: self.counters.add("files_sent"),
+        )
+
     def ended(self, connection: IncomingConnection) -> None:
-        """A connection is over."""
+        """A connection has ended."""
         with self._lock:
             self._connections.discard(connection)
+            if self._serving.get(connection.peer or "") is connection:
+                del self._serving[connection.peer or ""]
             self.counters.add("bytes_received", connection.stream_connection.bytes_received)
         self.reactor.remove(connection)
         end = connection.stream_connection.closed

@@ -20,13 +20,14 @@ from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.systemd import extend_timeout
 from fedsim.runtime.writer import Writer
-from fedsim.spool.disk_space import has_room
+from fedsim.spool.disk_space import has_space
 from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived, Spool
 from fedsim.spool.watch import Watch
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome
 from fedsim.wire.tls import Credentials
+from fedsim.wire.transport.receiving import Inbox
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, InspectionRequest, OwnData
 
@@ -75,6 +76,10 @@ class TaskDaemon(Daemon[TaskConfig]):
     def peers(self) -> set[Peer]:
         """The receivers of the configured hosts."""
 
+    def inbox(self) -> Inbox | None:
+        """Accepts the files that peers offer on the connections of this daemon; None if its receiver gets them all."""
+        return None
+
     @property
     def device(self) -> Literal["auto", "cpu", "cuda"]:
         """The device that this host computes with."""
@@ -87,7 +92,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def require_resources(self) -> None:
         """Raise `Unavailable` if tasks cannot be resumed yet."""
         config = self.config
-        if isinstance(self.suspended, DiskFull) and not has_room(config.spool, config.min_free_bytes):
+        if isinstance(self.suspended, DiskFull) and not has_space(config.spool, config.min_free_bytes):
             raise DiskFull(f"the disk of {config.spool} is full: waiting for {config.min_free_bytes} free bytes")
 
     # ------------------------------------------------------------ the loop
@@ -108,9 +113,10 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.resources.callback(self._watch.close)
         self.loop.watch(self._watch, lambda: self.files_arrived(self.spool.among(self._watch.drain())))
         self._identity = Identity(config.name, self.role)
-        self.outbox = Outbox.open(self._identity, Credentials.of(config.tls, self._identity))
+        self.outbox = Outbox.open(self._identity, Credentials.of(config.tls, self._identity), self.spool, self.inbox())
         self.resources.callback(self.outbox.close)
         self.loop.watch(self.outbox, self._transfers_ended)
+        self.loop.watch(self.outbox.sent_elsewhere, self._transfers_ended)
         self.fork_servers = ForkServers(self.loop.selector)
         self.resources.callback(self.fork_servers.close)
         self.own_data = OwnData(self.fork_servers, self.data_inspected)

@@ -37,7 +37,7 @@ STOP_DELIVERY_SECONDS = 3600.0
 class KnownNode(Message):
     """The address of a node's receiver; `gone_since` and `stops` (task -> reason) if it was removed from server.yml."""
 
-    address: str
+    address: str  # empty: it listens on no port
     port: Annotated[int, Field(ge=0, le=65535)]
     gone_since: Seconds | None = None
     stops: Annotated[dict[Uid, Text], Field(default_factory=dict)]

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedsim.config import ServerConfig
+from fedsim.config import NodeAddress, ServerConfig
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
 from fedsim.messages import Hello, read_message
@@ -22,6 +22,11 @@ class Announcement:
     hello: Hello
     at: float
     heard: float
+
+
+def node_peer(node: NodeAddress) -> Peer:
+    """The node as a peer to send to."""
+    return Peer(node.name, node.address, node.port) if node.listens else Peer(node.name)
 
 
 class Nodes:
@@ -40,7 +45,7 @@ class Nodes:
     def reload(self, config: ServerConfig) -> list[tuple[Peer, Peer]]:
         """Apply who the nodes are and their timeout; returns old and new address of those that moved."""
         before = self.addresses
-        self.addresses = {node.name: Peer(node.name, node.address, node.port) for node in config.nodes}
+        self.addresses = {node.name: node_peer(node) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
         self._known = {name: known for name, known in self._known.items() if name in self.addresses}
         self._strangers.clear()

@@ -1,4 +1,4 @@
-"""Removes files that were used. Every function can be repeated: a file that is already gone is no error."""
+"""Removes files that were used. Every function can be repeated: a missing file is not an error."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def clear_task(spool: Spool, task: str, kinds: Iterable[Kind] = tuple(Kind)) -> 
 
 
 def clear_other_tasks(spool: Spool, keep: Collection[str], kinds: Iterable[Kind] = tuple(Kind)) -> set[str]:
-    """The start-up sweep of a daemon: remove every task's files but those of `keep`; returns the tasks that went."""
+    """The start-up sweep of a daemon: remove the files of all tasks except `keep`; returns the removed tasks."""
     chosen = tuple(kinds)
     found: set[str] = set()
     for kind in chosen:
         if KINDS[kind].of_task:
             found |= {path.name.removesuffix(".json") for path in spool.folder(kind).iterdir() if path.name[0] != "."}
     found |= {path.stem for path in spool.wanting.glob("*.json")}
-    gone = found - set(keep)
-    for task in gone:
+    removed = found - set(keep)
+    for task in removed:
         clear_task(spool, task, chosen)
-    return gone
+    return removed
 
 
 def clear_leftovers(spool: Spool, older_than_seconds: float, in_use: Collection[Path] = ()) -> int:

@@ -22,9 +22,9 @@ def full_disk_errors() -> Iterator[None]:
         if error.errno not in _FULL:
             raise
         where = f" for {error.filename}" if error.filename else ""
-        raise DiskFull(f"there is no room on the disk{where}: make room, then it goes on") from error
+        raise DiskFull(f"no space is left on the disk{where}: free some, then it continues") from error
 
 
-def has_room(folder: Path, least_bytes: int) -> bool:
+def has_space(folder: Path, least_bytes: int) -> bool:
     """Whether the disk of `folder` has at least this many bytes free."""
     return shutil.disk_usage(folder).free >= least_bytes

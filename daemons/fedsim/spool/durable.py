@@ -1,4 +1,4 @@
-"""Writing so that it survives: temporary name, fsync of the file, rename, fsync of the folder.
+"""Durable writes: temporary name, fsync of the file, rename, fsync of the folder.
 
 After any of these functions returns, a power cut leaves either the whole new file or (before it returned) the old one,
 never a part. Temporary names begin with a dot, which everything that lists the spool skips.
@@ -44,8 +44,8 @@ def make_folder(folder: Path) -> None:
 def move_into_place(temporary: Path, final: Path) -> None:
     """Rename a file that is already synced to its final name, and make the name durable. This is the commit.
 
-    The final folder is created if it is missing, also when somebody clears it away meanwhile. Whoever waits for the
-    file may have used it and cleared the folder before its name is durable: then nothing is left to make durable.
+    The final folder is created if it is missing, even if another process removes it meanwhile. The process that waits
+    for the file may have used it and removed the folder before the name is durable: then nothing is left to sync.
     """
     for last_try in (False, False, True):
         try:
@@ -62,9 +62,9 @@ def move_into_place(temporary: Path, final: Path) -> None:
 
 @contextmanager
 def replacing(final: Path, mode: int = FILE_MODE, by_way_of: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write into, which durably takes the name `final` when the block ends well and is gone when not.
+    """A file to write to, which durably gets the name `final` if the block succeeds and is removed otherwise.
 
-    Until then it lies beside `final`; or, where somebody may clear that folder away meanwhile, in `by_way_of`.
+    Until then it is next to `final`; or in `by_way_of`, if another process may remove that folder meanwhile.
     """
     folder = by_way_of or final.parent
     make_folder(folder)
@@ -106,8 +106,8 @@ def remove_file(path: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed.
 
-    It is renamed first, so that what somebody else puts under the old name meanwhile is not in the way, and stays. A
-    sweep (see `clear_leftovers`) may take a part of it away at the same time.
+    It is renamed first, so that what another process creates under the old name meanwhile is kept. A sweep (see
+    `clear_leftovers`) may remove a part of it at the same time.
     """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from fedsim.spool.durable import make_folder
 from fedsim.spool.files import Digest, FileId, Kind, NodeName, metadata_path
 from fedsim.spool.format import check_format
 from fedsim.spool.kinds import KINDS
+from fedsim.spool.peer_queue import OUTGOING, SENT
 from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
@@ -64,9 +65,17 @@ class Spool:
         self.root = root
         self.incoming = root / INCOMING
         self.wanting = root / WANTED
+        self.outgoing = root / OUTGOING
+        self.sent = root / SENT
         try:
             check_format(root)
-            for folder in (self.incoming, self.wanting, *(self.folder(kind) for kind in Kind)):
+            for folder in (
+                self.incoming,
+                self.wanting,
+                self.outgoing,
+                self.sent,
+                *(self.folder(kind) for kind in Kind),
+            ):
                 make_folder(folder)
         except OSError as error:
             raise Unavailable(

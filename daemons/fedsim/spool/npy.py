@@ -1,7 +1,7 @@
-"""`.npy` files with bounds of our own: the prefix of a file from a peer is parsed here before numpy ever sees it.
+"""`.npy` files with strict limits: the prefix of a file from a peer is parsed here before numpy reads it.
 
-Only what numpy itself writes for plain arrays is taken (numpy.lib.format, versions 1.0 to 3.0): no objects, no pickle,
-no structured types, no column order. Arrays are read by mapping, so that memory does not grow with a model.
+Only what numpy itself writes for plain arrays is accepted (numpy.lib.format, versions 1.0 to 3.0): no objects, no
+pickle, no structured types, no column order. Arrays are read by mapping, so that memory does not grow with a model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _HEADER = re.compile(
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What the prefix of a `.npy` file says: numpy's type string, the shape, and where the numbers begin."""
+    """The header of a `.npy` file: numpy's type string, the shape, and the offset of the numbers."""
 
     dtype: str
     fortran_order: bool
@@ -44,12 +44,12 @@ class NpyHeader:
 
     @property
     def count(self) -> int:
-        """How many numbers there are."""
+        """The number of elements."""
         return math.prod(self.shape)
 
     @property
     def file_size(self) -> int:
-        """Bytes of the whole file."""
+        """The size of the whole file, bytes."""
         return self.data_offset + self.count * int(self.dtype[2:])
 
 
@@ -57,7 +57,7 @@ def parse_header(prefix: bytes) -> NpyHeader:
     """Parse the first bytes of a `.npy` file (MAX_PREFIX_BYTES of them are always enough).
 
     Raises:
-        BadInput: if it is anything but the plain prefix that numpy writes.
+        BadInput: if it is not the plain prefix that numpy writes.
     """
     if prefix[: len(MAGIC)] != MAGIC:
         raise BadInput("it is not a .npy file: the magic bytes are missing")
@@ -69,13 +69,13 @@ def parse_header(prefix: bytes) -> NpyHeader:
     else:
         raise BadInput(f"its .npy version {version} is unknown; write version 1.0, 2.0 or 3.0")
     if len(prefix) < start:
-        raise BadInput("its .npy header is cut short")
+        raise BadInput("its .npy header is truncated")
     (length,) = struct.unpack_from(form, prefix, 8)
     if length > MAX_HEADER_BYTES:
-        raise BadInput(f"its .npy header has {length} bytes; at most {MAX_HEADER_BYTES} are taken")
+        raise BadInput(f"its .npy header has {length} bytes; at most {MAX_HEADER_BYTES} are accepted")
     text = prefix[start : start + length]
     if len(text) < length:
-        raise BadInput("its .npy header is cut short")
+        raise BadInput("its .npy header is truncated")
     match = _HEADER.fullmatch(text.decode("latin-1"))
     if match is None:
         raise BadInput("its .npy header is not that of a plain array")
@@ -91,7 +91,7 @@ def read_header(path: Path) -> NpyHeader:
     if header.fortran_order:
         raise BadInput("its numbers are in column order; write them in row order")
     if header.file_size != size:
-        raise BadInput(f"its shape {header.shape} makes {header.file_size} bytes, but it has {size}")
+        raise BadInput(f"its shape {header.shape} needs {header.file_size} bytes, but it has {size}")
     if header.data_offset % int(header.dtype[2:]):
         raise BadInput("its numbers are not aligned")
     return header
@@ -116,7 +116,7 @@ def open_array(path: Path, dtype: str, dimensions: range) -> np.memmap[tuple[int
             f"it has {len(header.shape)} dimensions; allowed are {dimensions.start} to {dimensions.stop - 1}"
         )
     if header.count == 0:
-        raise BadInput(f"its shape {header.shape} holds no number")
+        raise BadInput(f"its shape {header.shape} has no elements")
     return np.memmap(path, dtype=dtype, mode="r", offset=header.data_offset, shape=header.shape)
 
 
@@ -129,22 +129,22 @@ def open_vector(path: Path, length: int | None = None) -> NDArray[np.float32]:
 
 
 def check_finite(vector: NDArray[np.float32]) -> None:
-    """Look through a mapped array block by block; `BadInput` names the first place that is NaN or Inf."""
+    """Check a mapped array block by block; `BadInput` names the first element that is NaN or Inf."""
     flat = vector.reshape(-1)
     block = BLOCK_BYTES // 4
     for start in range(0, len(flat), block):
         finite = np.isfinite(flat[start : start + block])
         if not finite.all():
             place = start + int(np.argmin(finite))
-            raise BadInput(f"number {place} is {flat[place]}; NaN and Inf are not taken")
+            raise BadInput(f"element {place} is {flat[place]}; NaN and Inf are not accepted")
 
 
 def write_array(path: Path, array: NDArray[np.generic]) -> str:
     """Durably write `array` as `.npy` (row order, little endian) under its final name; returns its blake3 digest."""
-    # A 0-d array must stay 0-d, which ascontiguousarray would not leave it.
+    # ascontiguousarray would turn a 0-d array into a 1-d one.
     data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) if array.ndim else array
     if data.dtype.kind not in "biuf":
-        raise BadInput(f"an array of {data.dtype} cannot be written; numbers can")
+        raise BadInput(f"an array of {data.dtype} cannot be written; only numbers can")
     header = f"{{'descr': '{data.dtype.str}', 'fortran_order': False, 'shape': {data.shape}, }}"
     padding = -(len(MAGIC) + 4 + len(header) + 1) % 64
     text = (header + " " * padding + "\n").encode("latin-1")
@@ -161,14 +161,14 @@ def write_array(path: Path, array: NDArray[np.generic]) -> str:
 
 
 def write_vector(path: Path, vector: NDArray[np.float32]) -> str:
-    """Durably write a parameter file; returns its blake3 digest (64 hex digits), which is what a sender offers.
+    """Durably write a parameter file; returns its blake3 digest (64 hex digits), which a sender offers.
 
     Args:
         path: the final name, ending in `.npy`.
         vector: float32, shape (n,), n at least 1; may itself be mapped from a file.
 
     Raises:
-        BadInput: if it is not such a vector. Whether it is finite is for the one who made it to check.
+        BadInput: if it is not such a vector. The caller checks whether it is finite.
     """
     if vector.dtype != np.float32 or vector.ndim != 1 or not len(vector):
         raise BadInput(f"parameters must be a flat float32 vector, not {vector.dtype} of shape {vector.shape}")

@@ -22,11 +22,11 @@ _TOKEN: Final = re.compile(r"\{(\w+)\}|(\[)|(\])|([^{}\[\]]+)")
 
 
 class PathTemplate:
-    """A relative path with `{fields}`; what is in `[brackets]` is left out where its fields have no value.
+    """A relative path with `{fields}`; what is in `[brackets]` is omitted if its fields have no value.
 
     Attributes:
-        text: the template as it was written.
-        required: the fields outside brackets, but for `sender`.
+        text: the template.
+        required: the fields outside brackets, except `sender`.
         optional: the fields in brackets.
     """
 
@@ -66,7 +66,7 @@ class PathTemplate:
         return {name: int(value) if FIELDS[name] is _NUMBER else value for name, value in found.items()}
 
     def folder(self, values: Mapping[str, object]) -> PurePosixPath:
-        """The deepest folder that holds every file with these values; fields that are missing or None can be any."""
+        """The deepest folder that contains every file with these values; fields that are missing or None can be any."""
         folder = PurePosixPath()
         for part in self.text.split("/")[:-1]:
             if any(values.get(name) is None for name in re.findall(r"\{(\w+)\}", part)):

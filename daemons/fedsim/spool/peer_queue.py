@@ -1,26 +1,34 @@
-"""The files to be sent to each peer, durably queued: a process that holds a connection to the peer may send them.
+"""The files to be sent to each peer, so that any process of the host with a connection to the peer can send them.
 
-outgoing/<peer>/<when>.<key>.json    one file: its id, metadata and digest, and its path or (JSON messages) its content
+outgoing/<peer>/<when>.<key>.json    a file: its id, metadata and digest, and its path or (JSON messages) its content
+sent/<when>.<key>.json               its outcome, if another process than the daemon sent it
 
-If two processes send the same file, the second is answered that it is stored already.
+A daemon queues files and sends them over the connections that it opens; its receiver sends them over the connections
+that peers open. The lock on a peer's folder decides which of the two sends; the kernel releases it when the process
+that holds it ends. A daemon that starts empties its queues and then queues again what is still to be sent, so nothing
+here is synced to the disk.
 """
 
 from __future__ import annotations
 
-import json
+import fcntl
+import os
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.spool.durable import remove_file, write_bytes
+from fedsim.spool.durable import FOLDER_MODE, TEMPORARY_SUFFIX, remove_file
 from fedsim.spool.files import Digest, FileId
 
-OUTGOING = "outgoing"
+OUTGOING: Final = "outgoing"
+SENT: Final = "sent"
+_ENTRIES: Final = "[0-9]*.json"
 
 
 class QueuedFile(BaseModel):
@@ -36,46 +44,110 @@ class QueuedFile(BaseModel):
 
     @property
     def source(self) -> Path | bytes:
-        """What a sender takes: the path, or the bytes."""
+        """What a sender sends: the path, or the bytes."""
         return self.path if self.path is not None else (self.content or "").encode()
 
 
-@dataclass(frozen=True)
-class QueueEntry:
-    """A file in the queue of a peer."""
-
-    entry: Path
-    file: QueuedFile
-
-
 class PeerQueue:
-    """The queue of one peer; from any process."""
+    """The queue of one peer."""
 
     def __init__(self, spool_root: Path, peer: str) -> None:
+        self.peer = peer
         self.folder = spool_root / OUTGOING / peer
 
-    def put(self, file: QueuedFile) -> QueueEntry:
-        """Durably queue a file, in place of an older entry with the same id."""
-        key = blake3(file.id.model_dump_json().encode()).hexdigest()[:32]
-        older = list(self.folder.glob(f"*.{key}.json"))
-        entry = self.folder / f"{time.time_ns():020d}.{key}.json"
-        write_bytes(entry, json.dumps(file.model_dump(mode="json"), allow_nan=False).encode())
-        for path in older:
-            remove_file(path)
-        return QueueEntry(entry, file)
+    def create(self) -> None:
+        """Create the folder if it is missing."""
+        self.folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
-    def entries(self) -> list[QueueEntry]:
-        """The queued files, oldest first; `BadInput` names an entry that cannot be read."""
-        found = []
-        for path in sorted(self.folder.glob("[0-9]*.json")):
-            try:
-                found.append(QueueEntry(path, QueuedFile.model_validate_json(path.read_bytes())))
-            except FileNotFoundError:
-                continue  # another process has sent it
-            except ValidationError as error:
-                raise BadInput(f"{path} is not a queued file: {error}") from error
-        return found
+    def put(self, file: QueuedFile) -> Path:
+        """Add a file; returns its entry, whose removal takes it off the queue."""
+        self.create()
+        key = blake3(f"{self.peer} {file.id.model_dump_json()}".encode()).hexdigest()[:32]
+        return _write(self.folder / f"{time.time_ns():020d}.{key}.json", file)
 
-    def remove(self, item: QueueEntry) -> None:
-        """Remove a file that was delivered, refused or is obsolete; a newer entry with its id stays."""
-        remove_file(item.entry)
+    def entries(self) -> list[Path]:
+        """The entries, oldest first."""
+        return sorted(self.folder.glob(_ENTRIES))
+
+
+def read_entry(entry: Path) -> QueuedFile | None:
+    """Read an entry; None if it is no longer queued, `BadInput` if it cannot be read."""
+    try:
+        return QueuedFile.model_validate_json(entry.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise BadInput(f"{entry} is not a queued file: {error}") from error
+
+
+def record_sent(spool_root: Path, entry: Path, outcome: BaseModel) -> None:
+    """Hand the outcome of a queued file to the daemon that queued it.
+
+    The entry is removed last: if this process ends in between, the file is offered again and is there already.
+    """
+    _write(spool_root / SENT / entry.name, outcome)
+    remove_file(entry)
+
+
+def sent_entries(spool_root: Path) -> list[Path]:
+    """The outcomes that the daemon has not read."""
+    return sorted((spool_root / SENT).glob(_ENTRIES))
+
+
+def empty_queues(spool_root: Path) -> None:
+    """Remove all entries and outcomes."""
+    for path in (*(spool_root / OUTGOING).glob(f"*/{_ENTRIES}"), *sent_entries(spool_root)):
+        remove_file(path)
+
+
+def _write(path: Path, content: BaseModel) -> Path:
+    """Write a file that becomes visible as a whole; not synced."""
+    temporary = path.with_name(f".{path.name}{TEMPORARY_SUFFIX}")
+    try:
+        temporary.write_text(content.model_dump_json(exclude_none=True), encoding="utf-8")
+        temporary.rename(path)
+    except OSError:
+        remove_file(temporary)
+        raise
+    return path
+
+
+class QueueLock:
+    """The right to send what is queued for one peer. Held by one connection of one process at a time."""
+
+    def __init__(self, queue: PeerQueue) -> None:
+        self._queue = queue
+        self._mutex = threading.Lock()
+        self._attempt: object | None = None
+        self._descriptor = -1
+
+    def acquire(self, on_acquired: Callable[[], None]) -> None:
+        """Call `on_acquired` with the lock held: at once if it is free, otherwise later and from another thread."""
+        self._queue.create()
+        descriptor = os.open(self._queue.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        attempt = self._attempt = object()
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Waiting for a lock of the kernel needs a thread, but neither polling nor a notification that may be lost.
+            threading.Thread(target=self._wait, args=(descriptor, attempt, on_acquired), daemon=True).start()
+            return
+        self._descriptor = descriptor
+        on_acquired()
+
+    def _wait(self, descriptor: int, attempt: object, on_acquired: Callable[[], None]) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with self._mutex:
+            if self._attempt is not attempt:
+                os.close(descriptor)
+                return
+            self._descriptor = descriptor
+        on_acquired()
+
+    def release(self) -> None:
+        """Release the lock, or stop waiting for it."""
+        with self._mutex:
+            self._attempt = None
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1

@@ -1,6 +1,6 @@
-"""Updates as files: on the node from their training until the server has used them, and on their way.
+"""Updates as files, on the node from their training until the server has used them.
 
-localparam/<uid>/round-000007/chunk-000003[.client-000017].npy, and .json next to it, with which it counts as written.
+localparam/<uid>/round-000007/chunk-000003[.client-000017].npy, and .json next to it, which marks it as complete.
 A worker writes them and reports what it wrote; the daemon reads the folder once, when it resumes the task.
 """
 
@@ -24,12 +24,12 @@ _ROUND = re.compile(r"round-(\d{6,7})")
 
 
 def file_id(update: Update, task: str) -> FileId:
-    """As which file an update is sent."""
+    """The id under which an update is sent."""
     return FileId(kind=Kind.LOCALPARAM, task=task, round=update.base_round, chunk=update.chunk, client=update.client)
 
 
 def update_path(folder: Path, update: Update) -> Path:
-    """Where the file of an update is; `folder` is the task's under `localparam`."""
+    """The path of an update's file; `folder` is the task's under `localparam`."""
     client = "" if update.client is None else f".client-{update.client:06d}"
     return folder / f"round-{update.base_round:06d}" / f"chunk-{update.chunk:06d}{client}.npy"
 
@@ -54,7 +54,7 @@ class UpdateIndex:
         self.add(update for number in self._folders() for update in _read(folder / f"round-{number:06d}"))
 
     def path(self, update: Update) -> Path:
-        """Where the file of an update is."""
+        """The path of an update's file."""
         return update_path(self._folder, update)
 
     def add(self, updates: Iterable[Update]) -> None:
@@ -76,7 +76,7 @@ class UpdateIndex:
         return [update for number in self._rounds for update in self.of_round(number)]
 
     def clear(self, through: int) -> None:
-        """Remove the updates of rounds up to this one, also those that were not written to their end."""
+        """Remove the updates of rounds up to this one, also incomplete ones."""
         for number in [number for number in self._rounds if number <= through]:
             del self._rounds[number]
         for number in self._folders():

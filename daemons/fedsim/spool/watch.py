@@ -1,4 +1,4 @@
-"""Waking a daemon when something arrives: inotify over the spool's folders. Only a hint; the folders are the truth."""
+"""Wakes a daemon when files arrive, with inotify. Events are only hints: the folders are the record."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WRITTEN = flags.CLOSE_WRITE | flags.DELETE | flags.MOVED_FROM
 
 @dataclass(frozen=True)
 class Changes:
-    """What a watch saw: `files` that came (or changed), and `folders` of which every file must be looked at."""
+    """What a watch noticed: `files` that were added (or changed), and `folders` that must be scanned."""
 
     files: set[Path] = field(default_factory=set)
     folders: set[Path] = field(default_factory=set)
@@ -25,14 +25,14 @@ class Changes:
 class Watch:
     """Watches folders and all that is created below them; `fileno()` becomes readable when files were renamed into one.
 
-    Use it in a selector; then `drain()` and look at what it names. Look once at everything *after* making the watch and
-    before waiting: what came earlier wakes nobody.
+    Use it in a selector; then process what `drain()` returns. Scan everything once *after* creating the watch and
+    before waiting: earlier files cause no event.
 
-    With `written` it also becomes readable when a file was written in place or has gone, and `drain` names the files:
-    people's data comes that way.
+    With `written` it also becomes readable when a file was written in place or removed, and `drain` returns these
+    files: data sets are copied that way.
 
     Raises:
-        WatchLimit: the kernel allows no more; from `drain` as well, when folders came.
+        WatchLimit: a limit of the kernel is reached; also raised by `drain`, for new folders.
     """
 
     def __init__(self, *folders: Path, written: bool = False) -> None:
@@ -63,11 +63,17 @@ class Watch:
         """Stop watching."""
         self._inotify.close()
 
-    def drain(self) -> Changes:
-        """What has come since the last call; never waits.
+    def add(self, folder: Path) -> None:
+        """Watch one more folder; from any thread."""
+        if folder not in self._roots:
+            self._roots = (*self._roots, folder)
+            self._add(folder, set())
 
-        A folder that is new may have held files before it was watched; and when events were lost (the kernel's queue
-        overflowed) all folders there are count as new.
+    def drain(self) -> Changes:
+        """What was added since the last call; never waits.
+
+        A new folder may have contained files before it was watched; and if events were lost (the kernel's queue
+        overflowed) all folders count as new.
         """
         changes = Changes()
         for event in self._inotify.read(timeout=0):
@@ -77,7 +83,7 @@ class Watch:
             folder = self._folders.get(event.wd)
             if folder is None:
                 continue
-            if event.mask & flags.IGNORED:  # the folder was removed; its parent tells when it comes again
+            if event.mask & flags.IGNORED:  # the folder was removed; its parent reports a new one
                 del self._folders[event.wd]
                 continue
             if event.name.startswith("."):
@@ -95,12 +101,12 @@ class Watch:
     def _add(self, folder: Path, seen: set[int]) -> set[Path]:
         """Watch a folder and those below it; they may already hold files, so all of them count as new.
 
-        `seen` are the watches of this walk: where links lead in a circle, the same folder comes again.
+        `seen` are the watches of this walk: with circular links the same folder is found again.
         """
         try:
             descriptor = self._inotify.add_watch(folder, self._mask)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            return set()  # gone again, or no folder, or none of ours (a disk's lost+found)
+            return set()  # removed again, not a folder, or not accessible (lost+found of a disk)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise

@@ -5,11 +5,8 @@
 
 from __future__ import annotations
 
-import errno
 import functools
-import itertools
 import os
-import secrets
 import selectors
 import signal
 import socket
@@ -28,34 +25,10 @@ from inotify_simple import INotify, flags
 
 from fedsim.errors import FedsimError, Unavailable
 from fedsim.pdeathsig import end_with_parent
+from fedsim.testing.ports import free_port
 
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
-
-
-# Below the kernel's range for outgoing connections, one of which could take a port before the daemon listens. Each
-# process starts at a random port, so that two clusters started at the same time do not choose the same one.
-_PORTS = range(20_000, 32_768)
-_offsets = itertools.count(secrets.randbelow(len(_PORTS)))
-
-
-def free_port() -> int:
-    """Return an unused port on loopback that this process has not been given before.
-
-    Raises:
-        Unavailable: no port is free.
-    """
-    for offset in itertools.islice(_offsets, len(_PORTS)):
-        port = _PORTS[offset % len(_PORTS)]
-        try:
-            with socket.create_server(("127.0.0.1", port)):
-                return port
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise Unavailable(
-        f"every port of loopback from {_PORTS[0]} to {_PORTS[-1]} is in use: stop a process that listens there"
-    )
 
 
 @dataclass
@@ -82,12 +55,16 @@ class DaemonProcess:
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """A node of the cluster: its data folder, its data sets (as in client.yml), and further keys of client.yml."""
+    """A node of the cluster: its data folder, its data sets (as in client.yml), and further keys of client.yml.
+
+    One that does not listen has no receiver: it receives over the connection that its daemon opens.
+    """
 
     name: str
     data: Path
     datasets: list[dict[str, Any]]
     settings: dict[str, Any] = field(default_factory=dict)
+    listens: bool = True
 
 
 class LocalCluster:
@@ -252,16 +229,16 @@ class LocalCluster:
         _await(lambda: not list(folder.glob(pattern)), [folder], removed, seconds, f"{folder} still holds {pattern}")
 
     def files(self, host: str) -> set[str]:
-        """Every file in a host's spool except the announcements, which come and go."""
+        """Every file in a host's spool except the announcements, which come and go, and the queues with them."""
         spool = self.folder / host
         paths = (path.relative_to(spool) for path in spool.rglob("*") if path.is_file())
-        return {str(path) for path in paths if path.parts[0] != "hello"}
+        return {str(path) for path in paths if path.parts[0] not in {"hello", "outgoing", "sent"}}
 
     # ------------------------------------------------------------ files
 
     def _write(self, server: Mapping[str, Any], web: Mapping[str, Any], receiver: Mapping[str, Any]) -> None:
         server_port = free_port()
-        node_ports = {node.name: free_port() for node in self.nodes}
+        node_ports = {node.name: free_port() for node in self.nodes if node.listens}
         self._add(
             "receiver",
             "receiver",
@@ -280,24 +257,28 @@ class LocalCluster:
             {
                 "spool": str(self.server_spool),
                 "database": self.database,
-                "nodes": [{"name": name, "port": port} for name, port in node_ports.items()],
+                "nodes": [
+                    {"name": node.name, **({"port": node_ports[node.name]} if node.listens else {"listens": False})}
+                    for node in self.nodes
+                ],
                 **server,
             },
         )
         for node in self.nodes:
             spool = str(self.node_spool(node.name))
-            self._add(
-                "receiver",
-                f"{node.name}-receiver",
-                {
-                    "name": node.name,
-                    "role": "client",
-                    "listen": {"port": node_ports[node.name]},
-                    "spool": spool,
-                    "peers": [{"name": "server", "role": "server"}],
-                    **receiver,
-                },
-            )
+            if node.listens:
+                self._add(
+                    "receiver",
+                    f"{node.name}-receiver",
+                    {
+                        "name": node.name,
+                        "role": "client",
+                        "listen": {"port": node_ports[node.name]},
+                        "spool": spool,
+                        "peers": [{"name": "server", "role": "server"}],
+                        **receiver,
+                    },
+                )
             self._add(
                 "client",
                 node.name,
@@ -307,6 +288,7 @@ class LocalCluster:
                     "spool": spool,
                     "data": str(node.data),
                     "datasets": node.datasets,
+                    **({} if node.listens else {"listens": False}),
                     **node.settings,
                 },
             )

@@ -1,4 +1,4 @@
-"""The content that a sender sends: a file, or bytes in memory, with a fixed size."""
+"""The content of a file to send: a file on disk, or bytes in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HASH_BLOCK_BYTES = 4 << 20
 
 
 class FileBody:
-    """An open file, or bytes. The size is fixed when it is opened; a file replaced meanwhile is sent as it was."""
+    """An open file, or bytes. The size is read once; a file that is replaced by a rename is sent as it was."""
 
     def __init__(self, what: Path | bytes) -> None:
         self._bytes: memoryview | None = None
@@ -34,10 +34,10 @@ class FileBody:
         self.size = status.st_size
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            raise BadInput(f"{what} cannot be sent: it is not a file")
+            raise BadInput(f"{what} cannot be sent: it is not a regular file")
 
     def digest(self) -> str:
-        """The blake3 digest, read block by block; may take a while."""
+        """The blake3 digest; reads the whole file."""
         if self._bytes is not None:
             return blake3(self._bytes).hexdigest()
         hasher = blake3()
@@ -56,11 +56,11 @@ class FileBody:
 
     @property
     def shrunk(self) -> bool:
-        """Whether the file has become shorter since it was opened, so that it can never be sent."""
+        """Whether the file has become shorter since it was opened, so that it cannot be sent."""
         return self._bytes is None and os.fstat(self._descriptor).st_size < self.size
 
     def hold(self) -> None:
-        """Keep it open for one more user: a frame that has begun is sent to its end even if it is cancelled."""
+        """Keep it open for one more user: a frame that has begun is completed even if the transfer is cancelled."""
         self._users += 1
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who speaks: the identity of this side, and the address of the other."""
+"""The two sides of a connection: the identity of this one, the address of the other."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from fedsim.spool.files import Role
 
 @dataclass(frozen=True)
 class Identity:
-    """A name and what its owner is. Told in the handshake; with TLS the certificate must hold the name."""
+    """A name and a role, sent in the handshake. With TLS the certificate must contain both."""
 
     name: str
     role: Role
 
     def __str__(self) -> str:
-        """As people read it: `client node-1`."""
+        """For messages: `client node-1`."""
         return f"{self.role} {self.name}"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A receiver to send to: the name that it must tell, and where it listens."""
+    """A host to send to: its name, and the address of its receiver; without `host` it listens on no port."""
 
     name: str
-    host: str
-    port: int
+    host: str = ""
+    port: int = 0
+
+    @property
+    def listens(self) -> bool:
+        """Whether a connection to it can be opened; if not, it opens one itself."""
+        return bool(self.host)
 
     def __str__(self) -> str:
-        """As people read it: `node-1 (192.0.2.7:9002)`."""
-        return f"{self.name} ({self.host}:{self.port})"
+        """For messages: `node-1 (192.0.2.7:9002)`."""
+        return f"{self.name} ({self.host}:{self.port})" if self.listens else f"{self.name} (listens on no port)"

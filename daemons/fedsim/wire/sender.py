@@ -1,4 +1,4 @@
-"""Sending files: what server, client daemon and web call. It goes on until delivered, refused for good, or given up."""
+"""Sends files to peers until they are delivered, refused permanently, or given up; used by the daemons and the web."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
+from fedsim.spool.peer_queue import PeerQueue, QueueLock
 from fedsim.wire.client.peer_connection import PeerConnection
 from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
@@ -17,10 +18,11 @@ from fedsim.wire.protocol.limits import ConnectionLimits
 from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.expiry import ExpiryWatch
 from fedsim.wire.transport.reactor import Reactor
+from fedsim.wire.transport.receiving import Inbox
 
 __all__ = ["Identity", "Outcome", "Peer", "Sender", "Status", "Transfer"]
 
-_RULES: Final = ConnectionLimits(
+_LIMITS: Final = ConnectionLimits(
     max_header_bytes=64 << 10,
     quiet_seconds=10.0,
     idle_seconds=3600.0,
@@ -29,8 +31,8 @@ _RULES: Final = ConnectionLimits(
 )
 
 
-def _check(file_id: FileId, meta: dict[str, Any], digest: str | None) -> None:
-    """What cannot be told in a header shall fail where it was given."""
+def check_sendable(file_id: FileId, meta: dict[str, Any], digest: str | None) -> None:
+    """Raise `BadInput` if digest or metadata do not fit into a header."""
     try:
         json.dumps(meta, allow_nan=False).encode()
         FileHeader(id=file_id, size=0, digest=digest or "0" * 64, meta=meta)
@@ -45,13 +47,16 @@ class SenderFailedError(FedsimError):
 
 
 class Sender:
-    """Owns the connections to all peers this side sends to, one for each, kept open and made again when they break.
+    """Owns one connection to each peer that it sends to, kept open and made again when it breaks.
 
     Args:
-        identity: who sends.
+        identity: of this side.
         credentials: for TLS; None for plain sockets.
-        threads: of the hub: one waits for sockets, the others hash files whose digest was not given.
-        rules: what a connection puts up with; the default suits everybody but tests.
+        threads: one waits for sockets, the others hash files whose digest was not given.
+        limits: enforced on each connection; the default is right except in tests.
+        queues: the spool in whose queues the files are entered, if other processes may send them too; see
+            `spool.peer_queue`.
+        inbox: accepts the files that peers offer on these connections; without one they are refused.
         on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
             nothing does any more; from a thread of the sender, so it must not block or raise.
     """
@@ -62,41 +67,45 @@ class Sender:
         *,
         credentials: Credentials | None = None,
         threads: int = 2,
-        rules: ConnectionLimits = _RULES,
+        limits: ConnectionLimits = _LIMITS,
+        queues: Path | None = None,
+        inbox: Inbox | None = None,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
-        self._rules = rules
+        self._limits = limits
+        self._queues = queues
+        self._inbox = inbox
         self._on_trouble = on_trouble
-        self._hub = Reactor(f"sender-{identity.name}", threads)
-        self._channels: dict[Peer, PeerConnection] = {}
+        self._reactor = Reactor(f"sender-{identity.name}", threads)
+        self._connections: dict[Peer, PeerConnection] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._expiry = ExpiryWatch(credentials)
-        self._hub.start()
-        self._hub.add(self._expiry)
+        self._reactor.start()
+        self._reactor.add(self._expiry)
 
     def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
         """Connect with other credentials from now on; `peers` are those that are configured.
 
-        Connections that stand go on, and so do their transfers; but those to peers that are not believed or not
-        configured any more end at once.
+        Open connections and their transfers continue, except those to peers that are no longer trusted or configured,
+        which end at once.
         """
         with self._lock:
             self._credentials = credentials
-            channels = dict(self._channels)
-        for peer, channel in channels.items():
-            channel.reload(credentials)
+            connections = dict(self._connections)
+        for peer, connection in connections.items():
+            connection.reload(credentials)
             if peer not in peers:
-                channel.dismiss()
+                connection.dismiss()
         self._expiry.credentials = credentials
-        self._hub.wake(self._expiry)
+        self._reactor.wake(self._expiry)
 
     def check(self) -> None:
-        """Raises `SenderFailedError` if a thread has died: what is on its way would never end."""
-        if self._hub.failure is not None:
-            raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure!r}")
+        """Raise `SenderFailedError` if a thread has died: transfers under way would never end."""
+        if self._reactor.failure is not None:
+            raise SenderFailedError(f"the sender of {self.identity} has ended: {self._reactor.failure!r}")
 
     def send(
         self,
@@ -107,40 +116,52 @@ class Sender:
         meta: dict[str, Any] | None = None,
         digest: str | None = None,
         give_up_after: float | None = None,
+        entry: Path | None = None,
         on_done: Callable[[Outcome], None],
     ) -> Transfer:
         """Begin to send a file; returns at once.
 
-        A connection that breaks, or that is refused, is made again and the file goes on where it stopped. Refusals that
-        may pass are tried again. The file must stay as it is until the end; replacing it by a rename is allowed.
+        After a broken or refused connection the transfer resumes on the next one. Refusals that may pass are retried.
+        The file must not change until the end; replacing it by a rename is allowed.
 
         Args:
-            peer: where to.
-            file_id: which file it is; the receiver decides from it where it lies.
-            source: a path, or the bytes themselves where they are few.
-            meta: small JSON metadata that lies beside a `.npy` file over there.
+            peer: the receiver; it must listen.
+            file_id: which file it is; the receiver derives from it where the file is stored.
+            source: a path, or the bytes themselves if they are few.
+            meta: small JSON metadata, stored there next to a `.npy` file.
             digest: its blake3, if known (64 hex digits): then the file is not read for hashing.
-            give_up_after: seconds; without it, it goes on until `cancel` or `close`.
+            give_up_after: seconds; without it, the transfer continues until `cancel` or `close`.
+            entry: of the file in the peer's queue; it is not offered once that is removed.
             on_done: called once with the outcome, from a thread of the sender: it must not block or raise.
 
         Raises:
             BadInput: if `meta` is not JSON or `digest` is no digest.
             SenderFailedError: if the sender cannot work any more.
         """
-        _check(file_id, meta or {}, digest)
+        check_sendable(file_id, meta or {}, digest)
         with self._lock:
-            if self._closed or self._hub.failure is not None:
-                raise SenderFailedError(f"the sender of {self.identity} has ended: {self._hub.failure or 'closed'}")
-            channel = self._channels.get(peer)
-            if channel is None:
-                channel = PeerConnection(
-                    self._hub, self.identity, peer, self._rules, self._credentials, self._on_trouble
-                )
-                self._channels[peer] = channel
-                self._hub.add(channel)
-            transfer = Transfer(channel.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)
-            channel.submit(transfer)
+            if self._closed or self._reactor.failure is not None:
+                raise SenderFailedError(f"the sender of {self.identity} has ended: {self._reactor.failure or 'closed'}")
+            connection = self._connections.get(peer)
+            if connection is None:
+                connection = self._connections[peer] = self._connect(peer)
+            transfer = Transfer(connection.cancel, file_id, source, meta or {}, digest, give_up_after, on_done, entry)
+            connection.submit(transfer)
         return transfer
+
+    def _connect(self, peer: Peer) -> PeerConnection:
+        connection = PeerConnection(
+            self._reactor,
+            self.identity,
+            peer,
+            self._limits,
+            credentials=self._credentials,
+            inbox=self._inbox,
+            lock=None if self._queues is None else QueueLock(PeerQueue(self._queues, peer.name)),
+            on_trouble=self._on_trouble,
+        )
+        self._reactor.add(connection)
+        return connection
 
     def send_and_wait(
         self,
@@ -155,7 +176,7 @@ class Sender:
         """Send a file and wait until it is delivered.
 
         Raises:
-            Refused: if the peer will not take this file.
+            Refused: if the peer refuses this file.
             Unavailable: if it was not delivered within `give_up_after` seconds; the message says why.
         """
         done = threading.Event()
@@ -166,9 +187,9 @@ class Sender:
             done.set()
 
         self.send(peer, file_id, source, meta=meta, digest=digest, give_up_after=give_up_after, on_done=on_done)
-        done.wait(give_up_after + self._rules.stall_seconds)
+        done.wait(give_up_after + self._limits.stall_seconds)
         if not outcomes:
-            raise SenderFailedError(f"the sender of {self.identity} does not work: {self._hub.failure}")
+            raise SenderFailedError(f"the sender of {self.identity} does not respond: {self._reactor.failure}")
         outcome = outcomes[0]
         if outcome.status is Status.REFUSED:
             raise Refused(outcome.code, outcome.message)
@@ -182,9 +203,9 @@ class Sender:
             if self._closed:
                 return
             self._closed = True
-        self._hub.close()
-        for channel in self._channels.values():
-            channel.close()
+        self._reactor.close()
+        for connection in self._connections.values():
+            connection.close()
 
     def __enter__(self) -> Self:
         """The sender itself; it is closed at the end of the block."""

@@ -1,7 +1,8 @@
-"""Who is believed: this host's certificate, the lab's authorities, and the list of what they revoked.
+"""TLS credentials: this host's certificate, the trusted authorities, and their revocation lists.
 
-OpenSSL verifies in the handshake that the other side holds the key of a certificate of the lab's. `judge` says who that
-is and whether it may still speak; it is asked at the handshake, and again whenever the files were read anew.
+In the handshake OpenSSL verifies that the other side holds the key of a certificate signed by a trusted authority.
+`judge` determines whose certificate it is and whether it is still accepted; it is called at the handshake, and again
+whenever the files were reloaded.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate that was believed: whose it is, and when it ends (seconds since the epoch)."""
+    """A certificate that was accepted: its owner, and when it expires (seconds since the epoch)."""
 
     owner: Identity
     serial: str
@@ -42,14 +43,14 @@ class Certificate:
 
 
 class Credentials:
-    """The certificate that this host shows, and whom it believes. Read at once; a change on disk is a new object.
+    """This host's certificate and the authorities that it trusts. Read once; a change on disk needs a new object.
 
     Args:
         tls: the files.
-        me: whose certificate it must be.
+        me: the owner that the certificate must have.
 
     Raises:
-        ConfigError: a file cannot be read or does not fit; it says which, and what to do.
+        ConfigError: a file cannot be read or does not match; says which, and what to do.
     """
 
     def __init__(self, tls: TlsConfig, me: Identity) -> None:
@@ -66,30 +67,30 @@ class Credentials:
 
     @classmethod
     def of(cls, tls: TlsConfig | None, me: Identity) -> Self | None:
-        """For a configuration; None where it has no `tls:`."""
+        """The credentials of a configuration; None if it has no `tls:`."""
         return None if tls is None else cls(tls, me)
 
-    def believe(self, encoded: bytes, *, listens: bool) -> Certificate:
-        """Whose certificate this is.
+    def verify(self, encoded: bytes, *, listens: bool) -> Certificate:
+        """Check a certificate and return its owner.
 
         Args:
             encoded: the certificate (DER) of the other side, which has shown that it holds the key.
             listens: whether the other side is the one that listens.
 
         Raises:
-            Refused: `untrusted`, `expired` or `revoked`. All may pass: once its owner has another certificate.
+            Refused: `untrusted`, `expired` or `revoked`; to be retried, as its owner may get another certificate.
         """
         try:
             certificate = x509.load_der_x509_certificate(encoded)
             serial = f"{certificate.serial_number:x}"
             if not any(signed_by(certificate, authority) for authority in self._authorities):
                 raise _untrusted(
-                    serial, "is of an authority that is not believed here; see tls.authority on both hosts"
+                    serial, "was signed by an authority that is not trusted here; see tls.authority on both hosts"
                 )
             owner = owner_of(certificate)
             usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
-            raise Refused("untrusted", f"its certificate is none of fedsim-ca's: {error}", retry=True) from error
+            raise Refused("untrusted", f"its certificate was not made by fedsim-ca: {error}", retry=True) from error
         if (_LISTENS if listens else _DIALS) not in usages:
             task = "a host that listens" if listens else "a host that connects"
             raise _untrusted(serial, f"is not for {task}: its extended key usage says otherwise")
@@ -104,18 +105,18 @@ class Credentials:
         return Certificate(owner, serial, until)
 
     def _read_revoked(self, path: Path) -> dict[tuple[bytes, int], str]:
-        """(issuer, serial number) -> when; every authority must have its list in the file, or nothing would be sure."""
+        """(issuer, serial number) -> date. Without a list of each authority a revoked certificate might be accepted."""
         revoked: dict[tuple[bytes, int], str] = {}
         unlisted = list(self._authorities)
         for crl in _read(path, "tls.revoked", revocation_lists):
             signers = [authority for authority in self._authorities if _signed_list(crl, authority)]
             unlisted = [authority for authority in unlisted if authority not in signers]
-            if signers:  # a list of an authority that is not believed any more does no harm
+            if signers:  # a list of an authority that is no longer trusted does no harm
                 issuer = crl.issuer.public_bytes()
                 revoked |= {(issuer, item.serial_number): f"{item.revocation_date_utc:%Y-%m-%d}" for item in crl}
         if unlisted:
             name = unlisted[0].subject.rfc4514_string()
-            problem = f"{path} holds no list of the authority {name}; copy its crl.pem there (fedsim-ca crl)"
+            problem = f"{path} contains no list of the authority {name}; copy its crl.pem there (fedsim-ca crl)"
             raise ConfigError("tls.revoked", [problem])
         return revoked
 
@@ -124,45 +125,45 @@ class Credentials:
         try:
             owner = owner_of(own)
         except (ValueError, x509.ExtensionNotFound) as error:
-            raise ConfigError("tls.certificate", [f"{path} is none of fedsim-ca's: {error}"]) from error
+            raise ConfigError("tls.certificate", [f"{path} was not made by fedsim-ca: {error}"]) from error
         if owner != me:
             problem = f"{path} is the certificate of {owner}, this is {me}; install its own, or correct `name`"
             raise ConfigError("tls.certificate", [problem])
 
 
 def judge(credentials: Credentials | None, encoded: bytes | None, *, listens: bool) -> Certificate | None:
-    """Whom the other side of a connection has proven to be; None where nothing is to be proven.
+    """Determine who the other side of a connection has proved to be; None if no proof is required.
 
     Args:
-        credentials: of this host; without them every connection is plain, and the HELLO is believed.
+        credentials: of this host; without them every connection is plain, and the HELLO is accepted as it is.
         encoded: the other side's certificate (DER); None if the connection is plain.
         listens: whether the other side is the one that listens.
 
     Raises:
-        Refused: it has proven nothing, or is not believed (any more).
+        Refused: it has proved nothing, or is not trusted (any more).
     """
     if credentials is None:
         return None
     if encoded is None:
         raise Refused("tls", "the connection is not encrypted, and `tls:` is configured now", retry=True)
-    return credentials.believe(encoded, listens=listens)
+    return credentials.verify(encoded, listens=listens)
 
 
 def explain(error: ssl.SSLError) -> str:
-    """Trouble of TLS in words that tell what to look at."""
+    """Explain an error of TLS for people, with what to check."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}"
     reason = error.reason or str(error)
     if "ALERT" in reason:
-        told = reason.split("ALERT_")[-1].replace("_", " ").lower()
-        return f"it refuses this host's certificate or TLS: {told}; see the other host's log"
+        alert = reason.split("ALERT_")[-1].replace("_", " ").lower()
+        return f"it refuses this host's certificate or TLS: {alert}; see the other host's log"
     return _REASONS.get(reason, f"TLS failed: {reason.replace('_', ' ').lower()}")
 
 
 _NOT_TLS: Final = "it does not speak TLS; `tls:` must be configured on both sides"
-_BROKEN: Final = "its TLS records are not of this connection: somebody changed or replayed them"
+_BROKEN: Final = "its TLS records do not belong to this connection: they were changed or replayed"
 _REASONS: Final = {
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it shows no certificate; every host needs one",
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "it presents no certificate; every host needs one",
     "UNSUPPORTED_PROTOCOL": "it speaks an older TLS than 1.3",
     "WRONG_VERSION_NUMBER": _NOT_TLS,
     "HTTP_REQUEST": _NOT_TLS,
@@ -188,7 +189,7 @@ def _understood(path: Path, key: str, data: bytes, parse: Callable[[bytes], Read
 
 
 def _find_key(tls: TlsConfig, own: x509.Certificate) -> Path:
-    """The path of the key, once it is sure that it is the certificate's."""
+    """The path of the key, after checking that it is the certificate's."""
     try:
         path = find_secret(tls.key)
         key = load_pem_private_key(path.read_bytes(), password=None)
@@ -198,7 +199,7 @@ def _find_key(tls: TlsConfig, own: x509.Certificate) -> Path:
         problem = f"{tls.key} is encrypted; a daemon needs it without a passphrase, protected by its mode 0600"
         raise ConfigError("tls.key", [problem]) from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError("tls.key", [f"{tls.key} is no private key in PEM: {error}"]) from error
+        raise ConfigError("tls.key", [f"{tls.key} is not a private key in PEM: {error}"]) from error
     if key.public_key() != own.public_key():
         problem = f"{path} is not the key of {tls.certificate}: install the certificate that was signed for this key"
         raise ConfigError("tls.key", [problem])
@@ -208,10 +209,10 @@ def _find_key(tls: TlsConfig, own: x509.Certificate) -> Path:
 def _context(protocol: int, certificate: Path, key: Path, authority: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # `judge` compares names: hosts move
+    context.check_hostname = False  # `judge` compares names; addresses may change
     context.verify_mode = ssl.CERT_REQUIRED
     if protocol == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0  # a session that is resumed would not be verified again
+        context.num_tickets = 0  # a resumed session would not be verified again
     try:
         context.load_cert_chain(certificate, key)
         context.load_verify_locations(cadata=authority.decode("ascii"))
@@ -232,7 +233,7 @@ def signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> boo
 
 
 def revocation_lists(data: bytes) -> list[x509.CertificateRevocationList]:
-    """The lists of a file, PEM, which has one for each authority; ValueError if one cannot be read."""
+    """The revocation lists in a PEM file, one for each authority; ValueError if one cannot be read."""
     mark = b"-----BEGIN X509 CRL-----"
     return [x509.load_pem_x509_crl(mark + part) for part in data.split(mark)[1:]]
 
@@ -245,13 +246,13 @@ def _signed_list(crl: x509.CertificateRevocationList, authority: x509.Certificat
 
 
 def owner_of(certificate: x509.Certificate) -> Identity:
-    """The one name and the one role; ValueError if there is not exactly one of each."""
+    """The name and the role in a certificate; ValueError if there is not exactly one of each."""
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     hosts = names.get_values_for_type(x509.DNSName)
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     roles = [uri.removeprefix(ROLE_PREFIX) for uri in uris if uri.startswith(ROLE_PREFIX)]
     if len(hosts) != 1 or len(roles) != 1:
-        raise ValueError(f"it must hold one name and one role of fedsim, it holds {hosts} and {roles}")
+        raise ValueError(f"it must contain one name and one role of fedsim, it contains {hosts} and {roles}")
     return Identity(hosts[0], Role(roles[0]))
 
 

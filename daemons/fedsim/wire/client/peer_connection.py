@@ -9,6 +9,7 @@ import structlog
 
 from fedsim.errors import Refused
 from fedsim.spool.kinds import permitted_kinds
+from fedsim.spool.peer_queue import QueueLock
 from fedsim.wire.client.dialer import Dialer
 from fedsim.wire.client.transfer import Transfer
 from fedsim.wire.client.transfers import PeerTransfers
@@ -17,6 +18,7 @@ from fedsim.wire.protocol.events import OfferEnded
 from fedsim.wire.protocol.limits import ConnectionLimits
 from fedsim.wire.tls import Credentials, judge
 from fedsim.wire.transport.reactor import Mailbox, Reactor
+from fedsim.wire.transport.receiving import Inbox
 from fedsim.wire.transport.stream import make_stream
 from fedsim.wire.transport.stream_connection import StreamConnection
 
@@ -24,8 +26,16 @@ from fedsim.wire.transport.stream_connection import StreamConnection
 class PeerConnection:
     """An actor of the reactor. The methods in the first section may be called from any thread, the others by it only.
 
-    `on_trouble` is called with what keeps files from the peer, once for each change; with an empty text when nothing
-    does any more.
+    Args:
+        reactor: runs this actor.
+        me: the identity of this side.
+        peer: the other side.
+        limits: enforced on the connection.
+        credentials: for TLS; None for plain sockets.
+        inbox: accepts the files that the peer offers; with one, the connection is kept open without transfers too.
+        lock: required for sending, if files are queued for several processes.
+        on_trouble: called with what keeps files from the peer, once for each change; with an empty text when nothing
+            does any more.
     """
 
     def __init__(
@@ -34,7 +44,10 @@ class PeerConnection:
         me: Identity,
         peer: Peer,
         limits: ConnectionLimits,
+        *,
         credentials: Credentials | None,
+        inbox: Inbox | None,
+        lock: QueueLock | None,
         on_trouble: Callable[[Peer, str], None],
     ) -> None:
         self._reactor = reactor
@@ -42,6 +55,8 @@ class PeerConnection:
         self._peer = peer
         self._limits = limits
         self._credentials = credentials
+        self._inbox = inbox
+        self._lock = lock
         self._on_trouble = on_trouble
         self._mail = Mailbox(lambda: reactor.wake(self))
         self._transfers = PeerTransfers(peer, run=reactor.run, post=self._mail.post, on_change=self._report)
@@ -49,6 +64,7 @@ class PeerConnection:
             peer, limits.quiet_seconds, run=reactor.run, post=self._mail.post, on_failure=self._on_failure
         )
         self._connection: StreamConnection | None = None
+        self._may_send = lock is None
         self._unreachable = ""
         self._problem = ""
         self._reported = ""
@@ -84,21 +100,27 @@ class PeerConnection:
         due = [self._transfers.deadline]
         if self._connection is not None:
             due.append(self._connection.deadline)
-        elif self._transfers or self._dialer.interest() != (-1, 0):
+        elif self._needed or self._dialer.interest() != (-1, 0):
             due.append(self._dialer.deadline)
         return min((when for when in due if when is not None), default=None)
+
+    @property
+    def _needed(self) -> bool:
+        """Whether a connection is to be made if there is none."""
+        return bool(self._transfers) or self._inbox is not None
 
     def handle(self, events: int) -> bool:
         """See Actor."""
         self._mail.deliver()
         self._transfers.check_time(self._problem)
         if self._connection is None:
-            connected = self._dialer.advance(events, needed=bool(self._transfers))
+            connected = self._dialer.advance(events, needed=self._needed)
             if connected is not None:
                 self._open(connected)
         if self._connection is None:
             return False
-        self._transfers.offer_ready(self._connection)
+        if self._may_send:
+            self._transfers.offer_ready(self._connection)
         more = self._connection.handle(self._reactor.buffer)
         if self._connection.closed is not None:
             self._on_closed(self._connection)
@@ -112,6 +134,8 @@ class PeerConnection:
             self._connection.close("closed", f"{self._me} ends", retry=True)
             self._transfers.connection_closed(None)
             self._connection = None
+        if self._lock is not None:
+            self._lock.release()
         self._dialer.close()
         self._transfers.cancel_all("the sender was closed")
 
@@ -155,7 +179,7 @@ class PeerConnection:
             judge=lambda encoded: judge(self._credentials, encoded, listens=True),
             welcome=self._check_name,
             offer_ended=self._offer_ended,
-            inbox=None,
+            inbox=self._inbox,
             run=self._reactor.run,
             wake=lambda: self._reactor.wake(self),
         )
@@ -167,6 +191,11 @@ class PeerConnection:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}, which receives no files from here")
         self._unreachable = ""
         self._report()
+        if self._lock is not None:
+            self._lock.acquire(lambda: self._mail.post(self._allow_sending))
+
+    def _allow_sending(self) -> None:
+        self._may_send = self._connection is not None
 
     def _offer_ended(self, end: OfferEnded) -> None:
         self._dialer.works()
@@ -176,6 +205,9 @@ class PeerConnection:
     def _on_closed(self, connection: StreamConnection) -> None:
         """The transfers stay: a peer that refuses the handshake can be reconfigured at any time."""
         self._connection = None
+        if self._lock is not None:
+            self._lock.release()
+            self._may_send = False
         reason = connection.closed
         if self._transfers.connection_closed(reason):
             self._dialer.works()
@@ -187,7 +219,7 @@ class PeerConnection:
 
     def _on_failure(self, problem: str) -> None:
         self._problem = problem
-        if self._transfers:
+        if self._needed:
             self._unreachable = problem
             self._report()
 

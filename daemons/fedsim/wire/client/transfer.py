@@ -66,6 +66,7 @@ class Transfer:
         digest: str | None,
         give_up_after: float | None,
         on_done: Callable[[Outcome], None],
+        entry: Path | None = None,
     ) -> None:
         self.file_id = file_id
         self.what = what
@@ -83,6 +84,12 @@ class Transfer:
         self.trouble = ""
         self.refusal_code = ""
         self._cancel = cancel
+        self._entry = entry
+
+    @property
+    def queued(self) -> bool:
+        """Whether it is still to be sent: no other process has sent it since it was queued."""
+        return self._entry is None or self._entry.exists()
 
     def cancel(self) -> None:
         """Stop sending; the outcome then says `cancelled`, unless it ended before."""

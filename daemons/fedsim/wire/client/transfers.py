@@ -100,7 +100,7 @@ class PeerTransfers:
         """Offer on this connection what is ready."""
         self._connection = connection
         for transfer in self._schedule.take_ready():
-            if transfer.header is not None and transfer.body is not None:
+            if transfer.header is not None and transfer.body is not None and transfer.queued:
                 transfer.outgoing = Outgoing(transfer.header, transfer.body)
                 self._offered[transfer.outgoing] = transfer
                 connection.offer(transfer.outgoing)

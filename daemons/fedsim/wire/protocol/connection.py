@@ -52,12 +52,13 @@ class _Receiving:
 
 
 class ProtocolConnection:
-    """Speaks the protocol.
+    """One connection as either end sees it.
 
     Args:
         me: the identity of this side.
         limits: enforced on the connection.
         initiator: whether this side opened the connection; it speaks first.
+        accepts_files: whether the other side may offer files.
         now: the time, in seconds of any steady clock, as everywhere here.
 
     Attributes:
@@ -65,12 +66,15 @@ class ProtocolConnection:
         closed: why the connection has ended.
     """
 
-    def __init__(self, me: Identity, limits: ConnectionLimits, *, initiator: bool, now: float) -> None:
+    def __init__(
+        self, me: Identity, limits: ConnectionLimits, *, initiator: bool, accepts_files: bool = True, now: float
+    ) -> None:
         self.peer: Identity | None = None
         self.closed: Refusal | None = None
         self._me = me
         self._limits = limits
         self._initiator = initiator
+        self._accepts_files = accepts_files
         self._parser = FrameParser()
         self._out = OutgoingSide()
         self._time = Timekeeper(limits, now)
@@ -80,6 +84,11 @@ class ProtocolConnection:
         self._finishing: set[int] = set()
         self._last_offered = 0
         self._body_bytes = 0
+
+    @property
+    def peer_accepts_files(self) -> bool:
+        """Whether the other side, once it is accepted, may be offered files."""
+        return self.peer is not None and self._hello is not None and self._hello.accepts_files
 
     @property
     def bytes_received(self) -> int:
@@ -98,7 +107,7 @@ class ProtocolConnection:
 
     @property
     def overloaded(self) -> bool:
-        """Whether the other side leaves so many answers unread that nothing more should be read from it."""
+        """Whether the other side has left too many answers unread for more to be read from it."""
         return self._out.backlog >= MAX_BACKLOG
 
     # -- the handshake
@@ -106,16 +115,16 @@ class ProtocolConnection:
     def start(self) -> None:
         """The connection is ready: the side that opened it sends its HELLO."""
         if self._initiator:
-            self._say_hello()
+            self._send_hello()
 
     def accept(self) -> None:
         """Admit the other side, as an answer to `HelloReceived`."""
         hello = self._hello
         if hello is None:
-            raise ProtocolError("bad_frame", "no HELLO has come")
+            raise ProtocolError("bad_frame", "no HELLO was received")
         self.peer = Identity(hello.name, hello.role)
         if not self._initiator:
-            self._say_hello()
+            self._send_hello()
         self._parser.max_header_bytes = self._limits.max_header_bytes
         self._out.max_header_bytes = hello.max_header_bytes
         self._out.established = True
@@ -130,7 +139,7 @@ class ProtocolConnection:
     # -- offers of this side
 
     def offer(self, outgoing: Outgoing) -> None:
-        """Send a file when its turn comes; its end is reported as `OfferEnded`."""
+        """Queue a file for sending; its end is reported as `OfferEnded`."""
         self._out.offer(outgoing)
 
     def cancel(self, outgoing: Outgoing) -> None:
@@ -163,7 +172,7 @@ class ProtocolConnection:
         self._out.put(encode(FrameType.ANSWER, AnswerHeader(stored=True), transfer=transfer))
 
     def answer(self, transfer: int, have: int) -> bool:
-        """Accept an offered file of which `have` bytes are there; whether it is complete with what has come."""
+        """Accept an offered file of which `have` bytes are there; returns whether it is complete."""
         header = self._offered.pop(transfer)
         if header.size <= INLINE_BYTES:
             self._body_bytes += header.size
@@ -231,13 +240,14 @@ class ProtocolConnection:
 
     # -- frames
 
-    def _say_hello(self) -> None:
+    def _send_hello(self) -> None:
         hello = HelloHeader(
             name=self._me.name,
             role=self._me.role,
             versions=(VERSION,),
             software=__version__,
             max_header_bytes=self._limits.max_header_bytes,
+            accepts_files=self._accepts_files,
         )
         self._out.put(encode(FrameType.HELLO, hello))
 
@@ -270,7 +280,9 @@ class ProtocolConnection:
             raise ProtocolError("bad_frame", "a second HELLO")
         hello = parse_header(HelloHeader, frame.header, FrameType.HELLO)
         if VERSION not in hello.versions:
-            raise ProtocolError("version", f"{hello.name} speaks none of the protocol versions spoken here: {VERSION}")
+            raise ProtocolError(
+                "version", f"{hello.name} does not support protocol version {VERSION}, which this side needs"
+            )
         self._hello = hello
         return HelloReceived(Identity(hello.name, hello.role))
 

@@ -19,7 +19,7 @@ class HelloReceived:
 
 @dataclass(frozen=True)
 class FileOffered:
-    """A file is offered, to be answered. `inline` is its content where that came with the offer."""
+    """A file is offered, to be answered. `inline` is its content if that is part of the offer."""
 
     transfer: int
     header: FileHeader
@@ -44,7 +44,7 @@ class OfferCancelled:
 
 @dataclass(frozen=True)
 class OfferEnded:
-    """A file that this side offered is stored over there, unless it was `refused`."""
+    """A file that this side offered is stored at the other side, unless it was `refused`."""
 
     outgoing: Outgoing
     refused: Refused | None

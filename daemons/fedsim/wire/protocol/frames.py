@@ -44,7 +44,7 @@ class FrameType(IntEnum):
 
 _OF_A_TRANSFER = frozenset({FrameType.OFFER, FrameType.ANSWER, FrameType.DATA, FrameType.ACK, FrameType.CANCEL})
 _WITHOUT_HEADER = frozenset({FrameType.DATA, FrameType.CANCEL, FrameType.PING, FrameType.PONG})
-_MOST_BODY = {FrameType.OFFER: INLINE_BYTES, FrameType.DATA: PIECE_BYTES}
+_MAX_BODY = {FrameType.OFFER: INLINE_BYTES, FrameType.DATA: PIECE_BYTES}
 
 
 class Prefix(NamedTuple):
@@ -69,6 +69,7 @@ class HelloHeader(_Header):
     versions: Annotated[tuple[int, ...], Field(min_length=1, max_length=16)]
     software: Annotated[str, Field(max_length=64)] = ""
     max_header_bytes: Annotated[int, Field(ge=1024)] = 1024
+    accepts_files: bool = False
 
 
 class Refusal(_Header):
@@ -123,13 +124,13 @@ def parse_prefix(data: bytes | bytearray, max_header_bytes: int) -> Prefix:
     """
     magic, version, number, flags, transfer, offset, header_size, body_size = PREFIX.unpack(data)
     if magic != MAGIC:
-        raise ProtocolError("not_fedsim", "this is no fedsim connection")
+        raise ProtocolError("not_fedsim", "this is not a fedsim connection")
     if version != VERSION:
-        raise ProtocolError("version", f"protocol version {version} is not spoken here; version {VERSION} is")
+        raise ProtocolError("version", f"protocol version {version} is not supported; this side supports {VERSION}")
     try:
         kind = FrameType(number)
     except ValueError as error:
-        raise ProtocolError("bad_frame", f"there is no frame type {number}") from error
+        raise ProtocolError("bad_frame", f"unknown frame type {number}") from error
     if flags:
         raise ProtocolError("bad_frame", f"the flags {flags:#06x} of a {kind.name} frame are unknown")
     if (kind in _OF_A_TRANSFER) != bool(transfer):
@@ -138,10 +139,10 @@ def parse_prefix(data: bytes | bytearray, max_header_bytes: int) -> Prefix:
         raise ProtocolError("bad_frame", f"a {kind.name} frame has no offset")
     most = 0 if kind in _WITHOUT_HEADER else max_header_bytes
     if header_size > most:
-        raise ProtocolError("bad_frame", f"a {kind.name} header of {header_size} bytes; at most {most} are taken")
-    most = _MOST_BODY.get(kind, 0)
+        raise ProtocolError("bad_frame", f"a {kind.name} header of {header_size} bytes; at most {most} are accepted")
+    most = _MAX_BODY.get(kind, 0)
     if body_size > most:
-        raise ProtocolError("bad_frame", f"a {kind.name} body of {body_size} bytes; at most {most} are taken")
+        raise ProtocolError("bad_frame", f"a {kind.name} body of {body_size} bytes; at most {most} are accepted")
     if kind is FrameType.DATA and not body_size:
         raise ProtocolError("bad_frame", "a DATA frame without bytes")
     return Prefix(kind, transfer, offset, header_size, body_size)

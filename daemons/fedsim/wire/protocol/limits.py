@@ -30,8 +30,8 @@ class Pace:
     """Measures how many seconds a sender lags behind the minimum rate, all its open bodies together.
 
     A leaky bucket: time in which bytes of a body are due fills it, bytes of bodies drain it, and nothing else does. So
-    neither offers nor pings gain time, and bodies that wait while a smaller one is sent do not count. Bytes that came
-    faster than required are not saved up.
+    neither offers nor pings gain time, and bodies that wait while a smaller one is sent do not count. Bytes received
+    faster than required earn no credit.
     """
 
     def __init__(self, limits: ConnectionLimits, now: float) -> None:
@@ -53,12 +53,12 @@ class Pace:
 
     @property
     def deadline(self) -> float | None:
-        """When the limit is reached if nothing more comes; None while nothing is due."""
+        """When the limit is reached if nothing more is received; None while nothing is due."""
         return self._at + self._patience - self._lag if self._due else None
 
 
 class Timekeeper:
-    """What the time means for one connection: when something is due, and what its absence is called."""
+    """The time limits of one connection: when each is reached, and the refusal that then ends the connection."""
 
     def __init__(self, limits: ConnectionLimits, now: float) -> None:
         self._limits = limits
@@ -68,7 +68,7 @@ class Timekeeper:
         self._established = self._expects = self._finishing = self._pinged = False
 
     def heard(self, now: float, *, midway: bool, frames: bool) -> None:
-        """Note that bytes came: `frames` among them were whole, and another is `midway`."""
+        """Note that bytes were received: whether they completed `frames`, and whether another is `midway`."""
         self.active(now)
         if not midway:
             self._frame_since = None
@@ -83,7 +83,7 @@ class Timekeeper:
     def note(
         self, now: float, *, established: bool, expects: bool, sent: int, received: int, due: bool, finishing: bool
     ) -> None:
-        """Take over the state of the transfers. A body that is sent counts as a sign of life."""
+        """Note the state of the transfers. Sending a body counts as a sign of life."""
         if sent or (expects and not self._expects):
             self.active(now)
         self._established, self._expects, self._finishing = established, expects, finishing
@@ -105,18 +105,18 @@ class Timekeeper:
         return False
 
     def _limits_now(self) -> list[tuple[float, str, str]]:
-        """The moments that matter now, with the code (empty: a PING) and the message with which each ends it."""
+        """The limits that apply now: when, the code (empty: send a PING) and the message that ends the connection."""
         limits = self._limits
         quiet, stall, idle = limits.quiet_seconds, limits.stall_seconds, limits.idle_seconds
         found: list[tuple[float, str, str]] = []
         if not self._established:
             return [(self._opened_at + quiet, "too_slow", f"no handshake within {quiet:g} seconds")]
         if self._frame_since is not None:
-            message = f"a header did not come within {quiet:g} seconds"
+            message = f"a header was not complete within {quiet:g} seconds"
             found.append((self._frame_since + quiet, "too_slow", message))
         if self._pace.deadline is not None:
             rate = f"{limits.min_bytes_per_second} bytes per second for {quiet:g} seconds"
-            message = f"of the bodies that are due it sent less than {rate}"
+            message = f"it sent the bodies that were due at less than {rate}"
             found.append((self._pace.deadline, "too_slow", message))
         if self._expects:
             message = f"the other side did not answer for {stall:g} seconds"

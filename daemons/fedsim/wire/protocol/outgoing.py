@@ -37,7 +37,7 @@ class Outgoing:
 
     @property
     def offered(self) -> bool:
-        """Whether the other side has heard or will hear of it."""
+        """Whether its OFFER has been sent or is being sent."""
         return self.id > 0
 
     @property
@@ -79,7 +79,7 @@ class Ended:
 
 @dataclass
 class _Current:
-    """A frame with a body that is being sent. Once begun it is sent to its end, whatever happens to the transfer."""
+    """A frame with a body that is being sent. Once begun it is completed, even if the transfer ends."""
 
     outgoing: Outgoing
     prefix: memoryview
@@ -129,7 +129,7 @@ class OutgoingSide:
         self._frames.append(memoryview(frame))
 
     def offer(self, outgoing: Outgoing) -> None:
-        """Add a transfer; it is offered when its turn comes."""
+        """Queue a transfer, to be offered when there is capacity."""
         (self._waiting_inline if outgoing.inline else self._waiting_bodies)[outgoing] = None
 
     def cancel(self, outgoing: Outgoing) -> None:

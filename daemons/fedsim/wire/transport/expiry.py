@@ -1,4 +1,4 @@
-"""A certificate that ends soon is told of while there is time: at the start, after a reload, and once a day."""
+"""Warns of a certificate that expires soon: at the start, after a reload, and once a day."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DAY_SECONDS: Final = 86_400.0
 
 
 class ExpiryWatch:
-    """An actor of the hub. Whoever replaces `credentials` wakes it."""
+    """An actor of the reactor, to be woken when `credentials` is replaced."""
 
     def __init__(self, credentials: Credentials | None) -> None:
         self.credentials = credentials
@@ -26,12 +26,12 @@ class ExpiryWatch:
         return -1, 0
 
     def handle(self, _: int) -> bool:
-        """Warn if it is time to."""
+        """Warn if the certificate expires soon."""
         self.deadline = time.monotonic() + _DAY_SECONDS
         if self.credentials is not None:
             days = (self.credentials.not_after - time.time()) / _DAY_SECONDS
             if days < WARNING_DAYS:
-                told = f"expires in {days:.0f} days" if days > 0 else "has expired: nobody believes this host any more"
-                problem = f"{self.credentials.path} {told}; renew it and reload this daemon"
+                state = f"expires in {days:.0f} days" if days > 0 else "has expired: no host accepts it any more"
+                problem = f"{self.credentials.path} {state}; renew it and reload this daemon"
                 self._log.warning("certificate_expires", problem=problem)
         return False

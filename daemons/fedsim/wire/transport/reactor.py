@@ -1,8 +1,8 @@
 """The few threads that all connections share: epoll, a timer heap, and actors that are never handled twice at a time.
 
-Leader and followers (Schmidt et al., 2000): one thread waits in epoll, the others queue for its place; whoever gets an
-event leaves the place to the next and handles the event itself. So an event never changes threads, idle connections
-cost none, and a call that blocks in one connection stalls no other.
+Leader and followers (Schmidt et al., 2000): one thread waits in epoll, the others wait to replace it; the thread that
+gets an event hands over to the next and handles the event itself. So an event never changes threads, idle connections
+need none, and a call that blocks in one connection does not stall the others.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class Mailbox:
 
 
 class Actor(Protocol):
-    """Something with a socket, a deadline, or both. The hub calls it from one thread at a time."""
+    """Something with a socket, a deadline, or both. The reactor calls it from one thread at a time."""
 
     @property
     def deadline(self) -> float | None:
-        """When it wants to be handled at the latest (time.monotonic), if ever."""
+        """When it must be handled at the latest (time.monotonic), if ever."""
 
     def interest(self) -> tuple[int, int]:
         """Its descriptor (-1: none) and the epoll events it waits for."""
 
     def handle(self, events: int) -> bool:
-        """Do what can be done without waiting; True to be handled again at once, after others had their turn."""
+        """Do what is possible without waiting; True to be handled again as soon as others had their turn."""
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Reactor:
         self._ready: deque[tuple[Actor, int]] = deque()
         self._jobs: deque[Job] = deque()
         self._running_jobs = 0
-        # A thread is always left for the connections, where there is more than one.
+        # With several threads, one is always left for the connections.
         self._most_jobs = max(1, threads - 1)
         self._timers: list[tuple[float, int, Actor]] = []
         self._sequence = itertools.count()
@@ -97,7 +97,7 @@ class Reactor:
             thread.start()
 
     def close(self) -> None:
-        """Stop, from outside: what runs is finished, what waits is not begun."""
+        """Stop; called from another thread. What runs is finished, what waits is not started."""
         self._closing = True
         self._wake_leader()
         for thread in self._threads:
@@ -117,7 +117,7 @@ class Reactor:
         return view
 
     def add(self, actor: Actor) -> None:
-        """Handle `actor` from now on, beginning at once."""
+        """Handle `actor` from now on, the first time at once."""
         with self._lock:
             self._states[actor] = _State()
             self._schedule(actor, 0)
@@ -173,7 +173,7 @@ class Reactor:
             while True:
                 with self._lock:
                     if self._closing:
-                        self._wake_leader()  # the next in the queue shall see it as well
+                        self._wake_leader()  # the next thread must notice it as well
                         return None
                     if self._ready:
                         actor, events = self._ready.popleft()
@@ -240,7 +240,7 @@ class Reactor:
             state.descriptor = descriptor
             self._by_descriptor[descriptor] = actor
         due = actor.deadline
-        # A timer that is too early costs one look; one that stands already is not moved on every byte.
+        # A timer that fires too early costs one call; so an existing one is not moved for every byte.
         if due is not None and (state.timer is None or due < state.timer):
             state.timer = due
             first = not self._timers or due < self._timers[0][0]
@@ -251,6 +251,6 @@ class Reactor:
     def _disarm(self, actor: Actor, state: _State) -> None:
         if self._by_descriptor.get(state.descriptor) is actor:
             del self._by_descriptor[state.descriptor]
-            with suppress(OSError):  # the actor has closed it, which took it out of the epoll set
+            with suppress(OSError):  # the actor has closed it, which removed it from the epoll set
                 self._epoll.unregister(state.descriptor)
         state.descriptor = -1

@@ -14,7 +14,7 @@ from fedsim.wire.protocol.events import BodyReceived, FileOffered
 
 
 class Incoming(Protocol):
-    """A file being received. Its methods raise only Refused, and have cleaned up after themselves then."""
+    """A file being received. Its methods raise only Refused, after cleaning up."""
 
     have: int
 
@@ -22,10 +22,10 @@ class Incoming(Protocol):
         """Append bytes."""
 
     def finish(self) -> None:
-        """Verify the whole file, make it durable and put it into place; may block, called from any thread."""
+        """Verify the complete file, make it durable and rename it into place; may block, called from any thread."""
 
     def abandon(self, *, keep: bool) -> None:
-        """Nothing more comes on this connection; `keep` what is there for resuming."""
+        """The connection has ended, or the transfer; `keep` what was received for resuming."""
 
 
 class Inbox(Protocol):
@@ -83,7 +83,7 @@ class IncomingFiles:
             self._open[transfer] = incoming
 
     def on_body(self, received: BodyReceived) -> None:
-        """Bytes of a file have come."""
+        """Bytes of a file were received."""
         incoming = self._open[received.transfer]
         try:
             incoming.write(received.data)
@@ -121,7 +121,7 @@ class IncomingFiles:
                 self._protocol.refuse(transfer, refused)
 
     def abandon(self) -> None:
-        """The connection is gone; what has come stays for resuming."""
+        """The connection has ended; what was received is kept for resuming."""
         for incoming in self._open.values():
             incoming.abandon(keep=True)
         self._open.clear()

@@ -1,7 +1,7 @@
-"""A socket that never blocks, plain or TLS, behind the same four questions; and how sockets are made.
+"""Non-blocking sockets, plain or TLS, behind one interface; and how sockets are created.
 
-The socket buffers are left to the kernel, whose own tuning goes beyond what a fixed size allows; only what is not yet
-sent is bounded, so that a small urgent file does not queue behind megabytes of a large one.
+The kernel tunes the socket buffers itself, beyond what a fixed size would allow; only what is not yet sent is bounded,
+so that a small urgent file does not wait behind megabytes of a large one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SourceChangedError(FedsimError):
 
 
 def tune(sock: socket.socket) -> None:
-    """Non-blocking, no delay for small frames, and a dead host is noticed within a minute."""
+    """Make a socket non-blocking, send small frames without delay, and detect a dead host within a minute."""
     sock.setblocking(False)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -36,7 +36,7 @@ def tune(sock: socket.socket) -> None:
 
 
 class Stream(Protocol):
-    """Bytes in and out. `None` means: not now. Other trouble raises OSError."""
+    """A non-blocking stream of bytes. `None` means that it is not ready; errors raise OSError."""
 
     write_waits_for_read: bool
     read_waits_for_write: bool
@@ -45,26 +45,26 @@ class Stream(Protocol):
         """The socket's descriptor, -1 when closed."""
 
     def handshake(self) -> bool:
-        """Go on with what must come before the first byte; whether it is done."""
+        """Continue the TLS handshake; returns whether it is complete."""
 
     def certificate(self) -> bytes | None:
-        """The certificate (DER) whose key the other side has shown to hold; None on a plain connection."""
+        """The certificate (DER) whose key the other side has proved to hold; None on a plain connection."""
 
     def read_into(self, view: memoryview) -> int | None:
         """How many bytes were read; 0 when the other side has closed."""
 
     def write(self, view: memoryview, *, more: bool = False) -> int | None:
-        """How many bytes were taken; `more` follow at once."""
+        """How many bytes were written; `more` follow at once."""
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
-        """Send up to `count` bytes of a file; once begun, the same bytes must be asked for until they are sent."""
+        """Send up to `count` bytes of a file; once begun, repeat with the same range until it is sent."""
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
 
 
 class PlainStream:
-    """A bare TCP socket; bodies go by sendfile, from page cache to socket."""
+    """A plain TCP socket; bodies are sent with sendfile, from the page cache to the socket."""
 
     write_waits_for_read = False
     read_waits_for_write = False
@@ -114,7 +114,7 @@ class PlainStream:
 
 
 class TlsStream:
-    """TLS over TCP. OpenSSL wants a write that could not be finished to be repeated with the same bytes."""
+    """TLS over TCP. OpenSSL requires that an incomplete write is repeated with the same bytes."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, *, listening: bool) -> None:
         self._sock = context.wrap_socket(
@@ -139,7 +139,7 @@ class TlsStream:
             self.read_waits_for_write = True
             return False
         except ssl.SSLError as error:
-            raise _trouble(error) from error
+            raise _as_error(error) from error
         return True
 
     def certificate(self) -> bytes | None:
@@ -160,7 +160,7 @@ class TlsStream:
         except ssl.SSLZeroReturnError:
             return 0
         except ssl.SSLError as error:
-            raise _trouble(error) from error
+            raise _as_error(error) from error
 
     def write(self, view: memoryview, *, more: bool = False) -> int | None:  # noqa: ARG002 - TLS makes its own records
         """See Stream."""
@@ -172,7 +172,7 @@ class TlsStream:
             self.write_waits_for_read = True
             return None
         except ssl.SSLError as error:
-            raise _trouble(error) from error
+            raise _as_error(error) from error
 
     def send_file(self, descriptor: int, offset: int, count: int) -> int | None:
         """See Stream."""
@@ -190,21 +190,21 @@ class TlsStream:
         self._sock.close()
 
 
-def _trouble(error: ssl.SSLError) -> OSError | Refused:
-    """A connection that breaks is nobody's fault; anything else of TLS is worth words."""
+def _as_error(error: ssl.SSLError) -> OSError | Refused:
+    """The exception for an error of TLS: a broken connection is ordinary, everything else is explained."""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLSyscallError | ssl.SSLZeroReturnError):
-        return ConnectionError("it ended in the midst of TLS")
+        return ConnectionError("it ended without closing TLS")
     return Refused("tls", explain(error), retry=True)
 
 
 def make_stream(sock: socket.socket, context: ssl.SSLContext | None, *, listening: bool) -> Stream:
-    """Take over a TCP socket, of the side that listens or of the one that connects; without a context it is plain."""
+    """Make a stream of a TCP socket, for the side that listens or the one that connects; plain without a context."""
     tune(sock)
     return PlainStream(sock) if context is None else TlsStream(sock, context, listening=listening)
 
 
 def start_connecting(family: int, address: Any) -> socket.socket:
-    """Begin a connection without waiting; the socket becomes writable when it stands or has failed."""
+    """Begin a connection without waiting; the socket becomes writable when it is established or has failed."""
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     result = sock.connect_ex(address)
     if result not in {0, errno.EINPROGRESS}:

@@ -1,8 +1,7 @@
 """Runs the protocol over a stream: reads, lets the protocol decide, writes; it never waits.
 
-Its owner calls `handle` when the socket is ready, when the deadline has come or when it was woken, from one thread at a
-time, and looks at `closed` afterwards. What may block for long (verifying a file and making it durable) is passed to
-`run`.
+Its owner calls `handle` when the socket is ready, at the deadline, or when it was woken, from one thread at a time, and
+checks `closed` afterwards. What may block for long (verifying a file and making it durable) is passed to `run`.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ class StreamConnection:
         me: the identity of this side.
         limits: enforced on the connection.
         initiator: whether this side opened the connection; it speaks first.
-        judge: called with the other side's certificate (None if the connection is plain): whose it proves it to be,
-            if proof is required; raises Refused.
-        welcome: called with the other side's identity once that is proven; raises Refused to reject it.
-        offer_ended: called when a file that was offered is stored over there or refused.
+        judge: called with the other side's certificate (None if the connection is plain); returns the accepted
+            certificate if proof is required; raises Refused.
+        welcome: called with the other side's identity once that is proved; raises Refused to reject it.
+        offer_ended: called when a file that was offered is stored at the other side or refused.
         inbox: accepts the files that are offered; without one everything is refused.
         run: runs a job that may block.
         wake: requests a call of `handle`, from any thread.
@@ -75,7 +74,9 @@ class StreamConnection:
         self._welcome = welcome
         self._offer_ended = offer_ended
         self._certificate: Certificate | None = None
-        self._protocol = ProtocolConnection(me, limits, initiator=initiator, now=time.monotonic())
+        self._protocol = ProtocolConnection(
+            me, limits, initiator=initiator, accepts_files=inbox is not None, now=time.monotonic()
+        )
         self._incoming = IncomingFiles(self._protocol, inbox, run, wake)
         self._sending: Outgoing | None = None
         self._secure = False
@@ -86,6 +87,11 @@ class StreamConnection:
     def peer(self) -> Identity | None:
         """The other side, once it is accepted."""
         return self._protocol.peer
+
+    @property
+    def peer_accepts_files(self) -> bool:
+        """Whether the other side, once it is accepted, may be offered files."""
+        return self._protocol.peer_accepts_files
 
     @property
     def closed(self) -> Refusal | None:
@@ -166,14 +172,14 @@ class StreamConnection:
             return
         self._protocol.close(Refusal(code=code, message=message[:1000], retry=retry))
         if self._secure and self._protocol.sending is None:
-            with suppress(OSError, Refused, SourceChangedError):  # it was gone already
+            with suppress(OSError, Refused, SourceChangedError):  # it was closed already
                 self._flush(1)
         self._release()
 
     def review(self) -> None:
         """The trusted certificates or the configured peers have changed: end the connection if it is not welcome."""
         if self.closed is not None or not self._secure:
-            return  # what is not secure yet will be judged by what is known then
+            return  # the handshake will use what is configured then
         try:
             self._prove()
             if self.peer is not None:
@@ -217,12 +223,12 @@ class StreamConnection:
             case HelloReceived(identity):
                 if self._certificate is not None and identity != self._certificate.owner:
                     owner = self._certificate.owner
-                    raise Refused("wrong_name", f"it says that it is {identity}, but its certificate is for {owner}")
+                    raise Refused("wrong_name", f"its HELLO names {identity}, but its certificate is for {owner}")
                 self._welcome(identity)
                 self._protocol.accept()
 
     def _flush(self, budget: int) -> bool:
-        """Send until the socket is full, nothing is left, or `budget` bytes were sent; True if it should go on."""
+        """Send until the socket is full, nothing is left, or `budget` bytes were sent; True if more is left."""
         while budget > 0:
             output = self._protocol.next_output()
             for event in self._protocol.ended_offers():

@@ -1,8 +1,10 @@
-"""What is taken, from whom, and where it lies. Refused when it is *offered*, where that can be known."""
+"""Decides which files are accepted from whom, and where they are stored; refuses them when they are *offered*."""
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import structlog
 
 from fedsim.config import ReceiverConfig
-from fedsim.errors import BadInput, Refused
-from fedsim.receiver.counters import Counters
-from fedsim.receiver.incoming import Destination, IncomingFile, disk_refusal
-from fedsim.receiver.numbers import TaskNumbers
-from fedsim.receiver.quota import QuotaLedger
-from fedsim.receiver.validation import check_contents
+from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.inbox.counters import Counters
+from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
+from fedsim.inbox.quota import ReceiveQuota
+from fedsim.inbox.task_numbers import TaskNumbers
+from fedsim.inbox.validation import check_contents
 from fedsim.spool.allowlist import check_wanted
+from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
 from fedsim.spool.kinds import KINDS
 from fedsim.spool.layout import Metadata, Spool, read_metadata
@@ -25,7 +28,7 @@ from fedsim.wire import Identity
 
 
 class SpoolInbox:
-    """See fedsim.wire.incoming.Inbox. One for all connections; `config` may be replaced while it works."""
+    """An `Inbox` (see `wire.transport.receiving`) for all connections; `config` may be replaced at any time."""
 
     def __init__(self, config: ReceiverConfig, spool: Spool, counters: Counters) -> None:
         self.config = config
@@ -34,12 +37,38 @@ class SpoolInbox:
         self._numbers = TaskNumbers(spool, self._role)
         self._counters = counters
         self._lock = threading.Lock()
-        self._on_the_way: dict[Path, IncomingFile] = {}
-        self.ledger = QuotaLedger(spool.incoming)
+        self._receiving: dict[Path, IncomingFile] = {}
+        self.quota = ReceiveQuota(spool.incoming)
+        self._hold = -1
         self._log = structlog.get_logger()
 
+    def open(self) -> None:
+        """Take the spool for this process and clear old leftovers; `Unavailable` if another process has it."""
+        self._hold = os.open(self._spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise Unavailable(
+                f"another receiver uses the spool {self._spool.root}: stop it, or give this one a spool of its own"
+            ) from error
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove partly received files that were not resumed."""
+        gone = clear_leftovers(self._spool, self.config.limits.keep_partial_seconds, self.quota.in_use())
+        self.quota.scan()
+        if gone:
+            self._log.info("leftovers_cleared", files=gone)
+
+    def close(self) -> None:
+        """Leave the spool to another process."""
+        if self._hold >= 0:
+            os.close(self._hold)
+            self._hold = -1
+
     def welcome(self, peer: Identity) -> None:
-        """Only configured peers, in their configured role; else Refused."""
+        """Admit a configured peer in its configured role; Refused otherwise."""
         known = {item.name: item.role for item in self.config.peers}
         if known.get(peer.name) != peer.role:
             raise Refused("unknown_peer", f"{peer} is not a peer of {self.config.name}; add it to its receiver.yml")
@@ -70,38 +99,38 @@ class SpoolInbox:
             ended=self._ended,
         )
         with incoming.lock:
-            self._take_place(incoming)
+            self._reserve_path(incoming)
             try:
                 if not self._begin(incoming):
-                    self._leave_place(incoming)
+                    self._release_path(incoming)
                     return None
             except (OSError, Refused):
-                self._leave_place(incoming)
+                self._release_path(incoming)
                 raise
         return incoming
 
-    def _take_place(self, incoming: IncomingFile) -> None:
-        """One file at a time is on its way to a place: what was found in it then stays true until the end."""
-        place = incoming.destination.final
+    def _reserve_path(self, incoming: IncomingFile) -> None:
+        """Reserve the path. At most one transfer targets it, so the check at the start still holds at the rename."""
+        path = incoming.destination.final
         while True:
             with self._lock:
-                older = self._on_the_way.setdefault(place, incoming)
+                older = self._receiving.setdefault(path, incoming)
             if older is incoming:
                 return
-            # Most likely its connection is dead and nobody has noticed yet. Its end makes the place free.
+            # Most likely its connection is dead, which has not been detected yet. Its end releases the path.
             if older.sender != incoming.sender or not older.supersede():
                 kind = incoming.header.id.kind
-                raise Refused("busy", f"this {kind} is being taken in at this moment; ask again", retry=True)
+                raise Refused("busy", f"this {kind} is being received at this moment; offer it again", retry=True)
 
-    def _leave_place(self, incoming: IncomingFile) -> None:
+    def _release_path(self, incoming: IncomingFile) -> None:
         with self._lock:
-            if self._on_the_way.get(incoming.destination.final) is incoming:
-                del self._on_the_way[incoming.destination.final]
+            if self._receiving.get(incoming.destination.final) is incoming:
+                del self._receiving[incoming.destination.final]
         if incoming.claim is not None:
-            self.ledger.close(incoming.claim)
+            self.quota.close(incoming.claim)
 
     def _begin(self, incoming: IncomingFile) -> bool:
-        """Open the file for writing if it is not stored exactly like this already; whether anything is to be done."""
+        """Open the file for writing; returns False if exactly this file is stored already."""
         sender, header, destination = incoming.sender.name, incoming.header, incoming.destination
         there = self._in_place(sender, header, destination.final)
         if there == header.meta:
@@ -112,11 +141,11 @@ class SpoolInbox:
             return True
         limits = self.config.limits
         urgent = KINDS[header.id.kind].is_json
-        incoming.open(self.ledger.claim(sender, destination.partial, header.size, limits, self._share(), urgent=urgent))
+        incoming.open(self.quota.claim(sender, destination.partial, header.size, limits, self._share(), urgent=urgent))
         return True
 
     def _share(self) -> float:
-        """What one peer may hold of everything: where there are few, nobody gains from what they leave free."""
+        """The share of all limits that one peer may use: with few peers an equal part each."""
         return max(self.config.limits.max_share_per_peer, 1 / len(self.config.peers))
 
     def _check_size(self, header: FileHeader) -> None:
@@ -128,12 +157,12 @@ class SpoolInbox:
 
     def _destination(self, sender: Identity, header: FileHeader) -> Destination:
         final = self._spool.path(header.id, sender.name)
-        partial = self.ledger.part(sender.name, header)
+        partial = self.quota.part(sender.name, header)
         if KINDS[header.id.kind].is_json:
             return Destination(partial, final, None)
-        beside = Metadata(sender=sender.name, digest=header.digest, size=header.size, meta=header.meta)
+        stored = Metadata(sender=sender.name, digest=header.digest, size=header.size, meta=header.meta)
         try:
-            metadata = json.dumps(beside.model_dump(), allow_nan=False, ensure_ascii=False).encode()
+            metadata = json.dumps(stored.model_dump(), allow_nan=False, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as error:
             raise Refused("bad_header", f"its metadata is not plain JSON: {error}") from error
         return Destination(partial, final, metadata)
@@ -145,22 +174,22 @@ class SpoolInbox:
         """
         try:
             size = final.stat().st_size
-            if KINDS[header.id.kind].is_json:  # they have none
+            if KINDS[header.id.kind].is_json:  # without metadata
                 return header.meta if (hash_file(final), size) == (header.digest, header.size) else None
         except FileNotFoundError:
             return None
         try:
             there = read_metadata(final)
         except BadInput:
-            final.unlink(missing_ok=True)  # nobody can use it without; it comes again
+            final.unlink(missing_ok=True)  # without metadata it cannot be used; the sender sends it again
             return None
         if (there.digest, size) != (header.digest, header.size):
-            known = f"{header.id.kind} is here already with the digest {there.digest}"
-            raise Refused("conflict", f"{known}; {header.digest} from {sender} cannot take its place")
+            known = f"{header.id.kind} is stored already with the digest {there.digest}"
+            raise Refused("conflict", f"{known}; {header.digest} from {sender} cannot replace it")
         return there.meta
 
     def _ended(self, incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
-        self._leave_place(incoming)
+        self._release_path(incoming)
         if refused is None:
             self._counters.add("files_stored")
             self._counters.add("bytes_stored", incoming.header.size)
@@ -175,11 +204,11 @@ class SpoolInbox:
         self._log.warning("file_refused", **self._fields(sender, header), code=refused.code, problem=str(refused))
 
     def _fields(self, sender: Identity, header: FileHeader) -> dict[str, Any]:
-        """On a server the node that a line is about is the sender; on a node it is the node itself."""
-        told = header.id.model_dump(mode="json", exclude_none=True)
-        uid = told.pop("task", None)
+        """The fields of a log line; on a server the node that it concerns is the sender."""
+        fields = header.id.model_dump(mode="json", exclude_none=True)
+        uid = fields.pop("task", None)
         if uid is not None:
             number = self._numbers.of(uid)
-            told = {**({} if number is None else {"task": number}), "task_uid": uid, **told}
+            fields = {**({} if number is None else {"task": number}), "task_uid": uid, **fields}
         about = "node" if sender.role is Role.CLIENT else "sender"
-        return {about: sender.name, **told, "size": header.size}
+        return {about: sender.name, **fields, "size": header.size}

@@ -1,7 +1,7 @@
-"""What is on its way to this host and whose it is: nobody may hold more than a share of what all may hold together.
+"""The quota of each sender: the files being received, and the share of all limits that one sender may use.
 
-Half-received files that wait to be resumed (kept parts) lie in `.incoming` under their sender's name. They take room on
-the disk like open ones, but they only save work: they give way, oldest first, to what comes.
+Partly received files that wait to be resumed (kept parts) are stored in `.incoming` under their sender's name. They use
+disk space like open ones but only save work, so they are deleted, oldest first, when new files need the space.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PART: Final = re.compile(r"(?P<sender>[A-Za-z0-9][A-Za-z0-9_.-]{0,63})\.[0-9a-f
 
 @dataclass(eq=False)
 class Claim:
-    """A file that is on its way; `received` grows while it comes."""
+    """The space reserved for a file being received; `received` grows meanwhile."""
 
     sender: str
     part: Path
@@ -39,24 +39,24 @@ class _Kept:
     size: int
 
 
-class QuotaLedger:
-    """Every file that has begun to come, open or kept. From any thread."""
+class ReceiveQuota:
+    """Every partly received file, open or kept. From any thread."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is where parts lie."""
+        """`folder` is that of the parts."""
         self._folder = folder
         self._lock = threading.Lock()
         self._open: set[Claim] = set()
         self._kept: dict[Path, _Kept] = {}  # oldest first
-        self.look()
+        self.scan()
 
     def part(self, sender: str, header: FileHeader) -> Path:
-        """Where a file lies while it comes: known by its sender, id, digest and size."""
+        """The path of a file while it is received, derived from its sender, id, digest and size."""
         key = f"{header.id.model_dump_json()} {header.digest} {header.size}"
         return self._folder / f"{sender}.{blake3(key.encode()).hexdigest()}.part"
 
-    def look(self) -> None:
-        """Take over what lies in the folder: a start or a sweep has changed it."""
+    def scan(self) -> None:
+        """Read which parts the folder contains: after a start, or a sweep."""
         with self._lock:
             in_use = {claim.part for claim in self._open}
             found: list[tuple[float, Path, _Kept]] = []
@@ -73,15 +73,15 @@ class QuotaLedger:
             return {claim.part for claim in self._open}
 
     def claim(self, sender: str, part: Path, size: int, limits: Limits, share: float, *, urgent: bool) -> Claim:
-        """Promise room for a file, or raise Refused.
+        """Reserve space for a file, or raise Refused.
 
         Args:
-            sender: who brings it.
-            part: where it will lie while it comes.
+            sender: of the file.
+            part: its path while it is received.
             size: of the whole file, bytes.
             limits: of this host.
-            share: how much of everything one sender may hold, above 0, at most 1.
-            urgent: it is small and may be what frees room: only the reserve for such files bounds it.
+            share: of all limits that one sender may use, above 0, at most 1.
+            urgent: it is small and may be what frees space: only the reserve for such files limits it.
         """
         with self._lock:
             resumed = self._kept.pop(part, None)
@@ -100,7 +100,7 @@ class QuotaLedger:
             return claim
 
     def close(self, claim: Claim) -> None:
-        """The file is in place, gone, or kept for resuming: then its part is still there. Safe to repeat."""
+        """End the reservation; a part that is still there is kept for resuming. Can be repeated."""
         with self._lock:
             if claim not in self._open:
                 return
@@ -110,7 +110,7 @@ class QuotaLedger:
             except FileNotFoundError:
                 self._kept.pop(claim.part, None)
 
-    # -- what stands in the way; the lock is held
+    # -- limits; the lock is held
 
     def _held(self, sender: str) -> list[Claim | _Kept]:
         everything: list[Claim | _Kept] = [*self._open, *self._kept.values()]
@@ -119,38 +119,40 @@ class QuotaLedger:
     def _bound_files(self, sender: str, limits: Limits, share: float) -> None:
         held = len(self._held(sender))
         most = max(1, int(share * limits.max_files_in_flight))
-        refused = Refused("busy", f"{sender} has {held} files on their way, its share; try again later", retry=True)
-        self._give_way(held + 1 - most, lambda _: 1, refused, sender)
+        refused = Refused(
+            "busy", f"{held} files from {sender} are being received, its share; try again later", retry=True
+        )
+        self._evict(held + 1 - most, lambda _: 1, refused, sender)
         if len(self._open) >= limits.max_files_in_flight:
-            raise Refused("busy", f"{len(self._open)} files are on their way already; try again later", retry=True)
+            raise Refused("busy", f"{len(self._open)} files are being received already; try again later", retry=True)
 
     def _bound_bytes(self, sender: str, size: int, limits: Limits, share: float) -> None:
         promised = sum(claim.size for claim in self._open)
         if promised + size > limits.max_bytes_in_flight:
-            raise Refused("busy", f"{promised} bytes are on their way already; try again later", retry=True)
+            raise Refused("busy", f"{promised} bytes are being received already; try again later", retry=True)
         held = sum(item.size for item in self._held(sender))
         taken = sum(claim.received for claim in self._open) + sum(kept.size for kept in self._kept.values())
         room = max(0, self._free() + taken - limits.min_free_bytes)
         most = int(share * min(room, limits.max_bytes_in_flight))
         code = "no_space" if room < limits.max_bytes_in_flight else "busy"
         message = (
-            f"{size} bytes do not fit: {limits.min_free_bytes} must stay free, and {sender} may hold {most}, its "
-            f"share; it holds {held}: try again later, or make room in {self._folder.parent}"
+            f"{size} bytes do not fit: {limits.min_free_bytes} must stay free, and {sender} may use {most}, its "
+            f"share; it uses {held}: try again later, or free space in {self._folder.parent}"
         )
         refused = Refused(code, message, retry=True)
-        self._give_way(held + size - most, lambda kept: kept.size, refused, sender)
+        self._evict(held + size - most, lambda kept: kept.size, refused, sender)
 
     def _bound_disk(self, sender: str, needed: int, limits: Limits, *, urgent: bool) -> None:
         free = self._free() - sum(claim.size - claim.received for claim in self._open)
         least = limits.min_free_bytes_for_json if urgent else limits.min_free_bytes
         message = f"{needed} bytes do not fit: {free} are free, {least} must stay free"
-        refused = Refused("no_space", f"{message}; make room in {self._folder.parent}", retry=True)
-        self._give_way(least + needed - free, lambda kept: kept.size, refused, sender, others=True)
+        refused = Refused("no_space", f"{message}; free space in {self._folder.parent}", retry=True)
+        self._evict(least + needed - free, lambda kept: kept.size, refused, sender, others=True)
 
-    def _give_way(
+    def _evict(
         self, short: int, worth: Callable[[_Kept], int], refused: Refused, sender: str, *, others: bool = False
     ) -> None:
-        """Let kept parts go, the sender's own first, until no more is short; none of them if that would not help."""
+        """Delete kept parts, the sender's own first, until nothing is short; none of them if all would not suffice."""
         victims = []
         for path, kept in sorted(self._kept.items(), key=lambda item: item[1].sender != sender):
             if short > 0 and (others or kept.sender == sender):

@@ -1,4 +1,4 @@
-"""One file on its way in: a temporary name that can be resumed, then verified, durable, and in place by a rename."""
+"""A file being received: under a temporary name that can be resumed, then verified, durable, and renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Final
 from blake3 import blake3
 
 from fedsim.errors import BadInput, Refused
-from fedsim.receiver.quota import Claim
+from fedsim.inbox.quota import Claim
 from fedsim.spool.durable import FILE_MODE, move_into_place, write_bytes
 from fedsim.spool.files import FileHeader, metadata_path
 from fedsim.spool.npy import hash_file
@@ -25,14 +25,14 @@ _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def disk_refusal(error: OSError) -> Refused:
-    """What the disk's trouble means for a sender: later may succeed."""
+    """The refusal for an error of the disk; to be retried later."""
     code = "no_space" if error.errno in _FULL else "storage"
-    return Refused(code, f"the file cannot be kept: {error.strerror}; try again later", retry=True)
+    return Refused(code, f"the file cannot be stored: {error.strerror}; try again later", retry=True)
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a file waits while it comes, and where it then lies; `metadata` is written beside a `.npy` file."""
+    """The temporary and the final path of a file; `metadata` is stored next to a `.npy` file."""
 
     partial: Path
     final: Path
@@ -40,10 +40,10 @@ class Destination:
 
 
 class IncomingFile:
-    """See fedsim.wire.incoming.Incoming. Not open before `open` or `renew`.
+    """An `Incoming` (see `wire.transport.receiving`). Not open before `open` or `renew`.
 
-    Whoever works on the file holds its lock; nobody waits for it but the one connection that brings the file and the
-    job that finishes it, which are never there at the same time. A newer offer only tries it (`supersede`).
+    Its lock is held while the file is worked on. Only the connection that receives the file and the job that finishes
+    it wait for the lock, never both at once; a newer offer only tries it (`supersede`).
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class IncomingFile:
         self._renewing = False
 
     def open(self, claim: Claim) -> None:
-        """Go on with what an earlier connection has left, or begin; the lock is held."""
+        """Resume what an earlier connection has received, or begin; the lock is held."""
         self.claim = claim
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._descriptor = os.open(claim.part, flags, FILE_MODE)
@@ -81,12 +81,12 @@ class IncomingFile:
         self._hasher = blake3()
 
     def renew(self) -> None:
-        """The file is in place already, and only its metadata is new; the lock is held."""
+        """The file is stored already, and only its metadata is new; the lock is held."""
         self.have = self.header.size
         self._renewing = True
 
     def write(self, data: memoryview) -> None:
-        """Append bytes; raises Refused if they cannot be kept, and nothing else is disturbed."""
+        """Append bytes; raises Refused if they cannot be stored."""
         with self.lock, self._refusing():
             claim = self._opened()
             view = data
@@ -97,7 +97,7 @@ class IncomingFile:
             claim.received += len(data)
 
     def finish(self) -> None:
-        """Verify, sync, rename: when this returns, the file is in place whatever happens to this host."""
+        """Verify, sync, rename: when this returns, the file is stored durably under its final name."""
         with self.lock, self._refusing():
             if self._renewing:
                 self._replace_metadata()
@@ -110,36 +110,36 @@ class IncomingFile:
         self._ended(self, None, time.monotonic() - self._started)
 
     def abandon(self, *, keep: bool) -> None:
-        """The connection is gone, or the file is not wanted any more."""
+        """The connection has ended, or the sender has cancelled."""
         with self.lock:
             if self._descriptor < 0:
                 return
             self._close()
             if not keep:
                 self.destination.partial.unlink(missing_ok=True)
-        self._ended(self, Refused("abandoned", "the connection ended before the file was whole", retry=True), 0.0)
+        self._ended(self, Refused("abandoned", "the connection ended before the file was complete", retry=True), 0.0)
 
     def supersede(self) -> bool:
-        """A newer connection brings this file: let go, unless somebody works on it at this moment; never waits."""
+        """A newer connection offers this file: stop, unless the file is worked on at this moment. Never waits."""
         if not self.lock.acquire(blocking=False):
             return False
         try:
             self._close()
         finally:
             self.lock.release()
-        self._ended(self, self._taken_over(), 0.0)
+        self._ended(self, self._superseded(), 0.0)
         return True
 
     def _opened(self) -> Claim:
         if self.claim is None or self._descriptor < 0:
-            raise self._taken_over()
+            raise self._superseded()
         return self.claim
 
     def _verify(self) -> None:
-        # What an earlier connection left was not hashed while it came.
+        # What an earlier connection received was not hashed then.
         digest = hash_file(self.destination.partial) if self.have else self._hasher.hexdigest()
         if digest != self.header.digest:
-            message = f"it arrived with the digest {digest}, {self.header.digest} was offered; it is thrown away"
+            message = f"it arrived with the digest {digest}, {self.header.digest} was offered; it is discarded"
             raise Refused("wrong_digest", message, retry=True)
         try:
             self._check(self.destination.partial)
@@ -147,26 +147,26 @@ class IncomingFile:
             raise Refused("bad_content", f"{self.header.id.kind} is refused: {error}") from error
 
     def _put_into_place(self) -> None:
-        """The metadata first: it is the file itself that says that something is here."""
-        place = self.destination
-        if place.metadata is not None:
-            if place.final.exists():  # the place was empty when this file took it, and only a file in it may come here
-                raise Refused("conflict", f"another {self.header.id.kind} was put into its place meanwhile")
-            self._write_metadata(place.metadata)
-        move_into_place(place.partial, place.final)
+        """Metadata first: the name of the file itself marks it as arrived."""
+        path = self.destination
+        if path.metadata is not None:
+            if path.final.exists():  # the path was free when it was reserved
+                raise Refused("conflict", f"another {self.header.id.kind} was stored under its path meanwhile")
+            self._write_metadata(path.metadata)
+        move_into_place(path.partial, path.final)
 
     def _replace_metadata(self) -> None:
-        place = self.destination
-        if not place.final.exists() or place.metadata is None:
-            raise Refused("busy", "the file that was here is used up; offer it again", retry=True)
-        self._write_metadata(place.metadata)
+        path = self.destination
+        if not path.final.exists() or path.metadata is None:
+            raise Refused("busy", "the stored file has been used and removed; offer it again", retry=True)
+        self._write_metadata(path.metadata)
 
     def _write_metadata(self, metadata: bytes) -> None:
         write_bytes(metadata_path(self.destination.final), metadata, by_way_of=self.destination.partial.parent)
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
-        """Turn trouble of the disk into a refusal that may pass, and clean up after every refusal."""
+        """Turn errors of the disk into a refusal to be retried, and clean up after every refusal."""
         try:
             yield
         except OSError as error:
@@ -189,5 +189,5 @@ class IncomingFile:
             self._descriptor = -1
         self._renewing = False
 
-    def _taken_over(self) -> Refused:
-        return Refused("superseded", "a newer connection brings the same file", retry=True)
+    def _superseded(self) -> Refused:
+        return Refused("superseded", "a newer connection offers the same file", retry=True)

@@ -1,7 +1,6 @@
-"""The number of a task, by which people know it, for the receiver's log: on the wire it has only its uid.
+"""The number of a task, for the receiver's log: on the wire a task has only its uid.
 
-It stands in what the daemon of this host, or the server that a node trusts, has put into the spool: the plan on the
-server, `initparam` on a node.
+It is read from the spool: from the plan on the server, from `initparam` on a node.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _MOST_KNOWN = 1000
 
 
 class TaskNumbers:
-    """Finds numbers, and keeps the newest: at a task's end its files go before the last lines about it are written."""
+    """Finds numbers and caches the newest: at a task's end its files are removed before the last lines are logged."""
 
     def __init__(self, spool: Spool, role: Role) -> None:
         self._spool = spool
@@ -25,7 +24,7 @@ class TaskNumbers:
         self._known: dict[str, int] = {}
 
     def of(self, uid: str) -> int | None:
-        """The number of the task with this uid, if it can be told here (yet)."""
+        """The number of the task with this uid, if it is known here (yet)."""
         if uid not in self._known:
             with suppress(OSError, ValueError, KeyError, TypeError):
                 self._known[uid] = int(json.loads(self._place(uid).read_bytes())["number"])

@@ -1,4 +1,4 @@
-"""Checks a whole file before it is committed: content that a daemon could not use is refused with the reason."""
+"""Checks the content of a complete file before it is stored: what a daemon could not use is refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role
     Args:
         path: the file, still under its temporary name.
         file_id: what it was offered as.
-        sender: who sent it, as the connection proved.
+        sender: as proved by the connection.
         receiver: the role of this host; a server and a node receive different `initparam`.
-        num_parameters: of the task's model, if that is known.
+        num_parameters: of the task's model, if known.
 
     Raises:
         BadInput: the content is wrong; the message says why.
@@ -46,6 +46,6 @@ def _body(file_id: FileId, sender: Role, receiver: Role) -> Body:
 def _check_subject(message: Message, file_id: FileId, sender: str) -> None:
     node, task = getattr(message, "node", sender), getattr(message, "task", file_id.task)
     if node != sender:
-        raise BadInput(f"it announces {node}, but it comes from {sender}")
+        raise BadInput(f"it names the node {node}, but was sent by {sender}")
     if task != file_id.task:
         raise BadInput(f"it is about the task {task}, but was offered for {file_id.task}")

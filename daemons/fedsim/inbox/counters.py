@@ -1,4 +1,4 @@
-"""What the receiver counts; metrics read it, `systemctl status` shows some of it."""
+"""The counters of what is received; metrics and `systemctl status` read them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections import Counter
 
 
 class Counters:
-    """Named whole numbers, counted from any thread."""
+    """Named integers, counted from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, amount: int = 1) -> None:
-        """Count."""
+        """Increase a counter."""
         with self._lock:
             self._counts[name] += amount
 
