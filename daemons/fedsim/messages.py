@@ -25,7 +25,6 @@ MAX_LISTED = 1000
 MAX_PLUGINS = 100
 """Plug-ins of one group in a hello."""
 MAX_GROUPS = 20
-MAX_TRANSFORMS = 20
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
@@ -184,7 +183,6 @@ class Assignment(Message):
     model_spec: ModelSpec
     engine: EngineInfo
     uplink: Uplink
-    transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS)] = ()
     send_testset: bool = False
 
 

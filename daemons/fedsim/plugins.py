@@ -31,7 +31,8 @@ OBJECTIVES = "fedsim.objectives"
 OPTIMIZERS = "fedsim.optimizers"
 SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
-GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPLERS, ENGINES)
+TRANSFORMS = "fedsim.transforms"
+GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPLERS, ENGINES, TRANSFORMS)
 """All groups of entry points."""
 _NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})
 """Packages whose classes a plug-in inherits from, but is not known by."""

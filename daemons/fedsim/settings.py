@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from fedsim import plugins
 from fedsim.errors import BadInput
@@ -17,6 +17,7 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
 MAX_OPTIONS = 100
+MAX_TRANSFORMS = 20
 OptionValue = str | int | float | bool | None | list[str | int | float | bool]
 OptionValues = Annotated[dict[str, OptionValue], Field(max_length=MAX_OPTIONS)]
 
@@ -31,8 +32,15 @@ PLUGIN_SETTINGS = {
     "aggregation": plugins.STRATEGIES,
     "server_step": plugins.STRATEGIES,
 }
-TASK_GROUPS = tuple(dict.fromkeys(PLUGIN_SETTINGS.values()))
+# setting -> the group of the plug-ins that it lists; the options of each are in `<setting>_options`, by its name.
+PLUGIN_LISTS = {"transforms": plugins.TRANSFORMS}
+TASK_GROUPS = tuple(dict.fromkeys((*PLUGIN_SETTINGS.values(), *PLUGIN_LISTS.values())))
 """The groups of plug-ins that tasks choose from."""
+
+
+def _split(given: object) -> object:
+    """A list may also be given as text with commas, as in a form or on a command line."""
+    return [name for part in given.split(",") if (name := part.strip())] if isinstance(given, str) else given
 
 
 class TaskSettings(BaseModel):
@@ -71,6 +79,12 @@ class TaskSettings(BaseModel):
         "", description="A strategy whose server step is taken instead; empty: the strategy's own"
     )
     server_step_options: OptionValues = Field({}, description="Options of the server step")
+    transforms: Annotated[tuple[Name, ...], Field(max_length=MAX_TRANSFORMS), BeforeValidator(_split)] = Field(
+        (), description="What each update passes between training and aggregation, in this order"
+    )
+    transforms_options: Annotated[dict[Name, OptionValues], Field(max_length=MAX_TRANSFORMS)] = Field(
+        {}, description="Options of the transforms, by their names"
+    )
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Same seed, same placement: same result, to the byte")
@@ -88,19 +102,27 @@ class TaskSettings(BaseModel):
         return max(int(round(self.num_clients * self.fraction_train, 6)), 1)
 
     def options(self, setting: str) -> dict[str, Any]:
-        """The options of the plug-in that `setting` names."""
-        return dict(getattr(self, options_setting(setting)))
+        """The options of the plug-in that `setting` names; of a list it is an entry such as `transforms.clip`."""
+        outer, entry, name = setting.partition(".")
+        options = getattr(self, options_setting(outer))
+        return dict(options.get(name, {}) if entry else options)
 
     def plugin(self, setting: str) -> Any:
         """An instance of the plug-in that `setting` names, with its options; raises `BadInput` if it cannot be made."""
-        return plugins.make(PLUGIN_SETTINGS[setting], getattr(self, setting), self.options(setting))
+        group, name = self.chosen_plugins[setting]
+        return plugins.make(group, name, self.options(setting))
 
     @property
     def chosen_plugins(self) -> dict[str, tuple[str, str]]:
-        """(group, name) of each plug-in that the task uses, by its setting."""
-        return {
-            setting: (group, name) for setting, group in PLUGIN_SETTINGS.items() if (name := getattr(self, setting))
-        }
+        """(group, name) of each plug-in that the task uses, by its setting, or by its entry in one that is a list."""
+        chosen = {setting: name for setting in PLUGIN_SETTINGS if (name := getattr(self, setting))}
+        chosen |= {f"{setting}.{name}": name for setting in PLUGIN_LISTS for name in getattr(self, setting)}
+        return {setting: (plugin_group(setting), name) for setting, name in chosen.items()}
+
+
+def plugin_group(setting: str) -> str:
+    """The group of the plug-in that a setting, or an entry such as `transforms.clip`, names."""
+    return (PLUGIN_SETTINGS | PLUGIN_LISTS)[setting.partition(".")[0]]
 
 
 def options_setting(setting: str) -> str:
@@ -199,7 +221,8 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             message = item["msg"].removeprefix("Value error, ")
-            field = ".".join(str(part) for part in item["loc"][:2])
+            loc = item["loc"][:1] if item["loc"][0] in PLUGIN_LISTS else item["loc"][:2]
+            field = ".".join(map(str, loc))
             if item["type"] == "extra_forbidden":
                 message = _not_a_setting(field)
             problems.setdefault(field, message)
@@ -209,7 +232,13 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     _check_plugins(settings if parsed is None else parsed.model_dump(), problems, kinds)
     if problems or parsed is None:
         raise SettingsError(problems, kinds)
-    options = {options_setting(setting): _complete(parsed, setting) for setting in parsed.chosen_plugins}
+    options: dict[str, Any] = {}
+    for setting in parsed.chosen_plugins:
+        outer, entry, name = setting.partition(".")
+        if entry:
+            options.setdefault(options_setting(outer), {})[name] = _complete(parsed, setting)
+        else:
+            options[options_setting(outer)] = _complete(parsed, setting)
     return parsed.model_copy(update=options), notes
 
 
@@ -221,8 +250,24 @@ def _not_a_setting(name: str) -> str:
 
 def _nested(settings: dict[str, Any], problems: dict[str, str]) -> dict[str, Any]:
     """`strategy_options.mu` as a key becomes `mu` in the dictionary `strategy_options`."""
+    for outer in map(options_setting, PLUGIN_LISTS):
+        given = settings.get(outer, {})
+        if isinstance(given, dict):  # `{clip.norm: 1}` is `{clip: {norm: 1}}`
+            dotted = {key: value for key, value in given.items() if "." in key and not isinstance(value, dict)}
+            settings |= {f"{outer}.{key}": value for key, value in dotted.items()}
+            if dotted:
+                settings[outer] = {key: value for key, value in given.items() if key not in dotted}
     for key in [key for key in settings if "." in key]:
         outer, _, inner = key.partition(".")
+        entry, _, option = inner.rpartition(".")
+        if outer in map(options_setting, PLUGIN_LISTS) and entry:
+            by_name = settings.setdefault(outer, {})
+            options = by_name.get(entry, {}) if isinstance(by_name, dict) else None
+            if not isinstance(options, dict) or option in options:
+                problems[key] = f"is given twice: in {outer} as well"
+            else:
+                settings[outer] = by_name | {entry: options | {option: settings.pop(key)}}
+            continue
         if outer not in {options_setting(setting) for setting in PLUGIN_SETTINGS}:
             continue
         options = settings.setdefault(outer, {})
@@ -246,20 +291,43 @@ def _check_plugins(
         if name == "":
             problems |= {f"{key}.{option}": f"choose {setting} first" for option in options}
             continue
-        if name not in plugins.names(group):
-            problems[setting] = plugins.unknown(group, name)
+        _check_plugin(setting, (group, name), key, options, problems, kinds)
+    for setting, group in PLUGIN_LISTS.items():
+        names, key = settings.get(setting, ()), options_setting(setting)
+        options = settings.get(key, {})
+        if setting in problems or not isinstance(names, list | tuple) or not isinstance(options, dict):
             continue
-        try:
-            plugin = plugins.load(group, name)
-            plugin.Options.model_validate(options)
-        except ValidationError as error:
-            for item in error.errors(include_url=False):
-                field = ".".join(map(str, (key, *item["loc"][:1])))  # an item of a list is a problem of its option
-                problems.setdefault(field, plugins.option_problem(plugin, name, item))
-                if item["type"] not in {"value_error", "extra_forbidden"}:
-                    kinds[field] = (item["type"], item.get("ctx", {}))
-        except BadInput as error:
-            problems[setting] = str(error)
+        if len(set(names)) < len(names):
+            problems[setting] = "names one twice; give each once"
+        problems |= {f"{key}.{name}": f"{name} is not one of the {setting}" for name in options if name not in names}
+        for name in names:
+            _check_plugin(setting, (group, name), f"{key}.{name}", options.get(name, {}), problems, kinds)
+
+
+def _check_plugin(
+    setting: str,
+    plugin_id: tuple[str, str],
+    key: str,
+    options: dict[str, Any],
+    problems: dict[str, str],
+    kinds: dict[str, tuple[str, dict[str, Any]]],
+) -> None:
+    """Whether a plug-in is installed and takes its options, which are given as `key`."""
+    group, name = plugin_id
+    if name not in plugins.names(group):
+        problems[setting] = plugins.unknown(group, name)
+        return
+    try:
+        plugin = plugins.load(group, name)
+        plugin.Options.model_validate(options)
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            field = ".".join(map(str, (key, *item["loc"][:1])))  # an item of a list is a problem of its option
+            problems.setdefault(field, plugins.option_problem(plugin, name, item))
+            if item["type"] not in {"value_error", "extra_forbidden"}:
+                kinds[field] = (item["type"], item.get("ctx", {}))
+    except BadInput as error:
+        problems[setting] = str(error)
 
 
 def _complete(settings: TaskSettings, setting: str) -> dict[str, Any]:

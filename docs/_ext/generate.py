@@ -18,7 +18,7 @@ from state_diagrams import TABLES
 
 from fedsim.cli.main import EPILOG, cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
-from fedsim.learning.transforms import TRANSFORMS, compatibility
+from fedsim.learning.transforms import compatibility
 from fedsim.migrations.command import main as migrate
 from fedsim.settings import SEED_NAMES, TaskSettings
 from fedsim.web.api import ApiRoutes
@@ -50,6 +50,7 @@ GROUPS = {
     "fedsim.objectives": "Objectives",
     "fedsim.optimizers": "Client optimizers",
     "fedsim.samplers": "Client samplers",
+    "fedsim.transforms": "Transforms",
     "fedsim.engines": "Engines",
 }
 
@@ -261,7 +262,7 @@ def all_plugins() -> str:
 def combinations() -> str:
     """Which strategies and transforms combine, and why others do not."""
     strategies = {point.name: point.load()() for point in _own("fedsim.strategies")}
-    transforms = {name: transform() for name, transform in TRANSFORMS.items()}
+    transforms = {point.name: point.load()() for point in _own("fedsim.transforms")}
     found = compatibility(strategies, transforms)
     if not strategies:
         return ""

@@ -44,6 +44,13 @@ def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, exp
         lab.await_gone(lab.node_spool(node), "localparam/*")
 
 
+def test_an_update_passes_the_transforms_that_the_settings_list(lab: Platform, expected: str) -> None:
+    number = lab.submit(**CHOSEN, transforms=["identity"])
+    task = lab.completed(number)
+    assert task.settings.transforms == ("identity",)
+    assert task.digest == expected
+
+
 @pytest.mark.parametrize("victims", [["node-a"], ["server"], ["workers of node-b"]], ids=lambda names: names[0])
 def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
     lab: Platform, expected: str, victims: list[str]

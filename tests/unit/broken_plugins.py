@@ -25,7 +25,9 @@ from fedsim.learning.samplers.uniform import Uniform
 from fedsim.learning.strategies import Strategy, Uplink, weighted_mean
 from fedsim.learning.strategies.fedavgm import FedAvgM
 from fedsim.learning.strategies.median import Median
+from fedsim.learning.transforms import Transform
 from fedsim.plugins import PluginOptions
+from fedsim.update import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -371,6 +373,38 @@ class LatestVelocity(Optimizer):
                 parameter.add_(self.kept[number], alpha=-learning_rate)
 
         return step
+
+
+# ------------------------------------------------------------ transforms
+
+
+class SendsMore(Transform):
+    def on_client(self, update: Any, received: Any) -> Any:  # noqa: ARG002
+        return update.with_arrays({**update.arrays, "scale": np.ones(1, np.float32)})
+
+
+class KeepsItsArray(SendsMore):
+    def layout(self, layout: Layout) -> Layout:
+        return Layout({**layout.shapes, "scale": (1,)})
+
+
+class ScalesWhatArrived(Transform):
+    def on_server(self, update: Any) -> Any:
+        for array in update.arrays.values():
+            np.multiply(array, 2, out=array)
+        return update
+
+
+class ScalesInPlace(Transform):
+    def on_client(self, update: Any, received: Any) -> Any:  # noqa: ARG002
+        for array in update.arrays.values():
+            np.multiply(array, 2, out=array)
+        return update
+
+
+class Explodes(Transform):
+    def on_server(self, update: Any) -> Any:
+        return update.with_arrays({name: array * np.float32(np.inf) for name, array in update.arrays.items()})
 
 
 # ------------------------------------------------------------ models

@@ -63,6 +63,12 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "rounds_differ": (broken.AlwaysTheFirst,),
         "tasks_train_reproducibly": (broken.DrawsAnyhow,),
     },
+    plugins.TRANSFORMS: {
+        "uploads_have_the_declared_layout": (broken.SendsMore,),
+        "the_server_gets_the_strategys_arrays": (broken.KeepsItsArray, broken.ScalesWhatArrived),
+        "changes_only_what_it_returns": (broken.ScalesInPlace,),
+        "tasks_train": (broken.Explodes,),
+    },
     plugins.OBJECTIVES: {
         "loss_is_a_finite_scalar": (broken.NotReduced, broken.Infinite),
         "loss_is_deterministic": (broken.NoisyLoss,),

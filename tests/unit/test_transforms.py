@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydantic import Field
 
 from fedsim import plugins
 from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
 from fedsim.errors import BadInput
-from fedsim.learning import transforms as pipeline_module
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
-from fedsim.learning.transforms import (
-    TRANSFORMS,
-    IdentityTransform,
-    Pipeline,
-    Stage,
-    Transform,
-    Visible,
-    compatibility,
-    make_pipeline,
-)
+from fedsim.learning.transforms import Pipeline, Stage, Transform, Visible, compatibility, make_pipeline
+from fedsim.learning.transforms.identity import IdentityTransform
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
-from fedsim.settings import TaskSettings
+from fedsim.plugins import PluginOptions
+from fedsim.settings import SettingsError, TaskSettings, parse_settings
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import update_path
 from fedsim.update import PARAMETERS, Layout, Update
@@ -51,11 +47,17 @@ def _deterministic() -> Iterator[None]:
 
 
 class Scaled(Transform):
-    """Sends halves, together with what they are to be multiplied with."""
+    """Sends parts, together with what they are to be multiplied with."""
+
+    class Options(PluginOptions):
+        factor: float = Field(2.0, title="Factor", description="A power of two.")
+
+    options: Options
 
     def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
-        half = update.arrays[PARAMETERS] / np.float32(2)
-        return update.with_arrays({PARAMETERS: half, "scale": np.full(1, 2, np.float32)})
+        factor = np.float32(self.options.factor)
+        part = update.arrays[PARAMETERS] / factor
+        return update.with_arrays({PARAMETERS: part, "scale": np.full(1, factor, np.float32)})
 
     def on_server(self, update: Update) -> Update:
         return update.with_arrays({PARAMETERS: update.arrays[PARAMETERS] * update.arrays["scale"][0]})
@@ -91,10 +93,21 @@ class RecordedClient(Recorded):
     stage = Stage.CLIENT
 
 
-def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.ModelMade, list[tuple[Path, Update]]]:
+def offered(*names: str) -> AbstractContextManager[None]:
+    """Classes of this module as installed transforms, by their names in small letters."""
+    points = (EntryPoint(name.lower(), f"{__name__}:{name}", plugins.TRANSFORMS) for name in names)
+    return plugins.registered(plugins.TRANSFORMS, *points)
+
+
+def digits() -> DataSet:
+    return load_dataset(DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"}), Path())
+
+
+def round_of_two_nodes(folder: Path, **chosen: object) -> tuple[jobs.ModelMade, list[tuple[Path, Update]]]:
     """A round of a task over two nodes' workers and the server's."""
     server = ServerJobs(1)
-    shape = {"settings": SETTINGS, "model_spec": ModelSpec.of(SETTINGS, (8, 8), 10)}
+    settings = SETTINGS.model_copy(update=chosen)
+    shape = {"settings": settings, "model_spec": ModelSpec.of(settings, (8, 8), 10)}
     server.do(jobs.MakeInitialModel.model_validate({**shape, "out": folder / "0"}))
     updates, files = [], []
     for number, node in enumerate(("a", "b")):
@@ -105,7 +118,6 @@ def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.
             first_client=2 * number,
             num_clients=2,
             engine=EngineInfo(),
-            transforms=transforms,
             **shape,  # type: ignore[arg-type]
         )
         data = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
@@ -119,8 +131,7 @@ def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.
         files += [update_path(folder / node, update) for update in reply.updates]
     made = server.do(
         jobs.Aggregate(
-            settings=SETTINGS,
-            transforms=transforms,
+            settings=settings,
             round=1,
             base=folder / "0",
             updates=tuple(updates),
@@ -132,18 +143,18 @@ def round_of_two_nodes(folder: Path, transforms: tuple[str, ...]) -> tuple[jobs.
     return made, list(zip(files, updates, strict=True))
 
 
-def test_the_identity_and_what_the_server_undoes_change_no_byte_of_the_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(TRANSFORMS, "scaled", Scaled)
-    plain, sent = round_of_two_nodes(tmp_path / "plain", ())
-    same, sent_too = round_of_two_nodes(tmp_path / "identity", ("identity",))
-    scaled, halves = round_of_two_nodes(tmp_path / "scaled", ("identity", "scaled"))
-    assert plain.digest == same.digest == scaled.digest
+def test_the_identity_and_what_the_server_undoes_change_no_byte_of_the_model(tmp_path: Path) -> None:
+    plain, sent = round_of_two_nodes(tmp_path / "plain")
+    same, sent_too = round_of_two_nodes(tmp_path / "identity", transforms=("identity",))
+    with offered("Scaled"):
+        chosen = {"transforms": ("identity", "scaled"), "transforms_options": {"scaled": {"factor": 4}}}
+        scaled, parts = round_of_two_nodes(tmp_path / "scaled", **chosen)
+        alone = simulate(SETTINGS.model_copy(update={"num_rounds": 1, **chosen}), digits(), chunk_clients=2)
+    assert plain.digest == same.digest == scaled.digest == alone.digest
     assert [update.digest for _, update in sent] == [update.digest for _, update in sent_too]
-    whole, half = open_vector(sent[0][0]), open_vector(halves[0][0])
-    assert np.array_equal(half[:-1], whole / 2)
-    assert half[-1] == 2, "the array that the transform adds is in the file"
+    whole, part = open_vector(sent[0][0]), open_vector(parts[0][0])
+    assert np.array_equal(part[:-1], whole / 4)
+    assert part[-1] == 4, "the array that the transform adds is in the file"
 
 
 def test_client_sides_run_in_order_each_at_its_stage_and_server_sides_in_reverse() -> None:
@@ -180,14 +191,52 @@ def test_what_combines_with_what_derives_from_the_declarations() -> None:
     assert "only see their sum" in matrix["median", "mask"]
 
 
-def test_a_pipeline_that_cannot_work_is_refused_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_module, "TRANSFORMS", {"identity": IdentityTransform, "mask": Mask})
-    fedavg, median = (make_strategy(SETTINGS.model_copy(update={"strategy": name})) for name in ("fedavg", "median"))
-    assert make_pipeline(("identity", "mask"), ("fedavg", fedavg)).visible == Visible.ONLY_SUM
-    assert Pipeline().visible == Visible.VALUES
-    with pytest.raises(BadInput, match="median and mask cannot be combined: the strategy needs each client's update"):
-        make_pipeline(("mask",), ("median", median))
-    with pytest.raises(BadInput, match=r"unknown transform 'clip' \(available: identity, mask\)"):
-        make_pipeline(("clip",), ("fedavg", fedavg))
-    with pytest.raises(BadInput, match="given twice"):
-        make_pipeline(("mask", "mask"), ("fedavg", fedavg))
+def test_a_pipeline_that_cannot_work_is_refused_with_the_reason() -> None:
+    def make(*names: str, strategy: str = "fedavg") -> Pipeline:
+        settings = SETTINGS.model_copy(update={"strategy": strategy, "transforms": names})
+        return make_pipeline(settings, make_strategy(settings))
+
+    with offered("Mask"):
+        assert make("identity", "mask").visible == Visible.ONLY_SUM
+        assert make().visible == Visible.VALUES
+        with pytest.raises(BadInput, match="median and mask cannot be combined: the strategy needs each client's upd"):
+            make("mask", strategy="median")
+        with pytest.raises(BadInput, match=r"unknown transform 'clip' \(available: identity, mask\)"):
+            make("clip")
+
+
+def test_the_settings_list_transforms_with_their_options() -> None:
+    with offered("Scaled", "Mask"):
+        for given in (
+            {"transforms": "scaled, mask", "transforms_options.scaled.factor": "8"},
+            {"transforms": ["scaled", "mask"], "transforms_options": {"scaled.factor": 8}},
+            {"transforms": ("scaled", "mask"), "transforms_options": {"scaled": {"factor": 8}}},
+        ):
+            settings, _ = parse_settings(given)
+            assert settings.transforms == ("scaled", "mask")
+            assert settings.transforms_options == {"scaled": {"factor": 8.0}, "mask": {}}
+            assert parse_settings(settings.model_dump(mode="json"))[0] == settings
+            assert settings.chosen_plugins["transforms.mask"] == (plugins.TRANSFORMS, "mask")
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "problem"),
+    [
+        ({"transforms": "identity, clip"}, "transforms", "unknown transform 'clip' (available: identity)"),
+        ({"transforms": "identity,identity"}, "transforms", "names one twice"),
+        ({"transforms": "-x"}, "transforms", "should match pattern"),
+        ({"transforms_options": {"clip": {"norm": 1}}}, "transforms_options.clip", "clip is not one of the transforms"),
+        (
+            {"transforms": "identity", "transforms_options.identity.norm": 1},
+            "transforms_options.identity.norm",
+            "identity has no options",
+        ),
+    ],
+)
+def test_a_wrong_list_of_transforms_is_a_problem_of_its_field(
+    given: dict[str, object], field: str, problem: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse_settings(given)
+    assert set(caught.value.problems) == {field}
+    assert problem in caught.value.problems[field]

@@ -44,6 +44,7 @@ def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:
             "model_options": {"hidden": "5, 7"},
             "strategy": "fedprox",
             "strategy_options": {"mu": 0.125},
+            "transforms": ["identity"],
             "local_learning_rate": 1e-05,
             "round_timeout_seconds": 12.5,
             "seed": 2**63 - 1,

@@ -107,7 +107,7 @@ def parse_settings_text(text: str) -> dict[str, Any]:
 
 def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """The settings with some of them replaced, whichever of its names (ours or the original's) each one has."""
-    from fedsim.settings import PLUGIN_SETTINGS, SEED_MODELS, SEED_NAMES, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
+    from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, SEED_MODELS, SEED_NAMES, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
 
     changed = dict(settings)
     for name, value in overrides:
@@ -120,7 +120,7 @@ def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -
             old = changed.pop(other)
             if other == "modelname" and old in SEED_MODELS:  # the original's model names name the data set as well
                 changed.setdefault("dataset", SEED_MODELS[old][1])
-        if ours in PLUGIN_SETTINGS and settings.get(ours) != value:
+        if ours in PLUGIN_SETTINGS | PLUGIN_LISTS and settings.get(ours) != value:
             # The options were those of the plug-in that is replaced.
             given_too = {key for key, _ in overrides}
             kept = changed.pop(options_setting(ours), {})

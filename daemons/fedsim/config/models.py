@@ -34,6 +34,7 @@ from fedsim.plugins import (
     PARTITIONS,
     SAMPLERS,
     STRATEGIES,
+    TRANSFORMS,
     short_name,
 )
 from fedsim.settings import OptionValues
@@ -216,6 +217,9 @@ class Institution(StrictModel):
     )
     samplers: list[Annotated[Name, installed(SAMPLERS)]] | None = Field(
         None, description="Samplers of each round's cohort; null: every installed one"
+    )
+    transforms: list[Annotated[Name, installed(TRANSFORMS)]] | None = Field(
+        None, description="Transforms of updates; null: every installed one"
     )
     min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
     min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = Field(

@@ -30,7 +30,7 @@ from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
 from fedsim.learning.strategies import StepContext, Strategy
-from fedsim.learning.transforms import Pipeline, Transform
+from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, mean_metric
 
@@ -86,7 +86,7 @@ def simulate(
     placement: Sequence[tuple[int, int]] | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
-    transforms: Sequence[Transform] = (),
+    transforms: Sequence[Transform] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
     partition: Partitioner | type[Partitioner] | None = None,
     objective: Objective | type[Objective] | None = None,
@@ -106,7 +106,7 @@ def simulate(
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is told of each round, round 0 (the initial model's evaluation) included.
         resume: go on after the last round of this result.
-        transforms: of each update, between training and aggregation.
+        transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
             needs no installed package. The same holds for `partition`, `objective`, `optimizer` and `sampler`.
         partition: see `strategy`.
@@ -132,7 +132,8 @@ def simulate(
         sampler=sampler,
         model=model,
     )
-    partitioner, rule, pipeline = components.partitioner, components.strategy, Pipeline(transforms)
+    partitioner, rule = components.partitioner, components.strategy
+    pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms)
     if partitioner.per_node and settings.num_clients != len(nodes):
         raise BadInput(
             f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "

@@ -144,7 +144,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if committed:
             size = len(open_vector(self._folder.model(committed[-1])))
             strategy = make_strategy(self.plan.settings)
-            pipeline = make_pipeline(self.plan.transforms, (self.plan.settings.strategy, strategy))
+            pipeline = make_pipeline(self.plan.settings, strategy)
             length = pipeline.layout(uplink_layout(strategy, size)).size
         want(self._context.spool, self.uid, kinds, num_parameters=length)
 

@@ -49,7 +49,6 @@ class TaskJobs:
         self._submit(
             jobs.Aggregate(
                 settings=self._plan.settings,
-                transforms=self._plan.transforms,
                 round=number,
                 base=self._folder.round(number - 1),
                 updates=updates,

@@ -29,7 +29,7 @@ from fedsim.messages import (
     Uplink,
 )
 from fedsim.plugins import kind_of
-from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
+from fedsim.settings import TaskSettings, plugin_group
 
 MAX_CHUNK_CLIENTS = 32
 
@@ -52,7 +52,6 @@ class Plan(Message):
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
-    transforms: tuple[Name, ...] = Field((), description="What happens to an update between training and aggregation")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     model_spec: ModelSpec
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
@@ -89,7 +88,6 @@ class Plan(Message):
             model_spec=self.model_spec,
             engine=share.engine,
             uplink=self.uplink,
-            transforms=self.transforms,
             send_testset=self.testset_from == node,
         )
 
@@ -114,7 +112,7 @@ def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hel
         has = ", ".join(dataset.name for dataset in hello.datasets) or "none"
         return f"has no data set {settings.dataset} (it has {has})"
     for setting, plugin in plugins.items():
-        group = PLUGIN_SETTINGS[setting]
+        group = plugin_group(setting)
         offered = hello.offers(group)
         found = offered.get(plugin.name)
         if found is None:

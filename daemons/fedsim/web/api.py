@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import bottle
 
 from fedsim import __version__, plugins
-from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
+from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings
 from fedsim.store.records import User, UserRole, UserState
 from fedsim.web import accounts, submissions
 from fedsim.web.catalogue import read_catalogue
@@ -135,7 +135,7 @@ class ApiRoutes:
             "strategies": list(plugins.names(plugins.STRATEGIES)),
             "plugins": {
                 setting: [plugin.model_dump(mode="json") for plugin in plugins.describe(group)]
-                for setting, group in PLUGIN_SETTINGS.items()
+                for setting, group in (PLUGIN_SETTINGS | PLUGIN_LISTS).items()
             },
             "defaults": plain(TaskSettings.model_validate({})),
             "schema": TaskSettings.model_json_schema(),

@@ -8,6 +8,7 @@ from typing import Any
 from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import DataSetInfo, Hello, read_message
 from fedsim.settings import SAVE_PATH_NOTE, SettingsError, TaskSettings, parse_settings
 from fedsim.store.records import Node
@@ -100,10 +101,13 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
     except SettingsError as error:
         problems = explain_settings(error)
     if settings is not None:
+        field = "server_step"
         try:
-            make_strategy(settings)
+            strategy = make_strategy(settings)
+            field = "transforms"
+            make_pipeline(settings, strategy)
         except BadInput as error:
-            problems["server_step"] = tr("%(message)s", message=str(error))
+            problems[field] = tr("%(message)s", message=str(error))
     default = TaskSettings.model_fields["dataset"].default
     dataset = settings.dataset if settings else submitted.get("dataset", default)
     if isinstance(dataset, str) and "dataset" not in problems:

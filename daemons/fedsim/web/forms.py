@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from fedsim import plugins
-from fedsim.settings import PLUGIN_SETTINGS, TaskSettings, options_setting
+from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings, options_setting, plugin_group
 from fedsim.web.i18n import Text, tr
 
 # Hidden fields: the task from which the form was filled, and the submission's idempotency key.
@@ -17,6 +17,8 @@ SUBMISSION = "submission"
 # Prefix of the task form's fields that the log-in page carries along.
 CARRIED_PREFIX = "kept."
 MAX_TYPED_CHARACTERS = 500
+# Settings that name plug-ins, one or several.
+CHOICES = PLUGIN_SETTINGS | PLUGIN_LISTS
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def _translated(text: str) -> Text:
 def option_groups(setting: str) -> tuple[OptionGroup, ...]:
     """The groups of options of all plug-ins that `setting` can name; plug-ins without options have no group."""
     groups = []
-    for plugin in plugins.describe(PLUGIN_SETTINGS[setting]):
+    for plugin in plugins.describe(plugin_group(setting)):
         prefix = f"{options_setting(setting)}.{plugin.name}."
         properties = plugin.options.get("properties", {})
         fields = tuple(_option_field(prefix + name, schema) for name, schema in properties.items())
@@ -150,6 +152,16 @@ def form_groups() -> tuple[Group, ...]:
                 _plugin("strategy", tr("Strategy"), tr("How the clients' updates are combined.")),
                 _plugin("aggregation", tr("Aggregation"), tr("Uses the aggregation rule of another strategy.")),
                 _plugin("server_step", tr("Server step"), tr("Uses the server step of another strategy.")),
+                FormField(
+                    "transforms",
+                    tr("Transforms"),
+                    tr(
+                        "What each update passes before it is sent, in order, separated by commas; can be empty. "
+                        "Available: %(names)s",
+                        names=", ".join(plugins.names(plugins.TRANSFORMS)),
+                    ),
+                    kind="text",
+                ),
             ),
         ),
         Group(
@@ -191,18 +203,17 @@ def form_groups() -> tuple[Group, ...]:
 def form_fields() -> tuple[FormField, ...]:
     """All fields of the form, including the options of all plug-ins."""
     general = tuple(field for group in form_groups() for field in group.fields)
-    return general + tuple(
-        field for setting in PLUGIN_SETTINGS for group in option_groups(setting) for field in group.fields
-    )
+    return general + tuple(field for setting in CHOICES for group in option_groups(setting) for field in group.fields)
 
 
 def form_values(settings: TaskSettings) -> dict[str, str]:
     """The values of the form's fields for settings; options of plug-ins that are not chosen have their defaults."""
     values = settings.model_dump(mode="json")
     texts = {name: _plain(value) for name, value in values.items() if not isinstance(value, dict)}
-    for setting, group in PLUGIN_SETTINGS.items():
+    for setting, group in CHOICES.items():
         for plugin in plugins.describe(group):
-            chosen = settings.options(setting) if values[setting] == plugin.name else {}
+            entry = f"{setting}.{plugin.name}" if setting in PLUGIN_LISTS else setting
+            chosen = settings.options(entry) if settings.chosen_plugins.get(entry) == (group, plugin.name) else {}
             for option, schema in plugin.options.get("properties", {}).items():
                 value = chosen.get(option, schema.get("default", ""))
                 texts[f"{options_setting(setting)}.{plugin.name}.{option}"] = _plain(value)
@@ -220,11 +231,11 @@ def labelled_settings(settings: TaskSettings) -> list[tuple[Text, str]]:
             choice = texts[field.name]
             if choice or field.name not in PLUGIN_SETTINGS:
                 rows.append((field.label, choice))
-            if field.name in PLUGIN_SETTINGS:
+            if field.name in CHOICES:
                 rows += [
                     (option.label, texts[option.name])
                     for options in option_groups(field.name)
-                    if options.plugin == choice
+                    if options.plugin in _names(field.name, choice)
                     for option in options.fields
                 ]
     return rows
@@ -241,19 +252,29 @@ def settings_from(form: dict[str, str]) -> dict[str, Any]:
             if field.name not in form:
                 continue
             settings[field.name] = form[field.name].strip()
-    for setting in PLUGIN_SETTINGS:
-        chosen = settings.get(setting, TaskSettings.model_fields[setting].default)
-        prefix = f"{options_setting(setting)}.{chosen}."
+    for setting in CHOICES:
+        chosen = _names(setting, settings.get(setting, TaskSettings.model_fields[setting].default))
+        key = options_setting(setting)
         typed = {
-            field.name.removeprefix(prefix): form[field.name].strip()
+            options.plugin: {
+                field.name.removeprefix(f"{key}.{options.plugin}."): form[field.name].strip()
+                for field in options.fields
+                if field.name in form
+            }
             for options in option_groups(setting)
-            if options.plugin == chosen
-            for field in options.fields
-            if field.name in form
+            if options.plugin in chosen
         }
-        if typed:
-            settings[options_setting(setting)] = typed
+        for plugin, values in typed.items():
+            if values:
+                settings[key] = {**settings.get(key, {}), plugin: values} if setting in PLUGIN_LISTS else values
     return settings
+
+
+def _names(setting: str, typed: Any) -> tuple[str, ...]:
+    """The plug-ins that a field of the form names."""
+    if setting not in PLUGIN_LISTS:
+        return (str(typed),)
+    return tuple(part.strip() for part in typed.split(",")) if isinstance(typed, str) else tuple(typed)
 
 
 def field_of_problem(name: str, values: dict[str, str]) -> str:
@@ -278,7 +299,7 @@ def new_submission() -> str:
 
 def _plain(value: Any) -> str:
     """A value as text, 600 instead of 600.0, with all digits; the items of a list with commas between them."""
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
     if isinstance(value, bool):
         return str(value).lower()

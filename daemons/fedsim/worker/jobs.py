@@ -36,7 +36,6 @@ class Aggregate(_Line):
 
     job: Literal["aggregate"] = "aggregate"
     settings: TaskSettings
-    transforms: tuple[str, ...] = ()
     round: int
     base: Path
     updates: tuple[Update, ...]

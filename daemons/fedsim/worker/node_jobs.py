@@ -84,7 +84,7 @@ class NodeJobs:
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
         data = ClientData(settings, dataset.train, partition)
         self._trainer = engine.start(data, spec, components, assignment.engine.device)
-        self._pipeline = make_pipeline(assignment.transforms, (settings.strategy, self._strategy))
+        self._pipeline = make_pipeline(settings, self._strategy)
         return DataLoaded(num_examples=runs)
 
     def _write_testset(self, job: WriteTestset) -> Reply:

@@ -95,7 +95,7 @@ class ServerJobs:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
         base = open_vector(job.base / MODEL_FILE)
-        pipeline = make_pipeline(job.transforms, (job.settings.strategy, strategy))
+        pipeline = make_pipeline(job.settings, strategy)
         layout = pipeline.layout(uplink_layout(strategy, base.size))
         updates = [
             pipeline.on_server(_open(update, path, layout)) for update, path in zip(job.updates, job.files, strict=True)

@@ -129,10 +129,14 @@ def options(api: ApiClient, out: Output) -> None:
         out.say("data sets: none has been announced yet")
     out.say("")
     described = found["schema"]["properties"]
+
+    def several(setting: str) -> bool:
+        return bool(described.get(setting, {}).get("type") == "array")
+
     rows = [
         (
             name,
-            default if default != "" else NONE,
+            NONE if default in ("", []) else default,
             _names(found, name) or _values(described[name]),
             described[name].get("description", ""),
         )
@@ -141,7 +145,13 @@ def options(api: ApiClient, out: Output) -> None:
     ]
     out.table(["setting", "default", "values", "description"], rows)
     options_rows = [
-        (plugin["name"], f"{setting}_options.{name}", schema.get("default", NONE), _values(schema), description(schema))
+        (
+            plugin["name"],
+            f"{setting}_options.{plugin['name']}.{name}" if several(setting) else f"{setting}_options.{name}",
+            schema.get("default", NONE),
+            _values(schema),
+            description(schema),
+        )
         for setting, offered in found["plugins"].items()
         if setting not in {"aggregation", "server_step"}  # their options are those of the strategies
         for plugin in offered

@@ -27,6 +27,7 @@ from fedsim.testing.conformance import (
     partitions,
     samplers,
     strategies,
+    transforms,
 )
 from fedsim.testing.conformance.candidate import Candidate, Check
 
@@ -35,6 +36,7 @@ __all__ = ["Candidate", "Check", "check_plugin", "checks"]
 _CHECKS: dict[str, tuple[Callable[[Candidate], None], ...]] = {
     plugins.STRATEGIES: (*declarations.CHECKS, *strategies.CHECKS),
     plugins.PARTITIONS: (*declarations.CHECKS, *partitions.CHECKS),
+    plugins.TRANSFORMS: (*declarations.CHECKS, *transforms.CHECKS),
     plugins.SAMPLERS: (*declarations.CHECKS, *samplers.CHECKS),
     plugins.OBJECTIVES: (*declarations.CHECKS, *client_training.OBJECTIVE_CHECKS),
     plugins.OPTIMIZERS: (*declarations.CHECKS, *client_training.OPTIMIZER_CHECKS),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bottle
 
-from fedsim.settings import PLUGIN_SETTINGS, TaskSettings
+from fedsim.settings import TaskSettings
 from fedsim.web import forms
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
@@ -33,7 +33,7 @@ def show_task_form(
         "task_form.html",
         groups=forms.form_groups(),
         option_groups=forms.option_groups,
-        plugin_settings=PLUGIN_SETTINGS,
+        plugin_settings=forms.CHOICES,
         values=filled,
         problems=problems,
         all_fields=forms.form_fields(),

@@ -75,8 +75,9 @@ function cohortSize() {
 function chosenOptions() {
   for (const options of document.querySelectorAll("fieldset.options")) {
     const menu = document.getElementById(options.dataset.setting);
-    const show = () => { options.hidden = menu.value !== options.dataset.plugin; };
-    menu.addEventListener("change", show);
+    const names = () => menu.value.split(",").map((name) => name.trim());
+    const show = () => { options.hidden = !names().includes(options.dataset.plugin); };
+    menu.addEventListener("input", show);
     show();
   }
 }

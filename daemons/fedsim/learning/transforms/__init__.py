@@ -2,14 +2,14 @@
 
     engine → client side of each transform, in order → file → wire → server side of each, in reverse order → aggregation
 
-A transform declares what the server can see of an update after it, and what it cannot be combined with; privacy levels,
-codecs and institutional rules are statements about these declarations. The pipeline is empty unless the plan names
-transforms.
+A transform is one class in one file. It declares what the server can see of an update after it, and what it cannot be
+combined with; privacy levels, codecs and institutional rules are statements about these declarations. The pipeline is
+empty unless the settings list transforms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum, StrEnum
 from itertools import combinations
 from typing import ClassVar
@@ -17,6 +17,8 @@ from typing import ClassVar
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Strategy, Uplink
+from fedsim.plugins import Plugin
+from fedsim.settings import TaskSettings
 from fedsim.update import Layout, Update
 
 
@@ -35,7 +37,7 @@ class Stage(StrEnum):
     UPLOAD = "upload"
 
 
-class Transform:
+class Transform(Plugin):
     """The base of all transforms; as it is, it changes nothing.
 
     Attributes:
@@ -59,13 +61,6 @@ class Transform:
     def layout(self, layout: Layout) -> Layout:
         """The layout of an upload's file after the client side, from that before it."""
         return layout
-
-
-class IdentityTransform(Transform):
-    """Changes nothing: for tests, and for measuring what the pipeline costs."""
-
-
-TRANSFORMS: dict[str, type[Transform]] = {"identity": IdentityTransform}
 
 
 class Pipeline:
@@ -99,20 +94,15 @@ class Pipeline:
         return layout
 
 
-def make_pipeline(names: Iterable[str], strategy: tuple[str, Strategy]) -> Pipeline:
-    """The pipeline of these transforms, for a strategy given with its name.
+def make_pipeline(settings: TaskSettings, strategy: Strategy) -> Pipeline:
+    """The pipeline of the transforms that the settings list, for the task's strategy.
 
     Raises:
-        BadInput: there is no such transform, or two parts cannot be combined.
+        BadInput: a transform cannot be made, or two parts cannot be combined.
     """
-    chosen: dict[str, Transform] = {}
-    for name in names:
-        if name not in TRANSFORMS:
-            raise BadInput(f"unknown transform {name!r} (available: {', '.join(sorted(TRANSFORMS))})")
-        if name in chosen:
-            raise BadInput(f"the transform {name} is given twice; give each once")
-        chosen[name] = TRANSFORMS[name]()
-    for (first, second), problem in compatibility(dict([strategy]), chosen).items():
+    chosen: dict[str, Transform] = {name: settings.plugin(f"transforms.{name}") for name in settings.transforms}
+    parts = (settings.strategy, settings.aggregation, settings.server_step)
+    for (first, second), problem in compatibility({name: strategy for name in parts if name}, chosen).items():
         if problem:
             raise BadInput(f"{first} and {second} cannot be combined: {problem}")
     return Pipeline(list(chosen.values()))
