@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from fedsim.errors import BadInput
 from fedsim.plugins import Provenance, short_name
@@ -16,6 +16,7 @@ from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_set
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+PhaseName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 MAX_TEXT = 2000
 MAX_RUNS = 200_000
@@ -207,6 +208,21 @@ class Broadcast(Message):
     def of_final_model(cls, last_round: int) -> Broadcast:
         """Beside the final model, which the last round made."""
         return cls(used_through=last_round, final=True)
+
+
+class PhaseRequest(Message):
+    """`request`: the question of a phase that a strategy or a transform adds to the task."""
+
+    task: Uid
+    phase: PhaseName
+    round: Count
+    content: dict[str, JsonValue]
+
+
+class PhaseAnswer(PhaseRequest):
+    """`answer`: a node's answer to the question of a phase."""
+
+    node: Name
 
 
 class Stop(Message):

@@ -221,8 +221,8 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             message = item["msg"].removeprefix("Value error, ")
-            loc = item["loc"][:1] if item["loc"][0] in PLUGIN_LISTS else item["loc"][:2]
-            field = ".".join(map(str, loc))
+            depth = 1 if item["loc"][:1] in {(name,) for name in PLUGIN_LISTS} else 2
+            field = ".".join(map(str, item["loc"][:depth]))
             if item["type"] == "extra_forbidden":
                 message = _not_a_setting(field)
             problems.setdefault(field, message)

@@ -115,12 +115,18 @@ waiting = our_lab:Waiting
 
 
 def install_our_lab(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the package where Python finds it, as pip does, for the processes that are started from now on."""
-    about = folder / "our_lab-1.0.dist-info"
-    about.mkdir(parents=True)
-    (folder / "our_lab.py").write_text(MODULE, encoding="utf-8")
+    """Install the package for the processes that are started from now on."""
+    install_package(folder, monkeypatch, "our_lab", MODULE, ENTRY_POINTS)
     (folder / "our_lab_with_torch.py").write_text(WITH_TORCH, encoding="utf-8")
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: our-lab\nVersion: 1.0\n", encoding="utf-8")
-    (about / "entry_points.txt").write_text(ENTRY_POINTS, encoding="utf-8")
+
+
+def install_package(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, module: str, points: str) -> None:
+    """Put a package of one module where Python finds it, as pip does, for the processes that start from now on."""
+    about = folder / f"{name}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / f"{name}.py").write_text(module, encoding="utf-8")
+    metadata = f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n"
+    (about / "METADATA").write_text(metadata, encoding="utf-8")
+    (about / "entry_points.txt").write_text(points, encoding="utf-8")
     others = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([others] if others else [])]))

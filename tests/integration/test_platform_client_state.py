@@ -34,8 +34,8 @@ def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, exp
     number = lab.submit(**CHOSEN)
     task = lab.completed(number)
     assert task.digest == expected
-    (checkpoint,) = lab.server_spool.glob("checkpoints/*/round-0006.safetensors")
-    (kept,) = lab.node_spool("node-a").glob("checkpoints/*.safetensors")
+    checkpoint = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0006.safetensors"
+    kept = lab.node_spool("node-a") / "checkpoints" / f"task-{number:06d}.safetensors"
     for path in (checkpoint, kept):
         with safe_open(path, "numpy") as file:
             sizes = [file.get_tensor(name).size for name in file.keys()]  # noqa: SIM118 - no mapping

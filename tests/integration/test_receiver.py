@@ -63,6 +63,8 @@ IDS = {
     Kind.GLOBALPARAM: global_id(),
     Kind.LOCALPARAM: local_id(),
     Kind.STOP: stop_id(),
+    Kind.REQUEST: FileId(kind=Kind.REQUEST, task=TASK, round=0, phase="statistics"),
+    Kind.ANSWER: FileId(kind=Kind.ANSWER, task=TASK, round=0, phase="statistics"),
 }
 FORBIDDEN = [
     (sender, to, kind)

@@ -33,6 +33,8 @@ IDS = [
     (FileId(kind=Kind.INITPARAM, task=A), None),
     (FileId(kind=Kind.STOP, task=A), None),
     (FileId(kind=Kind.TESTSET, task=A, part="label"), "node-1"),
+    (FileId(kind=Kind.REQUEST, task=A, round=0, phase="statistics"), None),
+    (FileId(kind=Kind.ANSWER, task=A, round=7, phase="key_exchange"), "n.phase-x"),
     (FileId(kind=Kind.GLOBALPARAM, task=A, round=0), None),
     (FileId(kind=Kind.GLOBALPARAM, task=A, round=1_000_000), None),
     (FileId(kind=Kind.LOCALPARAM, task=A, round=3, chunk=7), "node-1"),

@@ -2,42 +2,68 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import json
+from collections.abc import Iterable, Mapping
 
 import pytest
 from test_task_machine import SETTINGS, UID, World, answers, plan_for, started
 
+from fedsim.learning.phases import Content, Phase, PhaseContext, Position
 from fedsim.messages import TaskReport
 from fedsim.state_machines import node as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.node import NODE_TRANSITIONS
-from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, NodeQuery, Position, TaskPhase
+from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, NodeQuery, TaskPhase
 from fedsim.state_machines.policy import missed_the_end, removed_nodes
 from fedsim.state_machines.round import ROUND_TRANSITIONS
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
 from fedsim.state_machines.transitions import IllegalTransitionError, TransitionTable
 
-
-class Statistics(NodeQuery):
-    name: ClassVar[str] = "statistics"
-    position: ClassVar[Position] = Position.BEFORE_TRAINING
-    timeout_seconds: ClassVar[float] = 60
+ANSWER = '{"count": 42}'
 
 
-class Unmasking(NodeQuery):
-    name: ClassVar[str] = "unmasking"
-    position: ClassVar[Position] = Position.WITHIN_ROUND
-    timeout_seconds: ClassVar[float] = 30
+class StatisticsPhase(Phase):
+    name = "statistics"
 
-    def expired(self) -> None:
-        """Continue with what has arrived."""
+    def summary(self, answers: Mapping[str, Content]) -> str:
+        return f"{sum(answer['count'] for answer in answers.values())} examples"
 
 
-class Release(NodeQuery):
-    name: ClassVar[str] = "release"
-    position: ClassVar[Position] = Position.AFTER_TRAINING
-    timeout_seconds: ClassVar[float] = 3600
+class UnmaskingPhase(Phase):
+    name = "unmasking"
+    position = Position.WITHIN_ROUND
+    timeout_seconds = 30
+    required = False
+
+    def ask(self, context: PhaseContext) -> Content:
+        return {"round": context.round, "known": sorted(context.answers)}
+
+
+class ReleasePhase(Phase):
+    name = "release"
+    position = Position.AFTER_TRAINING
+    timeout_seconds = 3600
+
+
+def statistics() -> NodeQuery:
+    return NodeQuery(StatisticsPhase())
+
+
+def unmasking() -> NodeQuery:
+    return NodeQuery(UnmaskingPhase())
+
+
+def release() -> NodeQuery:
+    return NodeQuery(ReleasePhase())
+
+
+def request(node: str, phase: str, number: int, **content: object) -> on_server.RequestAnswer:
+    return on_server.RequestAnswer(node, phase, number, json.dumps(content))
+
+
+def done(phase: str, number: int, nodes: Iterable[str] = ("a", "b", "c")) -> on_server.CompletePhase:
+    return on_server.CompletePhase(phase, number, tuple((node, ANSWER) for node in nodes))
 
 
 def prepared(
@@ -59,7 +85,7 @@ def answer_all(machine: TaskMachine, phase: str, number: int, now: float) -> lis
     actions: list[on_server.Action] = []
     for node in machine.waiting_for:
         assert actions == [], "it waits for all"
-        actions = machine.handle(on_server.PhaseAnswered(node, phase, number, "42"), now)
+        actions = machine.handle(on_server.PhaseAnswered(node, phase, number, ANSWER), now)
     return actions
 
 
@@ -68,84 +94,87 @@ def sends(actions: list[on_server.Action]) -> list[on_server.SendGlobal]:
 
 
 def test_a_phase_before_training_holds_round_one_back_until_all_nodes_have_answered() -> None:
-    statistics = Statistics()
-    machine, actions = prepared(statistics)
+    machine, actions = prepared(statistics())
     nodes = machine.plan.nodes
-    assert actions[-len(nodes) :] == [on_server.RequestAnswer(node, "statistics", 0) for node in nodes]
+    assert actions[-len(nodes) :] == [request(node, "statistics", 0) for node in nodes]
     assert not sends(actions)
     assert (machine.phase, machine.step, machine.waiting_for) == (TaskPhase.PREPARING, "statistics", nodes)
-    assert machine.wake_at == Statistics.timeout_seconds
-    complete, *broadcasts = answer_all(machine, "statistics", 0, 1)
-    assert complete == on_server.CompletePhase("statistics", 0)
+    assert machine.wake_at == StatisticsPhase.timeout_seconds
+    complete, summary, *broadcasts = answer_all(machine, "statistics", 0, 1)
+    assert complete == done("statistics", 0)
+    assert summary == on_server.RecordEvent("phase", "statistics: 126 examples")
     assert sends(broadcasts) == broadcasts
     assert (machine.phase, machine.step) == (TaskPhase.TRAINING, "training")
-    assert set(statistics.answers) == set(nodes)
 
 
 def test_a_node_that_lost_the_request_is_asked_again_and_answers_of_another_phase_do_not_count() -> None:
-    machine, _ = prepared(Statistics())
+    machine, _ = prepared(statistics())
     node = machine.plan.nodes[0]
-    request = on_server.RequestAnswer(node, "statistics", 0)
-    assert machine.handle(on_server.NodeReported(node, None), 1) == [on_server.Assign(node), request]
+    asked = request(node, "statistics", 0)
+    assert machine.handle(on_server.NodeReported(node, None), 1) == [on_server.Assign(node), asked]
     machine.handle(on_server.PhaseAnswered(node, "unmasking", 0), 1)
     machine.handle(on_server.PhaseAnswered(node, "statistics", 7), 1)
     assert node in machine.waiting_for
 
 
 def test_a_phase_whose_deadline_passes_ends_the_task_with_the_nodes_that_did_not_answer() -> None:
-    machine, _ = prepared(Statistics())
-    assert machine.handle(on_server.TimePassed(), Statistics.timeout_seconds - 1) == []
-    (finish,) = machine.handle(on_server.TimePassed(), Statistics.timeout_seconds)
+    machine, _ = prepared(statistics())
+    assert machine.handle(on_server.TimePassed(), StatisticsPhase.timeout_seconds - 1) == []
+    (finish,) = machine.handle(on_server.TimePassed(), StatisticsPhase.timeout_seconds)
     assert isinstance(finish, on_server.Finish)
     assert finish.reason == "statistics: no answer within 60 s from a, b, c"
 
 
 def test_a_completed_phase_is_not_repeated_after_a_restart() -> None:
-    restored = Restored(completed_phases=frozenset({("statistics", 0)}))
-    machine, actions = prepared(Statistics(), restored=restored)
+    restored = Restored(completed_phases=(done("statistics", 0),))
+    machine, actions = prepared(statistics(), restored=restored)
     assert sends(actions)
     assert machine.step == "training"
 
 
 def test_a_phase_within_a_round_runs_between_roster_and_aggregation_of_every_round() -> None:
-    machine, actions = prepared(Unmasking())
+    restored = Restored(completed_phases=(done("statistics", 0),))
+    machine, actions = prepared(statistics(), unmasking(), restored=restored)
     for number in (1, 2):
         broadcasts = sends(actions)
         for event in answers(broadcasts):
             actions = machine.handle(event, number)
         roster, *requests = actions
         assert isinstance(roster, on_server.WriteRoster)
-        assert requests == [on_server.RequestAnswer(node, "unmasking", number) for node in machine.plan.nodes]
+        asked = [request(node, "unmasking", number, round=number, known=["statistics"]) for node in "abc"]
+        assert requests == asked
         assert (machine.phase, machine.step) == (TaskPhase.AGGREGATING, "unmasking")
         complete, aggregate = answer_all(machine, "unmasking", number, number)
-        assert complete == on_server.CompletePhase("unmasking", number)
+        assert complete == done("unmasking", number)
         assert aggregate == on_server.AggregateRound(number, roster.updates)
         actions = machine.handle(on_server.Aggregated(number, finite=True), number)
 
 
 def test_a_phase_may_continue_with_what_arrived_until_its_deadline() -> None:
-    machine, actions = prepared(Unmasking())
+    machine, actions = prepared(unmasking())
     for event in answers(sends(actions)):
         actions = machine.handle(event, 100)
-    assert machine.wake_at == 100 + Unmasking.timeout_seconds
-    complete, aggregate = machine.handle(on_server.TimePassed(), 130)
-    assert isinstance(complete, on_server.CompletePhase)
+    assert machine.wake_at == 100 + UnmaskingPhase.timeout_seconds
+    record, complete, aggregate = machine.handle(on_server.TimePassed(), 130)
+    reason = "unmasking: no answer within 30 s from a, b, c; the task goes on without"
+    assert record == on_server.RecordEvent("phase_incomplete", reason)
+    assert complete == done("unmasking", 1, ())
     assert isinstance(aggregate, on_server.AggregateRound)
 
 
 def test_a_restart_within_a_phase_of_a_round_runs_the_phase_again() -> None:
     roster = on_server.WriteRoster(1, (), ())
     restored = Restored(committed=0, counts=(50,) * 12, roster=roster, kept=frozenset({0}), evaluated=frozenset({0}))
-    machine = TaskMachine(plan_for(SETTINGS), restored, own_testset=True, extensions=[Unmasking()])
+    machine = TaskMachine(plan_for(SETTINGS), restored, own_testset=True, extensions=[unmasking()])
     actions = machine.begin(0)
-    assert on_server.RequestAnswer("a", "unmasking", 1) in actions
+    assert request("a", "unmasking", 1, round=1, known=[]) in actions
     assert answer_all(machine, "unmasking", 1, 1)[-1] == on_server.AggregateRound(1, ())
 
 
 def test_a_node_that_fails_is_not_waited_for_in_a_phase() -> None:
     settings = SETTINGS.model_copy(update={"min_responses": 0.3})
     restored = Restored(committed=0, counts=(50,) * 12, kept=frozenset({0}), evaluated=frozenset({0}))
-    machine = TaskMachine(plan_for(settings), restored, own_testset=True, extensions=[Statistics()])
+    machine = TaskMachine(plan_for(settings), restored, own_testset=True, extensions=[statistics()])
     machine.begin(0)
     report = TaskReport(task=UID, state="failed", reason="no GPU")
     machine.handle(on_server.NodeReported("b", report), 1)
@@ -158,11 +187,29 @@ def test_a_phase_after_training_holds_the_final_model_back() -> None:
     last = SETTINGS.num_rounds
     only_last = frozenset({last})
     restored = Restored(committed=last, counts=(50,) * 12, kept=only_last, evaluated=only_last, saved=only_last)
-    machine = TaskMachine(plan_for(SETTINGS), restored, own_testset=True, extensions=[Release()])
-    assert machine.begin(0) == [on_server.RequestAnswer(node, "release", last) for node in machine.plan.nodes]
+    machine = TaskMachine(plan_for(SETTINGS), restored, own_testset=True, extensions=[release()])
+    assert machine.begin(0) == [request(node, "release", last) for node in machine.plan.nodes]
     complete, *final = answer_all(machine, "release", last, 1)
     assert isinstance(complete, on_server.CompletePhase)
     assert final == [on_server.SendFinal(node, last) for node in machine.plan.nodes]
+
+
+# ---------------------------------------------------------------- on a node
+
+
+def test_a_node_answers_a_question_once_and_not_before_its_data_is_loaded() -> None:
+    machine = on_node.NodeMachine(plan_for(SETTINGS).assignment("a"), ())
+    machine.begin()
+    asked = on_node.RequestArrived("statistics", 0)
+    assert machine.handle(asked) == machine.handle(asked) == []
+    actions = machine.handle(on_node.Loaded(((4, 50),)))
+    assert actions[-2:] == [on_node.Report(), on_node.AnswerRequest("statistics", 0)]
+    assert machine.handle(asked) == []
+    answered = on_node.Answered("statistics", 0, ANSWER)
+    assert machine.handle(answered) == [on_node.SendAnswer("statistics", 0, ANSWER)]
+    assert machine.handle(on_node.RequestArrived("unmasking", 1)) == [on_node.AnswerRequest("unmasking", 1)]
+    machine.handle(on_node.Failed("the GPU is gone"))
+    assert machine.handle(on_node.RequestArrived("unmasking", 2)) == []
 
 
 # ---------------------------------------------------------------- what is held back

@@ -93,6 +93,7 @@ class TaskAudit:
             "chunk": file.chunk,
             "client": file.client,
             "part": file.part,
+            "phase": file.phase,
             "num_examples": num_examples,
             "bytes": size,
             "acknowledged": acknowledged,

@@ -38,7 +38,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     metrics_model = NodeMetrics
     metrics: NodeMetrics
     fixed_keys = ("name", "server", "server_name", "listens", "spool", "data", "insecure_plaintext", "metrics")
-    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.STOP)
+    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.REQUEST, Kind.STOP)
     serves_while_suspended = True
 
     def setup(self) -> None:
@@ -183,7 +183,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     def files_arrived(self, items: list[Arrived]) -> None:
         """Start assigned tasks, pass global models to theirs, process stops."""
         if self._inspected is not None:  # before, nothing runs, and then everything is scanned
-            self._scan({item.id.task or "" for item in items if item.id.kind is Kind.GLOBALPARAM})
+            self._scan({item.id.task or "" for item in items if item.id.kind in {Kind.GLOBALPARAM, Kind.REQUEST}})
 
     def transfer_ended(self, outcome: Outcome) -> None:
         """Pass the end of a transfer to its task."""
@@ -194,14 +194,14 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             task.transfer_ended(outcome)
 
     def _scan(self, uids: Collection[str] = ()) -> None:
-        """Read what was received: tasks, global models of the tasks `uids`, and stops.
+        """Read what was received: tasks, global models and questions of the tasks `uids`, and stops.
 
         Stops come last: a final model that came before its task's stop is kept.
         """
         self._start_assigned()
         for uid in uids:
             if uid in self._tasks:
-                self._tasks[uid].scan_globals()
+                self._tasks[uid].scan_received()
         self._process_stops()
 
     def _start_assigned(self) -> None:

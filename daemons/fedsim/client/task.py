@@ -5,11 +5,13 @@ Nothing is decided here; see `fedsim.state_machines.node`.
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
 from fedsim.client.audit_log import TaskAudit
 from fedsim.client.context import NodeContext
+from fedsim.client.phase_answers import PhaseAnswers
 from fedsim.client.task_jobs import NodeTaskJobs
 from fedsim.client.telemetry import NodeTaskTelemetry
 from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, Uplink
@@ -21,7 +23,8 @@ from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.client_states import settle_states
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.updates import UpdateIndex, file_id
-from fedsim.state_machines import node as events
+from fedsim.state_machines import node_events as events
+from fedsim.state_machines.node import NodeMachine
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
@@ -49,9 +52,10 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
         self._audit = TaskAudit(context.audit_log, assignment, context.server.name)
+        self._answers = PhaseAnswers(assignment.task, context, self._audit)
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
-        self._machine = events.NodeMachine(assignment, ())
+        self._machine = NodeMachine(assignment, ())
         super().__init__(assignment.task, self._telemetry, context.outbox, context.writer)
 
     def _read(self) -> _Stored:
@@ -65,7 +69,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._updates, self._versions = stored.updates, stored.versions
         self._record_unacknowledged()
         trained = self._trained(*stored.newest) if stored.newest is not None else ()
-        self._machine = events.NodeMachine(self.assignment, trained)
+        self._machine = NodeMachine(self.assignment, trained)
 
     # ------------------------------------------------------------ its life
 
@@ -100,7 +104,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
         def read() -> _Stored:
             if refusal is None:
-                want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None})
+                want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None, Kind.REQUEST: None})
             return self._read()
 
         def begin(stored: _Stored) -> list[events.Action]:
@@ -109,11 +113,13 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             return self._begin() if refusal is None else self.handle(events.Failed(refusal, refused=True))
 
         self.write(read, begin)
-        self.scan_globals()
+        self.scan_received()
 
     @contained
-    def scan_globals(self) -> None:
-        """Process the newest global model, if one was received."""
+    def scan_received(self) -> None:
+        """Process the questions and the newest global model that were received."""
+        for request in self._answers.arrived():
+            self.dispatch(request)
         self.in_turn(self._global_arrived)
 
     def _global_arrived(self) -> list[events.Action]:
@@ -133,7 +139,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         """The server ended the task; a final model that was received before is processed first."""
         if self._versions is None:
             self.write(self._read, self._restore)
-        self.scan_globals()
+        self.scan_received()
         self._log.info("task_stopped", reason=reason)
         self.dispatch(events.Stopped())
 
@@ -146,6 +152,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             self._audit.record_delivered(outcome)
             if file.kind is Kind.TESTSET:
                 clear_file(self._context.spool.path(file, self._node))
+            elif file.kind is Kind.ANSWER:
+                self._answers.delivered(file)
         elif outcome.status is Status.REFUSED:
             self.dispatch(events.Failed(f"the server refused the {file.kind}: {outcome.message}"))
 
@@ -168,6 +176,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._updates.add(reply.updates)
                 self._telemetry.trained(reply, self._updates)
                 self.dispatch(events.Trained(reply.round, reply.chunk))
+            case jobs.AnswerMade():
+                self.dispatch(events.Answered(reply.phase, reply.round, json.dumps(reply.content)))
             case jobs.ClientDiverged():
                 self.dispatch(events.TrainingDiverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
@@ -205,6 +215,10 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._context.announce()
             case events.SendTestset():
                 self.submit(self._jobs.write_testset())
+            case events.AnswerRequest(phase, number):
+                self.submit(self._answers.job(phase, number))
+            case events.SendAnswer(phase, number, content):
+                self._answers.send(phase, number, content)
             case events.TrainChunk(number, chunk):
                 self.submit(self._jobs.train(number, chunk))
             case events.SendUpdates(number, chunk_id):

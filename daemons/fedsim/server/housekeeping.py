@@ -22,7 +22,7 @@ DAY_SECONDS = 86_400.0
 def sweep_leftovers(spool: Spool, store: Store) -> None:
     """At the start: clear files of tasks that are finished or unknown."""
     keep = {task.uid for task in store.tasks.unfinished()}
-    swept = clear_other_tasks(spool, keep, [Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET, Kind.INITPARAM, Kind.STOP])
+    swept = clear_other_tasks(spool, keep, set(Kind) - {Kind.HELLO})
     for uid in sorted(swept):
         get_logger().info("leftovers_swept", uid=uid)
 

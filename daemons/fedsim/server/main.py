@@ -38,7 +38,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     metrics_model = ServerMetrics
     metrics: ServerMetrics
     fixed_keys = ("name", "spool", "database", "database_password_file", "insecure_plaintext", "metrics")
-    received_kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET)
+    received_kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER)
     serves_while_suspended = False
 
     def setup(self) -> None:
@@ -148,14 +148,14 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         late = set()
         for item in items:
             uid = item.id.task or ""
-            if item.id.kind not in {Kind.TESTSET, Kind.LOCALPARAM}:
+            if item.id.kind not in {Kind.TESTSET, Kind.LOCALPARAM, Kind.ANSWER}:
                 continue
             if uid in self._tasks.running:
                 self._tasks.running[uid].file_arrived(item)
             elif uid not in self._tasks:
                 late.add(uid)
         for uid in late:  # for a task that is over
-            clear_task(self.spool, uid, (Kind.LOCALPARAM, Kind.TESTSET))
+            clear_task(self.spool, uid, (Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER))
         if kinds & {Kind.INITPARAM, Kind.STOP}:
             self._poll.start()
 

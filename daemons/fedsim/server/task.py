@@ -5,6 +5,7 @@ Nothing is decided here; see `fedsim.state_machines.task`.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.strategies import make_strategy
-from fedsim.learning.transforms import make_pipeline
-from fedsim.messages import Broadcast, TaskReport, read_message
+from fedsim.learning.transforms import make_pipeline, task_phases
+from fedsim.messages import Broadcast, PhaseAnswer, PhaseRequest, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
@@ -30,6 +31,7 @@ from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
 from fedsim.spool.npy import open_vector
 from fedsim.state_machines import task_events as events
+from fedsim.state_machines.phases import NodeQuery
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.store.records import TaskState
@@ -108,14 +110,16 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         return restored
 
     def _begin(self, restored: events.Restored) -> list[events.Action]:
-        machine = self._machine = TaskMachine(self.plan, restored, own_testset=self.plan.testset_from is None)
+        phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings)]
+        machine = self._machine = TaskMachine(self.plan, restored, self.plan.testset_from is None, phases)
         self._start_workers()
         resumed = machine.committed >= 0
         self._telemetry.started(machine.round, resumed=resumed)
         self._event("resumed" if resumed else "started", f"on the nodes {', '.join(self.plan.nodes)}")
         self.record_versions()
-        for item in self._context.spool.arrived(Kind.LOCALPARAM, self.uid):
-            self.file_arrived(item)
+        for kind in (Kind.ANSWER, Kind.LOCALPARAM):
+            for item in self._context.spool.arrived(kind, self.uid):
+                self.file_arrived(item)
         now = time.monotonic()
         started = events.TaskStarted(self.plan, restored, machine.own_testset)
         return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
@@ -136,7 +140,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _want(self) -> None:
         """Let the receiver take what the nodes are about to be asked for; updates as soon as there is a model."""
         asked = self.plan.testset_from
-        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes}
+        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes, Kind.ANSWER: self.plan.nodes}
         if asked is not None:
             kinds[Kind.TESTSET] = (asked,)
         committed = self._folder.committed()
@@ -174,8 +178,20 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         """A file of this task has arrived."""
         if item.id.kind is Kind.TESTSET:
             self.dispatch(events.TestsetPartArrived(item.sender or "", item.id.part or ""))
+        elif item.id.kind is Kind.ANSWER:
+            self.in_turn(lambda: self._answer_arrived(item))
         else:
             self.in_turn(lambda: self._update_arrived(item))
+
+    def _answer_arrived(self, item: Arrived) -> list[events.Action]:
+        try:
+            answer = read_message(PhaseAnswer, item.path.read_bytes(), f"the answer {item.path.name}")
+        except (BadInput, FileNotFoundError) as error:  # its phase may have ended without it
+            self._log.warning("answer_refused", file=item.path.name, problem=str(error))
+            clear_file(item.path)
+            return []
+        content = json.dumps(answer.content)
+        return self.handle(events.PhaseAnswered(item.sender or "", item.id.phase or "", item.id.round or 0, content))
 
     def _update_arrived(self, item: Arrived) -> list[events.Action]:
         if not self._machine.accepts_updates_of(item.id.round or 0):
@@ -309,12 +325,26 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
                 self._event(kind, text)
-            case events.RequestAnswer(node, phase):
-                raise NotImplementedError(f"no kind of message carries the request of the phase {phase} to {node}")
-            case events.CompletePhase(phase, number):
-                self.write(lambda: self._folder.add_completed_phase(phase, number))
+            case events.RequestAnswer(node, phase, number, content):
+                request = PhaseRequest(task=self.uid, phase=phase, round=number, content=json.loads(content))
+                file = FileId(kind=Kind.REQUEST, task=self.uid, round=number, phase=phase)
+                self._send(node, file, request.model_dump_json().encode())
+            case events.CompletePhase():
+                self._complete_phase(action)
             case events.Finish():
                 self._finish(action)
+
+    def _complete_phase(self, done: events.CompletePhase) -> None:
+        def complete() -> None:
+            self._folder.add_completed_phase(done)
+            for item in self._context.spool.arrived(Kind.ANSWER, self.uid, done.round):
+                if item.id.phase == done.phase:
+                    clear_file(item.path)
+
+        self._context.outbox.cancel(
+            lambda file: (file.kind, file.task, file.phase) == (Kind.REQUEST, self.uid, done.phase)
+        )
+        self.write(complete)
 
     def _send(self, node: str, file: FileId, source: bytes) -> None:
         self._context.outbox.send(self._context.nodes.addresses[node], file, source)
@@ -445,5 +475,5 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
             saved=frozenset(saved),
             testset_parts=frozenset(item.id.part or "" for item in self._jobs.testset()),
-            completed_phases=frozenset(self._folder.completed_phases()),
+            completed_phases=self._folder.completed_phases(),
         )

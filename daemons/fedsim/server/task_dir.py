@@ -22,7 +22,7 @@ from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import WriteRoster
+from fedsim.state_machines.task_events import CompletePhase, WriteRoster
 from fedsim.update import Update
 
 _ROUND = re.compile(r"round-(\d{6,7})")
@@ -69,13 +69,22 @@ class TaskDir:
 
     # ---- extension phases
 
-    def completed_phases(self) -> set[tuple[str, int]]:
-        """(name, round) of the extension phases that are complete."""
-        return {(name, number) for name, number in self._read_json("phases.json") or ()}
+    def completed_phases(self) -> tuple[CompletePhase, ...]:
+        """The extension phases that are complete, with their answers: of the newest round, and before the training."""
+        found = self._read_json("phases.json") or ()
+        return tuple(
+            CompletePhase(item["phase"], item["round"], tuple(tuple(answer) for answer in item["answers"]))
+            for item in found
+        )
 
-    def add_completed_phase(self, name: str, number: int) -> None:
-        """Record that an extension phase is complete."""
-        write_json(self.path / "phases.json", sorted(self.completed_phases() | {(name, number)}))
+    def add_completed_phase(self, done: CompletePhase) -> None:
+        """Record that an extension phase is complete; safe to repeat."""
+        kept = [
+            old
+            for old in self.completed_phases()
+            if old.round in {0, done.round} and (old.phase, old.round) != (done.phase, done.round)
+        ]
+        write_json(self.path / "phases.json", [asdict(item) for item in (*kept, done)])
 
     # ---- rosters
 

@@ -35,6 +35,7 @@ class FileId(BaseModel):
     chunk: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     client: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     part: Literal["data", "label"] | None = None
+    phase: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,64}$")] | None = None
 
     @model_validator(mode="after")
     def _fields_fit_the_kind(self) -> Self:

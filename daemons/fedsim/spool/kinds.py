@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from fedsim.messages import Assignment, Hello, Message, Stop, Submission
+from fedsim.messages import Assignment, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.spool.npy import FLOAT32, INT64
 from fedsim.spool.path_template import PathTemplate
 
@@ -33,6 +33,8 @@ class Kind(StrEnum):
     TESTSET = "testset"
     GLOBALPARAM = "globalparam"
     LOCALPARAM = "localparam"
+    REQUEST = "request"
+    ANSWER = "answer"
     STOP = "stop"
 
 
@@ -142,6 +144,18 @@ KINDS: Final[dict[Kind, KindSpec]] = {
         routes=(KindRoute(*CLIENT_TO_SERVER, ParametersBody()),),
         path=PathTemplate("localparam/{task}/round-{round}/{sender}.chunk-{chunk}[.client-{client}].npy"),
         limit="max_parameter_bytes",
+        on_demand=True,
+    ),
+    Kind.REQUEST: KindSpec(
+        routes=(KindRoute(*SERVER_TO_CLIENT, JsonBody(PhaseRequest)),),
+        path=PathTemplate("request/{task}/round-{round}.{phase}.json"),
+        limit="max_json_bytes",
+        on_demand=True,
+    ),
+    Kind.ANSWER: KindSpec(
+        routes=(KindRoute(*CLIENT_TO_SERVER, JsonBody(PhaseAnswer)),),
+        path=PathTemplate("answer/{task}/round-{round}/{sender}.phase-{phase}.json"),
+        limit="max_json_bytes",
         on_demand=True,
     ),
 }

@@ -15,6 +15,7 @@ FIELDS: Final = {
     "chunk": _NUMBER,
     "client": _NUMBER,
     "part": r"data|label",
+    "phase": r"[A-Za-z0-9_]{1,64}",
 }
 """The fields of templates and the text that each can have. Numbers are written with at least six digits."""
 

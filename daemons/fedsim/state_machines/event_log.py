@@ -15,13 +15,14 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.state_machines import node, task_events
-from fedsim.state_machines.node import NodeMachine, NodeTaskStarted
+from fedsim.state_machines import node_events, task_events
+from fedsim.state_machines.node import NodeMachine
+from fedsim.state_machines.node_events import NodeTaskStarted
 from fedsim.state_machines.phases import ExtensionPhase
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import TaskStarted
 
-_EVENTS = (*get_args(task_events.Event), *get_args(node.Event))
+_EVENTS = (*get_args(task_events.Event), *get_args(node_events.Event))
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {event.__name__: TypeAdapter(event) for event in _EVENTS}
 
 

@@ -8,165 +8,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 
 from fedsim.messages import MAX_RUNS, MAX_TEXT, Assignment, Broadcast, Chunk, TaskReport
+from fedsim.state_machines.node_events import (
+    Action,
+    Answered,
+    AnswerRequest,
+    ClearGlobals,
+    ClearUsedUpdates,
+    End,
+    EndWorkers,
+    Event,
+    Failed,
+    FinalKept,
+    GlobalArrived,
+    KeepFinal,
+    LoadData,
+    Loaded,
+    NodeTaskStarted,
+    Report,
+    RequestArrived,
+    SendAnswer,
+    SendTestset,
+    SendUpdates,
+    Stopped,
+    TrainChunk,
+    Trained,
+    TrainingDiverged,
+    WorkersIdle,
+)
 from fedsim.state_machines.transitions import Transition, TransitionTable, names
-
-# ---------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class NodeTaskStarted:
-    """The machine was made and started; `trained` are the (round, chunk) whose updates a restart found."""
-
-    assignment: Assignment
-    trained: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A worker holds the task's data; `num_examples` as runs of (how many clients, examples of each), in order."""
-
-    num_examples: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True)
-class GlobalArrived:
-    """A verified `globalparam` of `round` is in the spool, with what this node trains in that round."""
-
-    round: int
-    broadcast: Broadcast
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A chunk's updates are stored, ready to be sent."""
-
-    round: int
-    chunk: int
-
-
-@dataclass(frozen=True)
-class TrainingDiverged:
-    """A client's parameters are no longer finite."""
-
-    round: int
-    client: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """The task cannot continue here; `refused` where the institution's limits forbid it.
-
-    `round` is that of the chunk that could not be trained, None where it was something else that failed.
-    """
-
-    reason: str
-    refused: bool = False
-    round: int | None = None
-
-
-@dataclass(frozen=True)
-class WorkersIdle:
-    """This many workers are idle."""
-
-    count: int
-
-
-@dataclass(frozen=True)
-class FinalKept:
-    """The final model is stored for predictions."""
-
-
-@dataclass(frozen=True)
-class Stopped:
-    """The server ended the task."""
-
-
-Event = (
-    NodeTaskStarted | Loaded | GlobalArrived | Trained | TrainingDiverged | Failed | WorkersIdle | FinalKept | Stopped
-)
-
-
-# ---------------------------------------------------------------- actions
-
-
-@dataclass(frozen=True)
-class LoadData:
-    """Start the workers and have them load the task's data."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Report the state of the task to the server at once."""
-
-
-@dataclass(frozen=True)
-class SendTestset:
-    """Send the test set: the server asked, and the configuration allows it."""
-
-
-@dataclass(frozen=True)
-class TrainChunk:
-    """Give the chunk to an idle worker."""
-
-    round: int
-    chunk: Chunk
-
-
-@dataclass(frozen=True)
-class SendUpdates:
-    """Send the chunk's updates."""
-
-    round: int
-    chunk: int
-
-
-@dataclass(frozen=True)
-class ClearUsedUpdates:
-    """Remove the updates of rounds up to this one: they were used."""
-
-    through: int
-
-
-@dataclass(frozen=True)
-class ClearGlobals:
-    """Remove the global models of rounds before this one."""
-
-    before: int
-
-
-@dataclass(frozen=True)
-class KeepFinal:
-    """Keep the final model, that of `globalparam` `round`, for predictions on this node."""
-
-    round: int
-
-
-@dataclass(frozen=True)
-class EndWorkers:
-    """Nothing is left to compute here: end the workers and free their memory."""
-
-
-@dataclass(frozen=True)
-class End:
-    """End the task here: stop the workers and remove its files."""
-
-
-Action = (
-    LoadData
-    | Report
-    | SendTestset
-    | TrainChunk
-    | SendUpdates
-    | ClearUsedUpdates
-    | ClearGlobals
-    | KeepFinal
-    | EndWorkers
-    | End
-)
 
 
 class NodePhase(StrEnum):
@@ -221,6 +93,8 @@ class NodeMachine:
         self._num_examples: tuple[tuple[int, int], ...] = ()
         self._untrained: deque[Chunk] = deque()
         self._idle = 0
+        self._unanswered: list[AnswerRequest] = []  # until the data is loaded
+        self._asked: set[tuple[str, int]] = set()
 
     @property
     def ended(self) -> bool:
@@ -257,6 +131,10 @@ class NodeMachine:
                 return self._train()
             case GlobalArrived(number, broadcast):
                 return self._global_arrived(number, broadcast)
+            case RequestArrived(phase, number):
+                return self._request_arrived(phase, number)
+            case Answered(phase, number, content):
+                return [SendAnswer(phase, number, content)] if self.phase is NodePhase.READY else []
             case Trained(number, chunk):
                 return self._chunk_trained(number, chunk)
             # The server continues without a chunk of an earlier round, whose files may be removed already.
@@ -292,7 +170,20 @@ class NodeMachine:
             return self._give_up(NodePhase.FAILED, reason)
         self._num_examples = num_examples
         self._move(NodePhase.READY)
-        return [SendTestset(), Report()] if self.assignment.send_testset else [Report()]
+        answers, self._unanswered = self._unanswered, []
+        return [*([SendTestset()] if self.assignment.send_testset else []), Report(), *answers]
+
+    def _request_arrived(self, phase: str, number: int) -> list[Action]:
+        if (phase, number) in self._asked:  # it is being answered, or the answer is on its way
+            return []
+        self._asked.add((phase, number))
+        match self.phase:
+            case NodePhase.LOADING:
+                self._unanswered.append(AnswerRequest(phase, number))
+                return []
+            case NodePhase.READY:
+                return [AnswerRequest(phase, number)]
+        return []
 
     def _give_up(self, phase: NodePhase, reason: str) -> list[Action]:
         """Report why, and wait for the server's `stop`: the server, not the node, ends a task."""

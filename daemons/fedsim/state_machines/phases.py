@@ -8,13 +8,14 @@ three positions (`Position`) in between; those of a position run one after anoth
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar
 
+from fedsim.learning.phases import Content, Phase, PhaseContext, Position
 from fedsim.state_machines import task_events as events
-from fedsim.state_machines.task_events import Action, CompletePhase, PhaseAnswered, RequestAnswer
+from fedsim.state_machines.task_events import Action, CompletePhase, PhaseAnswered, RecordEvent, RequestAnswer
 from fedsim.state_machines.transitions import Transition, TransitionTable, names
 
 
@@ -79,12 +80,8 @@ TASK_TRANSITIONS = TransitionTable(
 )
 
 
-class Position(StrEnum):
-    """Where an extension phase runs."""
-
-    BEFORE_TRAINING = "before training"  # once, when everything that round 1 needs is there
-    WITHIN_ROUND = "within round"  # in each round, between its roster and its aggregation
-    AFTER_TRAINING = "after training"  # once, before the final model is sent
+Answers = Mapping[str, Mapping[str, Content]]
+"""The answers of completed phases: by the phase's name and the node's."""
 
 
 class ExtensionPhase(ABC):
@@ -94,13 +91,13 @@ class ExtensionPhase(ABC):
     be repeated.
     """
 
-    name: ClassVar[str]
-    position: ClassVar[Position]
-    timeout_seconds: ClassVar[float]
+    name: str
+    position: Position
+    timeout_seconds: float
 
     @abstractmethod
-    def start(self, round_number: int, nodes: Collection[str]) -> list[Action]:
-        """Begin the phase in a round (0 before training), with the nodes that take part."""
+    def start(self, round_number: int, nodes: Collection[str], earlier: Answers) -> list[Action]:
+        """Begin the phase in a round (0 before training), with the nodes that take part and what is known by now."""
 
     @abstractmethod
     def handle(self, answer: PhaseAnswered) -> list[Action]:
@@ -119,29 +116,44 @@ class ExtensionPhase(ABC):
     def waiting_for(self) -> tuple[str, ...]:
         """The nodes that have not answered; the phase is complete when there are none."""
 
+    @abstractmethod
+    def complete(self) -> tuple[CompletePhase, str]:
+        """End the phase: what is recorded of it, and a sentence for users, which may be empty."""
+
+    @property
+    def unanswered(self) -> str:
+        """Who did not answer in time, for people."""
+        return f"{self.name}: no answer within {self.timeout_seconds:g} s from {', '.join(self.waiting_for)}"
+
     def expired(self) -> str | None:
         """Why the task cannot continue after the deadline; None if it continues with what has arrived."""
-        return f"{self.name}: no answer within {self.timeout_seconds:g} s from {', '.join(self.waiting_for)}"
+        return self.unanswered
 
 
 class NodeQuery(ExtensionPhase):
-    """Ask every node that takes part, and wait for all answers: the base of statistics, approvals, key exchanges."""
+    """Ask every node that takes part, and wait for all answers, as a `Phase` of a strategy or a transform declares."""
 
-    def __init__(self) -> None:
+    def __init__(self, phase: Phase) -> None:
+        self.name = phase.name
+        self.position = phase.position
+        self.timeout_seconds = phase.timeout_seconds
         self.answers: dict[str, str] = {}
+        self._phase = phase
         self._round = 0
         self._nodes: tuple[str, ...] = ()
+        self._question = "{}"
 
-    def start(self, round_number: int, nodes: Collection[str]) -> list[Action]:
+    def start(self, round_number: int, nodes: Collection[str], earlier: Answers) -> list[Action]:
         """Ask all nodes."""
         self.answers = {}
         self._round = round_number
         self._nodes = tuple(nodes)
+        self._question = json.dumps(self._phase.ask(PhaseContext(round_number, self._nodes, earlier)), allow_nan=False)
         return [action for node in self._nodes for action in self.request(node)]
 
     def request(self, node: str) -> list[Action]:
         """Ask a node."""
-        return [RequestAnswer(node, self.name, self._round)] if node in self.waiting_for else []
+        return [RequestAnswer(node, self.name, self._round, self._question)] if node in self.waiting_for else []
 
     def handle(self, answer: PhaseAnswered) -> list[Action]:
         """Keep the answer; the first of each node counts."""
@@ -158,14 +170,24 @@ class NodeQuery(ExtensionPhase):
         """The nodes without an answer."""
         return tuple(node for node in self._nodes if node not in self.answers)
 
+    def complete(self) -> tuple[CompletePhase, str]:
+        """The answers in the order of the nodes' names, and what the phase says of them."""
+        answers = tuple(sorted(self.answers.items()))
+        summary = self._phase.summary({node: json.loads(content) for node, content in answers})
+        return CompletePhase(self.name, self._round, answers), f"{self.name}: {summary}" if summary else ""
+
+    def expired(self) -> str | None:
+        """As the phase declares."""
+        return super().expired() if self._phase.required else None
+
 
 class PhaseRunner:
     """Runs the extension phases of a task. `current` is the one that is under way, until `deadline`."""
 
-    def __init__(self, phases: Sequence[ExtensionPhase], completed: Collection[tuple[str, int]]) -> None:
+    def __init__(self, phases: Sequence[ExtensionPhase], completed: Iterable[CompletePhase]) -> None:
         self.current: ExtensionPhase | None = None
         self.deadline: float | None = None
-        self.completed = set(completed)
+        self.completed = tuple(completed)
         self._phases = tuple(phases)
         self._round = 0
         self._expired = False
@@ -176,20 +198,35 @@ class PhaseRunner:
         """Run the phases of a position as far as possible; returns the actions, and whether all are complete."""
         actions: list[Action] = []
         for phase in self._phases:
-            if phase.position is not position or (phase.name, round_number) in self.completed:
+            if phase.position is not position or self._is_complete(phase, round_number):
                 continue
             if self.current is not phase:
                 self.current = phase
                 self.deadline = now + phase.timeout_seconds
                 self._round = round_number
                 self._expired = False
-                actions += phase.start(round_number, nodes)
+                actions += phase.start(round_number, nodes, self._answers(round_number))
             if phase.waiting_for and not self._expired:
                 return actions, False
-            self.completed.add((phase.name, round_number))
+            if phase.waiting_for:
+                actions.append(RecordEvent("phase_incomplete", f"{phase.unanswered}; the task goes on without"))
+            done, summary = phase.complete()
+            self.completed = (*(old for old in self.completed if old.round in {0, round_number}), done)
             self.current = self.deadline = None
-            actions.append(CompletePhase(phase.name, round_number))
+            actions.append(done)
+            if summary:
+                actions.append(RecordEvent("phase", summary))
         return actions, True
+
+    def _is_complete(self, phase: ExtensionPhase, round_number: int) -> bool:
+        return any((done.phase, done.round) == (phase.name, round_number) for done in self.completed)
+
+    def _answers(self, round_number: int) -> Answers:
+        return {
+            done.phase: {node: json.loads(content) for node, content in done.answers}
+            for done in self.completed
+            if done.round in {0, round_number}
+        }
 
     def handle(self, answer: PhaseAnswered) -> list[Action]:
         """Pass an answer to the phase that asked; answers to any other are too late."""

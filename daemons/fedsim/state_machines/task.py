@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fedsim.learning.phases import Position
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
 from fedsim.state_machines.committed_models import CommittedModels
 from fedsim.state_machines.final_delivery import FinalDelivery
-from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, PhaseRunner, Position, TaskPhase
+from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, PhaseRunner, TaskPhase
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, Restored, TaskStarted
@@ -124,7 +125,7 @@ class TaskMachine:
             evaluated=frozenset(models.evaluated & models.kept),
             saved=frozenset(models.saved & models.kept),
             testset_parts=frozenset(self._testset_parts),
-            completed_phases=frozenset(self._extensions.completed),
+            completed_phases=self._extensions.completed,
             absent=tuple(sorted(self._absent.items())),
         )
 

@@ -23,7 +23,7 @@ class Restored:
         evaluated: those of them that are evaluated, as far as that is due.
         saved: those of them that are saved, as far as that is due.
         testset_parts: the files of the test set that have arrived.
-        completed_phases: (name, round) of the extension phases that are complete.
+        completed_phases: the extension phases that are complete, with their answers.
         absent: (node, why) of the nodes that take no part for now; only a snapshot knows them.
     """
 
@@ -34,7 +34,7 @@ class Restored:
     evaluated: frozenset[int] = frozenset()
     saved: frozenset[int] = frozenset()
     testset_parts: frozenset[str] = frozenset()
-    completed_phases: frozenset[tuple[str, int]] = frozenset()
+    completed_phases: tuple[CompletePhase, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
 
 
@@ -262,19 +262,21 @@ class SendFinal:
 
 @dataclass(frozen=True)
 class RequestAnswer:
-    """Ask a node for its answer in an extension phase."""
+    """Ask a node for its answer in an extension phase; `content` is the question, as JSON."""
 
     node: str
     phase: str
     round: int
+    content: str = "{}"
 
 
 @dataclass(frozen=True)
 class CompletePhase:
-    """Durably record that an extension phase is complete: a restart does not repeat it."""
+    """Durably record that an extension phase is complete, with its answers as (node, JSON); it is not repeated."""
 
     phase: str
     round: int
+    answers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,8 @@ class SettingsJson(Json):
         """Settings on their way out."""
         stored = super().process_result_value(value, dialect)
         names = [name for name in TaskSettings.model_fields if name in stored]
-        return TaskSettings.model_construct(**{name: stored[name] for name in names})
+        lists = {name: tuple(stored[name]) for name in names if isinstance(stored[name], list)}
+        return TaskSettings.model_construct(**{name: stored[name] for name in names} | lists)
 
 
 metadata = MetaData(

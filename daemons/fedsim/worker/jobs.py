@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from fedsim.config import DataSetConfig
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec
@@ -121,8 +121,17 @@ class Train(_Line):
     out: Path
 
 
+class AnswerPhase(_Line):
+    """Answer the question of a phase that the task's strategy or a transform adds."""
+
+    job: Literal["answer_phase"] = "answer_phase"
+    phase: str
+    round: int
+    content: dict[str, JsonValue]
+
+
 HostJob = InspectHost | Inspect
-NodeJob = Load | WriteTestset | Train
+NodeJob = Load | WriteTestset | Train | AnswerPhase
 ServerJob = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint
 Job = HostJob | NodeJob | ServerJob
 
@@ -209,6 +218,15 @@ class ChunkTrained(_Line):
     seconds: float
 
 
+class AnswerMade(_Line):
+    """The answer to a phase's question."""
+
+    reply: Literal["answer_made"] = "answer_made"
+    phase: str
+    round: int
+    content: dict[str, JsonValue]
+
+
 class ClientDiverged(_Line):
     """A client's parameters are no longer finite."""
 
@@ -241,6 +259,7 @@ Reply = (
     | DataSetInspected
     | DataLoaded
     | ChunkTrained
+    | AnswerMade
     | ClientDiverged
     | JobFailed
 )

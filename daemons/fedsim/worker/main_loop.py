@@ -14,6 +14,7 @@ from fedsim.messages import as_text
 from fedsim.spool.disk_space import full_disk_errors
 from fedsim.worker.jobs import (
     Aggregate,
+    AnswerPhase,
     Evaluate,
     Inspect,
     InspectHost,
@@ -90,7 +91,7 @@ class Worker:
             case Load(assignment=assignment):
                 self._task = f"model {assignment.model_spec.name} on data set {assignment.settings.dataset}"
                 return self._node_jobs().do(job)
-            case WriteTestset() | Train():
+            case WriteTestset() | Train() | AnswerPhase():
                 return self._node_jobs().do(job)
             case Inspect() | InspectHost():
                 from fedsim.worker import host_jobs  # noqa: PLC0415
@@ -104,6 +105,8 @@ class Worker:
                 return f"the device {job.device}"
             case Inspect():
                 return f"data set {job.dataset.name}"
+            case AnswerPhase():
+                return f"the phase {job.phase} of the {self._task}"
             case Load() | WriteTestset() | Train():
                 return self._task
             case Aggregate():

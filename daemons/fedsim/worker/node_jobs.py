@@ -16,11 +16,13 @@ from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.strategies import Strategy
-from fedsim.learning.transforms import Pipeline, make_pipeline
+from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.spool.client_states import StatesOnDisk
 from fedsim.spool.npy import open_vector, write_array
 from fedsim.spool.updates import write_update
 from fedsim.worker.jobs import (
+    AnswerMade,
+    AnswerPhase,
     ChunkTrained,
     ClientDiverged,
     DataLoaded,
@@ -40,6 +42,7 @@ class NodeJobs:
     def __init__(self, threads: int) -> None:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
+        self._client_data: ClientData | None = None
         self._trainer: ClientTrainer | None = None
         self._strategy = Strategy()
         self._pipeline = Pipeline()
@@ -53,6 +56,8 @@ class NodeJobs:
                 return self._write_testset(job)
             case Train():
                 return self._train(job)
+            case AnswerPhase():
+                return self._answer(job)
 
     def _load(self, job: Load) -> Reply:
         assignment = job.assignment
@@ -82,7 +87,7 @@ class NodeJobs:
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
-        data = ClientData(settings, dataset.train, partition)
+        data = self._client_data = ClientData(settings, dataset.train, partition)
         self._trainer = engine.start(data, spec, components, assignment.engine.device)
         self._pipeline = make_pipeline(settings, self._strategy)
         return DataLoaded(num_examples=runs)
@@ -94,6 +99,15 @@ class NodeJobs:
         write_array(job.data, features)
         write_array(job.labels, labels)
         return Done(job=job.job)
+
+    def _answer(self, job: AnswerPhase) -> Reply:
+        if self._client_data is None:
+            raise BadInput("a question came before the data was loaded")
+        phases = {phase.name: phase for phase in task_phases(self._client_data.settings)}
+        if job.phase not in phases:
+            raise BadInput(f"the task has no phase {job.phase} here (it has {', '.join(phases) or 'none'})")
+        content = phases[job.phase].answer(job.content, self._client_data)
+        return AnswerMade(phase=job.phase, round=job.round, content=content)
 
     def _train(self, job: Train) -> Reply:
         if self._trainer is None:

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
+from fedsim.learning.phases import Phase, distinct_phases
 from fedsim.messages import Uplink
 from fedsim.plugins import Plugin, PluginOptions, gettext_noop
 from fedsim.settings import TaskSettings
@@ -102,6 +103,7 @@ class Strategy(Plugin):
         downlink_arrays: those of `server_state` that the clients receive with the model.
         client_state: names of the vectors, as long as the model, that each client keeps on its node from round to
             round; zeros before its first round.
+        phases: that it adds to a task.
     """
 
     uplink: Uplink = Uplink.SUM
@@ -109,6 +111,7 @@ class Strategy(Plugin):
     server_state: tuple[str, ...] = ()
     downlink_arrays: tuple[str, ...] = ()
     client_state: tuple[str, ...] = ()
+    phases: tuple[Phase, ...] = ()
 
     # ------------------------------------------------------------ 1. the client's part
 
@@ -206,6 +209,7 @@ class ComposedStrategy(Strategy):
         super().__init__()
         self.uplink, self.uplink_arrays, self.server_state = rule.uplink, client.uplink_arrays, server.server_state
         self.downlink_arrays, self.client_state = client.downlink_arrays, client.client_state
+        self.phases = distinct_phases((*client.phases, *rule.phases, *server.phases))
         self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
         self.finish_client = client.finish_client  # type: ignore[method-assign]
         self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]

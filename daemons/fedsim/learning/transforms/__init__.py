@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Strategy, Uplink
+from fedsim.learning.phases import Phase, distinct_phases
+from fedsim.learning.strategies import Strategy, Uplink, make_strategy
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
 from fedsim.update import Layout, Update
@@ -44,11 +45,13 @@ class Transform(Plugin):
         stage: where the client side works. The server side sees uploads alone.
         visible: what the server can see of an upload after this transform.
         incompatible_with: names of transforms and strategies that it cannot be combined with.
+        phases: that it adds to a task.
     """
 
     stage: ClassVar[Stage] = Stage.UPLOAD
     visible: ClassVar[Visible] = Visible.VALUES
     incompatible_with: ClassVar[frozenset[str]] = frozenset()
+    phases: tuple[Phase, ...] = ()
 
     def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
         """Transform an update on its node; `received` is the global model that it started from, float32 [P]."""
@@ -106,6 +109,13 @@ def make_pipeline(settings: TaskSettings, strategy: Strategy) -> Pipeline:
         if problem:
             raise BadInput(f"{first} and {second} cannot be combined: {problem}")
     return Pipeline(list(chosen.values()))
+
+
+def task_phases(settings: TaskSettings) -> tuple[Phase, ...]:
+    """The phases that the strategy and the transforms of a task add, in this order."""
+    strategy = make_strategy(settings)
+    transforms = make_pipeline(settings, strategy).transforms
+    return distinct_phases((*strategy.phases, *(phase for transform in transforms for phase in transform.phases)))
 
 
 def compatibility(
