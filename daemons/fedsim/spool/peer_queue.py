@@ -61,9 +61,13 @@ class PeerQueue:
 
     def put(self, file: QueuedFile) -> Path:
         """Add a file; returns its entry, whose removal takes it off the queue."""
-        self.create()
         key = blake3(f"{self.peer} {file.id.model_dump_json()}".encode()).hexdigest()[:32]
-        return _write(self.folder / f"{time.time_ns():020d}.{key}.json", file)
+        entry = self.folder / f"{time.time_ns():020d}.{key}.json"
+        try:
+            return _write(entry, file)
+        except FileNotFoundError:  # the first one for this peer
+            self.create()
+            return _write(entry, file)
 
     def entries(self) -> list[Path]:
         """The entries, oldest first."""
