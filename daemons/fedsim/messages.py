@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, SuspendReason
 from fedsim.plugins import Provenance, short_name
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
 
@@ -120,7 +120,7 @@ class EngineInfo(Message):
 class TaskReport(Message):
     """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order.
 
-    `versions` are those of the workers that computed for it.
+    `versions` are those of the workers that computed for it; `suspended` is why it does not go on at present.
     """
 
     task: Uid
@@ -129,6 +129,7 @@ class TaskReport(Message):
     round: Count | None = None
     num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_RUNS)] = ()
     versions: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=100)] = ()
+    suspended: SuspendReason | None = None
 
 
 class Hello(Message):

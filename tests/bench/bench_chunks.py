@@ -89,7 +89,7 @@ def train(folder: Path, chunk: int) -> jobs.Reply:
 
 def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     """Seconds of a whole round, of its longest turn, and of the turn that resumes it in its middle."""
-    spool = Spool(folder)
+    spool = Spool(folder).open()
     config = ClientConfig.model_validate(
         {
             "name": "a",
@@ -142,12 +142,12 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
 
         running = resumed()
         first = turns(running, range(chunks // 2))
-        running.suspend()
+        running.quit()
         started = time.perf_counter()
         running = resumed()
         resume = time.perf_counter() - started
         second = turns(running, range(chunks // 2, chunks))
-        running.suspend()
+        running.quit()
         servers.close()
     return sum(first + second), max(first + second), resume
 

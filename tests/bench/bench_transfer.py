@@ -72,7 +72,7 @@ def floor_seconds(port: int, source: Path, target: Path, how: str) -> float:
 
 def start_receiver(folder: Path) -> tuple[subprocess.Popen[str], int]:
     port = free_port()
-    want(Spool(folder / "s"), TASK, {Kind.GLOBALPARAM: None})
+    want(Spool(folder / "s").open(), TASK, {Kind.GLOBALPARAM: None})
     config = folder / "receiver.yml"
     peers = [{"name": "server", "role": "server"}]
     given = {"name": "node-1", "role": "client", "listen": {"port": port}, "spool": str(folder / "s"), "peers": peers}
@@ -98,7 +98,7 @@ def measure(folder: Path, mebibytes: int, repetitions: int) -> Table:
     floor = subprocess.Popen([sys.executable, "-c", FLOOR, str(floor_port)], stdout=subprocess.PIPE, text=True)
     assert floor.stdout is not None
     floor.stdout.readline()
-    sender = Sender(Identity("server", Role.SERVER))
+    sender = Sender(Identity("server", Role.SERVER)).open()
     peer = Peer("node-1", "127.0.0.1", port)
     try:
         sender.send_and_wait(peer, *_stop(0), give_up_after=30)

@@ -89,7 +89,7 @@ def test_a_running_task_keeps_its_checkpoints_whatever_the_rule(archive: Archive
 
 
 def test_the_sweep_at_the_start_takes_only_what_belongs_to_no_unfinished_task(archive: Archive, tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool").open()
     running, done = archive.task(age_days=1, finished=False), archive.task(age_days=1)
     for kind in (Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET):
         for uid in (running.uid, done.uid, uuid4().hex):

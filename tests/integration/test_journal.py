@@ -128,7 +128,7 @@ def test_a_receivers_lines_carry_the_number_of_the_task_and_who_speaks(journal: 
     config.write_text(yaml.safe_dump({**content, "peers": peers}))
     with journal.running([PROGRAM, "--config", config]) as process:
         assert journal.await_event("ready")["SYSLOG_IDENTIFIER"] == "fedsim-receiver"
-        with closing(Sender(SERVER)) as sender:
+        with closing(Sender(SERVER).open()) as sender:
             peer = Peer("node-a", "127.0.0.1", port)
             body = ASSIGNMENT.model_dump_json().encode()
             sender.send_and_wait(peer, FileId(kind=Kind.INITPARAM, task=TASK), body, give_up_after=PATIENCE)

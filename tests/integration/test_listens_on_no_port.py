@@ -66,7 +66,7 @@ def outbox_of(receiver: Receiver) -> Iterator[Outbox]:
 def node(folder: Path, receiver: Receiver, port: int | None = None) -> Iterator[Spool]:
     """A node that opens a connection with its hello, and receives on it."""
     config = node_config(folder)
-    spool = Spool(config.spool)
+    spool = Spool(config.spool).open()
     want_all(spool)
     inbox = SpoolInbox(config, spool, Counters())
     inbox.open()

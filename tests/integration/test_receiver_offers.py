@@ -24,6 +24,7 @@ from transfer_support import (
     vector_bytes,
 )
 
+from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.inbox.validation import check_contents
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import Role, metadata_path
@@ -230,3 +231,25 @@ def test_a_file_without_its_metadata_is_received_again(tmp_path: Path) -> None:
         metadata_path(path).unlink()
         assert not send_now(receiver, SERVER, global_id(), tmp_path / "a.npy").already_there
         assert read_metadata(path).size == path.stat().st_size
+
+
+@pytest.mark.parametrize("where", ["offer", "_ended"])
+def test_an_exception_while_a_connection_is_served_ends_that_connection_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    model_file(tmp_path / "a.npy", 20_000, 1)
+    raised: list[str] = []
+
+    def broken(self: SpoolInbox, *arguments: Any) -> Any:
+        if raised:
+            return original(self, *arguments)
+        raised.append(where)
+        raise KeyError(where)
+
+    original = getattr(SpoolInbox, where)
+    monkeypatch.setattr(SpoolInbox, where, broken)
+    with receiving(node_config(tmp_path)) as receiver:
+        assert send_now(receiver, SERVER, global_id(), tmp_path / "a.npy").delivered
+        assert raised == [where]
+        assert receiver.reactor.failure is None
+        assert receiver.counts()["connections_refused"] == 1

@@ -106,7 +106,7 @@ class ReceiverProcess:
 
 @contextmanager
 def running(config: ReceiverConfig, folder: Path) -> Iterator[ReceiverProcess]:
-    want_all(Spool(config.spool))
+    want_all(Spool(config.spool).open())
     receiver = ReceiverProcess(config, folder)
     try:
         yield receiver
@@ -162,7 +162,7 @@ def test_files_travel_in_tls_and_the_certificate_is_the_name(tmp_path: Path, pki
                 )
             assert outcome.already_there
         assert hash_file(receiver.spool.path(global_id(), "server")) == digest
-        pretender = Sender(SERVER, credentials=pki.credentials("node-2", Role.CLIENT))
+        pretender = Sender(SERVER, credentials=pki.credentials("node-2", Role.CLIENT)).open()
         with pretender as sender, pytest.raises(Unavailable, match="certificate is for client node-2"):
             sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=2)
 
@@ -188,7 +188,7 @@ class Load:
         self.outcomes = {node: Outcomes() for node in NODES}
         self.sent = 0
         self._senders = {
-            node: Sender(node, credentials=pki.credentials(node.name, Role.CLIENT), threads=1) for node in NODES
+            node: Sender(node, credentials=pki.credentials(node.name, Role.CLIENT), threads=1).open() for node in NODES
         }
         self._models = []
         for number in range(8):
@@ -365,7 +365,7 @@ def test_a_node_that_is_not_configured_any_more_is_sent_nothing_but_stops(tmp_pa
     with (
         logged() as log,
         receiving(node) as receiver,
-        closing(Outbox.open(SERVER, None, Spool(tmp_path / "outbox"))) as outbox,
+        closing(Outbox.open(SERVER, None, Spool(tmp_path / "outbox").open())) as outbox,
     ):
         peer, elsewhere = peer_of(receiver), Peer("node-9", "127.0.0.1", free_port())
         outbox.send(peer, global_id(), model)

@@ -140,7 +140,7 @@ def test_a_stop_overtakes_a_large_body(tmp_path: Path) -> None:
 def test_many_nodes_send_at_once(tmp_path: Path) -> None:
     outcomes = Outcomes()
     with receiving(server_config(tmp_path)) as receiver:
-        senders = [Sender(Identity(f"node-{number}", Role.CLIENT)) for number in range(1, 9)]
+        senders = [Sender(Identity(f"node-{number}", Role.CLIENT)).open() for number in range(1, 9)]
         for number, sender in enumerate(senders):
             model_file(tmp_path / f"{number}.npy", 300_000, number)
             for chunk in range(3):
@@ -169,7 +169,7 @@ class _End:
         initiator: bool,
     ) -> None:
         config = node_config(folder) if me.role is Role.CLIENT else server_config(folder)
-        spool = Spool(folder / "spool")
+        spool = Spool(folder / "spool").open()
         want_all(spool)
         self.inbox = SpoolInbox(config, spool, Counters())
         self.reactor = Reactor(me.name, 2)
@@ -226,8 +226,8 @@ def test_both_sides_of_one_connection_send_files(tmp_path: Path) -> None:
         end.connection.close("closed", "the test ends", retry=True)
     for source in sources:
         source.close()
-    assert len(Spool(tmp_path / "node" / "spool").arrived(Kind.GLOBALPARAM)) == 1
-    assert len(Spool(tmp_path / "server" / "spool").arrived(Kind.LOCALPARAM)) == 1
+    assert len(Spool(tmp_path / "node" / "spool").open().arrived(Kind.GLOBALPARAM)) == 1
+    assert len(Spool(tmp_path / "server" / "spool").open().arrived(Kind.LOCALPARAM)) == 1
 
 
 class _Process:
@@ -237,7 +237,7 @@ class _Process:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
         self._folder = folder
-        want_all(Spool(folder / "spool"))
+        want_all(Spool(folder / "spool").open())
         self.config = write_config(folder, node_config(folder, listen={"port": self.port}))
 
     def __enter__(self) -> Self:
@@ -294,7 +294,7 @@ def test_a_receiver_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) ->
         code, log = receiver.end(signal.SIGTERM)
         assert code == 0, log
         assert "file_received" in log
-    assert hash_file(Spool(tmp_path / "spool").path(global_id(), "server")) == digest
+    assert hash_file(Spool(tmp_path / "spool").open().path(global_id(), "server")) == digest
     # The second life got no more than what the first had not written.
     assert proxy.carried[-1] < 22 * MIB
 
@@ -424,7 +424,7 @@ def ended(outbox: Outbox, count: int) -> list[Outcome]:
 
 def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, receiving(node_config(tmp_path)) as receiver:
-        outbox = Outbox.open(SERVER, None, Spool(tmp_path / "outbox"))
+        outbox = Outbox.open(SERVER, None, Spool(tmp_path / "outbox").open())
         old, new = peer_of(receiver, int(elsewhere.getsockname()[1])), peer_of(receiver)
         outbox.send(old, stop_id(), stop_body())
         outbox.redirect(old, new)
@@ -436,7 +436,7 @@ def test_what_is_on_its_way_to_an_old_address_goes_to_the_new_one(tmp_path: Path
 def test_of_a_file_that_changes_a_peer_that_was_away_gets_the_newest_alone(tmp_path: Path) -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as nobody,
-        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox"))) as outbox,
+        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox").open())) as outbox,
     ):
         port = int(nobody.getsockname()[1])
         peer = Peer("server", "127.0.0.1", port)
@@ -462,7 +462,7 @@ def test_a_file_that_changes_while_the_peer_makes_it_durable_follows_and_is_not_
 
     with (
         receiving(server_config(tmp_path)) as receiver,
-        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox"))) as outbox,
+        closing(Outbox.open(NODE, None, Spool(tmp_path / "outbox").open())) as outbox,
     ):
         monkeypatch.setattr(os, "fsync", slow)
         outbox.send_newest(peer_of(receiver), HELLO, hello_body("node-1", 1))

@@ -97,13 +97,13 @@ def context(tmp_path: Path) -> Iterator[NodeContext]:
     )
     with (
         DefaultSelector() as selector,
-        closing(Outbox.open(Identity("a", Role.CLIENT), None, Spool(tmp_path))) as outbox,
+        closing(Outbox.open(Identity("a", Role.CLIENT), None, Spool(tmp_path).open())) as outbox,
         Writer() as writer,
     ):
         servers = ForkServers(selector)
         yield NodeContext(
             config=config,
-            spool=Spool(tmp_path),
+            spool=Spool(tmp_path).open(),
             outbox=outbox,
             writer=writer,
             server=SERVER,

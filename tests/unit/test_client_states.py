@@ -164,13 +164,13 @@ def test_a_state_counts_after_a_crash_exactly_if_its_update_was_written(tmp_path
     states = StatesOnDisk(tmp_path, LAYOUT, 2, 1)
     states.write(7, _state(20))
     assert _read(tmp_path, 3) == 10, "it is not adopted"
-    settle_states(tmp_path, UpdateIndex(tmp_path))
+    settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 10, "its update was not written"
     assert not list(tmp_path.glob("clients/new/*"))
     states.write(7, _state(20))
     update = Update(base_round=2, chunk=1, client=client, num_examples=3)
     write_update(tmp_path, update, np.ones(2, np.float32))
-    settle_states(tmp_path, UpdateIndex(tmp_path))
+    settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 20
     assert _read(tmp_path, 2) == 10
 
@@ -180,7 +180,7 @@ def test_an_update_of_another_chunk_or_client_adopts_nothing(tmp_path: Path) -> 
     for chunk, client in ((2, None), (1, 8)):
         update = Update(base_round=2, chunk=chunk, client=client, num_examples=3)
         write_update(tmp_path, update, np.ones(2, np.float32))
-    settle_states(tmp_path, UpdateIndex(tmp_path))
+    settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 0
 
 

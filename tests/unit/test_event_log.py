@@ -11,10 +11,11 @@ from test_task_machine import SETTINGS, World, answers, started
 from fedsim.errors import BadInput
 from fedsim.runtime import event_file
 from fedsim.runtime.event_file import EventFile
-from fedsim.state_machines import node as on_node
+from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.event_log import LoggedEvent, action_names, decode_event, encode_event, replay
-from fedsim.state_machines.node import NodeMachine, NodeTaskStarted
+from fedsim.state_machines.node import NodeMachine
+from fedsim.state_machines.node_events import NodeTaskStarted
 from fedsim.state_machines.task import TaskMachine
 
 
@@ -35,7 +36,7 @@ class Recorder:
             return self.record("server", machine, event, now, handle_task(machine, event, now))
 
         def node_begin(machine: NodeMachine) -> list[on_node.Action]:
-            event = NodeTaskStarted(machine.assignment, tuple(machine.trained))
+            event = NodeTaskStarted(machine.assignment, tuple(machine.stored))
             return self.record(f"node {machine.assignment.first_client}", machine, event, 0, begin_node(machine))
 
         def node_handle(machine: NodeMachine, event: on_node.Event) -> list[on_node.Action]:

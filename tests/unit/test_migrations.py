@@ -51,9 +51,9 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_new_directory_gets_the_number_and_its_daemons_may_start_at_once(tmp_path: Path) -> None:
-    Spool(tmp_path / "spool")
+    Spool(tmp_path / "spool").open()
     assert read_format(tmp_path / "spool") == FORMAT
-    Spool(tmp_path / "spool")
+    Spool(tmp_path / "spool").open()
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_directory_of_another_format_is_refused_and_left_alone(
         (tmp_path / "format").write_text(number)
     before = content(tmp_path)
     with pytest.raises(WrongFormat, match=what_to_do) as refused:
-        Spool(tmp_path)
+        Spool(tmp_path).open()
     assert refused.value.exit_code == EX_CONFIG
     assert content(tmp_path) == before
 
@@ -87,7 +87,7 @@ def test_a_node_of_0_1_keeps_its_log_and_its_models(tmp_path: Path) -> None:
     assert json.loads(about.read_bytes())["digest"] == "ab"
     assert about.stat().st_mode & 0o777 == 0o640
     assert list((tmp_path / ".incoming").iterdir()) == []
-    Spool(tmp_path)
+    Spool(tmp_path).open()
     assert migrate_state(tmp_path) == []
 
 
@@ -104,12 +104,12 @@ def test_an_unfinished_task_is_discarded_only_if_that_is_asked_for(
     assert content(tmp_path) == before
     assert f"{tmp_path}: discarded the files of task {UID}" in migrate_state(tmp_path, discard_tasks=True)
     assert list((tmp_path / "globalparam").iterdir()) == []
-    Spool(tmp_path)
+    Spool(tmp_path).open()
 
 
 def test_a_waiting_task_does_not_stop_the_migration_of_a_server(tmp_path: Path) -> None:
     migrate_state(old_server(tmp_path))
-    Spool(tmp_path)
+    Spool(tmp_path).open()
 
 
 def test_an_assigned_task_stops_the_migration_of_a_node(tmp_path: Path) -> None:

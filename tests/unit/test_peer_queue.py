@@ -35,7 +35,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def queue(tmp_path: Path) -> PeerQueue:
-    Spool(tmp_path)
+    Spool(tmp_path).open()
     return PeerQueue(tmp_path, "node-1")
 
 

@@ -27,6 +27,7 @@ from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.runtime.writer import Writer
+from fedsim.state_machines.suspension import Suspended
 from fedsim.worker import jobs
 
 
@@ -69,8 +70,8 @@ class Driver(TaskDriver[str, str]):
         self.done: list[str] = []
         self.suspensions = 0
 
-    def handle(self, event: str) -> list[str]:
-        return event.split()
+    def handle(self, event: str | Suspended) -> list[str]:
+        return event.split() if isinstance(event, str) else [f"-{event.reason}"]
 
     def carry_out(self, action: str) -> None:
         if action == "full":
@@ -89,9 +90,9 @@ class Driver(TaskDriver[str, str]):
         self.failed.append(reason)
         return "again" if self.breaks else ""
 
-    def suspend(self) -> None:
+    def quit(self) -> None:
         self.suspensions += 1
-        super().suspend()
+        super().quit()
 
     @contained
     def happen(self, event: str) -> None:
@@ -123,9 +124,10 @@ def test_an_error_of_a_write_suspends_as_it_would_in_the_loop(writer: Writer) ->
 def test_a_write_of_a_suspended_task_is_carried_out_but_nothing_follows_it(writer: Writer) -> None:
     driver = Driver(writer)
     driver.happen("+a -b")
-    driver.suspend()
+    driver.suspend(DiskFull("full"))
     written(writer)
-    assert driver.done == ["+a on writer"]
+    assert driver.suspended is SuspendReason.DISK_FULL
+    assert sorted(driver.done) == ["+a on writer", "-disk_full"]
 
 
 def test_a_writer_carries_out_everything_in_order_before_it_ends() -> None:

@@ -44,14 +44,14 @@ IDS = [
 
 @pytest.mark.parametrize(("file_id", "sender"), IDS)
 def test_a_path_tells_which_file_it_is(tmp_path: Path, file_id: FileId, sender: str | None) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     found = spool.identify(spool.path(file_id, sender or "server"))
     assert found is not None
     assert (found.id, found.sender) == (file_id, sender)
 
 
 def test_no_two_files_share_a_place(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     assert len({spool.path(file_id, sender or "x") for file_id, sender in IDS}) == len(IDS)
 
 
@@ -60,7 +60,7 @@ def test_no_two_files_share_a_place(tmp_path: Path) -> None:
     ["localparam/x.npy", f"globalparam/{A}/round-1.npy", f"globalparam/{A}/.round-000001.npy.tmp", "data/x", "x"],
 )
 def test_other_names_are_no_files_of_the_spool(tmp_path: Path, name: str) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     assert spool.identify(tmp_path / name) is None
 
 
@@ -80,7 +80,7 @@ def local(task: str, round_number: int, chunk: int = 0) -> FileId:
 
 
 def test_what_has_arrived_is_listed_by_task_and_round(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     assert spool.arrived(Kind.LOCALPARAM, A, 1) == []
     put(spool, local(A, 1))
     put(spool, local(A, 2, 1))
@@ -95,7 +95,7 @@ def test_what_has_arrived_is_listed_by_task_and_round(tmp_path: Path) -> None:
 
 
 def test_broken_metadata_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     path = put(spool, local(A, 1))
     metadata_path(path).write_text("{")
     with pytest.raises(BadInput, match=metadata_path(path).name):
@@ -103,7 +103,7 @@ def test_broken_metadata_is_an_error_that_names_the_file(tmp_path: Path) -> None
 
 
 def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "deep" / "spool")
+    spool = Spool(tmp_path / "deep" / "spool").open()
     folders = (path for path in spool.root.iterdir() if path.is_dir())
     assert {path.stat().st_mode & 0o777 for path in (spool.root, spool.incoming, *folders)} == {0o700}
 
@@ -111,7 +111,7 @@ def test_folders_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_a_spool_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(Unavailable, match=str(tmp_path / "file" / "spool")):
-        Spool(tmp_path / "file" / "spool")
+        Spool(tmp_path / "file" / "spool").open()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_removing_a_tree_never_follows_a_link(tmp_path: Path) -> None:
 
 
 def test_a_round_is_cleared_and_the_others_stay(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     for round_number in (1, 2):
         put(spool, local(A, round_number))
         put(spool, FileId(kind=Kind.GLOBALPARAM, task=A, round=round_number))
@@ -164,7 +164,7 @@ def test_a_round_is_cleared_and_the_others_stay(tmp_path: Path) -> None:
 
 
 def test_a_task_is_cleared_and_hello_stays(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     for file_id, sender in IDS:
         put(spool, file_id, sender or "server")
     put(spool, FileId(kind=Kind.STOP, task=B))
@@ -176,7 +176,7 @@ def test_a_task_is_cleared_and_hello_stays(tmp_path: Path) -> None:
 
 
 def test_the_sweep_leaves_only_the_tasks_that_go_on(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     for task in (A, B):
         put(spool, local(task, 1))
         put(spool, FileId(kind=Kind.INITPARAM, task=task))
@@ -185,7 +185,7 @@ def test_the_sweep_leaves_only_the_tasks_that_go_on(tmp_path: Path) -> None:
 
 
 def test_a_task_that_is_cleared_is_not_waited_for_any_more(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     for task in (A, B):
         want(spool, task, {Kind.LOCALPARAM: ["node-1"]})
         check_wanted(spool, local(task, 1), "node-1")
@@ -197,7 +197,7 @@ def test_a_task_that_is_cleared_is_not_waited_for_any_more(tmp_path: Path) -> No
 
 
 def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     old, young, half = spool.incoming / "old.part", spool.incoming / "young.part", tmp_path / "stop" / ".x.json.1.tmp"
     for path in (old, young, half):
         path.touch()
@@ -209,7 +209,7 @@ def test_old_leftovers_go_and_young_ones_stay(tmp_path: Path) -> None:
 
 
 def test_a_rename_into_a_watched_folder_wakes(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     watch = Watch(spool.folder(Kind.STOP), spool.folder(Kind.LOCALPARAM))
     assert watch.drain() == Changes()
     path = put(spool, FileId(kind=Kind.STOP, task=A))
@@ -220,7 +220,7 @@ def test_a_rename_into_a_watched_folder_wakes(tmp_path: Path) -> None:
 
 
 def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     watch = Watch(spool.folder(Kind.LOCALPARAM))
     first = put(spool, local(A, 1))
     assert first.parent in watch.drain().folders
@@ -234,7 +234,7 @@ def test_folders_that_come_later_are_watched_too(tmp_path: Path) -> None:
 
 
 def test_what_came_is_found_without_listing_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     for chunk in range(50):
         put(spool, local(A, 1, chunk))
     watch = Watch(spool.folder(Kind.LOCALPARAM))
@@ -251,7 +251,7 @@ def test_what_came_is_found_without_listing_what_was_there(tmp_path: Path, monke
 
 
 def test_a_new_folder_is_looked_at_whole(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     paths = [put(spool, local(A, 1, chunk)) for chunk in range(3)]
     (spool.folder(Kind.LOCALPARAM) / A).rename(tmp_path / "aside")
     watch = Watch(spool.folder(Kind.LOCALPARAM))
@@ -282,7 +282,7 @@ def test_lost_events_mean_look_at_everything(tmp_path: Path) -> None:
 
 
 def test_clearing_a_task_survives_files_that_come_meanwhile(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     stop = threading.Event()
 
     def receive() -> None:
@@ -328,12 +328,12 @@ class SweptAtOnce(PosixPath):
 
     def rename(self, target: str | os.PathLike[str]) -> SweptAtOnce:
         super().rename(target)
-        clear_leftovers(Spool(self.parents[2]), -60.0)
+        clear_leftovers(Spool(self.parents[2]).open(), -60.0)
         return self
 
 
 def test_a_folder_that_is_swept_while_it_is_removed_is_removed(tmp_path: Path) -> None:
-    folder = SweptAtOnce(Spool(tmp_path).folder(Kind.LOCALPARAM) / "task" / "round-000001")
+    folder = SweptAtOnce(Spool(tmp_path).open().folder(Kind.LOCALPARAM) / "task" / "round-000001")
     folder.mkdir(parents=True)
     (folder / "node-a.npy").touch()
     remove_tree(folder)
@@ -346,7 +346,7 @@ def test_a_file_that_vanished_before_it_had_its_name_was_not(tmp_path: Path) -> 
 
 
 def test_a_folder_that_a_crash_left_half_removed_goes_with_the_sweep(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Spool(tmp_path).open()
     half = spool.folder(Kind.LOCALPARAM) / f".{A}.0123{TEMPORARY_SUFFIX}"
     half.mkdir()
     (half / "file.npy").write_bytes(b"x")

@@ -20,13 +20,15 @@ from plugin_support import all_plugins, chosen_plugins, plugin
 from fedsim.config import ClientConfig
 from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, TaskReport, Uplink
 from fedsim.settings import TaskSettings
-from fedsim.state_machines import node as on_node
+from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.action_queue import ActionQueue
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
+from fedsim.state_machines.node import NodeMachine
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.policy import refusal
-from fedsim.state_machines.task import Restored, TaskMachine
+from fedsim.state_machines.task import TaskMachine
+from fedsim.state_machines.task_events import Restored
 from fedsim.update import Update
 
 UID = "0" * 32
@@ -128,7 +130,7 @@ class World:
         self.order = count()
         self.disk = ServerDisk()
         self.node_disks = {name: NodeDisk() for name in self.plan.nodes}
-        self.nodes: dict[str, on_node.NodeMachine | None] = dict.fromkeys(self.plan.nodes)
+        self.nodes: dict[str, NodeMachine | None] = dict.fromkeys(self.plan.nodes)
         self.node_actions: dict[str, ActionQueue[on_node.Action]] = {}
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
@@ -315,16 +317,7 @@ class World:
         if disk.assignment is None:
             return
         newest = max(disk.globals, default=None)
-        trained = (
-            []
-            if newest is None
-            else [
-                (newest, chunk.id)
-                for chunk in disk.globals[newest][0].chunks
-                if keys(self.plan, chunk.id, chunk.clients, newest) <= set(disk.updates)
-            ]
-        )
-        machine = on_node.NodeMachine(disk.assignment, trained)
+        machine = NodeMachine(disk.assignment, disk.updates)
         self.nodes[name] = machine
         self.node_actions[name] = ActionQueue(lambda action: self.node_do(name, action))
         self.node_actions[name].add(machine.begin)

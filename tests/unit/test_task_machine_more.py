@@ -23,12 +23,14 @@ from fedsim.messages import (
 )
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
-from fedsim.state_machines import node as on_node
+from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
+from fedsim.state_machines.node import NodeMachine
 from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
 from fedsim.state_machines.round import RoundCollector
-from fedsim.state_machines.task import Restored, TaskMachine
+from fedsim.state_machines.task import TaskMachine
+from fedsim.state_machines.task_events import Restored
 from fedsim.wire.protocol.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
@@ -310,8 +312,8 @@ def assignment(**changes: object) -> Assignment:
     return planned().assignment("a").model_copy(update=changes)
 
 
-def ready_node() -> on_node.NodeMachine:
-    machine = on_node.NodeMachine(assignment(), ())
+def ready_node() -> NodeMachine:
+    machine = NodeMachine(assignment(), ())
     machine.begin()
     machine.handle(on_node.Loaded(((2, 150),)))
     return machine
@@ -346,7 +348,7 @@ def test_a_reason_of_any_length_can_be_reported() -> None:
 
 
 def test_partitions_too_many_for_a_hello_are_a_reason_not_a_crash() -> None:
-    machine = on_node.NodeMachine(assignment(), ())
+    machine = NodeMachine(assignment(), ())
     machine.begin()
     machine.handle(on_node.Loaded(tuple((1, size) for size in range(1, MAX_RUNS + 2))))
     assert machine.report.state == "failed"

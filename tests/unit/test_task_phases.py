@@ -10,9 +10,9 @@ from test_task_machine import SETTINGS, UID, World, answers, plan_for, started
 
 from fedsim.learning.phases import Content, Phase, PhaseContext, Position
 from fedsim.messages import TaskReport
-from fedsim.state_machines import node as on_node
+from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
-from fedsim.state_machines.node import NODE_TRANSITIONS
+from fedsim.state_machines.node import NODE_TRANSITIONS, NodeMachine
 from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, NodeQuery, TaskPhase
 from fedsim.state_machines.policy import missed_the_end, removed_nodes
 from fedsim.state_machines.round import ROUND_TRANSITIONS
@@ -198,7 +198,7 @@ def test_a_phase_after_training_holds_the_final_model_back() -> None:
 
 
 def test_a_node_answers_a_question_once_and_not_before_its_data_is_loaded() -> None:
-    machine = on_node.NodeMachine(plan_for(SETTINGS).assignment("a"), ())
+    machine = NodeMachine(plan_for(SETTINGS).assignment("a"), ())
     machine.begin()
     asked = on_node.RequestArrived("statistics", 0)
     assert machine.handle(asked) == machine.handle(asked) == []

@@ -36,7 +36,7 @@ def test_a_written_update_names_its_file_by_digest_and_size_and_holds_its_arrays
 
 def test_the_folder_is_read_once_and_then_known_from_what_the_workers_report(tmp_path: Path) -> None:
     found = written(tmp_path, update(0), update(1, 4), update(1, 5), update(0, base_round=2))
-    index = UpdateIndex(tmp_path)
+    index = UpdateIndex(tmp_path).open()
     assert index.all() == found
     assert index.of_chunk(1, 1) == found[1:3]
     (new,) = written(tmp_path, update(2))
@@ -51,14 +51,14 @@ def test_an_update_without_its_file_or_that_cannot_be_read_does_not_count(tmp_pa
     first, second, third = written(tmp_path, update(0), update(1), update(2))
     update_path(tmp_path, first).unlink()
     metadata_path(update_path(tmp_path, second)).write_text("{}")
-    assert UpdateIndex(tmp_path).all() == [third]
+    assert UpdateIndex(tmp_path).open().all() == [third]
 
 
 def test_used_updates_are_removed_also_those_that_are_only_half_written(tmp_path: Path) -> None:
     kept = written(tmp_path, update(0), update(0, base_round=2), update(0, base_round=3))[2:]
     half = update_path(tmp_path, update(1, base_round=2))
     half.write_bytes(b"half")
-    index = UpdateIndex(tmp_path)
+    index = UpdateIndex(tmp_path).open()
     index.clear(through=2)
     assert index.all() == kept
     assert [path.name for path in tmp_path.iterdir()] == ["round-000003"]

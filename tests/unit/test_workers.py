@@ -58,7 +58,7 @@ def pool(servers: ForkServers, *, max_restarts: int, on_death: Callable[[], None
         log={"task": 1},
         version=__version__,
         on_death=on_death,
-    )
+    ).start()
 
 
 def turn(servers: ForkServers) -> None:

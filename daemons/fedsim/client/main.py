@@ -59,7 +59,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             metrics=self.metrics,
         )
         self._tasks: dict[str, NodeTask] = {}
-        self.resources.callback(self._suspend_all)
+        self.resources.callback(self._quit_tasks)
         self._inspected: Inspected | None = None
         self._hello_problem = ""
         self._orphans: set[str] = set()
@@ -125,12 +125,13 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
 
     # ------------------------------------------------------------ suspending and resuming
 
-    def suspend_tasks(self, error: Unavailable) -> None:  # noqa: ARG002 - the announcement reads `suspended`
+    def suspend_tasks(self, error: Unavailable) -> None:
         """Suspend the tasks and tell the server why.
 
         They stay in the announcements: a node that no longer announces a task has ended it, and gets no final model.
         """
-        self._suspend_all()
+        for task in self._tasks.values():
+            task.suspend(error)
         self._announce_soon()
 
     def resume_tasks(self) -> None:
@@ -140,9 +141,9 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._scan()
         self._announce_soon()
 
-    def _suspend_all(self) -> None:
+    def _quit_tasks(self) -> None:
         for task in self._tasks.values():
-            task.suspend()
+            task.quit()
 
     # ------------------------------------------------------------ announcements
 
@@ -210,7 +211,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         started = []
         for item in self.spool.arrived(Kind.INITPARAM):
             known = self._tasks.get(item.id.task or "")
-            if known is not None and (known.abandoned or not known.suspended):
+            if known is not None and (known.abandoned or known.suspended is None):
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")

@@ -14,7 +14,7 @@ from fedsim.client.context import NodeContext
 from fedsim.client.phase_answers import PhaseAnswers
 from fedsim.client.task_jobs import NodeTaskJobs
 from fedsim.client.telemetry import NodeTaskTelemetry
-from fedsim.messages import Assignment, Broadcast, Chunk, TaskReport, Uplink
+from fedsim.messages import Assignment, TaskReport
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
 from fedsim.runtime.worker_versions import WorkerVersions
@@ -33,10 +33,9 @@ from fedsim.worker.pool import WorkerPool
 
 @dataclass(frozen=True)
 class _Stored:
-    """What is stored of a task when it is started or resumed; `newest` is the newest global model."""
+    """What is stored of a task when it is started or resumed."""
 
     updates: UpdateIndex
-    newest: tuple[int, Broadcast] | None
     versions: WorkerVersions
 
 
@@ -55,21 +54,22 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._answers = PhaseAnswers(assignment.task, context, self._audit)
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
-        self._machine = NodeMachine(assignment, ())
+        self._machine = NodeMachine(assignment)
         super().__init__(assignment.task, self._telemetry, context.outbox, context.writer)
 
     def _read(self) -> _Stored:
         """Read what is stored of the task."""
         folder = self._jobs.updates
-        updates = UpdateIndex(folder)
+        updates = UpdateIndex(folder).open()
         settle_states(folder, updates)
-        return _Stored(updates, self._jobs.newest_global(), WorkerVersions.open(folder))
+        return _Stored(updates, WorkerVersions.open(folder))
 
     def _restore(self, stored: _Stored) -> None:
         self._updates, self._versions = stored.updates, stored.versions
         self._record_unacknowledged()
-        trained = self._trained(*stored.newest) if stored.newest is not None else ()
-        self._machine = NodeMachine(self.assignment, trained)
+        updates = stored.updates.all()
+        keys = [(update.base_round, update.chunk, update.client) for update in updates]
+        self._machine = NodeMachine(self.assignment, keys)
 
     # ------------------------------------------------------------ its life
 
@@ -96,7 +96,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
     @property
     def status(self) -> str:
         """For `systemctl status`."""
-        return f"task {self.assignment.number}: {self.report.state}, round {self._machine.round}"
+        suspended = "" if self.suspended is None else f", suspended: {self.suspended.words}"
+        return f"task {self.assignment.number}: {self.report.state}, round {self._machine.round}{suspended}"
 
     @contained
     def start(self, refusal: str | None) -> None:
@@ -130,7 +131,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         actions = self.handle(events.GlobalArrived(*newest))
         if self._machine.round != before:
             number, broadcast = newest
-            trained = {chunk for _, chunk in self._trained(number, broadcast)}
+            trained = {chunk for round_number, chunk in self._machine.trained if round_number == number}
             self._telemetry.round_started(number, {chunk.id for chunk in broadcast.chunks} - trained)
         return actions
 
@@ -196,7 +197,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     def _begin(self) -> list[events.Action]:
         machine = self._machine
-        started = events.NodeTaskStarted(self.assignment, tuple(sorted(machine.trained)))
+        started = events.NodeTaskStarted(self.assignment, tuple(machine.stored))
         return self._events.record(started, time.monotonic(), machine.begin, lambda: machine.phase)
 
     def failure(self, reason: str) -> events.Event:
@@ -291,7 +292,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             version=self._versions.version,
             on_death=self._context.metrics.worker_restarts.inc,
             first=first,
-        )
+        ).start()
         self.record_versions()
 
     def _send_update(self, update: Update) -> None:
@@ -305,13 +306,3 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         for file, path in self._jobs.testset():
             self._audit.record_sent(file, path.stat().st_size)
             self._context.outbox.send(self._context.server, file, path)
-
-    def _trained(self, number: int, broadcast: Broadcast) -> list[tuple[int, int]]:
-        """The chunks of the round whose updates are all on disk: found by a restart."""
-        there = {(update.chunk, update.client) for update in self._updates.of_round(number)}
-        return [(number, chunk.id) for chunk in broadcast.chunks if self._keys(chunk) <= there]
-
-    def _keys(self, chunk: Chunk) -> set[tuple[int, int | None]]:
-        if self.assignment.uplink == Uplink.SUM:
-            return {(chunk.id, None)}
-        return {(chunk.id, client) for client in chunk.clients}

@@ -43,12 +43,11 @@ class ReceiveQuota:
     """Every partly received file, open or kept. From any thread."""
 
     def __init__(self, folder: Path) -> None:
-        """`folder` is that of the parts."""
+        """`folder` is that of the parts; `scan` reads it."""
         self._folder = folder
         self._lock = threading.Lock()
         self._open: set[Claim] = set()
         self._kept: dict[Path, _Kept] = {}  # oldest first
-        self.scan()
 
     def part(self, sender: str, header: FileHeader) -> Path:
         """The path of a file while it is received, derived from its sender, id, digest and size."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import structlog
 
 from fedsim.config import Limits
 from fedsim.wire.client.queue_delivery import QueueDelivery
@@ -34,6 +37,7 @@ class IncomingConnection:
         self._receiver = receiver
         self._mail = Mailbox(lambda: receiver.reactor.wake(self))
         self._delivery: QueueDelivery | None = None
+        self._broken = False
         context = None if receiver.credentials is None else receiver.credentials.listening
         self.stream_connection = StreamConnection(
             make_stream(sock, context, listening=True),
@@ -44,7 +48,7 @@ class IncomingConnection:
             welcome=lambda peer: receiver.welcome(self, peer),
             offer_ended=self._offer_ended,
             inbox=receiver.inbox,
-            run=receiver.reactor.run,
+            run=self._run,
             wake=lambda: receiver.reactor.wake(self),
         )
 
@@ -83,10 +87,14 @@ class IncomingConnection:
 
     def handle(self, _: int) -> bool:
         """See Actor."""
-        self._mail.deliver()
-        if self._delivery is not None:
-            self._delivery.advance(self.stream_connection)
-        more = self.stream_connection.handle(self._receiver.reactor.buffer)
+        more = False
+        with self._contained():
+            self._mail.deliver()
+            if self._delivery is not None:
+                self._delivery.advance(self.stream_connection)
+            more = self.stream_connection.handle(self._receiver.reactor.buffer)
+        if self._broken:
+            self.stream_connection.close("internal_error", "an internal error; see the receiver's journal", retry=True)
         if self.stream_connection.closed is not None:
             self._end_delivery()
             self._receiver.ended(self)
@@ -107,6 +115,26 @@ class IncomingConnection:
         if self._delivery is not None:
             self._delivery.close(self.stream_connection.closed)
             self._delivery = None
+
+    def _run(self, job: Job) -> None:
+        """Run a job of this connection on a thread of the reactor."""
+
+        def run() -> None:
+            with self._contained():
+                job()
+
+        self._receiver.reactor.run(run)
+
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Contain an exception: it ends this connection alone."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - one of the few boundaries at which every exception is caught
+            problem = f"{type(error).__name__}: {error}"
+            structlog.get_logger().exception("internal_error", address=self.address, node=self.peer, problem=problem)
+            self._broken = True
+            self._receiver.reactor.wake(self)
 
 
 def connection_limits(limits: Limits) -> ConnectionLimits:

@@ -40,8 +40,8 @@ class Receiver:
         self.inbox = SpoolInbox(config, self.spool, self.counters)
         self.me = Identity(config.name, Role(config.role))
         self.reactor = Reactor("receiver", config.limits.threads)
-        self.credentials = Credentials.of(config.tls, self.me)
-        self._expiry = ExpiryWatch(self.credentials)
+        self.credentials: Credentials | None = None
+        self._expiry = ExpiryWatch(None)
         self._connections: set[IncomingConnection] = set()
         # The connection over which each peer that listens on no port is sent its files.
         self._serving: dict[str, IncomingConnection] = {}
@@ -52,8 +52,10 @@ class Receiver:
         self._refusals = RefusalLog()
 
     def start(self) -> None:
-        """Listen and serve; `Unavailable` if another process has the port or the spool."""
+        """Open the spool, listen and serve; `Unavailable` if another process has the port or the spool."""
         config = self.config
+        self.spool.open()
+        self.credentials = self._expiry.credentials = Credentials.of(config.tls, self.me)
         plain = config.tls is None and not config.insecure_plaintext
         self.inbox.open()
         try:

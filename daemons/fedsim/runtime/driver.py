@@ -8,12 +8,13 @@ from concurrent.futures import Future
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from fedsim.errors import DiskFull
+from fedsim.errors import DiskFull, SuspendReason, Unavailable
 from fedsim.runtime.bulkhead import bulkhead
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.writer import Writer
 from fedsim.state_machines.action_queue import ActionQueue
+from fedsim.state_machines.suspension import Suspended
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
@@ -48,7 +49,7 @@ class TaskDriver(ABC, Generic[Event, Action]):
     def __init__(self, uid: str, telemetry: TaskTelemetry, outbox: Outbox, writer: Writer) -> None:
         self.uid = uid
         self.abandoned = False
-        self.suspended = False
+        self.suspended: SuspendReason | None = None
         self._pool: WorkerPool | None = None
         self._log = telemetry.log
         self._task_telemetry = telemetry
@@ -69,7 +70,7 @@ class TaskDriver(ABC, Generic[Event, Action]):
         """Whether the state machine has ended the task, which may still have to be carried out."""
 
     @abstractmethod
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: Event | Suspended) -> list[Action]:
         """The state machine's answer to an event."""
 
     @abstractmethod
@@ -89,7 +90,7 @@ class TaskDriver(ABC, Generic[Event, Action]):
 
     # ------------------------------------------------------------ events and actions
 
-    def dispatch(self, event: Event) -> None:
+    def dispatch(self, event: Event | Suspended) -> None:
         """Pass an event to the state machine in its turn, and carry out the actions in order."""
         self.in_turn(lambda: self.handle(event))
 
@@ -108,12 +109,13 @@ class TaskDriver(ABC, Generic[Event, Action]):
         """Abandon the task: it could not even be failed."""
         self._log.error("task_abandoned", problem=reason)
         self.abandoned = True
-        self.suspend()
+        self.quit()
 
-    def suspend(self) -> None:
+    def suspend(self, error: Unavailable) -> None:
         """End workers and transfers, but not the task: another object resumes it, from what is stored by then."""
-        self.suspended = True
+        self.suspended = error.suspend_reason
         self._queue = ActionQueue(self.carry_out)  # without what waits for a write
+        self.dispatch(Suspended(error.suspend_reason))
         self.quit()
 
     def quit(self) -> None:

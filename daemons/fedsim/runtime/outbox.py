@@ -71,7 +71,7 @@ class Outbox:
         empty_queues(spool.root)
         outbox._sender = Sender(
             identity, credentials=credentials, queues=spool.root, inbox=inbox, on_trouble=outbox._in_trouble
-        )
+        ).open()
         return outbox
 
     def fileno(self) -> int:

@@ -106,7 +106,7 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.loop.watch(self.wake_fd, self.drain_wake)
         self.writer = self.resources.enter_context(Writer())
         self.loop.watch(self.writer, self.writer.dispatch)
-        self.spool = Spool(config.spool)
+        self.spool = Spool(config.spool).open()
         self.checkpoints = config.spool / "checkpoints"
         self.checkpoints.mkdir(mode=0o750, exist_ok=True)
         self._watch = Watch(*(self.spool.folder(kind) for kind in self.received_kinds))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fedsim import __version__
 from fedsim.spool.durable import write_json
@@ -42,6 +43,13 @@ class WorkerVersions:
     def write(self) -> None:
         """Durably record the versions."""
         write_json(self._path, {"version": self.version, "hosts": self.hosts})
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint says about the versions."""
+        versions = self.all
+        mixed = f"computed by workers of several versions of fedsim: {', '.join(versions)}"
+        not_comparable = mixed if len(versions) > 1 else None
+        return {"version": self.version, "versions": self.hosts, "not_comparable": not_comparable}
 
     @property
     def all(self) -> list[str]:

@@ -21,7 +21,8 @@ from fedsim.spool.files import Kind, Role
 from fedsim.spool.layout import Arrived
 from fedsim.state_machines.policy import missed_the_end
 from fedsim.store import open_store
-from fedsim.store.records import Node, Progress
+from fedsim.store.availability import DatabaseCheck
+from fedsim.store.records import Node
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome
 from fedsim.worker.inspector import Inspected
@@ -46,6 +47,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         config = self.config
         self._store = open_store(config.database, config.database_password_file)
         self.resources.callback(self._store.close)
+        self._database = DatabaseCheck(self._store, migrate=True)
         super().setup()
         self._nodes = Nodes(config, self.spool)
         self._stops = StopDeliveries(config.spool / "nodes.json", self.outbox, self.writer, self._nodes)
@@ -64,11 +66,10 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             metrics=self.metrics,
         )
         self._tasks = ClaimedTasks(self._context)
-        self.resources.callback(self._tasks.suspend)
+        self.resources.callback(self._tasks.quit)
         self._poll = self.loop.timer(self._poll_database)
         self._housekeeping = self.loop.timer(self._keep_house)
         self._housekeeping.start()
-        self._missing = ""
         self.inspect_data()
         self.await_resources()
 
@@ -96,27 +97,14 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         """Disk or database are gone: record why, if that is possible, and end what works for tasks."""
         reason = error.suspend_reason
         self.metrics.waiting.labels("disk_space").set(reason is SuspendReason.DISK_FULL)
-        if reason is not SuspendReason.DATABASE_LOST:
-            for uid, task in self._tasks.running.items():
-                suspended = Progress(task.round, f"suspended: {reason.words}", (f"the server: {error}",))
-                # It may fail: the database may be on the same disk.
-                self.writer.submit(partial(self._store.tasks.set_progress, uid, suspended), lambda _: None)
-        self._tasks.suspend()
+        self._tasks.suspend(error)
 
     def require_resources(self) -> None:
         """Tasks need room on the disk, and a database with the code's schema."""
         super().require_resources()
         self.metrics.waiting.labels("disk_space").set(0)
-        try:
-            self._store.migrate()
-            self._store.check()
-        except Unavailable as error:
-            if str(error) != self._missing:
-                self._missing = str(error)
-                self.log.warning("waiting_for_database", problem=self._missing)
-            self.metrics.waiting.labels("database").set(1)
-            raise Unavailable(f"waiting for the database: {error}") from error
-        self._missing = ""
+        self.metrics.waiting.labels("database").set(1)
+        self._database.require()
         self.metrics.waiting.labels("database").set(0)
 
     def resume_tasks(self) -> None:

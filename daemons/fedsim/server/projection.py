@@ -23,10 +23,19 @@ from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
 from fedsim.update import mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
+LISTED_MISSING = 50
+
 
 def checkpoint_name(number: int, round_number: int) -> str:
     """The path of a checkpoint, relative to the checkpoints folder."""
     return f"task-{number}/round-{round_number:04d}.safetensors"
+
+
+def missing_clients(roster: WriteRoster) -> str:
+    """The clients that a round went on without, for people; the round's record names all."""
+    shown = ", ".join(map(str, roster.missing[:LISTED_MISSING]))
+    more = len(roster.missing) - LISTED_MISSING
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 class TaskProjection:

@@ -8,40 +8,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from fedsim.errors import BadInput
-from fedsim.learning.aggregate import uplink_layout
-from fedsim.learning.strategies import make_strategy
-from fedsim.learning.transforms import make_pipeline, task_phases
+from fedsim.errors import BadInput, SuspendReason, Unavailable
+from fedsim.learning.transforms import task_phases
 from fedsim.messages import Broadcast, PhaseAnswer, PhaseRequest, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
-from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.server.context import ServerContext
-from fedsim.server.deliveries import Delivery
-from fedsim.server.projection import TaskProjection, checkpoint_name
+from fedsim.server.progress import TaskProgress
+from fedsim.server.projection import TaskProjection, missing_clients
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs
+from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs, received_update
+from fedsim.server.task_writes import TaskWrites
 from fedsim.server.telemetry import ServerTaskTelemetry
-from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_rounds, clear_task
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
-from fedsim.spool.npy import open_vector
 from fedsim.state_machines import task_events as events
 from fedsim.state_machines.phases import NodeQuery
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.store.records import TaskState
-from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
-
-PROGRESS_SECONDS = 0.25
-LISTED_MISSING = 50  # the round's record names all
 
 
 class ServerTask(TaskDriver[events.Event, events.Action]):
@@ -55,10 +47,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskProjection(plan, self._folder, context.store)
         self._jobs = TaskJobs(plan, context, self._folder, self.submit)
+        self._writes = TaskWrites(plan, context, self._folder, self._records, self._jobs)
         self._roster: events.WriteRoster | None = None
         self._machine = TaskMachine(plan, events.Restored(), own_testset=plan.testset_from is None)
         self._events = EventFile(self._folder.path)
-        self._published_at = 0.0
+        self._progress = TaskProgress(context, self._records)
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
         super().__init__(plan.task, self._telemetry, context.outbox, context.writer)
 
@@ -87,31 +80,17 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     @contained
     def start(self) -> None:
         """Start a new task."""
-        self.write(self._create, self._begin)
+        self.write(self._writes.create, self._begin)
 
     @contained
     def resume(self) -> None:
         """Continue from what is stored."""
-        self.write(self._read, self._begin)
-
-    def _create(self) -> events.Restored:
-        self._folder.write_plan(self.plan)
-        return self._read()
-
-    def _read(self) -> events.Restored:
-        store = self._context.store
-        store.tasks.set_nodes(self.uid, self.plan.nodes)
-        self._records.open()
-        self._versions = WorkerVersions.open(self._folder.path, self.plan.version)
-        restored = self._restored()
-        if restored.counts is not None:  # a crash may have come between the counts and the row
-            store.tasks.move(self.uid, TaskState.RUNNING, now=time.time())
-        self._want()
-        return restored
+        self.write(self._writes.read, self._begin)
 
     def _begin(self, restored: events.Restored) -> list[events.Action]:
         phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings)]
         machine = self._machine = TaskMachine(self.plan, restored, self.plan.testset_from is None, phases)
+        self._roster = restored.roster
         self._start_workers()
         resumed = machine.committed >= 0
         self._telemetry.started(machine.round, resumed=resumed)
@@ -135,22 +114,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             log={"task": self.plan.number},
             version=self.plan.version,
             on_death=self._context.metrics.worker_restarts.inc,
-        )
-
-    def _want(self) -> None:
-        """Let the receiver take what the nodes are about to be asked for; updates as soon as there is a model."""
-        asked = self.plan.testset_from
-        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: self.plan.nodes, Kind.ANSWER: self.plan.nodes}
-        if asked is not None:
-            kinds[Kind.TESTSET] = (asked,)
-        committed = self._folder.committed()
-        length = None
-        if committed:
-            size = len(open_vector(self._folder.model(committed[-1])))
-            strategy = make_strategy(self.plan.settings)
-            pipeline = make_pipeline(self.plan.settings, strategy)
-            length = pipeline.layout(uplink_layout(strategy, size)).size
-        want(self._context.spool, self.uid, kinds, num_parameters=length)
+        ).start()
 
     @contained
     def tick(self) -> None:
@@ -164,6 +128,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         def reported() -> list[events.Action]:
             if report is not None and node in self.plan.nodes:
                 self._record_versions(node, report.versions)
+                self._progress.node_reported(node, report.suspended)
             return self.handle(events.NodeReported(node, report))
 
         self.in_turn(reported)
@@ -198,22 +163,12 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             clear_file(item.path)  # its metadata may have been cleared before it arrived
             return []
         try:
-            metadata = item.metadata()
-            update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
+            update = received_update(item)
         except BadInput as error:
             self._log.warning("update_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
             return []
-        # Only what the connection proved counts, whatever else the update says of itself.
-        proved = {
-            "node": metadata.sender,
-            "base_round": item.id.round,
-            "chunk": item.id.chunk,
-            "client": item.id.client,
-            "digest": metadata.digest,
-            "size": metadata.size,
-        }
-        return self.handle(events.UpdateArrived(update.model_copy(update=proved)))
+        return self.handle(events.UpdateArrived(update))
 
     @contained
     def transfer_ended(self, outcome: Outcome) -> None:
@@ -252,11 +207,12 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         """Record the versions of the workers here."""
         self._record_versions("the server", self._pool.versions if self._pool else ())
 
-    def _record_versions(self, host: str, versions: Collection[str]) -> None:
+    def _record_versions(self, host: str, found: Collection[str]) -> None:
         """Workers of these versions of fedsim compute for the task on `host`."""
-        new = self._versions.add(host, versions)
+        versions = self._writes.versions
+        new = versions.add(host, found)
         if new:
-            self.write(self._versions.write)
+            self.write(versions.write)
         if others := [version for version in new if version != self.plan.version]:
             started = f"the task was started under {self.plan.version}"
             text = f"the workers on {host} are of version {', '.join(others)}; {started}"
@@ -278,6 +234,14 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._events.rotate(events.TaskStarted(self.plan, snapshot, machine.own_testset), now)
         return actions
 
+    def suspend(self, error: Unavailable) -> None:
+        """See TaskDriver; the task's progress shows the reason, if the database can be written to."""
+        super().suspend(error)
+        if error.suspend_reason is not SuspendReason.DATABASE_LOST:
+            progress = self._progress.suspended(self._machine, str(error))
+            write = partial(self._context.store.tasks.set_progress, self.uid, progress)
+            self._context.writer.submit(write, lambda _: None)  # it may fail: the database may be on the same disk
+
     def failure(self, reason: str) -> events.Event:
         """See TaskDriver."""
         return events.Broken(reason)
@@ -296,8 +260,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.CreateInitialModel():
                 self._jobs.make_initial_model()
             case events.RecordCounts(counts):
-                self.write(lambda: self._folder.write_counts(counts))
-                self.write(lambda: self._context.store.tasks.move(self.uid, TaskState.RUNNING, now=time.time()))
+                self.write(partial(self._writes.record_counts, counts))
             case events.SendGlobal(node, number, broadcast):
                 file = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number)
                 path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
@@ -315,7 +278,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.EvaluateRound(number):
                 self._jobs.evaluate(number)
             case events.Save(number):
-                self._jobs.save(number, {**self._records.about(number), **self._about_versions()})
+                self._jobs.save(number, {**self._records.about(number), **self._writes.versions.about()})
             case events.ClearModel(number):
                 self.write_behind(lambda: self._folder.remove_round(number))
             case events.SendFinal(node, number):
@@ -335,16 +298,10 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._finish(action)
 
     def _complete_phase(self, done: events.CompletePhase) -> None:
-        def complete() -> None:
-            self._folder.add_completed_phase(done)
-            for item in self._context.spool.arrived(Kind.ANSWER, self.uid, done.round):
-                if item.id.phase == done.phase:
-                    clear_file(item.path)
-
         self._context.outbox.cancel(
             lambda file: (file.kind, file.task, file.phase) == (Kind.REQUEST, self.uid, done.phase)
         )
-        self.write(complete)
+        self.write(partial(self._writes.complete_phase, done))
 
     def _send(self, node: str, file: FileId, source: bytes) -> None:
         self._context.outbox.send(self._context.nodes.addresses[node], file, source)
@@ -358,10 +315,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         gathered = self._records.closed(roster.round, received)
         self.write(lambda: self._folder.write_roster(roster, gathered))
         self._roster = roster
-        if roster.missing:
-            missing = ", ".join(map(str, roster.missing[:LISTED_MISSING]))
-            if (more := len(roster.missing) - LISTED_MISSING) > 0:
-                missing += f" and {more} more"
+        if missing := missing_clients(roster):
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
             self._event("missing", f"round {roster.round} went on without the clients {missing}")
         # A node that has not received the round's model by now does not need it any more.
@@ -370,54 +324,32 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _is_global(self, number: int) -> Callable[[FileId], bool]:
         return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
 
-    def _about_versions(self) -> dict[str, Any]:
-        versions = self._versions.all
-        mixed = (
-            f"computed by workers of several versions of fedsim: {', '.join(versions)}" if len(versions) > 1 else None
-        )
-        return {"version": self.plan.version, "versions": self._versions.hosts, "not_comparable": mixed}
-
     def _commit(self, number: int) -> None:
         record, content = self._records.close_round(number, self._roster if number else None)
-
-        def commit() -> None:
-            self._folder.commit(number, content)
-            if number == 0:
-                self._want()
-
-        self.write(commit, lambda _: self._telemetry.committed(record))
-        self.write_behind(lambda: self._records.write_round(record))
+        self.write(partial(self._writes.commit, number, content), lambda _: self._telemetry.committed(record))
+        self.write_behind(partial(self._records.write_round, record))
 
     # ------------------------------------------------------------ the end
 
     def _finish(self, finish: events.Finish) -> None:
         """Store what nodes have yet to receive, then change the row; the start-up sweep clears what a crash leaves."""
-        context, last, away = self._context, self._machine.committed, finish.awaiting_final
+        last = self._machine.committed
         digest = self._records.digest(last) if finish.outcome == "completed" else None
-        promise = context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
-
-        def store() -> bool:
-            if away:
-                file_digest = self._records.file_digest(last)
-                delivery = Delivery(task=self.uid, number=self.plan.number, round=last, digest=file_digest, nodes=away)
-                context.finals.keep(delivery, self._folder.model(last))
-            promise()
-            state = TaskState(finish.outcome)
-            return context.store.tasks.move(self.uid, state, reason=finish.reason, now=time.time(), digest=digest)
+        promise = self._context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
 
         def end(moved: bool) -> None:
             if not moved:
                 self._log.warning("task_was_ended_elsewhere", outcome=finish.outcome)
             self.outcome = finish
             self.quit()
-            context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
-            if away:
-                context.finals.send(self.uid)
+            self._context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
+            if finish.awaiting_final:
+                self._context.finals.send(self.uid)
             self.write_behind(self._clear)
             self._event(finish.outcome, finish.reason)
             self._telemetry.finished(finish, last, headline=self._records.latest_headline, digest=digest)
 
-        self.write(store, end)
+        self.write(partial(self._writes.end, finish, last, digest, promise), end)
 
     def _clear(self) -> None:
         self._events.keep(self._context.config.spool / "events", f"task-{self.plan.number:06d}")
@@ -428,52 +360,15 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def publish_progress(self) -> float | None:
         """Record what the task is doing if it is time to; returns when it will be, None if nothing is new."""
         now = time.monotonic()
-        if now < self._published_at + PROGRESS_SECONDS:
-            return self._published_at + PROGRESS_SECONDS
+        if now < self._progress.due:
+            return self._progress.due
         if not self._machine.ended:
             self._telemetry.publish_round(self.round)
-            progress = self._records.new_progress(self._machine, self._waiting_for())
-            if progress is not None:
-                self.write_behind(lambda: self._context.store.tasks.set_progress(self.uid, progress))
-                self._published_at = now
+            if (progress := self._progress.update(self._machine, now)) is not None:
+                self.write_behind(partial(self._context.store.tasks.set_progress, self.uid, progress))
         return None
-
-    def _waiting_for(self) -> tuple[str, ...]:
-        """The nodes that have not answered, each with what keeps files from it, if something does."""
-        peers = self._context.nodes.addresses
-        described = []
-        for node in self._machine.waiting_for:
-            trouble = self._context.outbox.trouble(peers[node]) if node in peers else ""
-            described.append(f"{peers[node]}: {trouble}" if trouble else node)
-        return tuple(described)
 
     @property
     def status(self) -> str:
         """For `systemctl status`."""
-        name, latest = self._records.latest_headline
-        metric = "" if latest is None else f", {name} {latest:.4f}"
-        rounds = self.plan.settings.num_rounds
-        return f"task {self.plan.number}: {self._machine.step}, round {self._machine.round} of {rounds}{metric}"
-
-    # ------------------------------------------------------------ from disk
-
-    def _restored(self) -> events.Restored:
-        kept = self._folder.committed()
-        committed = kept[-1] if kept else -1
-        folder = self._context.config.spool / "checkpoints"
-        recorded = {checkpoint.round for checkpoint in self._context.store.checkpoints.of_task(self.plan.number)}
-        saved = {n for n in recorded if (folder / checkpoint_name(self.plan.number, n)).with_suffix(".json").exists()}
-        found = self._folder.read_roster(committed + 1)
-        if found is not None:
-            self._roster, gathered = found
-            self._records.resume(self._roster.round, gathered)
-        return events.Restored(
-            committed=committed,
-            counts=self._folder.read_counts(),
-            roster=self._roster,
-            kept=frozenset(kept),
-            evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
-            saved=frozenset(saved),
-            testset_parts=frozenset(item.id.part or "" for item in self._jobs.testset()),
-            completed_phases=self._folder.completed_phases(),
-        )
+        return self._progress.status(self._machine, self.plan.number, self.plan.settings.num_rounds)

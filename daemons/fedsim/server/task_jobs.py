@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.config import DataSetConfig, ServerConfig
+from fedsim.messages import read_message
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import checkpoint_name
 from fedsim.server.task_dir import TaskDir
@@ -101,6 +102,25 @@ class TaskJobs:
             return jobs.TestSetFiles(dataset=own_dataset(config, self._plan.settings.dataset), folder=config.data)
         by_part = {item.id.part: item.path for item in self.testset()}
         return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
+
+
+def received_update(item: Arrived) -> Update:
+    """The update in a file that arrived: only what the connection proved counts, whatever else it says of itself.
+
+    Raises:
+        BadInput: its metadata cannot be read.
+    """
+    metadata = item.metadata()
+    update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
+    proved = {
+        "node": metadata.sender,
+        "base_round": item.id.round,
+        "chunk": item.id.chunk,
+        "client": item.id.client,
+        "digest": metadata.digest,
+        "size": metadata.size,
+    }
+    return update.model_copy(update=proved)
 
 
 def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:

@@ -9,7 +9,7 @@ from functools import partial
 
 from fedsim import __version__
 from fedsim.config import Limits
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, Unavailable
 from fedsim.log import get_logger
 from fedsim.messages import PluginInfo
 from fedsim.plugins import provenance
@@ -69,10 +69,15 @@ class ClaimedTasks:
         else:
             self._run(plan).resume()
 
-    def suspend(self) -> None:
-        """End what works for tasks here, not the tasks: they can be resumed."""
+    def quit(self) -> None:
+        """End what works for tasks here, not the tasks: a restart resumes them."""
         for running in self.running.values():
-            running.suspend()
+            running.quit()
+
+    def suspend(self, error: Unavailable) -> None:
+        """Suspend the running tasks; `resume` continues them."""
+        for running in self.running.values():
+            running.suspend(error)
         self.running.clear()
         self.waiting.clear()
         self._claiming = False

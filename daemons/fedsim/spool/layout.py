@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -59,7 +59,7 @@ def read_metadata(path: Path) -> Metadata:
 
 
 class Spool:
-    """The folders under one root. Making one creates what is missing, readable by the owner only."""
+    """The folders under one root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -67,21 +67,20 @@ class Spool:
         self.wanting = root / WANTED
         self.outgoing = root / OUTGOING
         self.sent = root / SENT
+
+    def open(self) -> Self:
+        """Check the format, and create the folders that are missing, readable by the owner only."""
+        own = (self.incoming, self.wanting, self.outgoing, self.sent)
         try:
-            check_format(root)
-            for folder in (
-                self.incoming,
-                self.wanting,
-                self.outgoing,
-                self.sent,
-                *(self.folder(kind) for kind in Kind),
-            ):
+            check_format(self.root)
+            for folder in (*own, *(self.folder(kind) for kind in Kind)):
                 make_folder(folder)
         except OSError as error:
             raise Unavailable(
-                f"the spool {root} cannot be used: {error.strerror} ({error.filename}); "
+                f"the spool {self.root} cannot be used: {error.strerror} ({error.filename}); "
                 "create it or give this user access"
             ) from error
+        return self
 
     def folder(self, kind: Kind) -> Path:
         """The folder of one kind of file."""

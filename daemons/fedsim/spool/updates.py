@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,10 +49,14 @@ class UpdateIndex:
     """The written updates of one task on its node, by round and chunk."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what is in `folder`, the task's under `localparam`."""
+        """`folder` is the task's under `localparam`; `open` reads it."""
         self._folder = folder
         self._rounds: dict[int, dict[int, list[Update]]] = defaultdict(lambda: defaultdict(list))
-        self.add(update for number in self._folders() for update in _read(folder / f"round-{number:06d}"))
+
+    def open(self) -> Self:
+        """Read what is in the folder."""
+        self.add(update for number in self._folders() for update in _read(self._folder / f"round-{number:06d}"))
+        return self
 
     def path(self, update: Update) -> Path:
         """The path of an update's file."""

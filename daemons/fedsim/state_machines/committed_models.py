@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from fedsim.settings import TaskSettings
-from fedsim.state_machines.task_events import Action, ClearModel, EvaluateRound, Save
+from fedsim.state_machines.task_events import Action, ClearModel, EvaluateRound, Restored, Save
+
+_TESTSET_PARTS = frozenset({"data", "label"})
 
 
 class CommittedModels:
-    """The rounds whose folders are still there (`kept`), and which of them were evaluated and saved."""
+    """The rounds whose folders are still there (`kept`), and which of them were evaluated and saved.
 
-    def __init__(
-        self, settings: TaskSettings, kept: Iterable[int], evaluated: Iterable[int], saved: Iterable[int]
-    ) -> None:
-        self.kept = set(kept)
-        self.evaluated = set(evaluated)
-        self.saved = set(saved)
+    They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own.
+    """
+
+    def __init__(self, settings: TaskSettings, restored: Restored, *, own_testset: bool) -> None:
+        self.kept = set(restored.kept)
+        self.evaluated = set(restored.evaluated)
+        self.saved = set(restored.saved)
+        self.testset_parts = set(_TESTSET_PARTS if own_testset else restored.testset_parts)
         self._settings = settings
+
+    @property
+    def testable(self) -> bool:
+        """Whether the test set is complete."""
+        return self.testset_parts >= _TESTSET_PARTS
+
+    def add_testset_part(self, part: str) -> list[Action]:
+        """A part of the test set has arrived: with the last one the models that wait for it are tested."""
+        self.testset_parts.add(part)
+        return [action for number in sorted(self.kept) for action in self._evaluate(number)]
 
     def evaluation_due(self, number: int) -> bool:
         """Whether the round is one of those that are tested."""
@@ -27,13 +39,9 @@ class CommittedModels:
         """Whether the round is one of those that are saved as a checkpoint."""
         return number > 0 and (number % self._settings.save_every == 0 or number == self._settings.num_rounds)
 
-    def process(self, number: int, *, testset: bool) -> list[Action]:
+    def process(self, number: int) -> list[Action]:
         """Test the round's model, and save it, as far as that is due and possible; the next round waits for neither."""
-        return [*self.evaluate([number], testset=testset), *self._save(number)]
-
-    def evaluate(self, numbers: Iterable[int], *, testset: bool) -> list[Action]:
-        """Test the models of these rounds that are still to be tested."""
-        return [EvaluateRound(number) for number in numbers if testset and self._awaits_evaluation(number)]
+        return [*self._evaluate(number), *self._save(number)]
 
     def was_evaluated(self, number: int) -> list[Action]:
         """Note a round's evaluation; its checkpoint, which contains the metrics, was waiting for it."""
@@ -55,6 +63,9 @@ class CommittedModels:
     def only_finished(self, last: int) -> bool:
         """Whether the last round's model is all that is left, evaluated and saved."""
         return last in self.evaluated and last in self.saved and not self.kept - {last}
+
+    def _evaluate(self, number: int) -> list[Action]:
+        return [EvaluateRound(number)] if self.testable and self._awaits_evaluation(number) else []
 
     def _save(self, number: int) -> list[Action]:
         return [Save(number)] if self._awaits_save(number) and not self._awaits_evaluation(number) else []

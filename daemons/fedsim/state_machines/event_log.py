@@ -106,8 +106,8 @@ def replay(lines: Iterable[bytes], extensions: Sequence[ExtensionPhase] = ()) ->
         match logged.event:
             case TaskStarted(plan, restored, own_testset):
                 machine = _replay_task(TaskMachine(plan, restored, own_testset, extensions))
-            case NodeTaskStarted(assignment, trained):
-                machine = _replay_node(NodeMachine(assignment, trained))
+            case NodeTaskStarted(assignment, stored):
+                machine = _replay_node(NodeMachine(assignment, stored))
         if machine is not None:
             yield machine(logged)
 

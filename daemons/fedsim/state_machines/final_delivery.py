@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fedsim.state_machines.task_events import Action, SendFinal
 
@@ -44,3 +44,13 @@ class FinalDelivery:
     def finished(self, now: float) -> bool:
         """Whether all nodes have it, or the deadline has passed."""
         return self.started and (not self._pending or (self.deadline is not None and now >= self.deadline))
+
+    def outcome(self, last_round: int, absent: Mapping[str, str]) -> str:
+        """How the task was completed; `absent` are the nodes that do not receive the model, and why."""
+        reason = f"{last_round} rounds done"
+        if self._pending:
+            reason += f"; the final model still goes to {', '.join(self.pending)}"
+        if absent:
+            without = ", ".join(f"{node} ({why})" for node, why in sorted(absent.items()))
+            reason += f"; without the final model: {without}"
+        return reason

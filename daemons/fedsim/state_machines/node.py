@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from enum import StrEnum
 
-from fedsim.messages import MAX_RUNS, MAX_TEXT, Assignment, Broadcast, Chunk, TaskReport
+from fedsim.errors import SuspendReason
+from fedsim.messages import MAX_RUNS, MAX_TEXT, Assignment, Broadcast, Chunk, TaskReport, Uplink
 from fedsim.state_machines.node_events import (
     Action,
     Answered,
@@ -36,8 +37,10 @@ from fedsim.state_machines.node_events import (
     TrainChunk,
     Trained,
     TrainingDiverged,
+    UpdateKey,
     WorkersIdle,
 )
+from fedsim.state_machines.suspension import Suspended
 from fedsim.state_machines.transitions import Transition, TransitionTable, names
 
 
@@ -81,12 +84,14 @@ NODE_TRANSITIONS = TransitionTable(
 class NodeMachine:
     """One task on one node. `begin` once, then `handle` for every event; both return actions in order."""
 
-    def __init__(self, assignment: Assignment, trained: Iterable[tuple[int, int]]) -> None:
-        """Make or resume a task; `trained` are the (round, chunk) whose updates a restart found on disk."""
+    def __init__(self, assignment: Assignment, stored: Iterable[UpdateKey] = ()) -> None:
+        """Make or resume a task; `stored` are the updates that a restart found on disk."""
         self.assignment = assignment
         self.round = 0
         self.phase = NodePhase.LOADING
-        self.trained = set(trained)
+        self.stored = frozenset(stored)
+        self.trained: set[tuple[int, int]] = set()  # (round, chunk)
+        self.suspended: SuspendReason | None = None
         self._trigger = NodeTaskStarted.__name__
         self._reported = NodePhase.LOADING
         self._reason = ""
@@ -111,6 +116,7 @@ class NodeMachine:
                 "reason": self._reason,
                 "round": self.round,
                 "num_examples": self._num_examples,
+                "suspended": self.suspended,
             }
         )
 
@@ -150,6 +156,9 @@ class NodeMachine:
             case FinalKept() | Stopped():
                 self._move(NodePhase.ENDED)
                 return [End()]
+            case Suspended(reason):
+                self.suspended = reason
+                return []
             case NodeTaskStarted():
                 raise ValueError("a machine is started by `begin`")
 
@@ -206,11 +215,17 @@ class NodeMachine:
         actions: list[Action] = [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number)]
         self._untrained.clear()
         for chunk in broadcast.chunks:
-            if (number, chunk.id) in self.trained:  # before a restart; sending twice costs nothing
+            if self._was_trained(number, chunk):  # before a restart; sending twice costs nothing
+                self.trained.add((number, chunk.id))
                 actions.append(SendUpdates(number, chunk.id))
             else:
                 self._untrained.append(chunk)
         return actions + self._train()
+
+    def _was_trained(self, number: int, chunk: Chunk) -> bool:
+        """Whether all updates of a chunk are stored."""
+        clients = (None,) if self.assignment.uplink == Uplink.SUM else chunk.clients
+        return self.stored.issuperset((number, chunk.id, client) for client in clients)
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
         if self._is_over(number):

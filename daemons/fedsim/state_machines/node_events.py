@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedsim.messages import Assignment, Broadcast, Chunk
+from fedsim.state_machines.suspension import Suspended
+
+# Round, chunk, and client: None where a chunk has one update.
+UpdateKey = tuple[int, int, int | None]
 
 # ---------------------------------------------------------------- events
 
 
 @dataclass(frozen=True)
 class NodeTaskStarted:
-    """The machine was made and started; `trained` are the (round, chunk) whose updates a restart found."""
+    """The machine was made and started; `stored` are the (round, chunk, client) of the updates that a restart found."""
 
     assignment: Assignment
-    trained: tuple[tuple[int, int], ...]
+    stored: tuple[UpdateKey, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,7 @@ Event = (
     | Failed
     | WorkersIdle
     | FinalKept
+    | Suspended
     | Stopped
 )
 

@@ -12,122 +12,21 @@ same. Once the last round is committed, no problem of a node fails the task any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from fedsim.learning.phases import Position
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
-from fedsim.state_machines.committed_models import CommittedModels
-from fedsim.state_machines.final_delivery import FinalDelivery
-from fedsim.state_machines.phases import TASK_TRANSITIONS, ExtensionPhase, PhaseRunner, TaskPhase
-from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
 from fedsim.state_machines.round import RoundCollector
-from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, Restored, TaskStarted
+from fedsim.state_machines.suspension import Suspended
+from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, TaskStarted
+from fedsim.state_machines.task_state import TaskMachineState
 from fedsim.update import Update
 
-_TESTSET_PARTS = frozenset({"data", "label"})
 
-
-class TaskMachine:
-    """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order.
-
-    Args:
-        plan: of the task.
-        restored: what is stored of it.
-        own_testset: whether the server has the test set, so that no node sends it.
-        extensions: phases that the strategy or the update pipeline adds, in order.
-    """
-
-    def __init__(
-        self, plan: Plan, restored: Restored, own_testset: bool, extensions: Sequence[ExtensionPhase] = ()
-    ) -> None:
-        self.plan = plan
-        self.settings = plan.settings
-        self.own_testset = own_testset
-        self.restored = restored
-        self.committed = restored.committed
-        self.counts = restored.counts
-        self.phase = TaskPhase.CLOSING if self._trained else TaskPhase.PREPARING
-        self._trigger = TaskStarted.__name__
-        self._testset_parts = set(_TESTSET_PARTS if own_testset else restored.testset_parts)
-        self._models = CommittedModels(plan.settings, restored.kept, restored.evaluated, restored.saved)
-        self._delivery = FinalDelivery()
-        self._extensions = PhaseRunner(extensions, restored.completed_phases)
-        self._ready: dict[str, tuple[int, ...]] = {}
-        self._collector: RoundCollector | None = None
-        self._roster: events.WriteRoster | None = None
-        self._absent: dict[str, str] = dict(restored.absent)  # nodes that take no part now, and why
-
-    # ------------------------------------------------------------ what progress reports show
-
-    @property
-    def ended(self) -> bool:
-        """Whether the task is over: no event has an effect any more."""
-        return self.phase is TaskPhase.ENDED
-
-    @property
-    def step(self) -> str:
-        """The phase, or the extension phase that is under way."""
-        return self.phase.value if self._extensions.current is None else self._extensions.current.name
-
-    @property
-    def round(self) -> int:
-        """The round that is under way; the last committed one while none is."""
-        return self._collector.number if self._collector else max(self.committed, 0)
-
-    @property
-    def waiting_for(self) -> tuple[str, ...]:
-        """The nodes that have not answered yet."""
-        if self._extensions.current is not None:
-            return self._extensions.current.waiting_for
-        if self._collector is not None and not self._collector.closed:
-            return self._collector.waiting_for
-        if self.undelivered:
-            return self.undelivered
-        if self.counts is None:
-            return tuple(node for node in self.plan.nodes if node not in self._ready)
-        if not self._has_testset and self.plan.testset_from is not None:
-            return (self.plan.testset_from,)
-        return ()
-
-    @property
-    def undelivered(self) -> tuple[str, ...]:
-        """The nodes that the final model is on its way to."""
-        return self._delivery.pending
-
-    @property
-    def without_final(self) -> tuple[str, ...]:
-        """The nodes that will not receive the final model."""
-        return tuple(sorted(self._absent))
-
-    @property
-    def wake_at(self) -> float | None:
-        """When `TimePassed` is due; None if nothing depends on time."""
-        if self._extensions.deadline is not None:
-            return self._extensions.deadline
-        if self._collector is not None and not self._collector.closed:
-            return self._collector.wake_at
-        return self._delivery.deadline
-
-    def accepts_updates_of(self, number: int) -> bool:
-        """Whether an update of this round can still count."""
-        return not self.ended and number > self.committed
-
-    def snapshot(self) -> Restored | None:
-        """What a new machine needs to continue like this one; None while more than that is in memory."""
-        if self.phase is not TaskPhase.TRAINING or self._collector is None or not self._collector.untouched:
-            return None
-        models = self._models
-        return Restored(
-            committed=self.committed,
-            counts=self.counts,
-            kept=frozenset(models.kept),
-            evaluated=frozenset(models.evaluated & models.kept),
-            saved=frozenset(models.saved & models.kept),
-            testset_parts=frozenset(self._testset_parts),
-            completed_phases=self._extensions.completed,
-            absent=tuple(sorted(self._absent.items())),
-        )
+class TaskMachine(TaskMachineState):
+    """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order."""
 
     # ------------------------------------------------------------ events in, actions out
 
@@ -139,7 +38,7 @@ class TaskMachine:
         if self.committed < 0:
             actions.append(events.CreateInitialModel())
         for number in sorted(self._models.kept):
-            actions += self._models.process(number, testset=self._has_testset)
+            actions += self._models.process(number)
         actions += self._models.clear(self.committed)
         if self.restored.roster is not None:
             self._roster = self.restored.roster
@@ -183,15 +82,13 @@ class TaskMachine:
                 return self._finish("stopped", reason)
             case events.Broken(reason):
                 return self._finish("failed", reason)
+            case Suspended(reason):
+                self.suspended = reason
+                return []
             case TaskStarted():
                 raise ValueError("a machine is started by `begin`")
 
     # ------------------------------------------------------------ reports of nodes
-
-    @property
-    def _trained(self) -> bool:
-        """Whether the last round is committed: from then on no problem of a node can fail the task."""
-        return self.committed >= self.settings.num_rounds
 
     def _node_reported(self, node: str, report: TaskReport | None, now: float) -> list[Action]:
         if node not in self.plan.nodes:
@@ -215,7 +112,7 @@ class TaskMachine:
         state = None if report is None else report.state
         if report is not None and state in {"refused", "failed", "diverged"}:
             self._exclude_from_delivery(node, f"{state}: {report.reason}")
-        elif state == "ready" and self._absent.pop(node, None) is not None and self._delivery.started:
+        elif state == "ready" and self._participants.rejoin(node) and self._delivery.started:
             return self._delivery.add(node, self.committed)
         elif state in {"closing", None}:
             # It has the final model; or it ended the task with it, or lost everything: there is nothing to wait for.
@@ -223,15 +120,14 @@ class TaskMachine:
         return self._advance(now)
 
     def _exclude_from_delivery(self, node: str, why: str) -> None:
-        self._absent[node] = why
+        self._participants.absent[node] = why
         self._delivery.settle(node)
         self._extensions.node_left(node)
 
     def _node_failed(self, node: str, why: str, now: float) -> list[Action]:
         """During the training a node fails: its clients are missing from now on."""
-        if node in self._absent:
+        if not self._participants.leave(node, why):
             return []
-        self._absent[node] = why
         if self._collector is not None and not self._collector.closed:
             self._collector.exclude(node)
         self._extensions.node_left(node)
@@ -239,23 +135,16 @@ class TaskMachine:
         return [record, *self._close_if_enough(now), *self._continue_extension(now)]
 
     def _node_ready(self, node: str, report: TaskReport, now: float) -> list[Action]:
-        share = next(share for share in self.plan.shares if share.node == node)
-        if sum(clients for clients, _ in report.num_examples) != share.num_clients:
-            return self._finish("failed", f"node {node} reported examples of other clients than its own")
-        counts = tuple(count for clients, count in report.num_examples for _ in range(clients))
-        if self.counts is not None:
-            fixed = self.counts[share.first_client : share.first_client + share.num_clients]
-            if counts != fixed:
-                return self._finish("failed", f"node {node}'s data changed during the task: start it again")
+        known = self.counts
+        problem = self._participants.add_ready(node, report)
+        if problem is not None:
+            return self._finish("failed", problem)
+        if known is not None:
             return self._node_recovered(node)
-        self._ready[node] = counts
-        if len(self._ready) < len(self.plan.nodes):
-            return []
-        self.counts = tuple(count for name in self.plan.nodes for count in self._ready[name])
-        return [events.RecordCounts(self.counts), *self._advance(now)]
+        return [] if self.counts is None else [events.RecordCounts(self.counts), *self._advance(now)]
 
     def _node_recovered(self, node: str) -> list[Action]:
-        if self._absent.pop(node, None) is None:
+        if not self._participants.rejoin(node):
             return []
         if self._collector is not None and not self._collector.closed:
             self._collector.include(node)
@@ -269,15 +158,10 @@ class TaskMachine:
 
     # ------------------------------------------------------------ the test set and the models
 
-    @property
-    def _has_testset(self) -> bool:
-        return self._testset_parts >= _TESTSET_PARTS
-
     def _testset_part_arrived(self, node: str, part: str, now: float) -> list[Action]:
-        if self._has_testset or node != self.plan.testset_from:
+        if self._models.testable or node != self.plan.testset_from:
             return []
-        self._testset_parts.add(part)
-        return self._models.evaluate(sorted(self._models.kept), testset=self._has_testset) + self._advance(now)
+        return self._models.add_testset_part(part) + self._advance(now)
 
     def _commit(self, number: int, now: float) -> list[Action]:
         self.committed = number
@@ -285,7 +169,7 @@ class TaskMachine:
         if self._trained:
             self._move(TaskPhase.CLOSING)
         clear = [events.ClearUpdates(number)] if number > 0 else []
-        follow = self._models.process(number, testset=self._has_testset)
+        follow = self._models.process(number)
         return [events.Commit(number), *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
     def _advance(self, now: float) -> list[Action]:
@@ -294,7 +178,7 @@ class TaskMachine:
             return []
         if self._trained:
             return self._approach_end(now)
-        if self.counts is None or not self._has_testset:
+        if self.counts is None or not self._models.testable:
             return []
         actions: list[Action] = []
         if self.committed == 0:
@@ -314,15 +198,10 @@ class TaskMachine:
             actions, complete = self._extend(Position.AFTER_TRAINING, now)
             if not complete:
                 return actions
-            actions += self._delivery.start(self._present, last, now)
+            actions += self._delivery.start(self._participants.present, last, now)
         if not self._delivery.finished(now):
             return actions
-        reason = f"{last} rounds done"
-        if self.undelivered:
-            reason += f"; the final model still goes to {', '.join(self.undelivered)}"
-        if self._absent:
-            without = ", ".join(f"{node} ({why})" for node, why in sorted(self._absent.items()))
-            reason += f"; without the final model: {without}"
+        reason = self._delivery.outcome(last, self._participants.absent)
         return actions + self._finish("completed", reason)
 
     def _finish(self, outcome: str, reason: str) -> list[Action]:
@@ -336,13 +215,9 @@ class TaskMachine:
 
     # ------------------------------------------------------------ extension phases and time
 
-    @property
-    def _present(self) -> tuple[str, ...]:
-        return tuple(node for node in self.plan.nodes if node not in self._absent)
-
     def _extend(self, position: Position, now: float) -> tuple[list[Action], bool]:
         """Run the extension phases of a position; returns their actions, and whether all are complete."""
-        return self._extensions.run(position, self.round, self._present, now)
+        return self._extensions.run(position, self.round, self._participants.present, now)
 
     def _continue_extension(self, now: float) -> list[Action]:
         """Continue after an extension phase that may now be complete."""
@@ -361,7 +236,7 @@ class TaskMachine:
     def _open(self, number: int, now: float) -> RoundCollector:
         assert self.counts is not None  # noqa: S101 - no round opens without them
         deadline = now + self.settings.round_timeout_seconds
-        self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._absent)
+        self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._participants.absent)
         return self._collector
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
@@ -385,7 +260,7 @@ class TaskMachine:
         if self.ended or collector is None or collector.closed:
             return []
         if collector.hopeless:
-            who = "; ".join(f"node {node} {why}" for node, why in sorted(self._absent.items()))
+            who = "; ".join(f"node {node} {why}" for node, why in sorted(self._participants.absent.items()))
             return self._finish("failed", f"{who}; too few clients are left for round {collector.number}")
         if not (collector.complete or collector.enough(now)):
             return []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedsim.messages import Broadcast, TaskReport
 from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.suspension import Suspended
 from fedsim.update import Update
 
 # ---------------------------------------------------------------- events
@@ -154,6 +155,7 @@ Event = (
     | FinalDelivered
     | NodeRefused
     | TimePassed
+    | Suspended
     | StopRequested
     | Broken
 )

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from fedsim.activation import passed_sockets
@@ -17,6 +17,7 @@ from fedsim.log import get_logger
 from fedsim.runtime.daemon import command_line
 from fedsim.runtime.systemd import extend_timeout, notify
 from fedsim.store import open_store
+from fedsim.store.availability import DatabaseCheck
 from fedsim.web.gunicorn_app.application import GunicornApplication, load_credentials
 
 BACKLOG = 256
@@ -42,23 +43,17 @@ def bind(address: Address) -> socket.socket:
 
 def wait_for_database(config: WebConfig, stopping: threading.Event) -> None:
     """Wait until the database answers and has the right schema, or until `stopping`; the reason is reported."""
-    store = open_store(config.database, config.database_password_file)
-    reported = ""
-    try:
+    with closing(open_store(config.database, config.database_password_file)) as store:
+        check = DatabaseCheck(store, migrate=False)
         while not stopping.is_set():
             try:
-                store.check()
+                check.require()
             except Unavailable as error:
-                if str(error) != reported:
-                    reported = str(error)
-                    get_logger().warning("waiting_for_database", problem=reported)
-                    notify(f"STATUS=Waiting for the database: {reported}")
+                notify(f"STATUS={error}")
                 extend_timeout()
                 stopping.wait(DATABASE_RETRY_SECONDS)
             else:
                 return
-    finally:
-        store.close()
 
 
 def serve(config: WebConfig, path: Path) -> int:

@@ -37,7 +37,7 @@ class WireNotifier:
     """Sends `initparam` and `stop` files to the receiver. It has threads, so it must not be created before a fork."""
 
     def __init__(self, config: WebConfig, credentials: Credentials | None) -> None:
-        self._sender = Sender(Identity(config.name, Role.WEB), credentials=credentials)
+        self._sender = Sender(Identity(config.name, Role.WEB), credentials=credentials).open()
         self._server = Peer(config.server_name, config.server.address, config.server.port)
         self._underway = 0
         self._changed = threading.Condition()

@@ -83,8 +83,12 @@ class Sender:
         self._lock = threading.Lock()
         self._closed = False
         self._expiry = ExpiryWatch(credentials)
+
+    def open(self) -> Self:
+        """Start the threads."""
         self._reactor.start()
         self._reactor.add(self._expiry)
+        return self
 
     def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
         """Connect with other credentials from now on; `peers` are those that are configured.
@@ -208,8 +212,8 @@ class Sender:
             connection.close()
 
     def __enter__(self) -> Self:
-        """The sender itself; it is closed at the end of the block."""
-        return self
+        """Open the sender; it is closed at the end of the block."""
+        return self.open()
 
     def __exit__(self, *_: object) -> None:
         """Close."""

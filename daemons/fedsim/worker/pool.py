@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from fedsim.log import get_logger
 from fedsim.worker.forking import ForkServers
@@ -41,7 +41,7 @@ class WorkerPool:
         on_death: Callable[[], None],
         first: Job | None = None,
     ) -> None:
-        """Start the workers.
+        """`start` starts the workers.
 
         Args:
             names: what they are called in the log.
@@ -65,9 +65,15 @@ class WorkerPool:
         self._log = get_logger(**log)
         # Of the workers that were started so far.
         self.versions: set[str] = set()
-        self._slots = [_Slot(name, self._start()) for name in names]
+        self._names = tuple(names)
+        self._slots: list[_Slot] = []
+
+    def start(self) -> Self:
+        """Start the workers."""
+        self._slots = [_Slot(name, self._start()) for name in self._names]
         for slot in self._slots:
             self._begin(slot)
+        return self
 
     @property
     def idle(self) -> int:

@@ -69,9 +69,7 @@ class Reactor:
     """Runs actors, and jobs that may block for a while (fsync), on a fixed number of threads."""
 
     def __init__(self, name: str, threads: int) -> None:
-        self._epoll = select.epoll()
-        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._kick, select.EPOLLIN)
+        self._kick = -1
         self._kick_lock = threading.Lock()
         self._lock = threading.Lock()
         self._leader = threading.Lock()
@@ -93,11 +91,16 @@ class Reactor:
 
     def start(self) -> None:
         """Start the threads."""
+        self._epoll = select.epoll()
+        self._kick = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._kick, select.EPOLLIN)
         for thread in self._threads:
             thread.start()
 
     def close(self) -> None:
         """Stop; called from another thread. What runs is finished, what waits is not started."""
+        if self._kick < 0:
+            return  # it was not started
         self._closing = True
         self._wake_leader()
         for thread in self._threads:

@@ -1,0 +1,136 @@
+"""What a task on the server reads and writes in the writer's thread: its start, its commits, its end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from fedsim.learning.aggregate import uplink_layout
+from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
+from fedsim.runtime.worker_versions import WorkerVersions
+from fedsim.server.context import ServerContext
+from fedsim.server.deliveries import Delivery
+from fedsim.server.projection import TaskProjection, checkpoint_name
+from fedsim.server.task_dir import TaskDir
+from fedsim.server.task_jobs import TaskJobs
+from fedsim.spool.allowlist import want
+from fedsim.spool.clear import clear_file
+from fedsim.spool.files import Kind
+from fedsim.spool.npy import open_vector
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task_events import CompletePhase, Finish, Restored
+from fedsim.store.records import TaskState
+
+
+class TaskWrites:
+    """The durable steps of one task. `versions` are known once the task was read."""
+
+    versions: WorkerVersions
+
+    def __init__(
+        self, plan: Plan, context: ServerContext, folder: TaskDir, records: TaskProjection, task_jobs: TaskJobs
+    ) -> None:
+        self._plan = plan
+        self._context = context
+        self._folder = folder
+        self._records = records
+        self._jobs = task_jobs
+
+    def create(self) -> Restored:
+        """Fix a new task's plan."""
+        self._folder.write_plan(self._plan)
+        return self.read()
+
+    def read(self) -> Restored:
+        """Read what is stored of the task, and complete what a crash has interrupted."""
+        tasks = self._context.store.tasks
+        tasks.set_nodes(self._plan.task, self._plan.nodes)
+        self._records.open()
+        self.versions = WorkerVersions.open(self._folder.path, self._plan.version)
+        restored = self._restored()
+        if restored.counts is not None:  # a crash may have come between the counts and the row
+            tasks.move(self._plan.task, TaskState.RUNNING, now=time.time())
+        self._allow()
+        return restored
+
+    def record_counts(self, counts: tuple[int, ...]) -> None:
+        """Fix the examples of each client: the task runs."""
+        self._folder.write_counts(counts)
+        self._context.store.tasks.move(self._plan.task, TaskState.RUNNING, now=time.time())
+
+    def complete_phase(self, done: CompletePhase) -> None:
+        """Record that an extension phase is complete, and clear its answers."""
+        self._folder.add_completed_phase(done)
+        for item in self._context.spool.arrived(Kind.ANSWER, self._plan.task, done.round):
+            if item.id.phase == done.phase:
+                clear_file(item.path)
+
+    def commit(self, number: int, content: dict[str, Any]) -> None:
+        """Commit a round; `content` is that of its round.json."""
+        self._folder.commit(number, content)
+        if number == 0:
+            self._allow()
+
+    def end(self, finish: Finish, last: int, digest: str | None, promise: Callable[[], None]) -> bool:
+        """Store what nodes have yet to receive, then change the row; returns whether it was still to be changed.
+
+        Args:
+            finish: how the task ends.
+            last: the newest committed round.
+            digest: of its parameters, if the task is completed.
+            promise: stores the stops; see `StopDeliveries.promise`.
+        """
+        plan = self._plan
+        if finish.awaiting_final:
+            delivery = Delivery(
+                task=plan.task,
+                number=plan.number,
+                round=last,
+                digest=self._records.file_digest(last),
+                nodes=finish.awaiting_final,
+            )
+            self._context.finals.keep(delivery, self._folder.model(last))
+        promise()
+        state = TaskState(finish.outcome)
+        return self._context.store.tasks.move(plan.task, state, reason=finish.reason, now=time.time(), digest=digest)
+
+    def _allow(self) -> None:
+        """Let the receiver accept what the nodes are about to be asked for; updates as soon as there is a model."""
+        plan = self._plan
+        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: plan.nodes, Kind.ANSWER: plan.nodes}
+        if plan.testset_from is not None:
+            kinds[Kind.TESTSET] = (plan.testset_from,)
+        committed = self._folder.committed()
+        length = None
+        if committed:
+            size = len(open_vector(self._folder.model(committed[-1])))
+            strategy = make_strategy(plan.settings)
+            pipeline = make_pipeline(plan.settings, strategy)
+            length = pipeline.layout(uplink_layout(strategy, size)).size
+        want(self._context.spool, plan.task, kinds, num_parameters=length)
+
+    def _restored(self) -> Restored:
+        kept = self._folder.committed()
+        committed = kept[-1] if kept else -1
+        number = self._plan.number
+        checkpoints = self._context.config.spool / "checkpoints"
+        recorded = {checkpoint.round for checkpoint in self._context.store.checkpoints.of_task(number)}
+        found = self._folder.read_roster(committed + 1)
+        if found is not None:
+            self._records.resume(committed + 1, found[1])
+        return Restored(
+            committed=committed,
+            counts=self._folder.read_counts(),
+            roster=None if found is None else found[0],
+            kept=frozenset(kept),
+            evaluated=frozenset(number for number in kept if self._records.is_tested(number)),
+            saved=frozenset(
+                saved
+                for saved in recorded
+                if (checkpoints / checkpoint_name(number, saved)).with_suffix(".json").exists()
+            ),
+            testset_parts=frozenset(item.id.part or "" for item in self._jobs.testset()),
+            completed_phases=self._folder.completed_phases(),
+        )

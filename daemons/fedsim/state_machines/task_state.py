@@ -1,0 +1,126 @@
+"""The state of a task's machine on the server, and what others read of it: progress, deadlines, a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedsim.errors import SuspendReason
+from fedsim.state_machines.committed_models import CommittedModels
+from fedsim.state_machines.final_delivery import FinalDelivery
+from fedsim.state_machines.participants import Participants
+from fedsim.state_machines.phases import ExtensionPhase, PhaseRunner, TaskPhase
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.round import RoundCollector
+from fedsim.state_machines.task_events import Restored, TaskStarted, WriteRoster
+
+
+class TaskMachineState:
+    """What a machine knows of its task; `TaskMachine` changes it with events.
+
+    Args:
+        plan: of the task.
+        restored: what is stored of it.
+        own_testset: whether the server has the test set, so that no node sends it.
+        extensions: phases that the strategy or the update pipeline adds, in order.
+    """
+
+    def __init__(
+        self, plan: Plan, restored: Restored, own_testset: bool, extensions: Sequence[ExtensionPhase] = ()
+    ) -> None:
+        self.plan = plan
+        self.settings = plan.settings
+        self.own_testset = own_testset
+        self.restored = restored
+        self.suspended: SuspendReason | None = None
+        self.committed = restored.committed
+        self.phase = TaskPhase.CLOSING if self._trained else TaskPhase.PREPARING
+        self._trigger = TaskStarted.__name__
+        self._models = CommittedModels(plan.settings, restored, own_testset=own_testset)
+        self._participants = Participants(plan, restored.counts, dict(restored.absent))
+        self._delivery = FinalDelivery()
+        self._extensions = PhaseRunner(extensions, restored.completed_phases)
+        self._collector: RoundCollector | None = None
+        self._roster: WriteRoster | None = None
+
+    # ------------------------------------------------------------ what progress reports show
+
+    @property
+    def ended(self) -> bool:
+        """Whether the task is over: no event has an effect any more."""
+        return self.phase is TaskPhase.ENDED
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Examples of each client, once they are fixed."""
+        return self._participants.counts
+
+    @property
+    def step(self) -> str:
+        """The phase, or the extension phase that is under way, or why the task is suspended."""
+        if self.suspended is not None:
+            return f"suspended: {self.suspended.words}"
+        return self.phase.value if self._extensions.current is None else self._extensions.current.name
+
+    @property
+    def round(self) -> int:
+        """The round that is under way; the last committed one while none is."""
+        return self._collector.number if self._collector else max(self.committed, 0)
+
+    @property
+    def waiting_for(self) -> tuple[str, ...]:
+        """The nodes that have not answered yet."""
+        if self._extensions.current is not None:
+            return self._extensions.current.waiting_for
+        if self._collector is not None and not self._collector.closed:
+            return self._collector.waiting_for
+        if self.undelivered:
+            return self.undelivered
+        if self.counts is None:
+            return self._participants.not_ready
+        if not self._models.testable and self.plan.testset_from is not None:
+            return (self.plan.testset_from,)
+        return ()
+
+    @property
+    def undelivered(self) -> tuple[str, ...]:
+        """The nodes that the final model is on its way to."""
+        return self._delivery.pending
+
+    @property
+    def without_final(self) -> tuple[str, ...]:
+        """The nodes that will not receive the final model."""
+        return tuple(sorted(self._participants.absent))
+
+    @property
+    def wake_at(self) -> float | None:
+        """When `TimePassed` is due; None if nothing depends on time."""
+        if self._extensions.deadline is not None:
+            return self._extensions.deadline
+        if self._collector is not None and not self._collector.closed:
+            return self._collector.wake_at
+        return self._delivery.deadline
+
+    def accepts_updates_of(self, number: int) -> bool:
+        """Whether an update of this round can still count."""
+        return not self.ended and number > self.committed
+
+    def snapshot(self) -> Restored | None:
+        """What a new machine needs to continue like this one; None while more than that is in memory."""
+        if self.phase is not TaskPhase.TRAINING or self._collector is None or not self._collector.untouched:
+            return None
+        models = self._models
+        return Restored(
+            committed=self.committed,
+            counts=self.counts,
+            kept=frozenset(models.kept),
+            evaluated=frozenset(models.evaluated & models.kept),
+            saved=frozenset(models.saved & models.kept),
+            testset_parts=frozenset(self._models.testset_parts),
+            completed_phases=self._extensions.completed,
+            absent=tuple(sorted(self._participants.absent.items())),
+        )
+
+    @property
+    def _trained(self) -> bool:
+        """Whether the last round is committed: from then on no problem of a node can fail the task."""
+        return self.committed >= self.settings.num_rounds
