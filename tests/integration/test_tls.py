@@ -162,7 +162,7 @@ def test_files_travel_in_tls_and_the_certificate_is_the_name(tmp_path: Path, pki
                 )
             assert outcome.already_there
         assert hash_file(receiver.spool.path(global_id(), "server")) == digest
-        pretender = Sender(SERVER, credentials=pki.credentials("node-2", Role.CLIENT)).open()
+        pretender = Sender(SERVER, credentials=pki.credentials("node-2", Role.CLIENT))
         with pretender as sender, pytest.raises(Unavailable, match="certificate is for client node-2"):
             sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=2)
 
