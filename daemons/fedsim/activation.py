@@ -1,4 +1,4 @@
-"""Listening sockets that systemd made for this process (sd_listen_fds(3)): they outlive it, so nobody is refused."""
+"""Socket activation (sd_listen_fds(3)): systemd's sockets survive restarts, so no connection is refused."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 def passed_sockets(configured: Address, *, plain: bool) -> list[socket.socket]:
-    """Take the sockets that systemd passed to this process; none where it passed none, or at a second call.
+    """Return the sockets that systemd passed to this process; empty if there are none, and for a second call.
 
-    Children inherit neither the sockets nor the variables that tell of them.
+    Children inherit neither the sockets nor their environment variables.
 
     Args:
-        configured: the `listen:` of the YAML; that a socket has another port is logged.
-        plain: whether what is spoken there is not encrypted, and the owner does not insist on that.
+        configured: `listen:` from the configuration; a different port of a socket is logged.
+        plain: whether connections are unencrypted without this being explicitly allowed.
 
     Raises:
-        ConfigError: something else than a listening TCP socket was passed, or one beyond loopback that must not be.
+        ConfigError: something other than a listening TCP socket was passed, or one beyond loopback that is not allowed.
     """
     pid, count, names = (os.environ.pop(name, "") for name in _VARIABLES)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -42,25 +42,22 @@ def passed_sockets(configured: Address, *, plain: bool) -> list[socket.socket]:
             get_logger().warning(
                 "listens_elsewhere",
                 address=":".join(map(str, sock.getsockname()[:2])),
-                problem=f"systemd's socket counts, not `listen: {configured}`; make them equal",
+                problem=f"systemd's socket is used instead of `listen: {configured}`; make them equal",
             )
     if problems:
         for sock in sockets:
             sock.close()
-        raise ConfigError("what systemd's socket unit passes", problems)
+        raise ConfigError("the socket unit of systemd", problems)
     return sockets
 
 
 def _problem(sock: socket.socket, *, plain: bool) -> str | None:
     """Why the socket cannot be used, or None."""
     if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type != socket.SOCK_STREAM:
-        return "is not one of TCP; use ListenStream= with a port"
+        return "is not a TCP socket; use ListenStream= with a port"
     if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return "does not listen; use Accept=no"
     address = str(sock.getsockname()[0])
     if plain and not is_loopback(address):
-        return (
-            f"{address} is not on loopback: encrypt what is spoken there, listen on loopback, "
-            "or set `insecure_plaintext: true`"
-        )
+        return f"{address} is not on loopback: configure `tls:`, listen on loopback, or set `insecure_plaintext: true`"
     return None

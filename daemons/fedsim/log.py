@@ -1,7 +1,7 @@
-"""Logs: an event name plus fields, few and rich lines.
+"""Structured logging: an event name plus fields.
 
 Under systemd every field is a native journal field (`FEDSIM_TASK`, `FEDSIM_ROUND`, `FEDSIM_NODE`, `FEDSIM_EVENT`),
-so that `journalctl FEDSIM_TASK=42` tells a task's story; elsewhere the same events go to the terminal.
+so that `journalctl FEDSIM_TASK=42` shows all entries of a task; elsewhere the same events go to the terminal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class _Journal:
         self._identifier = identifier
 
     def __call__(self, _: Any, level: str, event: Event) -> Event:
-        """Send the event, whole, as one entry; hand it on to be printed only if the journal cannot be reached."""
+        """Send the event as one entry; return it for printing only if the journal cannot be reached."""
         from cysystemd import journal  # noqa: PLC0415 - a native library, which only a systemd host is sure to load
 
         fields = dict(event)
@@ -50,7 +50,7 @@ class _Journal:
 
 
 def _readable(value: Any) -> Any:
-    """As a person reads it: of a fraction six digits."""
+    """Format a value for people: fractions with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
@@ -59,7 +59,7 @@ def _readably(_: Any, __: str, event: Event) -> Event:
 
 
 class _Events(logging.Handler):
-    """What libraries log, as events like ours."""
+    """Turns log records of libraries into events."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log the record."""
@@ -71,7 +71,7 @@ class _Events(logging.Handler):
 
 
 def _writes_to_the_journal() -> bool:
-    """Whether standard error is the journal itself: the variable is inherited further than the stream."""
+    """Whether standard error is the journal: processes may inherit the variable, but another stream."""
     device, _, inode = os.environ.get("JOURNAL_STREAM", "").partition(":")
     with suppress(OSError):
         there = os.fstat(2)
@@ -80,12 +80,12 @@ def _writes_to_the_journal() -> bool:
 
 
 def configure_logging(*, verbose: bool = False, identifier: str | None = None, **fields: Any) -> None:
-    """Send our events, what libraries log and what nobody catches to the journal or the terminal.
+    """Send events, log records of libraries and uncaught exceptions to the journal or the terminal.
 
     Args:
-        verbose: details as well.
+        verbose: also log details.
         identifier: SYSLOG_IDENTIFIER in the journal; None: the command's name.
-        fields: stand in every event that does not set them itself.
+        fields: added to every event that does not set them itself.
     """
     level = logging.DEBUG if verbose else logging.INFO
 
@@ -109,7 +109,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
         structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(),
             pad_event_to=24,
-            exception_formatter=structlog.dev.plain_traceback,  # the other shows variables: people's data
+            exception_formatter=structlog.dev.plain_traceback,  # the default shows variables: possibly data
         ),
     ]
     structlog.configure(
@@ -125,7 +125,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
 
 
 def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """A fault of ours: told whole, in one event."""
+    """Log an uncaught exception as one event."""
     if issubclass(kind, SystemExit):
         return
     structlog.get_logger().critical("crashed", thread=threading.current_thread().name, exc_info=(kind, error, trace))

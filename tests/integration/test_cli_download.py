@@ -79,7 +79,7 @@ def test_what_is_not_what_the_server_saved_is_not_kept(web: Web, terminal: Termi
     (web.site.config.checkpoints / f"task-{task.number}" / "round-0004.safetensors").write_bytes(damage)
     result = terminal.run("download", 1)
     assert result.code == 69
-    assert "nothing was kept" in result.err
+    assert "nothing was stored" in result.err
     assert files() == []
 
 

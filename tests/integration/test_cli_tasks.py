@@ -155,7 +155,7 @@ def test_rounds_come_as_table_csv_or_json(web: Web, terminal: Terminal) -> None:
 
 def test_a_waiting_task_is_stopped_at_once_and_a_finished_one_cannot_be(web: Web, terminal: Terminal) -> None:
     web.site.task("ada")
-    assert "is stopped" in terminal.run("stop", 1).out
+    assert "was stopped" in terminal.run("stop", 1).out
     result = terminal.run("stop", 1)
     assert result.code == 65
     assert "already finished" in result.err

@@ -69,7 +69,7 @@ def test_every_data_set_fails_for_itself_whatever_it_does_to_the_worker(
     assert "killed by Killed (signal 9)" in seen.unusable["killing"]
     assert "killed" in seen.unusable["hanging_up"]
     assert "line 2: column a: 'x'" in seen.unusable["table"]
-    assert "not a whole .npz" in seen.unusable["zip"]
+    assert "not a complete .npz" in seen.unusable["zip"]
 
 
 def test_data_that_is_written_all_the_time_is_seen_and_told_of(

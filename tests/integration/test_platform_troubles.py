@@ -142,7 +142,7 @@ def test_a_data_set_of_the_servers_own_that_is_broken_is_waited_for_until_it_is_
         number = lab.submit(num_nodes=1, num_rounds=1)
         why = "the server's own data set digits cannot be used: "
         lab.await_row(lambda: any(why in text for text in lab.task(number).waiting_for) or None)
-        assert "not a whole .npz file" in lab.task(number).waiting_for[0]
+        assert "not a complete .npz file" in lab.task(number).waiting_for[0]
         (tmp_path / "own" / "digits.npz").write_bytes(whole)
         assert lab.completed(number).metrics["accuracy"] is not None
 

@@ -230,7 +230,7 @@ def unsuitable(kind: str) -> socket.socket:
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("unix", "is not one of TCP"), ("deaf", "does not listen"), ("far", "0.0.0.0 is not on loopback")],
+    [("unix", "is not a TCP socket"), ("deaf", "does not listen"), ("far", "0.0.0.0 is not on loopback")],
 )
 def test_a_passed_socket_that_must_not_be_served_ends_a_receiver_with_78(tmp_path: Path, kind: str, told: str) -> None:
     with unsuitable(kind) as sock, Service(tmp_path, receiver(tmp_path), [sock]) as service:

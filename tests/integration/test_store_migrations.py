@@ -147,7 +147,7 @@ def test_a_database_of_a_newer_version_is_left_alone(empty: Store) -> None:
     with empty.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     for question in (empty.check, empty.migrate):
-        with pytest.raises(Unavailable, match=r"made by a newer fedsim.*9999.*install that version"):
+        with pytest.raises(Unavailable, match=r"created by a newer fedsim.*9999.*install that version"):
             question()
     assert version(empty) == "9999"
 

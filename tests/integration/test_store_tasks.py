@@ -94,9 +94,9 @@ class TestTasks:
 
     def test_a_task_needs_a_user_and_a_uid_of_its_own(self, store: Store) -> None:
         task = new_task(store)
-        with pytest.raises(BadInput, match="unknown, or the uid is taken"):
+        with pytest.raises(BadInput, match="unknown, or the uid exists"):
             store.tasks.create(task.user_id, TaskSettings(), task.uid, NOW)
-        with pytest.raises(BadInput, match="unknown, or the uid is taken"):
+        with pytest.raises(BadInput, match="unknown, or the uid exists"):
             store.tasks.create(task.user_id + 1, TaskSettings(), uuid4().hex, NOW)
 
     def test_lists_are_newest_first_in_pages_of_one_user_or_all(self, store: Store) -> None:

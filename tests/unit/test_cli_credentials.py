@@ -54,7 +54,7 @@ def choose(url: str | None, kept: str | None, *, insecure: bool = False) -> str:
 def test_a_token_goes_where_it_belongs() -> None:
     assert choose(None, "http://lab.example") == "http://lab.example"
     assert choose("http://lab.example/", "http://lab.example") == "http://lab.example"
-    with pytest.raises(Refused, match="is for"):
+    with pytest.raises(Refused, match="belongs to"):
         choose("https://elsewhere.example", "http://lab.example", insecure=True)
 
 

@@ -106,5 +106,5 @@ def test_a_round_counts_when_it_is_committed(fields: dict[str, Any], done: int) 
 
 def test_it_tells_for_whom_a_task_waits_and_that_it_will_stop() -> None:
     snapshot = Snapshot(record(waiting_for=["node-1", "node-2"], stop_requested=True))
-    assert snapshot.doing == "training, waits for node-1, node-2, will be stopped"
-    assert Snapshot(record("pending", queue_position=3)).doing == "place 3 in the queue"
+    assert snapshot.activity == "training, waits for node-1, node-2, will be stopped"
+    assert Snapshot(record("pending", queue_position=3)).activity == "position 3 in the queue"

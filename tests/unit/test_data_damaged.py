@@ -142,7 +142,7 @@ def test_an_encrypted_npz_is_told(tmp_path: Path) -> None:
         while at >= 0:
             content[at + flags] |= 1
             at = content.find(signature, at + 1)
-    with pytest.raises(BadInput, match=r"array x: is encrypted; make the file anew"):
+    with pytest.raises(BadInput, match=r"array x: is encrypted; create the file again"):
         load(tmp_path, "npz", bytes(content))
 
 
@@ -159,7 +159,7 @@ def test_an_npz_entry_that_promises_more_than_the_file_can_hold_takes_no_memory(
     for signature, size in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         at = content.find(signature) + size
         content[at : at + 4] = struct.pack("<I", promised)
-    with pytest.raises(BadInput, match="cannot be in so short a file"):
+    with pytest.raises(BadInput, match="cannot be in such a short file"):
         load(tmp_path, "npz", bytes(content))
 
 

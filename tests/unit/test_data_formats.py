@@ -106,8 +106,8 @@ IMAGE_FILE, LABEL_FILE = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
         (_replace(IMAGE_FILE, b"\0\0\x08\3" + bytes(5)), "at byte 4: ends within its header"),
         (_replace(IMAGE_FILE, _idx(IMAGES)[:-1]), "240 bytes, but"),
         (_replace(IMAGE_FILE, _idx(IMAGES) + b"!"), "but more than 240 follow"),
-        (_replace(IMAGE_FILE, b"\0\0\x08\3" + b"\xff" * 12), "fetch it again"),
-        (_replace(IMAGE_FILE, gzip.compress(b"\0\0\x08\3" + b"\xff" * 12)), "fetch it again"),
+        (_replace(IMAGE_FILE, b"\0\0\x08\3" + b"\xff" * 12), "download it again"),
+        (_replace(IMAGE_FILE, gzip.compress(b"\0\0\x08\3" + b"\xff" * 12)), "download it again"),
         (_replace(IMAGE_FILE, gzip.compress(_idx(IMAGES))[:-12]), "damaged gzip file"),
         (_replace(IMAGE_FILE, b"\x1f\x8b" + bytes(30)), "damaged gzip file"),
         (_replace(IMAGE_FILE, _idx(LABELS)), "is it a file of labels"),
@@ -176,7 +176,7 @@ def test_an_npz_test_set_may_be_a_file_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x_train": FEATURES}, "no array y_train or .*; there are x_train"),
+        ({"x_train": FEATURES}, "no array y_train or .* .available: x_train"),
         ({"x_train": FEATURES, "y_train": CLASSES[:-1]}, "one label for each"),
         ({"x_train": FEATURES, "y_train": CLASSES * 0.5}, "labels are float64, they must be whole numbers"),
         ({"x_train": FEATURES[:, 0], "y_train": CLASSES}, "features are float64"),
@@ -206,7 +206,11 @@ def test_a_damaged_npz_is_named(tmp_path: Path) -> None:
     file = tmp_path / "it.npz"
     np.savez(file, x=FEATURES, y=CLASSES)
     whole = file.read_bytes()
-    for content, message in ((b"", "not a whole"), (whole[: len(whole) // 2], "not a whole"), (b"PK", "not a whole")):
+    for content, message in (
+        (b"", "not a complete"),
+        (whole[: len(whole) // 2], "not a whole"),
+        (b"PK", "not a whole"),
+    ):
         file.write_bytes(content)
         with pytest.raises(BadInput, match=message):
             load_dataset(_config("it.npz"), tmp_path)
@@ -217,7 +221,7 @@ def test_an_npz_header_is_not_believed_before_it_is_measured(tmp_path: Path) -> 
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 3)})
     with zipfile.ZipFile(tmp_path / "it.npz", "w") as archive:
         archive.writestr("x.npy", header.getvalue() + bytes(12))
-    with pytest.raises(BadInput, match=r"array x: its header says 12000000000000 bytes, 12 are there"):
+    with pytest.raises(BadInput, match=r"array x: its header says 12000000000000 bytes, not 12"):
         load_dataset(_config("it.npz"), tmp_path)
 
 
@@ -275,18 +279,18 @@ def test_a_share_of_the_examples_may_be_the_test_set(tmp_path: Path) -> None:
     dataset = load_dataset(_config("mnist", test_share=0.25), tmp_path)
     assert dataset.test is not None
     assert (len(dataset.train), len(dataset.test)) == (9, 3)
-    with pytest.raises(BadInput, match=r"test_share 0.01 of 12 examples leaves nothing"):
+    with pytest.raises(BadInput, match=r"test_share 0.01 of 12 examples leaves none"):
         load_dataset(_config("mnist", test_share=0.01), tmp_path)
 
 
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"path": "empty"}, "of no format that is known"),
+        ({"path": "empty"}, "match no known format"),
         ({"path": "none"}, "does not exist"),
         ({"path": "none", "format": "csv", "label_column": "y"}, "cannot be read: No such file"),
         ({"path": "mnist", "format": "npz"}, "cannot be read: Is a directory"),
-        ({"path": "both"}, "fit cifar10 and idx; set `format`"),
+        ({"path": "both"}, "match cifar10 and idx; set `format`"),
         ({"path": "mnist", "label_column": "y"}, "format idx does not use label_column"),
     ],
 )

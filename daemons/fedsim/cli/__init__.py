@@ -1,4 +1,4 @@
-"""The command `fedsim`: tasks from a terminal or a script, accounts from the server's shell, predictions on a node.
+"""The command `fedsim`: tasks from a terminal or a script, administration of accounts, predictions with a checkpoint.
 
-Everything about tasks goes through the web's JSON API, so the command can do what its user may do, and nothing more.
+Commands about tasks use the web's JSON API, so they have exactly the permissions of their user.
 """

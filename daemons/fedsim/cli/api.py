@@ -1,4 +1,4 @@
-"""The web's JSON API as the commands ask it; every way in which it can fail becomes an error with its exit code."""
+"""The client of the web's JSON API. Every failure becomes an error with its exit code."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 
 
 class TryAgain(Unavailable):
-    """The web is there, but cannot answer now; `retry_after` seconds is what it asks for, if it says."""
+    """The web is temporarily unable to answer; `retry_after` is the delay in seconds that it requests, if any."""
 
     exit_code = EX_TRY_AGAIN
 
@@ -32,7 +32,7 @@ class TryAgain(Unavailable):
 
 
 class Rejected(BadInput):
-    """The web refused what was sent; `problems` maps each field to what would be right there."""
+    """The web rejected a request; `problems` maps each field to what is wrong with it."""
 
     def __init__(self, message: str, problems: dict[str, str] | None = None) -> None:
         self.problems = problems or {}
@@ -40,7 +40,7 @@ class Rejected(BadInput):
 
 
 def open_client(url: str, **options: Any) -> httpx.Client:
-    """A connection to the web; a proxy from the environment is for other machines, never for this one."""
+    """Create an HTTP client for the web; a proxy from the environment is not used for this machine."""
     headers = {"User-Agent": f"fedsim/{__version__}", "Accept-Language": "en", **options.pop("headers", {})}
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
     return httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_local(url), **options)
@@ -48,7 +48,7 @@ def open_client(url: str, **options: Any) -> httpx.Client:
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Turn what httpx raises into `Unavailable`."""
+    """Turn exceptions of httpx into `Unavailable`."""
     try:
         yield
     except httpx.TransportError as error:
@@ -56,18 +56,18 @@ def reaching(url: str) -> Iterator[None]:
         while cause is not None and not isinstance(cause, ssl.SSLError):
             cause = cause.__cause__ or cause.__context__
         if cause is not None:
-            advice = "if the lab has its own authority, name its certificate's file in SSL_CERT_FILE"
+            advice = "if the lab has its own authority, set SSL_CERT_FILE to the file of its certificate"
         else:
-            advice = "check the address (--url), and that fedsim-web runs there"
+            advice = "check the address (--url), and that fedsim-web is running there"
         raise Unavailable(
             f"The web at {url} cannot be reached: {str(error) or type(error).__name__}; {advice}"
         ) from error
 
 
 class ApiClient:
-    """The JSON API of the web at `url`, for the owner of `token`.
+    """A client of the JSON API at `url`, for the owner of `token`.
 
-    Every question may raise `Unavailable` (69: not reached), `TryAgain` (75), `Refused` (77), `NotThere` (66) and
+    Every method may raise `Unavailable` (exit code 69), `TryAgain` (75), `Refused` (77), `NotThere` (66) and
     `Rejected` (65).
     """
 
@@ -76,16 +76,16 @@ class ApiClient:
         self._http = open_client(url, headers={"Authorization": f"Bearer {token}"})
 
     def __enter__(self) -> Self:
-        """To be closed at the end of a `with` block."""
+        """Return the client, which is closed at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._http.close()
 
     # -- tasks
     def tasks(self, *, limit: int | None, everybody: bool = False) -> list[Json]:
-        """Newest first; `limit` None: every one, page by page."""
+        """The tasks, newest first; with `limit` None all of them, fetched page by page."""
         found: list[Json] = []
         while limit is None or len(found) < limit:
             size = PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - len(found))
@@ -99,8 +99,8 @@ class ApiClient:
         return found
 
     def submit(self, settings: Json) -> tuple[Json, list[str]]:
-        """The new task, and notes for the person. An answer that is lost on its way is asked for once more."""
-        headers = {"Idempotency-Key": secrets.token_urlsafe(16)}  # however often it is sent: one task
+        """Submit a task; returns it and notes for the user. A request whose response was lost is repeated once."""
+        headers = {"Idempotency-Key": secrets.token_urlsafe(16)}  # a repeated request creates no second task
         try:
             answer = self._ask("POST", "tasks", json=settings, headers=headers)
         except Unavailable as error:
@@ -115,27 +115,27 @@ class ApiClient:
         return task
 
     def stop(self, number: int) -> Json:
-        """Have the task stopped."""
+        """Stop the task."""
         task: Json = self._ask("POST", f"tasks/{number}/stop", what=f"Task {number}")["task"]
         return task
 
     def delete(self, number: int) -> Json:
-        """Have the finished task deleted."""
+        """Delete the finished task."""
         task: Json = self._ask("DELETE", f"tasks/{number}", what=f"Task {number}")["task"]
         return task
 
     def rounds(self, number: int) -> list[Json]:
-        """Every one, round 0 first."""
+        """All rounds, round 0 first."""
         return self._all_pages(number, "rounds")
 
     def newest_rounds(self, number: int, limit: int) -> tuple[list[Json], int]:
-        """The last so many rounds, in order, and how many there are in all."""
+        """The last `limit` rounds, in order, and the total number of rounds."""
         query = {"newest": 1, "limit": limit}
         answer = self._ask("GET", f"tasks/{number}/rounds", what=f"Task {number}", params=query)
         return answer["rounds"], answer["total"]
 
     def checkpoints(self, number: int) -> list[Json]:
-        """Every one, in order of their rounds, also those that are gone."""
+        """All checkpoints by round, including removed ones."""
         return self._all_pages(number, "checkpoints")
 
     def _all_pages(self, number: int, kind: str) -> list[Json]:
@@ -150,7 +150,7 @@ class ApiClient:
 
     @contextmanager
     def checkpoint(self, number: int, round_number: int) -> Iterator[Iterator[bytes]]:
-        """The bytes of a saved model, piece by piece."""
+        """Stream the content of a checkpoint."""
         path = f"{self.url}/api/v1/tasks/{number}/checkpoints/{round_number}"
         with reaching(self.url), self._http.stream("GET", path) as response:
             if response.status_code != HTTPStatus.OK:
@@ -159,34 +159,34 @@ class ApiClient:
             yield response.iter_bytes()
 
     def checkpoint_description(self, number: int, round_number: int) -> bytes:
-        """The JSON beside a saved model, as the server wrote it."""
+        """The metadata of a checkpoint, as the server wrote it."""
         path, what = f"tasks/{number}/checkpoints/{round_number}", f"Task {number}, round {round_number}"
         return self._send("GET", path, what=what, params={"part": "json"}).content
 
-    # -- what there is, and who asks
+    # -- nodes, options, tokens
     def nodes(self) -> list[Json]:
-        """The nodes as they last announced themselves."""
+        """The latest announcement of every node."""
         nodes: list[Json] = self._ask("GET", "nodes")["nodes"]
         return nodes
 
     def options(self) -> Json:
-        """What a task may be made of."""
+        """The models, data sets and plug-ins that tasks can use."""
         return self._ask("GET", "options")
 
     def tokens(self) -> list[Json]:
-        """One's own tokens, without their secrets."""
+        """The user's tokens, without their secrets."""
         tokens: list[Json] = self._ask("GET", "tokens")["tokens"]
         return tokens
 
     def delete_token(self, token_id: int) -> None:
-        """Make a token worthless."""
+        """Revoke a token."""
         self._ask("DELETE", f"tokens/{token_id}")
 
-    # -- how it is asked
+    # -- requests
     def _ask(self, method: str, path: str, *, what: str = "", **options: Any) -> Json:
         content = _json(self._send(method, path, what=what, **options))
         if content is None:
-            raise Unavailable(f"{self.url} answers, but not as fedsim's web does: check the address (--url)")
+            raise Unavailable(f"{self.url} does not answer like fedsim's web: check the address (--url)")
         return content
 
     def _send(self, method: str, path: str, *, what: str = "", **options: Any) -> httpx.Response:
@@ -198,13 +198,13 @@ class ApiClient:
 
 
 def fail(url: str, response: httpx.Response, what: str = "") -> NoReturn:
-    """Raise what an answer that is not a success means for `what` was asked about."""
+    """Raise the error that an unsuccessful response means; `what` names the object of the request."""
     content = _json(response) or {}
     status = response.status_code
     text = str(content.get("error") or f"{url} answers {status} {response.reason_phrase}")
     match status:
         case 401:
-            raise Refused("not_logged_in", f"{url} does not know you: {text} Run `fedsim login` for a new token")
+            raise Refused("not_logged_in", f"{url} does not accept the token: {text} Run `fedsim login` for a new one")
         case 403:
             raise Refused("not_allowed", text)
         case 404 | 410 if content:
@@ -217,7 +217,7 @@ def fail(url: str, response: httpx.Response, what: str = "") -> NoReturn:
         case 500:
             raise FedsimError(text)
         case _:
-            raise Unavailable(f"{url} answers {status}, not as fedsim's web does: check the address (--url)")
+            raise Unavailable(f"{url} answers {status}, unlike fedsim's web: check the address (--url)")
 
 
 def _json(response: httpx.Response) -> Json | None:

@@ -1,6 +1,6 @@
-"""Where the web is and as whom the command speaks: a token in a file that only its owner can read, never an argument.
+"""The token with which the commands authenticate. It is stored in a private file and never passed as an argument.
 
-A token file holds the token alone in a line or, as `fedsim login` writes it, the web's address and then the token.
+A token file contains only the token or, as written by `fedsim login`, a line with the web's address and then the token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class ApiCredentials:
-    """A token, the web that it is for (None: whichever is named), and the file that it stands in."""
+    """A token, the web that it belongs to (None: any), and the file that contains it."""
 
     token: str
     url: str | None
@@ -31,38 +31,40 @@ class ApiCredentials:
 
 
 def default_path() -> Path:
-    """Where `fedsim login` keeps the token: `~/.config/fedsim/token`, or below `$XDG_CONFIG_HOME`."""
+    """The default token file: `~/.config/fedsim/token`, or below `$XDG_CONFIG_HOME`."""
     return Path(click.get_app_dir("fedsim")) / "token"
 
 
 def clean_url(text: str) -> str:
-    """The web's address without a slash at its end.
+    """Return the web's address without a trailing slash.
 
     Raises:
-        BadInput: it is not an address, or holds a name and password.
+        BadInput: it is not an address, or contains a name and password.
     """
     parts = urlsplit(text.strip())
     try:
         wrong = parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0
-    except ValueError:  # a port that is no number
+    except ValueError:  # the port is not a number
         wrong = True
     if wrong or parts.username or parts.password or parts.query or parts.fragment:
-        raise BadInput(f"{text!r} is not the address of a web: give it as {DEFAULT_URL} or https://fedsim.example.org")
+        raise BadInput(
+            f"{text!r} is not the address of a web: use the form {DEFAULT_URL} or https://fedsim.example.org"
+        )
     return text.strip().rstrip("/")
 
 
 def is_local(url: str) -> bool:
-    """Whether what is sent there never leaves this machine."""
+    """Whether the address is on this machine."""
     return urlsplit(url).hostname in LOOPBACK
 
 
 def check_encrypted(url: str, *, insecure_plaintext: bool) -> None:
-    """Refuse to send a password or token in the clear to another machine, unless the user insists."""
+    """Refuse to send a password or token unencrypted to another machine, unless explicitly allowed."""
     if urlsplit(url).scheme == "http" and not is_local(url) and not insecure_plaintext:
         raise Refused(
             "plaintext",
-            f"{url} is not encrypted: anybody on the way could read the password and the token. "
-            "Use https://, or insist with --insecure-plaintext",
+            f"{url} is not encrypted: password and token could be intercepted. "
+            "Use https://, or allow this with --insecure-plaintext",
         )
 
 
@@ -70,26 +72,26 @@ def read_credentials(path: Path) -> ApiCredentials:
     """Read a token file.
 
     Raises:
-        Refused: nobody has logged in, or others may read the file.
-        BadInput: the file holds no token.
+        Refused: the file does not exist, or other users can read it.
+        BadInput: the file does not contain a token.
     """
     try:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(MAX_FILE_BYTES)
     except FileNotFoundError as error:
-        raise Refused("not_logged_in", f"You are not logged in: {path} is not there. Run `fedsim login`") from error
+        raise Refused("not_logged_in", f"You are not logged in: {path} does not exist. Run `fedsim login`") from error
     except OSError as error:
         raise Refused("not_logged_in", f"The token in {path} cannot be read: {error.strerror}") from error
     if mode & 0o077:
         raise Refused(
             "token_exposed",
-            f"Others may read the token in {path} (mode {mode:04o}). Run `chmod 600 {path}`, and if somebody may have "
-            "read it, delete the token on your profile page and log in again",
+            f"Other users can read the token in {path} (mode {mode:04o}). Run `chmod 600 {path}`. If it may have been "
+            "read, delete the token on your profile page and log in again",
         )
     lines = [line.strip() for line in content.decode("utf-8", "replace").splitlines() if line.strip()]
     if len(lines) not in {1, 2} or not lines[-1].isascii() or not lines[-1].isprintable() or " " in lines[-1]:
-        raise BadInput(f"{path} holds no token: it needs one line with a token. Run `fedsim login` to write it")
+        raise BadInput(f"{path} does not contain a token in a line. Run `fedsim login` to create it")
     return ApiCredentials(lines[-1], clean_url(lines[0]) if len(lines) == 2 else None, path)
 
 
@@ -99,19 +101,19 @@ def write_credentials(credentials: ApiCredentials) -> None:
 
 
 def choose_url(credentials: ApiCredentials, given: str | None, *, insecure_plaintext: bool) -> str:
-    """The web to ask: the one that was given, else the one that the token is for.
+    """Choose the address of the web: the given one, or else that of the token.
 
     Raises:
-        Refused: the token is another web's, or would travel unencrypted.
+        Refused: the token belongs to another web, or would be sent unencrypted.
     """
     if credentials.url and (given is None or clean_url(given) == credentials.url):
-        return credentials.url  # however it is reached, that was agreed to at log-in
+        return credentials.url  # its encryption was checked at log-in
     url = clean_url(given or DEFAULT_URL)
     if credentials.url:
         raise Refused(
             "other_web",
-            f"The token in {credentials.path} is for {credentials.url}, and is not shown to {url}. "
-            f"Run `fedsim login --url {url}`, or name another --token-file",
+            f"The token in {credentials.path} belongs to {credentials.url}, and is not sent to {url}. "
+            f"Run `fedsim login --url {url}`, or use another --token-file",
         )
     check_encrypted(url, insecure_plaintext=insecure_plaintext)
     return url

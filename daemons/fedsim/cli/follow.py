@@ -1,4 +1,4 @@
-"""Following a task through the API: asked gently, less often while nothing changes, on and on when the web restarts."""
+"""Follows a task through the API: polls less often while nothing changes, and retries while the web restarts."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from fedsim.errors import Unavailable
 LEAST_PAUSE_SECONDS = 0.5
 MOST_PAUSE_SECONDS = 5.0
 PAUSE_GROWTH = 1.5
-# The names of the store's TaskState, which would bring the whole database layer with it.
+# The names of the store's TaskState, whose import would load the database layer.
 FINISHED = frozenset({"completed", "failed", "stopped"})
 WORKING_PHASES = frozenset({"training", "aggregating"})
 
 
-class AsksTask(Protocol):
-    """What can tell how a task stands."""
+class TaskSource(Protocol):
+    """A source of the state of tasks."""
 
     def task(self, number: int) -> dict[str, Any]:
-        """The task as the JSON API shows it; raises `Unavailable` when there is no answer."""
+        """Return the task as in the JSON API; raises `Unavailable` if there is no answer."""
 
 
 def in_order(names: Iterable[str], task: dict[str, Any]) -> list[str]:
-    """Names of metrics in the order in which the task's description lists them; others follow by name."""
+    """Sort names of metrics as in the task's description; others follow by name."""
     order = list(task["metric_info"])
     return sorted(set(names), key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def metric_name(name: str) -> str:
-    """A metric's name in tables and sentences."""
+    """A metric's name for display."""
     return name.replace("_", " ")
 
 
 def metric_text(name: str, value: float | None, task: dict[str, Any]) -> str:
-    """A metric's value in the format that the task's description gives."""
+    """A metric's value in the format of the task's description."""
     return share(value) if task["metric_info"].get(name, {}).get("format") == "share" else number(value)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A task at one moment, as the API told it."""
+    """The state of a task at one moment, from the API."""
 
     record: dict[str, Any]
 
     @property
     def number(self) -> int:
-        """What people call it by."""
+        """The task's number."""
         return int(self.record["number"])
 
     @property
@@ -59,30 +59,30 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing changes any more."""
+        """Whether the state is final."""
         return self.state in FINISHED
 
     @property
     def num_rounds(self) -> int:
-        """How many rounds were asked for."""
+        """The number of rounds in the settings."""
         return int(self.record["settings"]["num_rounds"])
 
     @property
     def rounds_done(self) -> int:
-        """Committed rounds: while a round is worked on, the one before it."""
+        """The number of committed rounds."""
         current = int(self.record["round"])
         working = not self.finished and self.record["phase"] in WORKING_PHASES
         return max(current - 1, 0) if working else current
 
     @property
     def metrics(self) -> str:
-        """The metrics of the latest test; before it, the headline alone."""
+        """The metrics of the latest test; before the first, only the headline."""
         names = in_order(self.record["metrics"], self.record) or [self.record["headline"]]
         return ", ".join(self._metric(name) for name in names)
 
     @property
     def headline(self) -> str:
-        """The metric that sums up the task."""
+        """The most important metric of the task."""
         return self._metric(self.record["headline"])
 
     @property
@@ -96,18 +96,20 @@ class Snapshot:
 
     @property
     def time_left(self) -> str:
-        """The server's estimate, empty where there is none."""
+        """The server's estimate; empty if there is none."""
         eta = self.record["eta_seconds"]
         return "" if self.finished or eta is None else f"about {duration(eta)} left"
 
     @property
-    def doing(self) -> str:
-        """What goes on, and for whom and until when the task waits; empty when it is finished."""
+    def activity(self) -> str:
+        """What the task is doing, and for which nodes it waits until when; empty when it has finished."""
         if self.finished:
             return ""
         if self.state == "pending":
             position = self.record["queue_position"]
-            return "next in the queue" if position == 1 else f"place {position} in the queue" if position else "waits"
+            return (
+                "next in the queue" if position == 1 else f"position {position} in the queue" if position else "waits"
+            )
         text = self.record["phase"] or self.state
         if waiting := self.record["waiting_for"]:
             until = self.record["waiting_until"]
@@ -117,7 +119,7 @@ class Snapshot:
 
     @property
     def held_up(self) -> bool:
-        """Whether the task does not simply go through its rounds: it is about to begin or end, or late."""
+        """Whether the task is not in normal progress: it is starting, ending or late."""
         until = self.record["waiting_until"]
         late = until is not None and time.time() > until
         return self.record["phase"] not in WORKING_PHASES or late or bool(self.record["stop_requested"])
@@ -126,34 +128,34 @@ class Snapshot:
     def outcome(self) -> str:
         """How the finished task ended, and why."""
         reason = f": {self.record['reason']}" if self.record["reason"] else ""
-        # The reason of a completed task tells its rounds already.
+        # The reason of a completed task already contains its rounds.
         rounds = "" if reason and self.state == "completed" else f"{self.record['round']} of {self.num_rounds} rounds, "
         return f"Task {self.number} {self.state}{reason} ({rounds}{self.metrics})"
 
 
 @dataclass(frozen=True)
 class PollFailure:
-    """The web does not answer; it is asked again."""
+    """The web does not answer; the request will be repeated."""
 
     text: str
 
 
 def follow(
-    api: AsksTask,
+    api: TaskSource,
     number: int,
     *,
     give_up_seconds: float,
     wait: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Snapshot | PollFailure]:
-    """The task each time that it has changed, until it is finished.
+    """Yield the task whenever it has changed, until it has finished.
 
     Args:
-        api: whom to ask.
-        number: the task's.
-        give_up_seconds: how long a web that does not answer is asked again; the first answer must come at once.
-        wait: lets so many seconds pass. The API has no way to be told of a change, so there is no event to await.
-        clock: seconds that only grow.
+        api: the source of the task.
+        number: the task's number.
+        give_up_seconds: how long requests are repeated while the web does not answer; the first one is not repeated.
+        wait: waits for a number of seconds. The API does not notify of changes, so it must be polled.
+        clock: returns monotonic seconds.
 
     Raises:
         Unavailable: the web did not answer at first, or not for `give_up_seconds`.

@@ -1,7 +1,7 @@
-"""What the command prints: tables and sentences for people, or one JSON document for programs.
+"""Output of commands: tables and sentences for people, or one JSON document for programs.
 
-Text that other people wrote (a title, a reason) is printed without control characters, so that it cannot take hold of
-the reader's terminal.
+Text from other users (a title, a reason) is printed without control characters, so that it cannot manipulate the
+terminal.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Where nobody looks at a terminal, lines are not broken.
+# Lines are not wrapped if the output is not a terminal.
 PIPE_WIDTH = 1000
 NONE = "–"
 
@@ -28,7 +28,7 @@ def plain(text: object) -> str:
 
 
 class Output:
-    """Standard output for what was asked, standard error for everything else."""
+    """Prints results to standard output, and everything else to standard error."""
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
@@ -37,23 +37,23 @@ class Output:
 
     @property
     def talk(self) -> Console:
-        """Where people are talked to: not where a program expects its document."""
+        """The console for people: standard error if standard output is reserved for the JSON document."""
         return self.err if self.as_json else self.out
 
     def document(self, value: Any) -> None:
-        """The one JSON document."""
+        """Print the JSON document."""
         print(json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False))  # noqa: T201 - what the command is for
 
     def say(self, text: str) -> None:
-        """A line for a person."""
+        """Print a line."""
         self.talk.print(Text(plain(text)), soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A line beside what was asked."""
+        """Print a note to standard error."""
         self.err.print(Text(plain(text)), soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()) -> None:
-        """A table for a person; columns named in `numbers` stand on the right."""
+        """Print a table; columns named in `numbers` are right-aligned."""
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column, justify="right" if column in numbers else "left", no_wrap=column in numbers)
@@ -69,17 +69,17 @@ def _console(*, stderr: bool) -> Console:
 
 
 def share(value: float | None) -> str:
-    """An accuracy as people read it."""
+    """Format a share as a percentage."""
     return NONE if value is None else f"{value:.2%}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A loss as people read it."""
+    """Format a number."""
     return NONE if value is None else f"{value:.{digits}g}"
 
 
 def duration(seconds: float) -> str:
-    """So long, in at most two units."""
+    """Format a duration in at most two units."""
     total = max(round(seconds), 0)
     if total < 60:
         return f"{total} s"
@@ -94,7 +94,7 @@ def moment(at: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in the decimal units of the web's pages."""
+    """Format a number of bytes in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""The web's own pages, as far as a program must read them: the token of their forms, and what they say."""
+"""Reads pages of the web as far as commands need them: the token of a form, and the message."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
 
 
 def read_page(url: str, http: httpx.Client, path: str) -> Page:
-    """Get a page of the web at `url`, as a browser with the session of `http` would.
+    """Fetch a page of the web at `url` with the session of `http`.
 
     Raises:
-        Refused: the page says that this may not be.
-        Unavailable: it is no page of fedsim's web.
+        Refused: the web refuses the request.
+        Unavailable: it is not a page of fedsim's web.
     """
     response = http.get(f"{url}{path}")
     page = Page.read(response)
     if not response.is_success and page.alert:
         raise Refused("not_allowed", page.alert)
     if not response.is_success or not page.csrf:
-        raise Unavailable(f"{url} answers {response.status_code}, not as fedsim's web does: check the address (--url)")
+        raise Unavailable(f"{url} answers {response.status_code}, unlike fedsim's web: check the address (--url)")
     return page
 
 
 class Page(HTMLParser):
-    """What matters of a page: the token that its forms must send back, and its message."""
+    """A parsed page: the token of its forms, and its message."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Page(HTMLParser):
 
     @classmethod
     def read(cls, response: httpx.Response) -> Page:
-        """The page in a response; an empty one if it holds no HTML."""
+        """Parse the page in a response; it is empty if the response is not HTML."""
         page = cls()
         if response.headers.get("Content-Type", "").startswith("text/html"):
             page.feed(response.text)
@@ -70,5 +70,5 @@ class Page(HTMLParser):
 
 
 def _is_message(attributes: dict[str, str | None]) -> bool:
-    """Whether an element is what the page has to say: a form's alert, or an error page's text."""
+    """Whether an element is the page's message: the alert of a form, or the text of an error page."""
     return attributes.get("role") == "alert" or "error" in (attributes.get("class") or "").split()

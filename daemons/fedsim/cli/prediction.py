@@ -1,4 +1,4 @@
-"""The work of `fedsim predict`: a checkpoint as a model, files as examples, and what the one says of the others."""
+"""The implementation of `fedsim predict`: loads a checkpoint and examples, and writes predictions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from fedsim.spool.durable import write_all
 from fedsim.worker.checkpoint import load_checkpoint
 
 BLOCK = 2000
-"""Examples that are predicted and written at a time."""
+"""Number of examples that are predicted and written at a time."""
 
 
 @dataclass(frozen=True)
 class PredictionSource:
-    """Where examples lie and how to read them, as the command line says."""
+    """The location and format of examples, from the command line."""
 
     path: Path
     dataset_format: str | None = None
@@ -46,7 +46,7 @@ class PredictionSource:
 class PredictionInput:
     """Examples to predict: features [n, *shape] with their scale, labels int64 [n] if there are any.
 
-    `source` says in words where they come from.
+    `source` describes their origin.
     """
 
     features: Examples
@@ -56,7 +56,7 @@ class PredictionInput:
 
 @dataclass(frozen=True)
 class CheckpointModel:
-    """A checkpoint's model as a network, and its specification."""
+    """The model of a checkpoint, and its specification."""
 
     path: Path
     module: nn.Module
@@ -75,7 +75,7 @@ def as_json_values(evaluation: Evaluation | None) -> dict[str, Any]:
 
 
 def describe(evaluation: Evaluation | None) -> Iterator[str]:
-    """An evaluation in lines of text: one for the metrics, one for each per-class metric."""
+    """Describe an evaluation: a line for the metrics, and a line for each per-class metric."""
     if evaluation is None:
         return
     metrics = CLASSIFICATION.in_order(evaluation.metrics)
@@ -90,12 +90,12 @@ def _written(metric: Metric, value: float | None) -> str:
 
 
 def open_model(path: Path) -> CheckpointModel:
-    """The model in a checkpoint; raises `BadInput` if it is none."""
+    """Load the model of a checkpoint; raises `BadInput` if it is invalid."""
     return CheckpointModel(path, *load_checkpoint(path))
 
 
 def load_examples(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
-    """Read the examples, and check that they are of the model's kind.
+    """Read the examples, and check that they match the model.
 
     Raises:
         BadInput: they cannot be read, or have another shape or other classes than the model was trained for.
@@ -103,9 +103,9 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
     path = source.path
     table = path.suffix.lower() == ".csv" if source.dataset_format is None else source.dataset_format == "csv"
     if source.like is not None and not table:
-        raise BadInput(f"{path} is not a table: --like says how a table's columns are scaled, leave it out")
+        raise BadInput(f"{path} is not a table: omit --like, which scales the columns of a table")
     if source.label_column is not None and not table:
-        raise BadInput(f"{path} is not a table, and has no --label-column: leave it out")
+        raise BadInput(f"{path} is not a table: omit --label-column")
     try:
         if source.like is not None:
             given = _table_like(source)
@@ -121,7 +121,7 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
     if shape != model.spec.feature_shape:
         raise BadInput(
             f"The examples of {path} have the shape {list(shape)}, but {model.path} was trained for "
-            f"{list(model.spec.feature_shape)}: choose the data or the checkpoint that belongs to the other"
+            f"{list(model.spec.feature_shape)}: use the data or the checkpoint that matches the other"
         )
     highest = int(given.features.labels.max(initial=0))
     if given.labelled and highest >= model.spec.num_classes:
@@ -132,18 +132,18 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
 
 
 def _of_data_set(source: PredictionSource) -> PredictionInput:
-    """Data with labels, by the data room's formats."""
+    """Read labelled data in one of the formats of `fedsim.data`."""
     path = source.path.absolute()
     config = DataSetConfig.model_validate(
         {"name": "given", "path": path.name, "format": source.dataset_format, "label_column": source.label_column}
     )
     dataset = load_dataset(config, path.parent)
     if source.part == "test" and dataset.test is None:
-        raise BadInput(f"{source.path} has no test set: leave --part out")
+        raise BadInput(f"{source.path} has no test set: omit --part")
     test = dataset.test if source.part != "train" else None
     if test is not None:
         return PredictionInput(test, labelled=True, source="the test set")
-    whole = "all there are" if dataset.test is None else "the training set"
+    whole = "all examples" if dataset.test is None else "the training set"
     return PredictionInput(dataset.train, labelled=True, source=whole)
 
 
@@ -157,12 +157,12 @@ def _has_labels(path: Path) -> bool:
 
 
 def _table_like(source: PredictionSource) -> PredictionInput:
-    """A table, prepared as the node's own data set is; labels too, where it has the data set's label column."""
+    """Read a table, prepared like the node's own data set, with labels if it has the label column."""
     node = load_config(source.config, ClientConfig)
     config = next((dataset for dataset in node.datasets if dataset.name == source.like), None)
     if config is None:
         known = ", ".join(dataset.name for dataset in node.datasets)
-        raise BadInput(f"{source.config} has no data set {source.like!r}; there are {known}")
+        raise BadInput(f"{source.config} has no data set {source.like!r} (available: {known})")
     features = load_features(config, node.data, source.path)
     label_column = source.label_column or config.label_column
     with _lines(source.path) as lines:
@@ -177,7 +177,7 @@ def _table_like(source: PredictionSource) -> PredictionInput:
 
 
 def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntArray:
-    """The classes in a table, as the data set's configuration tells them."""
+    """The classes in a table, according to the data set's configuration."""
     plain = DataSetConfig.model_validate(
         {
             "name": config.name,
@@ -186,7 +186,7 @@ def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntA
             "label_column": label_column,
             "id_column": config.id_column,
             "labels": config.labels,
-            "missing": "mean",  # every line stays: each has its prediction
+            "missing": "mean",  # keeps every line, because each needs a prediction
         }
     )
     return load_dataset(plain, path.parent).train.labels
@@ -194,7 +194,7 @@ def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntA
 
 @contextmanager
 def _lines(path: Path) -> Iterator[Any]:
-    """The lines of a CSV file; what is wrong with them becomes `BadInput`."""
+    """Read the lines of a CSV file; errors become `BadInput`."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, strict=True)
         try:
@@ -206,7 +206,7 @@ def _lines(path: Path) -> Iterator[Any]:
 
 
 def _read_columns(path: Path) -> FloatArray:
-    """A table of features only, float32 [n, columns], in the order of its columns."""
+    """Read a table of features, float32 [n, columns], in the order of its columns."""
     rows: list[list[float]] = []
     with _lines(path) as lines:
         header: list[str] = next(lines, [])
@@ -215,16 +215,16 @@ def _read_columns(path: Path) -> FloatArray:
                 continue
             place = f"{path}: line {lines.line_num}"
             if len(cells) != len(header):
-                raise BadInput(f"{place}: {len(cells)} values, but the header names {len(header)}")
+                raise BadInput(f"{place}: {len(cells)} values, but {len(header)} columns in the header")
             try:
                 row = [float(cell) for cell in cells]
             except ValueError as error:
-                raise BadInput(f"{place}: {error}; if a column holds the class, name it with --label-column") from error
+                raise BadInput(f"{place}: {error}; if a column has the class, name it with --label-column") from error
             if not all(map(isfinite, row)):
-                raise BadInput(f"{place}: a value is not finite; fill it, or let --like fill it as the node does")
+                raise BadInput(f"{place}: a value is not finite; fill it, or use --like to fill it as the node does")
             rows.append(row)
     if not rows:
-        raise BadInput(f"{path}: there are no examples in it; one line for each is needed below the header")
+        raise BadInput(f"{path}: it contains no examples; each needs a line below the header")
     return np.array(rows, np.float32)
 
 

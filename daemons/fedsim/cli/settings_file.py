@@ -1,4 +1,4 @@
-"""Settings as people give them: a YAML or JSON file, changed by `--set name=value`; the web checks what they mean."""
+"""Reads settings from a YAML or JSON file and from `--set name=value`. The web validates them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STDIN = "-"
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Every value stays the text that was typed: `1e-2` and `2026-01-01` mean what the web says, not what YAML says."""
+    """Keeps every value as text, so that the web interprets `1e-2` and `2026-01-01`, not YAML."""
 
 
 def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[str, Any]:
@@ -50,23 +50,27 @@ class Setting(click.ParamType[tuple[str, str]]):
 
 
 set_option = click.option(
-    "--set", "overrides", type=Setting(), multiple=True, help="A setting instead of the file's; may stand repeatedly."
+    "--set",
+    "overrides",
+    type=Setting(),
+    multiple=True,
+    help="Overrides a setting of the file; can be given multiple times.",
 )
 
 
 def read_settings(source: str) -> dict[str, Any]:
-    """Settings from the YAML or JSON file `source`, or from standard input for `-`.
+    """Read settings from the YAML or JSON file `source`, or from standard input for `-`.
 
     Raises:
-        NotThere: there is no such file.
-        BadInput: it is not a file of names and values.
+        NotThere: the file does not exist.
+        BadInput: it does not contain names and values.
     """
     shown = "standard input" if source == STDIN else source
     try:
         with sys.stdin.buffer if source == STDIN else Path(source).open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
-        raise NotThere(f"{source} is not there: name a YAML or JSON file with a task's settings, or -") from error
+        raise NotThere(f"{source} does not exist: use a YAML or JSON file with a task's settings, or -") from error
     except OSError as error:
         raise BadInput(f"{source} cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:
@@ -81,10 +85,10 @@ def read_settings(source: str) -> dict[str, Any]:
 
 
 def parse_settings_text(text: str) -> dict[str, Any]:
-    """Names and values from YAML or JSON text; raises `BadInput` with the place of what is wrong."""
+    """Parse names and values from YAML or JSON text; raises `BadInput` with the position of an error."""
     try:
         if text.lstrip().startswith("{"):
-            # What JSON does not know (NaN) goes on as text, for the web to refuse beside its field.
+            # A value that JSON does not have (NaN) is kept as text, which the web rejects with the name of its field.
             content = json.loads(text, object_pairs_hook=_unique, parse_constant=str)
         else:
             content = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - makes only text, lists and mappings
@@ -97,16 +101,16 @@ def parse_settings_text(text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise BadInput(f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
-        raise BadInput("its lists lie too deep in each other: settings are names and values") from error
+        raise BadInput("it is nested too deeply: settings are names and values") from error
     if content is None or content == "":
         return {}
     if not isinstance(content, dict):
-        raise BadInput("must hold names and values, such as `num_rounds: 20`")
+        raise BadInput("must contain names and values, such as `num_rounds: 20`")
     return content
 
 
 def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """The settings with some of them replaced, whichever of its names (ours or the original's) each one has."""
+    """Replace settings, by fedsim's names or those of the original platform."""
     from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, SEED_MODELS, SEED_NAMES, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
 
     changed = dict(settings)
@@ -118,10 +122,10 @@ def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -
         ours = SEED_NAMES.get(name, name)
         for other in [key for key in changed if SEED_NAMES.get(key, key) == ours]:
             old = changed.pop(other)
-            if other == "modelname" and old in SEED_MODELS:  # the original's model names name the data set as well
+            if other == "modelname" and old in SEED_MODELS:  # the original model names include the data set
                 changed.setdefault("dataset", SEED_MODELS[old][1])
         if ours in PLUGIN_SETTINGS | PLUGIN_LISTS and settings.get(ours) != value:
-            # The options were those of the plug-in that is replaced.
+            # The options belong to the plug-in that is being replaced.
             given_too = {key for key, _ in overrides}
             kept = changed.pop(options_setting(ours), {})
             names = [option for option in kept if f"{options_setting(ours)}.{option}" in given_too]

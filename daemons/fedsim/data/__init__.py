@@ -1,6 +1,6 @@
-"""Data sets: from the files in a node's `data` folder to arrays, with every malformed file named and explained.
+"""Data sets: reads the files in a node's `data` folder into arrays, and explains errors in malformed files.
 
-Reads files, knows nothing of training; torch is never imported here.
+This package is independent of training and never imports torch.
 """
 
 from fedsim.data.load import arrays_to_examples, inspect_dataset, load_dataset, load_features

@@ -26,14 +26,14 @@ class Cifar10(Format):
     title = "CIFAR-10 – binary batches"
 
     def detect(self, path: Path) -> bool:
-        """Whether the folder holds a batch."""
+        """Whether the folder contains a batch."""
         return path.is_dir() and bool(_batches(path))
 
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:  # noqa: ARG002
         """Pixels uint8 [n, 3, 32, 32], scale 255; batches in the order of their numbers."""
         batches = _batches(path) if path.is_dir() else []
         if not batches:
-            raise BadInput(f"data set {config.name}: {path} must be a folder that holds data_batch_1.bin and so on")
+            raise BadInput(f"data set {config.name}: {path} must be a folder with data_batch_1.bin and so on")
         train = [_read(file) for file in batches]
         features = np.concatenate([part.features for part in train])
         labels = np.concatenate([part.labels for part in train])
@@ -51,7 +51,7 @@ def _read(file: Path) -> Examples:
     if not content.size or content.size % RECORD:
         raise BadInput(
             f"{file}: {content.size} bytes are not a whole number of records of {RECORD} bytes; "
-            "CIFAR-10's binary version is meant, not the Python or Matlab one; fetch it again"
+            "the binary version of CIFAR-10 is required, not the Python or Matlab one; download it again"
         )
     records = content.reshape(-1, RECORD)
     labels = records[:, 0].astype(np.int64)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 images of 8x8 that are always at hand, for demonstrations and tests."""
+"""scikit-learn's digits: 1,797 images of 8x8 that are always installed, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TEST_SHARE = 0.2
 
 
 class Digits(Format):
-    """The digits that scikit-learn brings along; `path` counts for nothing, and only `format: digits` chooses them."""
+    """The digits that are part of scikit-learn; `path` is ignored, and only `format: digits` selects them."""
 
     title = "digits – images that scikit-learn provides"
 
-    def detect(self, path: Path) -> bool:  # noqa: ARG002 - there is no file to know them by
+    def detect(self, path: Path) -> bool:  # noqa: ARG002 - there is no file to detect
         """Never."""
         return False
 
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:  # noqa: ARG002
-        """Pixels uint8 [n, 8, 8], scale 16; a fifth, or `test_share`, is for testing, the same everywhere."""
-        # 64 pixels and the digit a row; importing scikit-learn to read them would take twenty times as long.
+        """Pixels uint8 [n, 8, 8], scale 16; a fifth, or `test_share`, is the test set, the same on every host."""
+        # Rows of 64 pixels and the digit; importing scikit-learn to read them would take twenty times as long.
         rows = np.loadtxt(_file(), dtype=np.uint8, delimiter=",")
         features, labels = rows[:, :-1].reshape(-1, 8, 8), rows[:, -1].astype(np.int64)
         whole = DataSet(Examples(features, labels, BRIGHTEST), None, NUM_CLASSES)
@@ -39,5 +39,5 @@ class Digits(Format):
 def _file() -> Path:
     spec = find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise BadInput("scikit-learn, which brings the digits, is not installed beside fedsim")
+        raise BadInput("scikit-learn, which contains the digits, is not installed")
     return Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"

@@ -1,7 +1,7 @@
-"""IDX files, as MNIST and its relatives come: four files in a folder, compressed with gzip or not.
+"""IDX files, the format of MNIST and similar data sets: four files in a folder, optionally compressed with gzip.
 
 An IDX file is two zero bytes, a type (8: unsigned byte), the number of dimensions, each dimension as four big-endian
-bytes, and the values (LeCun, "The MNIST database"). Nothing is believed of a header that the file's size contradicts.
+bytes, and the values (LeCun, "The MNIST database"). A header is checked against the size of the file before it is used.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fedsim.learning.examples import DataSet, Examples
 UNSIGNED_BYTE = 8
 MAX_DIMENSIONS = 4
 MAX_DEFLATE_RATIO = 1032
-"""How much longer than its file deflated content can be (zlib's documentation)."""
+"""The largest compression ratio of deflate (zlib's documentation)."""
 BLOCK = 2**24
-"""Bytes read at a time, so that memory follows what is there, not what a header says."""
+"""Bytes read at a time, so that memory grows with the content, not with what a header claims."""
 PIXEL_SCALE = 255.0
 FILE_NAME = re.compile(r"(?:.*[-_])?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
 TEST_NAMES = frozenset({"t10k", "test"})
@@ -38,13 +38,13 @@ class Idx(Format):
     title = "IDX – the files of MNIST"
 
     def detect(self, path: Path) -> bool:
-        """Whether the folder holds a file of training images."""
+        """Whether the folder contains a file of training images."""
         return path.is_dir() and ("train", "images") in _files(path)
 
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:  # noqa: ARG002
         """Pixels uint8 [n, H, W], scale 255."""
         if not path.is_dir():
-            raise BadInput(f"data set {config.name}: {path} is not a folder; IDX files lie in a folder, four together")
+            raise BadInput(f"data set {config.name}: {path} is not a folder with the four IDX files")
         files = _files(path)
         train = _read_pair(path, files, "train")
         test = _read_pair(path, files, "test") if ("test", "images") in files or ("test", "labels") in files else None
@@ -53,7 +53,7 @@ class Idx(Format):
 
 
 def _files(folder: Path) -> dict[tuple[str, str], Path]:
-    """(train or test, images or labels) -> file; an uncompressed file goes before its compressed twin."""
+    """(train or test, images or labels) -> file."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted(folder.iterdir()):
         match = FILE_NAME.fullmatch(file.name)
@@ -84,7 +84,7 @@ def _read_pair(folder: Path, files: dict[tuple[str, str], Path], role: str) -> E
 
 
 def read_idx(path: Path) -> NDArray[np.uint8]:
-    """One IDX file of unsigned bytes; raises `BadInput` wherever it is not exactly what its header says."""
+    """Read an IDX file of unsigned bytes; raises `BadInput` if it does not match its header exactly."""
     size = path.stat().st_size
     try:
         with path.open("rb") as raw:
@@ -95,11 +95,11 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
             raw.seek(0)
             return _parse(raw, path, size)
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise BadInput(f"{path}: damaged gzip file ({error}); fetch it again") from error
+        raise BadInput(f"{path}: damaged gzip file ({error}); download it again") from error
 
 
 def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np.uint8]:
-    """`most` bounds how long the content can be at all, before a header is believed."""
+    """Parse the content; `most` is the largest possible length, against which the header is checked."""
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0":
         raise BadInput(f"{path}: at byte 0: not an IDX file, it begins with {magic.hex(' ') or 'nothing'}")
@@ -111,7 +111,7 @@ def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np
         )
     sizes = file.read(4 * dimensions)
     if len(sizes) < 4 * dimensions:
-        raise BadInput(f"{path}: at byte 4: ends within its header; fetch it again")
+        raise BadInput(f"{path}: at byte 4: ends within its header; download it again")
     shape: tuple[Any, ...] = struct.unpack(f">{dimensions}I", sizes)
     expected = 1
     for length in shape:
@@ -119,12 +119,12 @@ def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np
     content = _read(file, expected + 1) if expected <= most else bytearray()
     if len(content) != expected:
         told = f"more than {expected}" if len(content) > expected else f"only {len(content) or 'a part'}"
-        raise BadInput(f"{path}: its header says {list(shape)}, {expected} bytes, but {told} follow; fetch it again")
+        raise BadInput(f"{path}: its header says {list(shape)}, {expected} bytes, but {told} follow; download it again")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _read(file: IO[bytes] | gzip.GzipFile, size: int) -> bytearray:
-    """Up to `size` bytes."""
+    """Read up to `size` bytes."""
     content = bytearray()
     while part := file.read(min(BLOCK, size - len(content))):
         content += part

@@ -1,4 +1,4 @@
-"""Load a configured data set, check it, and tell of it what a server must know."""
+"""Loads and validates a configured data set, and describes it for the server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
         Pixels are uint8 [n, H, W] or [n, C, H, W] with scale 255, all else float32; labels int64 [n].
 
     Raises:
-        BadInput: naming the file, the place in it, and what would be right.
+        BadInput: with the file, the position in it, and what is expected.
     """
     path = folder / config.path
     source = f"data set {config.name}: {path}"
@@ -42,10 +42,10 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
 
 
 def load_features(config: DataSetConfig, folder: Path, file: Path) -> FloatArray:
-    """Examples without labels, prepared as the data set's training examples are: what a model is to predict.
+    """Read examples without labels for prediction, prepared like the training examples of a data set.
 
     Args:
-        config: the data set on which the model was trained; a table is scaled and filled as it is.
+        config: the data set on which the model was trained; a table is scaled and filled in the same way.
         folder: the node's data folder.
         file: a CSV file with the data set's feature columns, an `.npz` with `features` or `x`, or an `.npy`.
 
@@ -74,7 +74,7 @@ def _load_array_features(train: Examples, file: Path) -> FloatArray:
 
 
 def inspect_dataset(config: DataSetConfig, folder: Path) -> DataSetInfo:
-    """Read a data set and say what a server must know of it; raises `BadInput` as `load_dataset`.
+    """Read a data set and describe it for the server; raises `BadInput` like `load_dataset`.
 
     The digest covers the resulting arrays, so it does not matter whether files were compressed.
     """
@@ -82,7 +82,7 @@ def inspect_dataset(config: DataSetConfig, folder: Path) -> DataSetInfo:
 
 
 def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
-    """What a server must know of a data set that is already loaded."""
+    """Describe a loaded data set for the server."""
     return DataSetInfo(
         name=config.name,
         digest=dataset_digest(dataset),
@@ -108,13 +108,13 @@ def dataset_digest(dataset: DataSet) -> str:
 
 
 def arrays_to_examples(features: NDArray[Any], labels: NDArray[Any], num_classes: int, source: str) -> Examples:
-    """A test set as it was sent (`Examples.arrays`), checked.
+    """Validate a received test set (see `Examples.arrays`).
 
     Args:
         features: float32 [n, *shape].
         labels: int64 [n].
         num_classes: the task's.
-        source: from whom, for the message.
+        source: the sender, for messages.
 
     Raises:
         BadInput: types, lengths or values are wrong.
@@ -130,7 +130,7 @@ def arrays_to_examples(features: NDArray[Any], labels: NDArray[Any], num_classes
 
 
 def _check(dataset: DataSet, source: str) -> None:
-    """What every format must have made sure of, and what only both halves together can show."""
+    """Check what every format must guarantee, and that training and test set match."""
     if not 2 <= dataset.num_classes <= MAX_CLASSES:
         raise BadInput(f"{source}: has {dataset.num_classes} classes; from 2 to {MAX_CLASSES} are possible")
     _check_examples(dataset.train, dataset.num_classes, f"{source}, training set")

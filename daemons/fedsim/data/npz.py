@@ -1,4 +1,4 @@
-"""NumPy's `.npz` archives, as Keras's data sets come: never unpickled, and no header believed before it is measured."""
+"""NumPy's `.npz` archives, the format of Keras's data sets. Nothing is unpickled, and headers are checked first."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
 
 PIXEL_SCALE = 255.0
-# What arrays may be called: the first that is there counts.
+# Names of arrays: the first that exists is used.
 TRAIN_FEATURES = ("x_train", "train_features", "features", "x")
 TRAIN_LABELS = ("y_train", "train_labels", "labels", "y")
 TEST_FEATURES = ("x_test", "test_features")
 TEST_LABELS = ("y_test", "test_labels")
 ENCRYPTED = 1
-"""The bit of a ZIP entry's flags that says so."""
+"""The flag of an encrypted ZIP entry."""
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 NO_LITERAL = (TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
-"""What numpy lets through of `ast.literal_eval`, besides ValueError, where a header is nonsense."""
+"""Exceptions of `ast.literal_eval` that numpy does not convert to ValueError for an invalid header."""
 COLOURS = frozenset({1, 3, 4})
 
 
 class Npz(Format):
     """One file with the arrays x_train, y_train and, for testing, x_test, y_test.
 
-    train_features, train_labels, test_features, test_labels are taken as well; and features, labels (or x, y) where a
-    file holds no test set. `test_path` may name a file of its own for the test set.
+    Also supported are train_features, train_labels, test_features, test_labels, and features, labels (or x, y) in a
+    file without a test set. `test_path` can name a separate file for the test set.
     """
 
     title = "npz – arrays of NumPy"
@@ -61,7 +61,7 @@ class Npz(Format):
 
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of the archive; raises `BadInput` where one is damaged, an object, or not as long as it says."""
+    """Read all arrays of the archive; raises `BadInput` if one is damaged, an object, or of the wrong length."""
     try:
         with zipfile.ZipFile(path) as archive:
             return {
@@ -69,24 +69,24 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 for entry in archive.infolist()
                 if entry.filename.endswith(".npy")
             }
-    except (*DAMAGED, ValueError, OverflowError) as error:  # zipfile lets through what strange numbers lead to
-        raise BadInput(f"{path}: not a whole .npz file ({error}); make it anew with numpy.savez") from error
+    except (*DAMAGED, ValueError, OverflowError) as error:  # zipfile does not convert errors from invalid numbers
+        raise BadInput(f"{path}: not a complete .npz file ({error}); create it again with numpy.savez") from error
 
 
 def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> NDArray[Any]:
     place = f"{path}: array {entry.filename.removesuffix('.npy')}"
     if entry.flag_bits & ENCRYPTED or entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        how = "encrypted" if entry.flag_bits & ENCRYPTED else "packed in a way that numpy does not use"
-        raise BadInput(f"{place}: is {how}; make the file anew with numpy.savez")
+        how = "encrypted" if entry.flag_bits & ENCRYPTED else "compressed with a method that numpy does not use"
+        raise BadInput(f"{place}: is {how}; create the file again with numpy.savez")
     if entry.file_size > path.stat().st_size * MAX_DEFLATE_RATIO:
-        raise BadInput(f"{place}: {entry.file_size} bytes cannot be in so short a file; make it anew")
+        raise BadInput(f"{place}: {entry.file_size} bytes cannot be in such a short file; create it again")
     try:
         with archive.open(entry) as stream:
             shape, dtype = _read_header(stream)
             header = stream.tell()
         told = prod(shape) * dtype.itemsize
         if not dtype.hasobject and (min(shape, default=0) < 0 or told != entry.file_size - header):
-            raise BadInput(f"{place}: its header says {told} bytes, {entry.file_size - header} are there; make it anew")
+            raise BadInput(f"{place}: its header says {told} bytes, not {entry.file_size - header}; create it again")
         with archive.open(entry) as stream:
             return np.asarray(npy.read_array(stream, allow_pickle=False))
     except (ValueError, OverflowError) as error:
@@ -94,7 +94,7 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) ->
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type; raises `ValueError` where it is no header of numpy's."""
+    """Read shape and type; raises `ValueError` if it is not a valid header."""
     version = npy.read_magic(stream)
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     try:
@@ -111,7 +111,7 @@ def _examples(
     for names in (features, labels):
         name = next((name for name in names if name in arrays), None)
         if name is None:
-            raise BadInput(f"{path}: there is no array {' or '.join(names)}; there are {', '.join(arrays) or 'none'}")
+            raise BadInput(f"{path}: no array {' or '.join(names)} (available: {', '.join(arrays) or 'none'})")
         found.append(arrays[name])
     values, classes = plain_features(found[0], path), found[1]
     if classes.dtype.kind not in "iu":
@@ -126,22 +126,22 @@ def _examples(
 
 
 def plain_features(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """uint8 as it is, other numbers as float32; images with the colour last are turned to [n, C, H, W]."""
+    """Keep uint8, convert other numbers to float32, and move the colour channels of images to [n, C, H, W]."""
     if array.ndim < 2 or array.dtype.kind not in "biuf":
         raise BadInput(f"{path}: features are {array.dtype} {list(array.shape)}; they must be numbers, [examples, …]")
     if array.ndim == 4 and array.shape[3] in COLOURS and array.shape[1] not in COLOURS:
         array = np.moveaxis(array, 3, 1)
-    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinite, which is told with its place
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which is reported with its position
         return np.ascontiguousarray(array, dtype=np.uint8 if array.dtype == np.uint8 else np.float32)
 
 
 def read_features(path: Path) -> NDArray[Any]:
-    """Features without labels, from an `.npz` (x_test, test_features, features or x) or an `.npy`."""
+    """Read features without labels, from an `.npz` (x_test, test_features, features or x) or an `.npy`."""
     if path.suffix.lower() == ".npz":
         arrays = read_npz(path)
         name = next((name for name in TEST_FEATURES + TRAIN_FEATURES[2:] if name in arrays), None)
         if name is None:
-            raise BadInput(f"{path}: there is no array features or x; there are {', '.join(arrays) or 'none'}")
+            raise BadInput(f"{path}: no array features or x (available: {', '.join(arrays) or 'none'})")
         return plain_features(arrays[name], path)
     try:
         return plain_features(np.asarray(np.load(path, allow_pickle=False, mmap_mode="r")), path)

@@ -1,4 +1,4 @@
-"""Setting examples aside for testing where a data set has no test set of its own."""
+"""Splits off a test set if a data set has none."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from fedsim.learning.examples import DataSet, Examples, IntArray
 
 
 def split_indices(count: int, test_share: float, source: str) -> tuple[IntArray, IntArray]:
-    """Which examples are for training and which for testing, both ascending.
+    """The indices of the training and the test examples, both ascending.
 
-    An example's place in the order, mixed by SplitMix64 (Steele et al. 2014), decides: the `test_share` with the
-    smallest mixed numbers is for testing. So every host makes the same split, whatever its version of numpy.
+    Each index is hashed by SplitMix64 (Steele et al. 2014), and the `test_share` with the smallest hashes is the test
+    set. So every host computes the same split, independent of its version of numpy.
 
     Raises:
         BadInput: one side would be empty.
     """
     num_test = round(count * test_share)
     if not 0 < num_test < count:
-        raise BadInput(f"{source}: test_share {test_share} of {count} examples leaves nothing to test or to train on")
+        raise BadInput(f"{source}: test_share {test_share} of {count} examples leaves none for training or testing")
     mixed = np.arange(count, dtype=np.uint64) + np.uint64(1)
     mixed *= np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(30)
@@ -34,7 +34,7 @@ def split_indices(count: int, test_share: float, source: str) -> tuple[IntArray,
 
 
 def split_off_test(dataset: DataSet, test_share: float, source: str) -> DataSet:
-    """The data set with a share of its training examples as its test set; `BadInput` if one side would be empty."""
+    """Move a share of the training examples to a test set; `BadInput` if one side would be empty."""
     train, test = split_indices(len(dataset.train), test_share, source)
     return replace(dataset, train=_some(dataset.train, train), test=_some(dataset.train, test))
 

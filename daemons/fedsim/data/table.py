@@ -1,7 +1,7 @@
-"""CSV tables: one example in a line, a header with the names of the columns, one column with the label.
+"""CSV tables: a header with the names of the columns, an example in each line, a column with the label.
 
-How a column is scaled, and what stands for a missing value, is found on the training file alone and then used for the
-test file and for what is to be predicted.
+Scaling and the replacement of missing values are determined from the training file only, and then applied to the test
+file and to examples for prediction.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Values = NDArray[np.float64]
 
 
 class Csv(Format):
-    """A file that ends in .csv; `label_column` must be named, `id_column` is left out of the features."""
+    """A file that ends in .csv; `label_column` is required, `id_column` is not a feature."""
 
     title = "CSV – a table"
     keys = frozenset({"test_path", "label_column", "id_column", "scale", "scale_values", "missing", "labels"})
@@ -56,7 +56,7 @@ class Csv(Format):
 
 
 def load_table_features(config: DataSetConfig, train_path: Path, file: Path) -> FloatArray:
-    """A table without labels, prepared as the training file is: float32 [n, columns]; raises `BadInput`."""
+    """Read a table without labels, prepared like the training file: float32 [n, columns]; raises `BadInput`."""
     table = _read_table(config, train_path)
     rows, _ = _split(config, table, train_path)
     preparation = _prepare(config, table, rows, train_path)
@@ -73,7 +73,7 @@ class _Table:
 
 
 def _split(config: DataSetConfig, table: _Table, path: Path) -> tuple[IntArray | slice, IntArray | None]:
-    """The rows to train on, and those to test on where the file must give them up."""
+    """The training rows, and the test rows if they are split off."""
     if config.test_path is not None or config.test_share is None:
         return slice(None), None
     return split_indices(len(table.labels), config.test_share, str(path))
@@ -81,7 +81,7 @@ def _split(config: DataSetConfig, table: _Table, path: Path) -> tuple[IntArray |
 
 @dataclass(frozen=True)
 class _Preparation:
-    """What is done to each column: fill what is missing, subtract, divide; all float64 [columns]."""
+    """The transformation of each column: fill missing values, subtract, divide; all float64 [columns]."""
 
     fill: Values
     subtract: Values
@@ -89,23 +89,23 @@ class _Preparation:
 
     def apply(self, values: Values) -> FloatArray:
         filled = np.where(np.isnan(values), self.fill, values)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is told with its place
+        with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which is reported with its position
             return ((filled - self.subtract) / self.divide).astype(np.float32)
 
 
 def _prepare(config: DataSetConfig, table: _Table, rows: IntArray | slice, path: Path) -> _Preparation:
-    """Find on the training rows what each column needs."""
+    """Determine the transformation of each column from the training rows."""
     values, columns = table.values[rows], table.columns
     present = ~np.isnan(values)
     counts = np.asarray(present.sum(axis=0))
     if not counts.all():
         empty = columns[int(np.argmin(counts))]
-        raise BadInput(f"{path}: column {empty} has no value at all; leave the column out of the file")
+        raise BadInput(f"{path}: column {empty} has no values; remove it from the file")
     mean = np.where(present, values, 0.0).sum(axis=0) / counts
     subtract, divide = np.zeros(len(columns)), np.ones(len(columns))
     if config.scale_values is not None:
         if config.scale != "none":
-            raise BadInput(f"data set {config.name}: give scale_values or scale: {config.scale}, not both")
+            raise BadInput(f"data set {config.name}: use scale_values or scale: {config.scale}, not both")
         for column, (low, width) in config.scale_values.items():
             if column not in columns:
                 raise BadInput(f"data set {config.name}: scale_values names {column!r}; columns are {_some(columns)}")
@@ -118,14 +118,14 @@ def _prepare(config: DataSetConfig, table: _Table, rows: IntArray | slice, path:
     elif config.scale == "minmax":
         subtract = np.where(present, values, inf).min(axis=0)
         divide = np.where(present, values, -inf).max(axis=0) - subtract
-    # A column that never changes says nothing: it becomes 0 instead of being divided by 0.
+    # A constant column carries no information: it becomes 0 instead of being divided by 0.
     return _Preparation(mean, subtract, np.where(divide == 0, 1.0, divide))
 
 
 def _read_table(
     config: DataSetConfig, path: Path, wanted: list[str] | None = None, *, with_labels: bool = True
 ) -> _Table:
-    """Read a CSV file; `wanted` are the feature columns it must have (in any order), else all that it has."""
+    """Read a CSV file; `wanted` are the required feature columns (in any order), None for all."""
     values, labels = array("d"), array("q")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -142,13 +142,13 @@ def _read_table(
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 text ({error.reason}); save the table as UTF-8") from error
     if not labels:
-        raise BadInput(f"{path}: there are no examples in it; below the header stands one in each line")
+        raise BadInput(f"{path}: it contains no examples; each needs a line below the header")
     return _Table(layout.columns, np.array(values).reshape(len(labels), -1), np.array(labels, np.int64))
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where in a line of one file the features and the label stand, and how a cell becomes a number."""
+    """The positions of features and label in a line of a file, and the conversion of cells to numbers."""
 
     config: DataSetConfig
     path: Path
@@ -163,8 +163,8 @@ class _Layout:
         """Check the header."""
         double = [name for name, times in Counter(header).items() if times > 1]
         if not header or double:
-            problem = f"names {double[0]!r} twice" if double else "is empty"
-            raise BadInput(f"{path}: line 1: the header {problem}; it must name each column once")
+            problem = f"contains {double[0]!r} twice" if double else "is empty"
+            raise BadInput(f"{path}: line 1: the header {problem}; it must contain each column once")
         for text, number in (config.labels or {}).items():
             if not 0 <= number < MAX_CLASSES:
                 raise BadInput(
@@ -175,24 +175,26 @@ class _Layout:
         if label is None:
             raise BadInput(f"data set {config.name}: set label_column to one of {path}'s columns {_some(header)}")
         if with_labels and label not in header:
-            raise BadInput(f"{path}: line 1: there is no label_column {label!r}; columns are {_some(header)}")
+            raise BadInput(f"{path}: line 1: no label_column {label!r}; columns are {_some(header)}")
         if with_labels and config.id_column is not None and config.id_column not in header:
-            raise BadInput(f"{path}: line 1: there is no id_column {config.id_column!r}; columns are {_some(header)}")
+            raise BadInput(f"{path}: line 1: no id_column {config.id_column!r}; columns are {_some(header)}")
         columns = wanted or [name for name in header if name not in {label, config.id_column}]
         there = set(header)
         missing = [name for name in columns if name not in there]
         if missing or not columns:
-            problem = f"the columns {_some(missing)} are missing" if missing else "there is no column with a feature"
+            problem = f"the columns {_some(missing)} are missing" if missing else "no column is a feature"
             raise BadInput(f"{path}: line 1: {problem}; columns are {_some(header)}")
         unused = there - {*columns, label, config.id_column}
         if unused:
-            raise BadInput(f"{path}: line 1: the training file has no columns {_some(sorted(unused))}; leave them out")
+            raise BadInput(f"{path}: line 1: the training file has no columns {_some(sorted(unused))}; remove them")
         return cls(config, path, header, columns, header.index(label) if with_labels else None)
 
     def read(self, cells: list[str], line: int) -> tuple[list[float], int] | None:
-        """One line's features and label (0 where there are none); None where the line is to be dropped."""
+        """Parse the features and the label (0 without labels) of a line; None if the line is to be dropped."""
         if len(cells) != len(self.header):
-            raise BadInput(f"{self.path}: line {line}: {len(cells)} values, but the header names {len(self.header)}")
+            raise BadInput(
+                f"{self.path}: line {line}: {len(cells)} values, but {len(self.header)} columns in the header"
+            )
         cell_of = dict(zip(self.header, cells, strict=True))
         row = [self._value(cell_of[column], column, line) for column in self.columns]
         label = 0 if self.label_at is None else self._label(cells[self.label_at].strip(), line)
@@ -202,7 +204,7 @@ class _Layout:
 
     @property
     def _drops(self) -> bool:
-        # Each line of a file without labels wants its prediction.
+        # Every line of a file without labels needs a prediction.
         return self.config.missing == "drop" and self.label_at is not None
 
     def _value(self, cell: str, column: str, line: int) -> float:
@@ -218,7 +220,7 @@ class _Layout:
         except ValueError:
             value = nan
         if not isfinite(value) or abs(value) > FLOAT32_MAX:
-            raise BadInput(f"{self.path}: line {line}: column {column}: {text[:40]!r} is not a number that can be used")
+            raise BadInput(f"{self.path}: line {line}: column {column}: {text[:40]!r} is not a finite number")
         return value
 
     def _label(self, text: str, line: int) -> int | None:
@@ -229,9 +231,7 @@ class _Layout:
         if self.config.labels is not None:
             if text not in self.config.labels:
                 known = _some(list(self.config.labels))
-                raise BadInput(
-                    f"{self.path}: line {line}: `labels` does not tell the class of {text[:40]!r}, only of {known}"
-                )
+                raise BadInput(f"{self.path}: line {line}: `labels` has no class for {text[:40]!r}, only for {known}")
             return self.config.labels[text]
         try:
             number = float(text)
@@ -240,11 +240,11 @@ class _Layout:
         if not (number.is_integer() and 0 <= number < MAX_CLASSES):
             raise BadInput(
                 f"{self.path}: line {line}: the label {text[:40]!r} is not a class number (0, 1, …); "
-                "set `labels` to tell the class of each label"
+                "set `labels` to the class of each label"
             )
         return int(number)
 
 
 def _some(names: list[str]) -> str:
-    """The names, or the first of many."""
+    """Join the names; of many only the first."""
     return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

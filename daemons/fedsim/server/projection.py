@@ -1,6 +1,6 @@
-"""What is recorded of a running task: rounds, metrics, checkpoints, and what it is doing now.
+"""Records a running task in the database: rounds, metrics, checkpoints, and progress.
 
-The committed round folder is the truth; the rows are written from it, again after a restart, with the same content.
+The committed round folders are authoritative; the rows are derived from them, with the same content after a restart.
 The methods that write rows (`open`, `write_round`, `saved`) are called in the writer's thread.
 """
 
@@ -56,7 +56,7 @@ class TaskProjection:
         self._shown: Progress | None = None
 
     def open(self) -> None:
-        """Read the rows, and write those that are missing of committed rounds."""
+        """Read the rows, and write those of committed rounds that are missing."""
         rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
         for number in self._folder.committed():
             rounds[number] = self._project(number, rounds.get(number))
@@ -64,26 +64,26 @@ class TaskProjection:
 
     # ---- rounds
 
-    def sent(self, number: int, size: int) -> None:
-        """So many bytes went to nodes for the round."""
+    def record_sent(self, number: int, size: int) -> None:
+        """Count bytes that were sent to nodes for the round."""
         self._bytes_sent[number] += size
 
     def closed(self, number: int, received: int) -> Gathered:
-        """The round has its updates, of `received` bytes."""
+        """Record that the round has its updates, of `received` bytes."""
         gathered = Gathered(time.monotonic() - self._opened_at, self._bytes_sent[number], received)
         self._seconds[number]["train"] = gathered.seconds
         self._bytes_received[number] = received
         return gathered
 
     def resume(self, number: int, gathered: Gathered) -> None:
-        """A restart found the round's roster: the time and bytes that it took still count."""
+        """Restore the duration and bytes of a round whose roster was found after a restart."""
         self._opened_at = time.monotonic() - gathered.seconds
         self._seconds[number]["train"] = gathered.seconds
         self._bytes_sent[number] = gathered.bytes_sent
         self._bytes_received[number] = gathered.bytes_received
 
     def made(self, made: ModelMade) -> None:
-        """A worker made the round's model."""
+        """Record that a worker computed the round's model."""
         self._seconds[made.round]["aggregate"] = made.seconds
         self._made = made
 
@@ -148,7 +148,7 @@ class TaskProjection:
         return record is not None and record.tested
 
     def file_digest(self, number: int) -> str:
-        """The digest of a committed round's model file, as the wire offers it."""
+        """The digest of a committed round's model file, used in transfers."""
         return self._file_digests[number]
 
     def broadcast_digest(self, number: int) -> str:
@@ -170,7 +170,7 @@ class TaskProjection:
     # ---- checkpoints
 
     def about(self, number: int) -> dict[str, Any]:
-        """What stands in the JSON beside a checkpoint."""
+        """The metadata of a checkpoint."""
         record = self._rounds[number]
         return {
             "task": self._plan.number,
@@ -191,7 +191,7 @@ class TaskProjection:
             self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())
         )
 
-    # ---- what a person sees
+    # ---- events and progress
 
     def event(self, kind: str, text: str) -> Callable[[], None]:
         """What writes the row of a remark about the task that is made now."""
@@ -208,7 +208,7 @@ class TaskProjection:
             eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(machine.committed, 0)),
         )
         shown = self._shown
-        # The same moment may be rounded to another second; that there is none any more is new.
+        # A deadline that differs by less than a second is unchanged; one that has disappeared is not.
         same_moment = shown is not None and (until is None) == (shown.waiting_until is None)
         if shown is not None and same_moment and replace(progress, waiting_until=shown.waiting_until) == shown:
             return None
@@ -217,6 +217,6 @@ class TaskProjection:
 
 
 def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:
-    """How long the task will still take, from the lengths (seconds) of its newest rounds; None before there is one."""
+    """The estimated time left from the durations (seconds) of the newest rounds; None before the first."""
     newest = [lengths[number] for number in sorted(lengths)[-5:]]
     return sum(newest) / len(newest) * rounds_left if newest else None

@@ -176,7 +176,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         file = outcome.file_id
         self._telemetry.transfer_ended(outcome)
         if file.kind is Kind.GLOBALPARAM and file.round is not None:
-            self._records.sent(file.round, outcome.bytes_sent)
+            self._records.record_sent(file.round, outcome.bytes_sent)
             if outcome.delivered and file == FileId.model_of(self.uid, self.plan.settings.num_rounds):
                 self.dispatch(events.FinalDelivered(outcome.peer.name))
         if outcome.status is Status.REFUSED:

@@ -1,4 +1,4 @@
-"""The database: `Store` with a part for each kind of row, `records` that it takes and returns, and the migrations."""
+"""The database: `Store` with a part for each table, the `records` that it accepts and returns, and migrations."""
 
 from fedsim.store.store import Store, open_store
 

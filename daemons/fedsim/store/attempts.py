@@ -33,6 +33,6 @@ class AttemptStore:
             return connection.scalar(query) or 0
 
     def clear(self, key: str) -> None:
-        """Forget the attempts under this key."""
+        """Delete the attempts under this key."""
         with self._database.writing() as connection:
             connection.execute(delete(attempts).where(attempts.c.key_hash == _key_hash(key)))

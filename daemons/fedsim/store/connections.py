@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 from fedsim.config.secrets import find_secret
 from fedsim.errors import Unavailable
 
-# Longer than any of our statements takes, shorter than a daemon's watchdog.
+# Longer than any statement of fedsim takes, shorter than a daemon's watchdog.
 LOCK_WAIT_SECONDS = 10
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 20
@@ -32,12 +32,12 @@ _MIGRATE = "start fedsim-server, which brings its tables up to date"
 _WHAT_TO_DO: dict[Any, str] = {
     sqlite3.SQLITE_ERROR: _MIGRATE,
     sqlite3.SQLITE_BUSY: "another process holds it, try again",
-    sqlite3.SQLITE_CANTOPEN: "start fedsim-server, which makes it, and check that this user may read it and its folder",
+    sqlite3.SQLITE_CANTOPEN: "start fedsim-server, which creates it, and check that this user can read file and folder",
     sqlite3.SQLITE_CORRUPT: "restore a backup",
-    sqlite3.SQLITE_NOTADB: "name another file, or restore a backup",
-    sqlite3.SQLITE_FULL: "make room on its disk",
-    sqlite3.SQLITE_READONLY: "let this user write to it and its folder",
-    1044: "grant this user the rights to it",
+    sqlite3.SQLITE_NOTADB: "use another file, or restore a backup",
+    sqlite3.SQLITE_FULL: "free space on its disk",
+    sqlite3.SQLITE_READONLY: "allow this user to write to it and its folder",
+    1044: "grant this user access to it",
     1045: "check the user in `database` and the password in `database_password_file`",
     1049: "create it",
     1054: _MIGRATE,
@@ -50,14 +50,14 @@ _WHAT_TO_DO: dict[Any, str] = {
 
 
 def make_engine(url: URL, password_file: Path | None, *, migrating: bool = False) -> Engine:
-    """An engine for a parsed `url`; `migrating` for the one connection that changes the schema."""
+    """Create an engine for a parsed `url`; `migrating`: for the connection that changes the schema."""
     engine = _sqlite_engine(url, migrating) if url.get_backend_name() == "sqlite" else _mysql_engine(url, migrating)
 
     if password_file is not None:
 
         @event.listens_for(engine, "do_connect")
         def _give_password(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
-            # Read for each connection: it is in no address and no log, and a changed password needs no restart.
+            # Read for each connection: it is never part of a URL or a log, and a new password needs no restart.
             try:
                 parameters["password"] = find_secret(password_file).read_bytes().rstrip(b"\r\n")
             except OSError as error:
@@ -80,14 +80,14 @@ def _sqlite_engine(url: URL, migrating: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver would begin late, and never before a SELECT
-        # FULL: a submission that was confirmed survives a power cut. Migrations rebuild tables, which must not cascade.
+        connection.isolation_level = None  # the driver would begin transactions late, and never for a SELECT
+        # FULL: a confirmed submission survives a power failure. Migrations rebuild tables, which must not cascade.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA foreign_keys = {'OFF' if migrating else 'ON'}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        # A transaction that reads first and writes later fails at once if another wrote between: writers begin as such.
+        # A transaction that reads first fails at its first write if another one wrote in between: writers declare it.
         writes = connection.get_execution_options().get("writes", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
@@ -98,12 +98,12 @@ def _mysql_engine(url: URL, migrating: bool) -> Engine:
     arguments = {
         "charset": "utf8mb4",
         "connect_timeout": CONNECT_SECONDS,
-        "sql_mode": "TRADITIONAL",  # text that is too long is an error, never cut
+        "sql_mode": "TRADITIONAL",  # text that is too long is an error, instead of being truncated
         "init_command": f"SET SESSION innodb_lock_wait_timeout = {LOCK_WAIT_SECONDS}",
     }
     if migrating:
         return create_engine(url, connect_args=arguments, poolclass=NullPool, hide_parameters=True)
-    # A host that vanished must not hold a thread for ever. The web's threads bound the number of connections.
+    # A lost host must not block a thread indefinitely. The web's threads bound the number of connections.
     arguments |= {"read_timeout": ANSWER_SECONDS, "write_timeout": ANSWER_SECONDS}
     return create_engine(
         url,
@@ -117,9 +117,9 @@ def _mysql_engine(url: URL, migrating: bool) -> Engine:
 
 @contextmanager
 def reporting_errors(url: URL) -> Iterator[None]:
-    """Turn the driver's errors for a database that cannot do its work into `Unavailable`.
+    """Turn the driver's errors for a database that does not work into `Unavailable`.
 
-    Errors that only a programming mistake can cause (a wrong statement, a broken constraint) are raised unchanged.
+    Errors that only a programming error can cause (an invalid statement, a violated constraint) are raised unchanged.
     """
     try:
         yield
@@ -128,7 +128,7 @@ def reporting_errors(url: URL) -> Iterator[None]:
         ours = isinstance(error, exc.IntegrityError | exc.ProgrammingError | exc.DataError | exc.NotSupportedError)
         if ours and code not in _WHAT_TO_DO:
             raise
-        # Only the driver's message: SQLAlchemy's adds the statement and its values, password hashes among them.
+        # Only the driver's message: SQLAlchemy's includes the statement and its values, such as password hashes.
         words = error.orig.args[-1] if error.orig is not None and error.orig.args else None
         reason = words or "the connection was lost"
         advice = _WHAT_TO_DO.get(code, _WHAT_TO_DO[url.get_backend_name()])
@@ -144,7 +144,7 @@ def _error_number(error: BaseException | None) -> int | None:
 
 
 def shown(url: URL) -> str:
-    """The address for messages: without driver and options; it never holds a password."""
+    """The address for messages, without driver and options; it never contains a password."""
     if url.get_backend_name() == "sqlite":
         return str(url.database)
     user = f"{url.username}@" if url.username else ""
@@ -170,7 +170,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """A transaction that is committed at its end, or leaves nothing if anything is raised in it; `Unavailable`."""
+        """A transaction that is committed at its end, or rolled back if it raises; raises `Unavailable`."""
         with reporting_errors(self.url), self._writer.begin() as connection:
             yield connection
 
@@ -178,8 +178,8 @@ class Database:
         """Close every connection."""
         self._engine.dispose()
 
-    def forget(self) -> None:
-        """In a child process: start with an empty pool; the parent's connections remain the parent's."""
+    def discard_pool(self) -> None:
+        """In a child process: start with an empty pool; the connections belong to the parent."""
         self._engine.dispose(close=False)
 
 
@@ -207,7 +207,7 @@ def upsert(
         connection.execute(into_mysql.on_duplicate_key_update(updates(into_mysql.inserted)))
 
 
-# SQLite's connections must not even be closed in a child: idle ones are closed before the fork, pools are new after it.
+# SQLite's connections must not even be closed in a child: idle ones are closed before the fork, pools replaced after.
 _open: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
@@ -218,7 +218,7 @@ def _before_fork() -> None:
 
 def _in_child() -> None:
     for database in list(_open):
-        database.forget()
+        database.discard_pool()
 
 
 os.register_at_fork(before=_before_fork, after_in_child=_in_child)

@@ -1,4 +1,4 @@
-"""Nodes, as they announced themselves to the server."""
+"""Nodes and their announcements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NodeStore:
         self._database = database
 
     def record(self, node: Node) -> None:
-        """Insert or overwrite what the node last announced."""
+        """Insert or overwrite the announcement of the node."""
         with self._database.writing() as connection:
             upsert(connection, nodes, {"name": node.name}, to_values(node, without=("name",)))
 

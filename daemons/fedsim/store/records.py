@@ -1,4 +1,4 @@
-"""The records that the store takes and returns: frozen, one class for each kind of row.
+"""The records that the store accepts and returns: frozen, one class for each table.
 
 Times are seconds since the epoch (UTC).
 """
@@ -45,7 +45,7 @@ LEGAL_MOVES: dict[TaskState, frozenset[TaskState]] = {
 
 
 class UserRole(StrEnum):
-    """What a user may do."""
+    """The permissions of a user."""
 
     USER = "user"
     ADMIN = "admin"
@@ -61,7 +61,7 @@ class UserState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person with an account; `password_hash` is argon2id's."""
+    """A user account; `password_hash` is argon2id."""
 
     id: int
     name: str
@@ -96,7 +96,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One submitted training. People refer to it by its `number`, headers and paths by its `uid`.
+    """A submitted training. Users refer to it by its `number`, headers and paths by its `uid`.
 
     `metrics` are those of the newest round that was tested.
     """
@@ -125,7 +125,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running task is doing now; the server writes it, pages show it."""
+    """The progress of a running task: written by the server, shown on pages."""
 
     round: int
     phase: str
@@ -140,7 +140,7 @@ class RoundRecord:
 
     `metrics` and `class_metrics` (a value for each class) come from the test, and are empty where the round was not
     tested; `train_metrics` come from the clients. `seconds` holds the length of each phase, `missing` the clients that
-    did not answer, `digest` the global model's blake3.
+    did not respond, `digest` the global model's blake3.
     """
 
     round: int
@@ -164,7 +164,7 @@ class RoundRecord:
 
 @dataclass(frozen=True, slots=True)
 class RoundMetrics:
-    """The metrics of a round without the rest of its record: a point of each curve."""
+    """The metrics of a round without the rest of its record: the points of the curves."""
 
     round: int
     train_metrics: MetricValues

@@ -21,7 +21,7 @@ def lock_task(connection: Connection, uid: str) -> int:
     """The task's number. Its row is locked first, so that two writers of its rounds wait instead of deadlocking."""
     number: int | None = connection.scalar(select(tasks.c.number).where(tasks.c.uid == uid).with_for_update())
     if number is None:
-        raise BadInput(f"There is no task {uid} in the database: it was deleted, or belongs to another one")
+        raise BadInput(f"Task {uid} is not in the database: it was deleted, or belongs to another database")
     return number
 
 

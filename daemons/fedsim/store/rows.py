@@ -1,6 +1,6 @@
 """Conversion between the rows of tables and records, by the names of their fields.
 
-The column types of `schema` convert single values (enumerations, tuples, JSON), so that a record is its row.
+The column types of `schema` convert single values (enumerations, tuples, JSON), so a record has the values of its row.
 """
 
 from __future__ import annotations

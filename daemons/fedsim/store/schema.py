@@ -1,4 +1,4 @@
-"""The tables, as the newest migration makes them; a test compares the two on both databases.
+"""The tables, as the newest migration creates them; a test compares the two on both databases.
 
 Text is compared byte by byte (utf8mb4_bin, SQLite's BINARY), so that uids and digests are exact; what must be found
 regardless of case has a folded key of its own, the same on both databases. Times are float seconds (UTC).
@@ -55,7 +55,7 @@ class Real(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:  # noqa: ARG002 - SQLAlchemy's
-        """A number on its way into the database."""
+        """Convert a number for the database."""
         return None if value is None else _finite(float(value))
 
 
@@ -66,11 +66,11 @@ class Json(TypeDecorator[Any]):
     cache_ok = True
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - SQLAlchemy's
-        """A Python value on its way into the database."""
+        """Convert a Python value for the database."""
         return None if value is None else json.dumps(_finite(value), separators=(",", ":"))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002
-        """A column's text on its way out."""
+        """Convert a value from the database."""
         return None if value is None else json.loads(value)
 
 
@@ -80,21 +80,21 @@ class JsonTuple(Json):
     cache_ok = True
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """A column's text on its way out."""
+        """Convert a value from the database."""
         return None if value is None else tuple(super().process_result_value(value, dialect))
 
 
 class JsonDict(Json):
-    """A JSON object whose arrays are read as tuples. An empty one is NULL, so that an upsert can keep what is there."""
+    """A JSON object whose arrays are read as tuples. An empty one is NULL, so that an upsert keeps the old value."""
 
     cache_ok = True
 
     def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:
-        """A dictionary on its way into the database."""
+        """Convert a dictionary for the database."""
         return super().process_bind_param(value or None, dialect)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any]:
-        """A column's text on its way out."""
+        """Convert a value from the database."""
         stored = super().process_result_value(value, dialect) or {}
         return {name: tuple(item) if isinstance(item, list) else item for name, item in stored.items()}
 
@@ -110,25 +110,25 @@ class Word(TypeDecorator[StrEnum]):
         self.words = words
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:  # noqa: ARG002
-        """A column's text on its way out."""
+        """Convert a value from the database."""
         return None if value is None else self.words(value)
 
 
 class SettingsJson(Json):
-    """A task's settings. They were checked when they were written, and are not checked again.
+    """A task's settings. They were validated when they were written, and are not validated again.
 
-    An old row remains readable: fields that were added later get their defaults, fields that no longer exist are left
-    out, and a model that is no longer installed is no error.
+    An old row remains readable: fields that were added later get their defaults, fields that no longer exist are
+    ignored, and a model that is no longer installed is not an error.
     """
 
     cache_ok = True
 
     def process_bind_param(self, value: TaskSettings | None, dialect: Dialect) -> str | None:
-        """Settings on their way into the database."""
+        """Convert settings for the database."""
         return super().process_bind_param(None if value is None else value.model_dump(mode="json"), dialect)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> TaskSettings:
-        """Settings on their way out."""
+        """Convert settings from the database."""
         stored = super().process_result_value(value, dialect)
         names = [name for name in TaskSettings.model_fields if name in stored]
         lists = {name: tuple(stored[name]) for name in names if isinstance(stored[name], list)}
@@ -183,7 +183,7 @@ tokens = Table(
     **OPTIONS,
 )
 
-# `key_hash`: people type passwords into the name field; what they typed is not stored.
+# `key_hash`: people sometimes type passwords into the name field, so the names are not stored.
 attempts = Table(
     "attempts",
     metadata,
@@ -218,7 +218,7 @@ tasks = Table(
     Column("digest", String(HASH)),
     Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
     Index(None, "user_id", "submission", unique=True),
-    sqlite_autoincrement=True,  # a number is never given again, not even after its task was deleted
+    sqlite_autoincrement=True,  # numbers are never reused, even after a task was deleted
     **OPTIONS,
 )
 

@@ -1,4 +1,4 @@
-"""The version of the database's tables, and their migration to the code's (Alembic, without an alembic.ini)."""
+"""The version of the database's schema, and its migration to that of the code (Alembic, without an alembic.ini)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 @cache
 def _versions(migrations: Path) -> tuple[str, ...]:
-    """Every version that the scripts in this folder make, newest first; cached, because reading them is slow."""
+    """All versions of the scripts in this folder, newest first; cached, because reading them is slow."""
     return tuple(script.revision for script in ScriptDirectory(str(migrations)).walk_revisions())
 
 
@@ -33,14 +33,14 @@ def check_schema(database: Database) -> None:
     """Connect and compare the schema's version with the code's.
 
     Raises:
-        Unavailable: the database does not answer, or its schema is missing, older or newer; says what to do.
+        Unavailable: the database does not answer, or its schema is missing, older or newer; the text says what to do.
     """
     with database.reading() as connection:
         _compare(connection, shown(database.url), allow_older=False)
 
 
 def migrate_schema(database: Database) -> None:
-    """Bring the schema to the code's version; does nothing if it has it. Daemons may call it at the same time.
+    """Migrate the schema to the code's version, if it is older. Daemons may call it concurrently.
 
     Raises:
         Unavailable: the database does not answer, or its schema is newer than this code.
@@ -54,24 +54,24 @@ def migrate_schema(database: Database) -> None:
 
 
 def _compare(connection: Connection, place: str, *, allow_older: bool) -> bool:
-    """Whether the schema has the code's version; raises `Unavailable` for one that must not be used."""
+    """Whether the schema has the code's version; raises `Unavailable` if it must not be used."""
     known = _versions(MIGRATIONS)
     current = known[0]
     found = MigrationContext.configure(connection).get_current_revision()
     if found is not None and found not in known:
         raise Unavailable(
-            f"The database {place} was made by a newer fedsim (schema {found}; this one knows {current}): "
-            "install that version here as well"
+            f"The database {place} was created by a newer fedsim (schema {found}; this one supports {current}): "
+            "install that version on this host, too"
         )
     if found != current and not allow_older:
         state = "has no fedsim tables yet" if found is None else f"has schema {found}, older than {current}"
-        raise Unavailable(f"The database {place} {state}: start fedsim-server, which brings it up to date")
+        raise Unavailable(f"The database {place} {state}: start fedsim-server, which migrates it")
     return found == current
 
 
 @contextmanager
 def _changing_schema(database: Database) -> Iterator[Connection]:
-    """The only connection, among all processes, that may change the schema now; in a transaction."""
+    """Provide the only connection of all processes that may change the schema, in a transaction."""
     url = database.url
     change = _changing_sqlite if url.get_backend_name() == "sqlite" else _changing_mysql
     engine = make_engine(url, database.password_file, migrating=True)
@@ -86,7 +86,7 @@ def _changing_sqlite(engine: Engine, database: str) -> Iterator[Connection]:
         _create_private(path)
         with engine.connect() as connection:
             _use_write_ahead_log(connection)
-            # The transaction holds the whole change: a process that is killed half-way has changed nothing.
+            # The whole migration is one transaction: a process that is killed has changed nothing.
             with connection.execution_options(writes=True).begin():
                 yield connection
                 _check_references(connection, path)
@@ -100,13 +100,13 @@ def _changing_mysql(engine: Engine, database: str) -> Iterator[Connection]:
 
 @contextmanager
 def _only_one_in(folder: Path) -> Iterator[None]:
-    """Wait until no other process migrates a database in this folder; the lock ends with the process that holds it."""
+    """Lock the folder, so that only one process migrates a database in it; the lock ends with the process."""
     try:
         # The folder is locked, because closing the file itself would release the locks that SQLite has on it.
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise Unavailable(
-            f"The database's folder {folder} cannot be used: {error.strerror}; make it, writable by this user"
+            f"The database's folder {folder} cannot be used: {error.strerror}; create it, writable by this user"
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -116,19 +116,19 @@ def _only_one_in(folder: Path) -> Iterator[None]:
 
 
 def _create_private(path: Path) -> None:
-    """Create the file for its owner and group alone: it holds password hashes. SQLite gives its log the same mode."""
+    """Create the file for owner and group only: it contains password hashes. SQLite's log gets the same mode."""
     if path.exists():
         return
     try:
         path.touch(mode=0o660)
     except OSError as error:
         raise Unavailable(
-            f"The database {path} cannot be made: {error.strerror}; let this user write to its folder"
+            f"The database {path} cannot be created: {error.strerror}; allow this user to write to its folder"
         ) from error
 
 
 def _use_write_ahead_log(connection: Connection) -> None:
-    """Let readers not wait for the writer; stored in the file. Not in a transaction, nor by two processes at once."""
+    """Let readers continue during a write; stored in the file. Not in a transaction, and not concurrently."""
     driver = connection.connection.driver_connection
     if not isinstance(driver, sqlite3.Connection):
         raise TypeError(f"{driver!r} is not the standard library's connection")
@@ -140,14 +140,14 @@ def _check_references(connection: Connection, path: Path) -> None:
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if broken:
         raise Unavailable(
-            f"The database {path} was not migrated: {len(broken)} rows would point nowhere, the first in table "
+            f"The database {path} was not migrated: {len(broken)} rows would refer to missing rows, the first in table "
             f"{broken[0][0]}; restore a backup or repair it"
         )
 
 
 @contextmanager
 def _named_lock(connection: Connection, database: str) -> Iterator[None]:
-    """Hold a lock of the connection: a change of the schema ends every transaction in MySQL, and with it its locks."""
+    """Hold a named lock: in MySQL a schema change commits the transaction and releases its row locks."""
     name = "fedsim." + hashlib.sha256(database.encode()).hexdigest()[:32]
     got = connection.scalar(text("SELECT GET_LOCK(:name, :seconds)"), {"name": name, "seconds": LOCK_WAIT_SECONDS * 6})
     connection.commit()

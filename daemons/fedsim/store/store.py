@@ -1,4 +1,4 @@
-"""The store: every statement that server, web and command line execute on the database, in a part for each table."""
+"""The store: all statements that server, web and command line execute on the database, by table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Store:
         check_schema(self.database)
 
     def migrate(self) -> None:
-        """Bring the schema to the code's version; see `migrate_schema`."""
+        """Migrate the schema to the code's version; see `migrate_schema`."""
         migrate_schema(self.database)
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class Store:
 
 
 def open_store(url: str, password_file: Path | None = None) -> Store:
-    """A store on the database at `url`. It connects with the first statement, for example that of `check`.
+    """Create a store for the database at `url`. It connects with the first statement, for example that of `check`.
 
     Args:
         url: an SQLAlchemy URL without a password, as sqlite:////var/lib/fedsim/fedsim.db or mysql://fedsim@host/fedsim.

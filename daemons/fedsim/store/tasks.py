@@ -1,7 +1,7 @@
-"""Tasks: submitted, claimed, moved from state to state, deleted.
+"""Tasks: creation, claiming, state transitions, deletion.
 
-A task's row owns its state. Every move is one conditional UPDATE whose row count is checked: the state that the row has
-at that moment decides, never the state that was read before.
+A task's row owns its state. Every transition is one conditional UPDATE whose row count is checked: the state of the row
+at that moment decides, never a state that was read before.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedsim.store.rows import to_record, to_values
 from fedsim.store.schema import events, tasks, users
 
 STOPPED_EARLY = "Stopped before it started"
-# What a running task shows, and a finished one does not; its round stays.
+# Cleared when a task has finished; its round is kept.
 _NO_PROGRESS = to_values(Progress(round=0, phase=""), without=("round",))
 
 select_tasks: Select[Any] = select(tasks, users.c.name.label("user_name")).join_from(tasks, users)
@@ -28,7 +28,7 @@ select_tasks: Select[Any] = select(tasks, users.c.name.label("user_name")).join_
 def _move(
     connection: Connection, which: ColumnElement[bool], state: TaskState, values: Mapping[str, Any], now: float
 ) -> bool:
-    """Move the one task `which` to `state`, if that is legal from its state; whether it was moved."""
+    """Move the task `which` to `state` if the transition is legal; returns whether it was moved."""
     changes: dict[str, Any] = {"state": state, **values}
     if state is TaskState.STARTING:
         changes["started_at"] = now
@@ -78,7 +78,7 @@ class TaskStore:
                 query = select_tasks.where(_submitted(user_id, submission))
                 if (made := connection.execute(query).mappings().one_or_none()) is not None:
                     return to_record(Task, made)
-                raise BadInput(f"Task {uid} cannot be made: user {user_id} is unknown, or the uid is taken") from error
+                raise BadInput(f"Task {uid} cannot be created: user {user_id} is unknown, or the uid exists") from error
             return to_record(Task, connection.execute(select_tasks.where(tasks.c.uid == uid)).mappings().one())
 
     def get(self, number: int) -> Task | None:
@@ -112,7 +112,7 @@ class TaskStore:
         return self._some(query)
 
     def unfinished(self) -> list[Task]:
-        """Starting and running tasks, oldest first: those that a restarted server resumes."""
+        """Starting and running tasks, oldest first, which a restarted server resumes."""
         return self._some(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
 
     def claim_next(self, now: float) -> Task | None:
@@ -127,11 +127,11 @@ class TaskStore:
                 which = tasks.c.number == number
                 if _move(connection, which & waiting, TaskState.STARTING, {}, now):
                     return to_record(Task, connection.execute(select_tasks.where(which)).mappings().one())
-                # Another server was faster, or the task was stopped: query again what is committed now.
+                # Another server was faster, or the task was stopped: query the committed state again.
         return None
 
     def move(self, uid: str, state: TaskState, *, reason: str = "", now: float, digest: str | None = None) -> bool:
-        """Move the task to `state`, if LEGAL_MOVES allows it; whether it was moved."""
+        """Move the task to `state` if LEGAL_MOVES allows it; returns whether it was moved."""
         values: dict[str, Any] = {"reason": reason}
         if digest is not None:
             values["digest"] = digest
@@ -169,7 +169,7 @@ class TaskStore:
             finished = delete(tasks).where(tasks.c.number == number, tasks.c.state.in_(FINISHED))
             deleted = connection.execute(finished).rowcount == 1  # with its rounds and checkpoints: foreign keys
             if not deleted and connection.scalar(select(tasks.c.number).where(tasks.c.number == number)) is not None:
-                raise BadInput(f"Task {number} is not finished: stop it before it is deleted")
+                raise BadInput(f"Task {number} has not finished: stop it before deleting it")
             connection.execute(delete(events).where(events.c.task == number))
 
     def set_progress(self, uid: str, progress: Progress) -> None:
@@ -179,12 +179,12 @@ class TaskStore:
             connection.execute(running.values(to_values(progress)))
 
     def set_nodes(self, uid: str, nodes: tuple[str, ...]) -> None:
-        """Record which nodes take part."""
+        """Record the nodes that take part."""
         with self._database.writing() as connection:
             connection.execute(update(tasks).where(tasks.c.uid == uid).values(nodes=nodes))
 
     def queue_position(self, number: int) -> int | None:
-        """The task's place among the pending tasks, 1 for the next one; None if it is not pending."""
+        """The task's position in the queue, 1 for the next one; None if it is not pending."""
         pending = tasks.c.state == TaskState.PENDING
         with self._database.reading() as connection:
             if connection.scalar(select(tasks.c.number).where(tasks.c.number == number, pending)) is None:

@@ -17,7 +17,7 @@ NAME_LENGTH = 64
 
 
 def _name_key(name: str) -> str:
-    """The key under which two names are the same: neither case nor width matters (Unicode's NFKC, casefold)."""
+    """The key by which names are compared: regardless of case and width (Unicode's NFKC, casefold)."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
@@ -29,7 +29,7 @@ def is_unchanged(connection: Connection, user: User) -> bool:
 
 
 def _revoke(connection: Connection, user_id: int) -> None:
-    """End every session and token of the user, in the transaction that is the reason for it."""
+    """Revoke all sessions and tokens of the user, in the transaction that requires it."""
     connection.execute(delete(sessions).where(sessions.c.user_id == user_id))
     connection.execute(delete(tokens).where(tokens.c.user_id == user_id))
 
@@ -94,7 +94,7 @@ class UserStore:
                 _revoke(connection, user_id)
 
     def set_role(self, user_id: int, role: UserRole) -> None:
-        """Set what the user may do."""
+        """Set the role of a user."""
         with self._database.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(role=role))
 
@@ -105,7 +105,7 @@ class UserStore:
             _revoke(connection, user_id)
 
     def renew_password_hash(self, user_id: int, old_hash: str, new_hash: str) -> None:
-        """Store the same password under a better hash; revokes nothing.
+        """Replace the hash of the same password by a stronger one; revokes nothing.
 
         Does nothing if the password has been changed since `old_hash` was read.
         """
@@ -114,6 +114,6 @@ class UserStore:
             connection.execute(same.values(password_hash=new_hash))
 
     def set_language(self, user_id: int, language: str) -> None:
-        """Set the language in which the user reads pages."""
+        """Set the language of the user."""
         with self._database.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(language=language))

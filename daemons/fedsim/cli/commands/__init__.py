@@ -1,1 +1,1 @@
-"""The commands of `fedsim`, a module for each group of them."""
+"""The commands of `fedsim`, one module for each group."""

@@ -1,4 +1,4 @@
-"""`fedsim login` and `fedsim logout`: a token of this machine's own, made with a password that is not kept."""
+"""`fedsim login` and `fedsim logout`: create and revoke a token for this machine; the password is not stored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_LABEL_CHARACTERS = 80
 @click.command()
 @url_option
 @click.option("--name", help="Your user name on the web.")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @token_file_option
 @plaintext_option
 @json_option
@@ -43,10 +43,10 @@ def login(
     insecure_plaintext: bool,
     as_json: bool,
 ) -> None:
-    """Log in: ask for the web's address, your name and password, and keep a token made with them."""
+    """Log in with the web's address, your name and password, and store a token."""
     out = Output(as_json=as_json)
     if password_stdin and (url is None or name is None):
-        raise click.UsageError("--password-stdin needs --url and --name as well: there is nobody to ask.")
+        raise click.UsageError("--password-stdin requires --url and --name.")
     chosen = clean_url(url or click.prompt("Address of the web", default=DEFAULT_URL, err=True))
     check_encrypted(chosen, insecure_plaintext=insecure_plaintext)
     user = name or click.prompt("Name", err=True)
@@ -59,7 +59,7 @@ def login(
     try:
         write_credentials(ApiCredentials(token, chosen, path))
     except OSError as error:
-        raise BadInput(f"The token cannot be kept in {path}: {error.strerror}; name another --token-file") from error
+        raise BadInput(f"The token cannot be stored in {path}: {error.strerror}; use another --token-file") from error
     if as_json:
         out.document({"url": chosen, "user": user, "token_file": str(path)})
     else:
@@ -70,7 +70,7 @@ def login(
 @token_file_option
 @json_option
 def logout(token_file: Path | None, as_json: bool) -> None:
-    """Make the kept token worthless, and remove it."""
+    """Revoke the stored token, and remove it."""
     out = Output(as_json=as_json)
     path = token_file or default_path()
     credentials = read_credentials(path)
@@ -78,14 +78,14 @@ def logout(token_file: Path | None, as_json: bool) -> None:
     with ApiClient(url, credentials.token) as api:
         try:
             mine = [t["id"] for t in api.tokens() if credentials.token.startswith(t["hint"])]
-        except Refused:  # the web no longer knows it: there is only the file to remove
+        except Refused:  # the token is no longer valid: only the file is left to remove
             mine = []
-        # The hint is the token's first characters. Where it fits several, which one is ours cannot be known.
+        # The hint is the first characters of a token; if several tokens match, ours cannot be identified.
         if len(mine) == 1:
             api.delete_token(mine[0])
     path.unlink()
     if len(mine) > 1:
-        out.note(f"Several of your tokens begin like this one: delete it yourself on {url}/profile")
+        out.note(f"Several of your tokens begin with the same characters: delete this one on {url}/profile")
     if as_json:
         out.document({"url": url, "token_file": str(path), "deleted": len(mine) == 1})
     else:
@@ -93,12 +93,12 @@ def logout(token_file: Path | None, as_json: bool) -> None:
 
 
 def make_token(url: str, name: str, password: str, label: str) -> str:
-    """Log in through the web's own form, make a token called `label`, and log out of the session again.
+    """Log in through the web's form, create a token called `label`, and log out of the session.
 
     Raises:
-        Refused: wrong name or password, or the account may not log in.
-        TryAgain: too many wrong attempts.
-        Unavailable: there is no web of fedsim at `url`.
+        Refused: the name or password is wrong, or the account is not active.
+        TryAgain: too many failed attempts.
+        Unavailable: fedsim's web is not reachable at `url`.
     """
     with reaching(url), open_client(url) as http:
         page = read_page(url, http, "/login")

@@ -1,6 +1,6 @@
-"""`fedsim admin`: accounts and schema, directly in the database – how a new installation gets its first administrator.
+"""`fedsim admin`: accounts and schema, directly in the database. It creates the first administrator of an installation.
 
-Run it on the web's machine as the user of the daemons: a SQLite file that root makes, they could not write to.
+Run it on the web's machine as the user of the daemons, which could not write to a SQLite file created by root.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OPERATOR = "command line"
 
 @contextmanager
 def _open_store(config_path: Path) -> Iterator[Store]:
-    """The database that `web.yml` names."""
+    """Open the database that `web.yml` configures."""
     import structlog  # noqa: PLC0415 - with the database layer it takes half a second that other commands need not wait
 
     from fedsim.config import WebConfig, load_config  # noqa: PLC0415 - as above
     from fedsim.store import open_store  # noqa: PLC0415 - as above
 
-    # What the accounts room logs is for a daemon's journal; here the command itself says what happened.
+    # The log messages of `web.accounts` are for a daemon's journal; here the command prints the result.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("warning"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -50,7 +50,7 @@ def _open_store(config_path: Path) -> Iterator[Store]:
 
 
 def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callable[P, None]:
-    """A command on the database: gets it and an `Output` before its own parameters."""
+    """Decorate a command on the database: a `Store` and an `Output` are passed before its own parameters."""
 
     @click.option(
         "--config",
@@ -58,7 +58,7 @@ def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callab
         type=click.Path(path_type=Path),
         default=Path("/etc/fedsim/web.yml"),
         show_default=True,
-        help="The web's YAML file, which names the database.",
+        help="The web's configuration file, with the address of the database.",
     )
     @json_option
     @wraps(function)
@@ -72,7 +72,7 @@ def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callab
 
 @click.group()
 def admin() -> None:
-    """Accounts and schema, directly in the database of this machine's web.
+    """Manage accounts and schema, directly in the database of the web on this machine.
 
     Run it as the user of the daemons, for example: sudo -u fedsim fedsim admin create NAME
     """
@@ -80,10 +80,10 @@ def admin() -> None:
 
 @admin.command()
 @click.argument("name")
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input, without asking.")
+@click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
 @_on_store
 def create(store: Store, out: Output, name: str, password_stdin: bool) -> None:
-    """Make the administrator NAME."""
+    """Create the administrator NAME."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
     from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
 
@@ -104,7 +104,7 @@ def create(store: Store, out: Output, name: str, password_stdin: bool) -> None:
 @click.argument("name")
 @_on_store
 def reset_password(store: Store, out: Output, name: str) -> None:
-    """Give the user NAME a new password, which is printed this once; the user's sessions and tokens end."""
+    """Set and print a generated password for the user NAME; the user's sessions and tokens are revoked."""
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
 
     user = _find(store, name)
@@ -120,7 +120,7 @@ def reset_password(store: Store, out: Output, name: str) -> None:
 @click.argument("name")
 @_on_store
 def disable(store: Store, out: Output, name: str) -> None:
-    """Keep the user NAME from logging in; sessions and tokens end, tasks stay."""
+    """Disable the user NAME: sessions and tokens are revoked, tasks are kept."""
     from fedsim.store.records import UserState  # noqa: PLC0415 - see _open_store
 
     _set_state(store, out, name, UserState.DISABLED)
@@ -130,7 +130,7 @@ def disable(store: Store, out: Output, name: str) -> None:
 @click.argument("name")
 @_on_store
 def enable(store: Store, out: Output, name: str) -> None:
-    """Let the user NAME log in: approved after registration, or no longer disabled."""
+    """Enable the user NAME, after registration or after having been disabled."""
     from fedsim.store.records import UserState  # noqa: PLC0415 - see _open_store
 
     _set_state(store, out, name, UserState.ACTIVE)
@@ -139,7 +139,7 @@ def enable(store: Store, out: Output, name: str) -> None:
 @admin.command()
 @_on_store
 def users(store: Store, out: Output) -> None:
-    """List everybody with an account."""
+    """List all users."""
     found = store.users.all()
     if out.as_json:
         out.document({"users": [_plain_user(user) for user in found]})
@@ -147,13 +147,13 @@ def users(store: Store, out: Output) -> None:
         rows = [(user.name, user.role.value, user.state.value, moment(user.created_at)) for user in found]
         out.table(["name", "role", "state", "made"], rows)
     else:
-        out.note("There is nobody yet. Make the first administrator with: fedsim admin create NAME")
+        out.note("There are no users yet. Create the first administrator with: fedsim admin create NAME")
 
 
 @admin.command()
 @_on_store
 def migrate(store: Store, out: Output) -> None:
-    """Make the database's tables, or bring them to this version."""
+    """Create the tables of the database, or migrate them to this version."""
     store.migrate()
     if out.as_json:
         out.document({"migrated": True})
@@ -164,13 +164,13 @@ def migrate(store: Store, out: Output) -> None:
 def _find(store: Store, name: str) -> User:
     user = store.users.by_name(name)
     if user is None:
-        known = ", ".join(user.name for user in store.users.all()) or "nobody yet"
-        raise NotThere(f"There is no user {name!r}; there are: {known}")
+        known = ", ".join(user.name for user in store.users.all()) or "none"
+        raise NotThere(f"Unknown user {name!r} (available: {known})")
     return user
 
 
 def _operator(like: User) -> User:
-    """Who did it, for the record: whoever may open the database, with no account of their own."""
+    """The author of changes in the event log: an operator with access to the database, without an account."""
     return replace(like, id=0, name=OPERATOR)
 
 

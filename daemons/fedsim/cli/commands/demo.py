@@ -1,4 +1,4 @@
-"""`fedsim demo`: a whole lab on this machine, and one training through the web's own pages, from form to file."""
+"""`fedsim demo`: starts a lab on this machine and trains a model through the web's pages, from the form to the file."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ IDX_FILE = "train-images-idx3-ubyte"
 
 @dataclass(frozen=True)
 class DemoData:
-    """What the nodes train on: the data folder, the data set as in client.yml, and what to tell of it."""
+    """The data of the nodes: the data folder, the data set as in client.yml, and a description."""
 
     folder: Path
     dataset: dict[str, Any]
-    told: str
+    description: str
 
 
 def find_data() -> DemoData:
-    """The first found of MNIST in a data folder, Debian's Fashion-MNIST, scikit-learn's digits."""
+    """Find data: MNIST in a data folder, or else Debian's Fashion-MNIST, or else scikit-learn's digits."""
     wanted = Path(os.environ.get("FEDSIM_DATA", "data")).resolve()
     for folder in (wanted, wanted / "mnist"):
         if _has_idx(folder):
@@ -58,7 +58,7 @@ def _has_idx(folder: Path) -> bool:
 
 
 def _web_port() -> int:
-    """The usual port, where nobody has it; else any."""
+    """The usual port if it is free, otherwise any free port."""
     try:
         with socket.create_server(("127.0.0.1", WEB_PORT)):
             return WEB_PORT
@@ -67,14 +67,14 @@ def _web_port() -> int:
 
 
 def _make_lab(folder: Path, data: DemoData) -> LocalCluster:
-    # Where there is only the digits' own package, there is no folder of data; a node wants one all the same.
+    # A node requires a data folder even for digits, which are not read from it.
     place = data.folder if data.folder.is_dir() else folder / "data"
     nodes = [NodeSpec(name, place, [data.dataset], {"clients": 50}) for name in ("node-a", "node-b")]
     return LocalCluster(folder, nodes, web_port=_web_port())
 
 
 def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> str:
-    """Fill in the form on the page `form` and send it; returns where the web leads next."""
+    """Submit the form on the page `form`; returns the location of the redirect."""
     page = read_page(url, http, form)
     answer = http.post(f"{url}{form}", data={"csrf": page.csrf, **{key: str(value) for key, value in content.items()}})
     if not answer.is_redirect:
@@ -83,7 +83,7 @@ def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> s
 
 
 def _through_the_web(url: str, password: str, dataset: str) -> tuple[int, str]:
-    """Register, log out, log in and submit, as a person would; returns the task's number and a token to watch it."""
+    """Register, log out, log in and submit a task as a user would; returns its number and a token to watch it."""
     with reaching(url), open_client(url) as http:
         _post(http, url, "/register", {"name": USER, "password": password})
         http.post(f"{url}/logout", data={"csrf": read_page(url, http, "/tasks").csrf})
@@ -100,15 +100,15 @@ def _through_the_web(url: str, password: str, dataset: str) -> tuple[int, str]:
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo"),
     show_default=True,
-    help="Each run makes a folder of its own in here.",
+    help="Each run creates its own folder in it.",
 )
 def demo(folder: Path) -> int:
     """Start a lab on this machine and train a model in it, through the web's pages."""
     out = Output(as_json=False)
     data = find_data()
     run = folder.resolve() / time.strftime("run-%Y%m%d-%H%M%S")
-    out.say(f"Data: {data.told}")
-    # What ends this command ends what it started, as Ctrl-C does; a terminal that is closed sends SIGHUP.
+    out.say(f"Data: {data.description}")
+    # SIGTERM, and SIGHUP from a closed terminal, end the processes as Ctrl-C does.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(1))
     lab = _make_lab(run, data)
@@ -146,6 +146,6 @@ def _show_result(out: Output, lab: LocalCluster, api: ApiClient, number: int) ->
 
 
 def _wait_for_interrupt() -> None:
-    """Until Ctrl-C; a second one is not needed, since leaving the lab ends it."""
+    """Wait for Ctrl-C. The processes end when the context of the cluster exits."""
     with suppress(KeyboardInterrupt):
         signal.pause()

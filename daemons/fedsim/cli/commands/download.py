@@ -1,4 +1,4 @@
-"""`fedsim download`: a checkpoint with the JSON beside it; under its name stands only what was verified."""
+"""`fedsim download`: a checkpoint with its metadata. A file gets its name only after it has been verified."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fedsim.spool.durable import replacing, write_all, write_bytes
 @click.argument("task", metavar="NUMBER", type=click.IntRange(1))
 @click.option("--round", "round_number", type=click.IntRange(0), help="The checkpoint of this round, not the last.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file to write, or a folder to put it in.")
-@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @asks_web
 def download(
     api: ApiClient, out: Output, task: int, round_number: int | None, output: Path | None, force: bool
 ) -> None:
-    """Download the last checkpoint of task NUMBER (safetensors), with its description (.json) beside it."""
+    """Download the last checkpoint of task NUMBER (safetensors) with its metadata (.json)."""
     checkpoint = _choose(api.checkpoints(task), task, round_number)
     path = _target(output, f"task-{task}-round-{checkpoint['round']:04d}.safetensors")
     description = path.with_suffix(".json")
     taken = [str(file) for file in (path, description) if file.exists()]
     if taken and not force:
-        raise BadInput(f"{' and '.join(taken)} is there already: name another file with -o, or overwrite with --force")
+        raise BadInput(f"{' and '.join(taken)} already exists: use another file with -o, or overwrite with --force")
     fetch(api, out, task, checkpoint, path)
     write_bytes(description, api.checkpoint_description(task, checkpoint["round"]))
     if out.as_json:
@@ -43,16 +43,16 @@ def download(
 def _choose(checkpoints: list[Json], task: int, wanted: int | None) -> Json:
     """The checkpoint of round `wanted`, or the last one."""
     if not checkpoints:
-        raise NotThere(f"Task {task} has no checkpoint yet: see how it stands with: fedsim show {task}")
+        raise NotThere(f"Task {task} has no checkpoint yet: see its state with: fedsim show {task}")
     last = max(checkpoints, key=lambda checkpoint: int(checkpoint["round"]))
     chosen = last if wanted is None else next((c for c in checkpoints if c["round"] == wanted), None)
     kept = ", ".join(str(c["round"]) for c in checkpoints if not c["removed_at"]) or "none"
     if chosen is None:
-        raise NotThere(f"Task {task} has no checkpoint of round {wanted}; there are those of rounds: {kept}")
+        raise NotThere(f"Task {task} has no checkpoint of round {wanted} (available rounds: {kept})")
     if chosen["removed_at"]:
         raise NotThere(
             f"The checkpoint of round {chosen['round']} was removed on {moment(chosen['removed_at'])} "
-            f"({chosen['removed_why']}); still kept are those of rounds: {kept}"
+            f"({chosen['removed_why']}); available rounds: {kept}"
         )
     return chosen
 
@@ -64,10 +64,10 @@ def _target(output: Path | None, name: str) -> Path:
 
 
 def fetch(api: ApiClient, out: Output, task: int, checkpoint: Json, path: Path) -> None:
-    """Stream a checkpoint to a temporary file, verify size and digest, and only then give it its name.
+    """Stream a checkpoint to a temporary file, verify size and digest, and then rename it.
 
     Raises:
-        Unavailable: what came is not what the server saved.
+        Unavailable: the content differs from what the server saved.
         BadInput: the file cannot be written.
     """
     digest, received, expected = blake3(), 0, int(checkpoint["size"])
@@ -81,15 +81,15 @@ def fetch(api: ApiClient, out: Output, task: int, checkpoint: Json, path: Path) 
                 write_all(file, piece)
             if received != expected or digest.hexdigest() != checkpoint["digest"]:
                 raise Unavailable(
-                    f"What came of {path.name} is not what the server saved ({received} of {expected} bytes, blake3 "
-                    f"{digest.hexdigest()}, not {checkpoint['digest']}): nothing was kept, download it again"
+                    f"{path.name} arrived damaged ({received} of {expected} bytes, blake3 "
+                    f"{digest.hexdigest()}, not {checkpoint['digest']}): nothing was stored, download it again"
                 )
     except OSError as error:
         raise BadInput(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def _shown(pieces: Iterator[bytes], out: Output, name: str, expected: int) -> Iterator[bytes]:
-    """The pieces, with a progress bar on a terminal."""
+    """Yield the pieces, with a progress bar on a terminal."""
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out.err, transient=True, disable=not out.err.is_terminal) as progress:
         row = progress.add_task("", total=expected)

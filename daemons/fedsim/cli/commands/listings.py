@@ -1,4 +1,4 @@
-"""Commands that only look: a task's rounds, the nodes, what a task may be made of."""
+"""Commands that list rounds, nodes, and the options of tasks."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ROUND_COLUMNS = (
 
 @click.command()
 @click.argument("task", metavar="NUMBER", type=click.IntRange(1))
-@click.option("--csv", "as_csv", is_flag=True, help="As CSV, a line for each round, with everything known of it.")
+@click.option("--csv", "as_csv", is_flag=True, help="As CSV with all columns, a line for each round.")
 @asks_web
 def rounds(api: ApiClient, out: Output, task: int, as_csv: bool) -> None:
     """Show the rounds of task NUMBER; round 0 is the evaluation of the initial model."""
     if as_csv and out.as_json:
-        raise click.UsageError("--csv and --json exclude each other: take one.")
+        raise click.UsageError("--csv and --json are mutually exclusive.")
     found = api.rounds(task)
     if out.as_json:
         out.document({"rounds": found})
@@ -90,7 +90,7 @@ def _of_classes(record: Json) -> dict[tuple[str, int], float | None]:
 @click.command()
 @asks_web
 def nodes(api: ApiClient, out: Output) -> None:
-    """List the nodes as they last announced themselves."""
+    """List the nodes with their latest announcements."""
     found = api.nodes()
     if out.as_json:
         out.document({"nodes": found})
@@ -112,7 +112,7 @@ def _node_row(node: Json) -> list[Any]:
 @click.command()
 @asks_web
 def options(api: ApiClient, out: Output) -> None:
-    """List what a task may be made of: models, data sets, and every setting with its default."""
+    """List models, data sets, and every setting with its default."""
     found = api.options()
     if out.as_json:
         out.document(found)
@@ -126,7 +126,7 @@ def options(api: ApiClient, out: Output) -> None:
             f"{dataset['num_classes']} classes, on {', '.join(dataset['nodes'])}{online}"
         )
     if not found["datasets"]:
-        out.say("data sets: none has been announced yet")
+        out.say("data sets: none announced yet")
     out.say("")
     described = found["schema"]["properties"]
 
@@ -153,7 +153,7 @@ def options(api: ApiClient, out: Output) -> None:
             description(schema),
         )
         for setting, offered in found["plugins"].items()
-        if setting not in {"aggregation", "server_step"}  # their options are those of the strategies
+        if setting not in {"aggregation", "server_step"}  # they share the options of the strategies
         for plugin in offered
         for name, schema in plugin["options"].get("properties", {}).items()
     ]
@@ -163,7 +163,7 @@ def options(api: ApiClient, out: Output) -> None:
 
 
 def description(schema: Json) -> str:
-    """What a setting is, from its JSON schema."""
+    """The description of a setting, from its JSON schema."""
     return str(schema.get("description", ""))
 
 
@@ -173,7 +173,7 @@ def _names(found: Json, setting: str) -> str:
 
 
 def _values(schema: Json) -> str:
-    """What a setting may be, as far as its JSON schema tells."""
+    """The allowed values of a setting, from its JSON schema."""
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")

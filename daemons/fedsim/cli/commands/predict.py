@@ -1,4 +1,4 @@
-"""`fedsim predict`: what a checkpoint says of data, on any machine that has both; no server, no network."""
+"""`fedsim predict`: predictions of a checkpoint for data on this machine, without server and network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ from fedsim.errors import BadInput, NotThere
 @click.command()
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .safetensors file of fedsim.")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A file or folder with examples.")
-@click.option("--output", type=click.Path(path_type=Path), help="The CSV file to write; else standard output.")
-@click.option("--force", is_flag=True, help="Overwrite the output if it is there.")
-@click.option("--dataset-format", help="idx, npz, csv, digits, cifar10 or an installed one; else by the files.")
-@click.option("--label-column", help="The column of a table that holds the class; else a table has no labels.")
-@click.option("--part", type=click.Choice(["test", "train"]), help="Of data in two parts this one; else the test set.")
-@click.option("--like", metavar="DATASET", help="Scale and fill a table as this node's data set of that name is.")
+@click.option("--output", type=click.Path(path_type=Path), help="The CSV file to write [default: standard output].")
+@click.option("--force", is_flag=True, help="Overwrite an existing output file.")
+@click.option(
+    "--dataset-format",
+    help="idx, npz, csv, digits, cifar10 or an installed format; detected from the files if omitted.",
+)
+@click.option("--label-column", help="The column of a table with the class; without it the table has no labels.")
+@click.option(
+    "--part", type=click.Choice(["test", "train"]), help="The part of a data set to predict [default: the test set]."
+)
+@click.option("--like", metavar="DATASET", help="Scale and fill a table like this node's data set of that name.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -45,18 +50,18 @@ def predict(
 ) -> None:
     """Predict the classes of examples with a checkpoint.
 
-    Writes CSV: for each example its class (label, where the data has it), the predicted class and the probability of
-    each class. Where the data has labels, standard error tells how good the predictions are (--json: standard output,
-    with the predictions in --output only).
+    Writes CSV: for each example its label, if the data has labels, the predicted class and the probability of each
+    class. If the data has labels, the metrics are printed to standard error (with --json to standard output; the
+    predictions are then written only to --output).
 
     A node that scales its table trained on scaled columns: --like prepares new examples in the same way.
     """
     out = Output(as_json=as_json)
     for path in (checkpoint, *([data] if dataset_format is None else [])):
         if not path.exists():
-            raise NotThere(f"{path} is not there")
+            raise NotThere(f"{path} does not exist")
     if output is not None and output.exists() and not force:
-        raise BadInput(f"{output} is there already: name another --output, or overwrite it with --force")
+        raise BadInput(f"{output} already exists: use another --output, or overwrite it with --force")
     from fedsim.cli.prediction import (  # noqa: PLC0415 - torch
         PredictionSource,
         as_json_values,

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit one, look at them, stop, delete, run again."""
+"""Commands about tasks: submit, list, show, stop, delete, run again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from fedsim.errors import EX_OK
 
 SHOWN_ROUNDS = 20
 number_argument = click.argument("task", metavar="NUMBER", type=click.IntRange(1))
-watch_option = click.option("--watch", "then_watch", is_flag=True, help="Then watch it, as `fedsim watch` does.")
+watch_option = click.option(
+    "--watch", "then_watch", is_flag=True, help="Watch the task after submitting it, like `fedsim watch`."
+)
 
 
 @click.command()
@@ -27,10 +29,10 @@ watch_option = click.option("--watch", "then_watch", is_flag=True, help="Then wa
 @watch_option
 @asks_web
 def submit(api: ApiClient, out: Output, file: str, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
-    """Submit the task whose settings FILE holds.
+    """Submit a task with the settings in FILE.
 
-    FILE is YAML or JSON, in fedsim's names or the original platform's (num_comm, cfraction …); - is standard input.
-    What it leaves out has its default: see `fedsim options`.
+    FILE is YAML or JSON, with fedsim's names or those of the original platform (num_comm, cfraction …); - is standard
+    input. Missing settings have their defaults, see `fedsim options`.
     """
     return _submit(api, out, override(read_settings(file), overrides), file, then_watch=then_watch)
 
@@ -68,8 +70,10 @@ def _submit(api: ApiClient, out: Output, settings: Json, source: str, *, then_wa
 
 
 @click.command()
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, newest first.")
-@click.option("--all", "all_pages", is_flag=True, help="Every one, however many there are.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of tasks, newest first."
+)
+@click.option("--all", "all_pages", is_flag=True, help="List all tasks, without a limit.")
 @click.option("--everybody", is_flag=True, help="Tasks of all users (administrators only).")
 @asks_web
 def tasks(api: ApiClient, out: Output, limit: int, all_pages: bool, everybody: bool) -> None:
@@ -116,7 +120,7 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 @number_argument
 @asks_web
 def show(api: ApiClient, out: Output, task: int) -> None:
-    """Show task NUMBER: its settings, how it stands and why, its latest rounds, its checkpoints."""
+    """Show task NUMBER: settings, state and reason, latest rounds, checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
         out.document({"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints})
@@ -129,7 +133,7 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(snapshot.outcome)
     else:
         done = f"round {snapshot.rounds_done} of {snapshot.num_rounds}, {snapshot.metrics}"
-        out.say(", ".join(part for part in (snapshot.state, done, snapshot.doing, snapshot.time_left) if part))
+        out.say(", ".join(part for part in (snapshot.state, done, snapshot.activity, snapshot.time_left) if part))
     times = {"submitted": "created_at", "started": "started_at", "finished": "finished_at"}
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:
@@ -142,14 +146,14 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say("")
         rounds_table(out, record, rounds)
         if num_rounds > len(rounds):
-            out.note(f"These are the latest {len(rounds)} of {num_rounds}; all: fedsim rounds {task}")
+            out.note(f"The latest {len(rounds)} of {num_rounds} rounds. For all of them: fedsim rounds {task}")
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
 
 
 def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
-    """Names and values, those of options as `--set` takes them."""
+    """Names and values; options are named as for `--set`."""
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
@@ -168,26 +172,26 @@ def _checkpoint_row(checkpoint: Json) -> list[Any]:
 @number_argument
 @asks_web
 def stop(api: ApiClient, out: Output, task: int) -> None:
-    """Stop task NUMBER: at once if it waits, within seconds if it runs."""
+    """Stop task NUMBER: a pending task immediately, a running one within seconds."""
     record = api.stop(task)
     if out.as_json:
         out.document({"task": record})
     elif Snapshot(record).finished:
-        out.say(f"Task {task} is stopped.")
+        out.say(f"Task {task} was stopped.")
     else:
-        out.say(f"Task {task} will be stopped; see it happen with: fedsim watch {task}")
+        out.say(f"Task {task} will be stopped; watch it with: fedsim watch {task}")
 
 
 @click.command()
 @number_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @asks_web
 def delete(api: ApiClient, out: Output, task: int, yes: bool) -> None:
-    """Delete the finished task NUMBER with its checkpoints, for good."""
+    """Permanently delete the finished task NUMBER with its checkpoints."""
     if not yes:
         click.confirm(f"Delete task {task} with all its checkpoints?", abort=True, err=True)
     record = api.delete(task)
     if out.as_json:
         out.document({"task": record})
     else:
-        out.say(f"Task {task} will be deleted by the server in a moment.")
+        out.say(f"Task {task} will be deleted by the server shortly.")

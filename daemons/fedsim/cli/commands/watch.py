@@ -1,4 +1,4 @@
-"""`fedsim watch`: a task's progress, as a live bar on a terminal and as one line for each change elsewhere."""
+"""`fedsim watch`: the progress of a task, as a live bar on a terminal, otherwise as one line for each change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ retry_option = click.option(
     type=click.FloatRange(0),
     default=GIVE_UP_SECONDS,
     show_default=True,
-    help="How long to go on asking a web that has stopped answering.",
+    help="How long to retry while the web does not answer.",
 )
 
 
@@ -29,7 +29,7 @@ retry_option = click.option(
 @retry_option
 @asks_web
 def watch(api: ApiClient, out: Output, number: int, retry_seconds: float) -> int:
-    """Watch task NUMBER until it is finished; exit 0 if it completed, 1 if not."""
+    """Watch task NUMBER until it has finished; the exit code is 0 if it completed, otherwise 1."""
     snapshot = watch_task(api, out, number, retry_seconds)
     hint_at_download(out, snapshot)
     if out.as_json:
@@ -38,36 +38,36 @@ def watch(api: ApiClient, out: Output, number: int, retry_seconds: float) -> int
 
 
 def hint_at_download(out: Output, snapshot: Snapshot) -> None:
-    """What one does with a completed task."""
+    """Show how to download the model of a completed task."""
     if snapshot.state == "completed":
         out.note(f"Download the model with: fedsim download {snapshot.number}")
 
 
 def outcome_code(snapshot: Snapshot) -> int:
-    """What a script learns of a finished task."""
+    """The exit code for a finished task."""
     return EX_OK if snapshot.state == "completed" else EX_FAILED
 
 
 def watch_task(api: ApiClient, out: Output, number: int, retry_seconds: float = GIVE_UP_SECONDS) -> Snapshot:
-    """Show a task's progress until it is finished; returns how it ended."""
+    """Show a task's progress until it has finished; returns its final state."""
     show = _Bar(out) if out.talk.is_terminal else _Lines(out)
     last: Snapshot | None = None
     try:
         with show:
             for news in follow(api, number, give_up_seconds=retry_seconds):
-                show.tell(news)
+                show.show(news)
                 last = news if isinstance(news, Snapshot) else last
     except KeyboardInterrupt:
-        out.note(f"The task goes on; watch it again with: fedsim watch {number}")
+        out.note(f"The task continues; watch it again with: fedsim watch {number}")
         raise
-    if last is None:  # not reached: `follow` ends only after a finished task
+    if last is None:  # unreachable: `follow` ends only after a finished task
         raise AssertionError
     out.say(last.outcome)
     return last
 
 
 class _Lines:
-    """One line for each change that a person would see."""
+    """Prints one line for each visible change."""
 
     def __init__(self, out: Output) -> None:
         self._out = out
@@ -79,25 +79,25 @@ class _Lines:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def tell(self, news: Snapshot | PollFailure) -> None:
-        """Print the line, unless it is the last one again."""
+    def show(self, news: Snapshot | PollFailure) -> None:
+        """Print a line, unless it repeats the last one."""
         if isinstance(news, PollFailure):
             line = news.text
         elif news.finished:
             return
         elif news.state == "pending":
-            line = f"Task {news.number} pending: {news.doing}"
+            line = f"Task {news.number} pending: {news.activity}"
         else:
             line = f"Task {news.number} {news.state}: round {news.rounds_done} of {news.num_rounds}, {news.metrics}"
-            # In every round somebody is waited for: a line only where that is not just its ordinary course.
-            line += f", {news.doing}" if news.held_up else f", {news.time_left}" if news.time_left else ""
+            # Every round waits for nodes; this is shown only if the round is late.
+            line += f", {news.activity}" if news.held_up else f", {news.time_left}" if news.time_left else ""
         if line != self._said:
             self._said = line
             (self._out.note if isinstance(news, PollFailure) else self._out.say)(line)
 
 
 class _Bar:
-    """A bar with the numbers beside it, and below it what the task does or what is wrong."""
+    """A progress bar with numbers, and below it the activity of the task or a problem."""
 
     def __init__(self, out: Output) -> None:
         columns = (
@@ -119,13 +119,13 @@ class _Bar:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def tell(self, news: Snapshot | PollFailure) -> None:
-        """Move the bar."""
+    def show(self, news: Snapshot | PollFailure) -> None:
+        """Update the bar."""
         if isinstance(news, PollFailure):
             self._below.plain, self._below.style = plain(news.text), "yellow"
         else:
-            # Eighty columns hold no more beside the bar.
-            below = ", ".join(filter(None, [news.details, news.doing]))
+            # A terminal of 80 columns has no space for more next to the bar.
+            below = ", ".join(filter(None, [news.details, news.activity]))
             self._below.plain, self._below.style = plain(below), ""
             self._progress.update(
                 self._row,

@@ -1,1 +1,1 @@
-"""Alembic's scripts: each version of the schema follows from the one before it."""
+"""The migration scripts for Alembic: each creates a version of the schema from the previous one."""

@@ -1,4 +1,4 @@
-"""What Alembic runs: the scripts, on the connection and in the transaction that `store.schema_version` opened."""
+"""Alembic's entry point: runs the scripts on the connection and transaction that `store.schema_version` opened."""
 
 from alembic import context
 

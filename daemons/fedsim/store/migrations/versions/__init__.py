@@ -1,1 +1,1 @@
-"""One module per version of the schema; a module that was released never changes."""
+"""One module per version of the schema; a released module never changes."""

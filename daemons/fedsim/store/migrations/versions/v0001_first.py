@@ -171,7 +171,7 @@ Table(
 
 
 def upgrade() -> None:
-    """Make what is not there yet: MySQL commits each statement, so a run that was killed half-way is taken up again."""
+    """Create what does not exist: MySQL commits each statement, so this may continue an interrupted migration."""
     bind = op.get_bind()
     metadata.create_all(bind, checkfirst=True)
     for table in metadata.sorted_tables:

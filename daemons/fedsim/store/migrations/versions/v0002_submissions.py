@@ -1,4 +1,4 @@
-"""One submission, one task; and attempts that each know how long they count, instead of failed log-ins only."""
+"""Idempotent submissions, and attempts of any kind with their expiry instead of failed log-ins only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ attempts = Table(
 
 
 def upgrade() -> None:
-    """Make what is not there yet: MySQL commits each statement, so a run that was killed half-way is taken up again."""
+    """Create what does not exist: MySQL commits each statement, so this may continue an interrupted migration."""
     bind = op.get_bind()
     there = inspect(bind)
     if "submission" not in {column["name"] for column in there.get_columns("tasks")}:
@@ -38,4 +38,4 @@ def upgrade() -> None:
     for index in sorted(attempts.indexes, key=lambda index: str(index.name)):
         index.create(bind, checkfirst=True)
     if there.has_table("login_failures"):
-        op.drop_table("login_failures")  # what it held counted for minutes
+        op.drop_table("login_failures")  # its content expired within minutes

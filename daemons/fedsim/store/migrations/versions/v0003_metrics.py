@@ -22,7 +22,7 @@ BLOCK = 1000
 
 
 def upgrade() -> None:
-    """Do what has not been done yet: MySQL commits each statement, so a run that was killed is continued here."""
+    """Do what has not been done: MySQL commits each statement, so this may continue an interrupted migration."""
     bind = op.get_bind()
     for name in ("tasks", "rounds"):
         columns = {column["name"] for column in inspect(bind).get_columns(name)}
@@ -60,7 +60,7 @@ def _convert(bind: Connection, name: str) -> None:
 
 
 def _metrics(row: Mapping[Any, Any]) -> dict[str, str | None]:
-    """The new columns of a row, NULL where there is nothing."""
+    """The new columns of a row; NULL for missing values."""
     numbers = {name: None if (value := row.get(name)) is None else float(value) for name in NUMBERS}
     tested = numbers["loss"] is not None or numbers["accuracy"] is not None
     metrics = {name: numbers[name] for name in ("accuracy", "loss")} if tested else {}

@@ -14,7 +14,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Convert every row; a row that has been converted stays as it is."""
+    """Convert every row; converted rows are not changed."""
     bind = op.get_bind()
     tasks = Table("tasks", MetaData(), autoload_with=bind)
     for number, text in bind.execute(select(tasks.c.number, tasks.c.settings)).all():
