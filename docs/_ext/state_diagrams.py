@@ -68,6 +68,7 @@ def _boxes(table: TransitionTable[Any], place: dict[StrEnum, int], left: int) ->
 
 
 def _arrows(table: TransitionTable[Any], place: dict[StrEnum, int], left: int, right: int) -> Iterator[str]:
+    labels = []  # drawn after all lines, so that none crosses a number
     lanes = {"down": 0, "up": 0}
     for number, row in enumerate(table.rows, 1):
         start, end = place[row.source], place[row.target]
@@ -83,8 +84,9 @@ def _arrows(table: TransitionTable[Any], place: dict[StrEnum, int], left: int, r
             y = (start + end + HEIGHT) // 2 + (8 * lanes[side] if side == "down" else 0)
             path = f"M{edge} {start + offset}H{x}V{end + offset}H{edge + (2 if side == 'down' else -2)}"
         yield f'<path d="{path}" fill="none" stroke="#345" stroke-width="1.3" marker-end="url(#arrow)"/>'
-        yield f'<circle cx="{x}" cy="{y}" r="11" fill="#fff" stroke="#345"/>'
-        yield f'<text x="{x}" y="{y + 4}" text-anchor="middle" font-size="12" fill="#123">{number}</text>'
+        labels.append(f'<circle cx="{x}" cy="{y}" r="11" fill="#fff" stroke="#345"/>')
+        labels.append(f'<text x="{x}" y="{y + 4}" text-anchor="middle" font-size="12" fill="#123">{number}</text>')
+    yield from labels
 
 
 def main() -> None:
