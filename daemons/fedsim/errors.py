@@ -1,4 +1,4 @@
-"""One small tree of errors; each carries the exit code (sysexits.h) with which a command or daemon ends.
+"""The exceptions of fedsim; each has the exit code (sysexits.h) with which a command or daemon ends.
 
 A message says what happened, to what, and what to do next.
 """
@@ -29,18 +29,18 @@ class SuspendReason(StrEnum):
 
     @property
     def words(self) -> str:
-        """The reason in words."""
+        """The reason as text."""
         return self.value.replace("_", " ")
 
 
 class FedsimError(Exception):
-    """Base of every error that fedsim raises on purpose."""
+    """Base class of all exceptions that fedsim raises deliberately."""
 
     exit_code = EX_SOFTWARE
 
 
 class ConfigError(FedsimError):
-    """A configuration file cannot be used; `problems` names every place and what would be right there."""
+    """A configuration file is invalid; `problems` lists every error with its path and what would be valid."""
 
     exit_code = EX_CONFIG
 
@@ -51,20 +51,20 @@ class ConfigError(FedsimError):
         super().__init__(f"{source} cannot be used:\n{lines}")
 
 
-class BadInput(FedsimError):  # noqa: N818 - what it is, not that it is an error, helps the reader
-    """Data or settings that somebody gave cannot be used; the message can be shown to that person."""
+class BadInput(FedsimError):  # noqa: N818 - the name describes the cause
+    """Data or settings from a user are invalid; the message can be shown to the user."""
 
     exit_code = EX_DATA
 
 
 class NotThere(FedsimError):  # noqa: N818
-    """What somebody named does not exist: a file, a task, a user."""
+    """An object that the user named does not exist: a file, a task, a user."""
 
     exit_code = EX_NOINPUT
 
 
 class Unavailable(FedsimError):  # noqa: N818
-    """Something outside fedsim that it needs is not there: a port in use, a database that does not answer."""
+    """An external resource is not available: a port is in use, the database does not answer."""
 
     exit_code = EX_UNAVAILABLE
     # Of what a running task needs, only the database raises this class itself.
@@ -72,7 +72,7 @@ class Unavailable(FedsimError):  # noqa: N818
 
 
 class DiskFull(Unavailable):
-    """There is no room on this host's disk; what was under way can be done again when there is."""
+    """The disk of this host is full; the operation can be repeated when there is space."""
 
     suspend_reason = SuspendReason.DISK_FULL
 
@@ -84,15 +84,15 @@ class HostTrouble(Unavailable):
 
 
 class WatchLimit(FedsimError):  # noqa: N818
-    """The kernel lets this user watch no more folders. Not a thing to wait for: somebody must raise the limit."""
+    """The kernel's limit of watched folders is reached. An administrator must raise it; waiting does not help."""
 
     exit_code = EX_UNAVAILABLE
 
 
 class Refused(FedsimError):  # noqa: N818
-    """The other side said no. `code` is one of the wire's refusal codes; `retry` says whether later may succeed.
+    """The peer refused. `code` is one of the wire's refusal codes; `retry` says whether a later attempt may succeed.
 
-    `who` is the name in the certificate of whoever was refused, where the lab's authority has signed it.
+    `who` is the name in the certificate of the refused peer, if the lab's authority has signed it.
     """
 
     exit_code = EX_NO_PERMISSION

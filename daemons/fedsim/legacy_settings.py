@@ -1,4 +1,4 @@
-"""Settings of tasks, and models in checkpoints, that were written by version 0.1, in the form of this version."""
+"""Converts settings of tasks, and models in checkpoints, that version 0.1 wrote to the form of this version."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The JSON that travels between web, server and nodes: bodies of small files, and metadata beside parameter files.
+"""The JSON messages between web, server and nodes: bodies of small files, and metadata of parameter files.
 
-Every field is bounded: a peer is never trusted with names, lengths or numbers.
+Every field is bounded, because names, lengths and numbers from a peer are untrusted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_TEXT = 2000
 MAX_RUNS = 200_000
 MAX_PROBLEMS = 100
 MAX_LISTED = 1000
-"""Data sets and tasks in a hello."""
+"""Maximum number of data sets, and of tasks, in a hello."""
 MAX_PLUGINS = 100
-"""Plug-ins of one group in a hello."""
+"""Maximum number of plug-ins of one group in a hello."""
 MAX_GROUPS = 20
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
@@ -46,13 +46,13 @@ class Uplink(StrEnum):
 
 
 class Message(BaseModel):
-    """Base of every message; a field that the reader does not know is left out, so that neighbours can differ."""
+    """Base class of messages; unknown fields are ignored, so that peers can have different versions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class DataSetInfo(Message):
-    """What a node tells of a data set: never an example, only what a server must know to choose nodes."""
+    """The description of a data set that a node announces: what the server needs to choose nodes, never examples."""
 
     name: Name
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -118,7 +118,7 @@ class EngineInfo(Message):
 
 
 class TaskReport(Message):
-    """Where a node stands with a task. `num_examples` are runs of (how many clients, examples of each), in order.
+    """The state of a task on a node. `num_examples` are runs of (number of clients, examples of each), in order.
 
     `versions` are those of the workers that computed for it; `suspended` is why it does not go on at present.
     """
@@ -133,7 +133,7 @@ class TaskReport(Message):
 
 
 class Hello(Message):
-    """`hello`: a node announces itself and what it is doing."""
+    """`hello`: the announcement of a node, with the state of its tasks."""
 
     node: Name
     version: Annotated[str, Field(max_length=64)]
@@ -157,7 +157,7 @@ class Hello(Message):
 
 
 def _in_any_names(given: object) -> object:
-    """Settings as people give them, also in the original platform's names."""
+    """Settings by fedsim's names or those of the original platform."""
     if not isinstance(given, dict):
         return given
     try:
@@ -167,7 +167,7 @@ def _in_any_names(given: object) -> object:
 
 
 class Submission(Message):
-    """`initparam` from the web: a hint that the row with this uid waits. The row's settings count, not these."""
+    """`initparam` from the web: notifies of a new task. The settings in the task's row are used, not these."""
 
     task: Uid
     settings: Annotated[TaskSettings, BeforeValidator(_in_any_names)]
@@ -189,14 +189,14 @@ class Assignment(Message):
 
 
 class Chunk(Message):
-    """Some of the cohort's clients on one node: the unit of training, summing, sending and doing again."""
+    """Some of the cohort's clients on one node: the unit of training, summing, sending and repeating."""
 
     id: Count
     clients: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1_000_000)]
 
 
 class Broadcast(Message):
-    """Beside `globalparam`: what this node trains in the round. `final`: nothing, it is the finished model.
+    """The metadata of `globalparam`: what this node trains in the round. `final`: nothing, it is the final model.
 
     `used_through` says that the node's updates up to that round were used and can be cleared.
     """
@@ -207,7 +207,7 @@ class Broadcast(Message):
 
     @classmethod
     def of_final_model(cls, last_round: int) -> Broadcast:
-        """Beside the final model, which the last round made."""
+        """The metadata of the final model, the result of the last round."""
         return cls(used_through=last_round, final=True)
 
 
@@ -227,16 +227,16 @@ class PhaseAnswer(PhaseRequest):
 
 
 class Stop(Message):
-    """`stop`: the task is over for this node (or, from the web, somebody wants it to be)."""
+    """`stop`: the task has ended for this node; from the web, a request to stop the task."""
 
     task: Uid
     reason: Text = ""
 
 
 def as_text(text: str, most: int = MAX_TEXT) -> str:
-    """`text` as a message can carry it: at most `most` letters, and a word about those that were cut.
+    """Truncate `text` to at most `most` characters, with a note about the truncation.
 
-    What is no character (a byte of a file's name that is not UTF-8) becomes a question mark.
+    Undecodable bytes (of a file name that is not UTF-8) become question marks.
     """
     text = text.encode(errors="replace").decode()
     if len(text) <= most:
@@ -246,7 +246,7 @@ def as_text(text: str, most: int = MAX_TEXT) -> str:
 
 
 def read_message(model: type[M], data: bytes | str | dict[str, object], source: str) -> M:
-    """Check JSON text, or JSON already parsed, as a `model`; `BadInput` names `source` and what is wrong."""
+    """Validate JSON text, or parsed JSON, as a `model`; `BadInput` names `source` and the errors."""
     try:
         return model.model_validate(data) if isinstance(data, dict) else model.model_validate_json(data)
     except ValidationError as error:

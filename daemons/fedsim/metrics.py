@@ -1,4 +1,4 @@
-"""Numbers for Prometheus. The working loop counts; a thread of its own answers, and never asks the loop."""
+"""Metrics for Prometheus. The main loop updates them; a separate thread serves them without involving the loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsim.config import Address
 from fedsim.errors import Unavailable
 
 SCRAPE_SECONDS = 10.0
-# How long the end may wait for the thread that answers.
+# How long shutdown waits for the serving thread.
 _POLL_SECONDS = 0.5
 _TURNS = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 1800, 7200)
@@ -34,19 +34,19 @@ class ProcessMetrics:
         build.labels(self.daemon, __version__).set(1)
         self.turn = Histogram(
             "fedsim_loop_turn_seconds",
-            "Time between two feedings of the watchdog, waiting for events included (at most 5 s, or it is late).",
+            "Time between two notifications of the watchdog, including waits for events (at most 5 s unless delayed).",
             buckets=_TURNS,
             registry=self.registry,
         )
 
 
 class TaskMetrics(ProcessMetrics):
-    """The metrics of tasks on server and node. A task is a label only while it runs, so that labels do not pile up."""
+    """The metrics of tasks on server and node. A task is a label only while it runs, which bounds their number."""
 
     def __init__(self) -> None:
         super().__init__()
         registry = self.registry
-        self.tasks = Gauge("fedsim_tasks", "Tasks that run here, or wait to.", ["state"], registry=registry)
+        self.tasks = Gauge("fedsim_tasks", "Tasks that are running or waiting.", ["state"], registry=registry)
         self.task_round = Gauge("fedsim_task_round", "The round that a task is in.", ["task"], registry=registry)
         self.rounds = Counter("fedsim_rounds", "Rounds: committed on a server, trained on a node.", registry=registry)
         self.bytes_sent = Counter("fedsim_bytes_sent", "Bytes sent, by kind of file.", ["kind"], registry=registry)
@@ -54,10 +54,10 @@ class TaskMetrics(ProcessMetrics):
 
     def task_ended(self, number: int) -> None:
         """Remove a task's metrics."""
-        _forget(self.task_round, number)
+        _remove(self.task_round, number)
 
 
-def _forget(gauge: Gauge, task: int) -> None:
+def _remove(gauge: Gauge, task: int) -> None:
     with suppress(KeyError):
         gauge.remove(str(task))
 
@@ -73,24 +73,22 @@ class ServerMetrics(TaskMetrics):
         self.ended = Counter("fedsim_tasks_ended", "Tasks that ended.", ["outcome"], registry=registry)
         self.round_seconds = Histogram(
             "fedsim_round_seconds",
-            "How long a round took: train, aggregate, evaluate, all.",
+            "Duration of a round's parts: train, aggregate, evaluate, all.",
             ["phase"],
             buckets=_SECONDS,
             registry=registry,
         )
         self._tested = Gauge(
             "fedsim_task_metric",
-            "The task's metrics at the last test; NaN where one is not finite.",
+            "The task's metrics at the last test; NaN if not finite.",
             ["task", "metric"],
             registry=registry,
         )
         self._tested_names: dict[str, set[str]] = {}
         self.checkpoints = Counter("fedsim_checkpoints", "Checkpoints that were saved.", registry=registry)
-        self.node_online = Gauge(
-            "fedsim_node_online", "1 if the node was heard of lately.", ["node"], registry=registry
-        )
+        self.node_online = Gauge("fedsim_node_online", "1 if the node is online.", ["node"], registry=registry)
         self.waiting = Gauge(
-            "fedsim_waiting", "1 while all waits for it: database, disk_space.", ["for"], registry=registry
+            "fedsim_waiting", "1 while tasks wait for it: database, disk_space.", ["for"], registry=registry
         )
         for what in ("database", "disk_space"):
             self.waiting.labels(what).set(0)
@@ -124,10 +122,10 @@ class NodeMetrics(TaskMetrics):
     def __init__(self) -> None:
         super().__init__()
         self.chunk_seconds = Histogram(
-            "fedsim_chunk_seconds", "How long a chunk took to train.", buckets=_SECONDS, registry=self.registry
+            "fedsim_chunk_seconds", "Time to train a chunk.", buckets=_SECONDS, registry=self.registry
         )
         self.problems = Gauge("fedsim_dataset_problems", "Data sets that cannot be used.", registry=self.registry)
-        self.full = Gauge("fedsim_waiting", "1 while all waits for it: disk_space.", ["for"], registry=self.registry)
+        self.full = Gauge("fedsim_waiting", "1 while tasks wait for it: disk_space.", ["for"], registry=self.registry)
         self.full.labels("disk_space").set(0)
 
 
@@ -135,17 +133,17 @@ class _Handler(WSGIRequestHandler):
     timeout = SCRAPE_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
-        """Log nothing of a scrape."""
+        """Do not log scrapes."""
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Threads that no one waits for: a slow scraper delays nothing, not even the daemon's end."""
+    """Serves in daemon threads: a slow scraper does not delay anything, not even shutdown."""
 
     daemon_threads = True
     block_on_close = False
 
     def server_bind(self) -> None:
-        """Bind without asking the name server for this host's name, which could take long."""
+        """Bind without resolving this host's name, which could take long."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
@@ -153,17 +151,17 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Log nothing of a scraper that went away."""
+        """Do not log disconnected scrapers."""
 
 
 class MetricsEndpoint:
-    """`http://ADDRESS:PORT/metrics`, from the making of this object until `close`."""
+    """Serves `http://ADDRESS:PORT/metrics` from its creation until `close`."""
 
     def __init__(self, address: Address, registry: CollectorRegistry) -> None:
-        """Bind and answer.
+        """Bind, and start to serve.
 
         Raises:
-            Unavailable: naming the address, if it cannot be bound.
+            Unavailable: the address cannot be bound.
         """
         try:
             family, _, _, _, where = socket.getaddrinfo(
@@ -183,6 +181,6 @@ class MetricsEndpoint:
         self._thread.start()
 
     def close(self) -> None:
-        """Close the port."""
+        """Stop serving."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it: the kernel sees to that, however the other one ends."""
+"""The parent-death signal: the kernel ends a process when its parent ends, however the parent ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIBC: Final = ctypes.CDLL(None, use_errno=True)  # loaded here: a child between
 
 
 def end_with_parent(parent: int, number: signal.Signals) -> None:
-    """Get signal `number` when the process `parent`, which started this one, ends; also when it ends by SIGKILL."""
+    """Request signal `number` for this process when its parent, the process `parent`, ends, even by SIGKILL."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
-        sys.exit(0)  # it ended before the kernel knew
+        sys.exit(0)  # the parent ended before the request

@@ -20,7 +20,7 @@ from fedsim.messages import Count, Message, Name
 
 Arrays = Mapping[str, NDArray[np.float32]]
 PARAMETERS = "parameters"
-"""The array that every update has: the model's parameters after training."""
+"""The array that every update contains: the model's parameters after training."""
 TRAIN_LOSS = "train_loss"
 """The metric that every engine reports: the mean loss over all training steps."""
 MAX_METRICS = 100
@@ -33,11 +33,11 @@ class Update(Message):
     Attributes:
         base_round: the round of the global model that it started from.
         chunk: of that round.
-        client: None where the update stands for all clients of the chunk.
-        num_clients: how many clients it stands for.
+        client: None if the update represents all clients of the chunk.
+        num_clients: the number of clients that it represents.
         num_examples: how many examples they trained on.
-        metrics: what was measured, each the mean over these examples.
-        node: that sent it, as its connection proved; empty on the node itself.
+        metrics: name -> mean over these examples.
+        node: the authenticated sender; None on the node itself.
         digest: blake3 of the file that holds the arrays; empty before it is written.
         size: of that file, in bytes.
     """
@@ -62,12 +62,12 @@ class Update(Message):
 
     @property
     def client_state(self) -> Arrays:
-        """What the client keeps for its next round; it never leaves the node."""
+        """The state that the client keeps for its next round; it never leaves the node."""
         return self._client_state
 
     @property
     def place(self) -> tuple[int, int]:
-        """Where it comes in the canonical order of its round's updates."""
+        """Its key in the canonical order of the round's updates."""
         return self.chunk, -1 if self.client is None else self.client
 
     def with_arrays(self, arrays: Arrays) -> Self:
@@ -105,7 +105,7 @@ def mean_metrics(updates: Sequence[Update]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where named arrays are in one flat float32 vector, as an update's file holds it: in the order of `shapes`."""
+    """The layout of named arrays in the flat float32 vector of an update's file: in the order of `shapes`."""
 
     shapes: Mapping[str, tuple[int, ...]]
 

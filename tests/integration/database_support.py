@@ -22,7 +22,7 @@ NOT_YET = {2003, 2006, 2013}  # refused, or cut off while it starts
 
 
 def program(name: str) -> str | None:
-    """Where a program lies; Debian keeps servers where a plain user's PATH does not look."""
+    """The path of a program; Debian installs servers outside of a regular user's PATH."""
     return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 
 

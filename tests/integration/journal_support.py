@@ -47,7 +47,7 @@ class Journal:
 
     @contextmanager
     def running(self, command: Sequence[str | Path], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A process whose standard error is, by what systemd would tell it, the journal."""
+        """A process whose standard error is the journal, according to the variable that systemd would set."""
         reading, writing = os.pipe()
         there = os.fstat(writing)
         process = subprocess.Popen(

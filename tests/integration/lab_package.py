@@ -82,7 +82,7 @@ class HangingUp(Raising):
 
 
 class Waiting(Raising):
-    """Reads what somebody has still to write."""
+    """A format that is not implemented."""
 
     def load(self, config, path, test_path):
         raise ValueError(path.read_text())

@@ -15,7 +15,7 @@ DATA = Path(os.environ.get("FEDSIM_TEST_DATA") or Path(__file__).parents[3] / "s
 
 
 def missing(what: str) -> NoReturn:
-    """End the test: it cannot run without `what`, which says how to get it."""
+    """Skip or fail the test: it cannot run without `what`, which says how to install it."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)

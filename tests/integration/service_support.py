@@ -1,4 +1,4 @@
-"""The part of systemd for tests of one daemon: the notify socket that it tells, and the sockets that it is passed."""
+"""The part of systemd for tests of one daemon: the notify socket, and passed sockets."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def test_the_document_names_every_question_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("route", ApiRoutes().routes(), ids=lambda route: f"{route.method} {route.path}")
-def test_nothing_is_answered_to_nobody(site: Site, route: object) -> None:
+def test_nothing_is_answered_without_authentication(site: Site, route: object) -> None:
     path = re.sub(r"<\w+:int>", "1", route.path)  # type: ignore[attr-defined] # a Route
     wrong = {"Authorization": "Bearer fedsim_wrong"}
     for headers in ({}, wrong):
@@ -133,7 +133,7 @@ def test_a_body_that_is_too_large_is_refused(site: Site) -> None:
     assert (answer.status_code, set(answer.json())) == (413, {"error"})
 
 
-def test_what_is_somebody_elses_is_not_there(site: Site) -> None:
+def test_objects_of_another_user_are_not_found(site: Site) -> None:
     owner, other, admin = api(site, "lin"), api(site, "wang"), api(site, "root", admin=True)
     task = site.task("lin")
     site.run_rounds(task, 10)
@@ -254,7 +254,7 @@ def test_a_token_opens_the_api_only_not_the_pages(site: Site) -> None:
     assert program.get("http://127.0.0.1/tasks").status_code == 303
 
 
-def test_errors_are_told_in_the_askers_language(site: Site) -> None:
+def test_errors_are_reported_in_the_askers_language(site: Site) -> None:
     assert api(site, "lin").get("tasks/9", headers={"Accept-Language": "zh"}).json() == {
         "error": "没有找到内容。它可能已被删除，或属于其他用户。"
     }

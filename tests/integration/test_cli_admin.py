@@ -48,7 +48,7 @@ def test_a_password_is_asked_for_twice(
     site.store.close()
 
 
-def test_a_name_and_a_password_that_will_not_do_are_both_told(terminal: Terminal, config: Path) -> None:
+def test_a_name_and_a_password_that_are_invalid_are_both_reported(terminal: Terminal, config: Path) -> None:
     assert terminal.run("admin", "migrate", "--config", config).code == 0
     result = terminal.run("admin", "create", "!", "--password-stdin", "--config", config, typed="short\n")
     assert result.code == 65
@@ -90,7 +90,7 @@ def test_users_are_listed_without_their_hashes(terminal: Terminal, config: Path,
     assert "argon2" not in result.out
 
 
-def test_what_is_missing_is_told_with_its_exit_code(terminal: Terminal, config: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_reported_with_its_exit_code(terminal: Terminal, config: Path, tmp_path: Path) -> None:
     result = terminal.run("admin", "users", "--config", config)
     assert result.code == 69
     assert "fedsim.db" in result.err

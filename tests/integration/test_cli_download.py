@@ -83,7 +83,7 @@ def test_what_is_not_what_the_server_saved_is_not_kept(web: Web, terminal: Termi
     assert files() == []
 
 
-def test_a_checkpoint_that_is_gone_or_never_was_exits_66(web: Web, terminal: Terminal, task: Task) -> None:
+def test_a_checkpoint_that_is_deleted_or_never_was_exits_66(web: Web, terminal: Terminal, task: Task) -> None:
     web.site.store.checkpoints.mark_removed(task.number, 2, why="too old", now=web.site.now)
     for arguments, told in ((("--round", 2), "too old"), (("--round", 3), "rounds: 4")):
         result = terminal.run("download", 1, *arguments)

@@ -48,7 +48,7 @@ def test_login_keeps_a_token_that_only_its_owner_can_read_and_logout_ends_it(web
     assert terminal.run("tasks").code == 77
 
 
-def test_login_asks_for_what_it_is_not_told(web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_asks_for_missing_values(web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: PASSWORD)
     result = terminal.run("login", "--json", typed=f"{web.url}\nada\n")
     assert result.code == 0, result.err
@@ -156,7 +156,7 @@ def test_a_wrong_command_line_exits_64(terminal: Terminal) -> None:
     assert result.document["exit_code"] == 64
 
 
-def test_help_tells_the_exit_codes_and_needs_neither_database_nor_numbers() -> None:
+def test_help_shows_the_exit_codes_and_needs_neither_database_nor_numbers() -> None:
     program = (
         "import sys; from fedsim.cli.main import main; code = main(['--help']); "
         "heavy = {'torch', 'numpy', 'sqlalchemy', 'pydantic', 'sklearn'} & set(sys.modules); "

@@ -28,7 +28,7 @@ def terminal(web: Web, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
     return terminal
 
 
-def test_a_yaml_file_becomes_a_task_whose_address_is_told(web: Web, terminal: Terminal, tmp_path: Path) -> None:
+def test_a_yaml_file_becomes_a_task_whose_address_is_reported(web: Web, terminal: Terminal, tmp_path: Path) -> None:
     file = tmp_path / "task.yml"
     file.write_text("title: 2026-01-01\nnum_rounds: 3\nlocal_learning_rate: 1e-2\n", encoding="utf-8")
     result = terminal.run("submit", file)
@@ -59,7 +59,7 @@ def test_a_submission_whose_answer_is_lost_is_sent_again_and_is_one_task(web: We
     assert len(web.site.store.tasks.newest()) == 1
 
 
-def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_told(terminal: Terminal) -> None:
+def test_the_original_platforms_json_is_taken_and_what_is_ignored_is_reported(terminal: Terminal) -> None:
     typed = '{"modelname": "mnist_cnn", "num_comm": 7, "cfraction": 0.2, "iid": 1, "save_path": "/tmp"}'
     result = terminal.run("submit", "-", "--json", typed=typed)
     assert result.code == 0, result.err
@@ -77,7 +77,7 @@ def test_set_replaces_a_setting_under_whichever_name_the_file_has_it(web: Web, t
     assert (task.settings.num_rounds, task.settings.local_epochs) == (9, 2)
 
 
-def test_every_problem_is_told_beside_its_field(web: Web, terminal: Terminal) -> None:
+def test_every_problem_is_reported_beside_its_field(web: Web, terminal: Terminal) -> None:
     typed = "num_rounds: 0\nfraction_train: 2\ncolour: red\n"
     result = terminal.run("submit", "-", typed=typed)
     assert result.code == 65
@@ -126,7 +126,7 @@ def test_only_an_administrator_sees_everybodys_tasks(web: Web, terminal: Termina
     assert "ada" in terminal.run("tasks", "--everybody").out
 
 
-def test_show_tells_settings_state_rounds_and_checkpoints(web: Web, terminal: Terminal) -> None:
+def test_show_prints_settings_state_rounds_and_checkpoints(web: Web, terminal: Terminal) -> None:
     task = web.site.task("ada", num_rounds=4, title="a title")
     web.site.run_rounds(task, 3)
     checkpoint = web.save_checkpoint(task, 3, b"model")
@@ -188,7 +188,7 @@ def test_a_task_runs_again_with_changes(web: Web, terminal: Terminal) -> None:
     assert terminal.run("rerun", 1, "--set", "num_rounds").code == 64
 
 
-def test_what_is_not_there_and_what_is_somebody_elses_exits_66(web: Web, terminal: Terminal) -> None:
+def test_missing_tasks_and_those_of_another_user_exit_66(web: Web, terminal: Terminal) -> None:
     web.token("bob")
     web.site.task("bob")
     for command in (("show", 1), ("watch", 1), ("stop", 1), ("rounds", 99), ("download", 99), ("rerun", 99)):

@@ -51,7 +51,7 @@ def advance_with_each_question(web: Web, rounds: int, ending: TaskState, reason:
     web.before = before
 
 
-def test_each_change_is_one_line_and_the_end_is_told(web: Web, terminal: Terminal) -> None:
+def test_each_change_is_one_line_and_the_end_is_reported(web: Web, terminal: Terminal) -> None:
     advance_with_each_question(web, 3, TaskState.COMPLETED)
     result = terminal.run("watch", 1)
     assert result.code == 0, result.err
@@ -132,7 +132,7 @@ def test_on_a_terminal_a_bar_shows_round_accuracy_loss_and_time_left(
     assert result.out.rstrip().endswith("Task 1 completed (2 of 2 rounds, accuracy 63.33%, loss 0.8)")
 
 
-def test_who_stops_watching_is_told_that_the_task_goes_on(
+def test_ctrl_c_ends_watching_and_the_task_continues(
     web: Web, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = web.site.task("ada")

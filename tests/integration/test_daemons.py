@@ -112,7 +112,7 @@ def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(l
     ],
     ids=["model_uninstalled", "node_not_configured"],
 )
-def test_a_task_that_cannot_be_taken_up_again_fails_alone(lab: Platform, spoil: Any, told: str) -> None:
+def test_a_task_that_cannot_be_resumed_fails_alone(lab: Platform, spoil: Any, told: str) -> None:
     number = lab.submit(**LONG)
     lab.await_round(number, 1)
     lab.kill("server")
@@ -229,7 +229,7 @@ def test_a_deadline_that_passed_in_vain_costs_no_processor(lab: Platform) -> Non
 # ---------------------------------------------------------------- slips in the configuration of others
 
 
-def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_goes_on_when_it_is_set_right(
+def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_continues_when_it_is_set_right(
     lab: Platform,
 ) -> None:
     undisturbed = lab.completed(lab.submit(**LONG)).digest
@@ -250,7 +250,7 @@ def test_a_node_that_turns_the_server_away_is_named_with_the_reason_and_goes_on_
     assert lab.completed(number).digest == undisturbed
 
 
-def test_an_announcement_that_is_refused_is_told_once_and_when_it_is_taken_again(lab: Platform) -> None:
+def test_an_announcement_that_is_refused_is_reported_once_and_when_it_is_taken_again(lab: Platform) -> None:
     change(lab, "receiver", limits={"max_json_bytes": 10})
     reload(lab, "receiver")
     lab.await_row(lambda: log_of(lab, "receiver").count("too_large") > 6 or None, what="for several announcements")
@@ -302,7 +302,7 @@ def test_after_a_reload_two_tasks_run_at_once_on_the_same_nodes_with_the_same_by
 
 
 @pytest.mark.parametrize("restarts", [False, True])
-def test_a_node_that_is_taken_out_is_told_that_its_task_is_over(lab: Platform, *, restarts: bool) -> None:
+def test_a_removed_node_is_notified_that_its_task_is_over(lab: Platform, *, restarts: bool) -> None:
     number = lab.submit(num_rounds=1000)
     lab.await_round(number, 1)
     nodes = yaml.safe_load(lab.config("server").read_text())["nodes"]

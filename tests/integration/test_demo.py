@@ -62,8 +62,8 @@ def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp
     assert ours(tmp_path) == []
 
 
-def test_on_a_terminal_the_demonstration_goes_on_serving_until_ctrl_c(tmp_path: Path) -> None:
-    """It takes MNIST where FEDSIM_DATA says that it lies, before anything else."""
+def test_on_a_terminal_the_demonstration_continues_serving_until_ctrl_c(tmp_path: Path) -> None:
+    """MNIST in FEDSIM_DATA takes precedence over other data."""
     data = real_data("mnist")
     screen, theirs = pty.openpty()
     environment = {**os.environ, "FEDSIM_DATA": str(data.parent), "TERM": "dumb", "COLUMNS": "200"}

@@ -1,4 +1,4 @@
-"""A disk that fills in the middle of a task: everybody says so and waits, and the task ends with the same bytes."""
+"""A disk that fills in the middle of a task: all parts report it and wait, and the task ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_node_whose_disk_is_full_at_the_end_gets_the_final_model_when_there_is
         assert models[0].read_bytes() == models[1].read_bytes()
 
 
-def test_an_aggregation_without_room_is_told_not_died_of(tmp_path: Path) -> None:
+def test_an_aggregation_without_disk_space_is_reported(tmp_path: Path) -> None:
     vector = np.zeros(MIB, np.float32)
     base, update = tmp_path / "base", tmp_path / "update.npy"
     write_vector(base / "model.npy", vector)

@@ -1,4 +1,4 @@
-"""What is cleared when nobody needs it any more, and that it is never cleared silently."""
+"""What is removed when it is no longer needed, and that every removal is recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every process writes into the journal: native fields, one entry for one event, whoever speaks."""
+"""The journal entries of every process: native fields, one entry for each event."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ with selectors.DefaultSelector() as selector:
 """
 
 
-def test_every_event_is_one_entry_with_its_fields_whoever_logs_it(journal: Journal) -> None:
+def test_every_event_is_one_entry_with_its_fields(journal: Journal) -> None:
     with journal.running([sys.executable, "-Wdefault", "-c", EVENTS]) as process:
         trained = journal.await_event("round_trained")
         assert trained["MESSAGE"] == "round_trained node=node-a task=42 round=7 examples=600"

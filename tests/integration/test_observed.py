@@ -1,4 +1,4 @@
-"""What a lab tells of its tasks: numbers for Prometheus, one story in the logs of all hosts, the status line."""
+"""Observability of tasks: metrics for Prometheus, the logs of all hosts, the status line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def story(lab: Platform, process: str, number: int) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> None:
+def test_every_daemon_reports_metrics_and_events_of_a_task(lab: Platform) -> None:
     number = lab.submit(**LONG)
     lab.await_round(number, 2)
     psutil.Process(lab.workers("node-a")[0].pid).kill()
@@ -98,7 +98,7 @@ def test_numbers_and_story_of_a_task_are_told_by_every_part(lab: Platform) -> No
         assert story(lab, process, number) == ["file_received"]
 
 
-def test_the_web_counts_requests_and_tells_its_numbers_to_this_machine_only(lab: Platform) -> None:
+def test_the_web_counts_requests_and_shows_its_numbers_to_this_machine_only(lab: Platform) -> None:
     httpx.get(f"{lab.url}/healthz")
     httpx.get(f"{lab.url}/no/such/page")
     told = scrape(lab, "web")
@@ -109,7 +109,7 @@ def test_the_web_counts_requests_and_tells_its_numbers_to_this_machine_only(lab:
     assert through_a_proxy.status_code == 404
 
 
-def test_the_status_line_tells_task_round_and_accuracy(lab: Platform, tmp_path: Path) -> None:
+def test_the_status_line_shows_task_round_and_accuracy(lab: Platform, tmp_path: Path) -> None:
     lab.stop("server")
     with Service(tmp_path, lab.processes["server"].command) as server:
         server.await_told("READY=1")

@@ -1,4 +1,4 @@
-"""A lab's own models and formats, through the whole platform: what works, and what each kind of fault costs."""
+"""A lab's own models and formats on the platform: what works, and the effect of each kind of fault."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_an_installed_model_learns_from_a_data_set_of_an_installed_format(lab: P
     assert accuracy > 0.7
 
 
-def test_what_cannot_be_offered_is_told_and_costs_nothing_else(lab: Platform) -> None:
+def test_what_cannot_be_offered_is_reported_and_costs_nothing_else(lab: Platform) -> None:
     hello = next(node.hello for node in lab.store.nodes.all() if node.name == "node-a")
     problems = "\n".join(hello["problems"])
     assert {dataset["name"] for dataset in hello["datasets"]} == {"digits", "mine"}

@@ -1,4 +1,4 @@
-"""How a daemon looks at its data: each data set for itself, to the end, and again when the folder changes."""
+"""How a daemon scans its data: each data set independently, and again when the folder changes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_data_set_fails_for_itself_whatever_it_does_to_the_worker(
     assert "not a complete .npz" in seen.unusable["zip"]
 
 
-def test_data_that_is_written_all_the_time_is_seen_and_told_of(
+def test_data_that_is_written_all_the_time_is_seen_and_reported(
     loop: Loop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspector, "MOST_SETTLE_SECONDS", 1.5)

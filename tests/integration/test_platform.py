@@ -100,7 +100,7 @@ def test_a_task_with_another_model_follows_without_any_restart(lab: Platform) ->
     assert {name: process.pid for name, process in lab.processes.items()} == pids
 
 
-def test_what_is_recorded_and_saved_tells_the_whole_story(lab: Platform) -> None:
+def test_records_and_checkpoints_are_complete(lab: Platform) -> None:
     number = lab.submit(num_rounds=5)
     task = lab.completed(number)
     rounds = lab.store.rounds.of_task(number)

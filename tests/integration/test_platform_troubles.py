@@ -27,7 +27,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield lab
 
 
-def test_a_round_goes_on_without_a_dead_node_once_its_deadline_has_passed(lab: Platform) -> None:
+def test_a_round_continues_without_a_dead_node_once_its_deadline_has_passed(lab: Platform) -> None:
     number = lab.submit(**LONG | {"num_rounds": 3}, min_responses=0.3, round_timeout_seconds=8)
     lab.await_round(number, 1)
     lab.kill("node-b")
@@ -41,7 +41,7 @@ def test_a_round_goes_on_without_a_dead_node_once_its_deadline_has_passed(lab: P
     assert (lab.node_spool("node-b") / "checkpoints" / f"task-{number:06d}.safetensors").is_file()
 
 
-def test_a_round_that_needs_everybody_says_for_whom_it_waits_and_goes_on_when_they_are_back(lab: Platform) -> None:
+def test_a_round_that_needs_all_nodes_says_for_whom_it_waits_and_continues_when_they_are_back(lab: Platform) -> None:
     undisturbed = lab.completed(lab.submit(**LONG)).digest
     number = lab.submit(**LONG, round_timeout_seconds=3)
     lab.await_round(number, 2)
@@ -83,7 +83,7 @@ def test_a_port_in_use_ends_the_receiver_and_the_web_with_69_and_its_name(lab: P
         assert "in use" in run.stderr or "another program has it" in run.stderr
 
 
-def test_garbage_on_the_receivers_port_disturbs_nobody(lab: Platform) -> None:
+def test_garbage_on_the_receivers_port_disturbs_no_one(lab: Platform) -> None:
     port = yaml.safe_load(lab.config("receiver").read_text())["listen"]["port"]
     number = lab.submit(num_rounds=2)
     for _ in range(20):

@@ -34,5 +34,5 @@ def test_ansible_lint_finds_nothing_in_its_strictest_profile(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role", sorted(path.name for path in (PLAYBOOKS / "roles").iterdir()))
-def test_a_role_says_what_it_wants_to_be_told(role: str) -> None:
+def test_a_role_declares_its_arguments(role: str) -> None:
     assert (PLAYBOOKS / "roles" / role / "meta" / "argument_specs.yml").is_file()

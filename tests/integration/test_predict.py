@@ -87,7 +87,7 @@ def test_a_table_without_labels_gets_classes_and_probabilities(
     assert "accuracy" not in result.err
 
 
-def test_with_labels_it_tells_how_good_the_predictions_are(
+def test_with_labels_it_shows_how_good_the_predictions_are(
     terminal: Terminal, checkpoint: Path, tmp_path: Path
 ) -> None:
     data = write(tmp_path / "new.csv", LABELLED)

@@ -112,7 +112,7 @@ def test_all_permitted_json_arrives_where_it_belongs(tmp_path: Path) -> None:
         assert len(files_in(receiver.spool.root)) == 2
 
 
-def test_a_local_update_always_lies_under_the_name_of_the_connection(tmp_path: Path) -> None:
+def test_a_local_update_is_always_stored_under_the_name_of_the_connection(tmp_path: Path) -> None:
     model_file(tmp_path / "m.npy", 10)
     with receiving(server_config(tmp_path)) as receiver:
         for number in (1, 2):
@@ -132,7 +132,9 @@ def test_a_local_update_always_lies_under_the_name_of_the_connection(tmp_path: P
         {"kind": "stop", "task": TASK, "round": 1},
     ],
 )
-def test_what_looks_like_a_path_is_refused_and_the_connection_goes_on(tmp_path: Path, file_id: dict[str, Any]) -> None:
+def test_what_looks_like_a_path_is_refused_and_the_connection_continues(
+    tmp_path: Path, file_id: dict[str, Any]
+) -> None:
     with receiving(node_config(tmp_path)) as receiver, RawPeer(receiver.port) as peer:
         peer.expect(FrameType.HELLO)
         body = stop_body()
@@ -151,7 +153,7 @@ def vector_of(tmp_path: Path) -> Path:
     return tmp_path / "m.npy"
 
 
-def test_a_test_set_that_nobody_asked_for_is_refused(tmp_path: Path) -> None:
+def test_a_test_set_that_no_one_asked_for_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "d.npy", np.zeros((5, 28, 28), np.float32))
     with receiving(server_config(tmp_path)) as receiver:
         want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1", "node-2"], Kind.TESTSET: ["node-2"]})
@@ -184,7 +186,7 @@ def test_an_update_of_another_length_than_the_model_is_refused_and_disturbs_noth
 
 
 @pytest.mark.parametrize("host", ["server", "node"])
-def test_who_is_early_is_told_to_come_again_and_loses_nothing(tmp_path: Path, host: str) -> None:
+def test_an_early_sender_is_asked_to_try_again_and_loses_nothing(tmp_path: Path, host: str) -> None:
     make, sender, file_id = {
         "server": (server_config, NODE, FileId(kind=Kind.LOCALPARAM, task=OTHER, round=1, chunk=0)),
         "node": (node_config, SERVER, global_id(task=OTHER)),

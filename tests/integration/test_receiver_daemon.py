@@ -62,7 +62,7 @@ def test_a_spool_has_one_receiver_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_broken_configuration_is_told_whole_and_ends_with_78(tmp_path: Path) -> None:
+def test_a_broken_configuration_is_reported_whole_and_ends_with_78(tmp_path: Path) -> None:
     path = tmp_path / "receiver.yml"
     path.write_text("name: node/1\nrole: boss\nlisten: {port: 1}\nspool: /tmp\npeers: []\nlimit: 3\n")
     ended = run_daemon(path, "--validate-config")

@@ -75,7 +75,7 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_a_disk_that_fills_refuses_the_file_and_everything_else_goes_on(tmp_path: Path, disk: Path) -> None:
+def test_a_disk_that_fills_refuses_the_file_and_everything_else_continues(tmp_path: Path, disk: Path) -> None:
     model_file(tmp_path / "m.npy", 800_000)
     with receiving(node_config(disk)) as receiver:
         body = vector_bytes(tmp_path, 800_000)
@@ -120,7 +120,7 @@ TWO = {"peers": [{"name": "node-1", "role": "client"}, {"name": "node-2", "role"
 
 
 def open_offers(peer: RawPeer, body: bytes, count: int) -> list[str]:
-    """Offer so many bodies, numbered from 0; the codes of the refusals ("" where there was none)."""
+    """Offer this many bodies, numbered from 0; returns the codes of the refusals ("" where there was none)."""
     peer.expect(FrameType.HELLO)
     codes = []
     for chunk in range(count):
@@ -164,7 +164,7 @@ def test_one_peer_gets_no_more_than_its_share_of_the_disk(tmp_path: Path, disk: 
 
 
 def leave_parts(receiver: Receiver, body: bytes, count: int, identity: Identity = NODE) -> None:
-    """Begin to send so many files, 100 kB of each, and go."""
+    """Begin to send this many files, 100 kB of each, and disconnect."""
     for chunk in range(count):
         with RawPeer(receiver.port, identity) as peer:
             peer.expect(FrameType.HELLO)
@@ -175,7 +175,7 @@ def leave_parts(receiver: Receiver, body: bytes, count: int, identity: Identity 
 
 
 def leave(peer: RawPeer) -> None:
-    """End the connection, and wait until the receiver has let go of what it brought."""
+    """Close the connection, and wait until the receiver has released its files."""
     peer.send(b"x" * PREFIX.size)
     peer.expect_end("not_fedsim")
 

@@ -112,7 +112,7 @@ def test_an_offer_of_a_file_that_is_being_verified_is_answered_at_once_and_chang
         assert belongs_together(path)
 
 
-def test_of_two_files_for_one_place_only_the_newer_offer_goes_on(tmp_path: Path) -> None:
+def test_of_two_files_for_one_place_only_the_newer_offer_continues(tmp_path: Path) -> None:
     bodies = [vector_bytes(tmp_path, 50_000, seed) for seed in (1, 2)]
     with receiving(node_config(tmp_path)) as receiver, RawPeer(receiver.port) as old, RawPeer(receiver.port) as new:
         for peer in (old, new):

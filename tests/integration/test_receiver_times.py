@@ -132,7 +132,7 @@ def test_a_sender_whose_idle_connection_was_ended_makes_a_new_one(tmp_path: Path
                 later.expect_end("idle")
 
 
-def test_hundreds_of_idle_connections_cost_no_thread_and_disturb_nobody(tmp_path: Path) -> None:
+def test_hundreds_of_idle_connections_occupy_no_thread(tmp_path: Path) -> None:
     limits = {"max_connections": 300, "max_connections_per_peer": 300, "threads": 3}
     before = threading.active_count()
     with receiving(node_config(tmp_path, limits=limits)) as receiver:

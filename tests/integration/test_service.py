@@ -52,7 +52,7 @@ def greet(port: int) -> None:
 # ---------------------------------------------------------------- ready, watched, reloaded, stopped
 
 
-def test_a_receiver_is_ready_when_its_port_is_and_tells_what_it_does_until_it_stops(tmp_path: Path) -> None:
+def test_a_receiver_is_ready_when_its_port_is_and_shows_what_it_does_until_it_stops(tmp_path: Path) -> None:
     port = free_port()
     with Service(tmp_path, receiver(tmp_path, listen={"port": port})) as service:
         service.await_told("READY=1")
@@ -82,7 +82,7 @@ def test_a_server_is_not_ready_before_its_database_is_and_may_wait_as_long_as_it
         assert not any("READY=1" in message for message in service.told)
 
 
-def test_a_web_is_ready_when_somebody_serves_and_goes_on_with_what_it_has_when_its_file_is_wrong(
+def test_a_web_is_ready_when_someone_serves_and_continues_with_what_it_has_when_its_file_is_wrong(
     tmp_path: Path,
 ) -> None:
     path = written(tmp_path)

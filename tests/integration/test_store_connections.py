@@ -1,4 +1,4 @@
-"""What a store does when the database is away, comes back, changes its password, or belongs to somebody else."""
+"""The store when the database is unreachable, returns, changes its password, or denies access."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class TestMariaDb:
             )
             assert cursor.fetchall() == (("InnoDB", "utf8mb4_bin"),)
 
-    def test_a_row_that_somebody_holds_is_waited_for_and_then_said(
+    def test_a_locked_row_is_waited_for_and_then_reported(
         self, place: Place, mariadb: MariaDb, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connections, "LOCK_WAIT_SECONDS", 1)

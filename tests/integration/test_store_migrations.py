@@ -1,4 +1,4 @@
-"""The schema comes to the code's version, on each kind of database: once, whole, and by whoever starts first."""
+"""Migration of the schema to the code's version on each kind of database: once, completely, by the first process."""
 
 from __future__ import annotations
 
@@ -283,7 +283,7 @@ def test_every_old_round_is_converted_however_many_there_are(
 
 
 @ON_MARIADB
-def test_the_third_migration_goes_on_where_it_was_killed(
+def test_the_third_migration_continues_where_it_was_killed(
     empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second_version(empty, tmp_path, monkeypatch)
@@ -315,7 +315,7 @@ HALF_OF_ATTEMPTS = (
         ],
     ],
 )
-def test_the_second_migration_goes_on_where_it_was_killed(
+def test_the_second_migration_continues_where_it_was_killed(
     empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: list[str]
 ) -> None:
     first_version(empty, tmp_path, monkeypatch)
@@ -349,7 +349,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
 
 
 @ON_MARIADB
-def test_the_first_migration_goes_on_where_it_was_killed(empty: Store) -> None:
+def test_the_first_migration_continues_where_it_was_killed(empty: Store) -> None:
     with empty.database.writing() as connection:
         metadata.create_all(connection, tables=[users, tasks])
         connection.execute(text("DROP INDEX ix_tasks_state ON tasks"))

@@ -188,7 +188,7 @@ class TestCheckpoints:
         assert self.expired(store, keep_tasks=1) == [(old, 10), (newer, 10)]
         assert self.expired(store, keep_tasks=1, finished_before=550.0) == [(old, 10), (newer, 10), (long, 10)]
 
-    def test_what_is_gone_or_still_runs_does_not_expire(self, store: Store) -> None:
+    def test_what_is_deleted_or_still_runs_does_not_expire(self, store: Store) -> None:
         old = self.finished_task(store, 100.0, 10, 20)
         running = new_task(store, state=RUNNING)
         store.checkpoints.record(running.uid, new_checkpoint(10))

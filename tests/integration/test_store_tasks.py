@@ -107,7 +107,7 @@ class TestTasks:
         assert [task.number for task in store.tasks.newest(ada.id, limit=1, before=made[4])] == [made[2]]
         assert {task.user_name for task in store.tasks.newest(bob.id)} == {"Bob"}
 
-    def test_a_restarted_server_finds_what_it_had_begun(self, store: Store) -> None:
+    def test_a_restarted_server_finds_its_unfinished_tasks(self, store: Store) -> None:
         made = {state: new_task(store, state=state) for state in TaskState}
         assert [task.number for task in store.tasks.unfinished()] == [made[STARTING].number, made[RUNNING].number]
 
@@ -249,7 +249,7 @@ class TestMoves:
     def test_an_unknown_task_cannot_be_stopped(self, store: Store) -> None:
         assert not store.tasks.request_stop(99, NOW)
 
-    def test_a_stopped_task_is_never_claimed_whoever_is_faster(self, store: Store) -> None:
+    def test_a_stopped_task_is_never_claimed_regardless_of_who_is_faster(self, store: Store) -> None:
         made = [new_task(store) for _ in range(12)]
         together = threading.Barrier(2)
 

@@ -1,4 +1,4 @@
-"""Certificates while daemons run: they come anew without a failed transfer, and go without an open door."""
+"""Certificates while daemons run: they are replaced without a failed transfer, and revoked without delay."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ def test_a_certificate_of_another_authority_is_taken_in_while_both_are_believed(
         assert {line["code"] for line in ended} == {"untrusted"}
 
 
-def test_a_reload_with_wrong_files_says_so_and_everything_goes_on(tmp_path: Path, pki: Pki) -> None:
+def test_a_reload_with_wrong_files_says_so_and_everything_continues(tmp_path: Path, pki: Pki) -> None:
     config = server_config(tmp_path, tls=pki.tls("server", Role.SERVER).model_dump())
     with running(config, tmp_path) as receiver:
         connection = Connection(pki, receiver.port)
@@ -419,7 +419,7 @@ def test_no_connection_outlives_the_certificate_of_its_peer(tmp_path: Path, pki:
         assert "the certificate of client node-1 has expired" in line["problem"]
 
 
-def test_a_certificate_that_expires_soon_is_told_of_at_the_start_and_after_each_reload(
+def test_a_certificate_that_expires_soon_is_reported_at_the_start_and_after_each_reload(
     tmp_path: Path, pki: Pki
 ) -> None:
     soon = pki.tls("server", Role.SERVER, days=10)

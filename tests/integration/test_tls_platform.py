@@ -74,7 +74,7 @@ def test_a_rotation_in_the_middle_of_a_task_fails_no_transfer_and_no_task(lab: P
             assert trouble not in log_of(lab, process)
 
 
-def test_the_web_tells_the_server_with_its_new_certificate_and_goes_on_with_the_last_good_one(
+def test_the_web_notifies_the_server_with_its_new_certificate_and_continues_with_the_last_valid_one(
     lab: Platform, pki: Pki
 ) -> None:
     pki.issue("web", Role.WEB)

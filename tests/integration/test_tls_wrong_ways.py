@@ -64,7 +64,7 @@ def dialing(tls: TlsConfig | None) -> ssl.SSLContext:
 
 
 def first_words(identity: Identity = NODE) -> bytes:
-    """A HELLO, and the offer of a file that lies in it whole."""
+    """A HELLO, and an offer that contains the whole file."""
     body = hello_body(identity.name)
     hello = HelloHeader(name=identity.name, role=identity.role, versions=(1,), max_header_bytes=4096)
     offer = encode(FrameType.OFFER, header_of(body, HELLO), transfer=1, body_size=len(body)) + body
@@ -157,7 +157,7 @@ def for_nothing_that_is_said(pki: Pki, folder: Path) -> TlsConfig:
         (for_nothing_that_is_said, "untrusted", "was not made by fedsim-ca"),
     ],
 )
-def test_a_certificate_that_is_no_good_gets_nobody_in(
+def test_an_invalid_certificate_is_rejected(
     pki: Pki,
     tmp_path: Path,
     certificate: Callable[[Pki, Path], TlsConfig | None],
@@ -170,7 +170,7 @@ def test_a_certificate_that_is_no_good_gets_nobody_in(
     pki.issue("node-1", Role.CLIENT)
 
 
-def test_a_revoked_certificate_gets_nobody_in(pki: Pki, tmp_path: Path) -> None:
+def test_a_revoked_certificate_is_rejected(pki: Pki, tmp_path: Path) -> None:
     tls = pki.tls("node-8", Role.CLIENT)
     (gone,) = pki.authority.revoke("node-8")
     with guarded(pki, tmp_path) as (receiver, log):
@@ -195,7 +195,7 @@ def test_a_node_cannot_speak_as_another_one_nor_as_something_else(pki: Pki, tmp_
         assert_refused(receiver, log, "wrong_name", told)
 
 
-def test_an_older_tls_gets_nobody_in(pki: Pki, tmp_path: Path) -> None:
+def test_an_older_tls_is_rejected(pki: Pki, tmp_path: Path) -> None:
     context = dialing(pki.tls("node-1", Role.CLIENT))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with guarded(pki, tmp_path) as (receiver, log):
@@ -204,13 +204,13 @@ def test_an_older_tls_gets_nobody_in(pki: Pki, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [first_words(), b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n"])
-def test_plain_tcp_gets_nobody_in(pki: Pki, tmp_path: Path, words: bytes) -> None:
+def test_plain_tcp_is_rejected(pki: Pki, tmp_path: Path, words: bytes) -> None:
     with guarded(pki, tmp_path) as (receiver, log):
         knock(receiver.port, None, words)
         assert_refused(receiver, log, "tls", "it does not speak TLS")
 
 
-def test_a_stolen_certificate_of_a_node_that_was_removed_gets_nobody_in(pki: Pki, tmp_path: Path) -> None:
+def test_a_stolen_certificate_of_a_node_that_was_removed_is_rejected(pki: Pki, tmp_path: Path) -> None:
     with guarded(pki, tmp_path, peers=[{"name": "node-2", "role": "client"}]) as (receiver, log):
         knock(receiver.port, dialing(pki.tls("node-1", Role.CLIENT)), first_words())
         assert_refused(
@@ -333,7 +333,7 @@ def test_a_certificate_that_may_not_listen_does_not_make_a_server(tmp_path: Path
     assert heard == []
 
 
-def test_a_revoked_server_is_told_nothing(tmp_path: Path) -> None:
+def test_a_revoked_server_receives_nothing(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     tls = pki.tls("server", Role.SERVER)
     pki.authority.revoke("server")  # before the web gets its list

@@ -64,7 +64,7 @@ from fedsim.wire.transport.stream_connection import StreamConnection
 MIB = 1 << 20
 
 
-def test_a_file_arrives_whole_and_wakes_whoever_watches(tmp_path: Path) -> None:
+def test_a_file_arrives_completely_and_wakes_its_watchers(tmp_path: Path) -> None:
     digest = model_file(tmp_path / "m.npy", 500_000)
     with receiving(node_config(tmp_path)) as receiver, Sender(SERVER) as sender:
         watch = Watch(receiver.spool.folder(Kind.GLOBALPARAM))
@@ -278,7 +278,7 @@ def wait_until_written(folder: Path, size: int) -> None:
             notify.read(timeout=int(PATIENCE * 1000))
 
 
-def test_a_receiver_killed_in_the_middle_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_receiver_killed_in_the_middle_continues_where_it_was(tmp_path: Path) -> None:
     digest = model_file(tmp_path / "m.npy", 8 * MIB)
     with _Process(tmp_path) as receiver:
 
@@ -328,7 +328,7 @@ def test_giving_up_and_cancelling_end_a_transfer_once() -> None:
         sender.send(peer, stop_id(), stop_body(), on_done=outcomes)
 
 
-def test_cancelling_in_the_middle_leaves_nothing_and_the_connection_goes_on(tmp_path: Path) -> None:
+def test_cancelling_in_the_middle_leaves_nothing_and_the_connection_continues(tmp_path: Path) -> None:
     digest = model_file(tmp_path / "m.npy", 16 * MIB)
     reached, go_on = threading.Event(), threading.Event()
     with receiving(node_config(tmp_path)) as receiver:

@@ -74,7 +74,7 @@ def begin_under_the_old_version(lab: Platform) -> int:
 
 
 def finished(lab: Platform, number: int) -> tuple[Task, dict[str, Any], list[str]]:
-    """The task at its end, the JSON beside its checkpoint, and what stands at it of versions."""
+    """The finished task, the metadata of its checkpoint, and its notes about versions."""
     task = lab.completed(number)
     about = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0008.json"
     events = [event.text for event in lab.store.events.newest(task=number) if event.kind == "version"]
@@ -96,7 +96,7 @@ def test_a_running_task_keeps_the_workers_of_its_version_and_its_bytes(lab: Plat
     assert (about["version"], about["not_comparable"], events) == (OLD, None, [])
 
 
-def test_where_that_version_is_gone_the_task_goes_on_and_says_that_it_is_not_comparable(lab: Platform) -> None:
+def test_where_that_version_is_deleted_the_task_continues_and_says_that_it_is_not_comparable(lab: Platform) -> None:
     shutil.rmtree(lab.folder / "opt" / OLD, ignore_errors=True)
     number = begin_under_the_old_version(lab)
     lab.start("server", "node-a")

@@ -86,7 +86,7 @@ def test_a_whole_network_of_ipv6_is_one_address(tmp_path: Path) -> None:
     site.store.close()
 
 
-def test_hashing_keeps_few_threads_and_the_others_are_told_to_come_again(
+def test_hashing_occupies_few_threads_and_further_requests_are_refused(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.user("lin")

@@ -103,7 +103,7 @@ def test_it_stops_while_it_waits_for_the_database(tmp_path: Path) -> None:
         assert process.wait(timeout=10) == 0
 
 
-def test_submitting_tells_the_servers_receiver_at_once(tmp_path: Path) -> None:
+def test_submitting_notifies_the_servers_receiver_at_once(tmp_path: Path) -> None:
     """From HTTP request to the first bytes on the server's port: the hint needs no poll."""
     migrated(tmp_path)
     with closing(open_store(f"sqlite:///{tmp_path}/fedsim.db")) as store:

@@ -226,7 +226,7 @@ latin = st.sampled_from(ODD_HEADERS) | st.binary(max_size=30).map(lambda raw: ra
 
 @st.composite
 def requests(draw: st.DrawFn, paths: list[tuple[str, str]]) -> Request:
-    """A request with at least one odd thing about it, and mostly not so many that nobody looks at the rest."""
+    """A request with at least one anomaly, and mostly few enough that the rest is evaluated."""
     method, pattern = draw(st.sampled_from(paths))
     path = b"".join(
         part.encode() if part != "{}" else draw(st.just(b"1") | odd_bytes) for part in re.split(r"(\{\})", pattern)

@@ -34,7 +34,7 @@ def form_of(page: str) -> dict[str, str]:
     return {name: html.unescape(value) for name, value in inputs + menus}
 
 
-def test_submitting_the_form_as_it_stands_makes_the_default_task_and_tells_the_server(site: Site) -> None:
+def test_submitting_the_form_unchanged_creates_the_default_task_and_notifies_the_server(site: Site) -> None:
     site.node()
     browser = site.user("lin")
     answer = browser.post_form("/tasks/new", **form_of(browser.get("/tasks/new").text))
@@ -79,7 +79,7 @@ def test_running_again_starts_from_the_tasks_settings(site: Site) -> None:
 PAGES = ["", "/rounds.csv", "/rounds.json", "/checkpoints/10", "/checkpoints/10?part=json"]
 
 
-def test_a_task_of_somebody_else_is_as_if_it_were_not_there(site: Site) -> None:
+def test_a_task_of_another_user_is_as_if_it_were_not_there(site: Site) -> None:
     owner, other, admin = site.user("lin"), site.user("wang"), site.admin()
     task = site.task("lin", title="secret plans")
     site.run_rounds(task, 10)
@@ -118,7 +118,7 @@ def test_what_people_and_nodes_wrote_never_becomes_markup(site: Site) -> None:
     assert "<script>alert" not in hostile.text
 
 
-def test_the_page_tells_whom_a_task_waits_for_and_what_was_measured(site: Site) -> None:
+def test_the_page_shows_whom_a_task_waits_for_and_what_was_measured(site: Site) -> None:
     browser = site.user("lin")
     site.run_rounds(site.task("lin"), 3, missing=(17, 42))
     text = re.sub(r"<[^>]+>", "", browser.get("/tasks/1").text)
@@ -148,7 +148,7 @@ def test_the_live_part_comes_alone_and_only_when_it_changed(site: Site) -> None:
         assert 'hx-trigger="every' in part.text
 
 
-def test_a_finished_tasks_page_stands_still(site: Site) -> None:
+def test_a_finished_tasks_page_is_not_refreshed(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin")
     site.run_rounds(task, 10)
@@ -259,7 +259,7 @@ def test_many_tasks_are_shown_in_pages(site: Site) -> None:
     assert browser.get(f"/tasks/{'9' * 30}").status_code == 404
 
 
-def test_the_nodes_page_tells_who_is_there_and_what_they_hold(site: Site) -> None:
+def test_the_nodes_page_shows_who_is_there_and_what_they_hold(site: Site) -> None:
     browser = site.user("lin")
     assert "No node has announced itself yet" in browser.get("/nodes").text
     site.node("node-1")

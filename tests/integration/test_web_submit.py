@@ -32,7 +32,7 @@ def fields_of(page: str) -> dict[str, str]:
 
 
 def log_in_on(browser: Browser, page: str, **changed: str) -> str:
-    """Fill in the log-in page at hand and send it; the page that comes."""
+    """Submit the log-in form of a page; returns the next page."""
     answer = browser.post("/login", data=fields_of(page) | {"name": "lin", "password": PASSWORD} | changed)
     assert answer.status_code == (200 if not changed else 403), answer.text
     return answer.text
@@ -126,7 +126,7 @@ def test_two_forms_are_two_tasks_and_so_is_one_that_was_changed(site: Site) -> N
     assert browser.post("/tasks/new", data=form | {"seed": "1"}).headers["Location"] == "/tasks/3"
 
 
-def test_a_form_of_somebody_else_is_not_theirs(site: Site) -> None:
+def test_a_form_of_another_user_is_not_theirs(site: Site) -> None:
     form = {"submission": "the same", "title": "x"}
     for name, number in (("lin", 1), ("wang", 2)):
         assert site.user(name).post_form("/tasks/new", **form).headers["Location"] == f"/tasks/{number}"

@@ -1,4 +1,4 @@
-"""`fedsim-web` under clients that send or read slowly, oddly, or not at all: nobody else waits for them."""
+"""`fedsim-web` with clients that send or read slowly, incorrectly, or not at all: no other client waits for them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def connect(url: httpx.URL) -> socket.socket:
 
 
 def answers_quickly(url: httpx.URL) -> bool:
-    """Whether a page comes before the web gives up whoever dawdles, which is after a second."""
+    """Whether a page arrives before the web disconnects slow clients, which is after a second."""
     began = monotonic()
     assert httpx.get(url.join("/healthz"), timeout=5).status_code == 200
     return monotonic() - began < 0.9
@@ -72,7 +72,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_half_sent_requests_hold_up_nobody_and_are_closed(web: tuple[httpx.URL, dict[str, str]], half: str) -> None:
+def test_half_sent_requests_block_no_one_and_are_closed(web: tuple[httpx.URL, dict[str, str]], half: str) -> None:
     url, _ = web
     with ExitStack() as stack:
         for _ in range(TRIES):
@@ -110,7 +110,7 @@ def test_a_byte_now_and_then_does_not_put_the_end_off(web: tuple[httpx.URL, dict
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_answers_that_nobody_reads_hold_up_nobody_and_are_given_up(web: tuple[httpx.URL, dict[str, str]]) -> None:
+def test_answers_that_no_one_reads_block_no_one_and_are_given_up(web: tuple[httpx.URL, dict[str, str]]) -> None:
     url, headers = web
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     request = f"GET /api/v1/tasks/1/checkpoints/1 HTTP/1.1\r\nHost: x\r\n{head}\r\n".encode()

@@ -78,7 +78,7 @@ class Pki:
 
 
 def ends_in(seconds: float) -> Clock:
-    """The clock by which a certificate of one day ends so many seconds from now."""
+    """A clock with which a certificate of one day expires this many seconds from now."""
     return lambda: now() - timedelta(days=1) + timedelta(seconds=seconds)
 
 

@@ -1,4 +1,4 @@
-"""Groups of processes: whoever is in one, and whatever it has started, can be ended together, also by a later run."""
+"""Groups of processes (cgroups): a process and all that it has started can be ended together, also by a later run."""
 
 from __future__ import annotations
 

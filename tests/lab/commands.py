@@ -1,4 +1,4 @@
-"""How the laboratory calls programs: what went wrong is told with what the program said."""
+"""Runs programs for the laboratory; errors contain the program's output."""
 
 from __future__ import annotations
 

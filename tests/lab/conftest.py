@@ -18,7 +18,7 @@ PROGRAMS = ["debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever lies in this folder needs the laboratory; its hosts are bare until the first test that wants a lab.
+    """The tests in this folder need the laboratory; its hosts are bare until the first test that uses a lab.
 
     That one waits until the lab is deployed.
     """

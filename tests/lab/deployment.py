@@ -136,7 +136,7 @@ class Deployment:
         return json.loads(self.https("fedsim", *arguments, "--json", text=text))
 
     def log_in(self, name: str, password: str) -> None:
-        """The token lies in the control machine's home from now on."""
+        """Store the token in the control machine's home."""
         self.https("fedsim", "login", "--name", name, "--password-stdin", text=password)
 
     def submit(self, **settings: Any) -> int:
@@ -154,7 +154,7 @@ class Deployment:
         return int(self.fedsim("submit", "-", text=yaml.safe_dump({**small, **settings}))["task"]["number"])
 
     def task(self, number: int) -> dict[str, Any]:
-        """How it stands."""
+        """The state of the task."""
         task: dict[str, Any] = self.fedsim("show", str(number))["task"]
         return task
 

@@ -124,7 +124,7 @@ def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deplo
             assert event in story
 
 
-def test_a_task_goes_on_after_a_power_cut_of_the_server(deployment: Deployment, digests: set[str]) -> None:
+def test_a_task_continues_after_a_power_cut_of_the_server(deployment: Deployment, digests: set[str]) -> None:
     number = deployment.submit(**LONG)
     deployment.reached(number, 20)
     deployment.laboratory["server"].power_cut()
@@ -134,7 +134,7 @@ def test_a_task_goes_on_after_a_power_cut_of_the_server(deployment: Deployment, 
     digests.add(deployment.digest(number, LONG["num_rounds"]))
 
 
-def test_a_task_waits_for_a_node_whose_cable_is_pulled_and_goes_on(deployment: Deployment, digests: set[str]) -> None:
+def test_a_task_waits_for_a_node_whose_cable_is_pulled_and_continues(deployment: Deployment, digests: set[str]) -> None:
     number = deployment.submit(**LONG)
     deployment.reached(number, 20)
     network = deployment.laboratory.network

@@ -1,4 +1,4 @@
-"""fedsim-fleet on the hosts of a deployed lab: one look at all of them, also while one is dead."""
+"""fedsim-fleet on the hosts of a deployed lab, also while one is dead."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def followed() -> list[psutil.Process]:
     return [one for one in psutil.process_iter(["cmdline"]) if asked <= set(one.info["cmdline"] or ())]
 
 
-def test_the_table_tells_units_version_room_clock_and_certificate(deployment: Deployment) -> None:
+def test_the_table_shows_units_version_room_clock_and_certificate(deployment: Deployment) -> None:
     told = json.loads(fleet(deployment, "status", "--json"))["hosts"]
     assert [host["host"] for host in told] == list(HOSTS)
     for host in told:
@@ -72,7 +72,7 @@ def test_the_journals_of_all_hosts_are_one_story(deployment: Deployment) -> None
     assert story[0]["text"].startswith("submitted")
 
 
-def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes_on_there(
+def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_continues_there(
     deployment: Deployment,
 ) -> None:
     control, node = deployment.laboratory.control, deployment.laboratory["node-b"]
@@ -110,7 +110,7 @@ def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_goes
     assert followed() == []
 
 
-def test_a_dead_host_delays_nobody_and_is_named(deployment: Deployment) -> None:
+def test_a_dead_host_delays_no_one_and_is_named(deployment: Deployment) -> None:
     deployment.laboratory.network.cut("node-b")
     try:
         told = json.loads(fleet(deployment, "--timeout", "8", "status", "--json", code=1))["hosts"]

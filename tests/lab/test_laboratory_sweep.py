@@ -1,4 +1,4 @@
-"""A run that was killed leaves nothing behind once the next one has begun; one that lives is left alone."""
+"""The leftovers of a killed run are removed by the next one; a run in progress is not disturbed."""
 
 from __future__ import annotations
 

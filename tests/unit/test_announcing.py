@@ -40,7 +40,7 @@ def test_a_node_with_too_much_of_everything_announces_what_fits_and_says_what_do
     assert any(problem.endswith("letters, cut)") for problem in hello.problems)
 
 
-def test_a_problem_with_bytes_that_are_no_letters_can_be_told() -> None:
+def test_a_problem_with_undecodable_bytes_can_be_reported() -> None:
     hello = make_hello(CONFIG, Inspected((), {"odd": "a file \udcff"}), [], [])
     assert Hello.model_validate_json(hello.model_dump_json()).problems == ("data set odd: a file ?",)
 
@@ -56,7 +56,7 @@ def test_sizes_that_do_not_fit_beside_others_wait_and_say_so() -> None:
     assert f"{2:032x}" in problem
 
 
-def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_told() -> None:
+def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_reported() -> None:
     points = [
         EntryPoint(name, "fedsim.learning.models.logistic:Logistic", plugins.MODELS)
         for name in ("good", "a name with blanks")

@@ -1,4 +1,4 @@
-"""The lab's authority: the signer says whose a certificate is, and nothing that was issued is forgotten."""
+"""The lab's authority: the signer determines name and role, and every issued certificate is recorded."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_after_a_rotation_all_but_the_newest_can_be_revoked(authority: Authority
     assert authority.issued(new.serial)[0].state(NOW) == "valid"
 
 
-def test_the_list_is_signed_anew_only_when_it_must_be_and_always_when_it_is_missing(authority: Authority) -> None:
+def test_the_list_is_signed_again_only_when_it_must_be_and_always_when_it_is_missing(authority: Authority) -> None:
     issued = authority.sign(csr(), "node-a", Role.CLIENT)
     before = authority.revocation_list()
     assert Authority(authority.folder, lambda: b"not asked for", clock=lambda: NOW).revocation_list() == before

@@ -10,7 +10,7 @@ from fedsim.errors import BadInput, Refused
 TOKEN = "fedsim_abc"
 
 
-def test_what_is_written_is_read_and_nobody_else_can_read_it(tmp_path: Path) -> None:
+def test_what_is_written_is_read_and_no_one_else_can_read_it(tmp_path: Path) -> None:
     written = ApiCredentials(TOKEN, "https://lab.example", tmp_path / "new" / "token")
     write_credentials(written)
     assert read_credentials(written.path) == written

@@ -72,7 +72,7 @@ def test_a_first_answer_must_come() -> None:
         Script(Unavailable("away"), record("completed")).news()
 
 
-def test_each_silence_is_forgiven_anew() -> None:
+def test_each_silence_has_its_own_time_limit() -> None:
     away = [Unavailable("away")] * 5
     script = Script(record(), *away, record(), *away, record("completed"))
     kinds = [type(news) for news in script.news(give_up_seconds=22)]
@@ -104,7 +104,7 @@ def test_a_round_counts_when_it_is_committed(fields: dict[str, Any], done: int) 
     assert Snapshot(record(**fields)).rounds_done == done
 
 
-def test_it_tells_for_whom_a_task_waits_and_that_it_will_stop() -> None:
+def test_it_shows_for_whom_a_task_waits_and_that_it_will_stop() -> None:
     snapshot = Snapshot(record(waiting_for=["node-1", "node-2"], stop_requested=True))
     assert snapshot.activity == "training, waits for node-1, node-2, will be stopped"
     assert Snapshot(record("pending", queue_position=3)).activity == "position 3 in the queue"

@@ -1,4 +1,4 @@
-"""Configuration files: the samples are valid, and a wrong file is explained whole, with places and what is right."""
+"""Configuration files: the samples are valid, and all errors of an invalid file are reported with their paths."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_pages_stay_on_loopback_whatever_the_way_to_the_receiver(tmp_path: P
     assert problem.startswith("At 'listen': 0.0.0.0 is not on loopback: run the web behind an HTTPS proxy")
 
 
-def test_problems_that_concern_several_keys_are_told_with_all_others_at_once(tmp_path: Path) -> None:
+def test_problems_that_concern_several_keys_are_reported_with_all_others_at_once(tmp_path: Path) -> None:
     text = """
         nodes: [{name: a, address: 192.0.2.1}, {name: b}]
         datasets: [{name: x, path: /secret, colour: red}, {name: y, path: y}]

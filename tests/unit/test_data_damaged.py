@@ -1,4 +1,4 @@
-"""Files as people's disks and downloads leave them: whatever is wrong with one, it is told, and costs no memory."""
+"""Damaged files: every error is reported, and none makes a reader allocate memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load(folder: Path, kind: str, content: bytes) -> DataSet:
 
 
 def load_or_refuse(folder: Path, kind: str, content: bytes) -> None:
-    """Anything but `BadInput` fails the test, and so does memory that nothing in the file stands for."""
+    """Fail on any error but `BadInput`, and on memory that the file's content does not justify."""
     tracemalloc.start()
     try:
         with suppress(BadInput):
@@ -96,7 +96,7 @@ def test_nothing_but_a_sentence_comes_of_a_damaged_file(
     "shape", [(2**32 - 1,) * 3, (0, 2**32 - 1, 2**32 - 1, 2**32 - 1), (2**31, 1, 1), (1, 0, 2**32 - 1), (65536,) * 4]
 )
 @pytest.mark.parametrize("kind", ["idx", "idx_packed"])
-def test_an_idx_header_that_lies_takes_no_memory(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
+def test_an_idx_header_that_is_wrong_takes_no_memory(tmp_path: Path, kind: str, shape: tuple[int, ...]) -> None:
     content = bytes([0, 0, 8, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + bytes(100)
     with pytest.raises(BadInput):
         load(tmp_path, kind, gzip.compress(content) if kind == "idx_packed" else content)
@@ -126,7 +126,7 @@ HEADERS = [
 
 @pytest.mark.parametrize("header", HEADERS, ids=range(len(HEADERS)))
 @pytest.mark.parametrize("version", [1, 2, 3, 9])
-def test_an_array_header_that_is_nonsense_is_told(tmp_path: Path, header: bytes, version: int) -> None:
+def test_an_array_header_that_is_nonsense_is_reported(tmp_path: Path, header: bytes, version: int) -> None:
     length = struct.pack("<H" if version == 1 else "<I", len(header))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -135,7 +135,7 @@ def test_an_array_header_that_is_nonsense_is_told(tmp_path: Path, header: bytes,
         load(tmp_path, "npz", file.getvalue())
 
 
-def test_an_encrypted_npz_is_told(tmp_path: Path) -> None:
+def test_an_encrypted_npz_is_reported(tmp_path: Path) -> None:
     content = bytearray(WHOLE["npz"][1])
     for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = content.find(signature)

@@ -64,7 +64,7 @@ def test_idx_files_become_images_and_labels(tmp_path: Path, packed: bool) -> Non
     assert np.array_equal(taken, IMAGES[[3, 1]].astype(np.float32) / np.float32(255))
 
 
-def test_the_digest_tells_data_apart_and_not_their_packing(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_data_and_not_on_compression(tmp_path: Path) -> None:
     _mnist(tmp_path / "plain")
     _mnist(tmp_path / "packed", packed=True)
     _mnist(tmp_path / "lone", test=False)
@@ -294,7 +294,7 @@ def test_a_share_of_the_examples_may_be_the_test_set(tmp_path: Path) -> None:
         ({"path": "mnist", "label_column": "y"}, "format idx does not use label_column"),
     ],
 )
-def test_a_data_set_that_cannot_be_found_is_told(tmp_path: Path, chosen: dict[str, Any], message: str) -> None:
+def test_a_data_set_that_cannot_be_found_is_reported(tmp_path: Path, chosen: dict[str, Any], message: str) -> None:
     _mnist(tmp_path / "mnist")
     (tmp_path / "empty").mkdir()
     _cifar(tmp_path / "both")

@@ -163,7 +163,7 @@ def test_the_lab_by_hand_has_valid_files_that_know_each_other(tmp_path: Path) ->
     assert (node.data / node.datasets[0].path).is_dir()
 
 
-def test_certificates_are_made_as_it_stands(tmp_path: Path) -> None:
+def test_certificates_are_made_as_documented(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for name in ("certificates.sh", "request.sh"):
         (script,) = named("sh", name)

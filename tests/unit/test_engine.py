@@ -109,7 +109,7 @@ def test_training_is_plain_sgd_in_the_seeds_batch_order(strategy: str) -> None:
     assert update.metrics[TRAIN_LOSS] == pytest.approx(sum(losses) / 52, rel=1e-5)
 
 
-def test_a_client_trains_the_same_whoever_trained_before_it() -> None:
+def test_a_client_trains_the_same_regardless_of_who_trained_before_it() -> None:
     settings = _settings()
     start = _start(settings)
     together = [update.arrays[PARAMETERS].tobytes() for update in _engine(settings).train([0, 1, 3], 1, start)]

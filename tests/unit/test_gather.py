@@ -40,7 +40,7 @@ def test_a_changed_a_missing_and_a_further_wheel_are_seen(tmp_path: Path) -> Non
     assert not verified(tmp_path / "nothing")
 
 
-def test_an_archive_is_packed_anew_only_when_its_files_change(tmp_path: Path) -> None:
+def test_an_archive_is_packed_again_only_when_its_files_change(tmp_path: Path) -> None:
     folder = wheels(tmp_path / "wheels")
     first = pack(folder, "*.whl", REQUIREMENTS)
     archive = tmp_path / first["archive"]

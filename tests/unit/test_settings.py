@@ -60,7 +60,7 @@ def test_a_setting_under_both_its_names_is_refused(names: tuple[str, ...]) -> No
     assert problems(dict.fromkeys(names, 5)) == {"epoch": "is given twice: epoch is another name of local_epochs"}
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     told = problems(
         {
             "epoch": 0,

@@ -105,7 +105,7 @@ def test_mapped_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
-def test_a_result_that_is_not_finite_is_told(bad: float) -> None:
+def test_a_result_that_is_not_finite_is_reported(bad: float) -> None:
     strategy = make_strategy(TaskSettings(strategy="fedavgm"))
     updates = _vectors(2)
     updates[1][500] = bad

@@ -1,4 +1,4 @@
-"""The unit files: systemd finds nothing wrong with them, they are tight, and they agree with everything beside them."""
+"""The unit files: systemd accepts them, they are hardened, and they agree with the rest of the repository."""
 
 from __future__ import annotations
 

@@ -528,7 +528,7 @@ def test_too_few_answers_at_the_deadline_keep_the_round_open_and_say_for_whom() 
     ]
 
 
-def test_an_update_that_nobody_asked_for_is_discarded_and_changes_nothing() -> None:
+def test_an_update_that_was_not_requested_is_discarded_and_changes_nothing() -> None:
     machine, plan, sends = started()
     update = answers(sends)[0].update
     other = next(name for name in plan.nodes if name != update.node)
@@ -572,7 +572,7 @@ def test_a_node_whose_data_changed_during_the_task_ends_it() -> None:
     assert "changed" in finish.reason
 
 
-def test_a_node_that_forgot_the_task_is_told_again() -> None:
+def test_a_node_that_forgot_the_task_is_reported_again() -> None:
     machine, _, sends = started()
     again = machine.handle(on_server.NodeReported(sends[0].node, None), 1)
     assert again == [on_server.Assign(sends[0].node), sends[0]]

@@ -1,4 +1,4 @@
-"""The courses at their edges: restarts between any two steps, nodes that go away for good, time that only passes."""
+"""Edge cases of the state machines: restarts between any two steps, lost nodes, passing time."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def planned(settings: TaskSettings = SETTINGS) -> Plan:
 
 
 def restored(**changes: object) -> TaskMachine:
-    """A machine taken up with every round committed, tested and saved, unless something else is said."""
+    """A machine resumed with every round committed, tested and saved, unless specified otherwise."""
     found: dict[str, object] = {
         "committed": 3,
         "counts": (50,) * 4,
@@ -96,7 +96,7 @@ def restored(**changes: object) -> TaskMachine:
 # ---------------------------------------------------------------- the server
 
 
-def test_a_deadline_that_passed_in_vain_wakes_nobody_again() -> None:
+def test_a_deadline_that_passed_in_vain_does_not_wake_again() -> None:
     machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
     machine.begin(0)
     deadline = machine.wake_at
@@ -106,7 +106,7 @@ def test_a_deadline_that_passed_in_vain_wakes_nobody_again() -> None:
     assert machine.waiting_for == ("a", "b")
 
 
-def test_a_restart_between_a_rounds_last_record_and_its_clearing_goes_on_to_the_end() -> None:
+def test_a_restart_between_a_rounds_last_record_and_its_clearing_continues_to_the_end() -> None:
     machine = restored(kept=frozenset({2, 3}))
     actions = machine.begin(0)
     assert on_server.ClearModel(2) in actions
@@ -236,7 +236,7 @@ def kinds(actions: Iterable[on_server.Action]) -> list[str]:
     return [type(action).__name__ for action in actions]
 
 
-def test_a_round_goes_on_without_a_node_that_failed_as_soon_as_all_others_have_answered() -> None:
+def test_a_round_continues_without_a_node_that_failed_as_soon_as_all_others_have_answered() -> None:
     machine = in_round_one()
     (note,) = machine.handle(on_server.NodeReported("b", says("failed")), 1)
     assert note == on_server.RecordEvent("node_failed", "node b failed: no GPU; the task goes on without its clients")

@@ -114,7 +114,7 @@ def test_an_unknown_setting_is_a_problem_that_lists_the_known_ones() -> None:
     assert "settings are title, model" in problems({"num_cleints": 3})["num_cleints"]
 
 
-def test_with_no_node_known_any_data_set_is_taken_and_the_person_told_that_it_waits() -> None:
+def test_with_no_node_known_any_data_set_is_accepted_with_a_note() -> None:
     settings, notes = check_settings({"dataset": "imagenet"}, NOBODY)
     assert settings.dataset == "imagenet"
     assert [str(note) for note in notes] == ["No node with the data set imagenet is online: the task waits for one."]
@@ -125,7 +125,7 @@ def test_each_node_is_one_client_where_the_partition_is_local() -> None:
     assert settings.num_clients == 100_000
 
 
-def test_the_original_platforms_names_are_taken_and_save_path_is_told_to_be_ignored() -> None:
+def test_the_original_platforms_names_are_taken_and_save_path_is_reported_to_be_ignored() -> None:
     settings, notes = check_settings({"modelname": "mnist_cnn", "num_comm": "3", "save_path": "/tmp/x"}, KNOWN)  # noqa: S108 - text only
     assert (settings.model, settings.dataset, settings.num_rounds) == ("cnn", "mnist", 3)
     assert [str(note) for note in notes] == ["save_path is ignored: the server decides where files are stored"]

@@ -47,7 +47,7 @@ def test_opening_and_closing_bodies_forgets_no_silence() -> None:
 
 
 @given(st.lists(st.floats(0.01, 9.0), max_size=50), st.integers(1, 10))
-def test_whoever_sends_at_the_least_rate_is_never_too_slow_however_many_bodies_wait(
+def test_a_sender_at_the_minimum_rate_is_never_too_slow_however_many_bodies_wait(
     pauses: list[float], bodies: int
 ) -> None:
     measured, now = pace(), 0.0
@@ -60,7 +60,7 @@ def test_whoever_sends_at_the_least_rate_is_never_too_slow_however_many_bodies_w
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_whoever_sends_next_to_nothing_ends_whatever_the_rhythm(seed: int) -> None:
+def test_a_sender_of_next_to_nothing_is_disconnected_whatever_the_rhythm(seed: int) -> None:
     rhythm = random.Random(seed)
     measured, now = pace(), 0.0
     measured.note(now, body_bytes=1_000_000, due=True)  # a burst buys nothing for later
@@ -71,7 +71,7 @@ def test_whoever_sends_next_to_nothing_ends_whatever_the_rhythm(seed: int) -> No
         assert now < 2 * PATIENCE + 5.0, "it goes on for ever"
 
 
-def test_without_a_least_rate_nobody_is_too_slow() -> None:
+def test_without_a_minimum_rate_no_sender_is_too_slow() -> None:
     measured = pace(rate=0)
     measured.note(0.0, body_bytes=0, due=True)
     assert measured.deadline is None

@@ -204,7 +204,7 @@ def test_a_host_without_a_gpu_is_looked_at_without_importing_torch() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_wanted_and_not_there_is_told() -> None:
+def test_a_gpu_that_is_wanted_and_not_there_is_reported() -> None:
     with pytest.raises(BadInput, match="device: cuda"):
         host_jobs.do(InspectHost(device="cuda"))
 

@@ -18,10 +18,10 @@ from fedsim.migrations.steps import migrate_state, needs_migration
 @click.option("--check", is_flag=True, help="Only print the directories that need it; exit with 78 if one is newer.")
 @click.version_option(__version__)
 def main(folders: tuple[Path, ...], *, discard_tasks: bool, check: bool) -> None:
-    """Bring state directories of an older fedsim (/var/lib/fedsim/server, …/client) to the format of this version.
+    """Migrate state directories of an older fedsim (/var/lib/fedsim/server, …/client) to the format of this version.
 
-    Stop the daemons that use a directory first, and run this as their user. Prints what it did: nothing for a
-    directory that is current already or not used yet. It can be killed and run again.
+    Stop the daemons that use a directory first, and run this as their user. It prints what it changed, nothing for a
+    directory that is current or not used yet. It can be interrupted and run again.
     """
     for folder in folders:
         try:

@@ -1,7 +1,7 @@
 """From format 1, which fedsim 0.1 wrote without a number, to format 2 of fedsim 0.2.
 
-No task continues over this step: plans, assignments and updates are of another form. What is kept are the checkpoints,
-the final models, and the log of what left a node.
+Tasks cannot continue after this step, because plans, assignments and updates have another form. Checkpoints, final
+models and the audit log are kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HIDDEN = "."
 
 
 class TasksInProgress(FedsimError):  # noqa: N818
-    """A directory holds the files of unfinished tasks."""
+    """A directory contains files of unfinished tasks."""
 
     exit_code = EX_TRY_AGAIN
 
@@ -52,7 +52,7 @@ def convert(folder: Path, discard_tasks: bool) -> list[str]:
 def unfinished_tasks(folder: Path) -> list[str]:
     """The uids of tasks whose files are in the directory.
 
-    The web's `initparam` on a server is only the message that a task waits, which its row says as well.
+    The web's `initparam` on a server is only a notification of a task; its row is authoritative.
     """
     kinds = ["testset", "globalparam", "localparam"]
     if not (folder / _SERVER_FILE).exists():

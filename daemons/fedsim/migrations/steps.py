@@ -22,7 +22,7 @@ def needs_migration(folder: Path) -> bool:
 
 
 def migrate_state(folder: Path, *, discard_tasks: bool = False) -> list[str]:
-    """Bring a state directory to this version's format; returns what was done: nothing for a current or an unused one.
+    """Migrate a state directory to this version's format; returns what was done, nothing for a current or unused one.
 
     The number is raised after each step, so that a run that was killed is continued by the next one.
 
