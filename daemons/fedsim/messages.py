@@ -120,7 +120,7 @@ class EngineInfo(Message):
 class TaskReport(Message):
     """The state of a task on a node. `num_examples` are runs of (number of clients, examples of each), in order.
 
-    `versions` are those of the workers that computed for it; `suspended` is why it does not go on at present.
+    `versions` are those of the workers that computed for it; `suspended`: why the task is suspended at present.
     """
 
     task: Uid

@@ -150,7 +150,7 @@ def test_a_table_is_prepared_like_the_nodes_own(terminal: Terminal, checkpoint: 
     assert "label" not in found[0]
     result = terminal.run("predict", "--checkpoint", checkpoint, "--data", new, "--like", "x", "--config", config)
     assert result.code == 65
-    assert "there are bank" in result.err
+    assert "available: bank" in result.err
 
 
 def test_images_in_an_archive_or_array_are_scaled_as_in_training(terminal: Terminal, tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def test_a_node_with_too_much_of_everything_announces_what_fits_and_says_what_do
     assert Hello.model_validate_json(hello.model_dump_json()) == hello
     assert (len(hello.datasets), len(hello.tasks), len(hello.problems)) == (MAX_LISTED, MAX_LISTED, MAX_PROBLEMS)
     assert hello.problems[0] == "the disk is full"
-    assert f"there are {MAX_LISTED + 1} data sets here, the first {MAX_LISTED} are told" in hello.problems
-    assert f"there are {MAX_LISTED + 2} tasks here, the first {MAX_LISTED} are told" in hello.problems
-    assert hello.problems[-1] == "and 205 more problems, which this node's log tells"
+    assert f"there are {MAX_LISTED + 1} data sets here, only the first {MAX_LISTED} are listed" in hello.problems
+    assert f"there are {MAX_LISTED + 2} tasks here, only the first {MAX_LISTED} are listed" in hello.problems
+    assert hello.problems[-1] == "and 205 more problems, see this node's log"
     assert all(len(problem) <= MAX_TEXT for problem in hello.problems)
     assert any(problem.endswith("letters, cut)") for problem in hello.problems)
 
@@ -69,7 +69,7 @@ def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_reported() -> N
     assert not {"gone", "a name with blanks"} & set(hello.offers(plugins.MODELS))
     assert "broken" not in hello.offers(plugins.STRATEGIES)
     named, missing, unloaded = sorted(hello.problems, key=lambda problem: ("strategy" in problem, "gone" in problem))
-    assert named == ("the model 'a name with blanks' cannot be offered: its package must give it a plainer name")
+    assert named == ("the model 'a name with blanks' cannot be offered: its package must give it a simpler name")
     assert missing.startswith("the model gone (no_such_module:model) cannot be loaded: No module named")
     assert unloaded.startswith("the strategy broken (no_such_package.strategy:Broken) cannot be loaded: No module")
 

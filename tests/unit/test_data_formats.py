@@ -208,8 +208,8 @@ def test_a_damaged_npz_is_named(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for content, message in (
         (b"", "not a complete"),
-        (whole[: len(whole) // 2], "not a whole"),
-        (b"PK", "not a whole"),
+        (whole[: len(whole) // 2], "not a complete"),
+        (b"PK", "not a complete"),
     ):
         file.write_bytes(content)
         with pytest.raises(BadInput, match=message):

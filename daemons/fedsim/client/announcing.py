@@ -1,4 +1,4 @@
-"""What a node tells of itself: its `hello`, built so that it always fits, with a word about what does not."""
+"""Builds a node's `hello` so that it always fits into a message, with a note about what was omitted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Listed = TypeVar("Listed", DataSetInfo, PluginInfo, TaskReport)
 
 
 def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskReport], remarks: Iterable[str]) -> Hello:
-    """What the node offers, how its tasks stand, and in `problems` what a person should know.
+    """Build the announcement: what the node offers, the state of its tasks, and problems for its administrator.
 
     Args:
         config: the node's.
@@ -38,7 +38,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         reports: of its tasks, oldest first.
         remarks: what is to be told besides the data sets' own problems.
     """
-    problems = [*remarks]  # what was left out goes before the data sets' own, of which there may be many
+    problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
     datasets = [dataset.model_copy(update={"share_test": dataset.name in shared}) for dataset in seen.datasets]
     tasks = _within_runs(reports, problems)
@@ -66,7 +66,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
 
 
 def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:
-    """The installed plug-ins that the institution allows, by group; what cannot be used or named is left out."""
+    """The installed plug-ins that the institution allows, by group, without those that cannot be used or named."""
     offered = {}
     for group in TASK_GROUPS:
         allowed = institution.allows(group)
@@ -82,7 +82,7 @@ def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[P
             except ValidationError:
                 problems.append(
                     f"the {plugins.kind_of(group)} {plugin.name!r} cannot be offered: its package must give it a "
-                    "plainer name"
+                    "simpler name"
                 )
         kind = plugins.short_name(group)
         offered[kind] = _first(found, kind, problems, MAX_PLUGINS)
@@ -90,7 +90,7 @@ def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[P
 
 
 def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[TaskReport]:
-    """Numbers of examples as far as there is room; a task whose are left out counts as loading until there is."""
+    """Include numbers of examples as far as they fit; a task without them is reported as loading."""
     left = MAX_RUNS
     fitting = []
     for report in reports:
@@ -101,7 +101,7 @@ def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[Tas
             left += len(report.num_examples)
             fitting.append(report.model_copy(update={"state": "loading", "num_examples": ()}))
             problems.append(
-                f"the sizes of the clients of the task {report.task} do not fit beside those of other tasks: "
+                f"the sizes of the clients of the task {report.task} do not fit next to those of other tasks: "
                 "it waits until one of them has ended"
             )
     return fitting
@@ -109,7 +109,7 @@ def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[Tas
 
 def _first(items: Sequence[Listed], what: str, problems: list[str], most: int = MAX_LISTED) -> tuple[Listed, ...]:
     if len(items) > most:
-        problems.append(f"there are {len(items)} {what} here, the first {most} are told")
+        problems.append(f"there are {len(items)} {what} here, only the first {most} are listed")
     return tuple(items[:most])
 
 
@@ -117,4 +117,4 @@ def _some(problems: Sequence[str]) -> tuple[str, ...]:
     if len(problems) <= MAX_PROBLEMS:
         return tuple(map(as_text, problems))
     told = problems[: MAX_PROBLEMS - 1]
-    return (*map(as_text, told), f"and {len(problems) - len(told)} more problems, which this node's log tells")
+    return (*map(as_text, told), f"and {len(problems) - len(told)} more problems, see this node's log")

@@ -1,4 +1,4 @@
-"""What every running task on a node works with."""
+"""The context of the running tasks on a node."""
 
 from __future__ import annotations
 

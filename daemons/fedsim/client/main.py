@@ -110,7 +110,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
 
     @classmethod
     def log_fields(cls, config: ClientConfig) -> dict[str, Any]:
-        """The node's name, for those who read the journals of several hosts."""
+        """The node's name, which distinguishes entries in merged journals of several hosts."""
         return {"node": config.name}
 
     def end_turn(self) -> None:
@@ -126,7 +126,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     # ------------------------------------------------------------ suspending and resuming
 
     def suspend_tasks(self, error: Unavailable) -> None:
-        """Suspend the tasks and tell the server why.
+        """Suspend the tasks, and report the reason to the server.
 
         They stay in the announcements: a node that no longer announces a task has ended it, and gets no final model.
         """
@@ -135,7 +135,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._announce_soon()
 
     def resume_tasks(self) -> None:
-        """Start the suspended tasks again; one whose files were cleared meanwhile is over."""
+        """Resume the suspended tasks; one whose files were cleared in the meantime has ended."""
         assigned = {item.id.task for item in self.spool.arrived(Kind.INITPARAM)}
         self._tasks = {uid: task for uid, task in self._tasks.items() if uid in assigned}
         self._scan()
@@ -148,7 +148,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     # ------------------------------------------------------------ announcements
 
     def data_inspected(self, inspected: Inspected) -> None:
-        """Tasks can start once the data sets are known; the server is told about them."""
+        """Start tasks when the data sets are known, and announce them to the server."""
         first = self._inspected is None
         self._inspected = inspected
         self.metrics.problems.set(len(inspected.problems))

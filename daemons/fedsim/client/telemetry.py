@@ -1,6 +1,6 @@
 """The log events and metrics of a running task on its node.
 
-assigned, data_loaded, then for each round trained and what left the house; final_model_kept, ended.
+assigned, data_loaded, then for each round the training and the files that left the node; final_model_kept, ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class NodeTaskTelemetry(TaskTelemetry):
         self.log.info("data_loaded", dataset=dataset, clients=self._clients, examples=examples)
 
     def round_started(self, number: int, untrained: Iterable[int]) -> None:
-        """A round's model has come, and these chunks are to be trained."""
+        """A round's model has arrived, and these chunks are to be trained."""
         self._round, self._untrained = number, set(untrained)
         self._round_began = time.monotonic()
         self.publish_round(number)

@@ -51,7 +51,7 @@ def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float
         path = checkpoints / checkpoint.path
         remove_file(path)
         remove_file(path.with_suffix(".json"))
-        with suppress(OSError):  # others of the task's stay, and so does its folder
+        with suppress(OSError):  # the folder is kept while it contains other checkpoints
             path.parent.rmdir()
         store.checkpoints.mark_removed(task.number, checkpoint.round, why=why, now=now)
         text = f"the checkpoint of round {checkpoint.round} was removed: {why}"

@@ -31,7 +31,7 @@ HOUSEKEEPING_SECONDS = 3600.0
 
 
 class ServerDaemon(TaskDaemon[ServerConfig]):
-    """Lead the tasks: choose nodes, send global models, collect updates, aggregate, evaluate, save checkpoints."""
+    """Coordinate the tasks: choose nodes, send global models, collect updates, aggregate, evaluate, save."""
 
     name = "server"
     role = Role.SERVER
@@ -94,13 +94,13 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     # ------------------------------------------------------------ suspending and resuming
 
     def suspend_tasks(self, error: Unavailable) -> None:
-        """Disk or database are gone: record why, if that is possible, and end what works for tasks."""
+        """Record why disk or database are unavailable, if possible, and end the workers of tasks."""
         reason = error.suspend_reason
         self.metrics.waiting.labels("disk_space").set(reason is SuspendReason.DISK_FULL)
         self._tasks.suspend(error)
 
     def require_resources(self) -> None:
-        """Tasks need room on the disk, and a database with the code's schema."""
+        """Require free disk space, and a database with the code's schema."""
         super().require_resources()
         self.metrics.waiting.labels("disk_space").set(0)
         self.metrics.waiting.labels("database").set(1)
@@ -123,7 +123,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     # ------------------------------------------------------------ events
 
     def data_inspected(self, inspected: Inspected) -> None:
-        """Plans wait for what is known of the server's own data sets."""
+        """Start planning when the server's own data sets are known."""
         self._tasks.own = inspected
         self._poll.start()
 

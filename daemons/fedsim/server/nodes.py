@@ -1,4 +1,4 @@
-"""The nodes as the server sees them: what each last announced, when, and where its receiver is."""
+"""The state of the nodes on the server: latest announcements, their times, and addresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedsim.wire.sender import Peer
 
 @dataclass(frozen=True)
 class Announcement:
-    """A `hello`, when it arrived (seconds since the epoch), and the same by the clock that never jumps."""
+    """A `hello` with its time of arrival, in seconds since the epoch and by the monotonic clock."""
 
     hello: Hello
     at: float
@@ -43,7 +43,7 @@ class Nodes:
         self.reload(config)
 
     def reload(self, config: ServerConfig) -> list[tuple[Peer, Peer]]:
-        """Apply who the nodes are and their timeout; returns old and new address of those that moved."""
+        """Apply the configured nodes and their timeout; returns old and new address of those that moved."""
         before = self.addresses
         self.addresses = {node.name: node_peer(node) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
@@ -52,7 +52,7 @@ class Nodes:
         return [(old, self.addresses[name]) for name, old in before.items() if self.addresses.get(name, old) != old]
 
     def scan(self) -> list[str]:
-        """Read what has arrived; returns the names of the nodes that announced themselves anew."""
+        """Read new announcements; returns the names of their nodes."""
         fresh = []
         for path in sorted(self._folder.glob("*.json")):
             at = path.stat().st_mtime
@@ -79,23 +79,23 @@ class Nodes:
     def _read(self, path: Path, at: float) -> Announcement | None:
         try:
             hello = read_message(Hello, path.read_bytes(), f"the hello of {path.stem}")
-            # What lay here before this daemon began has its age; all else is heard now.
+            # A file from before the start of this daemon has its age; others have just arrived.
             return Announcement(hello, at, time.monotonic() - max(0.0, time.time() - at))
         except BadInput as error:
             self._log.warning("hello_not_understood", node=path.stem, problem=str(error))
             return None
 
     def announcement(self, name: str) -> Announcement:
-        """What the node last announced; it must have."""
+        """The latest announcement of a node that has announced itself."""
         return self._known[name]
 
     def online(self) -> dict[str, Hello]:
-        """The nodes that announced themselves lately."""
+        """The nodes that announced themselves recently."""
         since = time.monotonic() - self._timeout
         return {name: known.hello for name, known in self._known.items() if known.heard > since}
 
     def not_heard(self) -> list[str]:
-        """Configured nodes that may well announce themselves soon: the server has not been up for long."""
+        """Configured nodes that may still announce themselves, because the server has started recently."""
         if time.monotonic() - self._started > self._timeout:
             return []
         online = self.online()

@@ -110,7 +110,7 @@ class TaskDir:
     # ---- rounds
 
     def round(self, number: int) -> Path:
-        """Where a committed round lies."""
+        """The folder of a committed round."""
         return self.path / f"round-{number:06d}"
 
     def new_round(self, number: int) -> Path:
@@ -127,7 +127,7 @@ class TaskDir:
         return path if path.exists() else self.model(number)
 
     def commit(self, number: int, record: dict[str, Any]) -> None:
-        """Make the round visible with one rename; its roster is then used up."""
+        """Commit the round with one rename, and remove its roster, which is no longer needed."""
         place = self.new_round(number)
         write_json(place / "round.json", record)  # makes the names of all files in the folder durable
         place.rename(self.round(number))

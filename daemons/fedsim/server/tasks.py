@@ -27,7 +27,7 @@ from fedsim.worker.inspector import Inspected
 
 
 class ClaimedTasks:
-    """Every task between its claim and its end. `own` are the server's data sets; before they are known none begins."""
+    """All tasks between claim and end. `own` are the server's data sets; no task starts before they are known."""
 
     def __init__(self, context: ServerContext) -> None:
         self.own: Inspected | None = None
@@ -44,7 +44,7 @@ class ClaimedTasks:
 
     @property
     def status(self) -> str:
-        """For `systemctl status`."""
+        """The status line for `systemctl status`."""
         if self.running:
             return "; ".join(running.status for running in self.running.values())
         waiting = (f"task {task.number}: {self._reasons.get(uid, '')}" for uid, task in self.waiting.items())
@@ -59,7 +59,7 @@ class ClaimedTasks:
     def _resume(self, task: Task) -> None:
         try:
             plan = self._folder(task.uid).read_plan()
-        except BadInput as error:  # its model was uninstalled, or another version wrote it
+        except BadInput as error:  # its model is no longer installed, or another version wrote it
             self._end_early(task, TaskState.FAILED, f"it cannot be resumed: {error}")
             return
         if plan is None:
@@ -70,7 +70,7 @@ class ClaimedTasks:
             self._run(plan).resume()
 
     def quit(self) -> None:
-        """End what works for tasks here, not the tasks: a restart resumes them."""
+        """End the workers of the tasks, which a restart resumes."""
         for running in self.running.values():
             running.quit()
 
@@ -99,7 +99,7 @@ class ClaimedTasks:
                 running.tick()
 
     def poll(self) -> None:
-        """Read from the database which tasks are to be stopped, and which come next."""
+        """Read stop requests and pending tasks from the database."""
         for task in self._context.store.tasks.unfinished():
             if task.stop_requested:
                 self._stop(task)
@@ -123,7 +123,7 @@ class ClaimedTasks:
         self._log.info("task_claimed", task=claimed.number, task_uid=claimed.uid)
         self.waiting[claimed.uid] = claimed
         self._plan(claimed, self.own)
-        self._claim()  # a task that waits for its nodes blocks no other
+        self._claim()  # a task that waits for its nodes does not block others
 
     def start_waiting(self) -> None:
         """Plan the claimed tasks, oldest first, as far as nodes and the limit allow."""
@@ -135,7 +135,7 @@ class ClaimedTasks:
             self._plan(task, self.own)
 
     def reap(self) -> bool:
-        """Drop the tasks that have ended; returns whether there were some, so that others may run."""
+        """Remove the tasks that have ended; returns whether there were any, so that others can start."""
         ended = [uid for uid, running in self.running.items() if running.ended]
         for uid in ended:
             del self.running[uid]

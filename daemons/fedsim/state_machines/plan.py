@@ -258,7 +258,7 @@ def _fix(
         if sum(capacities) < settings.num_clients:
             return Waiting(
                 f"{settings.num_clients} clients are wanted, the nodes {', '.join(chosen)} "
-                f"can stand for {sum(capacities)} together"
+                f"can simulate {sum(capacities)} together"
             )
         if settings.num_clients < len(chosen):
             chosen = dict(list(chosen.items())[: settings.num_clients])

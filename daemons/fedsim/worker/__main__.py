@@ -1,12 +1,12 @@
 """The fork server's side: `python -m fedsim.worker SOCKET PARENT THREADS`.
 
-It is asked for workers over SOCKET, which keeps the borders between messages, and forks one for each request:
+It receives requests over SOCKET, which preserves message boundaries, and forks a worker for each:
 
     {"number": 7, "learns": true, "log": {...}} and the worker's own socket →
     ← {"number": 7, "pid": 4711} and a pidfd, or {"number": 7, "problem": "why there is none"}
     ← {"number": 7, "code": -9} when it has ended
 
-Torch is imported when the first worker that learns is asked for; those after it have it at once, and share its memory.
+Torch is imported for the first worker that needs it; later workers have it immediately, and share its memory.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fedsim.worker.main_loop import live
 
 @dataclass(frozen=True)
 class Child:
-    """A worker, from here."""
+    """A forked worker, as seen by the fork server."""
 
     number: int
     pid: int
@@ -50,14 +50,14 @@ class Forker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close what is the fork server's own: a worker has nothing of it, nor of other workers."""
+        """Close the fork server's descriptors, which workers must not inherit."""
         self._selector.close()
         self._control.close()
         for child in self._children.values():
             os.close(child.pidfd)
 
     def serve(self) -> tuple[socket.socket, dict[str, Any]] | None:
-        """Serve requests. Returns in every worker, with its socket and the request; else when the daemon is gone."""
+        """Serve requests. Returns in each worker with socket and request, and in the server when the daemon ends."""
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is not self._control:
@@ -98,27 +98,27 @@ class Forker:
         self._tell({"number": child.number, "code": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
-        with suppress(BrokenPipeError):  # the daemon is gone; the next read says so
+        with suppress(BrokenPipeError):  # the daemon has ended, which the next read reports
             socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
 
 
 def _import_what_learning_needs() -> None:
     if "torch" in sys.modules:
         return
-    with suppress(ImportError):  # a worker that needs it for a job says what is missing
+    with suppress(ImportError):  # a worker that needs it for a job reports the missing package
         import fedsim.learning.engine  # noqa: PLC0415
         import fedsim.learning.metrics  # noqa: PLC0415
         import fedsim.worker.checkpoint  # noqa: PLC0415
         import fedsim.worker.node_jobs  # noqa: PLC0415
         import fedsim.worker.server_jobs  # noqa: F401, PLC0415
-    gc.freeze()  # a collection in a worker would copy what it shares
+    gc.freeze()  # a garbage collection in a worker would copy shared memory
 
 
 def main() -> None:
-    """Be the fork server, and in each fork a worker."""
+    """Run the fork server, and in each fork a worker."""
     file_number, parent, threads = (int(word) for word in sys.argv[1:4])
     end_with_parent(parent, signal.SIGKILL)
-    # A terminal's Ctrl-C is for the daemon, which then ends its workers.
+    # Ctrl-C in a terminal is handled by the daemon, which then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with Forker(socket.socket(fileno=file_number)) as server:
         worker = server.serve()

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors that anybody can open, with a JSON beside them that says how they came about."""
+"""Checkpoints: safetensors files with a JSON file that records their origin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsim.spool.durable import write_bytes, write_json
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.worker.jobs import SaveCheckpoint
 
-# The web, of another user, offers checkpoints for download: where the folder's group is its own, it may read them.
+# The web runs as another user and serves checkpoints: it can read them through the folder's group.
 FOR_THE_GROUP = 0o640
 
 
@@ -39,7 +39,7 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
 
 
 def load_checkpoint(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
-    """The model of a checkpoint as a network, and its specification.
+    """Load the model of a checkpoint as a network, and its specification.
 
     Raises:
         BadInput: if `path` is not a checkpoint of fedsim.
@@ -55,6 +55,6 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, ModelSpec]:
     expected = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if expected != found:
-        raise BadInput(f"{path} holds other parameters than the model {spec.name} has: {found}")
+        raise BadInput(f"{path} does not contain the parameters of the model {spec.name}: {found}")
     load_vector(model, np.concatenate([tensors[name].ravel() for name in expected]).astype(np.float32))
     return model, spec

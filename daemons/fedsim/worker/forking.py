@@ -1,7 +1,7 @@
-"""The daemon's side of fork servers: processes that have imported what workers need, and fork them in milliseconds.
+"""The daemon's side of fork servers: processes with imported libraries that fork workers in milliseconds.
 
-Each serves one version of fedsim and one number of threads, which libraries read when they are imported. A fork server
-never outlives its daemon, nor a worker its fork server: the kernel sees to both. `__main__` is its own side.
+Each serves one version of fedsim and one number of threads, which libraries read when they are imported. The kernel
+guarantees that a fork server does not outlive its daemon, nor a worker its fork server. `__main__` is the other side.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ MAX_MESSAGE_BYTES = 1 << 16
 
 
 class Forked(Protocol):
-    """Whoever has asked for a worker hears of it."""
+    """Callbacks for the requester of a worker."""
 
     def began(self, pid: int, pidfd: int) -> None:
-        """It runs; the pidfd is the hearer's to close."""
+        """The worker is running; the callee must close the pidfd."""
 
     def ended(self, how: str) -> None:
-        """It has ended, or never began."""
+        """The worker has ended, or could not be started."""
 
 
 class ForkServer:
@@ -66,17 +66,17 @@ class ForkServer:
 
     @property
     def usable(self) -> bool:
-        """Whether it can be asked; one that has just ended may not have told its hearers yet."""
+        """Whether it accepts requests."""
         return self.alive and self._process.poll() is None
 
     def fork(self, sock: socket.socket, hearer: Forked, *, learns: bool, log: Mapping[str, Any]) -> None:
-        """Ask for a worker; nothing is waited for.
+        """Request a worker, without blocking.
 
         Args:
             sock: the worker's end of its connection.
             hearer: told when it runs, and when it has ended.
             learns: whether torch is to be imported before.
-            log: what stands in every event that it logs.
+            log: fields of every event that it logs.
         """
         self._count += 1
         self._hearers[self._count] = hearer
@@ -84,12 +84,12 @@ class ForkServer:
         try:
             socket.send_fds(self._socket, [json.dumps(request).encode()], [sock.fileno()])
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it has ended, of which `_ready` tells the hearers
+            pass  # it has ended, which `_ready` reports to the requesters
         except BlockingIOError:
             self._process.kill()  # hundreds of requests wait: it does nothing any more
 
     def close(self) -> None:
-        """Kill it, and with it what workers it has; it is gone on return."""
+        """Kill it with its workers; it has ended on return."""
         if not self.alive:
             return
         self.alive = False
@@ -126,16 +126,16 @@ class ForkServer:
 
 
 class ForkServers:
-    """A daemon's fork servers: each begins when a worker of its sort is first wanted, and stays for the next ones."""
+    """A daemon's fork servers: each is started for the first worker of its kind, and reused for later ones."""
 
     def __init__(self, selector: BaseSelector) -> None:
         self.selector = selector
         self._servers: list[ForkServer] = []
 
     def of(self, threads: int | None, python: Path | None = None) -> ForkServer:
-        """The one for this many threads (None: any number) and this interpreter (None: this process's own).
+        """Return the server for this many threads (None: any number) and interpreter (None: that of this process).
 
-        Those that have no worker any more and are for other ones, as after an upgrade, are ended.
+        Idle servers for other interpreters, as after an upgrade, are ended.
         """
         python = python or Path(sys.executable)
         fitting = []
@@ -159,7 +159,7 @@ class ForkServers:
 
 
 def how_it_ended(code: int) -> str:
-    """An exit code of `subprocess` in words."""
+    """Describe an exit code of `subprocess`."""
     if code < 0:
         return f"was killed by {signal.strsignal(-code) or f'signal {-code}'} (signal {-code})"
     return f"ended with exit code {code}"

@@ -1,6 +1,6 @@
-"""What a worker finds out about a host: its processor, whether there is a GPU, and what its data sets hold.
+"""Jobs about a host: its processor, GPU and data sets.
 
-A daemon asks each time that it starts. Torch, which takes seconds to import, is only asked where there may be a GPU.
+A daemon requests them at each start. Torch, which takes seconds to import, is only imported if there may be a GPU.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ NVIDIA_DRIVER = "libcuda.so.1"
 
 @dataclass(frozen=True)
 class Torch:
-    """An installed torch that is not imported: its version, and whether it may find a GPU if it is."""
+    """An installed torch that is not imported: its version, and whether it may find a GPU."""
 
     version: str
     may_find_gpu: bool
 
     @classmethod
     def installed(cls) -> Torch:
-        """That of this Python; `BadInput` where there is none."""
+        """The torch of this Python; `BadInput` if there is none."""
         spec = find_spec("torch")
         if spec is None or spec.origin is None:
-            raise BadInput("torch is not installed beside fedsim")
+            raise BadInput("torch is not installed")
         told = _run_alone(Path(spec.origin).with_name("version.py"))
-        # A build for AMD asks a driver of another name: let it look for itself.
+        # A build for AMD uses another driver, so it must check itself.
         return cls(told.__version__, told.hip is not None or (told.cuda is not None and _can_load(NVIDIA_DRIVER)))
 
 
 def do(job: HostJob) -> Reply:
-    """Do one job; raises `BadInput` where what was given cannot be used."""
+    """Process a job; raises `BadInput` if its input cannot be used."""
     match job:
         case Inspect():
             return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder))
@@ -66,7 +66,7 @@ def _device(wanted: Literal["auto", "cpu", "cuda"], gpu: str | None) -> Literal[
 
 
 def _cpu() -> str:
-    """The kind of processor, which equal bytes depend on."""
+    """The kind of processor, on which bitwise reproducibility depends."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -74,7 +74,7 @@ def _cpu() -> str:
 
 
 def _run_alone(path: Path) -> ModuleType:
-    """A module of a package, without the package around it."""
+    """Load a module of a package without importing the package."""
     spec = spec_from_file_location(f"_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise BadInput(f"{path} cannot be read")

@@ -24,7 +24,7 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
 from fedsim.worker.process import WorkerProcess
 
-# Data is copied in many steps: inspect when nothing has changed for a moment, but do not wait for ever.
+# Data is copied in many steps: inspect when nothing has changed for a moment, but do not wait indefinitely.
 SETTLE_SECONDS = 1.0
 MOST_SETTLE_SECONDS = 10.0
 

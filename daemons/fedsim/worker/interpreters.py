@@ -30,7 +30,7 @@ def interpreter_of(version: str, *, prefix: Path | None = None) -> Interpreter:
 
     Args:
         version: wanted.
-        prefix: the environment beside which that of `version` lies; None: this process's.
+        prefix: the environment next to which that of `version` is installed; None: that of this process.
     """
     if version != __version__ and _VERSION.fullmatch(version):
         python = (prefix or Path(sys.prefix)).resolve().parent / version / "bin" / "python"

@@ -44,7 +44,7 @@ class Aggregate(_Line):
 
 
 class TestSetFiles(_Line):
-    """Where the test set lies: two files that a node sent, or a data set of the server's own."""
+    """The location of the test set: two files from a node, or a data set of the server's own."""
 
     data: Path | None = None
     labels: Path | None = None
@@ -140,7 +140,7 @@ Job = HostJob | NodeJob | ServerJob
 
 
 class Done(_Line):
-    """The job is done and there is nothing to tell."""
+    """The job is done, without a result."""
 
     reply: Literal["done"] = "done"
     job: str
@@ -148,7 +148,7 @@ class Done(_Line):
 
 
 class ModelMade(_Line):
-    """A model lies in `out`; `finite` is False where it holds NaN or Inf.
+    """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
     `digest` is over the parameters alone (`model_digest`), `file_digest` over the file, as the wire offers it. Where
     clients receive more than the model, `broadcast_digest` is over the file that holds it.
@@ -177,7 +177,7 @@ class Tested(_Line):
 
 
 class CheckpointSaved(_Line):
-    """The checkpoint lies in place."""
+    """The checkpoint is in place."""
 
     reply: Literal["checkpoint_saved"] = "checkpoint_saved"
     round: int

@@ -79,7 +79,7 @@ class Worker:
             return self._failed(job, f"{type(error).__name__}: {error}")
 
     def _failed(self, job: Job, what: str) -> JobFailed:
-        """Nobody foresaw it: the log tells where it happened."""
+        """Report an unexpected exception, and log its traceback."""
         reason = f"{self._about(job)}: {what}"
         self._log.exception("job_failed", job=job.job, problem=reason)
         return JobFailed(job=job.job, reason=as_text(reason))
@@ -99,7 +99,7 @@ class Worker:
                 return host_jobs.do(job)
 
     def _about(self, job: Job) -> str:
-        """What a job is about, in the words of whoever submitted the task."""
+        """Describe a job for the user who submitted the task."""
         match job:
             case InspectHost():
                 return f"the device {job.device}"

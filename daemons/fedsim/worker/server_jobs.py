@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def state_file(name: str) -> str:
-    """Where a strategy's state vector lies in a round's folder."""
+    """The path of a strategy's state vector in a round's folder."""
     return f"state-{name}.npy"
 
 
