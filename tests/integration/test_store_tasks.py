@@ -283,7 +283,7 @@ class TestDeletion:
             store.tasks.delete(task.number)
             assert store.tasks.get(task.number) is None
         else:
-            with pytest.raises(BadInput, match=f"Task {task.number} is not finished"):
+            with pytest.raises(BadInput, match=f"Task {task.number} has not finished"):
                 store.tasks.delete(task.number)
             assert again(store, task) == task
 
