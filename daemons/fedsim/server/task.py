@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
-from pathlib import Path
 
 from fedsim.errors import BadInput, SuspendReason, Unavailable
 from fedsim.learning.transforms import task_phases
-from fedsim.messages import Broadcast, PhaseAnswer, PhaseRequest, TaskReport, read_message
+from fedsim.messages import PhaseAnswer, TaskReport, read_message
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
 from fedsim.server.context import ServerContext
@@ -21,6 +20,7 @@ from fedsim.server.progress import TaskProgress
 from fedsim.server.projection import TaskProjection, missing_clients
 from fedsim.server.task_dir import TaskDir
 from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs, received_update
+from fedsim.server.task_outbox import TaskOutbox
 from fedsim.server.task_writes import TaskWrites
 from fedsim.server.telemetry import ServerTaskTelemetry
 from fedsim.spool.clear import clear_file, clear_rounds, clear_task
@@ -46,6 +46,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._context = context
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskProjection(plan, self._folder, context.store)
+        self._files = TaskOutbox(plan, context, self._folder, self._records)
         self._jobs = TaskJobs(plan, context, self._folder, self.submit)
         self._writes = TaskWrites(plan, context, self._folder, self._records, self._jobs)
         self._roster: events.WriteRoster | None = None
@@ -187,10 +188,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         match reply:
             case jobs.ModelMade():
                 self._records.made(reply)
-                made_first = reply.round == 0
-                self.dispatch(
-                    events.InitialModelMade() if made_first else events.Aggregated(reply.round, finite=reply.finite)
-                )
+                first = events.InitialModelMade()
+                self.dispatch(events.Aggregated(reply.round, finite=reply.finite) if reply.round else first)
             case jobs.Tested():
                 record = self._records.tested(reply)
                 self._telemetry.tested(record)
@@ -255,16 +254,13 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         """See TaskDriver."""
         match action:
             case events.Assign(node):
-                body = self.plan.assignment(node).model_dump_json().encode()
-                self._send(node, FileId(kind=Kind.INITPARAM, task=self.uid), body)
+                self._files.assign(node)
             case events.CreateInitialModel():
                 self._jobs.make_initial_model()
             case events.RecordCounts(counts):
                 self.write(partial(self._writes.record_counts, counts))
-            case events.SendGlobal(node, number, broadcast):
-                file = FileId(kind=Kind.GLOBALPARAM, task=self.uid, round=number)
-                path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
-                self._send_parameters(node, file, broadcast, path, digest)
+            case events.SendGlobal():
+                self._files.send_global(action)
             case events.WriteRoster():
                 self._write_roster(action)
             case events.AggregateRound(number, updates):
@@ -282,33 +278,17 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.ClearModel(number):
                 self.write_behind(lambda: self._folder.remove_round(number))
             case events.SendFinal(node, number):
-                file, broadcast = FileId.model_of(self.uid, number), Broadcast.of_final_model(number)
-                path, digest = self._folder.model(number), self._records.file_digest(number)
-                self._send_parameters(node, file, broadcast, path, digest)
+                self._files.send_final(node, number)
             case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
                 self._event(kind, text)
-            case events.RequestAnswer(node, phase, number, content):
-                request = PhaseRequest(task=self.uid, phase=phase, round=number, content=json.loads(content))
-                file = FileId(kind=Kind.REQUEST, task=self.uid, round=number, phase=phase)
-                self._send(node, file, request.model_dump_json().encode())
+            case events.RequestAnswer():
+                self._files.request_answer(action)
             case events.CompletePhase():
-                self._complete_phase(action)
+                self._files.cancel_requests(action.phase)
+                self.write(partial(self._writes.complete_phase, action))
             case events.Finish():
                 self._finish(action)
-
-    def _complete_phase(self, done: events.CompletePhase) -> None:
-        self._context.outbox.cancel(
-            lambda file: (file.kind, file.task, file.phase) == (Kind.REQUEST, self.uid, done.phase)
-        )
-        self.write(partial(self._writes.complete_phase, done))
-
-    def _send(self, node: str, file: FileId, source: bytes) -> None:
-        self._context.outbox.send(self._context.nodes.addresses[node], file, source)
-
-    def _send_parameters(self, node: str, file: FileId, broadcast: Broadcast, path: Path, digest: str) -> None:
-        meta = broadcast.model_dump(mode="json")
-        self._context.outbox.send(self._context.nodes.addresses[node], file, path, meta=meta, digest=digest)
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
         received = sum(update.size for update in roster.updates)
@@ -318,11 +298,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if missing := missing_clients(roster):
             self._log.warning("round_closed_without", round=roster.round, clients=missing)
             self._event("missing", f"round {roster.round} went on without the clients {missing}")
-        # A node that has not received the round's model by now does not need it any more.
-        self._context.outbox.cancel(self._is_global(roster.round))
-
-    def _is_global(self, number: int) -> Callable[[FileId], bool]:
-        return lambda file: file.task == self.uid and file.kind is Kind.GLOBALPARAM and file.round == number
+        self._files.cancel_global(roster.round)
 
     def _commit(self, number: int) -> None:
         record, content = self._records.close_round(number, self._roster if number else None)

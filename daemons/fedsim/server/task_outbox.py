@@ -1,0 +1,64 @@
+"""What a task sends to its nodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedsim.messages import Broadcast, PhaseRequest
+from fedsim.server.context import ServerContext
+from fedsim.server.projection import TaskProjection
+from fedsim.server.task_dir import TaskDir
+from fedsim.spool.files import FileId, Kind
+from fedsim.state_machines import task_events as events
+from fedsim.state_machines.plan import Plan
+
+
+class TaskOutbox:
+    """Composes a task's files for its nodes and hands them to the daemon's outbox."""
+
+    def __init__(self, plan: Plan, context: ServerContext, folder: TaskDir, records: TaskProjection) -> None:
+        self._plan = plan
+        self._context = context
+        self._folder = folder
+        self._records = records
+
+    def assign(self, node: str) -> None:
+        """Send a node its part of the plan."""
+        body = self._plan.assignment(node).model_dump_json().encode()
+        self._send(node, FileId(kind=Kind.INITPARAM, task=self._plan.task), body)
+
+    def send_global(self, action: events.SendGlobal) -> None:
+        """Send a node what its clients receive in a round."""
+        file = FileId(kind=Kind.GLOBALPARAM, task=self._plan.task, round=action.round)
+        path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
+        self._send_parameters(action.node, file, action.broadcast, path, digest)
+
+    def send_final(self, node: str, number: int) -> None:
+        """Send a node the final model."""
+        file, broadcast = FileId.model_of(self._plan.task, number), Broadcast.of_final_model(number)
+        self._send_parameters(node, file, broadcast, self._folder.model(number), self._records.file_digest(number))
+
+    def request_answer(self, action: events.RequestAnswer) -> None:
+        """Send a node the question of an extension phase."""
+        content = json.loads(action.content)
+        request = PhaseRequest(task=self._plan.task, phase=action.phase, round=action.round, content=content)
+        file = FileId(kind=Kind.REQUEST, task=self._plan.task, round=action.round, phase=action.phase)
+        self._send(action.node, file, request.model_dump_json().encode())
+
+    def cancel_global(self, number: int) -> None:
+        """Stop sending a round's parameters: a node that has not received them by now does not need them any more."""
+        wanted = (Kind.GLOBALPARAM, self._plan.task, number)
+        self._context.outbox.cancel(lambda file: (file.kind, file.task, file.round) == wanted)
+
+    def cancel_requests(self, phase: str) -> None:
+        """Stop sending the question of a phase that is complete."""
+        wanted = (Kind.REQUEST, self._plan.task, phase)
+        self._context.outbox.cancel(lambda file: (file.kind, file.task, file.phase) == wanted)
+
+    def _send(self, node: str, file: FileId, source: bytes) -> None:
+        self._context.outbox.send(self._context.nodes.addresses[node], file, source)
+
+    def _send_parameters(self, node: str, file: FileId, broadcast: Broadcast, path: Path, digest: str) -> None:
+        meta = broadcast.model_dump(mode="json")
+        self._context.outbox.send(self._context.nodes.addresses[node], file, path, meta=meta, digest=digest)
