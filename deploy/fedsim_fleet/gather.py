@@ -51,16 +51,16 @@ def gather(folder: Path, source: Path, torch_index: str | None, mirror: str, sec
     gather_wheels(source, wheels, torch_index)
     click.echo("Debian packages …")
     Repository(debian, folder / "apt", mirror, security_mirror).gather()
-    told = {
+    gathered_files = {
         "version": version_of(wheels),
         "wheels": pack(wheels, "*.whl", "requirements.txt"),
         "debian": pack(debian, "*.deb", "Packages"),
     }
-    (folder / GATHERED).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / GATHERED).write_text(json.dumps(gathered_files, indent=2) + "\n", encoding="utf-8")
     for name, paths in (("Python wheels", wheels.glob("*.whl")), ("Debian packages", debian.glob("*.deb"))):
         sizes = [path.stat().st_size for path in paths]
         click.echo(f"{len(sizes)} {name}, {sum(sizes) / 1e6:.0f} MB")
-    click.echo(f"fedsim {told['version']} is gathered in {folder}.")
+    click.echo(f"fedsim {gathered_files['version']} is gathered in {folder}.")
 
 
 def pack(folder: Path, *patterns: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ P = ParamSpec("P")
 
 @dataclass
 class State:
-    """What `main` must know of the command that ran, also when it failed or nobody read to its end."""
+    """What `main` must know of the command that ran, also when it failed or its output was not read to the end."""
 
     as_json: bool = False
     code: int = EX_FAILED

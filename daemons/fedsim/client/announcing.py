@@ -36,7 +36,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         config: the node's.
         seen: its data sets.
         reports: of its tasks, oldest first.
-        remarks: what is to be told besides the data sets' own problems.
+        remarks: what is to be reported besides the data sets' own problems.
     """
     problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
@@ -116,5 +116,5 @@ def _first(items: Sequence[Listed], what: str, problems: list[str], most: int = 
 def _some(problems: Sequence[str]) -> tuple[str, ...]:
     if len(problems) <= MAX_PROBLEMS:
         return tuple(map(as_text, problems))
-    told = problems[: MAX_PROBLEMS - 1]
-    return (*map(as_text, told), f"and {len(problems) - len(told)} more problems, see this node's log")
+    reported = problems[: MAX_PROBLEMS - 1]
+    return (*map(as_text, reported), f"and {len(problems) - len(reported)} more problems, see this node's log")

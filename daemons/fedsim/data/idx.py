@@ -118,8 +118,8 @@ def _parse(file: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> NDArray[np
         expected *= length
     content = _read(file, expected + 1) if expected <= most else bytearray()
     if len(content) != expected:
-        told = f"more than {expected}" if len(content) > expected else f"only {len(content) or 'a part'}"
-        raise BadInput(f"{path}: its header says {list(shape)}, {expected} bytes, but {told} follow; download it again")
+        rest = f"more than {expected}" if len(content) > expected else f"only {len(content) or 'a part'}"
+        raise BadInput(f"{path}: its header says {list(shape)}, {expected} bytes, but {rest} follow; download it again")
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 

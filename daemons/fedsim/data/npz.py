@@ -84,9 +84,9 @@ def _read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) ->
         with archive.open(entry) as stream:
             shape, dtype = _read_header(stream)
             header = stream.tell()
-        told = prod(shape) * dtype.itemsize
-        if not dtype.hasobject and (min(shape, default=0) < 0 or told != entry.file_size - header):
-            raise BadInput(f"{place}: its header says {told} bytes, not {entry.file_size - header}; create it again")
+        stated = prod(shape) * dtype.itemsize
+        if not dtype.hasobject and (min(shape, default=0) < 0 or stated != entry.file_size - header):
+            raise BadInput(f"{place}: its header says {stated} bytes, not {entry.file_size - header}; create it again")
         with archive.open(entry) as stream:
             return np.asarray(npy.read_array(stream, allow_pickle=False))
     except (ValueError, OverflowError) as error:

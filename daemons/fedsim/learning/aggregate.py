@@ -47,7 +47,7 @@ def aggregate(
         out: float32 [P], written.
         state_out: like `state`, written; must not be the same arrays.
         arrays: further arrays of the updates, each like `updates`.
-        context: of the round; None: the first one, in which each update stands for one client of as many.
+        context: of the round; None: the first one, in which each update is one client's and all clients take part.
         block: parameters at a time in `combine` and `step`; any value gives the same bytes. The passes of
             `Strategy.prepare` use blocks of a fixed size, because they sum over blocks.
 

@@ -1,4 +1,4 @@
-"""What can go wrong in training, through nobody's fault but the settings'."""
+"""What can go wrong in training, because of the settings."""
 
 from __future__ import annotations
 

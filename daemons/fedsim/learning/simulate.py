@@ -104,7 +104,7 @@ def simulate(
             first that there is.
         chunk_clients: most clients in a chunk; None: a node's part of the cohort is one chunk.
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
-        on_round: is told of each round, round 0 (the initial model's evaluation) included.
+        on_round: is called for each round, round 0 (the initial model's evaluation) included.
         resume: go on after the last round of this result.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
@@ -209,7 +209,7 @@ def simulate(
         ):
             raise Diverged(round_number)
         vector, state = new_vector, new_state
-        # 4. The round is tested, where it is due, and told.
+        # 4. The round is tested, where it is due, and reported.
         num_examples = sum(update.num_examples for update in updates)
         record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS))
     return SimulationResult(vector, state, rounds, states.states)

@@ -92,7 +92,7 @@ class TaskJobs:
         return self._context.spool.path(file_id(update, self._plan.task), update.node or "")
 
     def testset(self) -> list[Arrived]:
-        """What has come of the test set, from the node that was asked for it; nobody else's counts."""
+        """What has come of the test set, from the node that was asked for it; files of other nodes do not count."""
         arrived = self._context.spool.arrived(Kind.TESTSET, self._plan.task)
         return [item for item in arrived if item.sender == self._plan.testset_from]
 

@@ -176,7 +176,7 @@ def make_plan(
         not_heard: configured nodes that may still announce themselves: a task that wants all nodes waits for them.
         server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
         server_problem: why the server's own copy cannot be used, if it has one that cannot.
-        broadcast_bytes: the longest `Broadcast`, as JSON, that can be told beside a model.
+        broadcast_bytes: the longest `Broadcast`, as JSON, that can be sent with a model.
         plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
     """
@@ -198,7 +198,7 @@ def make_plan(
         groups[info.feature_shape if local else info.digest].append(name)
     if settings.num_nodes == 0 and not_heard and len(groups) == 1:
         return Waiting(f"waiting for {', '.join(not_heard)} to announce themselves (or set num_nodes)")
-    # A group of enough nodes whose nodes can stand for the most clients; the first name decides between equals.
+    # A group of enough nodes whose nodes can simulate the most clients; the first name decides between equals.
     names = min(
         groups.values(),
         key=lambda group: (len(group) < settings.num_nodes, -sum(fit[name].clients for name in group), group[0]),
@@ -214,7 +214,7 @@ def make_plan(
 
 
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
-    """Whether some cohort could put more clients on a node than can be told beside a model."""
+    """Whether some cohort could put more clients on a node than a model's metadata can name."""
     cohort = plan.settings.cohort_size
     last_chunk = ceil(cohort / plan.chunk_clients) + len(plan.shares)  # each node may have one that is not full
     for share in plan.shares:

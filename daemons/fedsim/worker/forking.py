@@ -35,7 +35,7 @@ class ForkServer:
 
     def __init__(self, selector: BaseSelector, python: Path, threads: int) -> None:
         self._selector = selector
-        self._hearers: dict[int, Forked] = {}
+        self._listeners: dict[int, Forked] = {}
         self._count = 0
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -62,24 +62,24 @@ class ForkServer:
     @property
     def idle(self) -> bool:
         """Whether none of its workers is left."""
-        return not self._hearers
+        return not self._listeners
 
     @property
     def usable(self) -> bool:
         """Whether it accepts requests."""
         return self.alive and self._process.poll() is None
 
-    def fork(self, sock: socket.socket, hearer: Forked, *, learns: bool, log: Mapping[str, Any]) -> None:
+    def fork(self, sock: socket.socket, listener: Forked, *, learns: bool, log: Mapping[str, Any]) -> None:
         """Request a worker, without blocking.
 
         Args:
             sock: the worker's end of its connection.
-            hearer: told when it runs, and when it has ended.
+            listener: is called when it runs, and when it has ended.
             learns: whether torch is to be imported before.
             log: fields of every event that it logs.
         """
         self._count += 1
-        self._hearers[self._count] = hearer
+        self._listeners[self._count] = listener
         request = {"number": self._count, "learns": learns, "log": dict(log)}
         try:
             socket.send_fds(self._socket, [json.dumps(request).encode()], [sock.fileno()])
@@ -109,20 +109,20 @@ class ForkServer:
             if not message:
                 self._lost()
                 return
-            told = json.loads(message)
-            number = told["number"]
-            if "pid" in told:
-                self._hearers[number].began(told["pid"], descriptors[0])
+            notice = json.loads(message)
+            number = notice["number"]
+            if "pid" in notice:
+                self._listeners[number].began(notice["pid"], descriptors[0])
             else:
-                how = told.get("problem") or how_it_ended(told["code"])
-                self._hearers.pop(number).ended(how)
+                how = notice.get("problem") or how_it_ended(notice["code"])
+                self._listeners.pop(number).ended(how)
 
     def _lost(self) -> None:
         self.close()
         how = f"ended with its fork server, which {how_it_ended(self._process.returncode)}"
-        hearers, self._hearers = list(self._hearers.values()), {}
-        for hearer in hearers:
-            hearer.ended(how)
+        listeners, self._listeners = list(self._listeners.values()), {}
+        for listener in listeners:
+            listener.ended(how)
 
 
 class ForkServers:

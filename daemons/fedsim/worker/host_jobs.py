@@ -33,9 +33,9 @@ class Torch:
         spec = find_spec("torch")
         if spec is None or spec.origin is None:
             raise BadInput("torch is not installed")
-        told = _run_alone(Path(spec.origin).with_name("version.py"))
+        build = _run_alone(Path(spec.origin).with_name("version.py"))
         # A build for AMD uses another driver, so it must check itself.
-        return cls(told.__version__, told.hip is not None or (told.cuda is not None and _can_load(NVIDIA_DRIVER)))
+        return cls(build.__version__, build.hip is not None or (build.cuda is not None and _can_load(NVIDIA_DRIVER)))
 
 
 def do(job: HostJob) -> Reply:

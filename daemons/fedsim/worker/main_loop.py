@@ -135,7 +135,7 @@ def live(sock: socket.socket, threads: int, log: Mapping[str, Any]) -> None:
     Args:
         sock: to the daemon.
         threads: to compute with.
-        log: the name in the journal (`identifier`), and what stands in each event.
+        log: the name in the journal (`identifier`), and the fields of each event.
     """
     configure_logging(**log)
     worker = Worker(threads)

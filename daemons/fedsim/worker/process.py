@@ -122,7 +122,7 @@ class WorkerProcess:
         except BlockingIOError:
             pass
         except (BrokenPipeError, ConnectionResetError):
-            self._unsent.clear()  # `replies` tells of the end
+            self._unsent.clear()  # `replies` reports the end
         waits = EVENT_READ | EVENT_WRITE if self._unsent else EVENT_READ
         if self._selector.get_key(self._socket).events != waits:
             self._selector.modify(self._socket, waits, self._on_ready)

@@ -197,7 +197,7 @@ def _write_broadcast(strategy: Strategy, folder: Path, vector: FloatArray, state
 def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:
     """A new flat float32 `.npy` of `size` elements, mapped for writing."""
     vector = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype("<f4"), shape=(size,))
-    # Writing through a map to a full disk would kill the process: take the room now, where it can still be told.
+    # Writing through a map to a full disk would kill the process: reserve the space first, which raises an error.
     with path.open("r+b") as file:
         os.posix_fallocate(file.fileno(), 0, vector.offset + vector.nbytes)
     return vector

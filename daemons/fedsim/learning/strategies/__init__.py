@@ -130,7 +130,7 @@ class Strategy(Plugin):
     # ------------------------------------------------------------ 2. the rule that combines
 
     def weight(self, num_examples: int, num_clients: int) -> float:  # noqa: ARG002
-        """The weight of an update that stands for `num_clients` clients with `num_examples` examples in all."""
+        """The weight of an update of `num_clients` clients with `num_examples` examples in all."""
         return float(num_examples)
 
     def prepare(self, weights: Sequence[float]) -> Passes:  # noqa: ARG002
