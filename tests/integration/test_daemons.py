@@ -104,7 +104,14 @@ def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(l
 @pytest.mark.parametrize(
     ("spoil", "told"),
     [
-        (lambda plan: {**plan, "settings": {**plan["settings"], "model": "gone"}}, "unknown model 'gone'"),
+        (
+            lambda plan: {
+                **plan,
+                "settings": {**plan["settings"], "model": "gone"},
+                "model_spec": {**plan["model_spec"], "name": "gone"},
+            },
+            "unknown model 'gone'",
+        ),
         (
             lambda plan: {**plan, "shares": [*plan["shares"], {**plan["shares"][0], "node": "node-x"}]},
             "node-x took part",

@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -62,6 +64,16 @@ def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp
     assert ours(tmp_path) == []
 
 
+@contextmanager
+def ending(demo: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Interrupt the demonstration also when a test fails, which would otherwise wait for it until its timeout."""
+    try:
+        yield
+    finally:
+        if demo.poll() is None:
+            demo.send_signal(signal.SIGINT)
+
+
 def test_on_a_terminal_the_demonstration_continues_serving_until_ctrl_c(tmp_path: Path) -> None:
     """MNIST in FEDSIM_DATA takes precedence over other data."""
     data = real_data("mnist")
@@ -71,12 +83,12 @@ def test_on_a_terminal_the_demonstration_continues_serving_until_ctrl_c(tmp_path
         [*DEMO, tmp_path / "demo"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
     ) as demo:
         os.close(theirs)
-        with os.fdopen(screen, encoding="utf-8", errors="replace") as terminal:
-            told = ""
-            while "Ctrl-C ends it" not in told:
-                told += terminal.readline()
-            url, name, password = re.search(r"still answers: (\S+)  \(name (\S+), password (\S+)\)", told).groups()  # type: ignore[union-attr]
-            assert f"Data: MNIST in {data}" in told
+        with os.fdopen(screen, encoding="utf-8", errors="replace") as terminal, ending(demo):
+            shown = ""
+            while "Ctrl-C ends it" not in shown:
+                shown += terminal.readline()
+            url, name, password = re.search(r"still answers: (\S+)  \(name (\S+), password (\S+)\)", shown).groups()  # type: ignore[union-attr]
+            assert f"Data: MNIST in {data.resolve()}" in shown
             with httpx.Client(base_url=url) as browser:
                 csrf = re.search(r'name="csrf" value="([^"]+)"', browser.get("/login").text)[1]  # type: ignore[index]
                 answer = browser.post("/login", data={"csrf": csrf, "name": name, "password": password})

@@ -342,7 +342,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT + THEN_FORGET_TASKS)
-    with pytest.raises(Unavailable, match="1 rows would point nowhere, the first in table checkpoints"):
+    with pytest.raises(Unavailable, match="1 rows would refer to missing rows, the first in table checkpoints"):
         empty.migrate()
     assert version(empty) == "0004"
     assert empty.tasks.get(number) is not None
@@ -372,7 +372,7 @@ class TestFile:
         assert list(tmp_path.iterdir()) == []
 
     def test_a_missing_folder_is_named(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
-        with pytest.raises(Unavailable, match=r"nowhere cannot be used: No such file or directory; make it"):
+        with pytest.raises(Unavailable, match=r"nowhere cannot be used: No such file or directory; create it"):
             sqlite_store(tmp_path / "nowhere" / "fedsim.db").migrate()
 
     def test_a_file_of_another_kind_is_left_alone(self, tmp_path: Path, sqlite_store: Callable[[Path], Store]) -> None:
@@ -380,6 +380,6 @@ class TestFile:
         path.write_bytes(b"no database at all, " * 100)
         for question in ("check", "migrate"):
             ask: Any = getattr(sqlite_store(path), question)
-            with pytest.raises(Unavailable, match="not a database; name another file"):
+            with pytest.raises(Unavailable, match="not a database; use another file"):
                 ask()
         assert path.read_bytes() == b"no database at all, " * 100

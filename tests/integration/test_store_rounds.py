@@ -122,9 +122,9 @@ class TestRounds:
         assert store.rounds.of_task(task.number)[0].missing == missing
 
     def test_rounds_and_checkpoints_need_their_task(self, store: Store) -> None:
-        with pytest.raises(BadInput, match="no task"):
+        with pytest.raises(BadInput, match="is not in the database"):
             store.rounds.record("0" * 32, new_round(1))
-        with pytest.raises(BadInput, match="no task"):
+        with pytest.raises(BadInput, match="is not in the database"):
             store.checkpoints.record("0" * 32, new_checkpoint(1))
 
     def test_threads_may_record_the_same_rounds(self, store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -24,11 +25,24 @@ from fedsim.runtime.daemon import reload_config
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
+from fedsim.runtime.systemd import notify
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.runtime.writer import Writer
 from fedsim.state_machines.suspension import Suspended
 from fedsim.worker import jobs
+
+
+def test_a_service_manager_that_does_not_read_blocks_no_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        queued = 0
+        while notify("WATCHDOG=1", wait=False):
+            queued += 1
+        assert queued > 0
+        assert manager.recv(64) == b"WATCHDOG=1"
+        assert notify("STATUS=waiting for a task", wait=False), "there is room again"
 
 
 class NoOutbox(Outbox):

@@ -10,11 +10,12 @@ import faulthandler
 import signal
 import socket
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import click
 from pydantic import BaseModel
@@ -25,6 +26,8 @@ from fedsim.errors import EX_OK, EX_UNAVAILABLE, ConfigError, FedsimError
 from fedsim.log import configure_logging, get_logger
 from fedsim.metrics import MetricsEndpoint, ProcessMetrics
 from fedsim.runtime.systemd import notify, notify_reloading
+
+_FEED_SECONDS: Final = 1.0  # the watchdog's time is longer
 
 Config = TypeVar("Config", bound=Measured)
 Model = TypeVar("Model", bound=BaseModel)
@@ -62,6 +65,7 @@ class Daemon(ABC, Generic[Config]):
         self.stopping = False
         self._reload_requested = False
         self._status = ""
+        self._feed_at = 0.0
 
     @abstractmethod
     def setup(self) -> None:
@@ -86,9 +90,8 @@ class Daemon(ABC, Generic[Config]):
 
     def publish_status(self, text: str) -> None:
         """Set what `systemctl status` shows; sent only when it has changed."""
-        if text != self._status:
+        if text != self._status and notify(f"STATUS={' '.join(text.split())}", wait=False):
             self._status = text
-            notify(f"STATUS={' '.join(text.split())}")
 
     def drain_wake(self) -> None:
         """Read the signals' wake-ups out of `wake_fd`."""
@@ -100,7 +103,10 @@ class Daemon(ABC, Generic[Config]):
 
     def feed_watchdog(self) -> None:
         """Called after each turn; a daemon whose work is done on other threads checks those first."""
-        notify("WATCHDOG=1")
+        now = time.monotonic()
+        if now >= self._feed_at:
+            self._feed_at = now + _FEED_SECONDS
+            notify("WATCHDOG=1", wait=False)
 
     def run(self) -> int:
         """Run until a signal; returns the exit code."""

@@ -11,16 +11,26 @@ from typing import Final
 _EXTEND_USEC: Final = 30_000_000
 
 
-def notify(*states: str) -> None:
-    """Send states to systemd; does nothing where no service manager listens."""
+def notify(*states: str, wait: bool = True) -> bool:
+    """Send states to systemd; does nothing where no service manager listens. Returns false if they were dropped.
+
+    Args:
+        states: in one message.
+        wait: until the message can be queued. Otherwise it is dropped if the service manager has not read those before
+            it, which is right for what is sent again soon.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return True
     if address.startswith("@"):
         address = "\0" + address[1:]
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
     with socket.socket(socket.AF_UNIX, kind) as sock, suppress(ConnectionRefusedError, FileNotFoundError):
-        sock.sendto("\n".join(states).encode(), address)
+        try:
+            sock.sendto("\n".join(states).encode(), 0 if wait else socket.MSG_DONTWAIT, address)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def notify_reloading() -> None:

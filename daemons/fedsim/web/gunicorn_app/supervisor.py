@@ -28,7 +28,7 @@ class Supervisor(Arbiter):  # type: ignore[misc] # gunicorn has no types
     def murder_workers(self) -> None:
         """One iteration of the main loop; it feeds the watchdog itself, so a stalled loop is noticed."""
         super().murder_workers()
-        notify("WATCHDOG=1")
+        notify("WATCHDOG=1", wait=False)
         with suppress(BlockingIOError):
             os.eventfd_read(self._worker_ready)
             self.app.report_ready()
