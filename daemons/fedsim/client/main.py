@@ -30,7 +30,7 @@ SWEEP_SECONDS = 600.0
 
 
 class ClientDaemon(TaskDaemon[ClientConfig]):
-    """Train this node's clients on its own data; client.yml says what may be trained and what may leave the node."""
+    """Train this node's clients on its own data; client.yml defines what may be trained and what may leave the node."""
 
     name = "client"
     role = Role.CLIENT

@@ -71,7 +71,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         keys = [(update.base_round, update.chunk, update.client) for update in updates]
         self._machine = NodeMachine(self.assignment, keys)
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ lifecycle
 
     @property
     def ended(self) -> bool:

@@ -68,7 +68,7 @@ class NodeTaskJobs:
     # ------------------------------------------------------------ files
 
     def testset(self) -> list[tuple[FileId, Path]]:
-        """The files of the test set, data and labels, whether or not they are there."""
+        """The files of the test set, data and labels, whether or not they exist."""
         spool, node = self._context.spool, self._context.config.name
         ids = [FileId(kind=Kind.TESTSET, task=self._assignment.task, part=part) for part in ("data", "label")]
         return [(file, spool.path(file, node)) for file in ids]

@@ -32,7 +32,7 @@ def cut_chunks(
         chunk_clients: most clients in a chunk.
 
     Raises:
-        ValueError: a client of the cohort lives on no node, or on two.
+        ValueError: a client of the cohort is placed on no node, or on two.
     """
     chunks: list[ChunkPlan] = []
     for node, (first_client, num_clients) in enumerate(placement):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class CroppedCnn(nn.Module):
     """Two 5x5 convolutions and two hidden layers, on square crops.
 
-    In training an image is cropped and mirrored at random, in testing the centre is taken; then each image is brought
+    In training an image is cropped and mirrored at random, in testing the centre is used; then each image is brought
     to mean 0 and deviation 1 (the preparation that McMahan et al. 2017 took over from TensorFlow's tutorial).
     """
 

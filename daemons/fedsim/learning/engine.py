@@ -40,7 +40,7 @@ def no_state(_: int) -> Arrays:
 
 
 def make_deterministic(threads: int) -> None:
-    """Set torch up, for the whole process, so that equal work gives equal bytes.
+    """Set torch up, for this process, so that equal work gives equal bytes.
 
     On CUDA the environment must also hold CUBLAS_WORKSPACE_CONFIG=:4096:8 before the first kernel runs, and
     TORCHINDUCTOR_DETERMINISTIC=1 for a model that compiles itself.
@@ -69,7 +69,7 @@ class SequentialTrainer:
         check_training(self.model, model_spec, self.device)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
-        # The same memory, unknown to autograd: steps are taken on these.
+        # The same memory, unknown to autograd: the optimizer updates these.
         self.values = [parameter.detach() for parameter in self.parameters]
         self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
 

@@ -19,7 +19,7 @@ class Examples:
     Attributes:
         features: uint8 or float32, [n, *shape]. Images are [n, H, W] or [n, C, H, W]. Pixels stay uint8 in memory.
         labels: int64 [n], classes counted from 0.
-        scale: what features are divided by when they are taken: 255 for pixels, 1 where they are used as they are.
+        scale: features are divided by it when a batch is read: 255 for pixels, 1 for no scaling.
     """
 
     features: NDArray[Any]

@@ -174,7 +174,7 @@ def load_vector(model: nn.Module, vector: FloatArray) -> None:
 def share_vector(model: nn.Module) -> Tensor:
     """Move a model's parameters into one flat tensor, float32 [P], of which they are views from then on.
 
-    Reading or setting the whole model is then one copy.
+    Reading or setting all parameters is then one copy.
     """
     parameters = list(model.parameters())
     flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])

@@ -23,7 +23,7 @@ Content = dict[str, Any]
 class Position(StrEnum):
     """Where in a task a phase runs."""
 
-    BEFORE_TRAINING = "before training"  # once, when everything that round 1 needs is there
+    BEFORE_TRAINING = "before training"  # once, when everything that round 1 needs is available
     WITHIN_ROUND = "within round"  # in each round, between its roster and its aggregation
     AFTER_TRAINING = "after training"  # once, before the final model is sent
 
@@ -75,7 +75,7 @@ class Phase:
         raise NotImplementedError
 
     def summary(self, answers: Mapping[str, Content]) -> str:  # noqa: ARG002
-        """On the server: what the answers say, in a sentence for the task's page; empty: nothing."""
+        """On the server: a summary of the answers, one sentence for the task's page; empty for none."""
         return ""
 
 

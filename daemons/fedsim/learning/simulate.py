@@ -1,4 +1,4 @@
-"""A whole federated task in one process, with the pieces and in the order in which the platform's workers use them.
+"""A complete federated task in one process, with the code and in the order of the platform's workers.
 
 With the platform's placement, chunks, thread count and kind of processor it gives the platform's bytes; so it is the
 reference that the platform is tested against, and what research on strategies runs on.
@@ -105,7 +105,7 @@ def simulate(
         chunk_clients: most clients in a chunk; None: a node's part of the cohort is one chunk.
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
-        resume: go on after the last round of this result.
+        resume: continue after the last round of this result.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
             needs no installed package. The same holds for `partition`, `objective`, `optimizer` and `sampler`.

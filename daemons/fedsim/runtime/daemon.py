@@ -69,7 +69,7 @@ class Daemon(ABC, Generic[Config]):
 
     @abstractmethod
     def setup(self) -> None:
-        """Open everything; on return the daemon is ready, and says so."""
+        """Open everything; on return the daemon is ready, which is then reported."""
 
     @abstractmethod
     def run_once(self) -> None:
@@ -166,7 +166,7 @@ class Daemon(ABC, Generic[Config]):
             self.reload(reload_config(self.config_path, self.config, self.fixed_keys))
             self.log.info("reloaded", config=str(self.config_path))
         except ConfigError as error:
-            self.log.error("reload_failed", problem=str(error))  # noqa: TRY400 - the message says it all
+            self.log.error("reload_failed", problem=str(error))  # noqa: TRY400 - the message is complete
         notify("READY=1")
 
     def _serve_metrics(self) -> None:

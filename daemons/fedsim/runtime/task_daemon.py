@@ -1,7 +1,7 @@
 """The base of the two daemons that run tasks: spool, writer, outbox, workers, the data sets of the host.
 
 While the disk is full or the database is gone, tasks are suspended: their workers end, and everything is resumed from
-what is stored as soon as the resource is there again.
+what is stored as soon as the resource is available again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     role: ClassVar[Role]
     # The kinds of files that others send to this host; `files_arrived` gets them.
     received_kinds: ClassVar[tuple[Kind, ...]]
-    # Whether the loop goes on while tasks are suspended; otherwise it waits for the resource and for nothing else.
+    # Whether the loop continues while tasks are suspended; otherwise it waits for the resource and for nothing else.
     serves_while_suspended: ClassVar[bool]
 
     # ------------------------------------------------------------ what a daemon implements

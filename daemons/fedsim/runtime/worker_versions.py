@@ -45,7 +45,7 @@ class WorkerVersions:
         write_json(self._path, {"version": self.version, "hosts": self.hosts})
 
     def about(self) -> dict[str, Any]:
-        """What a checkpoint says about the versions."""
+        """The versions, for a checkpoint."""
         versions = self.all
         mixed = f"computed by workers of several versions of fedsim: {', '.join(versions)}"
         not_comparable = mixed if len(versions) > 1 else None

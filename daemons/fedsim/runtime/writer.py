@@ -1,7 +1,7 @@
 """The writer thread of a daemon: what must be durable is written there, so that no fsync blocks the event loop.
 
 Writes are carried out one after the other, in the order of their submission: a later one finds what an earlier one has
-stored. Each ends with a call in the loop, which gets the result or raises what the write raised (a full disk, say).
+stored. Each ends with a call in the loop, which gets the result or raises the write's error (for example a full disk).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Writer:
     def drain(self) -> None:
         """Wait for the writes that were submitted, and call back for none of them.
 
-        For a caller that goes on from what is stored, after tasks were suspended.
+        For a caller that continues from what is stored, after tasks were suspended.
         """
         self._thread.submit(lambda: None).result()
         self._ended.clear()

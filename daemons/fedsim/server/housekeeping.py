@@ -37,7 +37,7 @@ def delete_tasks(checkpoints: Path, finals: FinalDeliveries, store: Store) -> No
 
 
 def apply_retention(checkpoints: Path, store: Store, rule: Retention, now: float) -> None:
-    """Remove checkpoints that the rule no longer keeps, and say so at their task and in the log."""
+    """Remove checkpoints that the rule no longer keeps, and record it at their task and in the log."""
     if rule.keep_days is None and rule.keep_tasks is None:
         return
     before = None if rule.keep_days is None else now - rule.keep_days * DAY_SECONDS

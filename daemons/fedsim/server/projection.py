@@ -32,7 +32,7 @@ def checkpoint_name(number: int, round_number: int) -> str:
 
 
 def missing_clients(roster: WriteRoster) -> str:
-    """The clients that a round went on without, for people; the round's record names all."""
+    """The missing clients of a round, shortened for messages; the round's record lists all."""
     shown = ", ".join(map(str, roster.missing[:LISTED_MISSING]))
     more = len(roster.missing) - LISTED_MISSING
     return f"{shown} and {more} more" if more > 0 else shown

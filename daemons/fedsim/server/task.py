@@ -56,7 +56,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
         super().__init__(plan.task, self._telemetry, context.outbox, context.writer)
 
-    # ------------------------------------------------------------ its life
+    # ------------------------------------------------------------ lifecycle
 
     @property
     def round(self) -> int:
@@ -70,7 +70,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     @property
     def ended(self) -> bool:
-        """Whether the task is over, and its row says so."""
+        """Whether the task is over, and its row is updated."""
         return self.outcome is not None or self.abandoned
 
     @property
@@ -246,7 +246,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         return events.Broken(reason)
 
     def give_up(self, reason: str) -> None:
-        """Abandon the task; its row says so if that is possible."""
+        """Abandon the task; its row is updated if that is possible."""
         super().give_up(reason)
         self._context.store.tasks.move(self.uid, TaskState.FAILED, reason=reason, now=time.time())
 

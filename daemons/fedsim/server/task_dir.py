@@ -157,7 +157,7 @@ class TaskDir:
         remove_tree(gone)
 
     def remove(self) -> None:
-        """Clear the whole folder."""
+        """Clear the folder."""
         remove_tree(self.path)
 
     def _roster(self, number: int) -> Path:

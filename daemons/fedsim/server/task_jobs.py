@@ -92,7 +92,7 @@ class TaskJobs:
         return self._context.spool.path(file_id(update, self._plan.task), update.node or "")
 
     def testset(self) -> list[Arrived]:
-        """What has come of the test set, from the node that was asked for it; files of other nodes do not count."""
+        """The received parts of the test set from the node that was asked for it, not from others."""
         arrived = self._context.spool.arrived(Kind.TESTSET, self._plan.task)
         return [item for item in arrived if item.sender == self._plan.testset_from]
 
@@ -105,7 +105,7 @@ class TaskJobs:
 
 
 def received_update(item: Arrived) -> Update:
-    """The update in a file that arrived: only what the connection proved counts, whatever else it says of itself.
+    """The update in a file that arrived: only what the connection proved is used, not what the file claims.
 
     Raises:
         BadInput: its metadata cannot be read.

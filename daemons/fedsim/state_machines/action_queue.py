@@ -1,8 +1,8 @@
 """The order in which a task's events are handled and its actions are carried out.
 
-What must be durable is stored while other tasks go on. Until it is, the task's queue is held: no action that follows is
-carried out (nothing is sent, computed or cleared because of it), and events wait. So a crash finds on disk everything
-that its machine's later actions relied upon.
+What must be durable is stored while other tasks continue. Until it is, the task's queue is held: no action that follows
+is carried out (nothing is sent, computed or cleared because of it), and events wait. So a crash finds on disk
+everything that its machine's later actions relied upon.
 """
 
 from __future__ import annotations

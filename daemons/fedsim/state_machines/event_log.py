@@ -76,7 +76,7 @@ def encode_event(logged: LoggedEvent) -> bytes:
 
 
 def decode_event(line: bytes) -> LoggedEvent:
-    """Read a line; `BadInput` says what is wrong with it."""
+    """Read a line; raises `BadInput` with the problem."""
     try:
         content = json.loads(line)
         event = _ADAPTERS[content["event"]].validate_python(content["data"], strict=False)

@@ -42,7 +42,9 @@ _ENDING = names(events.StopRequested, events.Broken, events.NodeReported, events
 TASK_TRANSITIONS = TransitionTable(
     (TaskPhase.PREPARING, TaskPhase.CLOSING),
     (
-        Transition(TaskPhase.PREPARING, TaskPhase.TRAINING, _PREPARED, "initial model, counts and test set are there"),
+        Transition(
+            TaskPhase.PREPARING, TaskPhase.TRAINING, _PREPARED, "initial model, counts and test set are available"
+        ),
         Transition(
             TaskPhase.PREPARING, TaskPhase.AGGREGATING, names(events.TaskStarted), "resumed after a roster was written"
         ),
@@ -171,7 +173,7 @@ class NodeQuery(ExtensionPhase):
         return tuple(node for node in self._nodes if node not in self.answers)
 
     def complete(self) -> tuple[CompletePhase, str]:
-        """The answers in the order of the nodes' names, and what the phase says of them."""
+        """The answers in the order of the nodes' names, and the phase's summary of them."""
         answers = tuple(sorted(self.answers.items()))
         summary = self._phase.summary({node: json.loads(content) for node, content in answers})
         return CompletePhase(self.name, self._round, answers), f"{self.name}: {summary}" if summary else ""

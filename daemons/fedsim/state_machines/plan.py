@@ -1,4 +1,4 @@
-"""Before round 1: which nodes take part, who lives where, how cohorts are cut into chunks. Then it is fixed."""
+"""What is fixed before round 1: the nodes that take part, the placement of clients, the chunks of cohorts."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class TaskMachine(TaskMachineState):
         return [events.Commit(number), *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
     def _advance(self, now: float) -> list[Action]:
-        """Open the next round, or approach the end, as soon as everything that it needs is there."""
+        """Open the next round, or approach the end, as soon as everything that it needs is available."""
         if self.ended or self._collector is not None or self.committed < 0:
             return []
         if self._trained:

@@ -50,7 +50,7 @@ class TaskStarted:
 
 @dataclass(frozen=True)
 class NodeReported:
-    """A node announced itself; `report` is what it says of this task, None if it does not know it."""
+    """A node announced itself; `report` is its report on this task, None if it does not know it."""
 
     node: str
     report: TaskReport | None

@@ -1,4 +1,4 @@
-"""Which Python runs a task's workers: that of the version under which it began, so that an upgrade keeps its bytes.
+"""The Python that runs a task's workers: that of the version under which it began, so that an upgrade keeps its bytes.
 
 Each version of fedsim has a virtual environment of its own, in folders side by side that are named by it
 (/opt/fedsim/0.1.0, /opt/fedsim/0.2.0).

@@ -1,4 +1,4 @@
-"""What daemon and worker say to each other: one JSON object a line. Parameters are files; here are only their paths."""
+"""The messages between daemon and worker: one JSON object a line. They contain the paths of parameter files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Evaluate(_Line):
 
 
 class SaveCheckpoint(_Line):
-    """Write the parameters in `model` as safetensors to `out`, and `about` as JSON beside it."""
+    """Write the parameters in `model` as safetensors to `out`, and `about` as JSON next to it."""
 
     job: Literal["save_checkpoint"] = "save_checkpoint"
     model_spec: ModelSpec

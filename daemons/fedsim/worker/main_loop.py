@@ -1,4 +1,4 @@
-"""A worker's life: do one job after another until the daemon hangs up."""
+"""A worker's main loop: process one job after another until the daemon closes the connection."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Worker:
         self._log = get_logger()
 
     def answer(self, line: bytes) -> Reply:
-        """The reply to a job's line; one that cannot be read comes of a daemon with other code or packages."""
+        """The reply to a job's line; one that cannot be read comes from a daemon with other code or packages."""
         try:
             job = read_job(line)
         except ValidationError as error:
@@ -139,7 +139,7 @@ def live(sock: socket.socket, threads: int, log: Mapping[str, Any]) -> None:
     """
     configure_logging(**log)
     worker = Worker(threads)
-    # Neither is closed while this process lives: the daemon takes a closed connection for its end.
+    # Neither is closed while this process runs: the daemon takes a closed connection for its end.
     lines, replies = sock.makefile("rb"), sock.makefile("wb")
     for line in lines:
         replies.write(encode_reply(worker.answer(line)))

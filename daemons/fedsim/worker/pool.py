@@ -88,7 +88,7 @@ class WorkerPool:
         slot.process.submit(job)
 
     def replies(self) -> tuple[list[Reply], str | None]:
-        """What came, and why the task cannot go on where a worker died too often."""
+        """The replies, and why the task cannot continue if a worker died too often."""
         replies: list[Reply] = []
         for slot in self._slots:
             come, ended = slot.process.replies()

@@ -77,7 +77,7 @@ class WorkerProcess:
     def submit(self, job: Job) -> None:
         """Hand over a job; jobs are done in order. What the worker does not take yet is sent when it does.
 
-        Before the worker has begun nothing is sent, so that one that is closed by then finds nothing to do.
+        Nothing is sent before the worker has started, so that one that is closed earlier does nothing.
         """
         self._unsent += encode_job(job)
         self._send()
@@ -92,7 +92,7 @@ class WorkerProcess:
         return [read_reply(bytes(line)) for line in lines], ended
 
     def close(self) -> None:
-        """Kill the process and free what it took; it has ended on return, or ends as soon as it has begun."""
+        """Kill the process and free its resources; it has ended on return, or ends as soon as it has started."""
         self._closed = True
         self._hang_up()
         self._socket.close()
@@ -110,7 +110,7 @@ class WorkerProcess:
 
     def _kill(self) -> None:
         if self._pidfd is not None and self._ended is None:
-            with suppress(ProcessLookupError):  # it has ended, which we have not heard yet
+            with suppress(ProcessLookupError):  # it has ended, and the notification has not arrived yet
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _send(self) -> None:

@@ -96,7 +96,7 @@ def too_many_clients(settings: TaskSettings, num_examples: int, most: int) -> st
 
 
 def make_partition(settings: TaskSettings, labels: IntArray, partitioner: Partitioner | None = None) -> Partition:
-    """Divide a data set as the task's settings say.
+    """Divide a data set according to the task's settings.
 
     Args:
         settings: `partition` with its options, `num_clients`, `min_partition_size` and `seed` count.

@@ -28,7 +28,7 @@ class Shards(Partitioner):
 
 
 def deal_shards(order: IntArray, num_clients: int, seed: int) -> Partition:
-    """Cut the ordered examples (int64 [n]) into 2·K equal shards and deal two random ones to each of K clients."""
+    """Cut the ordered examples (int64 [n]) into 2·K equal shards and assign two random shards to each of K clients."""
     num_shards = SHARDS_PER_CLIENT * num_clients
     size = len(order) // num_shards
     dealt = generator(seed, "partition shards").permutation(num_shards)

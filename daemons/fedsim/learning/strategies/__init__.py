@@ -1,6 +1,6 @@
 """Strategies: what clients minimise, how their updates become one, and how the server moves the model with it.
 
-A strategy is one class in one file. It has three parts, any of which can be taken from another strategy
+A strategy is one class in one file. It has three parts, each of which can come from another strategy
 (`aggregation` and `server_step` of the task's settings):
 
 1. the client's: `adjust_gradients`, the gradient of what the strategy adds to the loss, and `finish_client`, what the
@@ -8,7 +8,7 @@ A strategy is one class in one file. It has three parts, any of which can be tak
 2. the rule that combines: `uplink`, `weight`, `prepare` and `combine`;
 3. the server's step: `server_state` and `step`; `downlink_arrays` of the state go down to the clients with the model.
 
-The rule and the step see a block of consecutive parameters of every update, never a whole model, so that a strategy
+The rule and the step see a block of consecutive parameters of every update, never a complete model, so that a strategy
 takes the same memory for one client and for ten thousand. Blocks are float64 in memory, float32 at rest.
 """
 
@@ -173,7 +173,7 @@ class Strategy(Plugin):
 
 
 class Weighted(Strategy):
-    """A strategy whose updates are weighted as the option `weighting` says."""
+    """A strategy whose updates are weighted according to the option `weighting`."""
 
     class Options(PluginOptions):
         """What a client's update counts."""

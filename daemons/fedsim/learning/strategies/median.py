@@ -19,6 +19,6 @@ class Median(Strategy):
     uplink = Uplink.EACH_CLIENT
 
     def combine(self, updates: Sequence[FloatArray], weights: Sequence[float], received: Block, prepared: Any) -> Block:  # noqa: ARG002
-        """The middle value; of an even number the mean of the two middle ones."""
+        """The middle value, or the mean of the two middle values."""
         stacked = np.stack(updates).astype(np.float64)
         return np.asarray(np.median(stacked, axis=0, overwrite_input=True), np.float64)
