@@ -58,7 +58,7 @@ def test_the_doctor_finds_nothing_where_all_is_well_and_else_says_what_to_do(dep
         node.run("systemctl", "start", "fedsim-client")
     problems = {(one["host"], one["problem"].split(";")[0]) for one in found}
     assert ("node-a", "fedsim-client is inactive (dead)") in problems
-    assert ("node-a", "its list of revoked certificates is not the lab's newest") in problems
+    assert ("node-a", "its certificate revocation list is out of date") in problems
     assert any(host == "server" and "/etc/fedsim/web.yml is not valid" in problem for host, problem in problems)
     assert all(one["remedy"] for one in found)
 
@@ -93,7 +93,7 @@ def test_journals_are_followed_over_a_pulled_cable_until_ctrl_c_and_nothing_cont
             node.run("systemctl", "reload", "fedsim-client")
             first = next(reloads)
             deployment.laboratory.network.cut("node-b")
-            assert any(b"node-b is asked again until it answers" in line for line in follower.stderr)
+            assert any(b"node-b cannot be read, retrying" in line for line in follower.stderr)
             node.run("systemctl", "reload", "fedsim-client")
             deployment.laboratory.network.mend("node-b")
             again = next(reloads)
@@ -159,7 +159,7 @@ def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment
     finally:
         inventory.write_text(before, encoding="utf-8")
     assert first.splitlines() == [f"{name}: 1 file, 12 B, verified" for name in NODES]
-    assert again.splitlines() == [f"{name}: has it already" for name in NODES]
+    assert again.splitlines() == [f"{name}: is up to date" for name in NODES]
     for name in NODES:
         host, path = deployment.laboratory[name], f"{kept}/train.csv"
         assert host.run("ls", "-A", kept).split() == ["train.csv"]
