@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import split_received
 from fedsim.learning.components import Components
-from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.examples import DataSet, Examples
@@ -47,13 +45,7 @@ SETTINGS = TaskSettings(
 )
 
 
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    make_deterministic(1)
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 
 # ---------------------------------------------------------------- SCAFFOLD

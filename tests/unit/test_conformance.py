@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import broken_plugins as broken
 import numpy as np
 import pytest
-import torch
 
 from fedsim import plugins
 from fedsim.errors import BadInput
-from fedsim.learning.engine import make_deterministic
 from fedsim.learning.strategies.fedavg import FedAvg
 from fedsim.testing.conformance import Candidate, Check, check_plugin, checks
 
@@ -108,13 +105,7 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    make_deterministic(1)
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 
 def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from fedsim import plugins
 from fedsim.learning.components import Components
-from fedsim.learning.engine import SequentialTrainer, make_deterministic, mean_update, train_chunk
+from fedsim.learning.engine import SequentialTrainer, mean_update, train_chunk
 from fedsim.learning.engines import ClientData
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples
@@ -29,14 +29,7 @@ from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update
 
-
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    make_deterministic(1)
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 
 def _settings(**chosen: Any) -> TaskSettings:

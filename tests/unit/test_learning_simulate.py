@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate
-from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientTrainer
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -24,14 +22,7 @@ from fedsim.learning.strategies import Block, Passes, Strategy, Uplink
 from fedsim.learning.strategies.fedprox import FedProx
 from fedsim.settings import TaskSettings
 
-
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    make_deterministic(1)
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 
 def _data(seed: int = 0, count: int = 400) -> DataSet:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from pydantic import Field
 
 from fedsim import plugins
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.errors import BadInput
-from fedsim.learning.engine import make_deterministic
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
@@ -37,13 +35,7 @@ SETTINGS = TaskSettings(
 )
 
 
-@pytest.fixture(autouse=True)
-def _deterministic() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    make_deterministic(1)
-    yield
-    torch.set_deterministic_debug_mode("default")
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 
 class Scaled(Transform):

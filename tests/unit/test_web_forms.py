@@ -16,7 +16,7 @@ from fedsim.web.i18n import translations_of
 MNIST = DataSetSummary("mnist", ("node-1",), True, 60_000, 10_000, (28, 28, 1), 10, 1)
 KNOWN = Catalogue((NodeView("node-1", 0.0, True, None),), {"mnist": MNIST})
 NAME_RULE = "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
-NOBODY = Catalogue((), {})
+NO_NODES = Catalogue((), {})
 
 
 def problems(typed: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str, str]:
@@ -115,7 +115,7 @@ def test_an_unknown_setting_is_a_problem_that_lists_the_known_ones() -> None:
 
 
 def test_with_no_node_known_any_data_set_is_accepted_with_a_note() -> None:
-    settings, notes = check_settings({"dataset": "imagenet"}, NOBODY)
+    settings, notes = check_settings({"dataset": "imagenet"}, NO_NODES)
     assert settings.dataset == "imagenet"
     assert [str(note) for note in notes] == ["No node with the data set imagenet is online: the task waits for one."]
 
