@@ -100,9 +100,12 @@ class Provenance(BaseModel):
         return f"{self.distribution} {self.version} ({self.digest[:8]})"
 
 
+_installed = cache(entry_points)  # reads the metadata of every installed package, which takes tens of milliseconds
+
+
 @cache
 def _points(group: str) -> dict[str, EntryPoint]:
-    return {point.name: point for point in entry_points(group=group)}
+    return {point.name: point for point in _installed().select(group=group)}
 
 
 @contextmanager
@@ -128,6 +131,14 @@ def _clear() -> None:
 def names(group: str) -> tuple[str, ...]:
     """The names that installed packages offer in a group, sorted; nothing is imported."""
     return tuple(sorted(_points(group)))
+
+
+def load_built_in() -> None:
+    """Load the plug-ins of fedsim itself, for processes that are forked later."""
+    for group in GROUPS:
+        for name, point in _points(group).items():
+            if point.value.startswith("fedsim."):
+                load(group, name)
 
 
 def unknown(group: str, name: str, known: Iterable[str] | None = None) -> str:

@@ -36,7 +36,7 @@ from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.receiver.service import Receiver
 from fedsim.runtime.outbox import Outbox
 from fedsim.spool.layout import Spool
-from fedsim.spool.peer_queue import PeerQueue, sent_entries
+from fedsim.spool.peer_queue import OUTGOING, PeerQueue, sent_entries
 from fedsim.testing.local_cluster import NodeSpec
 from fedsim.wire import Outcome, Peer, Sender
 from fedsim.wire.client.transfer import Status
@@ -140,8 +140,8 @@ def test_a_newer_connection_of_the_node_replaces_a_dead_one(tmp_path: Path) -> N
         assert f"stop/{TASK}.json" in files_in(spool.root)
 
 
-def test_of_two_processes_with_a_connection_one_sends(tmp_path: Path) -> None:
-    """The node listens and accepts files on its own connection too: each file is offered once, by the lock's holder."""
+def test_a_node_that_listens_is_sent_files_by_the_daemon_alone(tmp_path: Path) -> None:
+    """The node also accepts files on a connection of its own: nothing is sent there, and nothing is queued."""
     with ExitStack() as stack:
         receiver = stack.enter_context(receiving(server_config(tmp_path / "server")))
         outbox = stack.enter_context(outbox_of(receiver))
@@ -152,8 +152,9 @@ def test_of_two_processes_with_a_connection_one_sends(tmp_path: Path) -> None:
             outbox.send(peer_of(listening), stop_id(f"{number:032x}"), stop_body(f"{number:032x}"))
         outcomes = await_ended(outbox, count)
         assert all(outcome.delivered and not outcome.already_there for outcome in outcomes)
-        stored = [*files_in(tmp_path / "dials" / "spool"), *files_in(tmp_path / "listens" / "spool")]
-        assert len([name for name in stored if name.startswith("stop/")]) == count
+        assert len([name for name in files_in(tmp_path / "listens" / "spool") if name.startswith("stop/")]) == count
+        assert not [name for name in files_in(tmp_path / "dials" / "spool") if name.startswith("stop/")]
+        assert not [name for name in files_in(receiver.spool.root) if name.startswith(OUTGOING)]
 
 
 # ------------------------------------------------------------ with real processes

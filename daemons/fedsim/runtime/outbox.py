@@ -1,7 +1,7 @@
 """The transfers of a daemon: queued for the peers, and their outcomes reported in the daemon's loop.
 
-Files are sent by the sender's threads over connections that this daemon opens, or by the host's receiver over those
-that peers open; see `spool.peer_queue`.
+The sender's threads send to peers that listen, over connections that this daemon opens. What is for other peers is
+queued for the host's receiver, which sends it over the connections that they open; see `spool.peer_queue`.
 
 Sending can be requested repeatedly (a node that forgot, a server that restarted): a transfer that is under way is not
 queued twice, and a file that was delivered before costs one question.
@@ -34,14 +34,14 @@ _Key = tuple[Peer, FileId]
 
 @dataclass(eq=False)
 class _Underway:
-    """A transfer; without `transfer` only the receiver can send it, without `entry` only this process."""
+    """A transfer of this process (`transfer`), or of the receiver (`entry` in the peer's queue)."""
 
     source: Path | bytes
     meta: dict[str, Any] | None
     digest: str | None
     give_up_at: float | None
-    entry: Path | None
     transfer: Transfer | None = None
+    entry: Path | None = None
 
 
 class Outbox:
@@ -69,9 +69,7 @@ class Outbox:
         outbox = cls(spool, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         outbox.sent_elsewhere = Watch(spool.sent)
         empty_queues(spool.root)
-        outbox._sender = Sender(
-            identity, credentials=credentials, queues=spool.root, inbox=inbox, on_trouble=outbox._in_trouble
-        ).open()
+        outbox._sender = Sender(identity, credentials=credentials, inbox=inbox, on_trouble=outbox._in_trouble).open()
         return outbox
 
     def fileno(self) -> int:
@@ -94,11 +92,11 @@ class Outbox:
             return
         check_sendable(file, meta or {}, digest)
         give_up_at = None if give_up_after is None else time.monotonic() + give_up_after
-        underway = _Underway(source, meta, digest, give_up_at, self._queue(peer, file, source, meta, digest))
-        if underway.entry is not None:
-            self._by_entry[underway.entry.name] = key
-        self._underway[key] = underway
+        underway = _Underway(source, meta, digest, give_up_at)
         if not peer.listens:
+            underway.entry = self._queue(peer, file, underway)
+            self._by_entry[underway.entry.name] = key
+            self._underway[key] = underway
             if give_up_at is not None:
                 self._expiring[key] = give_up_at
             return
@@ -106,28 +104,16 @@ class Outbox:
         def on_done(outcome: Outcome) -> None:  # in a thread of the sender
             self._end(underway, outcome)
 
+        self._underway[key] = underway
         underway.transfer = self._sender.send(
-            peer,
-            file,
-            source,
-            meta=meta,
-            digest=digest,
-            give_up_after=give_up_after,
-            entry=underway.entry,
-            on_done=on_done,
+            peer, file, source, meta=meta, digest=digest, give_up_after=give_up_after, on_done=on_done
         )
 
-    def _queue(
-        self, peer: Peer, file: FileId, source: Path | bytes, meta: dict[str, Any] | None, digest: str | None
-    ) -> Path | None:
+    def _queue(self, peer: Peer, file: FileId, underway: _Underway) -> Path:
+        source = underway.source
         where = {"path": source} if isinstance(source, Path) else {"content": source.decode()}
-        queued = QueuedFile(id=file, meta=meta or {}, digest=digest, **where)
-        try:
-            return PeerQueue(self._spool.root, peer.name).put(queued)
-        except OSError:
-            if peer.listens:  # a full disk does not keep this process from sending it
-                return None
-            raise
+        queued = QueuedFile(id=file, meta=underway.meta or {}, digest=underway.digest, **where)
+        return PeerQueue(self._spool.root, peer.name).put(queued)
 
     def send_newest(self, peer: Peer, file: FileId, content: bytes) -> None:
         """Send a file of which only the newest content counts.
@@ -166,10 +152,7 @@ class Outbox:
         for path in sent_entries(self._spool.root):
             key = self._by_entry.get(path.name)
             if key is not None:
-                underway = self._underway[key]
-                self._ended.append((underway, read_outcome(path, *key)))
-                if underway.transfer is not None:
-                    underway.transfer.cancel()
+                self._ended.append((self._underway[key], read_outcome(path, *key)))
             remove_file(path)
 
     def reload(self, credentials: Credentials | None, peers: Collection[Peer]) -> None:
@@ -224,7 +207,7 @@ class Outbox:
         os.eventfd_write(self._eventfd, 1)
 
     def _cancel(self, key: _Key) -> _Underway:
-        """Stop sending, in this process and in the receiver."""
+        """Stop sending, in this process or in the receiver."""
         underway = self._forget(key)
         if underway.transfer is not None:
             underway.transfer.cancel()

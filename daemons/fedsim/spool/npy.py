@@ -10,7 +10,9 @@ import math
 import os
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -178,10 +180,9 @@ def write_vector(path: Path, vector: NDArray[np.float32]) -> str:
 def hash_file(path: Path) -> str:
     """The blake3 digest of a file, read block by block."""
     hasher = blake3()
-    buffer = memoryview(bytearray(BLOCK_BYTES))
     with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
+        for block in _blocks(file):
+            hasher.update(block)
     return hasher.hexdigest()
 
 
@@ -189,9 +190,15 @@ def hash_vector(path: Path) -> tuple[str, str]:
     """The blake3 digests of a parameter file and of its numbers alone, in one pass; `BadInput` if it is none."""
     whole, numbers = blake3(), blake3()
     with path.open("rb", buffering=0) as file:
-        buffer = memoryview(bytearray(BLOCK_BYTES))
         whole.update(file.read(read_header(path).data_offset))
-        while count := file.readinto(buffer):
-            whole.update(buffer[:count])
-            numbers.update(buffer[:count])
+        for block in _blocks(file):
+            whole.update(block)
+            numbers.update(block)
     return whole.hexdigest(), numbers.hexdigest()
+
+
+def _blocks(file: FileIO) -> Iterator[memoryview]:
+    """The rest of a file in blocks, each valid until the next one; a small file needs no large buffer."""
+    buffer = memoryview(bytearray(min(BLOCK_BYTES, os.fstat(file.fileno()).st_size + 1)))
+    while count := file.readinto(buffer):
+        yield buffer[:count]

@@ -1,11 +1,11 @@
-"""The files to be sent to each peer, so that any process of the host with a connection to the peer can send them.
+"""The files to be sent to each peer that listens on no port, by the receiver, to which such peers connect.
 
 outgoing/<peer>/<when>.<key>.json    a file: its id, metadata and digest, and its path or (JSON messages) its content
-sent/<when>.<key>.json               its outcome, if another process than the daemon sent it
+sent/<when>.<key>.json               its outcome
 
-A daemon queues files and sends them over the connections that it opens; its receiver sends them over the connections
-that peers open. The lock on a peer's folder decides which of the two sends; the kernel releases it when the process
-that holds it ends. A daemon that starts empties its queues and then queues again what is still to be sent, so nothing
+A daemon queues files for such peers and sends all others itself. The lock on a peer's folder decides which connection
+sends, if a peer opened several or a receiver replaces another; the kernel releases it when the process that holds it
+ends. A daemon that starts empties its queues and then queues again what is still to be sent, so nothing
 here is synced to the disk.
 """
 

@@ -41,7 +41,7 @@ class FileBody:
         if self._bytes is not None:
             return blake3(self._bytes).hexdigest()
         hasher = blake3()
-        buffer = memoryview(bytearray(_HASH_BLOCK_BYTES))
+        buffer = memoryview(bytearray(min(_HASH_BLOCK_BYTES, self.size)))
         done = 0
         while done < self.size and (count := os.preadv(self._descriptor, [buffer], done)):
             hasher.update(buffer[: min(count, self.size - done)])

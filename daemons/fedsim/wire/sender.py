@@ -10,7 +10,6 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
-from fedsim.spool.peer_queue import PeerQueue, QueueLock
 from fedsim.wire.client.peer_connection import PeerConnection
 from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
@@ -54,8 +53,6 @@ class Sender:
         credentials: for TLS; None for plain sockets.
         threads: one waits for sockets, the others hash files whose digest was not given.
         limits: enforced on each connection; the default is right except in tests.
-        queues: the spool in whose queues the files are entered, if other processes may send them too; see
-            `spool.peer_queue`.
         inbox: accepts the files that peers offer on these connections; without one they are refused.
         on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
             nothing does any more; from a thread of the sender, so it must not block or raise.
@@ -68,14 +65,12 @@ class Sender:
         credentials: Credentials | None = None,
         threads: int = 2,
         limits: ConnectionLimits = _LIMITS,
-        queues: Path | None = None,
         inbox: Inbox | None = None,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
         self._limits = limits
-        self._queues = queues
         self._inbox = inbox
         self._on_trouble = on_trouble
         self._reactor = Reactor(f"sender-{identity.name}", threads)
@@ -120,7 +115,6 @@ class Sender:
         meta: dict[str, Any] | None = None,
         digest: str | None = None,
         give_up_after: float | None = None,
-        entry: Path | None = None,
         on_done: Callable[[Outcome], None],
     ) -> Transfer:
         """Begin to send a file; returns at once.
@@ -135,7 +129,6 @@ class Sender:
             meta: small JSON metadata, stored there next to a `.npy` file.
             digest: its blake3, if known (64 hex digits): then the file is not read for hashing.
             give_up_after: seconds; without it, the transfer continues until `cancel` or `close`.
-            entry: of the file in the peer's queue; it is not offered once that is removed.
             on_done: called once with the outcome, from a thread of the sender: it must not block or raise.
 
         Raises:
@@ -149,7 +142,7 @@ class Sender:
             connection = self._connections.get(peer)
             if connection is None:
                 connection = self._connections[peer] = self._connect(peer)
-            transfer = Transfer(connection.cancel, file_id, source, meta or {}, digest, give_up_after, on_done, entry)
+            transfer = Transfer(connection.cancel, file_id, source, meta or {}, digest, give_up_after, on_done)
             connection.submit(transfer)
         return transfer
 
@@ -161,7 +154,6 @@ class Sender:
             self._limits,
             credentials=self._credentials,
             inbox=self._inbox,
-            lock=None if self._queues is None else QueueLock(PeerQueue(self._queues, peer.name)),
             on_trouble=self._on_trouble,
         )
         self._reactor.add(connection)

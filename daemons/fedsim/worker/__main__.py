@@ -19,12 +19,27 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Self
 
+from fedsim.errors import BadInput
 from fedsim.pdeathsig import end_with_parent
+from fedsim.plugins import load_built_in
 from fedsim.worker.forking import MAX_MESSAGE_BYTES
 from fedsim.worker.main_loop import live
+
+_FOR_LEARNING = (
+    "fedsim.learning.evaluate",
+    "fedsim.learning.metrics",
+    "fedsim.learning.networks",
+    "fedsim.worker.checkpoint",
+    "fedsim.worker.node_jobs",
+    "fedsim.worker.server_jobs",
+    "numpy.ctypeslib",
+    "numpy.random",
+)
+"""What jobs that need torch import sooner or later."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +120,10 @@ class Forker:
 def _import_what_learning_needs() -> None:
     if "torch" in sys.modules:
         return
-    with suppress(ImportError):  # a worker that needs it for a job reports the missing package
-        import fedsim.learning.engine  # noqa: PLC0415
-        import fedsim.learning.metrics  # noqa: PLC0415
-        import fedsim.worker.checkpoint  # noqa: PLC0415
-        import fedsim.worker.node_jobs  # noqa: PLC0415
-        import fedsim.worker.server_jobs  # noqa: F401, PLC0415
+    with suppress(ImportError, BadInput):  # a worker that needs it for a job reports the missing package
+        for module in _FOR_LEARNING:
+            import_module(module)
+        load_built_in()
     gc.freeze()  # a garbage collection in a worker would copy shared memory
 
 

@@ -9,7 +9,6 @@ import structlog
 
 from fedsim.errors import Refused
 from fedsim.spool.kinds import permitted_kinds
-from fedsim.spool.peer_queue import QueueLock
 from fedsim.wire.client.dialer import Dialer
 from fedsim.wire.client.transfer import Transfer
 from fedsim.wire.client.transfers import PeerTransfers
@@ -33,7 +32,6 @@ class PeerConnection:
         limits: enforced on the connection.
         credentials: for TLS; None for plain sockets.
         inbox: accepts the files that the peer offers; with one, the connection is kept open without transfers too.
-        lock: required for sending, if files are queued for several processes.
         on_trouble: called with what keeps files from the peer, once for each change; with an empty text when nothing
             does any more.
     """
@@ -47,7 +45,6 @@ class PeerConnection:
         *,
         credentials: Credentials | None,
         inbox: Inbox | None,
-        lock: QueueLock | None,
         on_trouble: Callable[[Peer, str], None],
     ) -> None:
         self._reactor = reactor
@@ -56,7 +53,6 @@ class PeerConnection:
         self._limits = limits
         self._credentials = credentials
         self._inbox = inbox
-        self._lock = lock
         self._on_trouble = on_trouble
         self._mail = Mailbox(lambda: reactor.wake(self))
         self._transfers = PeerTransfers(peer, run=reactor.run, post=self._mail.post, on_change=self._report)
@@ -64,7 +60,6 @@ class PeerConnection:
             peer, limits.quiet_seconds, run=reactor.run, post=self._mail.post, on_failure=self._on_failure
         )
         self._connection: StreamConnection | None = None
-        self._may_send = lock is None
         self._unreachable = ""
         self._problem = ""
         self._reported = ""
@@ -119,8 +114,7 @@ class PeerConnection:
                 self._open(connected)
         if self._connection is None:
             return False
-        if self._may_send:
-            self._transfers.offer_ready(self._connection)
+        self._transfers.offer_ready(self._connection)
         more = self._connection.handle(self._reactor.buffer)
         if self._connection.closed is not None:
             self._on_closed(self._connection)
@@ -134,8 +128,6 @@ class PeerConnection:
             self._connection.close("closed", f"{self._me} ends", retry=True)
             self._transfers.connection_closed(None)
             self._connection = None
-        if self._lock is not None:
-            self._lock.release()
         self._dialer.close()
         self._transfers.cancel_all("the sender was closed")
 
@@ -191,11 +183,6 @@ class PeerConnection:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}, which receives no files from here")
         self._unreachable = ""
         self._report()
-        if self._lock is not None:
-            self._lock.acquire(lambda: self._mail.post(self._allow_sending))
-
-    def _allow_sending(self) -> None:
-        self._may_send = self._connection is not None
 
     def _offer_ended(self, end: OfferEnded) -> None:
         self._dialer.works()
@@ -205,9 +192,6 @@ class PeerConnection:
     def _on_closed(self, connection: StreamConnection) -> None:
         """The transfers stay: a peer that refuses the handshake can be reconfigured at any time."""
         self._connection = None
-        if self._lock is not None:
-            self._lock.release()
-            self._may_send = False
         reason = connection.closed
         if self._transfers.connection_closed(reason):
             self._dialer.works()
