@@ -40,10 +40,12 @@ def test_the_default_task_over_20_rounds_ends_between_70_and_88_percent(mnist: D
     assert 0.70 <= _accuracies(mnist, num_rounds=20, seed=seed)[-1] <= 0.88
 
 
+@pytest.mark.long
 def test_the_default_task_with_iid_data_reaches_93_percent(mnist: DataSet) -> None:
     assert _accuracies(mnist, num_rounds=20, partition="iid")[-1] >= 0.93
 
 
+@pytest.mark.long
 def test_mcmahans_2nn_reaches_97_percent_by_round_87(mnist: DataSet) -> None:
     # McMahan et al. 2017, table 1: 2NN, IID, C = 0.1, E = 1, B = 10 needs 87 rounds.
     accuracies = _accuracies(

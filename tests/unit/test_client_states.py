@@ -140,6 +140,9 @@ def test_a_client_starts_with_its_newest_state_of_an_earlier_round(tmp_path: Pat
     assert np.array_equal(StatesOnDisk(tmp_path, LAYOUT, 9, 1).read(8)["control"], np.zeros(4)), "another client's"
     _trained(tmp_path, 5, 50)
     assert len(list(tmp_path.glob("clients/*/*.npy"))) == 2, "what no round can need any more is removed"
+    _trained(tmp_path, 999_999, 60)
+    _trained(tmp_path, 1_000_000, 70)
+    assert [_read(tmp_path, number) for number in (1_000_000, 1_000_001)] == [60, 70], "by number, not by name"
 
 
 def test_a_round_that_is_trained_again_starts_with_the_same_state(tmp_path: Path) -> None:

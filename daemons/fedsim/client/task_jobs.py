@@ -56,7 +56,7 @@ class NodeTaskJobs:
             model_spec=assignment.model_spec,
             round=made_in,
             model=self._global(number),
-            out=self._models() / f"task-{assignment.number:06d}.safetensors",
+            out=self._context.spool.checkpoints / f"task-{assignment.number:06d}.safetensors",
             about={
                 "task": assignment.number,
                 "uid": assignment.task,
@@ -85,14 +85,13 @@ class NodeTaskJobs:
 
     def prune_models(self) -> None:
         """Remove all final models except those of the newest tasks."""
-        models = sorted(self._models().glob("task-*.safetensors"), key=lambda path: path.stat().st_mtime)
+        models = sorted(
+            self._context.spool.checkpoints.glob("task-*.safetensors"), key=lambda path: path.stat().st_mtime
+        )
         for path in models[: -self._context.config.keep_models]:
             remove_file(path)
             remove_file(path.with_suffix(".json"))
             self._log.info("old_model_removed", file=path.name)
-
-    def _models(self) -> Path:
-        return self._context.config.spool / "checkpoints"
 
     def _global(self, number: int) -> Path:
         return self._context.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self._assignment.task, round=number), "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from fedsim.errors import EX_TRY_AGAIN, FedsimError
 from fedsim.legacy_settings import settings_from_0_1
 from fedsim.spool.durable import remove_file, remove_tree, sync_folder, write_json
+from fedsim.spool.layout import CHECKPOINTS
 
 # Folders whose content is sent again, or belongs to unfinished tasks.
 _TRANSIENT = ("hello", "initparam", "testset", "globalparam", "localparam", "stop", "wanted", ".incoming")
@@ -45,7 +46,7 @@ def convert(folder: Path, discard_tasks: bool) -> list[str]:
     for name in _TRANSIENT:
         _empty(folder / name)
     done += _rename_audit_log(folder)
-    done += [f"{path}: settings converted" for path in _convert_checkpoints(folder / "checkpoints")]
+    done += [f"{path}: settings converted" for path in _convert_checkpoints(folder / CHECKPOINTS)]
     return done
 
 

@@ -107,8 +107,7 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.writer = self.resources.enter_context(Writer())
         self.loop.watch(self.writer, self.writer.dispatch)
         self.spool = Spool(config.spool).open()
-        self.checkpoints = config.spool / "checkpoints"
-        self.checkpoints.mkdir(mode=0o750, exist_ok=True)
+        self.spool.checkpoints.mkdir(mode=0o750, exist_ok=True)
         self._watch = Watch(*(self.spool.folder(kind) for kind in self.received_kinds))
         self.resources.callback(self._watch.close)
         self.loop.watch(self._watch, lambda: self.files_arrived(self.spool.among(self._watch.drain())))

@@ -176,12 +176,12 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         for item in (*self.spool.arrived(Kind.INITPARAM), *self.spool.arrived(Kind.STOP)):
             clear_file(item.path)
         self._tasks.poll()
-        delete_tasks(self.checkpoints, self._finals, self._store)
+        delete_tasks(self.spool.checkpoints, self._finals, self._store)
 
     def _keep_house(self) -> None:
         self._housekeeping.start(HOUSEKEEPING_SECONDS)
         self._store.nodes.keep(self._nodes.addresses)
-        apply_retention(self.checkpoints, self._store, self.config.retention, time.time())
+        apply_retention(self.spool.checkpoints, self._store, self.config.retention, time.time())
 
     def end_turn(self) -> None:
         """Let tasks act on the time that has passed, and publish numbers and status."""

@@ -81,7 +81,7 @@ class TaskJobs:
                 model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),
-                out=self._context.config.spool / "checkpoints" / checkpoint_name(plan.number, number),
+                out=self._context.spool.checkpoints / checkpoint_name(plan.number, number),
                 about=dict(about),
             ),
             EVALUATOR,

@@ -115,7 +115,7 @@ class TaskWrites:
         kept = self._folder.committed()
         committed = kept[-1] if kept else -1
         number = self._plan.number
-        checkpoints = self._context.config.spool / "checkpoints"
+        checkpoints = self._context.spool.checkpoints
         recorded = {checkpoint.round for checkpoint in self._context.store.checkpoints.of_task(number)}
         found = self._folder.read_roster(committed + 1)
         if found is not None:

@@ -38,7 +38,7 @@ class StatesOnDisk:
 
     def read(self, client: int) -> Arrays:
         """A client's newest state of an earlier round, mapped from its file; zeros if there is none."""
-        earlier = [path for path in _states(self._folder, client) if path < _path(self._folder, client, self._round)]
+        earlier = [path for path in _states(self._folder, client) if _round_of(path) < self._round]
         size = self._layout.size
         vector: NDArray[np.float32] = open_vector(earlier[-1], size) if earlier else np.zeros(size, np.float32)
         return self._layout.views(vector)
@@ -74,7 +74,11 @@ def _adopt(folder: Path, number: int, chunk: int, client: int) -> None:
 
 def _states(folder: Path, client: int) -> list[Path]:
     """A client's states, oldest first."""
-    return sorted(_client_folder(folder, client).glob("round-*.npy"))
+    return sorted(_client_folder(folder, client).glob("round-*.npy"), key=_round_of)
+
+
+def _round_of(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))
 
 
 def _client_folder(folder: Path, client: int) -> Path:

@@ -19,6 +19,7 @@ from fedsim.spool.watch import Changes
 
 INCOMING = ".incoming"
 WANTED = "wanted"
+CHECKPOINTS = "checkpoints"
 MODEL_FILE = "model.npy"
 """The global model in a round's folder on the server."""
 BROADCAST_FILE = "broadcast.npy"
@@ -67,6 +68,7 @@ class Spool:
         self.wanting = root / WANTED
         self.outgoing = root / OUTGOING
         self.sent = root / SENT
+        self.checkpoints = root / CHECKPOINTS
 
     def open(self) -> Self:
         """Check the format, and create the folders that are missing, readable by the owner only."""
