@@ -2,6 +2,9 @@
 
 Under systemd every field is a native journal field (`FEDSIM_TASK`, `FEDSIM_ROUND`, `FEDSIM_NODE`, `FEDSIM_EVENT`),
 so that `journalctl FEDSIM_TASK=42` shows all entries of a task; elsewhere the same events go to the terminal.
+
+A line that cannot be written (the terminal was closed, the pipe has no reader, the disk is full) is dropped and
+counted: no process ends because of its log. The next line that can be written is followed by the number of those lost.
 """
 
 from __future__ import annotations
@@ -49,6 +52,55 @@ class _Journal:
         raise structlog.DropEvent
 
 
+class _LogLines:
+    """Writes lines to standard error, without a buffer that would keep what could not be written."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        self._unreported = 0
+        self._lock = threading.Lock()
+
+    def msg(self, line: str) -> None:
+        """Write a line, or drop and count it."""
+        data = memoryview(f"{line}\n".encode(_encoding(), "backslashreplace"))
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(2, data) :]
+            except OSError:
+                self.dropped += 1
+                self._unreported += 1
+                return
+            lost, self._unreported = self._unreported, 0
+        if lost:
+            structlog.get_logger().warning("log_lines_dropped", lines=lost)
+
+    log = debug = info = warning = error = critical = exception = msg
+
+
+_LINES = _LogLines()
+
+
+def _encoding() -> str:
+    return getattr(sys.stderr, "encoding", None) or "utf-8"
+
+
+def dropped_lines() -> int:
+    """The number of lines of this process that could not be written."""
+    return _LINES.dropped
+
+
+def _open_missing_streams() -> None:
+    """Open the null device for standard streams that are closed: other files would take their place."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
 def _readable(value: Any) -> Any:
     """Format a value for people: fractions with six digits."""
     return f"{value:.6g}" if isinstance(value, float) else value
@@ -87,6 +139,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
         identifier: SYSLOG_IDENTIFIER in the journal; None: the command's name.
         fields: added to every event that does not set them itself.
     """
+    _open_missing_streams()
     level = logging.DEBUG if verbose else logging.INFO
 
     def with_fields(_: Any, __: str, event: Event) -> Event:
@@ -107,7 +160,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
         _readably,
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
         structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
+            colors=os.isatty(2),
             pad_event_to=24,
             exception_formatter=structlog.dev.plain_traceback,  # the default shows variables: possibly data
         ),
@@ -115,7 +168,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _LINES,
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Events()], level=logging.WARNING, force=True)

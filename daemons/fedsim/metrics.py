@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from fedsim import __version__
 from fedsim.config import Address
 from fedsim.errors import Unavailable
+from fedsim.log import dropped_lines
 
 SCRAPE_SECONDS = 10.0
 # How long shutdown waits for the serving thread.
@@ -32,6 +33,10 @@ class ProcessMetrics:
         ProcessCollector(registry=self.registry)
         build = Gauge("fedsim_build_info", "Always 1.", ["daemon", "version"], registry=self.registry)
         build.labels(self.daemon, __version__).set(1)
+        dropped = Gauge(
+            "fedsim_log_lines_dropped", "Lines of the log that could not be written.", registry=self.registry
+        )
+        dropped.set_function(dropped_lines)
         self.turn = Histogram(
             "fedsim_loop_turn_seconds",
             "Time between two notifications of the watchdog, including waits for events (at most 5 s unless delayed).",

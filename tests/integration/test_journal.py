@@ -42,9 +42,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 EVENTS = """
-import logging, os, selectors, socket, threading, warnings
+import logging, selectors, threading, warnings
+from pathlib import Path
 from fedsim.log import configure_logging, get_logger
+from fedsim.settings import TaskSettings
 from fedsim.worker.forking import ForkServers
+from fedsim.worker.jobs import Aggregate
 from fedsim.worker.process import WorkerProcess
 
 configure_logging(identifier="fedsim-client", node="node-a")
@@ -62,14 +65,10 @@ thread.start()
 thread.join()
 with selectors.DefaultSelector() as selector:
     servers = ForkServers(selector)
-    gone = []
-    worker = WorkerProcess(servers, lambda: gone.append(worker._ended), threads=1, learns=False,
-                           log={"task": 42, "node": "node-a"})
-    while worker.pid is None:
-        [key.data() for key, _ in selector.select()]
-    worker._socket.shutdown(socket.SHUT_RD)  # its answer finds nobody
-    os.write(worker._socket.fileno(), b"not a job\\n")
-    while not any(gone):
+    worker = WorkerProcess(servers, lambda: None, threads=1, learns=False, log={"task": 42, "node": "node-a"})
+    nowhere = Path("/nowhere")
+    worker.submit(Aggregate(settings=TaskSettings(), round=1, base=nowhere, updates=(), files=(), out=nowhere))
+    while not worker.replies()[0]:
         [key.data() for key, _ in selector.select()]
     worker.close()
     servers.close()
@@ -99,9 +98,9 @@ def test_every_event_is_one_entry_with_its_fields(journal: Journal) -> None:
         in_a_thread = journal.await_event("crashed", thread="sockets")
         assert in_a_thread["MESSAGE"].endswith("IndexError: list index out of range")
 
-        worker = journal.await_event("crashed", task="42")
+        worker = journal.await_event("job_failed", task="42")
         assert worker["SYSLOG_IDENTIFIER"] == "-c", "the command that started it"
-        assert "BrokenPipeError" in worker["MESSAGE"]
+        assert "FileNotFoundError" in worker["MESSAGE"]
         crashed = journal.await_entry(lambda entry: "ZeroDivisionError" in entry["MESSAGE"])
         assert (crashed["FEDSIM_EVENT"], crashed["PRIORITY"]) == ("crashed", "2")
         assert process.wait(60) == 1

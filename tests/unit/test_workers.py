@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,6 +78,13 @@ def the_worker(servers: ForkServers) -> psutil.Process:
     return worker
 
 
+def kill_in_a_job(servers: ForkServers, workers: WorkerPool) -> None:
+    worker = the_worker(servers)
+    worker.suspend()
+    workers.submit(InspectHost(device="cpu"))
+    worker.kill()
+
+
 def await_reply(servers: ForkServers, workers: WorkerPool) -> Reply:
     while True:
         replies, broken = workers.replies()
@@ -84,6 +92,16 @@ def await_reply(servers: ForkServers, workers: WorkerPool) -> Reply:
         if replies:
             return replies[0]
         turn(servers)
+
+
+class Unheard:
+    """Takes no note of its worker."""
+
+    def began(self, pid: int, pidfd: int) -> None:  # noqa: ARG002 - see Forked
+        os.close(pidfd)
+
+    def ended(self, how: str) -> None:
+        assert how == "ended with exit code 0"
 
 
 def await_broken(servers: ForkServers, workers: WorkerPool) -> str:
@@ -166,9 +184,36 @@ def test_workers_whose_fork_server_dies_do_their_jobs_in_their_next_life(servers
 
 def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died(servers: ForkServers) -> None:
     workers = pool(servers, max_restarts=0)
-    the_worker(servers).kill()
+    the_worker(servers)
+    kill_in_a_job(servers, workers)
     assert "Killed (signal 9), once" in await_broken(servers, workers)
     workers.close()
+
+
+def test_only_deaths_in_a_job_count_and_only_in_a_row(servers: ForkServers) -> None:
+    deaths: list[str] = []
+    workers = pool(servers, max_restarts=1, on_death=lambda: deaths.append("died"))
+    for number in range(4):
+        the_worker(servers).kill()  # while it is idle
+        while len(deaths) <= 2 * number:
+            turn(servers)
+            assert workers.replies() == ([], None)
+        workers.submit(InspectHost(device="cpu"))
+        assert isinstance(await_reply(servers, workers), HostInspected)
+        kill_in_a_job(servers, workers)
+        assert isinstance(await_reply(servers, workers), HostInspected)
+        assert len(deaths) == 2 * number + 2
+    workers.close()
+
+
+def test_a_worker_whose_daemon_was_killed_ends_without_a_traceback(servers: ForkServers) -> None:
+    ours, theirs = socket.socketpair()
+    servers.of(1).fork(theirs, Unheard(), learns=False, log={})
+    theirs.close()
+    worker = the_worker(servers)
+    ours.sendall(encode_job(InspectHost(device="cpu")) * 50)
+    ours.close()  # with replies unread, as by a kill
+    psutil.wait_procs([worker], timeout=60)
 
 
 def test_a_second_worker_has_torch_at_once_and_no_descriptor_of_the_first(servers: ForkServers) -> None:

@@ -78,7 +78,10 @@ class Forker:
                 if key.fileobj is not self._control:
                     self._reap(self._children[key.fd])
                     continue
-                message, sockets, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                try:
+                    message, sockets, _, _ = socket.recv_fds(self._control, MAX_MESSAGE_BYTES, 1)
+                except ConnectionResetError:  # the daemon ended with messages unread
+                    return None
                 if not message:
                     return None
                 theirs = socket.socket(fileno=sockets[0])
@@ -113,7 +116,7 @@ class Forker:
         self._tell({"number": child.number, "code": os.waitstatus_to_exitcode(status)})
 
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
-        with suppress(BrokenPipeError):  # the daemon has ended, which the next read reports
+        with suppress(BrokenPipeError, ConnectionResetError):  # the daemon has ended, which the next read reports
             socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -141,6 +142,7 @@ def live(sock: socket.socket, threads: int, log: Mapping[str, Any]) -> None:
     worker = Worker(threads)
     # Neither is closed while this process runs: the daemon takes a closed connection for its end.
     lines, replies = sock.makefile("rb"), sock.makefile("wb")
-    for line in lines:
-        replies.write(encode_reply(worker.answer(line)))
-        replies.flush()
+    with suppress(BrokenPipeError, ConnectionResetError):  # the daemon has ended
+        for line in lines:
+            replies.write(encode_reply(worker.answer(line)))
+            replies.flush()

@@ -1,6 +1,8 @@
 """The workers of one task on one host, each with its jobs in order.
 
 A worker that dies is started anew with the jobs that it had not done; if it keeps dying, that breaks the task alone.
+Only deaths with a job count, and only in a row: a worker that was idle is not to blame for its end, and a job that is
+done shows that the ones before it had another cause.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from fedsim.worker.process import WorkerProcess
 @dataclass
 class _Slot:
     name: str
-    process: WorkerProcess
+    # None: it died without a job, and is started with its next one.
+    process: WorkerProcess | None
     jobs: deque[Job] = field(default_factory=deque)
     deaths: int = 0
 
@@ -48,7 +51,7 @@ class WorkerPool:
             servers: the daemon's; their selector calls `on_ready` when a worker has answered or died.
             on_ready: should call `replies`.
             threads: that each computes with.
-            max_restarts: how often in a row a worker may die without doing a job.
+            max_restarts: how often in a row a worker may die in a job without completing one.
             log: default fields of the events about and of a worker: the task's number.
             version: of fedsim, under which the task began; its workers are of that version wherever it is installed.
             on_death: called for each worker that died.
@@ -70,9 +73,9 @@ class WorkerPool:
 
     def start(self) -> Self:
         """Start the workers."""
-        self._slots = [_Slot(name, self._start()) for name in self._names]
+        self._slots = [_Slot(name, None) for name in self._names]
         for slot in self._slots:
-            self._begin(slot)
+            self._restart(slot)
         return self
 
     @property
@@ -85,12 +88,17 @@ class WorkerPool:
         slots = [slot for slot in self._slots if name in (None, slot.name)]
         slot = min(slots, key=lambda slot: len(slot.jobs))
         slot.jobs.append(job)
-        slot.process.submit(job)
+        if slot.process is None:
+            self._restart(slot)
+        else:
+            slot.process.submit(job)
 
     def replies(self) -> tuple[list[Reply], str | None]:
         """The replies, and why the task cannot continue if a worker died too often."""
         replies: list[Reply] = []
         for slot in self._slots:
+            if slot.process is None:
+                continue
             come, ended = slot.process.replies()
             for reply in come:
                 if slot.jobs.popleft() is not self._first:
@@ -98,27 +106,30 @@ class WorkerPool:
                 replies.append(reply)
             if ended is None:
                 continue
-            slot.deaths += 1
+            slot.deaths += bool(slot.jobs)
             self._on_death()
             self._log.warning("worker_died", worker=slot.name, how=ended, deaths=slot.deaths)
             if slot.deaths > self._max_restarts:
                 times = f"{slot.deaths} times in a row" if slot.deaths > 1 else "once"
                 return replies, f"the worker {slot.name} {ended}, {times}: see this host's journal"
             slot.process.close()
-            slot.process = self._start()
-            self._begin(slot)
+            slot.process = None
+            if slot.jobs or self._first is not None:
+                self._restart(slot)
         return replies, None
 
     def close(self) -> None:
         """Kill all of them."""
         for slot in self._slots:
-            slot.process.close()
+            if slot.process is not None:
+                slot.process.close()
         self._slots.clear()
 
-    def _start(self) -> WorkerProcess:
+    def _restart(self, slot: _Slot) -> None:
+        """Start a slot's worker with the jobs that are not done."""
         interpreter = interpreter_of(self._version)
         self.versions.add(interpreter.version)
-        return WorkerProcess(
+        process = slot.process = WorkerProcess(
             self._servers,
             self._on_ready,
             threads=self._threads,
@@ -126,9 +137,7 @@ class WorkerPool:
             python=interpreter.python,
             log=self._fields,
         )
-
-    def _begin(self, slot: _Slot) -> None:
         if self._first is not None and (not slot.jobs or slot.jobs[0] is not self._first):
             slot.jobs.appendleft(self._first)
         for job in slot.jobs:
-            slot.process.submit(job)
+            process.submit(job)
