@@ -10,6 +10,7 @@ from blake3 import blake3
 from transfer_support import (
     NODE,
     OTHER,
+    PATIENCE,
     SERVER,
     TASK,
     WEB,
@@ -32,7 +33,8 @@ from transfer_support import (
     want_all,
 )
 
-from fedsim.errors import Refused
+from fedsim.config import Address
+from fedsim.errors import Refused, Unavailable
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Submission, Uplink
 from fedsim.receiver.service import Receiver
 from fedsim.settings import TaskSettings
@@ -42,7 +44,7 @@ from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.kinds import permitted_kinds
 from fedsim.wire import Identity
 from fedsim.wire.protocol.frames import FrameType
-from fedsim.wire.sender import Sender, Status
+from fedsim.wire.sender import Peer, Sender, Status
 
 # -- who may send what
 
@@ -54,6 +56,24 @@ def test_a_peer_that_is_not_configured_in_its_role_is_turned_away(tmp_path: Path
         assert outcome.status is Status.GAVE_UP
         assert "is not a peer of node-1; add it to its receiver.yml" in outcome.message
         assert files_in(receiver.spool.root) == []
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_receiver_on_all_addresses_serves_ipv4_and_ipv6(tmp_path: Path, address: str) -> None:
+    everywhere = {"listen": {"address": "::", "port": 0}, "insecure_plaintext": True}
+    with (
+        receiving(node_config(tmp_path, **everywhere)) as receiver,
+        Sender(SERVER) as sender,
+        structlog.testing.capture_logs() as log,
+    ):
+        peer = Peer("node-1", address, receiver.port)
+        sender.send_and_wait(peer, stop_id(), stop_body(), give_up_after=PATIENCE)
+        stranger = Sender(Identity("stranger", Role.SERVER))
+        with stranger, pytest.raises(Unavailable):
+            stranger.send_and_wait(peer, stop_id(), stop_body(), give_up_after=1)
+    refused = [str(event["address"]) for event in log if event["event"] == "connection_refused"]
+    assert refused
+    assert all(line.startswith(str(Address(address=address, port=0)).removesuffix("0")) for line in refused)
 
 
 IDS = {

@@ -15,10 +15,12 @@ from fedsim.receiver.refusal_log import RefusalLog
 
 _BACKLOG: Final = 512
 _PAUSE_SECONDS: Final = 0.5
+_MAPPED: Final = "::ffff:"
+"""Begins the addresses of IPv4 on a socket of IPv6."""
 
 
 def listen(address: Address) -> socket.socket:
-    """Open the port; `Unavailable` says why that is not possible."""
+    """Open the port, for IPv4 and IPv6 if the address is `::`; `Unavailable` says why that is not possible."""
     try:
         family, _, _, _, where = socket.getaddrinfo(
             address.address, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,6 +29,8 @@ def listen(address: Address) -> socket.socket:
         raise Unavailable(f"{address} cannot be listened on: {error}; correct `listen:`") from error
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:  # the address :: includes all of IPv4
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     try:
         sock.bind(where)
         sock.listen(_BACKLOG)
@@ -75,7 +79,7 @@ class Listener:
                 self._refusals.report("listener", Refused("resources", f"no connection can be accepted: {error}"))
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
                 return False
-            self._admit(sock, f"{address[0]}:{address[1]}")
+            self._admit(sock, str(Address(address=address[0].removeprefix(_MAPPED), port=address[1])))
 
     def close(self) -> None:
         """Close the port."""
