@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Collection
 from contextlib import suppress
+from math import nan
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -43,6 +44,16 @@ class ProcessMetrics:
             buckets=_TURNS,
             registry=self.registry,
         )
+        self._certificate = Gauge(
+            "fedsim_certificate_expires_timestamp_seconds",
+            "When this host's certificate expires; NaN without TLS.",
+            registry=self.registry,
+        )
+        self.certificate(None)
+
+    def certificate(self, not_after: float | None) -> None:
+        """Publish when the certificate in use expires, in seconds since the epoch; None without TLS."""
+        self._certificate.set(nan if not_after is None else not_after)
 
 
 class TaskMetrics(ProcessMetrics):

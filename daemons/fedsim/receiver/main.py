@@ -33,6 +33,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         self._receiver.start()
         self._pulse = Pulse(self._receiver.reactor)
         self.metrics.watch(self._receiver.counts)
+        self._publish_certificate()
         self._sweep_at = time.monotonic() + _SWEEP_SECONDS
         self.log.info("listening", address=self.config.listen.address, port=self._receiver.port)
         self._publish_counts()
@@ -53,6 +54,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
     def reload(self, config: ReceiverConfig) -> None:
         """Peers, limits and certificates change at once; the rest with a restart."""
         self._receiver.reload(config)
+        self._publish_certificate()
         super().reload(config)
 
     def feed_watchdog(self) -> None:
@@ -64,6 +66,10 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
     def log_fields(cls, config: ReceiverConfig) -> dict[str, Any]:
         """The host's name, for those who read the journals of several hosts."""
         return {"node": config.name}
+
+    def _publish_certificate(self) -> None:
+        credentials = self._receiver.credentials
+        self.metrics.certificate(credentials.not_after if credentials else None)
 
     def _publish_counts(self) -> None:
         counts = self._receiver.counts()

@@ -112,7 +112,8 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.resources.callback(self._watch.close)
         self.loop.watch(self._watch, lambda: self.files_arrived(self.spool.among(self._watch.drain())))
         self._identity = Identity(config.name, self.role)
-        self.outbox = Outbox.open(self._identity, Credentials.of(config.tls, self._identity), self.spool, self.inbox())
+        credentials = self._read_credentials(config)
+        self.outbox = Outbox.open(self._identity, credentials, self.spool, self.inbox())
         self.resources.callback(self.outbox.close)
         self.loop.watch(self.outbox, self._transfers_ended)
         self.loop.watch(self.outbox.sent_elsewhere, self._transfers_ended)
@@ -136,10 +137,15 @@ class TaskDaemon(Daemon[TaskConfig]):
 
     def reload(self, config: TaskConfig) -> None:
         """Apply a configuration: credentials, peers and data sets; a running task keeps what it started with."""
-        credentials = Credentials.of(config.tls, self._identity)
+        credentials = self._read_credentials(config)
         self.config = config
         self.outbox.reload(credentials, self.peers())
         self.inspect_data()
+
+    def _read_credentials(self, config: TaskConfig) -> Credentials | None:
+        credentials = Credentials.of(config.tls, self._identity)
+        self.metrics.certificate(credentials.not_after if credentials else None)
+        return credentials
 
     def inspect_data(self) -> None:
         """Inspect the host's data sets in a worker; `data_inspected` gets the result."""
