@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
+from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput, SuspendReason
 from fedsim.plugins import Provenance, short_name
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
@@ -26,6 +27,10 @@ MAX_LISTED = 1000
 MAX_PLUGINS = 100
 """Maximum number of plug-ins of one group in a hello."""
 MAX_GROUPS = 20
+MAX_NOTES = 10
+"""Maximum number of remarks on a data set."""
+MAX_SCHEMA_BYTES = 2**20
+"""Maximum size of the schemas in a hello, as JSON: a hello is sent every few seconds."""
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
@@ -61,6 +66,8 @@ class DataSetInfo(Message):
     feature_shape: FeatureShape
     num_classes: Classes
     share_test: bool = False
+    data_schema: DataSchema | None = None
+    notes: Annotated[tuple[Text, ...], Field(max_length=MAX_NOTES)] = ()
 
 
 class ModelSpec(Message):
@@ -183,6 +190,7 @@ class Assignment(Message):
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
     model_spec: ModelSpec
+    data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")
     engine: EngineInfo
     uplink: Uplink
     send_testset: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fedsim import plugins
 from fedsim.errors import BadInput
@@ -18,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
 MAX_OPTIONS = 100
 MAX_TRANSFORMS = 20
+MAX_NODES = 1000
 OptionValue = str | int | float | bool | None | list[str | int | float | bool]
 OptionValues = Annotated[dict[str, OptionValue], Field(max_length=MAX_OPTIONS)]
 
@@ -90,10 +91,22 @@ class TaskSettings(BaseModel):
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Same seed, same placement: same result, to the byte")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the nodes train")
     num_nodes: int = Field(0, ge=0, le=10_000, description="How many nodes take part; 0: all that can")
+    nodes: Annotated[tuple[Name, ...], Field(max_length=MAX_NODES), BeforeValidator(_split)] = Field(
+        (), description="The nodes that take part, by name; the task waits for all of them. Empty: see num_nodes"
+    )
     min_responses: Share = Field(1.0, description="Share of the cohort that must answer before the deadline")
     round_timeout_seconds: Annotated[float, Field(ge=1, le=604_800)] = Field(
         600.0, description="A round's deadline: then it goes on with those who answered, if enough did"
     )
+
+    @field_validator("nodes")
+    @classmethod
+    def _as_many_as_wanted(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("must name each node once")
+        if names and info.data.get("num_nodes") not in {0, len(names)}:
+            raise ValueError("names the nodes that take part: leave num_nodes at 0")
+        return names
 
     @property
     def cohort_size(self) -> int:
@@ -221,7 +234,7 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     except ValidationError as error:
         for item in error.errors(include_url=False):
             message = item["msg"].removeprefix("Value error, ")
-            depth = 1 if item["loc"][:1] in {(name,) for name in PLUGIN_LISTS} else 2
+            depth = 1 if item["loc"][:1] in {(name,) for name in (*PLUGIN_LISTS, "nodes")} else 2
             field = ".".join(map(str, item["loc"][:depth]))
             if item["type"] == "extra_forbidden":
                 message = _not_a_setting(field)

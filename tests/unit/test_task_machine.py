@@ -18,22 +18,32 @@ import pytest
 from plugin_support import all_plugins, chosen_plugins, plugin
 
 from fedsim.config import ClientConfig
+from fedsim.data_schema import DataSchema
 from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.action_queue import ActionQueue
+from fedsim.state_machines.candidates import Waiting
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.node import NodeMachine
-from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.plan import Impossible, Plan, make_plan
 from fedsim.state_machines.policy import refusal
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
 from fedsim.update import Update
 
 UID = "0" * 32
+PIXELS = DataSchema(kind="images", layout="H W", channels=1, value_range=(0.0, 1.0))
 INFO = DataSetInfo(
-    name="mnist", digest="a" * 64, num_train=600, num_test=100, feature_shape=(28, 28), num_classes=10, share_test=True
+    name="mnist",
+    digest="a" * 64,
+    num_train=600,
+    num_test=100,
+    feature_shape=(28, 28),
+    num_classes=10,
+    share_test=True,
+    data_schema=PIXELS,
 )
 
 

@@ -9,6 +9,7 @@ from plugin_support import all_plugins, chosen_plugins
 from test_task_machine import came
 
 from fedsim.config import Limits
+from fedsim.data_schema import DataSchema
 from fedsim.messages import (
     MAX_RUNS,
     MAX_TEXT,
@@ -25,17 +26,26 @@ from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
+from fedsim.state_machines.candidates import Waiting
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.node import NodeMachine
-from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.plan import Impossible, Plan, make_plan
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
 from fedsim.wire.protocol.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
+PIXELS = DataSchema(kind="images", layout="H W", channels=1, value_range=(0.0, 1.0))
 INFO = DataSetInfo(
-    name="mnist", digest="a" * 64, num_train=600, num_test=100, feature_shape=(28, 28), num_classes=10, share_test=True
+    name="mnist",
+    digest="a" * 64,
+    num_train=600,
+    num_test=100,
+    feature_shape=(28, 28),
+    num_classes=10,
+    share_test=True,
+    data_schema=PIXELS,
 )
 SETTINGS = TaskSettings(num_clients=4, fraction_train=1, num_rounds=3, evaluate_every=2, save_every=3)
 
@@ -383,11 +393,11 @@ def test_a_node_that_failed_ends_with_the_servers_stop() -> None:
 def test_a_bank_whose_file_lacks_a_class_still_takes_part() -> None:
     poorer = INFO.model_copy(update={"num_classes": 9, "digest": "b" * 64, "share_test": False})
     local = SETTINGS.model_copy(update={"partition": "local"})
-    plan = attempt(local, [hello("a", datasets=(poorer,)), hello("b")])
+    plan = attempt(local, [hello("a", datasets=(poorer,)), hello("b"), hello("c")])
     assert isinstance(plan, Plan)
-    assert plan.nodes == ("a", "b")
+    assert plan.nodes == ("a", "b", "c")
     assert plan.model_spec.num_classes == 10
-    assert [plan.assignment(node).dataset_digest for node in plan.nodes] == ["b" * 64, "a" * 64]
+    assert [plan.assignment(node).dataset_digest for node in plan.nodes] == ["b" * 64, "a" * 64, "a" * 64]
 
 
 def test_a_servers_test_set_may_lack_a_class_of_the_banks_but_not_have_another() -> None:

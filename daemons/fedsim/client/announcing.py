@@ -16,6 +16,7 @@ from fedsim.messages import (
     MAX_PLUGINS,
     MAX_PROBLEMS,
     MAX_RUNS,
+    MAX_SCHEMA_BYTES,
     DataSetInfo,
     EngineInfo,
     Hello,
@@ -40,7 +41,10 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
     """
     problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
-    datasets = [dataset.model_copy(update={"share_test": dataset.name in shared}) for dataset in seen.datasets]
+    datasets = [
+        dataset.model_copy(update={"share_test": dataset.name in shared})
+        for dataset in _within_bytes(seen.datasets, problems)
+    ]
     tasks = _within_runs(reports, problems)
     return Hello(
         node=config.name,
@@ -87,6 +91,24 @@ def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[P
         kind = plugins.short_name(group)
         offered[kind] = _first(found, kind, problems, MAX_PLUGINS)
     return offered
+
+
+def _within_bytes(datasets: Iterable[DataSetInfo], problems: list[str]) -> list[DataSetInfo]:
+    """Include schemas as far as they fit; a data set without one takes part in no task."""
+    left = MAX_SCHEMA_BYTES
+    fitting = []
+    for dataset in datasets:
+        size = 0 if dataset.data_schema is None else len(dataset.data_schema.model_dump_json().encode())
+        if size > left:
+            problems.append(
+                f"the columns and labels of the data set {dataset.name} take {size} bytes, of {left} that are left "
+                "for an announcement: it cannot be used; give them shorter names, or list fewer data sets"
+            )
+            fitting.append(dataset.model_copy(update={"data_schema": None}))
+        else:
+            left -= size
+            fitting.append(dataset)
+    return fitting
 
 
 def _within_runs(reports: Iterable[TaskReport], problems: list[str]) -> list[TaskReport]:

@@ -62,6 +62,7 @@ class NodeTaskJobs:
                 "uid": assignment.task,
                 "round": made_in,
                 "settings": assignment.settings.model_dump(mode="json"),
+                "data_schema": assignment.data_schema and assignment.data_schema.model_dump(mode="json"),
             },
         )
 

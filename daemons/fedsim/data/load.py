@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import find_format
 from fedsim.data.npz import read_features
+from fedsim.data.schema import array_schema, scale_notes
 from fedsim.data.split import split_off_test
 from fedsim.data.table import load_table_features
 from fedsim.errors import BadInput
@@ -38,7 +40,7 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
     if dataset.test is None and config.test_share is not None:
         dataset = split_off_test(dataset, config.test_share, source)
     _check(dataset, source)
-    return dataset
+    return dataset if dataset.data_schema is not None else replace(dataset, data_schema=array_schema(dataset))
 
 
 def load_features(config: DataSetConfig, folder: Path, file: Path) -> FloatArray:
@@ -91,6 +93,8 @@ def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
         feature_shape=dataset.feature_shape,
         num_classes=dataset.num_classes,
         share_test=config.share and dataset.test is not None,
+        data_schema=dataset.data_schema,
+        notes=scale_notes(dataset),
     )
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import Format
+from fedsim.data.schema import table_schema
 from fedsim.data.split import split_indices
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray
@@ -52,7 +53,8 @@ class Csv(Format):
             test = Examples(preparation.apply(table.values[test_rows]), table.labels[test_rows])
         top = max(int(part.labels.max(initial=0)) for part in (train, test) if part is not None)
         known = max(config.labels.values(), default=0) if config.labels else 0
-        return DataSet(train, test, max(top + 1, known + 1, 2))
+        num_classes = max(top + 1, known + 1, 2)
+        return DataSet(train, test, num_classes, table_schema(config, table.columns, num_classes))
 
 
 def load_table_features(config: DataSetConfig, train_path: Path, file: Path) -> FloatArray:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data_schema import DataSchema
+
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
@@ -49,11 +51,15 @@ class Examples:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What one node holds: examples to train on, to test on where there are any, and how many classes there are."""
+    """What one node holds: examples to train on, to test on where there are any, and how many classes there are.
+
+    `data_schema` says what the numbers mean; a format that gives none gets that of its arrays.
+    """
 
     train: Examples
     test: Examples | None
     num_classes: int
+    data_schema: DataSchema | None = None
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks
 from fedsim.learning.components import Components
+from fedsim.learning.conform import conform_all
 from fedsim.learning.engine import train_chunk
 from fedsim.learning.engines import ClientData, Engine
 from fedsim.learning.engines.sequential import SequentialEngine
@@ -100,8 +101,8 @@ def simulate(
 
     Args:
         settings: the task's.
-        dataset: the data set that all nodes hold; or, for partition `local`, each node's own. The test set is the
-            first that there is.
+        dataset: the data set that all nodes hold; or, for partition `local`, each node's own, whose columns are
+            ordered by name as most have them. The test set is the first that there is.
         chunk_clients: most clients in a chunk; None: a node's part of the cohort is one chunk.
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
@@ -122,7 +123,7 @@ def simulate(
         BadInput: settings and data do not fit each other.
         Diverged: the model is no longer finite.
     """
-    nodes = [dataset] if isinstance(dataset, DataSet) else list(dataset)
+    nodes = [dataset] if isinstance(dataset, DataSet) else conform_all(list(dataset))
     components = Components.of(
         settings,
         strategy=strategy,

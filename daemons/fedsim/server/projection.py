@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -20,10 +20,12 @@ from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import WriteRoster
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
-from fedsim.update import mean_metrics
+from fedsim.update import TRAIN_LOSS, mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 LISTED_MISSING = 50
+RISE = 1e9
+LEAST_LOSS = 1e-3
 
 
 def checkpoint_name(number: int, round_number: int) -> str:
@@ -54,6 +56,7 @@ class TaskProjection:
         self._bytes_received: dict[int, int] = defaultdict(int)
         self._opened_at = time.monotonic()
         self._shown: Progress | None = None
+        self._rise: str | None = None
 
     def open(self) -> None:
         """Read the rows, and write those of committed rounds that are missing."""
@@ -61,6 +64,8 @@ class TaskProjection:
         for number in self._folder.committed():
             rounds[number] = self._project(number, rounds.get(number))
         self._rounds = rounds
+        self._rise = loss_rise(rounds.values())
+        self._store.tasks.set_notes(self._plan.task, self._notes())
 
     # ---- rounds
 
@@ -118,8 +123,15 @@ class TaskProjection:
         self._broadcast_digests[number] = content.pop("broadcast_digest", self._file_digests[number])
 
     def write_round(self, record: RoundRecord) -> None:
-        """Write a round's row."""
+        """Write a round's row, and a remark if the loss has risen beyond all measure."""
         self._store.rounds.record(self._plan.task, record)
+        if self._rise is None and (rise := loss_rise([*self._rounds.values(), record])):
+            self._rise = rise
+            self._store.tasks.set_notes(self._plan.task, self._notes())
+            self.event("note", rise)()
+
+    def _notes(self) -> tuple[str, ...]:
+        return (*self._plan.notes, *([self._rise] if self._rise else []))
 
     def _project(self, number: int, known: RoundRecord | None) -> RoundRecord:
         content = self._folder.record(number)
@@ -182,6 +194,10 @@ class TaskProjection:
             "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,
             "dataset_digest": self._plan.dataset_digest,
+            "data_schema": self._plan.data_schema and self._plan.data_schema.model_dump(mode="json"),
+            "schema_from": self._plan.schema_from,
+            "left_out": dict(self._plan.left_out),
+            "notes": list(self._notes()),
         }
 
     def saved(self, saved: CheckpointSaved) -> None:
@@ -214,6 +230,23 @@ class TaskProjection:
             return None
         self._shown = progress
         return progress
+
+
+def loss_rise(records: Iterable[RoundRecord]) -> str | None:
+    """What is to be said about a loss that has risen a billionfold since the first round that has one; None if none."""
+    first: float | None = None
+    for record in sorted(records, key=lambda record: record.round):
+        for loss in (record.train_metrics.get(TRAIN_LOSS), record.metrics.get("loss")):
+            if loss is None:
+                continue
+            if first is None:
+                first = loss
+            elif loss > RISE * max(first, LEAST_LOSS):
+                return (
+                    f"the loss rose from {first:.3g} to {loss:.3g} in round {record.round}: the training does not "
+                    "converge; scale the features, or choose a smaller local_learning_rate"
+                )
+    return None
 
 
 def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:

@@ -99,7 +99,8 @@ class TaskJobs:
     def _testset_files(self) -> jobs.TestSetFiles:
         if self._plan.testset_from is None:
             config = self._context.config
-            return jobs.TestSetFiles(dataset=own_dataset(config, self._plan.settings.dataset), folder=config.data)
+            dataset = own_dataset(config, self._plan.settings.dataset)
+            return jobs.TestSetFiles(dataset=dataset, folder=config.data, data_schema=self._plan.data_schema)
         by_part = {item.id.part: item.path for item in self.testset()}
         return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
 

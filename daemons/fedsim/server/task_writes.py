@@ -41,12 +41,20 @@ class TaskWrites:
     def create(self) -> Restored:
         """Fix a new task's plan."""
         self._folder.write_plan(self._plan)
-        return self.read()
+        restored = self.read()
+        schema, source = self._plan.data_schema, self._plan.schema_from
+        if schema is not None and schema.kind == "table":
+            self._records.event("schema", f"the order of columns and labels is that of {source}")()
+        for node, why in self._plan.left_out:
+            self._records.event("left_out", f"{node} takes no part: it {why}")()
+        for note in self._plan.notes:
+            self._records.event("note", note)()
+        return restored
 
     def read(self) -> Restored:
         """Read what is stored of the task, and complete what a crash has interrupted."""
         tasks = self._context.store.tasks
-        tasks.set_nodes(self._plan.task, self._plan.nodes)
+        tasks.set_nodes(self._plan.task, self._plan.nodes, dict(self._plan.left_out))
         self._records.open()
         self.versions = WorkerVersions.open(self._folder.path, self._plan.version)
         restored = self._restored()

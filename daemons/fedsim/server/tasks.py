@@ -19,7 +19,8 @@ from fedsim.server.task import ServerTask
 from fedsim.server.task_dir import TaskDir
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import FileId, Kind
-from fedsim.state_machines.plan import Impossible, Plan, Waiting, make_plan
+from fedsim.state_machines.candidates import Waiting
+from fedsim.state_machines.plan import Impossible, Plan, make_plan
 from fedsim.state_machines.policy import removed_nodes
 from fedsim.store.records import Event, Progress, Task, TaskState
 from fedsim.wire.protocol.frames import room_for_meta

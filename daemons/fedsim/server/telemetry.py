@@ -31,6 +31,7 @@ class ServerTaskTelemetry(TaskTelemetry):
             "task_resumed" if resumed else "task_started",
             task_uid=self._plan.task,
             nodes=", ".join(self._plan.nodes),
+            left_out="; ".join(f"{node} {why}" for node, why in self._plan.left_out) or None,
             round=number,
             rounds=settings.num_rounds,
             model=settings.model,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -10,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedsim.data_schema import DataSchema, some, unknown_words
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -28,8 +28,8 @@ from fedsim.messages import (
     Uid,
     Uplink,
 )
-from fedsim.plugins import kind_of
-from fedsim.settings import TaskSettings, plugin_group
+from fedsim.settings import TaskSettings
+from fedsim.state_machines.candidates import Chosen, Waiting, choose_nodes, dataset_of
 
 MAX_CHUNK_CLIENTS = 32
 
@@ -54,6 +54,10 @@ class Plan(Message):
     chunk_clients: int
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     model_spec: ModelSpec
+    data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")
+    schema_from: Name | None = Field(None, description="The node whose order of columns that is")
+    left_out: tuple[tuple[Name, str], ...] = Field((), description="Nodes that were online and take no part, and why")
+    notes: tuple[str, ...] = Field((), description="What is to be said about the data")
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     version: str
@@ -86,6 +90,7 @@ class Plan(Message):
             first_client=share.first_client,
             num_clients=share.num_clients,
             model_spec=self.model_spec,
+            data_schema=self.data_schema,
             engine=share.engine,
             uplink=self.uplink,
             send_testset=self.testset_from == node,
@@ -93,44 +98,10 @@ class Plan(Message):
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """The task cannot start yet; `reason` says what it waits for, so that a person can act."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
 class Impossible:
     """The task can never run here as it is; `reason` says why and what would."""
 
     reason: str
-
-
-def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hello) -> str | None:
-    """Why this node cannot take part, or None."""
-    if settings.dataset not in {dataset.name for dataset in hello.datasets}:
-        has = ", ".join(dataset.name for dataset in hello.datasets) or "none"
-        return f"has no data set {settings.dataset} (it has {has})"
-    for setting, plugin in plugins.items():
-        group = plugin_group(setting)
-        offered = hello.offers(group)
-        found = offered.get(plugin.name)
-        if found is None:
-            return f"does not offer the {kind_of(group)} {plugin.name} (it offers {', '.join(offered) or 'none'})"
-        if found.digest != plugin.digest:
-            return (
-                f"has other code of the {kind_of(group)} {plugin.name}: {found.provenance}, "
-                f"the server has {plugin.provenance}"
-            )
-    if hello.min_privacy_level != "none":
-        return f"demands the privacy level {hello.min_privacy_level}, which this task does not offer"
-    if settings.device == "cuda" and hello.engine.device != "cuda":
-        return "has no GPU, and the task asks for one"
-    return None
-
-
-def _dataset(settings: TaskSettings, hello: Hello) -> DataSetInfo:
-    return next(dataset for dataset in hello.datasets if dataset.name == settings.dataset)
 
 
 def _engine(settings: TaskSettings, hello: Hello) -> EngineInfo:
@@ -180,34 +151,10 @@ def make_plan(
         plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
     """
-    reasons = {name: _unfit(settings, plugins, hello) for name, hello in hellos.items()}
-    unfit = {name: reason for name, reason in reasons.items() if reason is not None}
-    fit = {name: hello for name, hello in sorted(hellos.items()) if name not in unfit}
-    if not fit:
-        if not hellos:
-            return Waiting("no node is online" + (f": waiting for {', '.join(not_heard)}" if not_heard else ""))
-        if not_heard:
-            return Waiting(f"no node that is online can take it; waiting for {', '.join(not_heard)}")
-        return Waiting("no node can take it: " + "; ".join(f"{name} {why}" for name, why in sorted(unfit.items())))
-
-    groups: dict[object, list[str]] = defaultdict(list)
-    local = make_partitioner(settings).per_node
-    for name, hello in fit.items():
-        info = _dataset(settings, hello)
-        # One bank's own file may lack a class that another's has.
-        groups[info.feature_shape if local else info.digest].append(name)
-    if settings.num_nodes == 0 and not_heard and len(groups) == 1:
-        return Waiting(f"waiting for {', '.join(not_heard)} to announce themselves (or set num_nodes)")
-    # A group of enough nodes whose nodes can simulate the most clients; the first name decides between equals.
-    names = min(
-        groups.values(),
-        key=lambda group: (len(group) < settings.num_nodes, -sum(fit[name].clients for name in group), group[0]),
-    )
-    if settings.num_nodes:
-        if len(names) < settings.num_nodes:
-            return Waiting(f"{settings.num_nodes} nodes with the same data are wanted, online are {', '.join(names)}")
-        names = names[: settings.num_nodes]
-    plan = _fix(task, number, settings, {name: fit[name] for name in names}, server_dataset, server_problem, version)
+    chosen = choose_nodes(settings, plugins, hellos, not_heard, server_dataset)
+    if isinstance(chosen, Waiting):
+        return chosen
+    plan = _fix(task, number, settings, chosen, server_dataset, server_problem, version)
     if not isinstance(plan, Plan):
         return plan
     return _too_long(plan, broadcast_bytes) or plan.model_copy(update={"plugins": dict(plugins)})
@@ -237,66 +184,50 @@ def _fix(
     task: str,
     number: int,
     settings: TaskSettings,
-    chosen: Mapping[str, Hello],
+    chosen: Chosen,
     server_dataset: DataSetInfo | None,
     server_problem: str | None,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Placement, chunks and test set for the chosen nodes."""
-    infos = {name: _dataset(settings, hello) for name, hello in chosen.items()}
-    info = next(iter(infos.values()))
-    num_classes = max(other.num_classes for other in infos.values())
+    hellos, left_out = chosen.hellos, dict(chosen.left_out)
+    infos = {name: dataset_of(settings, hello) for name, hello in hellos.items()}
+    info = infos[chosen.schema_from]
     local = make_partitioner(settings).per_node
     if local:
-        settings = settings.model_copy(update={"num_clients": len(chosen)})
-        counts = [1] * len(chosen)
+        settings = settings.model_copy(update={"num_clients": len(hellos)})
+        counts = [1] * len(hellos)
     else:
         most = most_clients(settings, info.num_train)
         if settings.num_clients > most:
             return Impossible(f"{info.name}: {too_many_clients(settings, info.num_train, most)}")
-        capacities = [hello.clients for hello in chosen.values()]
+        capacities = [hello.clients for hello in hellos.values()]
         if sum(capacities) < settings.num_clients:
             return Waiting(
-                f"{settings.num_clients} clients are wanted, the nodes {', '.join(chosen)} "
+                f"{settings.num_clients} clients are wanted, the nodes {', '.join(hellos)} "
                 f"can simulate {sum(capacities)} together"
             )
-        if settings.num_clients < len(chosen):
-            chosen = dict(list(chosen.items())[: settings.num_clients])
+        if settings.num_clients < len(hellos):
+            unused = list(hellos)[settings.num_clients :]
+            left_out |= dict.fromkeys(unused, f"is not needed: the task has {settings.num_clients} clients")
+            hellos = dict(list(hellos.items())[: settings.num_clients])
             capacities = capacities[: settings.num_clients]
         counts = _share_out(settings.num_clients, capacities)
 
-    testset_from: str | None = None
-    usable = server_dataset is not None and server_dataset.num_test > 0
-    if server_dataset is not None and usable:
-        # A test set may well lack a class; one that the nodes do not have cannot be tested.
-        fits = server_dataset.num_classes <= num_classes if local else server_dataset.num_classes == num_classes
-        if server_dataset.feature_shape != info.feature_shape or not fits:
-            return Impossible(
-                f"the server's data set {info.name} has features {server_dataset.feature_shape} and "
-                f"{server_dataset.num_classes} classes, the nodes' has {info.feature_shape} and {num_classes}"
-            )
-    if not usable:
-        sharing = [name for name in chosen if infos[name].share_test and infos[name].num_test > 0]
-        problem = "it has no test set" if server_dataset is not None else server_problem
-        if not sharing and problem is not None:
-            return Waiting(f"the server's own data set {info.name} cannot be used: {problem}")
-        if not sharing:
-            return Impossible(
-                f"there is no test set of {info.name}: put one into the server's data folder, "
-                "or let a node share its own (`share: true` at the data set in its client.yml)"
-            )
-        testset_from = sharing[0]
-
+    notes = [f"{name}: {note}" for name in hellos for note in infos[name].notes]
+    tests = _test_set(chosen, hellos, infos, info, server_dataset, server_problem, notes, local=local)
+    if isinstance(tests, Waiting | Impossible):
+        return tests
     shares = []
     first = 0
-    for (name, hello), count in zip(chosen.items(), counts, strict=True):
+    for (name, hello), count in zip(hellos.items(), counts, strict=True):
         engine = _engine(settings, hello)
         share = NodeShare(
             node=name, first_client=first, num_clients=count, engine=engine, dataset_digest=infos[name].digest
         )
         shares.append(share)
         first += count
-    workers = sum(chosen[share.node].workers for share in shares)
+    workers = sum(hellos[share.node].workers for share in shares)
     return Plan(
         task=task,
         number=number,
@@ -304,8 +235,63 @@ def _fix(
         shares=tuple(shares),
         chunk_clients=min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers))),
         dataset_digest=None if local else info.digest,
-        model_spec=ModelSpec.of(settings, info.feature_shape, num_classes),
+        model_spec=ModelSpec.of(settings, info.feature_shape, chosen.num_classes),
+        data_schema=chosen.data_schema,
+        schema_from=chosen.schema_from,
+        left_out=tuple(sorted(left_out.items())),
+        notes=tuple(notes),
         uplink=make_strategy(settings).uplink,
-        testset_from=testset_from,
+        testset_from=tests.node,
         version=version,
+    )
+
+
+@dataclass(frozen=True)
+class _TestSet:
+    """Where the test set comes from: a node, or the server's own."""
+
+    node: str | None
+
+
+def _test_set(
+    chosen: Chosen,
+    hellos: Mapping[str, Hello],
+    infos: Mapping[str, DataSetInfo],
+    info: DataSetInfo,
+    own: DataSetInfo | None,
+    problem: str | None,
+    notes: list[str],
+    *,
+    local: bool,
+) -> _TestSet | Waiting | Impossible:
+    """The test set: the server's own, if it has one whose numbers mean the same, else one that a node shares."""
+    if own is not None and own.num_test > 0:
+        # A test set may well lack a class; one that the nodes do not have cannot be tested.
+        fits = own.num_classes <= chosen.num_classes if local else own.num_classes == chosen.num_classes
+        if own.feature_shape != info.feature_shape or not fits:
+            return Impossible(
+                f"the server's data set {info.name} has features {own.feature_shape} and "
+                f"{own.num_classes} classes, the nodes' has {info.feature_shape} and {chosen.num_classes}"
+            )
+        if own.data_schema is not None:
+            schema, whose = chosen.data_schema, f"the data of {chosen.schema_from}"
+            if text := own.data_schema.difference(schema, whose=whose, scaling=False):
+                return Impossible(f"the server's data set {info.name} {text}")
+            known = schema.words(chosen.num_classes)
+            if unknown := unknown_words(own.data_schema.words(own.num_classes), known):
+                return Impossible(
+                    f"the server's data set {info.name} has the labels {some(unknown)}, the nodes' has {some(known)}"
+                )
+            if text := own.data_schema.scaling_difference(schema, whose):
+                notes.append(f"the server's test set {text}")
+        return _TestSet(None)
+    sharing = [name for name in hellos if infos[name].share_test and infos[name].num_test > 0]
+    problem = "it has no test set" if own is not None else problem
+    if sharing:
+        return _TestSet(sharing[0])
+    if problem is not None:
+        return Waiting(f"the server's own data set {info.name} cannot be used: {problem}")
+    return Impossible(
+        f"there is no test set of {info.name}: put one into the server's data folder, "
+        "or let a node share its own (`share: true` at the data set in its client.yml)"
     )

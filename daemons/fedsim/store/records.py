@@ -98,7 +98,8 @@ class Token:
 class Task:
     """A submitted training. Users refer to it by its `number`, headers and paths by its `uid`.
 
-    `metrics` are those of the newest round that was tested.
+    `metrics` are those of the newest round that was tested. `left_out`: the nodes that were online when it was planned
+    and take no part, with the reasons; `notes`: remarks on its data and course.
     """
 
     number: int
@@ -121,6 +122,8 @@ class Task:
     eta_seconds: float | None
     nodes: tuple[str, ...]
     digest: str | None
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

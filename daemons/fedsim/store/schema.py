@@ -75,13 +75,13 @@ class Json(TypeDecorator[Any]):
 
 
 class JsonTuple(Json):
-    """A JSON array, read as a tuple."""
+    """A JSON array, read as a tuple; NULL is an empty one."""
 
     cache_ok = True
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Convert a value from the database."""
-        return None if value is None else tuple(super().process_result_value(value, dialect))
+        return tuple(super().process_result_value(value, dialect) or ())
 
 
 class JsonDict(Json):
@@ -215,6 +215,8 @@ tasks = Table(
     Column("waiting_until", Real),
     Column("eta_seconds", Real),
     Column("nodes", JsonTuple, nullable=False),
+    Column("left_out", JsonDict),
+    Column("notes", JsonTuple),
     Column("digest", String(HASH)),
     Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
     Index(None, "user_id", "submission", unique=True),

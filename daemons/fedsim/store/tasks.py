@@ -7,6 +7,7 @@ at that moment decides, never a state that was read before.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, insert, select, update
@@ -178,10 +179,16 @@ class TaskStore:
         with self._database.writing() as connection:
             connection.execute(running.values(to_values(progress)))
 
-    def set_nodes(self, uid: str, nodes: tuple[str, ...]) -> None:
-        """Record the nodes that take part."""
+    def set_nodes(self, uid: str, nodes: tuple[str, ...], left_out: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Record the nodes that take part, and why others that were online do not."""
         with self._database.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(nodes=nodes))
+            values = {"nodes": nodes, "left_out": dict(left_out)}
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
+
+    def set_notes(self, uid: str, notes: tuple[str, ...]) -> None:
+        """Record the remarks on the task's data and course."""
+        with self._database.writing() as connection:
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(notes=notes))
 
     def queue_position(self, number: int) -> int | None:
         """The task's position in the queue, 1 for the next one; None if it is not pending."""

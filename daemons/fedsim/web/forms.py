@@ -180,6 +180,12 @@ def form_groups() -> tuple[Group, ...]:
                 _number("seed", tr("Seed"), tr("The same seed and placement give the same result, byte for byte.")),
                 FormField("device", tr("Device"), tr("Where the nodes train."), kind="menu", choices=_DEVICES),
                 _number("num_nodes", tr("Nodes"), tr("Number of nodes that take part; 0: all that can.")),
+                FormField(
+                    "nodes",
+                    tr("Nodes by name"),
+                    tr("The nodes that take part, separated by commas; the task waits for all of them. Can be empty."),
+                    kind="text",
+                ),
                 _number(
                     "min_partition_size", tr("Minimum partition size"), tr("Minimum number of examples of a client.")
                 ),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from fedsim.config import DataSetConfig
+from fedsim.data_schema import DataSchema
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import Update
@@ -44,12 +45,13 @@ class Aggregate(_Line):
 
 
 class TestSetFiles(_Line):
-    """The location of the test set: two files from a node, or a data set of the server's own."""
+    """The location of the test set: two files from a node, or a data set of the server's own and the task's schema."""
 
     data: Path | None = None
     labels: Path | None = None
     dataset: DataSetConfig | None = None
     folder: Path | None = None
+    data_schema: DataSchema | None = None
 
 
 class Evaluate(_Line):

@@ -10,6 +10,7 @@ from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.components import Components
+from fedsim.learning.conform import conform
 from fedsim.learning.engine import make_deterministic, train_chunk
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
@@ -64,15 +65,17 @@ class NodeJobs:
         settings = assignment.settings
         dataset = load_dataset(job.dataset, job.folder)
         spec = assignment.model_spec
-        if dataset.feature_shape != spec.feature_shape or dataset.num_classes > spec.num_classes:
-            raise BadInput(
-                f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
-                f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
-            )
         if assignment.dataset_digest not in (None, dataset_digest(dataset)):
             raise BadInput(
                 f"the data set {job.dataset.name} here is not the one that the task was planned with: it has changed "
                 "since; submit the task again"
+            )
+        if assignment.data_schema is not None:
+            dataset = conform(dataset, assignment.data_schema, spec.num_classes)
+        if dataset.feature_shape != spec.feature_shape or dataset.num_classes > spec.num_classes:
+            raise BadInput(
+                f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
+                f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
         partition = make_partition(settings, dataset.train.labels)
         runs = partition.runs(assignment.first_client, assignment.num_clients)

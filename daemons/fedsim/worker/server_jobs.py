@@ -20,6 +20,7 @@ from fedsim.learning.aggregate import (
     model_digest,
     uplink_layout,
 )
+from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.strategies import StepContext, Strategy, make_strategy
@@ -150,7 +151,10 @@ class ServerJobs:
         if self._testset is not None and self._testset[0] == files:
             return self._testset[1]
         if files.dataset is not None and files.folder is not None:
-            test = load_dataset(files.dataset, files.folder).test
+            dataset = load_dataset(files.dataset, files.folder)
+            if files.data_schema is not None:
+                dataset = conform(dataset, files.data_schema, num_classes)
+            test = dataset.test
             if test is None:
                 raise BadInput(f"the server's data set {files.dataset.name} has no test set")
         elif files.data is not None and files.labels is not None:

@@ -104,9 +104,19 @@ def _node_row(node: Json) -> list[Any]:
     state, seen, hello = "online" if node["online"] else "offline", moment(node["seen_at"]), node["hello"]
     if hello is None:
         return [node["name"], state, seen, NONE, NONE, NONE, node["problem"]]
-    datasets = ", ".join(f"{info['name']} ({info['num_train']})" for info in hello["datasets"])
-    problems = "; ".join(hello["problems"])
+    datasets = ", ".join(f"{info['name']} ({_extent(info)})" for info in hello["datasets"])
+    notes = [f"{info['name']}: {note}" for info in hello["datasets"] for note in info["notes"]]
+    problems = "; ".join([*hello["problems"], *notes])
     return [node["name"], state, seen, hello["clients"], hello["engine"]["device"], datasets or NONE, problems]
+
+
+def _extent(info: Json) -> str:
+    """The number of examples of a data set, and of a table also the number of its columns and their scaling."""
+    schema = info["data_schema"]
+    if schema is None or schema["kind"] != "table":
+        return str(info["num_train"])
+    scaling = "" if schema["scaling"] == "none" else f", scaling {schema['scaling']}"
+    return f"{info['num_train']} x {len(schema['features'])} columns{scaling}"
 
 
 @click.command()

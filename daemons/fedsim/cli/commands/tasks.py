@@ -120,7 +120,7 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 @number_argument
 @asks_web
 def show(api: ApiClient, out: Output, task: int) -> None:
-    """Show task NUMBER: settings, state and reason, latest rounds, checkpoints."""
+    """Show task NUMBER: state and reason, nodes that take no part, settings, latest rounds, checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
         out.document({"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints})
@@ -138,6 +138,10 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:
         out.say(f"nodes: {', '.join(record['nodes'])}")
+    for node, why in record["left_out"].items():
+        out.say(f"{node} takes no part: it {why}")
+    for note in record["notes"]:
+        out.say(f"note: {note}")
     if record["digest"]:
         out.say(f"digest: {record['digest']}")
     out.say("")
@@ -157,7 +161,7 @@ def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
-        elif name != "title" and value != "":
+        elif name != "title" and value not in ("", []):
             yield name, value
 
 
