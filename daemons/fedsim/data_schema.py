@@ -20,10 +20,12 @@ LabelWord = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
 Rule = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+COMMON = "common"
 SCALINGS = {
     "none": "none, as in the file",
     "standard": "standard, fitted on each node's own training rows",
     "minmax": "minmax, fitted on each node's own training rows",
+    COMMON: "common, standard by the sums of all nodes together",
     "values": "fixed values",
 }
 """Scaling rules with the source of their numbers, for people."""

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
-from fedsim.data_schema import DataSchema
+from fedsim.data_schema import MAX_FEATURES, DataSchema, Finite
 from fedsim.errors import BadInput, SuspendReason
 from fedsim.plugins import Provenance, short_name
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
@@ -212,6 +212,9 @@ class Broadcast(Message):
     chunks: tuple[Chunk, ...] = ()
     used_through: Count = 0
     final: bool = False
+    scale: Annotated[tuple[tuple[Finite, Finite], ...], Field(max_length=MAX_FEATURES)] = Field(
+        (), description="With `scale: common`: what is subtracted from each column, and by what it is divided"
+    )
 
     @classmethod
     def of_final_model(cls, last_round: int) -> Broadcast:

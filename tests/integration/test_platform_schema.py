@@ -8,10 +8,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from platform_support import Platform
 from presence import real_data
 
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
 from fedsim.testing.local_cluster import NodeSpec
 
 NODES = ("node-a", "node-b", "node-c")
@@ -23,6 +28,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "labels": {"labels": {"yes": 0, "no": 1}},
     "other": {"columns": ("y", "a", "z")},
     "stray": {"labels": {**WORDS, "maybe": 2}},
+    "together": {"columns": ("b", "y", "a")},
     "credit": {},
 }
 LOCAL = {"partition": "local", "fraction_train": 1.0, "model": "logistic", "num_rounds": 2, "num_nodes": 0}
@@ -60,7 +66,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             change = other if node == "node-b" else {}
             write(data / f"{name}.csv", number, change.get("columns", ("y", "a", "b")))
             labels = change.get("labels", WORDS)
-            keys = {"label_column": "y", "labels": labels, "test_share": 0.25, "share": node == "node-a"}
+            scale = "common" if name == "together" else "none"
+            keys = {
+                "scale": scale,
+                "label_column": "y",
+                "labels": labels,
+                "test_share": 0.25,
+                "share": node == "node-a",
+            }
             datasets.append({"name": name, "path": f"{name}.csv", **keys})
         for name in ("credit", "mixed") if node != "node-c" else ():
             source = real / f"default_credit_homo_{'guest' if node == 'node-a' else 'host_1'}.csv"
@@ -127,6 +140,30 @@ def test_a_task_that_names_a_node_with_other_columns_waits_with_the_difference(l
     assert waits[0].startswith("the task names nodes that cannot take part: node-b lacks the columns b")
     lab.api.post(f"/tasks/{number}/stop")
     lab.finish(number)
+
+
+def test_nodes_standardise_their_columns_together(lab: Platform) -> None:
+    number = lab.submit(dataset="together", **LOCAL)
+    task = lab.completed(number)
+    config = DataSetConfig(
+        name="together", path=Path("together.csv"), label_column="y", labels=WORDS, test_share=0.25, scale="common"
+    )
+    banks = [load_dataset(config, lab.folder.parent / f"data-{node}") for node in NODES]
+    make_deterministic(1)
+    expected = simulate(task.settings.model_copy(update={"num_clients": 3}), banks)
+    assert task.digest == expected.digest
+    first = lab.store.rounds.of_task(number)[0].metrics["loss"]
+    assert first == pytest.approx(expected.rounds[0].metrics["loss"]), "round 0 is tested on scaled columns, too"
+    events = {event.kind: event.text for event in lab.store.events.newest(task=number)}
+    assert events["phase"] == (
+        "common_scale: the columns are standardised by 180 examples of node-a, node-b, node-c together"
+    )
+    values = np.concatenate([bank.train.features[:, bank.data_schema.features.index("b")] for bank in banks])
+    kept = (lab.node_spool("node-b") / "checkpoints" / f"task-{number:06d}.json").read_text()
+    for about in (lab.api.get(f"/tasks/{number}/checkpoints/2?part=json").json(), json.loads(kept)):
+        assert about["data_schema"]["scaling"] == "common"
+        assert about["data_schema"]["scale_values"]["b"] == pytest.approx([values.mean(), values.std()])
+    assert '"answer"' in (lab.node_spool("node-b") / "audit.jsonl").read_text()
 
 
 def test_two_banks_with_columns_in_another_order_get_the_digest_and_auc_of_equal_order(lab: Platform) -> None:

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from cli_support import Result, Terminal
 
+from fedsim.data_schema import DataSchema
 from fedsim.messages import ModelSpec
 from fedsim.spool.npy import write_vector
 from fedsim.worker.checkpoint import load_checkpoint, save_checkpoint
@@ -222,3 +223,29 @@ def test_what_is_not_there_exits_66_and_what_is_no_checkpoint_65(
     result = terminal.run("predict", "--checkpoint", data, "--data", data)
     assert result.code == 65
     assert "not a checkpoint" in result.err
+
+
+def test_columns_and_labels_are_those_of_the_models_task(terminal: Terminal, checkpoint: Path, tmp_path: Path) -> None:
+    schema = DataSchema(
+        kind="table",
+        features=("left", "right"),
+        labels=("no", "yes"),
+        scaling="common",
+        scale_values={"left": (1, 2), "right": (1, 2)},
+    )
+    write(checkpoint.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
+    predict = ("predict", "--checkpoint", checkpoint, "--data")
+    result = terminal.run(*predict, write(tmp_path / "new.csv", "right,left\n1,3\n3,1\n1,2\n4,0\n"))
+    assert [row["predicted"] for row in rows(result)] == PREDICTED
+    assert float(rows(result)[0]["probability_1"]) == pytest.approx(1 / (1 + np.exp(-5)), rel=1e-5), "scaled"
+    assert "classes: 0 no, 1 yes" in result.err
+    write(tmp_path / "train.csv", "right,left,class\n1,3,yes\n3,1,no\n")
+    dataset = {"name": "bank", "path": "train.csv", "label_column": "class", "labels": {"yes": 0, "no": 1}}
+    about = {"name": "node-1", "server": {"port": 9001}, "data": str(tmp_path), "datasets": [dataset]}
+    config = write(tmp_path / "client.yml", json.dumps(about))
+    like = ("--like", "bank", "--config", config)
+    found = rows(terminal.run(*predict, write(tmp_path / "new.csv", "right,class,left\n1,yes,3\n3,no,1\n"), *like))
+    assert [(row["label"], row["predicted"]) for row in found] == [("1", "1"), ("0", "0")]
+    other = terminal.run(*predict, write(tmp_path / "new.csv", "right,middle\n1,3\n"))
+    assert other.code == 65
+    assert "lacks the columns left of the data of round-0001.safetensors and has middle instead" in other.err

@@ -16,6 +16,7 @@ from fedsim.data import DataSet, Examples, inspect_dataset, load_dataset
 from fedsim.data.schema import array_schema
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.learning.common_scale import apply_scale, fit, sums
 from fedsim.learning.conform import conform, task_words
 from fedsim.learning.simulate import simulate
 from fedsim.messages import MAX_SCHEMA_BYTES, DataSetInfo, EngineInfo, Hello
@@ -313,3 +314,32 @@ def test_nodes_are_named_once_and_instead_of_their_number() -> None:
     for wrong, problem in (({"nodes": ["a", "a"]}, "once"), ({"nodes": "a,b", "num_nodes": 3}, "leave num_nodes at 0")):
         with pytest.raises(BadInput, match=problem):
             parse_settings(wrong)
+
+
+def test_a_common_scale_is_that_of_all_rows_together() -> None:
+    rng = np.random.default_rng(1)
+    parts = [Examples(rng.normal(50, 9, (size, 2)).astype(np.float32), np.zeros(size, np.int64)) for size in (30, 70)]
+    for part in parts:
+        part.features[:, 1] = 7  # a constant column becomes 0
+    scale = fit({str(number): sums(part) for number, part in enumerate(parts)}, 2)
+    together = np.concatenate([apply_scale(part, scale).features for part in parts])
+    assert together[:, 0].mean() == pytest.approx(0, abs=1e-5)
+    assert together[:, 0].std() == pytest.approx(1, abs=1e-5)
+    assert not together[:, 1].any()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"count": 0, "sum": [1], "squares": [1]},
+        {"count": True, "sum": [1], "squares": [1]},
+        {"count": 10**13, "sum": [1], "squares": [1]},
+        {"count": 1, "sum": [1, 2], "squares": [1]},
+        {"count": 1, "sum": ["1"], "squares": [1]},
+        {"count": 1, "sum": [1], "squares": [float("inf")]},
+    ],
+)
+def test_sums_that_a_node_cannot_have_reported_are_refused_with_its_name(answer: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="node b reported no"):
+        fit({"a": {"count": 1, "sum": [1.0], "squares": [1.0]}, "b": answer}, 1)

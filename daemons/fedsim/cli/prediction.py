@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,15 +16,17 @@ from torch import nn
 
 from fedsim.cli.output import number, share
 from fedsim.config import ClientConfig, DataSetConfig, load_config
-from fedsim.data import load_dataset, load_features
+from fedsim.data import DataSet, load_dataset, load_features
 from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
+from fedsim.data_schema import DataSchema, unknown_words
 from fedsim.errors import BadInput
+from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.evaluate import Evaluation, evaluate, predict
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricFormat
 from fedsim.messages import ModelSpec
 from fedsim.spool.durable import write_all
-from fedsim.worker.checkpoint import load_checkpoint
+from fedsim.worker.checkpoint import load_checkpoint, task_schema
 
 BLOCK = 2000
 """Number of examples that are predicted and written at a time."""
@@ -56,11 +58,12 @@ class PredictionInput:
 
 @dataclass(frozen=True)
 class CheckpointModel:
-    """The model of a checkpoint, and its specification."""
+    """The model of a checkpoint, its specification, and the columns and labels of its task, if they are recorded."""
 
     path: Path
     module: nn.Module
     spec: ModelSpec
+    data_schema: DataSchema | None = None
 
     def evaluate(self, given: PredictionInput) -> Evaluation | None:
         """The metrics of the model on the examples; None without labels."""
@@ -91,7 +94,7 @@ def _written(metric: Metric, value: float | None) -> str:
 
 def open_model(path: Path) -> CheckpointModel:
     """Load the model of a checkpoint; raises `BadInput` if it is invalid."""
-    return CheckpointModel(path, *load_checkpoint(path))
+    return CheckpointModel(path, *load_checkpoint(path), task_schema(path))
 
 
 def load_examples(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
@@ -108,13 +111,14 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
         raise BadInput(f"{path} is not a table: omit --label-column")
     try:
         if source.like is not None:
-            given = _table_like(source)
+            given = _table_like(source, model)
         elif table and source.label_column is None:
-            given = _unlabelled(_read_columns(path), "the table")
+            names, columns = _read_columns(path)
+            given = _in_order(_unlabelled(columns, "the table"), names, model)
         elif path.suffix.lower() == ".npy" or (path.suffix.lower() == ".npz" and not _has_labels(path)):
             given = _unlabelled(read_features(path), "the array")
         else:
-            given = _of_data_set(source)
+            given = _of_data_set(source, model)
     except OSError as error:
         raise BadInput(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
     shape = given.features.feature_shape
@@ -131,7 +135,7 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
     return given
 
 
-def _of_data_set(source: PredictionSource) -> PredictionInput:
+def _of_data_set(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
     """Read labelled data in one of the formats of `fedsim.data`."""
     path = source.path.absolute()
     config = DataSetConfig.model_validate(
@@ -141,10 +145,24 @@ def _of_data_set(source: PredictionSource) -> PredictionInput:
     if source.part == "test" and dataset.test is None:
         raise BadInput(f"{source.path} has no test set: omit --part")
     test = dataset.test if source.part != "train" else None
+    names = dataset.data_schema.features if dataset.data_schema is not None else ()
     if test is not None:
-        return PredictionInput(test, labelled=True, source="the test set")
+        return _in_order(PredictionInput(test, labelled=True, source="the test set"), names, model)
     whole = "all examples" if dataset.test is None else "the training set"
-    return PredictionInput(dataset.train, labelled=True, source=whole)
+    return _in_order(PredictionInput(dataset.train, labelled=True, source=whole), names, model)
+
+
+def _in_order(given: PredictionInput, names: Sequence[str], model: CheckpointModel) -> PredictionInput:
+    """The columns of a table in the order of the model's task, and scaled as in the task."""
+    schema = model.data_schema
+    if schema is None or schema.kind != "table" or not names:
+        return given
+    own = DataSchema(kind="table", features=tuple(names))
+    if text := own.difference(schema, whose=f"the data of {model.path.name}", scaling=False):
+        raise BadInput(f"The table {text}")
+    features = given.features.features[:, [names.index(name) for name in schema.features]]
+    ordered = apply_scale(replace(given.features, features=np.ascontiguousarray(features)), scale_of(schema))
+    return replace(given, features=ordered)
 
 
 def _unlabelled(features: Any, source: str) -> PredictionInput:
@@ -156,7 +174,7 @@ def _has_labels(path: Path) -> bool:
     return any(name in TRAIN_LABELS + TEST_LABELS for name in read_npz(path))
 
 
-def _table_like(source: PredictionSource) -> PredictionInput:
+def _table_like(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
     """Read a table, prepared like the node's own data set, with labels if it has the label column."""
     node = load_config(source.config, ClientConfig)
     config = next((dataset for dataset in node.datasets if dataset.name == source.like), None)
@@ -164,16 +182,31 @@ def _table_like(source: PredictionSource) -> PredictionInput:
         known = ", ".join(dataset.name for dataset in node.datasets)
         raise BadInput(f"{source.config} has no data set {source.like!r} (available: {known})")
     features = load_features(config, node.data, source.path)
+    own = load_dataset(config, node.data)
+    names = own.data_schema.features if own.data_schema is not None else ()
     label_column = source.label_column or config.label_column
     with _lines(source.path) as lines:
         labelled = label_column in [name.strip() for name in next(lines, [])]
     if not labelled:
-        return _unlabelled(features, f"the table, prepared as {source.like}")
-    return PredictionInput(
-        Examples(features, _labels(config, source.path.absolute(), label_column)),
+        return _in_order(_unlabelled(features, f"the table, prepared as {source.like}"), names, model)
+    labels = _labels(config, source.path.absolute(), label_column)
+    given = PredictionInput(
+        Examples(features, _as_in_task(labels, own, model)),
         labelled=True,
         source=f"the table, prepared as {source.like}",
     )
+    return _in_order(given, names, model)
+
+
+def _as_in_task(labels: IntArray, own: DataSet, model: CheckpointModel) -> IntArray:
+    """Labels of a node's own numbers, by the words of the model's task."""
+    if own.data_schema is None or model.data_schema is None:
+        return labels
+    words, known = own.data_schema.words(own.num_classes), model.data_schema.words(model.spec.num_classes)
+    if unknown := unknown_words(words, known):
+        raise BadInput(f"The data set has the labels {', '.join(unknown)}, the model knows {', '.join(known)}")
+    numbers: IntArray = np.array([known.index(word) if word else 0 for word in words], np.int64)
+    return numbers[labels]
 
 
 def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntArray:
@@ -205,8 +238,8 @@ def _lines(path: Path) -> Iterator[Any]:
             raise BadInput(f"{path}: line {lines.line_num}: not valid CSV ({error})") from error
 
 
-def _read_columns(path: Path) -> FloatArray:
-    """Read a table of features, float32 [n, columns], in the order of its columns."""
+def _read_columns(path: Path) -> tuple[list[str], FloatArray]:
+    """Read a table of features: the names of its columns, and float32 [n, columns] in their order."""
     rows: list[list[float]] = []
     with _lines(path) as lines:
         header: list[str] = next(lines, [])
@@ -225,7 +258,7 @@ def _read_columns(path: Path) -> FloatArray:
             rows.append(row)
     if not rows:
         raise BadInput(f"{path}: it contains no examples; each needs a line below the header")
-    return np.array(rows, np.float32)
+    return [name.strip() for name in header], np.array(rows, np.float32)
 
 
 def write_predictions(model: CheckpointModel, given: PredictionInput, file: BinaryIO) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsim.client.context import NodeContext
+from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
+from fedsim.learning.common_scale import Scale, fitted
 from fedsim.log import get_logger
 from fedsim.messages import Assignment, Broadcast, Chunk, read_message
 from fedsim.spool.durable import remove_file
 from fedsim.spool.files import FileId, Kind
+from fedsim.spool.layout import read_metadata
 from fedsim.worker import jobs
 
 
@@ -41,7 +44,10 @@ class NodeTaskJobs:
     def train(self, number: int, chunk: Chunk) -> jobs.Train:
         """Train a chunk from the round's model."""
         model = self._global(number)
-        return jobs.Train(round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self.updates)
+        scale = self._scale(number)
+        return jobs.Train(
+            round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self.updates, scale=scale
+        )
 
     def write_testset(self) -> jobs.WriteTestset:
         """Write the test set to be sent."""
@@ -50,7 +56,7 @@ class NodeTaskJobs:
 
     def keep_final(self, number: int) -> jobs.SaveCheckpoint:
         """Save the final model, that of `globalparam` `number`, for predictions on this node."""
-        assignment = self._assignment
+        assignment, schema = self._assignment, self._assignment.data_schema
         made_in = FileId(kind=Kind.GLOBALPARAM, task=assignment.task, round=number).made_in
         return jobs.SaveCheckpoint(
             model_spec=assignment.model_spec,
@@ -62,7 +68,7 @@ class NodeTaskJobs:
                 "uid": assignment.task,
                 "round": made_in,
                 "settings": assignment.settings.model_dump(mode="json"),
-                "data_schema": assignment.data_schema and assignment.data_schema.model_dump(mode="json"),
+                "data_schema": schema and fitted(schema, self._scale(number)).model_dump(mode="json"),
             },
         )
 
@@ -93,6 +99,17 @@ class NodeTaskJobs:
             remove_file(path)
             remove_file(path.with_suffix(".json"))
             self._log.info("old_model_removed", file=path.name)
+
+    def _scale(self, number: int) -> Scale:
+        """The common scaling of the task, which came with `globalparam` `number`; empty for any other scaling."""
+        schema = self._assignment.data_schema
+        if schema is None or schema.scaling != COMMON:
+            return ()
+        path = self._global(number)
+        scale = read_message(Broadcast, read_metadata(path).meta, f"metadata of {path.name}").scale
+        if len(scale) != len(schema.features):
+            raise BadInput(f"{path.name} has the scaling of {len(scale)} columns, the task has {len(schema.features)}")
+        return scale
 
     def _global(self, number: int) -> Path:
         return self._context.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self._assignment.task, round=number), "")

@@ -182,8 +182,9 @@ class DataSetConfig(StrictModel):
     share: bool = Field(False, description="Whether the test set may be sent to the server")
     label_column: str | None = Field(None, description="Tables: the column with the class")
     id_column: str | None = Field(None, description="Tables: a column to ignore")
-    scale: Literal["none", "standard", "minmax"] = Field(
-        "none", description="Tables: scaling, fitted on this node's training rows"
+    scale: Literal["none", "standard", "minmax", "common"] = Field(
+        "none",
+        description="Tables: scaling, fitted on this node's training rows; common: on those of all nodes",
     )
     scale_values: dict[str, tuple[float, float]] | None = Field(
         None, description="Tables: fixed scaling, column: [subtract, divide by]"

@@ -15,6 +15,7 @@ from torch import nn
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
 from fedsim.learning.cohort import cut_chunks
+from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
 from fedsim.learning.engine import train_chunk
@@ -124,6 +125,7 @@ def simulate(
         Diverged: the model is no longer finite.
     """
     nodes = [dataset] if isinstance(dataset, DataSet) else conform_all(list(dataset))
+    nodes = scale_together(nodes)
     components = Components.of(
         settings,
         strategy=strategy,

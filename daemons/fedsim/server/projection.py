@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
+from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.state_machines.plan import Plan
@@ -184,6 +185,7 @@ class TaskProjection:
     def about(self, number: int) -> dict[str, Any]:
         """The metadata of a checkpoint."""
         record = self._rounds[number]
+        schema = self._plan.data_schema
         return {
             "task": self._plan.number,
             "uid": self._plan.task,
@@ -194,7 +196,7 @@ class TaskProjection:
             "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,
             "dataset_digest": self._plan.dataset_digest,
-            "data_schema": self._plan.data_schema and self._plan.data_schema.model_dump(mode="json"),
+            "data_schema": schema and fitted(schema, self._folder.common_scale(self._plan)).model_dump(mode="json"),
             "schema_from": self._plan.schema_from,
             "left_out": dict(self._plan.left_out),
             "notes": list(self._notes()),

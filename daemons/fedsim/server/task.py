@@ -89,7 +89,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self.write(self._writes.read, self._begin)
 
     def _begin(self, restored: events.Restored) -> list[events.Action]:
-        phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings)]
+        phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings, self.plan.data_schema)]
         machine = self._machine = TaskMachine(self.plan, restored, self.plan.testset_from is None, phases)
         self._roster = restored.roster
         self._start_workers()

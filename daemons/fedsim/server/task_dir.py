@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim.data_schema import COMMON
+from fedsim.learning.common_scale import CommonScale, Scale, fit
 from fedsim.messages import read_message
 from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
@@ -85,6 +87,15 @@ class TaskDir:
             if old.round in {0, done.round} and (old.phase, old.round) != (done.phase, done.round)
         ]
         write_json(self.path / "phases.json", [asdict(item) for item in (*kept, done)])
+
+    def common_scale(self, plan: Plan) -> Scale:
+        """The numbers of the common scaling, once the nodes have reported their sums; empty for any other scaling."""
+        if plan.data_schema is None or plan.data_schema.scaling != COMMON:
+            return ()
+        done = next((done for done in self.completed_phases() if done.phase == CommonScale.name), None)
+        if done is None:
+            return ()
+        return fit({node: json.loads(content) for node, content in done.answers}, len(plan.data_schema.features))
 
     # ---- rosters
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.config import DataSetConfig, ServerConfig
+from fedsim.learning.common_scale import fitted
 from fedsim.messages import read_message
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import checkpoint_name
@@ -97,12 +98,14 @@ class TaskJobs:
         return [item for item in arrived if item.sender == self._plan.testset_from]
 
     def _testset_files(self) -> jobs.TestSetFiles:
+        planned = self._plan.data_schema
+        schema = planned and fitted(planned, self._folder.common_scale(self._plan))
         if self._plan.testset_from is None:
             config = self._context.config
             dataset = own_dataset(config, self._plan.settings.dataset)
-            return jobs.TestSetFiles(dataset=dataset, folder=config.data, data_schema=self._plan.data_schema)
+            return jobs.TestSetFiles(dataset=dataset, folder=config.data, data_schema=schema)
         by_part = {item.id.part: item.path for item in self.testset()}
-        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"])
+        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"], data_schema=schema)
 
 
 def received_update(item: Arrived) -> Update:

@@ -60,5 +60,6 @@ class TaskOutbox:
         self._context.outbox.send(self._context.nodes.addresses[node], file, source)
 
     def _send_parameters(self, node: str, file: FileId, broadcast: Broadcast, path: Path, digest: str) -> None:
-        meta = broadcast.model_dump(mode="json")
+        scale = self._folder.common_scale(self._plan)
+        meta = broadcast.model_copy(update={"scale": scale}).model_dump(mode="json")
         self._context.outbox.send(self._context.nodes.addresses[node], file, path, meta=meta, digest=digest)

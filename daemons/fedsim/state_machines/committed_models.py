@@ -11,14 +11,16 @@ _TESTSET_PARTS = frozenset({"data", "label"})
 class CommittedModels:
     """The rounds whose folders are still there (`kept`), and which of them were evaluated and saved.
 
-    They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own.
+    They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own. None is
+    evaluated before it is known how the test set is `scaled`.
     """
 
-    def __init__(self, settings: TaskSettings, restored: Restored, *, own_testset: bool) -> None:
+    def __init__(self, settings: TaskSettings, restored: Restored, *, own_testset: bool, scaled: bool = True) -> None:
         self.kept = set(restored.kept)
         self.evaluated = set(restored.evaluated)
         self.saved = set(restored.saved)
         self.testset_parts = set(_TESTSET_PARTS if own_testset else restored.testset_parts)
+        self._scaled = scaled
         self._settings = settings
 
     @property
@@ -29,6 +31,13 @@ class CommittedModels:
     def add_testset_part(self, part: str) -> list[Action]:
         """A part of the test set has arrived: with the last one the models that wait for it are tested."""
         self.testset_parts.add(part)
+        return [action for number in sorted(self.kept) for action in self._evaluate(number)]
+
+    def scale_known(self) -> list[Action]:
+        """The common scaling is known: the models that wait for it are tested."""
+        if self._scaled:
+            return []
+        self._scaled = True
         return [action for number in sorted(self.kept) for action in self._evaluate(number)]
 
     def evaluation_due(self, number: int) -> bool:
@@ -65,7 +74,7 @@ class CommittedModels:
         return last in self.evaluated and last in self.saved and not self.kept - {last}
 
     def _evaluate(self, number: int) -> list[Action]:
-        return [EvaluateRound(number)] if self.testable and self._awaits_evaluation(number) else []
+        return [EvaluateRound(number)] if self.testable and self._scaled and self._awaits_evaluation(number) else []
 
     def _save(self, number: int) -> list[Action]:
         return [Save(number)] if self._awaits_save(number) and not self._awaits_evaluation(number) else []

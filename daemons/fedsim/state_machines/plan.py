@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.data_schema import DataSchema, some, unknown_words
+from fedsim.data_schema import COMMON, DataSchema, some, unknown_words
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -170,7 +170,7 @@ def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
         clients = range(end - here, end)  # as many as can be drawn here, and those with the longest numbers
         starts = range(0, here, plan.chunk_clients)
         chunks = tuple(Chunk(id=last_chunk, clients=tuple(clients[at : at + plan.chunk_clients])) for at in starts)
-        longest = Broadcast(chunks=chunks, used_through=plan.settings.num_rounds)
+        longest = Broadcast(chunks=chunks, used_through=plan.settings.num_rounds, scale=_longest_scale(plan))
         size = len(longest.model_dump_json())
         if size > broadcast_bytes:
             return Impossible(
@@ -178,6 +178,13 @@ def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
                 f"{broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
             )
     return None
+
+
+def _longest_scale(plan: Plan) -> tuple[tuple[float, float], ...]:
+    """As long as the numbers of a common scaling can be as JSON."""
+    schema = plan.data_schema
+    common = schema is not None and schema.scaling == COMMON
+    return ((-1.2345678901234567e-100,) * 2,) * len(schema.features) if common and schema is not None else ()
 
 
 def _fix(

@@ -185,6 +185,7 @@ class TaskMachine(TaskMachineState):
             actions, complete = self._extend(Position.BEFORE_TRAINING, now)
             if not complete:
                 return actions
+            actions += self._models.scale_known()
         self._open(self.committed + 1, now)
         self._move(TaskPhase.TRAINING)
         return actions + (self._close_if_enough(now) or self._send_globals(self.plan.nodes))

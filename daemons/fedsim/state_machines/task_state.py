@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedsim.errors import SuspendReason
+from fedsim.learning.common_scale import scaling_phases
 from fedsim.state_machines.committed_models import CommittedModels
 from fedsim.state_machines.final_delivery import FinalDelivery
 from fedsim.state_machines.participants import Participants
@@ -35,7 +36,9 @@ class TaskMachineState:
         self.committed = restored.committed
         self.phase = TaskPhase.CLOSING if self._trained else TaskPhase.PREPARING
         self._trigger = TaskStarted.__name__
-        self._models = CommittedModels(plan.settings, restored, own_testset=own_testset)
+        asked = {phase.name for phase in scaling_phases(plan.data_schema)}
+        scaled = self.committed > 0 or asked <= {done.phase for done in restored.completed_phases}
+        self._models = CommittedModels(plan.settings, restored, own_testset=own_testset, scaled=scaled)
         self._participants = Participants(plan, restored.counts, dict(restored.absent))
         self._delivery = FinalDelivery()
         self._extensions = PhaseRunner(extensions, restored.completed_phases)

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.networks import build_model, load_vector
 from fedsim.legacy_settings import model_spec_from_0_1
@@ -36,6 +37,17 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     size = job.out.stat().st_size
     write_json(job.out.with_suffix(".json"), {**job.about, "digest": digest, "size": size}, FOR_THE_GROUP)
     return digest, size
+
+
+def task_schema(path: Path) -> DataSchema | None:
+    """The columns and labels of a checkpoint's task, from the JSON next to it; None if that is not there or older."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_bytes()).get("data_schema")
+        return None if about is None else DataSchema.model_validate(about)
+    except FileNotFoundError:
+        return None
+    except (ValueError, AttributeError) as error:
+        raise BadInput(f"{path.with_suffix('.json')} does not describe a checkpoint of fedsim: {error}") from error
 
 
 def load_checkpoint(path: Path) -> tuple[torch.nn.Module, ModelSpec]:

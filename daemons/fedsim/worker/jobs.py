@@ -113,7 +113,10 @@ class WriteTestset(_Line):
 
 
 class Train(_Line):
-    """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`."""
+    """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`.
+
+    `scale` is the task's common scaling, if it has one.
+    """
 
     job: Literal["train"] = "train"
     round: int
@@ -121,6 +124,7 @@ class Train(_Line):
     clients: tuple[int, ...]
     model: Path
     out: Path
+    scale: tuple[tuple[float, float], ...] = ()
 
 
 class AnswerPhase(_Line):

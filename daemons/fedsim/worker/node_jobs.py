@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 from fedsim import plugins
 from fedsim.data import load_dataset
 from fedsim.data.load import dataset_digest
+from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
+from fedsim.learning.common_scale import Scale, apply_scale
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform
 from fedsim.learning.engine import make_deterministic, train_chunk
@@ -45,6 +49,9 @@ class NodeJobs:
         self._dataset: DataSet | None = None
         self._client_data: ClientData | None = None
         self._trainer: ClientTrainer | None = None
+        self._start: Callable[[ClientData], ClientTrainer] | None = None
+        self._schema: DataSchema | None = None
+        self._scale: Scale = ()
         self._strategy = Strategy()
         self._pipeline = Pipeline()
 
@@ -91,7 +98,9 @@ class NodeJobs:
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
         data = self._client_data = ClientData(settings, dataset.train, partition)
-        self._trainer = engine.start(data, spec, components, assignment.engine.device)
+        self._schema, self._scale = assignment.data_schema, ()
+        self._start = lambda data: engine.start(data, spec, components, assignment.engine.device)
+        self._trainer = self._start(data)
         self._pipeline = make_pipeline(settings, self._strategy)
         return DataLoaded(num_examples=runs)
 
@@ -106,16 +115,19 @@ class NodeJobs:
     def _answer(self, job: AnswerPhase) -> Reply:
         if self._client_data is None:
             raise BadInput("a question came before the data was loaded")
-        phases = {phase.name: phase for phase in task_phases(self._client_data.settings)}
+        phases = {phase.name: phase for phase in task_phases(self._client_data.settings, self._schema)}
         if job.phase not in phases:
             raise BadInput(f"the task has no phase {job.phase} here (it has {', '.join(phases) or 'none'})")
         content = phases[job.phase].answer(job.content, self._client_data)
         return AnswerMade(phase=job.phase, round=job.round, content=content)
 
     def _train(self, job: Train) -> Reply:
-        if self._trainer is None:
+        if self._trainer is None or self._start is None or self._client_data is None:
             raise BadInput("a chunk came before the data was loaded")
         started = time.monotonic()
+        if job.scale != self._scale:  # known from round 1 on
+            train = apply_scale(self._client_data.train, job.scale)
+            self._trainer, self._scale = self._start(replace(self._client_data, train=train)), job.scale
         strategy = self._strategy
         vector, downlink = split_received(strategy, open_vector(job.model))
         layout = self._pipeline.layout(uplink_layout(strategy, len(vector)))

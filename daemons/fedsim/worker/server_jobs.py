@@ -20,6 +20,7 @@ from fedsim.learning.aggregate import (
     model_digest,
     uplink_layout,
 )
+from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
@@ -163,6 +164,8 @@ class ServerJobs:
             test = arrays_to_examples(features, labels, num_classes, f"the test set {files.data.name}")
         else:
             raise BadInput("no test set was named")
+        if files.data_schema is not None:
+            test = apply_scale(test, scale_of(files.data_schema))
         self._testset = (files, test)
         return test
 

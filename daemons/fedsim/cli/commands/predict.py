@@ -85,6 +85,8 @@ def predict(
         about = {"checkpoint": str(checkpoint), "output": str(output) if output else None}
         out.document({**about, "num_examples": len(examples.features), **as_json_values(evaluation)})
         return
+    if model.data_schema is not None and (words := model.data_schema.labels):
+        out.note(f"classes: {', '.join(f'{number} {word}' for number, word in enumerate(words))}")
     out.note(f"{len(examples.features)} examples ({examples.source}) predicted with {checkpoint}.")
     for line in describe(evaluation):
         out.note(line)

@@ -14,7 +14,9 @@ from enum import IntEnum, StrEnum
 from itertools import combinations
 from typing import ClassVar
 
+from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.learning.common_scale import scaling_phases
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.phases import Phase, distinct_phases
 from fedsim.learning.strategies import Strategy, Uplink, make_strategy
@@ -111,11 +113,12 @@ def make_pipeline(settings: TaskSettings, strategy: Strategy) -> Pipeline:
     return Pipeline(list(chosen.values()))
 
 
-def task_phases(settings: TaskSettings) -> tuple[Phase, ...]:
-    """The phases that the strategy and the transforms of a task add, in this order."""
+def task_phases(settings: TaskSettings, schema: DataSchema | None) -> tuple[Phase, ...]:
+    """The phases that the data set's scaling, the strategy and the transforms of a task add, in this order."""
     strategy = make_strategy(settings)
     transforms = make_pipeline(settings, strategy).transforms
-    return distinct_phases((*strategy.phases, *(phase for transform in transforms for phase in transform.phases)))
+    asked = [phase for transform in transforms for phase in transform.phases]
+    return distinct_phases((*scaling_phases(schema), *strategy.phases, *asked))
 
 
 def compatibility(
