@@ -6,6 +6,7 @@ A message says what happened, to what, and what to do next.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import ClassVar
 
 EX_OK = 0
@@ -71,16 +72,34 @@ class Unavailable(FedsimError):  # noqa: N818
     suspend_reason: ClassVar[SuspendReason] = SuspendReason.DATABASE_LOST
 
 
-class DiskFull(Unavailable):
+class HostUnavailable(Unavailable):
+    """This host cannot serve any task at present. `folder` is the one that must become writable, if it is known."""
+
+    def __init__(self, message: str, folder: Path | None = None) -> None:
+        self.folder = folder
+        super().__init__(message)
+
+
+class DiskFull(HostUnavailable):
     """The disk of this host is full; the operation can be repeated when there is space."""
 
     suspend_reason = SuspendReason.DISK_FULL
 
 
-class HostTrouble(Unavailable):
+class HostTrouble(HostUnavailable):
     """The operating system cannot serve any task of this host: a disk fails, descriptors or memory ran out."""
 
     suspend_reason = SuspendReason.HOST_TROUBLE
+
+
+class DamagedFile(FedsimError):  # noqa: N818
+    """A file of a task is no longer what was written: a disk or a person has changed it."""
+
+    exit_code = EX_DATA
+
+    def __init__(self, path: Path, what: str) -> None:
+        self.path = path
+        super().__init__(f"{path} is damaged: {what}; check this host's disk, and submit the task again")
 
 
 class WatchLimit(FedsimError):  # noqa: N818

@@ -21,6 +21,7 @@ from fedsim.errors import Refused
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.npy import write_vector
+from fedsim.spool.sealed import read_sealed, write_sealed
 from fedsim.wire import Identity, Peer, Sender
 from fedsim.worker import jobs
 from fedsim.worker.main_loop import Worker
@@ -92,7 +93,7 @@ def test_a_round_that_a_restart_takes_up_from_its_roster_is_recorded_as_it_was(l
     folder = lab.server_spool / "globalparam" / lab.task(number).uid
     path = lab.await_row(lambda: next(folder.glob("roster-*.json"), None), what="for a roster")
     lab.kill("server")
-    roster = json.loads(path.read_text())
+    roster = read_sealed(path)
     lab.start("server")
     lab.completed(number)
     record = next(record for record in lab.store.rounds.of_task(number) if record.round == roster["round"])
@@ -124,7 +125,7 @@ def test_a_task_that_cannot_be_resumed_fails_alone(lab: Platform, spoil: Any, to
     lab.await_round(number, 1)
     lab.kill("server")
     path = lab.server_spool / "globalparam" / lab.task(number).uid / "plan.json"
-    path.write_text(json.dumps(spoil(json.loads(path.read_text()))))
+    write_sealed(path, spoil(read_sealed(path)))
     lab.start("server")
     task = lab.finish(number)
     assert task.state == "failed"
@@ -133,7 +134,7 @@ def test_a_task_that_cannot_be_resumed_fails_alone(lab: Platform, spoil: Any, to
 
 
 @pytest.mark.parametrize(("host", "folder"), [("server", "globalparam"), ("node-a", "localparam")])
-def test_an_exception_while_a_task_is_served_fails_that_task_alone(lab: Platform, host: str, folder: str) -> None:
+def test_a_task_whose_file_is_damaged_fails_alone_and_names_it(lab: Platform, host: str, folder: str) -> None:
     number = lab.submit(**LONG)
     lab.await_round(number, 1)
     lab.kill(host)
@@ -142,8 +143,7 @@ def test_an_exception_while_a_task_is_served_fails_that_task_alone(lab: Platform
     lab.start(host)
     task = lab.finish(number)
     assert task.state == "failed"
-    assert "an internal error of fedsim (JSONDecodeError" in task.reason
-    assert "Traceback" in log_of(lab, host)
+    assert "versions.json is damaged" in task.reason
     lab.completed(lab.submit(num_rounds=1))
 
 

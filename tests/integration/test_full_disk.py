@@ -10,6 +10,7 @@ import pytest
 from platform_support import digits_lab
 from presence import fill, small_disk
 
+from fedsim.errors import SuspendReason
 from fedsim.settings import TaskSettings
 from fedsim.spool.npy import write_vector
 from fedsim.update import Update
@@ -92,5 +93,6 @@ def test_an_aggregation_without_disk_space_is_reported(tmp_path: Path) -> None:
                 servers.close()
     (reply,) = replies
     assert isinstance(reply, JobFailed)
-    assert reply.disk_full
+    assert reply.suspends is SuspendReason.DISK_FULL
+    assert reply.folder == disk
     assert "no space" in reply.reason

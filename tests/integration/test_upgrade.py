@@ -15,6 +15,7 @@ import pytest
 from platform_support import Platform, digits_lab
 
 from fedsim import __version__
+from fedsim.spool.sealed import read_sealed, write_sealed
 from fedsim.store.records import Task
 from fedsim.worker.interpreters import interpreter_of
 
@@ -62,7 +63,7 @@ def begin_under_the_old_version(lab: Platform) -> int:
     uid = lab.task(number).uid
 
     def change(path: Path, content: dict[str, Any]) -> None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | content))
+        write_sealed(path, read_sealed(path) | content)
 
     change(lab.server_spool / "globalparam" / uid / "plan.json", {"version": OLD})
     change(lab.server_spool / "globalparam" / uid / "versions.json", {"hosts": {"the server": [OLD], "node-a": [OLD]}})

@@ -20,7 +20,6 @@ import yaml
 from fedsim.config import ClientConfig
 from fedsim.errors import DiskFull, HostTrouble, SuspendReason, Unavailable
 from fedsim.metrics import NodeMetrics
-from fedsim.runtime.bulkhead import host_trouble
 from fedsim.runtime.daemon import reload_config
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_loop import EventLoop
@@ -29,6 +28,7 @@ from fedsim.runtime.systemd import notify
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.runtime.writer import Writer
+from fedsim.spool.host_errors import host_errors
 from fedsim.state_machines.suspension import Suspended
 from fedsim.worker import jobs
 
@@ -203,7 +203,7 @@ def test_an_error_that_concerns_one_file_fails_its_task_alone(writer: Writer) ->
     driver = Driver(writer)
     driver.lose(FileNotFoundError(errno.ENOENT, "No such file", "plan.json"))
     assert "plan.json" in driver.failed[0]
-    with pytest.raises(FileNotFoundError), host_trouble():
+    with pytest.raises(FileNotFoundError), host_errors():
         raise FileNotFoundError(errno.ENOENT, "No such file", "plan.json")
 
 

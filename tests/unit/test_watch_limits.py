@@ -16,11 +16,11 @@ WATCH = """
 import sys
 from pathlib import Path
 from fedsim.errors import WatchLimit
-from fedsim.spool.disk_space import full_disk_errors
+from fedsim.spool.host_errors import host_errors
 from fedsim.spool.watch import Watch
 folder = Path(sys.argv[1])
 try:
-    with full_disk_errors():
+    with host_errors():
         watch = Watch(folder / "early")
         (folder / "early" / "late").mkdir()
         watch.drain()

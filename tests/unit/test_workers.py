@@ -100,6 +100,9 @@ class Unheard:
     def began(self, pid: int, pidfd: int) -> None:  # noqa: ARG002 - see Forked
         os.close(pidfd)
 
+    def not_started(self, problem: str) -> None:
+        raise AssertionError(problem)
+
     def ended(self, how: str) -> None:
         assert how == "ended with exit code 0"
 

@@ -44,9 +44,15 @@ class NodeTaskJobs:
     def train(self, number: int, chunk: Chunk) -> jobs.Train:
         """Train a chunk from the round's model."""
         model = self._global(number)
-        scale = self._scale(number)
+        digest, scale = read_metadata(model).digest, self._scale(number)
         return jobs.Train(
-            round=number, chunk=chunk.id, clients=chunk.clients, model=model, out=self.updates, scale=scale
+            round=number,
+            chunk=chunk.id,
+            clients=chunk.clients,
+            model=model,
+            digest=digest,
+            out=self.updates,
+            scale=scale,
         )
 
     def write_testset(self) -> jobs.WriteTestset:
@@ -62,6 +68,7 @@ class NodeTaskJobs:
             model_spec=assignment.model_spec,
             round=made_in,
             model=self._global(number),
+            digest=read_metadata(self._global(number)).digest,
             out=self._context.spool.checkpoints / f"task-{assignment.number:06d}.safetensors",
             about={
                 "task": assignment.number,

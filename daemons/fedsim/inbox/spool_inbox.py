@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ from typing import Any
 import structlog
 
 from fedsim.config import ReceiverConfig
-from fedsim.errors import BadInput, Refused, Unavailable
+from fedsim.errors import BadInput, Refused
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
 from fedsim.inbox.quota import ReceiveQuota
@@ -23,6 +21,7 @@ from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
 from fedsim.spool.kinds import KINDS
 from fedsim.spool.layout import Metadata, Spool, read_metadata
+from fedsim.spool.lock import FolderLock
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity
 
@@ -39,19 +38,12 @@ class SpoolInbox:
         self._lock = threading.Lock()
         self._receiving: dict[Path, IncomingFile] = {}
         self.quota = ReceiveQuota(spool.incoming)
-        self._hold = -1
+        self._hold: FolderLock | None = None
         self._log = structlog.get_logger()
 
     def open(self) -> None:
         """Take the spool for this process and clear old leftovers; `Unavailable` if another process has it."""
-        self._hold = os.open(self._spool.incoming, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self.close()
-            raise Unavailable(
-                f"another receiver uses the spool {self._spool.root}: stop it, or give this one a spool of its own"
-            ) from error
+        self._hold = FolderLock(self._spool.incoming, "receiver", self._spool.root)
         self.sweep()
 
     def sweep(self) -> None:
@@ -63,9 +55,8 @@ class SpoolInbox:
 
     def close(self) -> None:
         """Leave the spool to another process."""
-        if self._hold >= 0:
-            os.close(self._hold)
-            self._hold = -1
+        if self._hold is not None:
+            self._hold.close()
 
     def welcome(self, peer: Identity) -> None:
         """Admit a configured peer in its configured role; Refused otherwise."""

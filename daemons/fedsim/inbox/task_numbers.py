@@ -26,8 +26,9 @@ class TaskNumbers:
     def of(self, uid: str) -> int | None:
         """The number of the task with this uid, if it is known here (yet)."""
         if uid not in self._known:
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                self._known[uid] = int(json.loads(self._place(uid).read_bytes())["number"])
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                content = json.loads(self._place(uid).read_bytes())
+                self._known[uid] = int(content.get("content", content)["number"])  # the plan has its digest with it
             for oldest in list(self._known)[:-_MOST_KNOWN]:
                 self._known.pop(oldest, None)
         return self._known.get(uid)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from fedsim.errors import DiskFull, SuspendReason, Unavailable
+from fedsim.errors import DiskFull, HostTrouble, SuspendReason, Unavailable
 from fedsim.runtime.bulkhead import bulkhead
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
@@ -177,8 +177,9 @@ class TaskDriver(ABC, Generic[Event, Action]):
         replies, broken = self._pool.replies()
         self.record_versions()
         for reply in replies:
-            if isinstance(reply, jobs.JobFailed) and reply.disk_full:
-                raise DiskFull(reply.reason)
+            if isinstance(reply, jobs.JobFailed) and reply.suspends is not None:
+                kind = DiskFull if reply.suspends is SuspendReason.DISK_FULL else HostTrouble
+                raise kind(reply.reason, reply.folder)
             self._reply_in_turn(reply)
         if broken is not None:
             self.fail(broken)

@@ -219,7 +219,8 @@ class Outbox:
         self._expiring.pop(key, None)
         if underway.entry is not None:
             self._by_entry.pop(underway.entry.name, None)
-            remove_file(underway.entry)
+            with suppress(OSError):  # on a disk that fails; an entry that stays is at worst sent needlessly
+                remove_file(underway.entry)
         return underway
 
     def close(self) -> None:

@@ -25,11 +25,11 @@ def notify(*states: str, wait: bool = True) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
-    with socket.socket(socket.AF_UNIX, kind) as sock, suppress(ConnectionRefusedError, FileNotFoundError):
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, kind) as sock, suppress(ConnectionRefusedError, FileNotFoundError):
             sock.sendto("\n".join(states).encode(), 0 if wait else socket.MSG_DONTWAIT, address)
-        except BlockingIOError:
-            return False
+    except OSError:  # the queue is full, or this process has no descriptor left
+        return False
     return True
 
 

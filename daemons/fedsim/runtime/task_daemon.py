@@ -1,7 +1,7 @@
 """The base of the two daemons that run tasks: spool, writer, outbox, workers, the data sets of the host.
 
-While the disk is full or the database is gone, tasks are suspended: their workers end, and everything is resumed from
-what is stored as soon as the resource is available again.
+While the disk is full, files cannot be written or the database is gone, tasks are suspended: their workers end, and
+everything is resumed from what is stored as soon as the resource is available again.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from selectors import DefaultSelector
 from typing import ClassVar, Final, Literal, TypeVar
 
 from fedsim.config import ClientConfig, ServerConfig
-from fedsim.errors import DiskFull, Unavailable
-from fedsim.runtime.bulkhead import host_trouble
+from fedsim.errors import DiskFull, HostUnavailable, Unavailable
 from fedsim.runtime.daemon import Daemon
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.systemd import extend_timeout
 from fedsim.runtime.writer import Writer
-from fedsim.spool.disk_space import has_space
 from fedsim.spool.files import Kind, Role
+from fedsim.spool.host_errors import check_usable, full_disk, host_errors
 from fedsim.spool.layout import Arrived, Spool
+from fedsim.spool.lock import FolderLock
 from fedsim.spool.watch import Watch
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome
@@ -35,6 +35,7 @@ TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
 
 _TURN_SECONDS: Final = 5.0  # the watchdog's time is longer
 _RETRY_SECONDS: Final = 2.0
+_MOST_RETRY_SECONDS: Final = 60.0
 
 
 class TaskDaemon(Daemon[TaskConfig]):
@@ -91,9 +92,10 @@ class TaskDaemon(Daemon[TaskConfig]):
 
     def require_resources(self) -> None:
         """Raise `Unavailable` if tasks cannot be resumed yet."""
-        config = self.config
-        if isinstance(self.suspended, DiskFull) and not has_space(config.spool, config.min_free_bytes):
-            raise DiskFull(f"the disk of {config.spool} is full: waiting for {config.min_free_bytes} free bytes")
+        if isinstance(self.suspended, HostUnavailable):
+            full = isinstance(self.suspended, DiskFull)
+            folder = self.suspended.folder or self.config.spool
+            check_usable(folder, self.config.min_free_bytes if full else 0)
 
     # ------------------------------------------------------------ the loop
 
@@ -102,11 +104,14 @@ class TaskDaemon(Daemon[TaskConfig]):
         config = self.config
         # Why tasks are suspended; None while they run.
         self.suspended: Unavailable | None = None
+        self._resumed_at = -_MOST_RETRY_SECONDS
+        self._retry_seconds = _RETRY_SECONDS
         self.loop = EventLoop(self.resources.enter_context(DefaultSelector()))
         self.loop.watch(self.wake_fd, self.drain_wake)
         self.writer = self.resources.enter_context(Writer())
         self.loop.watch(self.writer, self.writer.dispatch)
         self.spool = Spool(config.spool).open()
+        self.resources.callback(FolderLock(config.spool, f"fedsim-{self.name}", config.spool).close)
         self.spool.checkpoints.mkdir(mode=0o750, exist_ok=True)
         self._watch = Watch(*(self.spool.folder(kind) for kind in self.received_kinds))
         self.resources.callback(self._watch.close)
@@ -126,7 +131,7 @@ class TaskDaemon(Daemon[TaskConfig]):
     def run_once(self) -> None:
         """Wait for events, process them."""
         try:
-            with host_trouble():
+            with host_errors():
                 self.loop.run_once(min(self.next_wake(), time.monotonic() + _TURN_SECONDS))
                 self.outbox.check()
                 self.own_data.tick()
@@ -158,25 +163,33 @@ class TaskDaemon(Daemon[TaskConfig]):
     # ------------------------------------------------------------ suspending and resuming
 
     def suspend(self, error: Unavailable) -> None:
-        """Suspend all tasks: something that each of them needs is gone."""
+        """Suspend all tasks: something that each of them needs is gone.
+
+        What is gone again soon after it came back is tried less and less often.
+        """
+        if isinstance(error, DiskFull):
+            error = full_disk(error.folder or self.config.spool, self.config.min_free_bytes)
+        if str(error) != str(self.suspended or ""):
+            self.log.error(error.suspend_reason.value, problem=str(error))
+        lasted = time.monotonic() - self._resumed_at >= _MOST_RETRY_SECONDS
+        self._retry_seconds = _RETRY_SECONDS if lasted else min(2 * self._retry_seconds, _MOST_RETRY_SECONDS)
         self.suspended = error
-        self.log.error(error.suspend_reason.value, problem=str(error))
         self.suspend_tasks(error)
 
     def await_resources(self) -> None:
         """Resume the tasks as soon as that is possible; a stop ends the wait."""
         if self.serves_while_suspended:
-            self._retry.start(_RETRY_SECONDS)
+            self._retry.start(self._retry_seconds)
             return
         while not self.stopping and not self._resume():
             # Only signals wake: files that arrive meanwhile are found in their folders afterwards.
             extend_timeout()
-            if select.select([self.wake_fd], [], [], _RETRY_SECONDS)[0]:
+            if select.select([self.wake_fd], [], [], min(self._retry_seconds, _TURN_SECONDS))[0]:
                 self.drain_wake()
 
     def _retry_resume(self) -> None:
         if not self._resume():
-            self._retry.start(_RETRY_SECONDS)
+            self._retry.start(self._retry_seconds)
 
     def _resume(self) -> bool:
         try:
@@ -186,10 +199,11 @@ class TaskDaemon(Daemon[TaskConfig]):
             return False
         if self.suspended is not None:
             self.log.info("tasks_resumed", after=str(self.suspended))
+            self._resumed_at = time.monotonic()
         self.suspended = None
         self.writer.drain()
         try:
-            with host_trouble():
+            with host_errors():
                 self.resume_tasks()
         except Unavailable as error:
             self.suspend(error)

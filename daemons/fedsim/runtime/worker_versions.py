@@ -6,13 +6,12 @@ It only ever grows, and is cleared with the task.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fedsim import __version__
-from fedsim.spool.durable import write_json
+from fedsim.spool.sealed import read_sealed, write_sealed
 
 
 class WorkerVersions:
@@ -27,10 +26,7 @@ class WorkerVersions:
     def open(cls, folder: Path, version: str | None = None) -> WorkerVersions:
         """Read what is recorded in a task's folder; `version` is the one that the task started under, if known."""
         path = folder / "versions.json"
-        try:
-            content = json.loads(path.read_bytes())
-        except FileNotFoundError:
-            content = {"version": __version__, "hosts": {}}
+        content = read_sealed(path) or {"version": __version__, "hosts": {}}
         return cls(path, version or content["version"], content["hosts"])
 
     def add(self, host: str, versions: Iterable[str]) -> list[str]:
@@ -42,7 +38,7 @@ class WorkerVersions:
 
     def write(self) -> None:
         """Durably record the versions."""
-        write_json(self._path, {"version": self.version, "hosts": self.hosts})
+        write_sealed(self._path, {"version": self.version, "hosts": self.hosts})
 
     def about(self) -> dict[str, Any]:
         """The versions, for a checkpoint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from math import inf
+from pathlib import Path
 
 from fedsim.config import ServerConfig
 from fedsim.errors import SuspendReason, Unavailable
@@ -131,7 +132,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         """Pass files to the tasks that they belong to."""
         kinds = {item.id.kind for item in items}
         if Kind.HELLO in kinds:
-            self._read_hellos()
+            self._read_hellos([item.path for item in items if item.id.kind is Kind.HELLO])
             self._tasks.start_waiting()
         late = set()
         for item in items:
@@ -157,8 +158,8 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         else:
             self._finals.transfer_ended(outcome)
 
-    def _read_hellos(self) -> None:
-        for name in self._nodes.scan():
+    def _read_hellos(self, arrived: list[Path] | None = None) -> None:
+        for name in self._nodes.scan(arrived):
             known = self._nodes.announcement(name)
             node = Node(name, known.at, known.hello.model_dump(mode="json"))
             self.writer.submit(partial(self._store.nodes.record, node))

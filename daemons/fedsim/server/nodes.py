@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,17 +52,18 @@ class Nodes:
         self._strangers.clear()
         return [(old, self.addresses[name]) for name, old in before.items() if self.addresses.get(name, old) != old]
 
-    def scan(self) -> list[str]:
-        """Read new announcements; returns the names of their nodes."""
+    def scan(self, arrived: Iterable[Path] | None = None) -> list[str]:
+        """Read the announcements that have arrived (None: all that are there); returns the names of their nodes.
+
+        The time of a file does not show whether it is new: two may arrive within one tick of the file system's clock.
+        """
         fresh = []
-        for path in sorted(self._folder.glob("*.json")):
-            at = path.stat().st_mtime
+        for path in sorted(self._folder.glob("*.json") if arrived is None else arrived):
             known = self._known.get(path.stem)
             if path.stem not in self.addresses:
                 self._meet_stranger(path.stem)
                 continue
-            if known is not None and known.at == at:
-                continue
+            at = path.stat().st_mtime
             announcement = self._read(path, at)
             if announcement is None:
                 continue

@@ -16,6 +16,7 @@ from typing import Any
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
 from fedsim.server.task_dir import Gathered, TaskDir
+from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import WriteRoster
@@ -49,8 +50,7 @@ class TaskProjection:
         self._folder = folder
         self._store = store
         self._rounds: dict[int, RoundRecord] = {}
-        self._file_digests: dict[int, str] = {}
-        self._broadcast_digests: dict[int, str] = {}
+        self._files: dict[int, dict[str, str]] = {}
         self._seconds: dict[int, dict[str, float]] = defaultdict(dict)
         self._lengths: dict[int, float] = {}
         self._bytes_sent: dict[int, int] = defaultdict(int)
@@ -110,18 +110,10 @@ class TaskProjection:
             missing=roster.missing if roster else (),
             finished_at=time.time(),
         )
-        digests = {"file_digest": self._made.file_digest}
-        if self._made.broadcast_digest:
-            digests["broadcast_digest"] = self._made.broadcast_digest
         self._opened_at = now
         self._rounds[number] = record
-        self._keep_digests(number, dict(digests))
-        return record, {**asdict(record), **digests}
-
-    def _keep_digests(self, number: int, content: dict[str, Any]) -> None:
-        """Take the digests of a round's files out of the content of its round.json."""
-        self._file_digests[number] = content.pop("file_digest")
-        self._broadcast_digests[number] = content.pop("broadcast_digest", self._file_digests[number])
+        self._files[number] = dict(self._made.files)
+        return record, {**asdict(record), "files": self._made.files}
 
     def write_round(self, record: RoundRecord) -> None:
         """Write a round's row, and a remark if the loss has risen beyond all measure."""
@@ -136,7 +128,7 @@ class TaskProjection:
 
     def _project(self, number: int, known: RoundRecord | None) -> RoundRecord:
         content = self._folder.record(number)
-        self._keep_digests(number, content)
+        self._files[number] = content.pop("files")
         record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
         if known is not None and known.tested:
             record = known
@@ -162,11 +154,15 @@ class TaskProjection:
 
     def file_digest(self, number: int) -> str:
         """The digest of a committed round's model file, used in transfers."""
-        return self._file_digests[number]
+        return self._files[number][MODEL_FILE]
 
     def broadcast_digest(self, number: int) -> str:
         """The digest of the file that clients receive of a committed round."""
-        return self._broadcast_digests[number]
+        return self._files[number].get(BROADCAST_FILE) or self.file_digest(number)
+
+    def files(self, number: int) -> dict[str, str]:
+        """The digests of a committed round's files, by name."""
+        return self._files[number]
 
     def digest(self, number: int) -> str | None:
         """The digest of a committed round's parameters."""

@@ -47,7 +47,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskProjection(plan, self._folder, context.store)
         self._files = TaskOutbox(plan, context, self._folder, self._records)
-        self._jobs = TaskJobs(plan, context, self._folder, self.submit)
+        self._jobs = TaskJobs(plan, context, self._folder, self._records, self.submit)
         self._writes = TaskWrites(plan, context, self._folder, self._records, self._jobs)
         self._roster: events.WriteRoster | None = None
         self._machine = TaskMachine(plan, events.Restored(), own_testset=plan.testset_from is None)

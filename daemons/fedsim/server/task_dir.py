@@ -8,21 +8,27 @@ globalparam/<uid>/roster-000007.json     which updates count in round 7; written
 globalparam/<uid>/round-000007.new/      being written by a worker
 globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json; broadcast.npy if
                                          clients receive more than the model
+
+The JSON files carry the digest of their content (`spool.sealed`); round.json has those of the other files of its round.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsim.data_schema import COMMON
+from fedsim.errors import DamagedFile
 from fedsim.learning.common_scale import CommonScale, Scale, fit
 from fedsim.messages import read_message
-from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder, write_bytes, write_json
+from fedsim.spool.durable import make_folder, remove_file, remove_tree, sync_folder
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
+from fedsim.spool.npy import check_digest
+from fedsim.spool.sealed import read_sealed, write_sealed
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import CompletePhase, WriteRoster
 from fedsim.update import Update
@@ -50,15 +56,16 @@ class TaskDir:
 
     def read_plan(self) -> Plan | None:
         """The recorded plan; None for a task that has none yet."""
-        try:
-            return read_message(Plan, (self.path / "plan.json").read_bytes(), "plan.json")
-        except FileNotFoundError:
-            return None
+        path = self.path / "plan.json"
+        content = read_sealed(path)
+        if content is None and self.committed():
+            raise DamagedFile(path, "it is missing, and rounds were committed")
+        return None if content is None else read_message(Plan, content, "plan.json")
 
     def write_plan(self, plan: Plan) -> None:
         """Record the plan; from here on it is fixed."""
         make_folder(self.path)
-        write_bytes(self.path / "plan.json", plan.model_dump_json(indent=1).encode())
+        write_sealed(self.path / "plan.json", plan.model_dump(mode="json"))
 
     def read_counts(self) -> tuple[int, ...] | None:
         """Examples of each client, as recorded."""
@@ -67,7 +74,7 @@ class TaskDir:
 
     def write_counts(self, counts: tuple[int, ...]) -> None:
         """Record the examples of each client."""
-        write_json(self.path / "counts.json", counts)
+        write_sealed(self.path / "counts.json", counts)
 
     # ---- extension phases
 
@@ -86,7 +93,7 @@ class TaskDir:
             for old in self.completed_phases()
             if old.round in {0, done.round} and (old.phase, old.round) != (done.phase, done.round)
         ]
-        write_json(self.path / "phases.json", [asdict(item) for item in (*kept, done)])
+        write_sealed(self.path / "phases.json", [asdict(item) for item in (*kept, done)])
 
     def common_scale(self, plan: Plan) -> Scale:
         """The numbers of the common scaling, once the nodes have reported their sums; empty for any other scaling."""
@@ -107,7 +114,7 @@ class TaskDir:
             "missing": roster.missing,
             "gathered": asdict(gathered),
         }
-        write_json(self._roster(roster.round), content)
+        write_sealed(self._roster(roster.round), content)
 
     def read_roster(self, number: int) -> tuple[WriteRoster, Gathered] | None:
         """The round's roster and what gathering it took, if it was written."""
@@ -140,7 +147,7 @@ class TaskDir:
     def commit(self, number: int, record: dict[str, Any]) -> None:
         """Commit the round with one rename, and remove its roster, which is no longer needed."""
         place = self.new_round(number)
-        write_json(place / "round.json", record)  # makes the names of all files in the folder durable
+        write_sealed(place / "round.json", record)  # makes the names of all files in the folder durable
         place.rename(self.round(number))
         sync_folder(self.path)
         remove_file(self._roster(number))
@@ -154,8 +161,16 @@ class TaskDir:
 
     def record(self, number: int) -> dict[str, Any]:
         """What was recorded of a committed round."""
-        content = self._read_json(f"{self.round(number).name}/round.json")
+        path = self.round(number) / "round.json"
+        content = read_sealed(path)
+        if content is None:
+            raise DamagedFile(path, "it is missing")
         return dict(content)
+
+    def check(self, number: int, digests: Mapping[str, str]) -> None:
+        """Check the files of a committed round against their recorded digests; `DamagedFile` names one that differs."""
+        for name, digest in digests.items():
+            check_digest(self.round(number) / name, digest)
 
     def remove_round(self, number: int) -> None:
         """Clear a used-up round. It stops being a committed one before its files go."""
@@ -175,7 +190,4 @@ class TaskDir:
         return self.path / f"roster-{number:06d}.json"
 
     def _read_json(self, name: str) -> Any:
-        try:
-            return json.loads((self.path / name).read_bytes())
-        except FileNotFoundError:
-            return None
+        return read_sealed(self.path / name)

@@ -10,7 +10,7 @@ from fedsim.config import DataSetConfig, ServerConfig
 from fedsim.learning.common_scale import fitted
 from fedsim.messages import read_message
 from fedsim.server.context import ServerContext
-from fedsim.server.projection import checkpoint_name
+from fedsim.server.projection import TaskProjection, checkpoint_name
 from fedsim.server.task_dir import TaskDir
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Arrived
@@ -28,10 +28,13 @@ AGGREGATOR, EVALUATOR = "aggregator", "evaluator"
 class TaskJobs:
     """The jobs of one task, and the files that they read."""
 
-    def __init__(self, plan: Plan, context: ServerContext, folder: TaskDir, submit: Submit) -> None:
+    def __init__(
+        self, plan: Plan, context: ServerContext, folder: TaskDir, records: TaskProjection, submit: Submit
+    ) -> None:
         self._plan = plan
         self._context = context
         self._folder = folder
+        self._records = records
         self._submit = submit
 
     def make_initial_model(self) -> None:
@@ -53,6 +56,7 @@ class TaskJobs:
                 settings=self._plan.settings,
                 round=number,
                 base=self._folder.round(number - 1),
+                digests=self._records.files(number - 1),
                 updates=updates,
                 files=tuple(self.update_path(update) for update in updates),
                 out=self._folder.new_round(number),
@@ -69,6 +73,7 @@ class TaskJobs:
                 model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),
+                digest=self._records.file_digest(number),
                 testset=self._testset_files(),
             ),
             EVALUATOR,
@@ -82,6 +87,7 @@ class TaskJobs:
                 model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),
+                digest=self._records.file_digest(number),
                 out=self._context.spool.checkpoints / checkpoint_name(plan.number, number),
                 about=dict(about),
             ),
@@ -104,8 +110,10 @@ class TaskJobs:
             config = self._context.config
             dataset = own_dataset(config, self._plan.settings.dataset)
             return jobs.TestSetFiles(dataset=dataset, folder=config.data, data_schema=schema)
-        by_part = {item.id.part: item.path for item in self.testset()}
-        return jobs.TestSetFiles(data=by_part["data"], labels=by_part["label"], data_schema=schema)
+        by_part = {item.id.part: item for item in self.testset()}
+        data, labels = by_part["data"], by_part["label"]
+        digests = (data.metadata().digest, labels.metadata().digest)
+        return jobs.TestSetFiles(data=data.path, labels=labels.path, digests=digests, data_schema=schema)
 
 
 def received_update(item: Arrived) -> Update:

@@ -56,6 +56,8 @@ class TaskWrites:
         tasks = self._context.store.tasks
         tasks.set_nodes(self._plan.task, self._plan.nodes, dict(self._plan.left_out))
         self._records.open()
+        if committed := self._folder.committed():
+            self._folder.check(committed[-1], self._records.files(committed[-1]))
         self.versions = WorkerVersions.open(self._folder.path, self._plan.version)
         restored = self._restored()
         if restored.counts is not None:  # a crash may have come between the counts and the row

@@ -1,7 +1,9 @@
 """What clients keep from round to round, as files of the task on their node.
 
-localparam/<uid>/clients/client-000017/round-000007.npy    after round 7
-localparam/<uid>/clients/new/round-000008.chunk-000003.client-000017.npy    whose update is not written yet
+localparam/<uid>/clients/client-000017/round-000007.DIGEST.npy    after round 7
+localparam/<uid>/clients/new/round-000008.chunk-000003.client-000017.DIGEST.npy    whose update is not written yet
+
+DIGEST is that of the numbers, which are checked against it before they are used.
 
 A client starts a round with the newest state of an earlier round. So a chunk that is trained again, because its worker
 or its host ended before the update was written, starts with the same states. The new states are written before the
@@ -15,8 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 
+from fedsim.errors import BadInput, DamagedFile
 from fedsim.spool.durable import move_into_place, remove_file
 from fedsim.spool.npy import open_vector, write_vector
 from fedsim.spool.updates import UpdateIndex
@@ -24,7 +28,7 @@ from fedsim.update import Arrays, Layout
 
 KEPT = 2
 """States of a client that stay: the newest, and that from which the newest was trained."""
-_NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.client-(\d{6,7})\.npy")
+_NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.client-(\d{6,7})\.([0-9a-f]{32})\.npy")
 
 
 class StatesOnDisk:
@@ -40,12 +44,16 @@ class StatesOnDisk:
         """A client's newest state of an earlier round, mapped from its file; zeros if there is none."""
         earlier = [path for path in _states(self._folder, client) if _round_of(path) < self._round]
         size = self._layout.size
-        vector: NDArray[np.float32] = open_vector(earlier[-1], size) if earlier else np.zeros(size, np.float32)
+        vector = _open(earlier[-1], size) if earlier else np.zeros(size, np.float32)
         return self._layout.views(vector)
 
     def write(self, client: int, state: Arrays) -> None:
         """Durably write a client's state after this round; it counts once it is adopted."""
-        write_vector(_new_path(self._folder, self._round, self._chunk, client), self._layout.flatten(state))
+        for old in _new_paths(self._folder, self._round, self._chunk, client):
+            remove_file(old)
+        vector = self._layout.flatten(state)
+        name = f"{_new_name(self._round, self._chunk, client)}.{_digest(vector)}.npy"
+        write_vector(self._folder / "clients" / "new" / name, vector)
 
     def adopt(self, clients: Iterable[int]) -> None:
         """Let the written states of these clients count; their updates are written."""
@@ -59,7 +67,7 @@ def settle_states(folder: Path, updates: UpdateIndex) -> None:
         match = _NEW.fullmatch(path.name)
         if match is None:
             continue
-        number, chunk, client = (int(group) for group in match.groups())
+        number, chunk, client = (int(group) for group in match.groups()[:3])
         if any(update.client in (None, client) for update in updates.of_chunk(number, chunk)):
             _adopt(folder, number, chunk, client)
         else:
@@ -67,7 +75,9 @@ def settle_states(folder: Path, updates: UpdateIndex) -> None:
 
 
 def _adopt(folder: Path, number: int, chunk: int, client: int) -> None:
-    move_into_place(_new_path(folder, number, chunk, client), _path(folder, client, number))
+    for path in _new_paths(folder, number, chunk, client):
+        digest = path.stem.rpartition(".")[2]
+        move_into_place(path, _client_folder(folder, client) / f"round-{number:06d}.{digest}.npy")
     for path in _states(folder, client)[:-KEPT]:
         remove_file(path)
 
@@ -78,16 +88,31 @@ def _states(folder: Path, client: int) -> list[Path]:
 
 
 def _round_of(path: Path) -> int:
-    return int(path.stem.removeprefix("round-"))
+    return int(path.stem.removeprefix("round-").partition(".")[0])
 
 
 def _client_folder(folder: Path, client: int) -> Path:
     return folder / "clients" / f"client-{client:06d}"
 
 
-def _path(folder: Path, client: int, number: int) -> Path:
-    return _client_folder(folder, client) / f"round-{number:06d}.npy"
+def _new_name(number: int, chunk: int, client: int) -> str:
+    return f"round-{number:06d}.chunk-{chunk:06d}.client-{client:06d}"
 
 
-def _new_path(folder: Path, number: int, chunk: int, client: int) -> Path:
-    return folder / "clients" / "new" / f"round-{number:06d}.chunk-{chunk:06d}.client-{client:06d}.npy"
+def _new_paths(folder: Path, number: int, chunk: int, client: int) -> list[Path]:
+    """The state that a client got in a round, if it is not adopted yet."""
+    return list((folder / "clients" / "new").glob(f"{_new_name(number, chunk, client)}.*.npy"))
+
+
+def _open(path: Path, size: int) -> NDArray[np.float32]:
+    try:
+        vector = open_vector(path, size)
+    except BadInput as error:
+        raise DamagedFile(path, str(error)) from error
+    if _digest(vector) != path.stem.rpartition(".")[2]:
+        raise DamagedFile(path, "its numbers do not have the digest in its name")
+    return vector
+
+
+def _digest(vector: NDArray[np.float32]) -> str:
+    return blake3(np.ascontiguousarray(vector).view(np.uint8).data).hexdigest()[:32]

@@ -75,8 +75,11 @@ def replacing(final: Path, mode: int = FILE_MODE, by_way_of: Path | None = None)
             yield file
             os.fsync(file.fileno())
         move_into_place(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # those of writing and syncing name no file
+            error.filename = str(final)
+        with suppress(OSError):  # the first error says more
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -55,7 +55,7 @@ def read_metadata(path: Path) -> Metadata:
     metadata = metadata_path(path)
     try:
         return Metadata.model_validate_json(metadata.read_bytes())
-    except (OSError, ValidationError) as error:
+    except (FileNotFoundError, ValidationError) as error:
         raise BadInput(f"{metadata} cannot be read as metadata of {path.name}: {error}") from error
 
 

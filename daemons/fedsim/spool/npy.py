@@ -19,7 +19,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, DamagedFile
 from fedsim.spool.durable import replacing, write_all
 
 MAGIC = b"\x93NUMPY"
@@ -184,6 +184,16 @@ def hash_file(path: Path) -> str:
         for block in _blocks(file):
             hasher.update(block)
     return hasher.hexdigest()
+
+
+def check_digest(path: Path, digest: str) -> None:
+    """Check that a file is the one whose digest was recorded; `DamagedFile` names it if it is not, or is missing."""
+    try:
+        found = hash_file(path)
+    except FileNotFoundError as error:
+        raise DamagedFile(path, "it is missing") from error
+    if found != digest:
+        raise DamagedFile(path, f"its digest is {found}, and {digest} was recorded")
 
 
 def hash_vector(path: Path) -> tuple[str, str]:

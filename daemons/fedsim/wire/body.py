@@ -28,7 +28,7 @@ class FileBody:
         try:
             # Without O_NONBLOCK, opening a pipe would wait for its writer.
             self._descriptor = os.open(what, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError as error:
+        except (FileNotFoundError, PermissionError) as error:
             raise BadInput(f"{what} cannot be sent: {error.strerror}") from error
         status = os.fstat(self._descriptor)
         self.size = status.st_size

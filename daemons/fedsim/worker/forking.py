@@ -26,8 +26,11 @@ class Forked(Protocol):
     def began(self, pid: int, pidfd: int) -> None:
         """The worker is running; the callee must close the pidfd."""
 
+    def not_started(self, problem: str) -> None:
+        """The worker could not be started."""
+
     def ended(self, how: str) -> None:
-        """The worker has ended, or could not be started."""
+        """The worker has ended."""
 
 
 class ForkServer:
@@ -113,9 +116,10 @@ class ForkServer:
             number = notice["number"]
             if "pid" in notice:
                 self._listeners[number].began(notice["pid"], descriptors[0])
+            elif "problem" in notice:
+                self._listeners.pop(number).not_started(notice["problem"])
             else:
-                how = notice.get("problem") or how_it_ended(notice["code"])
-                self._listeners.pop(number).ended(how)
+                self._listeners.pop(number).ended(how_it_ended(notice["code"]))
 
     def _lost(self) -> None:
         self.close()

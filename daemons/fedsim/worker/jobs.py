@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
+from fedsim.errors import SuspendReason
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import Update
@@ -33,35 +34,41 @@ class MakeInitialModel(_Line):
 
 
 class Aggregate(_Line):
-    """Combine the updates, each in its file, with the round in `base` into `out` (`model.npy`, the state's files)."""
+    """Combine the updates, each in its file, with the round in `base` into `out` (`model.npy`, the state's files).
+
+    `digests` are those that were recorded of the files in `base`, by name.
+    """
 
     job: Literal["aggregate"] = "aggregate"
     settings: TaskSettings
     round: int
     base: Path
+    digests: dict[str, str] = {}
     updates: tuple[Update, ...]
     files: tuple[Path, ...]
     out: Path
 
 
 class TestSetFiles(_Line):
-    """The location of the test set: two files from a node, or a data set of the server's own and the task's schema."""
+    """The location of the test set: two files from a node with digests, or a data set of the server's own and the schema."""
 
     data: Path | None = None
     labels: Path | None = None
+    digests: tuple[str, str] | None = None
     dataset: DataSetConfig | None = None
     folder: Path | None = None
     data_schema: DataSchema | None = None
 
 
 class Evaluate(_Line):
-    """Test the parameters in `model` on the test set."""
+    """Test the parameters in `model`, whose digest was recorded, on the test set."""
 
     job: Literal["evaluate"] = "evaluate"
     settings: TaskSettings
     model_spec: ModelSpec
     round: int
     model: Path
+    digest: str | None = None
     testset: TestSetFiles
 
 
@@ -72,6 +79,7 @@ class SaveCheckpoint(_Line):
     model_spec: ModelSpec
     round: int
     model: Path
+    digest: str | None = None
     out: Path
     about: dict[str, object]
 
@@ -123,6 +131,7 @@ class Train(_Line):
     chunk: int
     clients: tuple[int, ...]
     model: Path
+    digest: str | None = None
     out: Path
     scale: tuple[tuple[float, float], ...] = ()
 
@@ -156,15 +165,13 @@ class Done(_Line):
 class ModelMade(_Line):
     """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
-    `digest` is over the parameters alone (`model_digest`), `file_digest` over the file, as the wire offers it. Where
-    clients receive more than the model, `broadcast_digest` is over the file that holds it.
+    `digest` is over the parameters alone (`model_digest`), `files` over each file in `out`, as the wire offers it.
     """
 
     reply: Literal["model_made"] = "model_made"
     round: int
     digest: str
-    file_digest: str
-    broadcast_digest: str = ""
+    files: dict[str, str]
     finite: bool
     seconds: float
 
@@ -244,8 +251,8 @@ class ClientDiverged(_Line):
 class JobFailed(_Line):
     """The job cannot be done with what was given; the reason is for people.
 
-    `round` is that of the chunk that was to be trained. `refused`: the institution forbids it. `disk_full`: it can be
-    done again once there is room.
+    `round` is that of the chunk that was to be trained. `refused`: the institution forbids it. `suspends`: it can be
+    done again once this host works, and `folder` can be written to.
     """
 
     reply: Literal["job_failed"] = "job_failed"
@@ -253,7 +260,8 @@ class JobFailed(_Line):
     reason: str
     round: int | None = None
     refused: bool = False
-    disk_full: bool = False
+    suspends: SuspendReason | None = None
+    folder: Path | None = None
 
 
 Reply = (

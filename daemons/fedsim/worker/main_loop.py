@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from fedsim.errors import DiskFull, FedsimError
+from fedsim.errors import FedsimError, HostUnavailable
 from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
-from fedsim.spool.disk_space import full_disk_errors
+from fedsim.spool.host_errors import host_errors
 from fedsim.worker.jobs import (
     Aggregate,
     AnswerPhase,
@@ -67,10 +67,11 @@ class Worker:
 
     def _try(self, job: Job) -> Reply:
         try:
-            with full_disk_errors():
+            with host_errors():
                 return self._do(job)
-        except DiskFull as error:
-            return JobFailed(job=job.job, reason=as_text(str(error)), disk_full=True)
+        except HostUnavailable as error:
+            reason, why = as_text(str(error)), error.suspend_reason
+            return JobFailed(job=job.job, reason=reason, suspends=why, folder=error.folder)
         except FedsimError as error:
             return JobFailed(job=job.job, reason=as_text(str(error)))
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from fedsim import plugins
 from fedsim.data import load_dataset
@@ -23,7 +24,7 @@ from fedsim.learning.partitions import make_partition
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.spool.client_states import StatesOnDisk
-from fedsim.spool.npy import open_vector, write_array
+from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
 from fedsim.worker.jobs import (
     AnswerMade,
@@ -54,6 +55,7 @@ class NodeJobs:
         self._scale: Scale = ()
         self._strategy = Strategy()
         self._pipeline = Pipeline()
+        self._checked: tuple[Path, str] | None = None
 
     def do(self, job: NodeJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
@@ -129,6 +131,9 @@ class NodeJobs:
             train = apply_scale(self._client_data.train, job.scale)
             self._trainer, self._scale = self._start(replace(self._client_data, train=train)), job.scale
         strategy = self._strategy
+        if job.digest is not None and self._checked != (job.model, job.digest):  # once for all chunks of a round
+            check_digest(job.model, job.digest)
+            self._checked = (job.model, job.digest)
         vector, downlink = split_received(strategy, open_vector(job.model))
         layout = self._pipeline.layout(uplink_layout(strategy, len(vector)))
         kept = client_layout(strategy, len(vector))

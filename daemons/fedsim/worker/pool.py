@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from fedsim.errors import HostTrouble
 from fedsim.log import get_logger
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.interpreters import interpreter_of
@@ -106,6 +107,8 @@ class WorkerPool:
                 replies.append(reply)
             if ended is None:
                 continue
+            if not slot.process.started:
+                raise HostTrouble(f"the worker {slot.name} {ended}: this host is at a limit of processes or memory")
             slot.deaths += bool(slot.jobs)
             self._on_death()
             self._log.warning("worker_died", worker=slot.name, how=ended, deaths=slot.deaths)

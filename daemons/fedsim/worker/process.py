@@ -47,6 +47,7 @@ class WorkerProcess:
         self.pid: int | None = None
         self._pidfd: int | None = None
         self._ended: str | None = None
+        self.started = True
         self._closed = False
         self._selector = servers.selector
         self._on_ready = on_ready
@@ -67,6 +68,11 @@ class WorkerProcess:
             self._end()
         else:
             self._send()
+
+    def not_started(self, problem: str) -> None:
+        """Called by the fork server: this host has no room for one more process."""
+        self.started = False
+        self.ended(problem)
 
     def ended(self, how: str) -> None:
         """Called by the fork server; `replies` returns it after the last reply."""

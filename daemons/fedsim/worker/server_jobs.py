@@ -28,7 +28,7 @@ from fedsim.learning.strategies import StepContext, Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
-from fedsim.spool.npy import FLOAT32, INT64, hash_file, hash_vector, open_array, open_vector, write_vector
+from fedsim.spool.npy import FLOAT32, INT64, check_digest, hash_file, hash_vector, open_array, open_vector, write_vector
 from fedsim.update import PARAMETERS, Layout, Update
 from fedsim.worker.jobs import (
     Aggregate,
@@ -79,16 +79,15 @@ class ServerJobs:
         settings = job.settings
         vector = initial_vector(job.model_spec, settings.seed)
         _empty(job.out)
-        digest = write_vector(job.out / MODEL_FILE, vector)
+        files = {MODEL_FILE: write_vector(job.out / MODEL_FILE, vector)}
         strategy = make_strategy(settings)
         states = initial_state(strategy, len(vector))
         for name, state in states.items():
-            write_vector(job.out / state_file(name), state)
+            files[state_file(name)] = write_vector(job.out / state_file(name), state)
         return ModelMade(
             round=0,
             digest=model_digest(vector),
-            file_digest=digest,
-            broadcast_digest=_write_broadcast(strategy, job.out, vector, states),
+            files={**files, **_write_broadcast(strategy, job.out, vector, states)},
             finite=True,
             seconds=time.monotonic() - started,
         )
@@ -96,6 +95,9 @@ class ServerJobs:
     def _aggregate(self, job: Aggregate) -> Reply:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
+        for name in (MODEL_FILE, *map(state_file, strategy.server_state)):
+            if name in job.digests:
+                check_digest(job.base / name, job.digests[name])
         base = open_vector(job.base / MODEL_FILE)
         pipeline = make_pipeline(job.settings, strategy)
         layout = pipeline.layout(uplink_layout(strategy, base.size))
@@ -116,15 +118,16 @@ class ServerJobs:
             arrays=further_arrays(strategy, updates),
             context=StepContext(job.round, sum(update.num_clients for update in updates), job.settings.num_clients),
         )
-        for name, array in [(MODEL_FILE, out), *((state_file(name), array) for name, array in state_out.items())]:
-            _sync(array, job.out / name)  # the names of the files become durable when the round is committed
-        broadcast_digest = _write_broadcast(strategy, job.out, out, state_out)
-        file_digest, digest = hash_vector(job.out / MODEL_FILE)
+        _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed
+        model_file, digest = hash_vector(job.out / MODEL_FILE)
+        files = {MODEL_FILE: model_file, **_write_broadcast(strategy, job.out, out, state_out)}
+        for name, array in state_out.items():
+            _sync(array, job.out / state_file(name))
+            files[state_file(name)] = hash_file(job.out / state_file(name))
         return ModelMade(
             round=job.round,
             digest=digest,
-            file_digest=file_digest,
-            broadcast_digest=broadcast_digest,
+            files=files,
             finite=finite,
             seconds=time.monotonic() - started,
         )
@@ -136,6 +139,8 @@ class ServerJobs:
 
         started = time.monotonic()
         make_deterministic(self._threads)
+        if job.digest is not None:
+            check_digest(job.model, job.digest)
         if self._model is None:
             self._model = build_model(job.model_spec)
         load_vector(self._model, open_vector(job.model))
@@ -159,6 +164,8 @@ class ServerJobs:
             if test is None:
                 raise BadInput(f"the server's data set {files.dataset.name} has no test set")
         elif files.data is not None and files.labels is not None:
+            for path, digest in zip((files.data, files.labels), files.digests or (), strict=False):
+                check_digest(path, digest)
             features = open_array(files.data, FLOAT32, range(2, 5))
             labels = open_array(files.labels, INT64, range(1, 2))
             test = arrays_to_examples(features, labels, num_classes, f"the test set {files.data.name}")
@@ -172,6 +179,8 @@ class ServerJobs:
     def _save_checkpoint(self, job: SaveCheckpoint) -> Reply:
         from fedsim.worker.checkpoint import save_checkpoint  # noqa: PLC0415
 
+        if job.digest is not None:
+            check_digest(job.model, job.digest)
         digest, size = save_checkpoint(job)
         return CheckpointSaved(round=job.round, digest=digest, size=size)
 
@@ -184,21 +193,22 @@ def _empty(folder: Path) -> None:
 
 def _open(update: Update, path: Path, layout: Layout) -> Update:
     """Map the arrays of an update that the roster names; its file must be the very one that it names."""
-    if hash_file(path) != update.digest:
-        raise BadInput(f"{path.name} is no longer the file that the roster names: its bytes have changed")
+    check_digest(path, update.digest)
     return update.with_arrays(layout.views(open_vector(path, layout.size)))
 
 
-def _write_broadcast(strategy: Strategy, folder: Path, vector: FloatArray, state: Mapping[str, FloatArray]) -> str:
-    """Write what clients receive besides the model into one file with it; returns its digest, "" if that is nothing."""
+def _write_broadcast(
+    strategy: Strategy, folder: Path, vector: FloatArray, state: Mapping[str, FloatArray]
+) -> dict[str, str]:
+    """Write what clients receive besides the model into one file with it, if there is anything; returns its digest."""
     if not strategy.downlink_arrays:
-        return ""
+        return {}
     layout = downlink_layout(strategy, len(vector))
     file = _new_vector(folder / BROADCAST_FILE, layout.size)
     for name, array in layout.views(file).items():
         array[:] = vector if name == PARAMETERS else state[name]
     _sync(file, folder / BROADCAST_FILE)
-    return hash_file(folder / BROADCAST_FILE)
+    return {BROADCAST_FILE: hash_file(folder / BROADCAST_FILE)}
 
 
 def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.float32]]:

@@ -35,10 +35,10 @@ class SentOutcome(BaseModel):
 
 
 def read_outcome(path: Path, peer: Peer, file: FileId) -> Outcome:
-    """Read the outcome of a queued file; one that cannot be read ends the transfer as refused."""
+    """Read the outcome of a queued file; one that is damaged ends the transfer as refused."""
     try:
         sent = SentOutcome.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    except (FileNotFoundError, ValidationError) as error:
         sent = SentOutcome(status=Status.REFUSED, code="storage", message=f"{path} cannot be read: {error}")
     return Outcome(peer, file, **dict(sent))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from fedsim.errors import BadInput, Refused
@@ -65,12 +66,18 @@ class PeerTransfers:
     def add(self, transfer: Transfer) -> None:
         """Send a file."""
         self._schedule.add(transfer)
+        self._open(transfer)
+
+    def _open(self, transfer: Transfer) -> None:
+        """Open the file and compute its digest; tried again where this host cannot read any file at present."""
         try:
-            transfer.body = FileBody(transfer.what)
+            body = transfer.body = FileBody(transfer.what)
         except BadInput as error:
             self._end(transfer, Status.REFUSED, "source_missing", str(error))
             return
-        body = transfer.body
+        except OSError as error:
+            self._open_later(transfer, error)
+            return
         if transfer.digest is not None or body.size <= _HASHED_AT_ONCE_BYTES:
             self._hash(transfer, body)
             return
@@ -100,6 +107,8 @@ class PeerTransfers:
         """Offer on this connection what is ready."""
         self._connection = connection
         for transfer in self._schedule.take_ready():
+            if transfer.body is None:
+                self._open(transfer)
             if transfer.header is not None and transfer.body is not None and transfer.queued:
                 transfer.outgoing = Outgoing(transfer.header, transfer.body)
                 self._offered[transfer.outgoing] = transfer
@@ -148,8 +157,7 @@ class PeerTransfers:
         try:
             digest = transfer.digest or body.digest()
         except OSError as error:
-            problem = f"{transfer.what!r} cannot be read: {error.strerror}"
-            self._post(lambda: self._end(transfer, Status.REFUSED, "source_missing", problem))
+            self._post(partial(self._open_later, transfer, error))
         else:
             self._post(lambda: self._ready(transfer, digest))
 
@@ -159,16 +167,31 @@ class PeerTransfers:
         transfer.header = FileHeader(id=transfer.file_id, size=transfer.body.size, digest=digest, meta=transfer.meta)
         self._schedule.set_ready(transfer)
 
+    def _open_later(self, transfer: Transfer, error: OSError) -> None:
+        if transfer not in self._schedule:
+            return
+        if transfer.body is not None:
+            transfer.body.close()
+            transfer.body = None
+        transfer.trouble = f"{transfer.what!r} cannot be read: {error.strerror}"
+        self._try_later(transfer)
+
+    def _try_later(self, transfer: Transfer) -> None:
+        transfer.refusals += 1
+        self._schedule.retry_at(transfer, time.monotonic() + pause_seconds(transfer.refusals))
+
     def _refused(self, transfer: Transfer, refused: Refused) -> None:
         transfer.trouble = f"it refused the {transfer.file_id.kind}: {refused}"
         transfer.refusal_code = refused.code
         transfer.wrong_digests += refused.code == "wrong_digest"
         may_pass = refused.retry or refused.code in _UNWELCOME
-        if not may_pass or transfer.wrong_digests >= _MOST_WRONG_DIGESTS:
+        if transfer.wrong_digests >= _MOST_WRONG_DIGESTS:
+            message = f"{transfer.what!s} is damaged: its bytes are not those whose digest was recorded ({refused})"
+            self._end(transfer, Status.REFUSED, refused.code, message)
+        elif not may_pass:
             self._end(transfer, Status.REFUSED, refused.code, str(refused))
-            return
-        transfer.refusals += 1
-        self._schedule.retry_at(transfer, time.monotonic() + pause_seconds(transfer.refusals))
+        else:
+            self._try_later(transfer)
 
     def _settle(self, transfer: Transfer) -> None:
         """An attempt has ended."""
