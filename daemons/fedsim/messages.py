@@ -139,6 +139,13 @@ class TaskReport(Message):
     suspended: SuspendReason | None = None
 
 
+class AuditHead(Message):
+    """The newest line of a node's audit log: its number, and the digest that covers it and all before it."""
+
+    lines: Count = 0
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
+
+
 class Hello(Message):
     """`hello`: the announcement of a node, with the state of its tasks."""
 
@@ -157,6 +164,7 @@ class Hello(Message):
     min_examples: Count = 1
     min_privacy_level: Name = "none"
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
+    audit: AuditHead = AuditHead()
 
     def offers(self, group: str) -> dict[str, PluginInfo]:
         """The plug-ins of the group that are installed here and that the institution allows, by name."""

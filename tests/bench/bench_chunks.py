@@ -118,7 +118,7 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
             writer=writer,
             server=Peer("server", "127.0.0.1", 1),  # where nothing listens
             fork_servers=servers,
-            audit_log=AuditLog(folder / "audit.jsonl"),
+            audit_log=AuditLog(folder / "audit.jsonl").open(),
             announce=lambda: None,
             metrics=NodeMetrics(),
         )

@@ -1,100 +1,85 @@
-"""The audit log of what left this node: one line for every file that a server received.
+"""The audit log of what leaves this node: one line for every file, which is durable before the file is offered.
 
-`audit.jsonl` in the spool, oldest first; fedsim only ever adds to it. The journal has the same lines.
-No file is missing: one that may have left but was not acknowledged when it is cleared has a line with
-`acknowledged: false`.
+`audit.jsonl` in the spool, oldest first; fedsim only ever adds to it. Each line is chained to those before it (see
+`spool.hash_chain`), and the digest of the last one is part of each `hello`, so that the server keeps it. A line says
+that a file may have left from then on; the journal has a line for each receipt. What a crash has damaged is repaired
+when the daemon starts, and a line says so.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fedsim.log import get_logger
 from fedsim.messages import Assignment
-from fedsim.spool.durable import write_all
 from fedsim.spool.files import FileId
-from fedsim.wire.sender import Outcome
+from fedsim.spool.hash_chain import ChainHead, HashChain
 
 
 class AuditLog:
-    """Adds lines to the log at `path`."""
+    """The log at `path`. `open` reads it; lines are added in the writer's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._log = get_logger()
-        self._unwritten = b""
+        self._chain = HashChain(path)
+
+    @property
+    def head(self) -> ChainHead:
+        """The number of lines and the digest of the last one, which covers all of them."""
+        return self._chain.head
+
+    def open(self) -> Self:
+        """Check the log, and record in it what is found damaged for the first time."""
+        problems = self._chain.open()
+        if problems and (new := [problem for problem in problems if problem not in self._recorded()]):
+            get_logger().error("audit_log_repaired", file=str(self._path), problem="; ".join(new))
+            self._chain.append([{"at": _now(), "kind": "repair", "problems": new}])
+        return self
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
-        """Add lines, without fields that are None; lines that do not fit on the disk are written with the next ones."""
-        for line in lines:
-            fields = {key: value for key, value in line.items() if value is not None}
-            # The journal first: it may be on a disk that has room.
-            self._log.info("file_left", **{key: value for key, value in fields.items() if key not in {"at", "uid"}})
-            self._unwritten += json.dumps(fields).encode() + b"\n"
-        if not self._unwritten:
-            return
-        with self._path.open("ab", buffering=0) as file:
-            before = file.seek(0, os.SEEK_END)
-            try:
-                write_all(file, self._unwritten)
-            except OSError:
-                file.truncate(before)
-                raise
-        self._unwritten = b""
+        """Durably add lines, without fields that are None."""
+        self._chain.append({key: value for key, value in line.items() if value is not None} for line in lines)
+
+    def _recorded(self) -> str:
+        """The lines that record repairs."""
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(line for line in lines if '"kind": "repair"' in line)
 
 
 @dataclass(frozen=True)
-class _Unacknowledged:
+class OfferedFile:
+    """A file that is about to be offered to the server: `source` is its path or its bytes."""
+
+    id: FileId
+    source: Path | bytes
     size: int
-    num_examples: int | None
+    num_examples: int | None = None
+    meta: dict[str, Any] | None = None
+    digest: str | None = None
 
 
-class TaskAudit:
-    """The files of one task that are being sent, until they are in the log."""
+def audit_line(file: OfferedFile, assignment: Assignment, server: str) -> dict[str, Any]:
+    """The line for a file of a task."""
+    return {
+        "at": _now(),
+        "to": server,
+        "kind": file.id.kind.value,
+        "task": assignment.number,
+        "uid": assignment.task,
+        "dataset": assignment.settings.dataset,
+        "round": file.id.round,
+        "chunk": file.id.chunk,
+        "client": file.id.client,
+        "part": file.id.part,
+        "phase": file.id.phase,
+        "num_examples": file.num_examples,
+        "bytes": file.size,
+    }
 
-    def __init__(self, log: AuditLog, assignment: Assignment, server: str) -> None:
-        self._log = log
-        self._assignment = assignment
-        self._server = server
-        self._unacknowledged: dict[FileId, _Unacknowledged] = {}
 
-    def record_sent(self, file: FileId, size: int, num_examples: int | None = None) -> None:
-        """A file of `size` bytes is sent, or may have been before a restart; `num_examples` are behind an update."""
-        self._unacknowledged[file] = _Unacknowledged(size, num_examples)
-
-    def record_delivered(self, outcome: Outcome) -> None:
-        """The server has the file."""
-        sent = self._unacknowledged.pop(outcome.file_id, None)
-        examples = None if sent is None else sent.num_examples
-        self._log.add([self._line(outcome.file_id, outcome.bytes_sent, examples)])
-
-    def record_dropped(self, unwanted: Callable[[FileId], bool]) -> None:
-        """Files were cleared: those that were not acknowledged may have left all the same."""
-        gone = {file: self._unacknowledged.pop(file) for file in list(self._unacknowledged) if unwanted(file)}
-        self._log.add(self._line(file, sent.size, sent.num_examples, acknowledged=False) for file, sent in gone.items())
-
-    def _line(
-        self, file: FileId, size: int, num_examples: int | None, *, acknowledged: bool | None = None
-    ) -> dict[str, Any]:
-        return {
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "to": self._server,
-            "kind": file.kind.value,
-            "task": self._assignment.number,
-            "uid": self._assignment.task,
-            "dataset": self._assignment.settings.dataset,
-            "round": file.round,
-            "chunk": file.chunk,
-            "client": file.client,
-            "part": file.part,
-            "phase": file.phase,
-            "num_examples": num_examples,
-            "bytes": size,
-            "acknowledged": acknowledged,
-        }
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -14,7 +14,7 @@ from fedsim.config import ClientConfig, PeerConfig, ReceiverConfig
 from fedsim.errors import BadInput, Unavailable
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.spool_inbox import SpoolInbox
-from fedsim.messages import Assignment, Stop, read_message
+from fedsim.messages import Assignment, AuditHead, Stop, read_message
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
@@ -54,7 +54,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             writer=self.writer,
             server=self._server,
             fork_servers=self.fork_servers,
-            audit_log=AuditLog(config.spool / "audit.jsonl"),
+            audit_log=AuditLog(config.spool / "audit.jsonl").open(),
             announce=self._announce_soon,
             metrics=self.metrics,
         )
@@ -166,6 +166,8 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._announce_timer.start(self.config.announce_seconds)
         remarks = (*([str(self.suspended)] if self.suspended else []), *self.own_data.remarks)
         hello = make_hello(self.config, self._inspected, [task.report for task in self._tasks.values()], remarks)
+        head = self._context.audit_log.head
+        hello = hello.model_copy(update={"audit": AuditHead(lines=head.lines, digest=head.digest)})
         self.outbox.send_newest(self._server, FileId(kind=Kind.HELLO), hello.model_dump_json().encode())
 
     def _hello_ended(self, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fedsim.client.audit_log import TaskAudit
+from fedsim.client.audit_log import OfferedFile
 from fedsim.client.context import NodeContext
 from fedsim.messages import PhaseAnswer, PhaseRequest, read_message
 from fedsim.spool.clear import clear_file
@@ -20,10 +20,9 @@ from fedsim.worker.jobs import AnswerPhase
 class PhaseAnswers:
     """Questions and answers of one task on a node."""
 
-    def __init__(self, uid: str, context: NodeContext, audit: TaskAudit) -> None:
+    def __init__(self, uid: str, context: NodeContext) -> None:
         self._uid = uid
         self._context = context
-        self._audit = audit
 
     def arrived(self) -> list[RequestArrived]:
         """The questions in the spool."""
@@ -36,14 +35,13 @@ class PhaseAnswers:
         request = read_message(PhaseRequest, body, f"the server's request in the phase {phase}")
         return AnswerPhase(phase=phase, round=number, content=request.content)
 
-    def send(self, phase: str, number: int, content: str) -> None:
-        """Send an answer, which leaves the node."""
+    def answer(self, phase: str, number: int, content: str) -> OfferedFile:
+        """An answer, as it is sent."""
         name = self._context.config.name
         answer = PhaseAnswer(task=self._uid, phase=phase, round=number, content=json.loads(content), node=name)
         body = answer.model_dump_json().encode()
         file = FileId(kind=Kind.ANSWER, task=self._uid, round=number, phase=phase)
-        self._audit.record_sent(file, len(body))
-        self._context.outbox.send(self._context.server, file, body)
+        return OfferedFile(file, body, len(body))
 
     def delivered(self, file: FileId) -> None:
         """The server has an answer: its question is used up."""

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from fedsim.client.audit_log import TaskAudit
+from fedsim.client.audit_log import OfferedFile, audit_line
 from fedsim.client.context import NodeContext
 from fedsim.client.phase_answers import PhaseAnswers
 from fedsim.client.task_jobs import NodeTaskJobs
@@ -21,7 +23,7 @@ from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.client_states import settle_states
-from fedsim.spool.files import FileId, Kind
+from fedsim.spool.files import Kind
 from fedsim.spool.updates import UpdateIndex, file_id
 from fedsim.state_machines import node_events as events
 from fedsim.state_machines.node import NodeMachine
@@ -50,8 +52,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._cleared = False
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
-        self._audit = TaskAudit(context.audit_log, assignment, context.server.name)
-        self._answers = PhaseAnswers(assignment.task, context, self._audit)
+        self._answers = PhaseAnswers(assignment.task, context)
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
         self._machine = NodeMachine(assignment)
@@ -66,7 +67,6 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     def _restore(self, stored: _Stored) -> None:
         self._updates, self._versions = stored.updates, stored.versions
-        self._record_unacknowledged()
         updates = stored.updates.all()
         keys = [(update.base_round, update.chunk, update.client) for update in updates]
         self._machine = NodeMachine(self.assignment, keys)
@@ -150,7 +150,12 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         file = outcome.file_id
         self._telemetry.transfer_ended(outcome)
         if outcome.delivered:
-            self._audit.record_delivered(outcome)
+            self._log.info(
+                "file_left",
+                to=outcome.peer.name,
+                **file.model_dump(mode="json", exclude_none=True, exclude={"task"}),
+                bytes=outcome.bytes_sent,
+            )
             if file.kind is Kind.TESTSET:
                 clear_file(self._context.spool.path(file, self._node))
             elif file.kind is Kind.ANSWER:
@@ -219,20 +224,16 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case events.AnswerRequest(phase, number):
                 self.submit(self._answers.job(phase, number))
             case events.SendAnswer(phase, number, content):
-                self._answers.send(phase, number, content)
+                self._offer([self._answers.answer(phase, number, content)])
             case events.TrainChunk(number, chunk):
                 self.submit(self._jobs.train(number, chunk))
             case events.SendUpdates(number, chunk_id):
-                for update in self._updates.of_chunk(number, chunk_id):
-                    self._send_update(update)
+                self._offer([self._as_offered(update) for update in self._updates.of_chunk(number, chunk_id)])
             case events.ClearUsedUpdates(through):
-
-                def used(file: FileId) -> bool:
-                    return file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
-
-                self._context.outbox.cancel(lambda file: file.task == self.uid and used(file))
+                self._context.outbox.cancel(
+                    lambda file: file.task == self.uid and file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
+                )
                 self._updates.clear(through)
-                self._audit.record_dropped(used)
             case events.ClearGlobals(before):
                 for item in self._context.spool.arrived(Kind.GLOBALPARAM, self.uid):
                     if item.id.round is not None and item.id.round < before:
@@ -252,17 +253,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     def _end(self) -> None:
         self._cleared = True
-        self._audit.record_dropped(lambda _: True)
         self._log.info("task_ended", round=self._machine.round)
         self._context.announce()
-
-    def _record_unacknowledged(self) -> None:
-        """Files that are found when a task is resumed may have been sent before."""
-        for update in self._updates.all():
-            self._audit.record_sent(file_id(update, self.uid), update.size, update.num_examples)
-        for file, path in self._jobs.testset():
-            if path.exists():
-                self._audit.record_sent(file, path.stat().st_size)
 
     def record_versions(self) -> None:
         """Record the versions of the task's workers, and log those that the task was not started under."""
@@ -295,14 +287,21 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         ).start()
         self.record_versions()
 
-    def _send_update(self, update: Update) -> None:
-        file = file_id(update, self.uid)
-        self._audit.record_sent(file, update.size, update.num_examples)
+    def _offer(self, files: Sequence[OfferedFile]) -> None:
+        """Send files to the server, after the audit log has a durable line for each."""
+        server, outbox = self._context.server, self._context.outbox
+        lines = [audit_line(file, self.assignment, server.name) for file in files]
+
+        def send(_: None) -> None:
+            for file in files:
+                outbox.send(server, file.id, file.source, meta=file.meta, digest=file.digest)
+
+        self.write(partial(self._context.audit_log.add, lines), send)
+
+    def _as_offered(self, update: Update) -> OfferedFile:
         meta = update.model_dump(mode="json", exclude_defaults=True)
         path = self._updates.path(update)
-        self._context.outbox.send(self._context.server, file, path, meta=meta, digest=update.digest)
+        return OfferedFile(file_id(update, self.uid), path, update.size, update.num_examples, meta, update.digest)
 
     def _send_testset(self) -> None:
-        for file, path in self._jobs.testset():
-            self._audit.record_sent(file, path.stat().st_size)
-            self._context.outbox.send(self._context.server, file, path)
+        self._offer([OfferedFile(file, path, path.stat().st_size) for file, path in self._jobs.testset()])

@@ -69,6 +69,9 @@ class Nodes:
                 continue
             if known is None or announcement.heard - known.heard > self._timeout:
                 self._log.info("node_online", node=path.stem, clients=announcement.hello.clients)
+            if known is not None and announcement.hello.audit.lines < known.hello.audit.lines:
+                problem = f"it had {known.hello.audit.lines} lines, and has {announcement.hello.audit.lines} now"
+                self._log.warning("audit_log_shortened", node=path.stem, problem=problem)
             self._known[path.stem] = announcement
             fresh.append(path.stem)
         return fresh

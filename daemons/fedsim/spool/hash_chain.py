@@ -1,0 +1,116 @@
+"""An append-only file of JSON lines, in which each line has a digest that covers it and all lines before it.
+
+The field `chain` of a line is the blake3 digest of the `chain` of the line before it, followed by the line without
+this field. A line that was changed, removed or inserted is found by computing them again; lines that were removed at
+the end are found by comparing with a `ChainHead` that was kept elsewhere. Lines without the field, which an older
+version wrote, are covered by those after them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from blake3 import blake3
+
+from fedsim.spool.durable import FILE_MODE, sync_folder, write_all
+
+_FIELD: Final = b', "chain": "'
+_END: Final = b'"}'
+_DIGITS: Final = 64
+
+
+@dataclass(frozen=True)
+class ChainHead:
+    """The number of lines, and the chain of the last one; empty if there is none."""
+
+    lines: int = 0
+    digest: str = ""
+
+
+class HashChain:
+    """The file at `path`. `open` reads it; then lines can be appended, from one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.head = ChainHead()
+        self._path = path
+        self._chained = False  # whether a line with the field was read
+
+    def open(self) -> list[str]:
+        """Read and check the file, and remove what a crash has left of an unfinished line at its end.
+
+        Returns:
+            What is wrong with the file, in sentences that are the same each time.
+        """
+        self.head = ChainHead()
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        whole = content.rfind(b"\n") + 1
+        problems = [*self._check(content[:whole].split(b"\n")[:-1])]
+        if whole < len(content):
+            problems.append(
+                f"an unfinished line of {len(content) - whole} bytes after line {self.head.lines} was removed"
+            )
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+                os.fsync(file.fileno())
+        return problems
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Durably add a line for each of `records`; after an error none of them is in the file."""
+        head, added = self.head, b""
+        for record in records:
+            body = json.dumps(record).encode()
+            head = _next(head, body)
+            added += body[:-1] + _FIELD + head.digest.encode() + _END + b"\n"
+        if not added:
+            return
+        new = not self._path.exists()
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)
+        with os.fdopen(descriptor, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                write_all(file, added)
+                os.fsync(file.fileno())
+            except OSError as error:
+                error.filename = str(self._path)
+                file.truncate(before)
+                raise
+        if new:
+            sync_folder(self._path.parent)
+        self.head = head
+
+    def _check(self, lines: list[bytes]) -> Iterator[str]:
+        for number, line in enumerate(lines, 1):
+            body, field, rest = line.rpartition(_FIELD)
+            if not field or len(rest) != _DIGITS + len(_END) or not rest.endswith(_END):
+                if not _is_json(line):
+                    yield f"line {number} is not readable"
+                elif self._chained:
+                    yield f"line {number} has no digest"
+                self.head = _next(self.head, line)
+                continue
+            self._chained = True
+            expected = _next(self.head, body + b"}")
+            found = rest[:_DIGITS].decode(errors="replace")
+            if found != expected.digest:
+                yield f"line {number}, or one before it, is not what was written"
+            self.head = ChainHead(number, found)
+
+
+def _next(head: ChainHead, body: bytes) -> ChainHead:
+    return ChainHead(head.lines + 1, blake3(head.digest.encode() + body).hexdigest())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
