@@ -165,6 +165,8 @@ class Hello(Message):
     min_privacy_level: Name = "none"
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
     audit: AuditHead = AuditHead()
+    instance: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of the node's spool")] = ""
+    host: Annotated[str, Field(max_length=255, description="The name of the machine, for people")] = ""
 
     def offers(self, group: str) -> dict[str, PluginInfo]:
         """The plug-ins of the group that are installed here and that the institution allows, by name."""

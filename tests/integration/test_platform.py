@@ -141,7 +141,13 @@ def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> Non
     lab.completed(number)
     for node in ("node-a", "node-b"):
         lab.await_gone(lab.node_spool(node) / "localparam", f"*{lab.task(number).uid}*")
-        assert {file.split("/")[0] for file in lab.files(node)} == {"audit.jsonl", "checkpoints", "events", "format"}
+        assert {file.split("/")[0] for file in lab.files(node)} == {
+            "audit.jsonl",
+            "checkpoints",
+            "events",
+            "format",
+            "instance",
+        }
     lab.await_gone(lab.server_spool / ".incoming", "*")  # a `hello` that is on its way
     assert {file.split("/")[0] for file in lab.files("server")} == {"checkpoints", "events", "format", "nodes.json"}
 

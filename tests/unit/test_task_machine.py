@@ -6,6 +6,7 @@ hashes: the final one depends on every update, in canonical order, of every roun
 
 from __future__ import annotations
 
+import copy
 import heapq
 import random
 from collections.abc import Callable
@@ -174,6 +175,7 @@ class World:
             for _ in range(4):
                 victim = self.random.choice([*self.plan.nodes, "server"])
                 self.later(self.random.uniform(1, 200), lambda victim=victim: self.crash(victim))
+            self.later(self.random.uniform(1, 100), self.restore_a_backup)
         while self.queue and self.disk.outcome is None:
             self.now, _, do = heapq.heappop(self.queue)
             assert self.now < 100_000, f"stuck: {self.server.phase} waits for {self.server.waiting_for}"
@@ -191,6 +193,17 @@ class World:
             self.nodes[host] = None
             self.start_node(host)
             self.announce(host, repeat=True)
+
+    def restore_a_backup(self) -> None:
+        """The server gets its state of some time ago, and has lost everything since."""
+        backup = copy.deepcopy(self.disk)
+
+        def restore() -> None:
+            if max(self.disk.models, default=-1) < self.plan.settings.num_rounds:
+                self.disk = backup
+                self.crash("server")
+
+        self.later(self.random.uniform(1, 60), restore)
 
     def break_down(self, name: str) -> None:
         """From now on the node's workers fail, also after a restart; its daemon says so."""
@@ -314,6 +327,7 @@ class World:
         report = machine.report if machine is not None and not machine.ended else None
         self.message(lambda: self.told(on_server.NodeReported(name, report)))
         if repeat:
+            self.node_told(name, on_node.UsePending())
             self.alive(name, 10, lambda: self.announce(name, repeat=True))
 
     def node_assigned(self, name: str) -> None:
@@ -346,8 +360,11 @@ class World:
         if disk.assignment is None:
             return
         disk.globals[number] = (broadcast, model)
-        newest = max(disk.globals)
-        self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
+        machine = self.nodes[name]
+        assert machine is not None
+        earlier = [old for old in disk.globals if old < machine.round]
+        chosen = max(earlier or disk.globals)
+        self.node_told(name, on_node.GlobalArrived(chosen, disk.globals[chosen][0]))
 
     def node_do(self, name: str, action: on_node.Action) -> None:
         disk = self.node_disks[name]
@@ -386,8 +403,8 @@ class World:
                     self.message(lambda update=update: self.update_came(update))
             case on_node.ClearUsedUpdates(through):
                 disk.updates = {key: value for key, value in disk.updates.items() if key[0] > through}
-            case on_node.ClearGlobals(before):
-                disk.globals = {number: value for number, value in disk.globals.items() if number >= before}
+            case on_node.ClearGlobals(keep):
+                disk.globals = {number: value for number, value in disk.globals.items() if number == keep}
             case on_node.KeepFinal(number):
                 model = disk.globals[number][1]
 

@@ -116,6 +116,28 @@ def test_a_deadline_that_passed_in_vain_does_not_wake_again() -> None:
     assert machine.waiting_for == ("a", "b")
 
 
+def test_time_that_a_round_has_waited_survives_a_restart_and_time_in_which_the_server_was_down_does_not_count() -> None:
+    machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset(), waited=100.0)
+    assert machine.waited(0) is None
+    machine.begin(5000)
+    assert machine.wake_at == 5000 + SETTINGS.round_timeout_seconds - 100
+    assert machine.waited(5010) == (1, 110.0)
+
+
+def test_a_node_in_another_round_is_sent_the_model_again_as_long_as_it_is_waited_for() -> None:
+    machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset())
+    machine.begin(0)
+    examples = ((2, 50),)
+    for number, repeated in ((0, True), (2, True), (1, False)):
+        report = TaskReport(task=UID, state="ready", round=number, num_examples=examples)
+        sent = [
+            action
+            for action in machine.handle(on_server.NodeReported("a", report), 1)
+            if isinstance(action, on_server.SendGlobal)
+        ]
+        assert [(action.node, action.round) for action in sent] == ([("a", 1)] if repeated else [])
+
+
 def test_a_restart_between_a_rounds_last_record_and_its_clearing_continues_to_the_end() -> None:
     machine = restored(kept=frozenset({2, 3}))
     actions = machine.begin(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection
 from functools import partial
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.instance import instance_of
 from fedsim.spool.layout import Arrived
 from fedsim.state_machines.policy import refusal
 from fedsim.wire.peer import Peer
@@ -62,6 +64,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self.resources.callback(self._quit_tasks)
         self._inspected: Inspected | None = None
         self._hello_problem = ""
+        self._instance = instance_of(config.spool)
         self._orphans: set[str] = set()
         self._announce_timer = self.loop.timer(self._announce)
         self._sweep_timer = self.loop.timer(self._sweep)
@@ -164,10 +167,13 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         if self._inspected is None:
             return
         self._announce_timer.start(self.config.announce_seconds)
+        for task in self._tasks.values():
+            task.offer_again()
         remarks = (*([str(self.suspended)] if self.suspended else []), *self.own_data.remarks)
         hello = make_hello(self.config, self._inspected, [task.report for task in self._tasks.values()], remarks)
         head = self._context.audit_log.head
-        hello = hello.model_copy(update={"audit": AuditHead(lines=head.lines, digest=head.digest)})
+        audit = AuditHead(lines=head.lines, digest=head.digest)
+        hello = hello.model_copy(update={"audit": audit, "instance": self._instance, "host": socket.gethostname()})
         self.outbox.send_newest(self._server, FileId(kind=Kind.HELLO), hello.model_dump_json().encode())
 
     def _hello_ended(self, outcome: Outcome) -> None:

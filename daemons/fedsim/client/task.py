@@ -13,6 +13,7 @@ from functools import partial
 
 from fedsim.client.audit_log import OfferedFile, audit_line
 from fedsim.client.context import NodeContext
+from fedsim.client.offer_schedule import OfferSchedule
 from fedsim.client.phase_answers import PhaseAnswers
 from fedsim.client.task_jobs import NodeTaskJobs
 from fedsim.client.telemetry import NodeTaskTelemetry
@@ -53,6 +54,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
         self._answers = PhaseAnswers(assignment.task, context)
+        self._offers = OfferSchedule()
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
         self._machine = NodeMachine(assignment)
@@ -124,16 +126,26 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self.in_turn(self._global_arrived)
 
     def _global_arrived(self) -> list[events.Action]:
-        newest = self._jobs.newest_global()
+        before = self._machine.round
+        newest = self._jobs.newest_global(before)
         if newest is None:
             return []
-        before = self._machine.round
         actions = self.handle(events.GlobalArrived(*newest))
+        if self._machine.round < before:
+            problem = f"the server is in round {self._machine.round} again: it was restored from a backup"
+            self._log.warning("server_set_back", round=before, problem=problem)
         if self._machine.round != before:
+            self._offers.reset()
             number, broadcast = newest
             trained = {chunk for round_number, chunk in self._machine.trained if round_number == number}
             self._telemetry.round_started(number, {chunk.id for chunk in broadcast.chunks} - trained)
         return actions
+
+    @contained
+    def offer_again(self) -> None:
+        """Offer the round's updates again if that is due: until they were used, the server may have lost them."""
+        if self._offers.due():
+            self.dispatch(events.UsePending())
 
     @contained
     def stop(self, reason: str) -> None:
@@ -234,9 +246,9 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                     lambda file: file.task == self.uid and file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
                 )
                 self._updates.clear(through)
-            case events.ClearGlobals(before):
+            case events.ClearGlobals(keep):
                 for item in self._context.spool.arrived(Kind.GLOBALPARAM, self.uid):
-                    if item.id.round is not None and item.id.round < before:
+                    if item.id.round != keep:
                         clear_file(item.path)
             case events.KeepFinal(number):
                 self.submit(self._jobs.keep_final(number))
@@ -290,7 +302,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
     def _offer(self, files: Sequence[OfferedFile]) -> None:
         """Send files to the server, after the audit log has a durable line for each."""
         server, outbox = self._context.server, self._context.outbox
-        lines = [audit_line(file, self.assignment, server.name) for file in files]
+        new = [file for file in files if self._offers.add(file.id)]
+        lines = [audit_line(file, self.assignment, server.name) for file in new]
 
         def send(_: None) -> None:
             for file in files:

@@ -87,9 +87,14 @@ class NodeTaskJobs:
         ids = [FileId(kind=Kind.TESTSET, task=self._assignment.task, part=part) for part in ("data", "label")]
         return [(file, spool.path(file, node)) for file in ids]
 
-    def newest_global(self) -> tuple[int, Broadcast] | None:
-        """The newest global model that was received: its round and metadata."""
-        for item in reversed(self._context.spool.arrived(Kind.GLOBALPARAM, self._assignment.task)):
+    def newest_global(self, current: int) -> tuple[int, Broadcast] | None:
+        """The newest global model that was received: its round and metadata.
+
+        Models of rounds before the current one were removed: one that is there was received later, and precedes.
+        """
+        arrived = self._context.spool.arrived(Kind.GLOBALPARAM, self._assignment.task)
+        earlier = [item for item in arrived if (item.id.round or 0) < current]
+        for item in reversed(earlier or arrived):
             try:
                 metadata = item.metadata()
                 return item.id.round or 0, read_message(Broadcast, metadata.meta, f"metadata of {item.path.name}")

@@ -15,11 +15,11 @@ from fedsim.inbox.counters import Counters
 from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
 from fedsim.inbox.quota import ReceiveQuota
 from fedsim.inbox.task_numbers import TaskNumbers
-from fedsim.inbox.validation import check_contents
+from fedsim.inbox.validation import check_contents, check_instance
 from fedsim.spool.allowlist import check_wanted
 from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
-from fedsim.spool.kinds import KINDS
+from fedsim.spool.kinds import KINDS, Kind
 from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.lock import FolderLock
 from fedsim.spool.npy import hash_file
@@ -82,11 +82,18 @@ class SpoolInbox:
             raise Refused("not_permitted", f"a {self._role} accepts no {header.id.kind} from a {sender.role}")
         allowlist = check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
+        destination = self._destination(sender, header)
+
+        def check(path: Path) -> None:
+            check_contents(path, header.id, sender, self._role, allowlist.num_parameters)
+            if header.id.kind is Kind.HELLO:
+                check_instance(path, destination.final)
+
         incoming = IncomingFile(
             header,
             sender,
-            self._destination(sender, header),
-            check=lambda path: check_contents(path, header.id, sender, self._role, allowlist.num_parameters),
+            destination,
+            check=check,
             ended=self._ended,
         )
         with incoming.lock:

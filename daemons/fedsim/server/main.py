@@ -16,6 +16,7 @@ from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
 from fedsim.server.nodes import Nodes
+from fedsim.server.steady_clock import SteadyClock
 from fedsim.server.tasks import ClaimedTasks
 from fedsim.spool.clear import clear_file, clear_task
 from fedsim.spool.files import Kind, Role
@@ -67,6 +68,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             metrics=self.metrics,
         )
         self._tasks = ClaimedTasks(self._context)
+        self._clock = SteadyClock(config.spool / "clock.json")
         self.resources.callback(self._tasks.quit)
         self._poll = self.loop.timer(self._poll_database)
         self._housekeeping = self.loop.timer(self._keep_house)
@@ -182,7 +184,10 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     def _keep_house(self) -> None:
         self._housekeeping.start(HOUSEKEEPING_SECONDS)
         self._store.nodes.keep(self._nodes.addresses)
-        apply_retention(self.spool.checkpoints, self._store, self.config.retention, time.time())
+        rule = self.config.retention
+        if rule.keep_days is not None and self._clock.now() is None:
+            rule = rule.model_copy(update={"keep_days": None})
+        apply_retention(self.spool.checkpoints, self._store, rule, time.time())
 
     def end_turn(self) -> None:
         """Let tasks act on the time that has passed, and publish numbers and status."""

@@ -9,6 +9,8 @@ from fedsim.state_machines.task import TaskMachine
 from fedsim.store.records import Progress
 
 PROGRESS_SECONDS = 0.25
+# How much of a deadline a restart of the server may forget.
+WAITED_SECONDS = 10.0
 
 
 class TaskProgress:
@@ -16,6 +18,7 @@ class TaskProgress:
 
     def __init__(self, context: ServerContext, records: TaskProjection) -> None:
         self.due = 0.0
+        self._waited_due = 0.0
         self._context = context
         self._records = records
         self._suspended: dict[str, SuspendReason] = {}
@@ -33,6 +36,13 @@ class TaskProgress:
         if progress is not None:
             self.due = now + PROGRESS_SECONDS
         return progress
+
+    def waited(self, machine: TaskMachine, now: float) -> tuple[int, float] | None:
+        """For how long the round has waited, where it is time to record it."""
+        if now < self._waited_due:
+            return None
+        self._waited_due = now + WAITED_SECONDS
+        return machine.waited(now)
 
     def suspended(self, machine: TaskMachine, problem: str) -> Progress:
         """The progress of a task that is suspended here."""

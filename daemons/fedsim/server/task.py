@@ -340,6 +340,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             return self._progress.due
         if not self._machine.ended:
             self._telemetry.publish_round(self.round)
+            if (waited := self._progress.waited(self._machine, now)) is not None:
+                self.write_behind(partial(self._folder.write_waited, *waited))
             if (progress := self._progress.update(self._machine, now)) is not None:
                 self.write_behind(partial(self._context.store.tasks.set_progress, self.uid, progress))
         return None

@@ -4,6 +4,7 @@ globalparam/<uid>/plan.json              nodes, placement, chunks: fixed before 
 globalparam/<uid>/counts.json            examples of each client: fixed before round 1
 globalparam/<uid>/versions.json          of the workers that computed it, on each host; see `runtime.worker_versions`
 globalparam/<uid>/phases.json            extension phases that are complete, if the task has any
+globalparam/<uid>/waited.json            for how long the round that is under way has waited for updates
 globalparam/<uid>/roster-000007.json     which updates count in round 7; written before anything is summed
 globalparam/<uid>/round-000007.new/      being written by a worker
 globalparam/<uid>/round-000007/          committed: model.npy, the strategy's state, round.json; broadcast.npy if
@@ -124,6 +125,17 @@ class TaskDir:
         updates = tuple(Update.model_validate(update) for update in content["updates"])
         roster = WriteRoster(content["round"], updates, tuple(content["missing"]))
         return roster, Gathered(**content["gathered"])
+
+    # ---- the deadline
+
+    def write_waited(self, number: int, seconds: float) -> None:
+        """Record for how long a round has waited for updates."""
+        write_sealed(self.path / "waited.json", [number, seconds])
+
+    def read_waited(self, number: int) -> float:
+        """For how long the round has waited, as last recorded; 0 if that is not known."""
+        content = self._read_json("waited.json")
+        return float(content[1]) if content is not None and content[0] == number else 0.0
 
     # ---- rounds
 

@@ -1,7 +1,9 @@
 """The state machine of one task on a node: events in, actions out, no input or output of its own.
 
 With each `globalparam` the node trains its chunks and sends their updates. An update is kept until the next
-`globalparam` reports that it was used; the final model ends the task. `NODE_TRANSITIONS` lists the phases.
+`globalparam` reports that it was used, and offered again from time to time: a server that was restored from a backup
+may have lost it. A `globalparam` of an earlier round comes from such a server, and the node trains that round again.
+The final model ends the task. `NODE_TRANSITIONS` lists the phases.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ from fedsim.state_machines.node_events import (
     Trained,
     TrainingDiverged,
     UpdateKey,
+    UsePending,
     WorkersIdle,
 )
 from fedsim.state_machines.suspension import Suspended
@@ -145,14 +148,15 @@ class NodeMachine:
                 return self._chunk_trained(number, chunk)
             # The server continues without a chunk of an earlier round, whose files may be removed already.
             case TrainingDiverged(number) | Failed(round=int(number)) if self._is_over(number):
-                return [ClearUsedUpdates(number)]
+                return self._clear_late(number)
             case TrainingDiverged(number, client):
-                self.round = number
                 return self._give_up(NodePhase.DIVERGED, f"client {client}'s parameters are no longer finite")
             case Failed(reason, refused):
                 return self._give_up(NodePhase.REFUSED if refused else NodePhase.FAILED, reason)
             case Stopped() if self.phase is NodePhase.CLOSING:
                 return []  # the task ends as soon as the final model is stored
+            case UsePending():
+                return self._offer_again() if self.phase is NodePhase.READY else []
             case FinalKept() | Stopped():
                 self._move(NodePhase.ENDED)
                 return [End()]
@@ -169,7 +173,11 @@ class NodeMachine:
 
     def _is_over(self, number: int) -> bool:
         """Whether updates of this round are no longer expected."""
-        return number < self.round or self.phase is NodePhase.CLOSING
+        return number != self.round or self.phase is NodePhase.CLOSING
+
+    def _clear_late(self, number: int) -> list[Action]:
+        """Remove what was computed for a round that is over; what came of a later one may be of the server's past."""
+        return [] if number > self.round else [ClearUsedUpdates(number)]
 
     def _loaded(self, num_examples: tuple[tuple[int, int], ...]) -> list[Action]:
         if self.phase is not NodePhase.LOADING:  # a further worker, or a restarted one
@@ -204,15 +212,27 @@ class NodeMachine:
         return [EndWorkers(), Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
-        if number <= self.round or self.phase in _GIVEN_UP:
+        if number == self.round or self.phase in (*_GIVEN_UP, NodePhase.CLOSING):
             return []
+        if number < self.round:
+            return self._set_back(number, broadcast)
         if broadcast.final:
-            first = self.phase is not NodePhase.CLOSING
             self._move(NodePhase.CLOSING)
             self._untrained.clear()
-            return [KeepFinal(number)] if first else []
+            return [KeepFinal(number)]
         self.round = number
         actions: list[Action] = [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number)]
+        return actions + self._begin_round(number, broadcast)
+
+    def _set_back(self, number: int, broadcast: Broadcast) -> list[Action]:
+        """The server is in an earlier round again: what was trained since is based on models that it no longer has."""
+        actions: list[Action] = [ClearUsedUpdates(self.round), ClearGlobals(number)]
+        self.round = number
+        self.stored, self.trained = frozenset(), set()
+        return actions + self._begin_round(number, broadcast)
+
+    def _begin_round(self, number: int, broadcast: Broadcast) -> list[Action]:
+        actions: list[Action] = []
         self._untrained.clear()
         for chunk in broadcast.chunks:
             if self._was_trained(number, chunk):  # before a restart; sending twice costs nothing
@@ -229,9 +249,14 @@ class NodeMachine:
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
         if self._is_over(number):
-            return [ClearUsedUpdates(number)]
+            return self._clear_late(number)
         self.trained.add((number, chunk))
         return [SendUpdates(number, chunk)]
+
+    def _offer_again(self) -> list[Action]:
+        if self.round == 0:
+            return [SendTestset()] if self.assignment.send_testset else []
+        return [SendUpdates(self.round, chunk) for number, chunk in sorted(self.trained) if number == self.round]
 
     def _train(self) -> list[Action]:
         actions: list[Action] = []

@@ -94,6 +94,11 @@ class FinalKept:
 
 
 @dataclass(frozen=True)
+class UsePending:
+    """The round's updates, or the test set, were sent some time ago, and nothing shows that they were used."""
+
+
+@dataclass(frozen=True)
 class Stopped:
     """The server ended the task."""
 
@@ -110,6 +115,7 @@ Event = (
     | WorkersIdle
     | FinalKept
     | Suspended
+    | UsePending
     | Stopped
 )
 
@@ -174,9 +180,9 @@ class ClearUsedUpdates:
 
 @dataclass(frozen=True)
 class ClearGlobals:
-    """Remove the global models of rounds before this one."""
+    """Remove the global models of all rounds but this one."""
 
-    before: int
+    keep: int
 
 
 @dataclass(frozen=True)

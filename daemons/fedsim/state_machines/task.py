@@ -140,7 +140,7 @@ class TaskMachine(TaskMachineState):
         if problem is not None:
             return self._finish("failed", problem)
         if known is not None:
-            return self._node_recovered(node)
+            return self._node_recovered(node) or self._repeat_global(node, report)
         return [] if self.counts is None else [events.RecordCounts(self.counts), *self._advance(now)]
 
     def _node_recovered(self, node: str) -> list[Action]:
@@ -149,6 +149,13 @@ class TaskMachine(TaskMachineState):
         if self._collector is not None and not self._collector.closed:
             self._collector.include(node)
         return [RecordEvent("node_back", f"node {node} takes part again"), *self._send_globals([node])]
+
+    def _repeat_global(self, node: str, report: TaskReport) -> list[Action]:
+        """A node that is in another round has lost the round's model, or this host was set back: send it again."""
+        collector = self._collector
+        if collector is None or report.round == collector.number or node not in collector.waiting_for:
+            return []
+        return self._send_globals([node])
 
     def _node_refused(self, node: str, reason: str, now: float) -> list[Action]:
         if not self._trained:
@@ -236,7 +243,8 @@ class TaskMachine(TaskMachineState):
 
     def _open(self, number: int, now: float) -> RoundCollector:
         assert self.counts is not None  # noqa: S101 - no round opens without them
-        deadline = now + self.settings.round_timeout_seconds
+        deadline = now + self.settings.round_timeout_seconds - self._waited
+        self._waited = 0.0
         self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._participants.absent)
         return self._collector
 

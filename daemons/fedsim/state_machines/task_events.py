@@ -25,6 +25,7 @@ class Restored:
         saved: those of them that are saved, as far as that is due.
         testset_parts: the files of the test set that have arrived.
         completed_phases: the extension phases that are complete, with their answers.
+        waited: for how long the round after the committed one was open, in seconds, while the server ran.
         absent: (node, why) of the nodes that take no part for now; only a snapshot knows them.
     """
 
@@ -36,6 +37,7 @@ class Restored:
     saved: frozenset[int] = frozenset()
     testset_parts: frozenset[str] = frozenset()
     completed_phases: tuple[CompletePhase, ...] = ()
+    waited: float = 0.0
     absent: tuple[tuple[str, str], ...] = ()
 
 

@@ -41,6 +41,7 @@ class TaskMachineState:
         self._models = CommittedModels(plan.settings, restored, own_testset=own_testset, scaled=scaled)
         self._participants = Participants(plan, restored.counts, dict(restored.absent))
         self._delivery = FinalDelivery()
+        self._waited = restored.waited
         self._extensions = PhaseRunner(extensions, restored.completed_phases)
         self._collector: RoundCollector | None = None
         self._roster: WriteRoster | None = None
@@ -102,6 +103,12 @@ class TaskMachineState:
         if self._collector is not None and not self._collector.closed:
             return self._collector.wake_at
         return self._delivery.deadline
+
+    def waited(self, now: float) -> tuple[int, float] | None:
+        """The round that waits for updates, and for how long it has (in seconds); None while none does."""
+        if self._collector is None or self._collector.closed:
+            return None
+        return self._collector.number, now - self._collector.deadline + self.settings.round_timeout_seconds
 
     def accepts_updates_of(self, number: int) -> bool:
         """Whether an update of this round can still count."""
