@@ -352,7 +352,7 @@ def ready_node() -> NodeMachine:
 
 
 @pytest.mark.parametrize(
-    "event", [on_node.Failed("no"), on_node.Failed("no", refused=True), on_node.TrainingDiverged(1, 0)], ids=repr
+    "event", [on_node.Failed("no"), on_node.Failed("no", refused=True), on_node.TrainingDiverged(0, 0)], ids=repr
 )
 def test_a_node_that_gives_a_task_up_holds_no_workers(event: on_node.Event) -> None:
     assert ready_node().handle(event) == [on_node.EndWorkers(), on_node.Report()]

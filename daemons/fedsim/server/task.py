@@ -59,11 +59,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     # ------------------------------------------------------------ lifecycle
 
     @property
-    def round(self) -> int:
-        """The round that is under way."""
-        return self._machine.round
-
-    @property
     def wake_at(self) -> float | None:
         """When `tick` is due (time.monotonic)."""
         return None if self._queue.held else self._machine.wake_at
@@ -291,8 +286,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._finish(action)
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
-        received = sum(update.size for update in roster.updates)
-        gathered = self._records.closed(roster.round, received)
+        gathered = self._records.closed(roster.round, sum(update.size for update in roster.updates))
         self.write(lambda: self._folder.write_roster(roster, gathered))
         self._roster = roster
         if missing := missing_clients(roster):
@@ -339,7 +333,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         if now < self._progress.due:
             return self._progress.due
         if not self._machine.ended:
-            self._telemetry.publish_round(self.round)
+            self._telemetry.publish_round(self._machine.round)
             if (waited := self._progress.waited(self._machine, now)) is not None:
                 self.write_behind(partial(self._folder.write_waited, *waited))
             if (progress := self._progress.update(self._machine, now)) is not None:

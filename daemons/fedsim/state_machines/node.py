@@ -254,9 +254,10 @@ class NodeMachine:
         return [SendUpdates(number, chunk)]
 
     def _offer_again(self) -> list[Action]:
-        if self.round == 0:
-            return [SendTestset()] if self.assignment.send_testset else []
-        return [SendUpdates(self.round, chunk) for number, chunk in sorted(self.trained) if number == self.round]
+        testset: list[Action] = [SendTestset()] if self.assignment.send_testset else []
+        return testset + [
+            SendUpdates(self.round, chunk) for number, chunk in sorted(self.trained) if number == self.round
+        ]
 
     def _train(self) -> list[Action]:
         actions: list[Action] = []
