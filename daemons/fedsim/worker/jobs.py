@@ -50,7 +50,7 @@ class Aggregate(_Line):
 
 
 class TestSetFiles(_Line):
-    """The location of the test set: two files from a node with digests, or a data set of the server's own and the schema."""
+    """The location of the test set: two files from a node, or the server's own data set and the schema."""
 
     data: Path | None = None
     labels: Path | None = None
