@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from fedsim.data_schema import MAX_FEATURES, DataSchema, Finite
 from fedsim.errors import BadInput, SuspendReason
 from fedsim.plugins import Provenance, short_name
+from fedsim.problems import problems_text
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
@@ -271,7 +272,4 @@ def read_message(model: type[M], data: bytes | str | dict[str, object], source: 
     try:
         return model.model_validate(data) if isinstance(data, dict) else model.model_validate_json(data)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)[:5]
-        )
-        raise BadInput(f"{source} is not a valid {model.__name__}: {problems}") from error
+        raise BadInput(f"{source} is not a valid {model.__name__}: {problems_text(error)}") from error

@@ -22,6 +22,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 
 from fedsim import __version__
 from fedsim.errors import BadInput
+from fedsim.problems import gettext_noop as gettext_noop  # noqa: PLC0414 - plug-ins import it from here
+from fedsim.problems import location_text, problem_text
 
 MODELS = "fedsim.models"
 FORMATS = "fedsim.formats"
@@ -36,11 +38,6 @@ GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPL
 """All groups of entry points."""
 _NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})
 """Packages whose classes a plug-in inherits from, but is not known by."""
-
-
-def gettext_noop(text: str) -> str:
-    """Mark a text for translation: pages look its translation up when they show it."""
-    return text
 
 
 def short_name(group: str) -> str:
@@ -206,12 +203,27 @@ def make(group: str, name: str, options: dict[str, Any]) -> Any:
     try:
         checked = plugin.Options.model_validate(options)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, item['loc']))}: {option_problem(plugin, name, item)}"
-            for item in error.errors(include_url=False)
-        )
+        found = _problems(plugin, name, error)
+        problems = "; ".join(f"{option}: {problem}" for option, problem in found.items())
         raise BadInput(f"options of the {kind_of(group)} {name}: {problems}") from error
     return plugin(checked)
+
+
+def option_problems(group: str, name: str, options: dict[str, Any]) -> dict[str, str]:
+    """What is wrong with the options of a plug-in, by their places; raises `BadInput` if it cannot be loaded."""
+    plugin = load(group, name)
+    try:
+        plugin.Options.model_validate(options)
+    except ValidationError as error:
+        return _problems(plugin, name, error)
+    return {}
+
+
+def _problems(plugin: type[Plugin], name: str, error: ValidationError) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(location_text(item["loc"]), option_problem(plugin, name, item))
+    return found
 
 
 def option_problem(plugin: type[Plugin], name: str, item: Any) -> str:
@@ -219,7 +231,7 @@ def option_problem(plugin: type[Plugin], name: str, item: Any) -> str:
     if item["type"] == "extra_forbidden":
         fields = plugin.Options.model_fields
         return f"is not an option of {name} (options: {', '.join(fields)})" if fields else f"{name} has no options"
-    return str(item["msg"]).removeprefix("Value error, ")
+    return problem_text(item)
 
 
 @cache

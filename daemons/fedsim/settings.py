@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedsim import plugins
 from fedsim.errors import BadInput
+from fedsim.problems import OWN_TYPES, problem_text
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -233,13 +234,11 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
         parsed = TaskSettings.model_validate(_nested(settings, problems))
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            message = item["msg"].removeprefix("Value error, ")
             depth = 1 if item["loc"][:1] in {(name,) for name in (*PLUGIN_LISTS, "nodes")} else 2
             field = ".".join(map(str, item["loc"][:depth]))
-            if item["type"] == "extra_forbidden":
-                message = _not_a_setting(field)
-            problems.setdefault(field, message)
-            if item["type"] not in {"value_error", "extra_forbidden"}:
+            unknown = item["type"] == "extra_forbidden"
+            problems.setdefault(field, _not_a_setting(field) if unknown else problem_text(item))
+            if item["type"] not in {*OWN_TYPES, "extra_forbidden"}:
                 kinds[field] = (item["type"], item.get("ctx", {}))
         parsed = None
     _check_plugins(settings if parsed is None else parsed.model_dump(), problems, kinds)
@@ -266,11 +265,11 @@ def _nested(settings: dict[str, Any], problems: dict[str, str]) -> dict[str, Any
     for outer in map(options_setting, PLUGIN_LISTS):
         given = settings.get(outer, {})
         if isinstance(given, dict):  # `{clip.norm: 1}` is `{clip: {norm: 1}}`
-            dotted = {key: value for key, value in given.items() if "." in key and not isinstance(value, dict)}
+            dotted = {key: value for key, value in given.items() if "." in str(key) and not isinstance(value, dict)}
             settings |= {f"{outer}.{key}": value for key, value in dotted.items()}
             if dotted:
                 settings[outer] = {key: value for key, value in given.items() if key not in dotted}
-    for key in [key for key in settings if "." in key]:
+    for key in [key for key in settings if "." in str(key)]:
         outer, _, inner = key.partition(".")
         entry, _, option = inner.rpartition(".")
         if outer in map(options_setting, PLUGIN_LISTS) and entry:
@@ -337,7 +336,7 @@ def _check_plugin(
         for item in error.errors(include_url=False):
             field = ".".join(map(str, (key, *item["loc"][:1])))  # an item of a list is a problem of its option
             problems.setdefault(field, plugins.option_problem(plugin, name, item))
-            if item["type"] not in {"value_error", "extra_forbidden"}:
+            if item["type"] not in {*OWN_TYPES, "extra_forbidden"}:
                 kinds[field] = (item["type"], item.get("ctx", {}))
     except BadInput as error:
         problems[setting] = str(error)

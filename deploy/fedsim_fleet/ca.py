@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from fedsim import __version__
 from fedsim.cli.options import json_option
 from fedsim.cli.output import NONE, Output
-from fedsim.cli.running import run_command
-from fedsim.errors import BadInput, NotThere, Unavailable
+from fedsim.command import exit_codes, run_command
+from fedsim.errors import EX_DATA, EX_NOINPUT, EX_OK, EX_UNAVAILABLE, EX_USAGE, BadInput, NotThere, Unavailable
 from fedsim.spool.durable import replacing, write_all
 from fedsim.spool.files import Role
 from fedsim_fleet.authority import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority, Issued
@@ -26,15 +26,7 @@ from fedsim_fleet.request import request_for
 P = ParamSpec("P")
 FROM_ENVIRONMENT = "FEDSIM_CA_PASSPHRASE"
 
-EPILOG = """\b
-Exit codes:
-    0  done
-   64  the command line is invalid
-   65  the input is rejected: a signing request, a name, the passphrase
-   66  the authority, certificate or file does not exist
-   69  a file cannot be written
-   70  internal error
-"""
+EPILOG = exit_codes(EX_OK, EX_USAGE, EX_DATA, EX_NOINPUT, EX_UNAVAILABLE)
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from fedsim import __version__
-from fedsim.cli.running import run_command
+from fedsim.command import run_command
 from fedsim_fleet.debian import MIRROR, SECURITY_MIRROR, Repository
 from fedsim_fleet.wheels import gather_wheels, version_of
 

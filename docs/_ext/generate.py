@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,10 +15,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from state_diagrams import TABLES
 
-from fedsim.cli.main import EPILOG, cli
+from fedsim import plugins as plugins_of
+from fedsim.cli.main import cli
+from fedsim.command import EXIT_CODES
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
 from fedsim.learning.transforms import compatibility
-from fedsim.migrations.command import main as migrate
+from fedsim.migrations.command import migrate
 from fedsim.settings import SEED_NAMES, TaskSettings
 from fedsim.web.api import ApiRoutes
 from fedsim_fleet.ca import ca
@@ -114,7 +115,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    if value is None or value == [] or isinstance(value, BaseModel):
+    if value is None or value in ([], {}) or isinstance(value, BaseModel):
         return "–"
     if isinstance(value, list):
         return ", ".join(f"`{item}`" for item in value)
@@ -168,9 +169,29 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[list[str]]:
             ]
             for marks, below in inner:
                 yield from _keys(below, f"{prefix}{name}{marks}.")
+        elif name == "format_options":
+            values = _kind(field.annotation)
+            yield [f"`{prefix}{name}`", values, _default(field), field.description or ""]
+            for option, formats in _format_options().items():
+                shown = plugins_of.load(plugins_of.FORMATS, formats[0]).Options.model_fields[option]
+                yield [
+                    f"`{prefix}{option}`",
+                    _kind(shown.annotation) + _limits(shown),
+                    _default(shown),
+                    f"{', '.join(formats)}: {shown.description}",
+                ]
         else:
             values = _kind(field.annotation) + _limits(field)
             yield [f"`{prefix}{name}`", values, _default(field), field.description or ""]
+
+
+def _format_options() -> dict[str, list[str]]:
+    """The options of data formats, each with the formats that have it."""
+    found: dict[str, list[str]] = {}
+    for name in plugins_of.names(plugins_of.FORMATS):
+        for option in plugins_of.load(plugins_of.FORMATS, name).Options.model_fields:
+            found.setdefault(option, []).append(name)
+    return found
 
 
 def yaml_keys(name: str) -> str:
@@ -180,7 +201,7 @@ def yaml_keys(name: str) -> str:
 
 def exit_codes() -> str:
     """The exit codes of commands and daemons."""
-    rows = [[f"`{code}`", meaning] for code, meaning in re.findall(r"^ +(\d+)  (.*)$", EPILOG, re.MULTILINE)]
+    rows = [[f"`{code}`", meaning] for code, meaning in EXIT_CODES.items()]
     return table(["code", "meaning"], rows)
 
 

@@ -200,7 +200,7 @@ def test_a_class_that_the_model_does_not_know_is_named(terminal: Terminal, check
     [
         ("left,right\n1\n", "line 2"),
         ("left,right\n1,red\n", "--label-column"),
-        ("left,right\n1,nan\n", "not finite"),
+        ("left,right\n1,nan\n", "--like fills"),
         ("left,right\n", "no examples"),
         ('left,right\n"1,2\n', "not valid CSV"),
     ],

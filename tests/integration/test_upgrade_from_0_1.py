@@ -22,7 +22,7 @@ from platform_support import DIGITS, Platform
 
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
 from fedsim.errors import EX_CONFIG
-from fedsim.migrations.command import main as fedsim_migrate
+from fedsim.migrations.command import migrate as fedsim_migrate
 from fedsim.settings import parse_settings
 from fedsim.store import Store
 from fedsim.testing.local_cluster import NodeSpec

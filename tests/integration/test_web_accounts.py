@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import time
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -120,6 +122,23 @@ def test_hashing_occupies_few_threads_and_further_requests_are_refused(
     assert (turned_away.status_code, turned_away.headers["Retry-After"]) == (503, str(passwords.RETRY_SECONDS))
     assert "Try again shortly" in turned_away.text
     assert statuses == [303] * passwords.MAX_WAITING + [503]
+
+
+def test_a_password_is_the_same_in_each_unicode_form(site: Site) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Geheimnis-ä-öü-77") for form in ("NFC", "NFD"))
+    site.user("lin")
+    user = site.store.users.by_name("lin")
+    assert user is not None
+    for stored in (composed, decomposed):  # an older version hashed what was typed
+        site.store.users.set_password_hash(user.id, passwords._HASHER.hash(stored))
+        for typed in (decomposed, composed):
+            accounts.log_in(site.store, site.config, "lin", typed, address="192.0.2.1", now=time.time())
+        kept = site.store.users.by_name("lin")
+        assert kept is not None
+        assert passwords.matching_form(kept.password_hash, decomposed) == unicodedata.normalize("NFKC", composed)
+    assert passwords.hash_password(decomposed) != composed
+    assert passwords.is_right(passwords.hash_password(decomposed), composed)
+    assert not passwords.is_right(passwords.hash_password(composed), "Geheimnis-a-ou-77")
 
 
 def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:

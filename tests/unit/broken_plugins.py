@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from fedsim.data import DataSet
 from fedsim.data.table import Csv
+from fedsim.data.table_options import TextOptions
 from fedsim.errors import BadInput
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -550,8 +551,9 @@ class BlamesAnother(Around):
 # ------------------------------------------------------------ data formats
 
 
-class OtherKeys(Csv):
-    keys = Csv.keys | {"separator"}
+class OptionsThatAreKeys(Csv):
+    class Options(TextOptions):
+        share: bool = Field(False, title="share", description="Has the name of a key of every data set")
 
 
 class RecognisesAll(Csv):

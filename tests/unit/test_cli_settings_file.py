@@ -25,6 +25,11 @@ def test_every_default_survives_yaml_and_json() -> None:
         assert parse_settings(parse_settings_text(text))[0] == defaults
 
 
+@pytest.mark.parametrize("text", ["{num_rounds: 5, title: a}", "{\n  num_rounds: 5,\n  title: a,\n}"])
+def test_yaml_may_have_braces(text: str) -> None:
+    assert {name: str(value) for name, value in parse_settings_text(text).items()} == {"num_rounds": "5", "title": "a"}
+
+
 def test_nothing_is_no_settings() -> None:
     assert parse_settings_text("") == parse_settings_text("# only words\n") == parse_settings_text("{}") == {}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import broken_plugins as broken
 import numpy as np
+import polars as pl
 import pytest
 
 from fedsim import plugins
@@ -89,7 +90,7 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "engine_trains_whole_tasks": (broken.NoisyEngine,),
     },
     plugins.FORMATS: {
-        "keys_are_known": (broken.OtherKeys,),
+        "options_can_be_keys": (broken.OptionsThatAreKeys,),
         "recognises_its_files": (broken.RecognisesAll, broken.RecognisesNone),
         "loads_deterministically": (broken.NoisyFormat,),
         "gives_valid_examples": (broken.RoundLabels,),
@@ -117,13 +118,21 @@ def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
     rng = np.random.default_rng(0)
     labels = np.arange(30, dtype=np.uint8) % 3
     pixels = rng.integers(256, size=(30, 3, 32, 32), dtype=np.uint8)
-    sample = folder / {"csv": "table.csv", "npz": "arrays.npz"}.get(name, "images")
+    sample = folder / {"csv": "table.csv", "parquet": "table.parquet", "npz": "arrays.npz"}.get(name, "images")
     match name:
         case "csv":
             rows = "".join(
                 f"{label},{x:.3f},{y:.3f}\n" for label, (x, y) in zip(labels, rng.normal(size=(30, 2)), strict=True)
             )
             sample.write_text(f"class,x,y\n{rows}")
+            return Candidate(plugin, sample=sample, dataset={"label_column": "class"})
+        case "parquet":
+            table = {
+                "class": labels,
+                "x": rng.normal(size=30),
+                "word": [f"{value:.2f}" for value in rng.normal(size=30)],
+            }
+            pl.DataFrame(table).write_parquet(sample)
             return Candidate(plugin, sample=sample, dataset={"label_column": "class"})
         case "npz":
             np.savez(

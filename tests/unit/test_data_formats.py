@@ -291,7 +291,7 @@ def test_a_share_of_the_examples_may_be_the_test_set(tmp_path: Path) -> None:
         ({"path": "none", "format": "csv", "label_column": "y"}, "cannot be read: No such file"),
         ({"path": "mnist", "format": "npz"}, "cannot be read: Is a directory"),
         ({"path": "both"}, "match cifar10 and idx; set `format`"),
-        ({"path": "mnist", "label_column": "y"}, "format idx does not use label_column"),
+        ({"path": "mnist", "label_column": "y"}, "label_column: idx has no options"),
     ],
 )
 def test_a_data_set_that_cannot_be_found_is_reported(tmp_path: Path, chosen: dict[str, Any], message: str) -> None:

@@ -231,7 +231,12 @@ def test_features_far_out_of_scale_are_reported_with_what_to_do(tmp_path: Path) 
     config = DataSetConfig(name="t", path=Path("t.csv"), label_column="y")
     (note,) = inspect_dataset(config, tmp_path).notes
     assert note == "the column at reaches values in the order of 1e12, with which training hardly works: set `scale`"
-    assert inspect_dataset(config.model_copy(update={"scale": "minmax"}), tmp_path).notes == ()
+    assert (
+        inspect_dataset(
+            config.model_copy(update={"format_options": {"label_column": "y", "scale": "minmax"}}), tmp_path
+        ).notes
+        == ()
+    )
     np.savez(tmp_path / "i.npz", x=np.full((4, 5, 5), 255, np.float32), y=np.array([0, 1, 0, 1]))
     (note,) = inspect_dataset(DataSetConfig(name="i", path=Path("i.npz")), tmp_path).notes
     assert "divide them, or store them as uint8" in note

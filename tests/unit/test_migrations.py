@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from fedsim.errors import EX_CONFIG, EX_TRY_AGAIN
 from fedsim.migrations import from_0_1, steps
-from fedsim.migrations.command import main
+from fedsim.migrations.command import main, migrate
 from fedsim.migrations.from_0_1 import TasksInProgress
 from fedsim.migrations.steps import migrate_state
 from fedsim.spool import format as spool_format
@@ -161,19 +161,19 @@ def test_every_older_format_has_a_step() -> None:
     assert sorted(steps.STEPS) == list(range(1, spool_format.FORMAT))
 
 
-def test_the_command_says_what_it_did_and_what_to_do(tmp_path: Path) -> None:
+def test_the_command_says_what_it_did_and_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     node, server = old_node(tmp_path / "client"), old_server(tmp_path / "server")
     (server / "localparam" / UID).mkdir()
     check = ["--check", str(node), str(server), str(tmp_path / "unused")]
-    assert CliRunner().invoke(main, check).output.splitlines() == [str(node), str(server)]
-    first = CliRunner().invoke(main, [str(node), str(server)])
-    assert first.exit_code == EX_TRY_AGAIN
-    assert re.search(f"{node}: format 1 is now format 2", first.output)
-    assert "--discard-tasks" in first.output
-    second = CliRunner().invoke(main, [str(node), str(server), "--discard-tasks"])
+    assert CliRunner().invoke(migrate, check).output.splitlines() == [str(node), str(server)]
+    assert main([str(node), str(server)]) == EX_TRY_AGAIN
+    printed = capsys.readouterr()
+    assert re.search(f"{node}: format 1 is now format 2", printed.out)
+    assert "--discard-tasks" in printed.err
+    second = CliRunner().invoke(migrate, [str(node), str(server), "--discard-tasks"])
     assert second.exit_code == 0
     assert f"{server}: format 1 is now format 2" in second.output
-    assert CliRunner().invoke(main, check).output == ""
-    third = CliRunner().invoke(main, [str(node), str(server), str(tmp_path / "unused")])
+    assert CliRunner().invoke(migrate, check).output == ""
+    third = CliRunner().invoke(migrate, [str(node), str(server), str(tmp_path / "unused")])
     assert (third.exit_code, third.output) == (0, "")
     assert not (tmp_path / "unused").exists()

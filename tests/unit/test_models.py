@@ -225,7 +225,7 @@ def test_options_of_a_model_are_the_sizes_of_its_layers(
 
 
 def test_wrong_options_of_a_model_are_named() -> None:
-    for hidden, problem in (("", "at least 1"), ("8, wide", "integer"), ("0", "greater than or equal to 1")):
+    for hidden, problem in (("", "at least 1"), ("8, wide", "whole number"), ("0", "must be at least 1")):
         with pytest.raises(BadInput, match=f"options of the model mlp: hidden.*{problem}"):
             build_model(_spec("mlp", (5,), hidden=hidden))
     with pytest.raises(BadInput, match=r"layers: is not an option of mlp \(options: hidden\)"):

@@ -216,7 +216,7 @@ def test_the_settings_list_transforms_with_their_options() -> None:
     [
         ({"transforms": "identity, clip"}, "transforms", "unknown transform 'clip' (available: identity)"),
         ({"transforms": "identity,identity"}, "transforms", "names one twice"),
-        ({"transforms": "-x"}, "transforms", "should match pattern"),
+        ({"transforms": "-x"}, "transforms", "must be a name of at most 64 letters"),
         ({"transforms_options": {"clip": {"norm": 1}}}, "transforms_options.clip", "clip is not one of the transforms"),
         (
             {"transforms": "identity", "transforms_options.identity.norm": 1},

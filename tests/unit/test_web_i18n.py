@@ -23,10 +23,11 @@ PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 def used() -> set[str]:
     keywords = {"tr": None, "_": None, "gettext": None, "gettext_noop": None}
     folders = (WEB, WEB.parent / "learning")
+    places = [(folder, METHODS) for folder in folders] + [(WEB.parent, [("problems.py", "python")])]
     return {
         str(found[2])
-        for folder in folders
-        for found in extract_from_dir(str(folder), method_map=METHODS, keywords=keywords)
+        for folder, methods in places
+        for found in extract_from_dir(str(folder), method_map=methods, keywords=keywords)
     }
 
 

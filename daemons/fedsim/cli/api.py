@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from fedsim import __version__
 from fedsim.cli.credentials import is_local
-from fedsim.errors import EX_TRY_AGAIN, BadInput, FedsimError, NotThere, Refused, Unavailable
+from fedsim.errors import EX_TRY_AGAIN, BadInput, ConfigError, FedsimError, NotThere, Refused, Unavailable
 
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 PAGE_SIZE = 500
+PROXIES = ("ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+"""Variables of the environment that name a proxy. Their values can contain passwords and are never printed."""
 Json = dict[str, Any]
 
 
@@ -43,7 +47,19 @@ def open_client(url: str, **options: Any) -> httpx.Client:
     """Create an HTTP client for the web; a proxy from the environment is not used for this machine."""
     headers = {"User-Agent": f"fedsim/{__version__}", "Accept-Language": "en", **options.pop("headers", {})}
     timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_local(url), **options)
+    try:
+        return httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_local(url), **options)
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        proxies = [name for name in PROXIES if os.environ.get(name)]
+        problem = (
+            "a SOCKS proxy is not supported" if isinstance(error, ImportError) else "not the address of an HTTP proxy"
+        )
+        advice = f"{problem}; unset it, or list {urlsplit(url).hostname} in NO_PROXY"
+        raise ConfigError(f"{', '.join(proxies) or 'The proxy'} in the environment", [advice]) from error
+    except OSError as error:  # of certificates; an SSLError, too
+        names = [name for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if os.environ.get(name)]
+        advice = f"its certificates cannot be read: {error.strerror or error}"
+        raise ConfigError(f"{', '.join(names) or 'The system'}", [advice]) from error
 
 
 @contextmanager
@@ -51,7 +67,7 @@ def reaching(url: str) -> Iterator[None]:
     """Turn exceptions of httpx into `Unavailable`."""
     try:
         yield
-    except httpx.TransportError as error:
+    except (httpx.RequestError, httpx.InvalidURL) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ssl.SSLError):
             cause = cause.__cause__ or cause.__context__

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from fedsim.errors import BadInput, Refused
+from fedsim.errors import BadInput, ConfigError, Refused
 from fedsim.spool.durable import write_bytes
 
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -31,8 +31,15 @@ class ApiCredentials:
 
 
 def default_path() -> Path:
-    """The default token file: `~/.config/fedsim/token`, or below `$XDG_CONFIG_HOME`."""
-    return Path(click.get_app_dir("fedsim")) / "token"
+    """The default token file: `~/.config/fedsim/token`, or below `$XDG_CONFIG_HOME`.
+
+    Raises:
+        ConfigError: the user has no home folder.
+    """
+    folder = Path(click.get_app_dir("fedsim"))
+    if not folder.is_absolute():
+        raise ConfigError("The environment", ["there is no home folder: set HOME, or name a file with --token-file"])
+    return folder / "token"
 
 
 def clean_url(text: str) -> str:

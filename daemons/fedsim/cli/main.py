@@ -15,22 +15,7 @@ from fedsim.cli.commands.listings import nodes, options, rounds
 from fedsim.cli.commands.predict import predict
 from fedsim.cli.commands.tasks import delete, rerun, show, stop, submit, tasks
 from fedsim.cli.commands.watch import watch
-from fedsim.cli.running import run_command
-
-EPILOG = """\b
-Exit codes:
-    0  done; with watch: the task is completed
-    1  the watched task failed or was stopped
-   64  the command line is wrong
-   65  the input is refused: settings, data, or a task that is not in the right state
-   66  there is no such task, round, user or file
-   69  the web or the database cannot be reached
-   70  something went wrong inside
-   75  not now: try again later
-   77  not logged in, or not allowed
-   78  a configuration file is wrong
-  130  interrupted, or not confirmed
-"""
+from fedsim.command import EPILOG, run_command
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -13,17 +12,9 @@ import click
 from fedsim.cli.api import ApiClient
 from fedsim.cli.credentials import choose_url, default_path, read_credentials
 from fedsim.cli.output import Output
-from fedsim.errors import EX_FAILED
+from fedsim.command import State
 
 P = ParamSpec("P")
-
-
-@dataclass
-class State:
-    """What `main` must know of the command that ran, also when it failed or its output was not read to the end."""
-
-    as_json: bool = False
-    code: int = EX_FAILED
 
 
 def _remember(context: click.Context, _: click.Parameter, value: bool) -> bool:

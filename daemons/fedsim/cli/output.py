@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,14 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedsim.command import plain as plain  # noqa: PLC0414 - part of how commands print
+
 # Lines are not wrapped if the output is not a terminal.
 PIPE_WIDTH = 1000
 NONE = "–"
-
-
-def plain(text: object) -> str:
-    """Text in one line without control characters."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) == "Cc" else char for char in str(text))
 
 
 class Output:

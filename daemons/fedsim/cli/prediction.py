@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +15,10 @@ from torch import nn
 from fedsim.cli.output import number, share
 from fedsim.config import ClientConfig, DataSetConfig, load_config
 from fedsim.data import DataSet, load_dataset, load_features
+from fedsim.data.formats import find_format
+from fedsim.data.load import find_path
 from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
+from fedsim.data.table import Csv, Table, is_table
 from fedsim.data_schema import DataSchema, unknown_words
 from fedsim.errors import BadInput
 from fedsim.learning.common_scale import apply_scale, scale_of
@@ -104,7 +105,7 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
         BadInput: they cannot be read, or have another shape or other classes than the model was trained for.
     """
     path = source.path
-    table = path.suffix.lower() == ".csv" if source.dataset_format is None else source.dataset_format == "csv"
+    table = is_table(source.dataset_format, path)
     if source.like is not None and not table:
         raise BadInput(f"{path} is not a table: omit --like, which scales the columns of a table")
     if source.label_column is not None and not table:
@@ -139,7 +140,8 @@ def _of_data_set(source: PredictionSource, model: CheckpointModel) -> Prediction
     """Read labelled data in one of the formats of `fedsim.data`."""
     path = source.path.absolute()
     config = DataSetConfig.model_validate(
-        {"name": "given", "path": path.name, "format": source.dataset_format, "label_column": source.label_column}
+        {"name": "given", "path": path.name, "format": source.dataset_format}
+        | ({} if source.label_column is None else {"label_column": source.label_column})
     )
     dataset = load_dataset(config, path.parent)
     if source.part == "test" and dataset.test is None:
@@ -184,18 +186,16 @@ def _table_like(source: PredictionSource, model: CheckpointModel) -> PredictionI
     features = load_features(config, node.data, source.path)
     own = load_dataset(config, node.data)
     names = own.data_schema.features if own.data_schema is not None else ()
-    label_column = source.label_column or config.label_column
-    with _lines(source.path) as lines:
-        labelled = label_column in [name.strip() for name in next(lines, [])]
-    if not labelled:
-        return _in_order(_unlabelled(features, f"the table, prepared as {source.like}"), names, model)
-    labels = _labels(config, source.path.absolute(), label_column)
-    given = PredictionInput(
-        Examples(features, _as_in_task(labels, own, model)),
-        labelled=True,
-        source=f"the table, prepared as {source.like}",
-    )
-    return _in_order(given, names, model)
+    table = find_format(config, find_path(node.data, config.path))
+    if not isinstance(table, Table):
+        raise BadInput(f"The data set {source.like} is not a table: omit --like, which scales the columns of a table")
+    if source.label_column is not None:
+        table = type(table)(table.options.model_copy(update={"label_column": source.label_column}))
+    origin = f"the table, prepared as {source.like}"
+    if table.options.label_column not in table.header(source.path):
+        return _in_order(_unlabelled(features, origin), names, model)
+    labels = _as_in_task(table.labels(config, source.path), own, model)
+    return _in_order(PredictionInput(Examples(features, labels), labelled=True, source=origin), names, model)
 
 
 def _as_in_task(labels: IntArray, own: DataSet, model: CheckpointModel) -> IntArray:
@@ -209,56 +209,13 @@ def _as_in_task(labels: IntArray, own: DataSet, model: CheckpointModel) -> IntAr
     return numbers[labels]
 
 
-def _labels(config: DataSetConfig, path: Path, label_column: str | None) -> IntArray:
-    """The classes in a table, according to the data set's configuration."""
-    plain = DataSetConfig.model_validate(
-        {
-            "name": config.name,
-            "path": path.name,
-            "format": "csv",
-            "label_column": label_column,
-            "id_column": config.id_column,
-            "labels": config.labels,
-            "missing": "mean",  # keeps every line, because each needs a prediction
-        }
-    )
-    return load_dataset(plain, path.parent).train.labels
-
-
-@contextmanager
-def _lines(path: Path) -> Iterator[Any]:
-    """Read the lines of a CSV file; errors become `BadInput`."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        try:
-            yield lines
-        except UnicodeDecodeError as error:
-            raise BadInput(f"{path} is not UTF-8 text: save the table as UTF-8") from error
-        except csv.Error as error:
-            raise BadInput(f"{path}: line {lines.line_num}: not valid CSV ({error})") from error
-
-
 def _read_columns(path: Path) -> tuple[list[str], FloatArray]:
     """Read a table of features: the names of its columns, and float32 [n, columns] in their order."""
-    rows: list[list[float]] = []
-    with _lines(path) as lines:
-        header: list[str] = next(lines, [])
-        for cells in lines:
-            if not cells:
-                continue
-            place = f"{path}: line {lines.line_num}"
-            if len(cells) != len(header):
-                raise BadInput(f"{place}: {len(cells)} values, but {len(header)} columns in the header")
-            try:
-                row = [float(cell) for cell in cells]
-            except ValueError as error:
-                raise BadInput(f"{place}: {error}; if a column has the class, name it with --label-column") from error
-            if not all(map(isfinite, row)):
-                raise BadInput(f"{place}: a value is not finite; fill it, or use --like to fill it as the node does")
-            rows.append(row)
-    if not rows:
-        raise BadInput(f"{path}: it contains no examples; each needs a line below the header")
-    return [name.strip() for name in header], np.array(rows, np.float32)
+    try:
+        return Csv().header(path), Csv().all_columns(path)
+    except BadInput as error:
+        advice = "--label-column names a column with the class; --like fills and scales the columns as the node does"
+        raise BadInput(f"{error} ({advice})") from error
 
 
 def write_predictions(model: CheckpointModel, given: PredictionInput, file: BinaryIO) -> None:

@@ -87,19 +87,13 @@ def read_settings(source: str) -> dict[str, Any]:
 def parse_settings_text(text: str) -> dict[str, Any]:
     """Parse names and values from YAML or JSON text; raises `BadInput` with the position of an error."""
     try:
-        if text.lstrip().startswith("{"):
-            # A value that JSON does not have (NaN) is kept as text, which the web rejects with the name of its field.
-            content = json.loads(text, object_pairs_hook=_unique, parse_constant=str)
-        else:
-            content = yaml.load(text, Loader=_TextLoader)  # noqa: S506 - makes only text, lists and mappings
+        content = _parse_json(text) if text.lstrip().startswith("{") else _parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise BadInput(f"{place}not valid YAML: {error.problem}") from error
     except yaml.YAMLError as error:
         raise BadInput(f"not valid YAML: {error}") from error
-    except json.JSONDecodeError as error:
-        raise BadInput(f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
     except RecursionError as error:
         raise BadInput("it is nested too deeply: settings are names and values") from error
     if content is None or content == "":
@@ -107,6 +101,21 @@ def parse_settings_text(text: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput("must contain names and values, such as `num_rounds: 20`")
     return content
+
+
+def _parse_yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_TextLoader)  # noqa: S506 - makes only text, lists and mappings
+
+
+def _parse_json(text: str) -> Any:
+    """JSON, or YAML in braces, whose first name has no double quotes."""
+    try:
+        # A value that JSON does not have (NaN) is kept as text, which the web rejects with the name of its field.
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=str)
+    except json.JSONDecodeError as error:
+        if not text.lstrip().removeprefix("{").lstrip().startswith('"'):
+            return _parse_yaml(text)
+        raise BadInput(f"line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}") from error
 
 
 def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:

@@ -260,6 +260,6 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._orphans = orphans
 
 
-def main() -> None:
+def main() -> int:
     """`fedsim-client`."""
-    daemon_main(ClientDaemon)
+    return daemon_main(ClientDaemon)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from fedsim import plugins
 from fedsim.errors import BadInput
@@ -34,11 +37,40 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def _host(value: object) -> object:
+    """Accept brackets around an IPv6 address, which YAML reads as a list; explain a port after a host."""
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = f"[{value[0]}]"
+    if not isinstance(value, str):
+        return value
+    host = value.strip()
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or any(character.isspace() or character == "/" for character in host):
+        raise ValueError(f"{value!r} must be an IP address or the name of a host")
+    name, colon, port = host.rpartition(":")
+    if colon and (":" not in name or name.endswith("]")):
+        raise ValueError(f"must be only the host, without its port: address: {name.strip('[]')}, port: {port or 9001}")
+    return host
+
+
+Host = Annotated[str, BeforeValidator(_host)]
+
+
 class Address(StrictModel):
     """An address and a port to listen on."""
 
-    address: str = Field("127.0.0.1", description="IP address or host name")
+    address: Host = Field("127.0.0.1", description="IP address or host name")
     port: Port = Field(description="TCP port")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _explain_text(cls, given: object) -> object:
+        if isinstance(given, str) and (match := re.fullmatch(r"\[?([^\[\]]*?)\]?:(\d+)", given.strip())):
+            raise ValueError(f"must be written with two keys: {{address: {match[1]!r}, port: {match[2]}}}")
+        if isinstance(given, str | int | list):
+            raise ValueError("must be written with two keys, such as {address: 127.0.0.1, port: 9001}")  # noqa: TRY004 - pydantic reports it
+        return given
 
     def __str__(self) -> str:
         """The address in the usual notation, with brackets around an IPv6 address."""
@@ -131,12 +163,38 @@ def options_of(group: str, field: str) -> Callable[[dict[str, Any], ValidationIn
     def check(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         if field in info.data:
             try:
-                plugins.make(group, info.data[field], options)
+                problems = plugins.option_problems(group, info.data[field], options)
             except BadInput as error:
                 raise ValueError(str(error)) from error
+            if problems:
+                text = "; ".join(f"{option}: {problem}" for option, problem in problems.items())
+                raise ValueError(f"options of the {plugins.kind_of(group)} {info.data[field]}: {text}")
         return options
 
     return check
+
+
+_DATA_SET_KEYS = ("name", "path", "test_path", "format", "share", "test_share")
+
+
+def check_format_options(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    """A validator: the options must be those of the data format; without a named one, of any installed format."""
+    if not options or "format" not in info.data:
+        return options
+    if (name := info.data["format"]) is None:
+        known: set[str] = set()
+        for other in plugins.names(plugins.FORMATS):
+            with suppress(BadInput):  # a broken package concerns only the data sets that use it
+                known |= set(plugins.load(plugins.FORMATS, other).Options.model_fields)
+        unknown = [option for option in options if option not in known]
+        available = ", ".join([*_DATA_SET_KEYS, *sorted(known)])
+        problems = dict.fromkeys(unknown, f"unknown key (available: {available})")
+    else:
+        problems = plugins.option_problems(plugins.FORMATS, name, options)
+    if problems:
+        text = "; ".join(f"{option}: {problem}" for option, problem in problems.items())
+        raise PydanticCustomError("option_problems", "{text}", {"text": text, "problems": problems})
+    return options
 
 
 Guarded = Annotated[Address, AfterValidator(_guarded_address)]

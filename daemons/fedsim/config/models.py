@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork, ValidationInfo
+from pydantic import AfterValidator, Field, IPvAnyNetwork, ValidationInfo, model_validator
 
 from fedsim.config.database import checked_url
 from fedsim.config.fields import (
@@ -14,11 +14,13 @@ from fedsim.config.fields import (
     Bytes,
     DataPath,
     Guarded,
+    Host,
     Name,
     Port,
     Seconds,
     Secret,
     StrictModel,
+    check_format_options,
     check_guarded,
     distinct_names,
     guarded_web_address,
@@ -118,7 +120,7 @@ class NodeAddress(StrictModel):
     """A node and the address of its receiver."""
 
     name: Name = Field(description="Name in the node's certificate")
-    address: str = Field("127.0.0.1", description="Where its receiver listens")
+    address: Host = Field("127.0.0.1", description="Where its receiver listens")
     port: Port = Field(9002, description="Port of its receiver")
     listens: bool = Field(True, description="false: no receiver, the node receives over the connection that it opens")
 
@@ -171,31 +173,34 @@ class ServerConfig(_Database, Measured, _Networked):
 
 
 class DataSetConfig(StrictModel):
-    """A data set in the `data` folder: a file or a folder, and how to read it."""
+    """A data set in the `data` folder: a file or a folder, and how to read it.
+
+    Keys that are not fields are options of the format.
+    """
 
     name: Name = Field(description="Name by which tasks choose it")
     path: DataPath = Field(description="Relative to the data folder")
     test_path: DataPath | None = Field(None, description="Where the test set is a file of its own")
     format: Annotated[str, installed(FORMATS)] | None = Field(
-        None, description="idx, npz, csv, digits, cifar10 or an installed format; detected from the files if omitted"
+        None,
+        description="idx, npz, csv, parquet, digits, cifar10 or an installed one; detected from the files if omitted",
+    )
+    format_options: Annotated[dict[str, Any], AfterValidator(check_format_options)] = Field(
+        {}, description="Options of the format; they can also be given as keys of the data set"
     )
     share: bool = Field(False, description="Whether the test set may be sent to the server")
-    label_column: str | None = Field(None, description="Tables: the column with the class")
-    id_column: str | None = Field(None, description="Tables: a column to ignore")
-    scale: Literal["none", "standard", "minmax", "common"] = Field(
-        "none",
-        description="Tables: scaling, fitted on this node's training rows; common: on those of all nodes",
-    )
-    scale_values: dict[str, tuple[float, float]] | None = Field(
-        None, description="Tables: fixed scaling, column: [subtract, divide by]"
-    )
-    missing: Literal["error", "drop", "mean"] = Field(
-        "error", description="Tables: what happens to a row with an empty cell"
-    )
-    labels: dict[str, int] | None = Field(None, description="Tables: class number of each label in the file")
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="If there is no test set: share of the examples to hold out, always the same ones"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_options(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("format_options", {}), dict):
+            return given
+        options = {key: value for key, value in given.items() if key not in cls.model_fields}
+        known = {key: value for key, value in given.items() if key in cls.model_fields}
+        return known | {"format_options": {**given.get("format_options", {}), **options}} if options else given
 
 
 class Institution(StrictModel):

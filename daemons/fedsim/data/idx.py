@@ -7,7 +7,6 @@ bytes, and the values (LeCun, "The MNIST database"). A header is checked against
 from __future__ import annotations
 
 import gzip
-import re
 import struct
 import zlib
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import Format
+from fedsim.data.near_misses import FILE_NAME
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
 
@@ -28,7 +28,6 @@ MAX_DEFLATE_RATIO = 1032
 BLOCK = 2**24
 """Bytes read at a time, so that memory grows with the content, not with what a header claims."""
 PIXEL_SCALE = 255.0
-FILE_NAME = re.compile(r"(?:.*[-_])?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?", re.IGNORECASE)
 TEST_NAMES = frozenset({"t10k", "test"})
 
 

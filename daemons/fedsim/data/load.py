@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fedsim.data.formats import find_format
 from fedsim.data.npz import read_features
 from fedsim.data.schema import array_schema, scale_notes
 from fedsim.data.split import split_off_test
-from fedsim.data.table import load_table_features
+from fedsim.data.table import Table
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, DataSetInfo
@@ -30,9 +31,9 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
     Raises:
         BadInput: with the file, the position in it, and what is expected.
     """
-    path = folder / config.path
+    path = find_path(folder, config.path)
     source = f"data set {config.name}: {path}"
-    test_path = None if config.test_path is None else folder / config.test_path
+    test_path = None if config.test_path is None else find_path(folder, config.test_path)
     try:
         dataset = find_format(config, path).load(config, path, test_path)
     except OSError as error:
@@ -43,13 +44,23 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
     return dataset if dataset.data_schema is not None else replace(dataset, data_schema=array_schema(dataset))
 
 
+def find_path(folder: Path, path: Path) -> Path:
+    """The path in the folder; Unicode can write a name in several forms, and the file may have another one."""
+    found = folder
+    for part in path.parts:
+        wanted = unicodedata.normalize("NFC", part)
+        inside = found.iterdir() if found.is_dir() and not (found / part).exists() else iter(())
+        found = next((item for item in inside if unicodedata.normalize("NFC", item.name) == wanted), found / part)
+    return found
+
+
 def load_features(config: DataSetConfig, folder: Path, file: Path) -> FloatArray:
     """Read examples without labels for prediction, prepared like the training examples of a data set.
 
     Args:
         config: the data set on which the model was trained; a table is scaled and filled in the same way.
         folder: the node's data folder.
-        file: a CSV file with the data set's feature columns, an `.npz` with `features` or `x`, or an `.npy`.
+        file: a table with the data set's feature columns, an `.npz` with `features` or `x`, or an `.npy`.
 
     Returns:
         float32 [n, *shape].
@@ -58,8 +69,10 @@ def load_features(config: DataSetConfig, folder: Path, file: Path) -> FloatArray
         BadInput: the file cannot be read, or its examples do not have the data set's shape.
     """
     try:
-        if file.suffix.lower() == ".csv":
-            return load_table_features(config, folder / config.path, file)
+        path = find_path(folder, config.path)
+        form = find_format(config, path)
+        if isinstance(form, Table) and file.suffix.lower() not in {".npy", ".npz"}:
+            return form.load_features(config, path, file)
         return _load_array_features(load_dataset(config, folder).train, file)
     except OSError as error:
         raise BadInput(f"{error.filename or file} cannot be read: {error.strerror or error}") from error

@@ -21,9 +21,9 @@ from fedsim.learning.examples import DataSet, Examples
 
 PIXEL_SCALE = 255.0
 # Names of arrays: the first that exists is used.
-TRAIN_FEATURES = ("x_train", "train_features", "features", "x")
+TRAIN_FEATURES = ("x_train", "train_features", "train_images", "features", "x")
 TRAIN_LABELS = ("y_train", "train_labels", "labels", "y")
-TEST_FEATURES = ("x_test", "test_features")
+TEST_FEATURES = ("x_test", "test_features", "test_images")
 TEST_LABELS = ("y_test", "test_labels")
 ENCRYPTED = 1
 """The flag of an encrypted ZIP entry."""
@@ -36,12 +36,12 @@ COLOURS = frozenset({1, 3, 4})
 class Npz(Format):
     """One file with the arrays x_train, y_train and, for testing, x_test, y_test.
 
-    Also supported are train_features, train_labels, test_features, test_labels, and features, labels (or x, y) in a
-    file without a test set. `test_path` can name a separate file for the test set.
+    Also supported are train_features or train_images, train_labels, test_features or test_images, test_labels, and
+    features, labels (or x, y) in a file without a test set. `test_path` can name a separate file for the test set.
     """
 
     title = "npz – arrays of NumPy"
-    keys = frozenset({"test_path"})
+    uses_test_path = True
 
     def detect(self, path: Path) -> bool:
         """Whether the file ends in .npz."""
@@ -111,7 +111,9 @@ def _examples(
     for names in (features, labels):
         name = next((name for name in names if name in arrays), None)
         if name is None:
-            raise BadInput(f"{path}: no array {' or '.join(names)} (available: {', '.join(arrays) or 'none'})")
+            unnamed = "; save arrays with names, numpy.savez(FILE, x_train=…, y_train=…)" if "arr_0" in arrays else ""
+            available = ", ".join(arrays) or "none"
+            raise BadInput(f"{path}: no array {' or '.join(names)} (available: {available}){unnamed}")
         found.append(arrays[name])
     values, classes = plain_features(found[0], path), found[1]
     if classes.dtype.kind not in "iu":
@@ -139,7 +141,7 @@ def read_features(path: Path) -> NDArray[Any]:
     """Read features without labels, from an `.npz` (x_test, test_features, features or x) or an `.npy`."""
     if path.suffix.lower() == ".npz":
         arrays = read_npz(path)
-        name = next((name for name in TEST_FEATURES + TRAIN_FEATURES[2:] if name in arrays), None)
+        name = next((name for name in TEST_FEATURES + TRAIN_FEATURES[3:] if name in arrays), None)
         if name is None:
             raise BadInput(f"{path}: no array features or x (available: {', '.join(arrays) or 'none'})")
         return plain_features(arrays[name], path)

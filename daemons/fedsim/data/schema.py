@@ -7,7 +7,7 @@ from math import floor, log10
 
 import numpy as np
 
-from fedsim.config.models import DataSetConfig
+from fedsim.data.table_options import TableOptions
 from fedsim.data_schema import MAX_FEATURES, MAX_NAME_CHARACTERS, DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
@@ -18,27 +18,27 @@ LARGEST_PLAIN = 200.0
 IMAGE_LAYOUTS = {2: "H W", 3: "C H W"}
 
 
-def table_schema(config: DataSetConfig, columns: Sequence[str], num_classes: int) -> DataSchema:
+def table_schema(data_set: str, options: TableOptions, columns: Sequence[str], num_classes: int) -> DataSchema:
     """The schema of a table with these feature columns; raises `BadInput` if a name cannot be announced."""
-    for name in (*columns, *(config.labels or {})):
+    for name in (*columns, *options.labels):
         if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
             raise BadInput(
-                f"data set {config.name}: the name {name[:40]!r} has {len(name)} characters or cannot be printed; "
+                f"{data_set}: the name {name[:40]!r} has {len(name)} characters or cannot be printed; "
                 f"names of columns and labels are printable and have at most {MAX_NAME_CHARACTERS} characters"
             )
     if len(columns) > MAX_FEATURES:
-        raise BadInput(f"data set {config.name}: {len(columns)} columns; a table has at most {MAX_FEATURES}")
+        raise BadInput(f"{data_set}: {len(columns)} columns; a table has at most {MAX_FEATURES}")
     words: list[list[str]] = [[] for _ in range(num_classes)]
-    for word, number in (config.labels or {}).items():
+    for word, number in options.labels.items():
         words[number].append(word)
     labels = (
-        [" / ".join(sorted(of_class)) for of_class in words] if config.labels else list(map(str, range(num_classes)))
+        [" / ".join(sorted(of_class)) for of_class in words] if options.labels else list(map(str, range(num_classes)))
     )
     schema = DataSchema(
         kind="table",
         features=tuple(columns),
-        scaling=config.scale if config.scale_values is None else "values",
-        scale_values=config.scale_values or {},
+        scaling="values" if options.scale_values else options.scale,
+        scale_values=options.scale_values,
     )
     return schema.with_words(labels)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from fedsim import __version__
-from fedsim.errors import EX_UNAVAILABLE, FedsimError
+from fedsim.command import run_command
+from fedsim.errors import Unavailable
 from fedsim.migrations.steps import migrate_state, needs_migration
 
 
@@ -17,7 +18,7 @@ from fedsim.migrations.steps import migrate_state, needs_migration
 @click.option("--discard-tasks", is_flag=True, help="Remove files of unfinished tasks that cannot be continued.")
 @click.option("--check", is_flag=True, help="Only print the directories that need it; exit with 78 if one is newer.")
 @click.version_option(__version__)
-def main(folders: tuple[Path, ...], *, discard_tasks: bool, check: bool) -> None:
+def migrate(folders: tuple[Path, ...], *, discard_tasks: bool, check: bool) -> None:
     """Migrate state directories of an older fedsim (/var/lib/fedsim/server, …/client) to the format of this version.
 
     Stop the daemons that use a directory first, and run this as their user. It prints what it changed, nothing for a
@@ -30,9 +31,12 @@ def main(folders: tuple[Path, ...], *, discard_tasks: bool, check: bool) -> None
             )
             for line in lines:
                 click.echo(line)
-        except FedsimError as error:
-            click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
         except OSError as error:
-            click.echo(f"{folder} cannot be migrated: {error.strerror} ({error.filename})", err=True)
-            sys.exit(EX_UNAVAILABLE)
+            if error.filename is None:  # of the output
+                raise
+            raise Unavailable(f"{folder} cannot be migrated: {error.strerror} ({error.filename})") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    return run_command(migrate, "fedsim-migrate", arguments)

@@ -79,6 +79,6 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
         )
 
 
-def main() -> None:
+def main() -> int:
     """Entry point of `fedsim-receiver`."""
-    daemon_main(ReceiverDaemon)
+    return daemon_main(ReceiverDaemon)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import faulthandler
 import signal
 import socket
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -21,6 +21,7 @@ import click
 from pydantic import BaseModel
 
 from fedsim import __version__
+from fedsim.command import run_command
 from fedsim.config import Measured, load_config
 from fedsim.errors import EX_OK, EX_UNAVAILABLE, ConfigError, FedsimError
 from fedsim.log import configure_logging, get_logger
@@ -183,8 +184,8 @@ def command_line(
     model: type[Model],
     run: Callable[[Model, Path], int],
     log_fields: Callable[[Model], dict[str, Any]] = lambda _: {},
-) -> click.Command:
-    """The command line of a daemon: --config, --validate-config, --verbose.
+) -> Callable[..., int]:
+    """The main function of a daemon: --config, --validate-config, --verbose.
 
     Args:
         name: of the daemon; its command is `fedsim-NAME`, its file NAME.yml.
@@ -206,25 +207,21 @@ def command_line(
     @click.option("--validate-config", is_flag=True, help="Check the file, name every problem, and exit (0 or 78).")
     @click.option("--verbose", is_flag=True, help="Log details as well.")
     @click.version_option(__version__)
-    def command(path: Path, *, validate_config: bool, verbose: bool) -> None:
-        try:
-            config = load_config(path, model)
-        except ConfigError as error:
-            click.echo(str(error), err=True)
-            sys.exit(error.exit_code)
+    def command(path: Path, *, validate_config: bool, verbose: bool) -> int:
+        config = load_config(path, model)
         if validate_config:
             click.echo(f"{path} is valid.")
-            return
+            return EX_OK
         configure_logging(verbose=verbose, identifier=f"fedsim-{name}", **log_fields(config))
-        sys.exit(run(config, path))
+        return run(config, path)
 
-    return command
+    return partial(run_command, command, f"fedsim-{name}", result_is_printed=False)
 
 
-def daemon_main(daemon: type[Daemon[Config]]) -> None:
-    """Run a daemon by its command line."""
+def daemon_main(daemon: type[Daemon[Config]]) -> int:
+    """Run a daemon by its command line; returns the exit code."""
     what_it_does = (daemon.__doc__ or "").strip()
-    command_line(
+    return command_line(
         daemon.name,
         what_it_does,
         daemon.config_model,

@@ -200,6 +200,6 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         self.publish_status(self._tasks.status)
 
 
-def main() -> None:
+def main() -> int:
     """`fedsim-server`."""
-    daemon_main(ServerDaemon)
+    return daemon_main(ServerDaemon)

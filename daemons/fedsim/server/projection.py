@@ -248,6 +248,10 @@ def loss_rise(records: Iterable[RoundRecord]) -> str | None:
 
 
 def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:
-    """The estimated time left from the durations (seconds) of the newest rounds; None before the first."""
-    newest = [lengths[number] for number in sorted(lengths)[-5:]]
+    """The estimated time left from the durations (seconds) of the newest rounds; None before the first.
+
+    Rounds 0 and 1 include starting workers and loading data, so they count only until a later round is known.
+    """
+    warm = [number for number in lengths if number > 1] or [number for number in lengths if number] or list(lengths)
+    newest = [lengths[number] for number in sorted(warm)[-5:]]
     return sum(newest) / len(newest) * rounds_left if newest else None

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pydantic import BaseModel, ValidationError
 
 from fedsim.errors import Refused
+from fedsim.problems import problems_text
 from fedsim.spool.durable import write_bytes
 from fedsim.spool.files import FileId, Kind, NodeName
 from fedsim.spool.kinds import KINDS
@@ -49,7 +50,9 @@ def check_wanted(spool: Spool, file: FileId, sender: str) -> Allowlist:
         message = f"no {file.kind} of the task {file.task} is expected here at present; try again later"
         raise Refused("unknown_task", message, retry=True) from error
     except ValidationError as error:
-        raise Refused("storage", f"{spool.wanted(str(file.task))} cannot be read: {error}", retry=True) from error
+        raise Refused(
+            "storage", f"{spool.wanted(str(file.task))} cannot be read: {problems_text(error)}", retry=True
+        ) from error
     senders = wanted.senders.get(file.kind, ())
     if senders is not None and sender not in senders:
         raise Refused("not_wanted", f"{sender} was not asked for a {file.kind} of the task {file.task}")

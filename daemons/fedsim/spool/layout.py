@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import BadInput, Unavailable
+from fedsim.problems import problems_text
 from fedsim.spool.durable import make_folder
 from fedsim.spool.files import Digest, FileId, Kind, NodeName, metadata_path
 from fedsim.spool.format import check_format
@@ -56,7 +57,8 @@ def read_metadata(path: Path) -> Metadata:
     try:
         return Metadata.model_validate_json(metadata.read_bytes())
     except (FileNotFoundError, ValidationError) as error:
-        raise BadInput(f"{metadata} cannot be read as metadata of {path.name}: {error}") from error
+        reason = problems_text(error) if isinstance(error, ValidationError) else error
+        raise BadInput(f"{metadata} cannot be read as metadata of {path.name}: {reason}") from error
 
 
 class Spool:

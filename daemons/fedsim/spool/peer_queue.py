@@ -23,6 +23,7 @@ from blake3 import blake3
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fedsim.errors import BadInput
+from fedsim.problems import problems_text
 from fedsim.spool.durable import FOLDER_MODE, TEMPORARY_SUFFIX, remove_file
 from fedsim.spool.files import Digest, FileId
 
@@ -81,7 +82,7 @@ def read_entry(entry: Path) -> QueuedFile | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise BadInput(f"{entry} is not a queued file: {error}") from error
+        raise BadInput(f"{entry} is not a queued file: {problems_text(error)}") from error
 
 
 def record_sent(spool_root: Path, entry: Path, outcome: BaseModel) -> None:

@@ -15,6 +15,7 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from fedsim.errors import BadInput
+from fedsim.problems import problems_text
 from fedsim.state_machines import node_events, task_events
 from fedsim.state_machines.node import NodeMachine
 from fedsim.state_machines.node_events import NodeTaskStarted
@@ -83,7 +84,8 @@ def decode_event(line: bytes) -> LoggedEvent:
         actions = tuple(map(str, content["actions"]))
         return LoggedEvent(float(content["at"]), event, str(content["phase"]), actions, str(content.get("problem", "")))
     except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise BadInput(f"not a line of an event log: {error}") from error
+        reason = problems_text(error) if isinstance(error, ValidationError) else error
+        raise BadInput(f"not a line of an event log: {reason}") from error
 
 
 def replay(lines: Iterable[bytes], extensions: Sequence[ExtensionPhase] = ()) -> Iterator[ReplayedEvent]:

@@ -104,8 +104,8 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
     throttle = _of_log_in(store, config, name, address)
     throttle.check(now)
     user = store.users.by_name(name)
-    right = passwords.is_right(user.password_hash if user else None, password)
-    if user is None or not right:
+    form = passwords.matching_form(user.password_hash if user else None, password)
+    if user is None or form is None:
         throttle.count(now)
         # People sometimes type the password into the name's field: only existing names are logged.
         get_logger().warning("login_failed", user=user.name if user else None, address=address)
@@ -115,7 +115,7 @@ def log_in(store: Store, config: WebConfig, name: str, password: str, *, address
         raise Fault(403, tr("Your account is waiting for an administrator's approval."))
     if user.state is UserState.DISABLED:
         raise Fault(403, tr("Your account is disabled. Ask an administrator."))
-    if passwords.is_outdated(user.password_hash):
+    if passwords.is_outdated(user.password_hash, form):
         renewed = passwords.hash_password(password)
         store.users.renew_password_hash(user.id, user.password_hash, renewed)
         user = replace(user, password_hash=renewed)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 from fedsim.errors import BadInput
+from fedsim.problems import wording
 from fedsim.settings import SettingsError
 from fedsim.web.i18n import Text, tr
 
@@ -73,39 +71,12 @@ def not_found() -> Fault:
     return Fault(404, status_text(404))
 
 
-Explain = Callable[[Mapping[str, Any]], Text]
-# pydantic's error type -> its explanation
-_EXPLAIN: dict[str, Explain] = {
-    "greater_than_equal": lambda c: tr("must be at least %(limit)s", limit=f"{c['ge']:.12g}"),
-    "greater_than": lambda c: tr("must be greater than %(limit)s", limit=f"{c['gt']:.12g}"),
-    "less_than_equal": lambda c: tr("must be at most %(limit)s", limit=f"{c['le']:.12g}"),
-    "less_than": lambda c: tr("must be less than %(limit)s", limit=f"{c['lt']:.12g}"),
-    "int_parsing": lambda _: tr("must be a whole number"),
-    "int_type": lambda _: tr("must be a whole number"),
-    "int_from_float": lambda _: tr("must be a whole number"),
-    "int_parsing_size": lambda _: tr("is too large"),
-    "float_parsing": lambda _: tr("must be a number"),
-    "float_type": lambda _: tr("must be a number"),
-    "finite_number": lambda _: tr("must be a finite number"),
-    "string_type": lambda _: tr("must be text"),
-    "string_unicode": lambda _: tr("must be text"),
-    "string_too_long": lambda c: tr("must have at most %(limit)s characters", limit=c["max_length"]),
-    "string_pattern_mismatch": lambda _: tr(
-        "must be a name of at most 64 letters, digits, “_”, “.” or “-”, beginning with a letter or digit"
-    ),
-    "literal_error": lambda c: tr(
-        "must be one of %(choices)s", choices=str(c["expected"]).replace(" or ", ", ").replace("'", "")
-    ),
-    "missing": lambda _: tr("is missing"),
-}
-
-
 def explain_settings(error: SettingsError) -> Problems:
     """Turn each problem of settings into a translatable text."""
     problems: Problems = {}
     for field, message in error.problems.items():
         kind, context = error.kinds.get(field, ("", {}))
-        explain = _EXPLAIN.get(kind)
-        # Messages of fedsim's own checks need no explanation.
-        problems[field] = explain(context) if explain else tr("%(message)s", message=message)
+        text, parameters = wording(kind, context) if kind else ("", {})
+        # Messages of fedsim's own checks are shown as they are.
+        problems[field] = Text(text, parameters) if kind else tr("%(message)s", message=message)
     return problems

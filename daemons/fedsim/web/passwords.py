@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import secrets
 import threading
+import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 from argon2 import PasswordHasher
@@ -49,31 +50,47 @@ def hash_password(password: str) -> str:
         Fault: 503 if too many are being hashed.
     """
     with _hashing_slot():
-        return _HASHER.hash(password)
+        return _HASHER.hash(normalised(password))
 
 
-def is_right(password_hash: str | None, password: str) -> bool:
-    """Verify a password. Without a hash the result is False, after the same amount of work.
+def normalised(password: str) -> str:
+    """The form that is hashed. Systems type one letter as different characters; names are normalised alike."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def matching_form(password_hash: str | None, password: str) -> str | None:
+    """The form of the password that the hash is of; None if it is wrong, or without a hash, after the same work.
+
+    Versions before 0.2 hashed the form that was typed when the password was set.
 
     Raises:
         Fault: 503 if too many are being hashed.
     """
     with _hashing_slot():
-        try:
-            # A password beyond the limit is wrong; it is cut so that megabytes are never hashed.
-            right = _HASHER.verify(password_hash or _dummy_hash(), password[: MAX_BYTES + 1])
-        except (VerifyMismatchError, InvalidHashError):
-            return False
-    return bool(right) and password_hash is not None
+        # A password beyond the limit is wrong; it is cut so that megabytes are never hashed.
+        cut = password[: MAX_BYTES + 1]
+        for form in dict.fromkeys(
+            (normalised(cut), cut, *(unicodedata.normalize(form, cut) for form in ("NFC", "NFD")))
+        ):
+            with suppress(VerifyMismatchError, InvalidHashError):
+                _HASHER.verify(password_hash or _dummy_hash(), form)
+                return form if password_hash is not None else None
+    return None
 
 
-def is_outdated(password_hash: str) -> bool:
-    """Whether it was hashed with other parameters than the current ones."""
-    return _HASHER.check_needs_rehash(password_hash)
+def is_right(password_hash: str | None, password: str) -> bool:
+    """Whether the password is right, see `matching_form`."""
+    return matching_form(password_hash, password) is not None
+
+
+def is_outdated(password_hash: str, form: str) -> bool:
+    """Whether it was hashed with other parameters than the current ones, or in another form than the normalised one."""
+    return form != normalised(form) or _HASHER.check_needs_rehash(password_hash)
 
 
 def password_problem(password: str) -> Text | None:
     """Why a password is not acceptable; None if it is."""
+    password = normalised(password)
     if len(password) < MIN_CHARACTERS:
         return tr("must have at least %(limit)s characters", limit=MIN_CHARACTERS)
     if len(password.encode()) > MAX_BYTES:

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 from fedsim.learning.metrics import Metric, MetricFormat
 from fedsim.learning.objectives import metrics_of
+from fedsim.learning.partitions import make_partitioner
+from fedsim.settings import TaskSettings
 from fedsim.store import Store
 from fedsim.store.records import Event, Task, TaskState, User, UserRole, UserState
 from fedsim.web.i18n import Text, duration, number, percent, tr
@@ -160,11 +162,19 @@ def plain(value: Any) -> Any:
     return value
 
 
+def planned_settings(task: Task) -> TaskSettings:
+    """The settings with the number of clients that is planned: one for each node if the partition says so."""
+    if not task.nodes or not make_partitioner(task.settings).per_node:
+        return task.settings
+    return task.settings.model_copy(update={"num_clients": len(task.nodes)})
+
+
 def task_json(store: Store, task: Task) -> dict[str, Any]:
     """A task for the JSON API: the fields of its record, and derived values."""
     fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
     record: dict[str, Any] = plain(fields)
     metrics = metrics_of(task.settings)
+    planned = planned_settings(task)
     return record | {
         "headline": metrics.headline_name,
         "metric_info": {
@@ -176,7 +186,8 @@ def task_json(store: Store, task: Task) -> dict[str, Any]:
             }
             for metric in metrics.metrics
         },
-        "cohort_size": task.settings.cohort_size,
+        "num_clients": planned.num_clients,
+        "cohort_size": planned.cohort_size,
         "queue_position": store.tasks.queue_position(task.number) if task.state is TaskState.PENDING else None,
         "url": f"/tasks/{task.number}",
     }

@@ -52,6 +52,7 @@ class ForkServer:
                     "OMP_NUM_THREADS": str(threads),
                     "MKL_NUM_THREADS": str(threads),
                     "OPENBLAS_NUM_THREADS": str(threads),
+                    "POLARS_MAX_THREADS": str(threads),
                     # cuBLAS is deterministic only with a fixed workspace.
                     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
                     "TORCHINDUCTOR_DETERMINISTIC": "1",

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fedsim.errors import FedsimError, HostUnavailable
 from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
+from fedsim.problems import problems_text
 from fedsim.spool.host_errors import host_errors
 from fedsim.worker.jobs import (
     Aggregate,
@@ -51,7 +52,7 @@ class Worker:
         try:
             job = read_job(line)
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
+            problem = problems_text(error, 1)
             reason = (
                 f"fedsim or a package of models or formats was changed while it ran ({problem}): restart the daemon"
             )

@@ -17,8 +17,8 @@ from rich.text import Text
 from fedsim import __version__
 from fedsim.cli.options import json_option
 from fedsim.cli.output import Output, plain, size
-from fedsim.cli.running import EX_INTERRUPTED, run_command
-from fedsim.errors import EX_FAILED, EX_OK, EX_UNAVAILABLE, FedsimError
+from fedsim.command import run_command
+from fedsim.errors import EX_FAILED, EX_INTERRUPTED, EX_OK, EX_UNAVAILABLE, FedsimError
 from fedsim_fleet.fleet import doctor as diagnosis
 from fedsim_fleet.fleet import journals, push, report, status
 from fedsim_fleet.fleet.inventory import Host, read_inventory, select_hosts

@@ -70,6 +70,24 @@ def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callab
     return command
 
 
+def create_administrator(config_path: Path, name: str, password: str) -> User:
+    """Create an administrator in the database that `web.yml` configures; raises `BadInput` with what is wrong."""
+    with _open_store(config_path) as store:
+        store.check()
+        return _create_administrator(store, name, password)
+
+
+def _create_administrator(store: Store, name: str, password: str) -> User:
+    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+    from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
+
+    try:
+        return accounts.create_admin(store, name, password, now=time.time())
+    except Fault as fault:
+        problems = [f"{field}: {text}" for field, text in fault.problems.items()]
+        raise BadInput("\n  ".join([str(fault), *problems])) from fault
+
+
 @click.group()
 def admin() -> None:
     """Manage accounts and schema, directly in the database of the web on this machine.
@@ -84,19 +102,12 @@ def admin() -> None:
 @_on_store
 def create(store: Store, out: Output, name: str, password_stdin: bool) -> None:
     """Create the administrator NAME."""
-    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
-    from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
-
     store.check()
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
-    try:
-        user = accounts.create_admin(store, name, password, now=time.time())
-    except Fault as fault:
-        problems = {field: str(problem) for field, problem in fault.problems.items()}
-        raise BadInput("\n  ".join([str(fault), *(f"{field}: {text}" for field, text in problems.items())])) from fault
+    user = _create_administrator(store, name, password)
     _tell(out, user, f"{user.name} is an administrator now.")
 
 

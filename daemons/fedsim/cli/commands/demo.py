@@ -17,6 +17,7 @@ import click
 import httpx
 
 from fedsim.cli.api import ApiClient, open_client, reaching
+from fedsim.cli.commands.admin import create_administrator
 from fedsim.cli.commands.watch import outcome_code, watch_task
 from fedsim.cli.follow import metric_name
 from fedsim.cli.output import Output
@@ -57,8 +58,10 @@ def _has_idx(folder: Path) -> bool:
     return any((folder / f"{IDX_FILE}{suffix}").is_file() for suffix in ("", ".gz"))
 
 
-def _web_port() -> int:
-    """The usual port if it is free, otherwise any free port."""
+def _web_port(port: int | None) -> int:
+    """The given port; or else the usual port if it is free, otherwise any free port."""
+    if port is not None:
+        return port
     try:
         with socket.create_server(("127.0.0.1", WEB_PORT)):
             return WEB_PORT
@@ -66,11 +69,11 @@ def _web_port() -> int:
         return 0
 
 
-def _make_lab(folder: Path, data: DemoData) -> LocalCluster:
+def _make_lab(folder: Path, data: DemoData, port: int | None) -> LocalCluster:
     # A node requires a data folder even for digits, which are not read from it.
     place = data.folder if data.folder.is_dir() else folder / "data"
     nodes = [NodeSpec(name, place, [data.dataset], {"clients": 50}) for name in ("node-a", "node-b")]
-    return LocalCluster(folder, nodes, web_port=_web_port())
+    return LocalCluster(folder, nodes, web_port=_web_port(port))
 
 
 def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> str:
@@ -83,10 +86,8 @@ def _post(http: httpx.Client, url: str, form: str, content: dict[str, Any]) -> s
 
 
 def _through_the_web(url: str, password: str, dataset: str) -> tuple[int, str]:
-    """Register, log out, log in and submit a task as a user would; returns its number and a token to watch it."""
+    """Log in and submit a task as a user would; returns its number and a token to watch it."""
     with reaching(url), open_client(url) as http:
-        _post(http, url, "/register", {"name": USER, "password": password})
-        http.post(f"{url}/logout", data={"csrf": read_page(url, http, "/tasks").csrf})
         _post(http, url, "/login", {"name": USER, "password": password})
         task = _post(http, url, "/tasks/new", {**TASK, "dataset": dataset})
         csrf = read_page(url, http, "/profile").csrf
@@ -102,7 +103,8 @@ def _through_the_web(url: str, password: str, dataset: str) -> tuple[int, str]:
     show_default=True,
     help="Each run creates its own folder in it.",
 )
-def demo(folder: Path) -> int:
+@click.option("--port", type=click.IntRange(1, 65535), help="Port of the web [default: 8080 if it is free].")
+def demo(folder: Path, port: int | None) -> int:
     """Start a lab on this machine and train a model in it, through the web's pages."""
     out = Output(as_json=False)
     data = find_data()
@@ -111,13 +113,14 @@ def demo(folder: Path) -> int:
     # SIGTERM, and SIGHUP from a closed terminal, end the processes as Ctrl-C does.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(1))
-    lab = _make_lab(run, data)
+    lab = _make_lab(run, data, port)
     out.say(f"Starting {len(lab.processes)} processes in {run} …")
     with lab:
         for process in lab.processes.values():
             out.say(f"  {process.name:16} pid {process.pid}")
         password = secrets.token_urlsafe(9)
-        out.say(f"Through {lab.url}: registering {USER!r}, logging in, submitting the task …")
+        out.say(f"Through {lab.url}: logging in as the administrator {USER!r}, submitting the task …")
+        create_administrator(lab.folder / "etc" / "web.yml", USER, password)
         number, token = _through_the_web(lab.url, password, data.dataset["name"])
         with ApiClient(lab.url, token) as api:
             last = watch_task(api, out, number)

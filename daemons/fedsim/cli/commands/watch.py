@@ -106,10 +106,9 @@ class _Bar:
             BarColumn(bar_width=None),
             TextColumn("round {task.completed:.0f} of {task.fields[rounds]}"),
             TextColumn("{task.fields[metrics]}"),
-            TextColumn("{task.fields[left]}"),
         )
         self._progress = Progress(*columns, console=out.talk, expand=True)
-        self._row = self._progress.add_task("", total=None, rounds="…", metrics="", left="")
+        self._row = self._progress.add_task("", total=None, rounds="…", metrics="")
         self._below = Text("", overflow="fold")
         self._live = Live(Group(self._progress, self._below), console=out.talk, transient=True)
 
@@ -125,7 +124,7 @@ class _Bar:
             self._below.plain, self._below.style = plain(news.text), "yellow"
         else:
             # A terminal of 80 columns has no space for more next to the bar.
-            below = ", ".join(filter(None, [news.details, news.activity]))
+            below = ", ".join(filter(None, [news.time_left, news.details, news.activity]))
             self._below.plain, self._below.style = plain(below), ""
             self._progress.update(
                 self._row,
@@ -134,6 +133,5 @@ class _Bar:
                 total=None if news.state == "pending" else news.num_rounds,
                 rounds=news.num_rounds,
                 metrics=news.headline,
-                left=news.time_left,
             )
         self._live.refresh()

@@ -14,7 +14,7 @@ import numpy as np
 from fedsim import plugins
 from fedsim.config import DataSetConfig
 from fedsim.data import DataSet, load_dataset
-from fedsim.data.formats import FORMAT_KEYS, Format
+from fedsim.data.formats import Format
 from fedsim.data.load import dataset_digest
 from fedsim.errors import BadInput
 from fedsim.testing.conformance.candidate import Candidate, require
@@ -52,10 +52,10 @@ def _files(path: Path) -> list[Path]:
     return [file for file in found if file.is_file()]
 
 
-def keys_are_known(candidate: Candidate) -> None:
-    """`keys` are keys that a data set in `client.yml` can have."""
-    unknown = sorted(candidate.plugin.keys - set(FORMAT_KEYS))
-    require(not unknown, f"`keys` has {', '.join(unknown)}; a data set can have {', '.join(FORMAT_KEYS)}")
+def options_can_be_keys(candidate: Candidate) -> None:
+    """No option has the name of a key that every data set in `client.yml` has, because options are keys there, too."""
+    taken = sorted(candidate.plugin.Options.model_fields.keys() & DataSetConfig.model_fields.keys())
+    require(not taken, f"the options {', '.join(taken)} have names of keys that every data set has")
 
 
 def recognises_its_files(candidate: Candidate) -> None:
@@ -159,7 +159,7 @@ def a_wrong_line_is_named(candidate: Candidate) -> None:
 
 
 CHECKS = (
-    keys_are_known,
+    options_can_be_keys,
     recognises_its_files,
     loads_deterministically,
     gives_valid_examples,

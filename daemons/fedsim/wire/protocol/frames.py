@@ -9,6 +9,7 @@ from typing import Annotated, Final, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedsim.errors import FedsimError, Refused
+from fedsim.problems import problems_text
 from fedsim.spool.files import MAX_FILE_BYTES, FileHeader, FileId, NodeName, Role
 
 MAGIC: Final = b"FSIM"
@@ -158,5 +159,4 @@ def parse_header(model: type[Header], data: bytes, kind: FrameType) -> Header:
 
 def problems_of(error: ValidationError) -> str:
     """The first problems of a header, short enough to be sent."""
-    items = error.errors(include_url=False, include_input=False, include_context=False)[:3]
-    return "; ".join(f"{'.'.join(map(str, item['loc']))[:100]}: {item['msg'][:200]}" for item in items)
+    return problems_text(error, 3)[:1000]
