@@ -47,8 +47,8 @@ def _text(separator: str, decimal: str = ".", end: str = "\n") -> str:
         ("it.tsv", _text("\t", ",", "\r\n"), {}),
         ("it.tab", _text("\t"), {"separator": "tab"}),
         ("it.csv", _text(":"), {"separator": ":"}),
-        ("it.csv.gz", gzip.compress(_text(";", ",").encode()), {}),
-        ("it.TSV.gz", gzip.compress(_text("\t").encode()), {}),
+        ("it.csv.gz", gzip.compress(_text(";", ",").encode(), mtime=0), {}),
+        ("it.TSV.gz", gzip.compress(_text("\t").encode(), mtime=0), {}),
         ("it.csv", "\ufeff" + _text(","), {}),
         ("it.csv", _text(",", end="\r"), {}),
         ("it.csv", 'y,a,b\n0,"-1.5",5\n1,0.25,12\n"0",3.0,-8', {}),
@@ -143,7 +143,7 @@ def test_another_mark_is_reported_with_the_key_that_lists_it(tmp_path: Path) -> 
         ("y;a\n0;1,5\n1;2,5\n1;1.500,5\n", {}, "line 4: column a: '1.500,5'"),
         ("y;a\n0;1,5\n1;2.5\n", {"decimal": ","}, "line 3: .*if the point is its decimal mark, set `decimal: '.'`"),
         ("y,a\n0,1\n".encode("utf-16"), {}, "not UTF-8 text but UTF-16; save the table as UTF-8"),
-        (gzip.compress(b"y,a\n" + b"0,1\n" * 5000)[:-20], {}, "damaged gzip file"),
+        (gzip.compress(b"y,a\n" + b"0,1\n" * 5000, mtime=0)[:-20], {}, "damaged gzip file"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_said_with_what_to_do(
