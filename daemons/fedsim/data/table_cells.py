@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING
@@ -40,9 +40,24 @@ class CellReader:
     marks: tuple[str, ...]
     labels: Mapping[str, int]
 
+    def table(self, columns: Sequence[pl.Series]) -> tuple[NDArray[np.float64], Flags, Flags]:
+        """The `numbers` of columns of the same length, each array of the shape (rows, columns).
+
+        Columns of one type are converted together: a query for each of very many columns takes minutes.
+        """
+        import polars as pl  # noqa: PLC0415 - its threads must not exist before a worker is forked
+
+        shape = len(columns), -1
+        if len({str(column.dtype) for column in columns}) == 1:
+            values, missing, wrong = self.numbers(pl.concat(columns))
+            return values.reshape(shape).T, missing.reshape(shape).T, wrong.reshape(shape).T
+        parts = zip(*map(self.numbers, columns), strict=True)
+        values, missing, wrong = (np.column_stack(part) for part in parts)
+        return values, missing, wrong
+
     def numbers(self, cells: pl.Series) -> tuple[NDArray[np.float64], Flags, Flags]:
         """The values with NaN where there is none; which are missing, and which are no finite number."""
-        import polars as pl  # noqa: PLC0415 - its threads must not exist before a worker is forked
+        import polars as pl  # noqa: PLC0415 - see `table`
 
         if isinstance(cells.dtype, pl.String | pl.Categorical | pl.Enum):
             text = cells.cast(pl.String).fill_null("").str.strip_chars()
@@ -60,7 +75,7 @@ class CellReader:
 
     def _parsed(self, text: pl.Series) -> pl.Series:
         """Null where the text is no number; polars itself would also take `1_000`."""
-        import polars as pl  # noqa: PLC0415 - see `numbers`
+        import polars as pl  # noqa: PLC0415 - see `table`
 
         mark = "," if self.decimal == "," else r"\."
         number = rf"^[+-]?([0-9]+{mark}?[0-9]*|{mark}[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -69,7 +84,7 @@ class CellReader:
 
     def classes(self, cells: pl.Series) -> IntArray:
         """The class of each label, `NO_LABEL` if it is missing, `WRONG_LABEL` if it has no class."""
-        import polars as pl  # noqa: PLC0415 - see `numbers`
+        import polars as pl  # noqa: PLC0415 - see `table`
 
         text = cells.cast(pl.Int8) if isinstance(cells.dtype, pl.Boolean) and not self.labels else cells
         text = text.cast(pl.String).fill_null("").str.strip_chars()

@@ -81,24 +81,24 @@ class TableLayout:
         """The features and the labels (0 without labels) of the rows that are not dropped."""
         count = len(lines)
         problems: list[tuple[int, str]] = []  # the first row with each kind of problem
-        values = np.empty((count, len(self.columns)))
+        columns = [cells.to_series(at) for at in self.positions]
+        for column, series in zip(self.columns, columns, strict=True):
+            self._check_type(series, column)
+        values, missing, wrong = self.cells.table(columns)
         keep = np.ones(count, np.bool_)
         # Every row of a file without labels needs a prediction.
         drops = self.options.missing == "drop" and self.label_at is not None
-        for number, (column, at) in enumerate(zip(self.columns, self.positions, strict=True)):
-            series = cells.to_series(at)
-            self._check_type(series, column)
-            values[:, number], missing, wrong = self.cells.numbers(series)
-            if wrong.any():
-                row = int(wrong.argmax())
-                problems.append((row, f"column {column}: {self._not_a_number(series[row])}"))
-            if not missing.any():
-                continue
-            if drops:
-                keep &= ~missing
-            elif self.options.missing != "mean":
+        if drops:
+            keep &= ~missing.any(axis=1)
+        filled = drops or self.options.missing == "mean"
+        for number in np.flatnonzero((wrong if filled else wrong | missing).any(axis=0)):
+            column = self.columns[number]
+            if wrong[:, number].any():
+                row = int(wrong[:, number].argmax())
+                problems.append((row, f"column {column}: {self._not_a_number(columns[number][row])}"))
+            if missing[:, number].any() and not filled:
                 problem = f"column {column} has no value; fill it, or set `missing` to drop or mean"
-                problems.append((int(missing.argmax()), problem))
+                problems.append((int(missing[:, number].argmax()), problem))
         labels = np.zeros(count, np.int64)
         if self.label_at is not None:
             series = cells.to_series(self.label_at)
