@@ -59,6 +59,7 @@ class Deployment:
 
         Nothing is deployed yet.
         """
+        laboratory["node-b"].run("sh", "-c", "echo umask 077 > /root/.bashrc")  # as on hardened images
         bare = {name: host.written_files() for name, host in laboratory.hosts.items()}
         deployment = cls(laboratory, gather(source, packages), bare, source)
         deployment.inventory.parent.mkdir()
@@ -89,22 +90,24 @@ class Deployment:
             CommandError: it failed; with what it printed.
         """
         given = {"fedsim_packages": str(self.packages), **variables}
-        said = self.laboratory.control.run(
-            str(PROGRAMS / "ansible-playbook"),
-            "--inventory",
-            str(self.inventory),
-            "--extra-vars",
-            json.dumps(given),
-            str(self.source / "ansible" / name),
-            seconds=PLAY_SECONDS,
-            ANSIBLE_CONFIG=str(self.source / "ansible" / "ansible.cfg"),
-            PYTHONPATH=modules(self.source),
-        ).stdout
+        said = self.ansible("ansible-playbook", "--extra-vars", json.dumps(given), str(self.source / "ansible" / name))
         recap = said.rpartition("PLAY RECAP")[2].splitlines()[1:]
         counted = [line.split() for line in recap if ":" in line]
         return {
             words[0]: {key: int(n) for key, _, n in (word.partition("=") for word in words[2:])} for words in counted
         }
+
+    def ansible(self, program: str, *arguments: str) -> str:
+        """Run a program of Ansible with the lab's inventory; returns what it printed."""
+        return self.laboratory.control.run(
+            str(PROGRAMS / program),
+            "--inventory",
+            str(self.inventory),
+            *arguments,
+            seconds=PLAY_SECONDS,
+            ANSIBLE_CONFIG=str(self.source / "ansible" / "ansible.cfg"),
+            PYTHONPATH=modules(self.source),
+        ).stdout
 
     def changes(self, name: str) -> int:
         """Run a playbook; returns how much it changed."""

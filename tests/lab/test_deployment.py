@@ -94,6 +94,7 @@ def test_bare_hosts_become_a_lab_in_which_every_unit_works_under_its_hardening(d
         for unit in services:
             assert host.journal("--priority=warning", "--unit", unit) == ""
     assert {node["name"] for node in deployment.fedsim("nodes")["nodes"] if node["online"]} == set(NODES)
+    assert "0077" in deployment.ansible("ansible", "node-b", "--module-name", "shell", "--args", "umask")
 
 
 def test_a_second_run_changes_nothing(deployment: Deployment) -> None:
@@ -232,6 +233,12 @@ def test_an_institution_deploys_a_second_node_on_its_host_itself(deployment: Dep
 
 def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> None:
     server, node = deployment.laboratory["server"], deployment.laboratory["node-c"]
+    running = deployment.submit(num_rounds=100_000)
+    deployment.reached(running, 1)
+    with pytest.raises(CommandError, match=f"Task {running} is running"):
+        deployment.play("remove-node.yml", node="node-c")
+    assert deployment.task(running)["state"] == "running"
+    deployment.fedsim("stop", str(running))
     node.power_cut()
     deployment.play("remove-node.yml", node="node-c")
     assert "node-c" not in server.run("cat", "/etc/fedsim/server.yml", "/etc/fedsim/receiver.yml")
