@@ -94,5 +94,5 @@ def test_an_aggregation_without_disk_space_is_reported(tmp_path: Path) -> None:
     (reply,) = replies
     assert isinstance(reply, JobFailed)
     assert reply.suspends is SuspendReason.DISK_FULL
-    assert reply.folder == disk
+    assert reply.folder == disk / "out"
     assert "no space" in reply.reason

@@ -54,6 +54,7 @@ def test_a_read_only_disk_is_named_and_is_waited_for(tmp_path: Path) -> None:
         check_usable(disk, 0)
         with pytest.raises(DiskFull, match=f"{disk} is full: waiting for {8 * MIB} free bytes"):
             check_usable(disk, 8 * MIB)
+        check_usable(disk / "round-000001.new" / "removed", 0)
         assert list(disk.iterdir()) == []
 
 

@@ -51,11 +51,12 @@ def host_errors() -> Iterator[None]:
 
 
 def check_usable(folder: Path, least_bytes: int) -> None:
-    """Check that a file can be written in `folder`, and that its disk has this many bytes free.
+    """Check that a file can be written in `folder` (above it, if it was removed), and that its disk has the bytes free.
 
     Raises:
         DiskFull, HostTrouble: with what is wrong, and how much space is needed.
     """
+    folder = _existing(folder)
     with host_errors():
         if shutil.disk_usage(folder).free < least_bytes:
             raise full_disk(folder, least_bytes)
@@ -72,7 +73,9 @@ def full_disk(folder: Path, least_bytes: int) -> DiskFull:
 
 
 def _folder(path: Path | None) -> Path | None:
-    """The folder of a file, or the one above it that is there."""
-    if path is None:
-        return None
-    return next((folder for folder in path.parents if folder.is_dir()), None)
+    return None if path is None else _existing(path.parent)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the one above it that is there."""
+    return next((path for path in (folder, *folder.parents) if path.is_dir()), folder)

@@ -216,7 +216,11 @@ def _new_vector(path: Path, size: int) -> np.memmap[tuple[int], np.dtype[np.floa
     vector = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype("<f4"), shape=(size,))
     # Writing through a map to a full disk would kill the process: reserve the space first, which raises an error.
     with path.open("r+b") as file:
-        os.posix_fallocate(file.fileno(), 0, vector.offset + vector.nbytes)
+        try:
+            os.posix_fallocate(file.fileno(), 0, vector.offset + vector.nbytes)
+        except OSError as error:
+            error.filename = str(path)  # which a call with a descriptor does not name
+            raise
     return vector
 
 
