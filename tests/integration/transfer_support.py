@@ -37,7 +37,7 @@ NODE = Identity("node-1", Role.CLIENT)
 WEB = Identity("web", Role.WEB)
 HELLO = FileId(kind=Kind.HELLO)
 PATIENCE = 30.0
-RECEIVER = (sys.executable, "-c", "from fedsim.receiver.main import main; main()")
+RECEIVER = (sys.executable, "-c", "import sys; from fedsim.receiver.main import main; sys.exit(main())")
 
 
 def global_id(round_number: int = 1, task: str = TASK) -> FileId:
