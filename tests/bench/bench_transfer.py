@@ -77,7 +77,7 @@ def start_receiver(folder: Path) -> tuple[subprocess.Popen[str], int]:
     peers = [{"name": "server", "role": "server"}]
     given = {"name": "node-1", "role": "client", "listen": {"port": port}, "spool": str(folder / "s"), "peers": peers}
     config.write_text(yaml.safe_dump(given))
-    code = "from fedsim.receiver.main import main; main()"
+    code = "import sys; from fedsim.receiver.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--config", str(config)], stderr=subprocess.DEVNULL, text=True
     )

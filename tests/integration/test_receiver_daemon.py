@@ -81,7 +81,7 @@ def test_a_socket_from_systemd_is_used(tmp_path: Path) -> None:
         "import os, sys; os.dup2(int(sys.argv.pop(1)), 3); "
         "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1'); "
     )
-    code = start + "from fedsim.receiver.main import main; main()"
+    code = start + "import sys; from fedsim.receiver.main import main; sys.exit(main())"
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(given_port.fileno()), "--config", str(path)],
         pass_fds=[given_port.fileno()],

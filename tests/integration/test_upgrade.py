@@ -48,7 +48,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     python = install(folder / "opt")
     lab = digits_lab(folder, nodes=1)
     for name, daemon in (("server", "server"), ("node-a", "client")):
-        run = f"from fedsim.{daemon}.main import main; main()"
+        run = f"import sys; from fedsim.{daemon}.main import main; sys.exit(main())"
         lab.processes[name].command = [str(python), "-c", run, "--config", str(lab.config(name))]
     with lab:
         yield lab

@@ -17,7 +17,7 @@ import yaml
 
 from fedsim import log
 
-RECEIVER = (sys.executable, "-c", "from fedsim.receiver.main import main; main()")
+RECEIVER = (sys.executable, "-c", "import sys; from fedsim.receiver.main import main; sys.exit(main())")
 
 
 def closed_pipe() -> int:
