@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim import data_schema
 from fedsim.data.table_cells import NO_LABEL, WRONG_LABEL, CellReader
 from fedsim.data.table_options import TableOptions, composed
 from fedsim.data.table_parquet import ParquetTable
@@ -25,6 +26,7 @@ Values = NDArray[np.float64]
 UNNAMED = re.compile(r"(Unnamed: \d+)?")
 """The header of a column without a name, and the name that pandas gives it when it writes the table again."""
 NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+([eE][+-]?[0-9]+)?")
+SHOWN_COLUMNS = 20
 
 
 @dataclass(frozen=True)
@@ -166,4 +168,4 @@ def _check_names(header: list[str], options: TableOptions, source: TextTable | P
 
 def some(names: list[str]) -> str:
     """Join the names; of many only the first."""
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return data_schema.some(names, most=SHOWN_COLUMNS)

@@ -70,7 +70,7 @@ class TaskDir:
 
     def read_counts(self) -> tuple[int, ...] | None:
         """Examples of each client, as recorded."""
-        content = self._read_json("counts.json")
+        content = read_sealed(self.path / "counts.json")
         return None if content is None else tuple(content)
 
     def write_counts(self, counts: tuple[int, ...]) -> None:
@@ -81,7 +81,7 @@ class TaskDir:
 
     def completed_phases(self) -> tuple[CompletePhase, ...]:
         """The extension phases that are complete, with their answers: of the newest round, and before the training."""
-        found = self._read_json("phases.json") or ()
+        found = read_sealed(self.path / "phases.json") or ()
         return tuple(
             CompletePhase(item["phase"], item["round"], tuple(tuple(answer) for answer in item["answers"]))
             for item in found
@@ -119,7 +119,7 @@ class TaskDir:
 
     def read_roster(self, number: int) -> tuple[WriteRoster, Gathered] | None:
         """The round's roster and what gathering it took, if it was written."""
-        content = self._read_json(self._roster(number).name)
+        content = read_sealed(self._roster(number))
         if content is None:
             return None
         updates = tuple(Update.model_validate(update) for update in content["updates"])
@@ -134,7 +134,7 @@ class TaskDir:
 
     def read_waited(self, number: int) -> float:
         """For how long the round has waited, as last recorded; 0 if that is not known."""
-        content = self._read_json("waited.json")
+        content = read_sealed(self.path / "waited.json")
         return float(content[1]) if content is not None and content[0] == number else 0.0
 
     # ---- rounds
@@ -200,6 +200,3 @@ class TaskDir:
 
     def _roster(self, number: int) -> Path:
         return self.path / f"roster-{number:06d}.json"
-
-    def _read_json(self, name: str) -> Any:
-        return read_sealed(self.path / name)
