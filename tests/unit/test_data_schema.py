@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plugin_support import all_plugins, chosen_plugins
+from plugin_support import chosen_plugins, hello
 from pydantic import ValidationError
 
 from fedsim.client.announcing import make_hello
@@ -19,7 +19,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.common_scale import apply_scale, fit, sums
 from fedsim.learning.conform import conform, task_words
 from fedsim.learning.simulate import simulate
-from fedsim.messages import MAX_SCHEMA_BYTES, DataSetInfo, EngineInfo, Hello
+from fedsim.messages import MAX_SCHEMA_BYTES, DataSetInfo
 from fedsim.server.projection import loss_rise
 from fedsim.settings import TaskSettings, parse_settings
 from fedsim.state_machines.candidates import Waiting
@@ -55,18 +55,7 @@ def bank(folder: Path, seed: int, order: str = "yab", *, third: str = "b", **key
 def attempt(
     infos: dict[str, DataSetInfo], settings: TaskSettings = LOCAL, own: DataSetInfo | None = None
 ) -> Plan | Waiting | Impossible:
-    hellos = {
-        name: Hello(
-            node=name,
-            version="1",
-            sent_at=0,
-            clients=50,
-            engine=EngineInfo(),
-            datasets=(info,),
-            plugins=all_plugins(),
-        )
-        for name, info in infos.items()
-    }
+    hellos = {name: hello(name, clients=50, datasets=(info,)) for name, info in infos.items()}
     return make_plan(
         task="0" * 32,
         number=1,

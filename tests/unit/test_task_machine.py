@@ -16,11 +16,10 @@ from itertools import count
 from typing import Any
 
 import pytest
-from plugin_support import all_plugins, chosen_plugins, plugin
+from plugin_support import INFO, all_plugins, chosen_plugins, hello, plugin
 
 from fedsim.config import ClientConfig
-from fedsim.data_schema import DataSchema
-from fedsim.messages import Assignment, Broadcast, DataSetInfo, EngineInfo, Hello, TaskReport, Uplink
+from fedsim.messages import Assignment, Broadcast, Hello, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
@@ -35,31 +34,6 @@ from fedsim.state_machines.task_events import Restored
 from fedsim.update import Update
 
 UID = "0" * 32
-PIXELS = DataSchema(kind="images", layout="H W", channels=1, value_range=(0.0, 1.0))
-INFO = DataSetInfo(
-    name="mnist",
-    digest="a" * 64,
-    num_train=600,
-    num_test=100,
-    feature_shape=(28, 28),
-    num_classes=10,
-    share_test=True,
-    data_schema=PIXELS,
-)
-
-
-def hello(node: str, **changes: object) -> Hello:
-    fields: dict[str, object] = {
-        "node": node,
-        "version": "1",
-        "sent_at": 0.0,
-        "clients": 20,
-        "engine": EngineInfo(),
-        "datasets": (INFO,),
-        "plugins": all_plugins(),
-        **changes,
-    }
-    return Hello.model_validate(fields)
 
 
 def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Plan:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from plugin_support import all_plugins, chosen_plugins
+from plugin_support import INFO, chosen_plugins, hello
 from test_task_machine import came
 
 from fedsim.config import Limits
-from fedsim.data_schema import DataSchema
 from fedsim.messages import (
     MAX_RUNS,
     MAX_TEXT,
@@ -17,7 +16,6 @@ from fedsim.messages import (
     Broadcast,
     Chunk,
     DataSetInfo,
-    EngineInfo,
     Hello,
     TaskReport,
     Uplink,
@@ -36,33 +34,7 @@ from fedsim.state_machines.task_events import Restored
 from fedsim.wire.protocol.frames import FrameType, encode, room_for_meta
 
 UID = "1" * 32
-PIXELS = DataSchema(kind="images", layout="H W", channels=1, value_range=(0.0, 1.0))
-INFO = DataSetInfo(
-    name="mnist",
-    digest="a" * 64,
-    num_train=600,
-    num_test=100,
-    feature_shape=(28, 28),
-    num_classes=10,
-    share_test=True,
-    data_schema=PIXELS,
-)
 SETTINGS = TaskSettings(num_clients=4, fraction_train=1, num_rounds=3, evaluate_every=2, save_every=3)
-
-
-def hello(node: str, **changes: object) -> Hello:
-    return Hello.model_validate(
-        {
-            "node": node,
-            "version": "1",
-            "sent_at": 0.0,
-            "clients": 20,
-            "engine": EngineInfo(),
-            "datasets": (INFO,),
-            "plugins": all_plugins(),
-            **changes,
-        }
-    )
 
 
 def attempt(
