@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,8 +29,17 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from fedsim.config.fields import Name
 from fedsim.errors import BadInput, NotThere
 from fedsim.spool.durable import make_folder, replacing, write_all, write_bytes
-from fedsim.spool.files import Role
-from fedsim_fleet.certificates import make_authority, make_certificate, make_revocation_list, new_key, pem, read_request
+from fedsim_fleet.certificates import (
+    HTTPS,
+    Use,
+    make_authority,
+    make_certificate,
+    make_revocation_list,
+    new_key,
+    pem,
+    permitted_names,
+    read_request,
+)
 
 AUTHORITY_DAYS: Final = 3650
 CERTIFICATE_DAYS: Final = 365
@@ -53,7 +62,7 @@ class Issued(BaseModel):
 
     serial: str
     name: str
-    role: Role
+    role: Use
     not_before: datetime
     not_after: datetime
     key: str
@@ -61,7 +70,7 @@ class Issued(BaseModel):
     revoked: datetime | None = None
 
     @classmethod
-    def of(cls, certificate: x509.Certificate, name: str, role: Role) -> Self:
+    def of(cls, certificate: x509.Certificate, name: str, role: Use) -> Self:
         """The index entry of a certificate."""
         return cls(
             serial=f"{certificate.serial_number:x}",
@@ -116,9 +125,16 @@ class Authority:
 
     @classmethod
     def make(
-        cls, folder: Path, passphrase: Passphrase, *, name: str, days: int = AUTHORITY_DAYS, clock: Clock = _now
+        cls,
+        folder: Path,
+        passphrase: Passphrase,
+        *,
+        name: str,
+        permitted: Sequence[str] = (),
+        days: int = AUTHORITY_DAYS,
+        clock: Clock = _now,
     ) -> Self:
-        """Create an authority, with an empty revocation list.
+        """Create an authority, with an empty revocation list; with `permitted` names it signs for web pages only.
 
         Raises:
             BadInput: the folder already contains one, or the passphrase is too short.
@@ -132,7 +148,7 @@ class Authority:
             if any((folder / name).exists() for name in ("ca.crt", "ca.key")):
                 raise BadInput(f"{folder} already contains an authority; nothing was changed")
             key = new_key()
-            certificate = make_authority(key, name, clock(), days)
+            certificate = make_authority(key, name, clock(), days, permitted)
             encryption = serialization.BestAvailableEncryption(secret)
             private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
             write_bytes(folder / "ca.key", private)
@@ -144,11 +160,12 @@ class Authority:
 
     # -- changes
 
-    def sign(self, request: bytes, name: str, role: Role, *, days: int = CERTIFICATE_DAYS) -> Issued:
+    def sign(self, request: bytes, name: str, role: Use, *, days: int = CERTIFICATE_DAYS) -> Issued:
         """Issue a certificate in the name of `name` for the key of a signing request; a name in the request is ignored.
 
         Raises:
-            BadInput: the request or the name is invalid, or its key belongs to another name or was revoked.
+            BadInput: the request or the name is invalid, its key belongs to another name or was revoked, or the
+                authority does not sign for this role.
         """
         key = read_request(request)
         try:
@@ -204,7 +221,7 @@ class Authority:
             expired = {int(item.serial, 16) for item in index.issued if item.not_after <= now}
             wanted = {serial: at for serial, at in revoked.items() if serial not in expired}
             there = path.read_bytes() if path.exists() else b""
-            if there and _listed(there) - expired == set(wanted):
+            if there and {entry.serial_number for entry in x509.load_pem_x509_crl(there)} - expired == set(wanted):
                 return there
             index.crl_number += 1
             self._write_index(index)
@@ -224,6 +241,11 @@ class Authority:
         return index.issued if what is None else self._find(index, what)
 
     @property
+    def permitted(self) -> tuple[str, ...]:
+        """The names of the web to which it is constrained; empty if it signs for hosts."""
+        return permitted_names(self.certificate)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the authority's certificate."""
         return self.certificate.fingerprint(hashes.SHA256()).hex()
@@ -232,10 +254,18 @@ class Authority:
         """Days until the authority's own certificate expires, rounded down."""
         return (self.certificate.not_valid_after_utc - self._clock()).days
 
+    def check_key(self) -> None:
+        """Raise `BadInput` or `NotThere` if the authority's key cannot be opened to sign."""
+        self._key()
+
     # -- internals
 
-    def _issue(self, index: _Index, key: ec.EllipticCurvePublicKey, name: str, role: Role, days: int) -> Issued:
+    def _issue(self, index: _Index, key: ec.EllipticCurvePublicKey, name: str, role: Use, days: int) -> Issued:
         now = self._clock()
+        permitted = self.permitted
+        if (role == HTTPS) != bool(permitted) or (permitted and name not in permitted):
+            what = f"only web pages ({HTTPS}) of {', '.join(permitted)}" if permitted else "hosts, and no web pages"
+            raise BadInput(f"the authority in {self.folder} certifies {what}; {role} {name} needs another one")
         if now >= self.certificate.not_valid_after_utc:
             raise BadInput(f"the authority in {self.folder} has expired; create a new one elsewhere: fedsim-ca init")
         fingerprint = _fingerprint(key)
@@ -298,10 +328,6 @@ def _fingerprint(key: object) -> str:
     digest = hashes.Hash(hashes.SHA256())
     digest.update(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
     return digest.finalize().hex()
-
-
-def _listed(crl: bytes) -> set[int]:
-    return {entry.serial_number for entry in x509.load_pem_x509_crl(crl)}
 
 
 def _publish(path: Path, data: bytes) -> None:

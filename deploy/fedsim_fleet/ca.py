@@ -20,7 +20,7 @@ from fedsim.errors import EX_DATA, EX_NOINPUT, EX_OK, EX_UNAVAILABLE, EX_USAGE, 
 from fedsim.spool.durable import replacing, write_all
 from fedsim.spool.files import Role
 from fedsim_fleet.authority import AUTHORITY_DAYS, CERTIFICATE_DAYS, Authority, Issued
-from fedsim_fleet.certificates import MAX_REQUEST_BYTES
+from fedsim_fleet.certificates import HTTPS, MAX_REQUEST_BYTES, Use
 from fedsim_fleet.request import request_for
 
 P = ParamSpec("P")
@@ -123,29 +123,45 @@ def _with_authority(function: Callable[Concatenate[Authority, P], None]) -> Call
 @passphrase_option
 @click.option("--name", default="fedsim lab", show_default=True, help="The authority's name, for people.")
 @click.option("--days", type=click.IntRange(1), default=AUTHORITY_DAYS, show_default=True, help="Validity in days.")
+@click.option(
+    "--permit",
+    "permitted",
+    multiple=True,
+    help="A name or address of the web: this authority certifies it for browsers, and nothing else (repeatable).",
+)
 @json_option
-def init(folder: Path, passphrase_file: Path | None, name: str, days: int, as_json: bool) -> None:
-    """Create a new authority."""
-    authority = Authority.make(folder, passphrase_from(passphrase_file), name=name, days=days)
+def init(
+    folder: Path, passphrase_file: Path | None, name: str, days: int, permitted: Sequence[str], as_json: bool
+) -> None:
+    """Create a new authority: of the lab's hosts or, with --permit, of the web's certificate."""
+    secret = passphrase_from(passphrase_file)
+    authority = Authority.make(folder, secret, name=name, permitted=permitted, days=days)
     out = Output(as_json=as_json)
     if as_json:
         out.document(_plain_authority(authority))
     else:
         out.say(f"Created the authority {name!r} in {folder}, valid for {authority.days_left()} days.")
-        out.say("Copy ca.crt and crl.pem to every host. Keep ca.key and its passphrase here, and back up the folder.")
+        use = "Import ca.crt into browsers." if permitted else "Copy ca.crt and crl.pem to every host."
+        out.say(f"{use} Keep ca.key and its passphrase here, and back up the folder.")
 
 
 @ca.command()
 @click.argument("request", type=click.Path(path_type=Path))
 @click.option("--name", required=True, help="Name of the host in the inventory; the name in the request is ignored.")
-@click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="Role of the host.")
+@click.option(
+    "--role",
+    type=click.Choice([*(role.value for role in Role), HTTPS]),
+    required=True,
+    help="Role of the host; https is the certificate that browsers see, of an authority with --permit.",
+)
 @days_option
 @out_option
 @json_option
 @_with_authority
 def sign(authority: Authority, request: Path, name: str, role: str, days: int, out: Path | None, as_json: bool) -> None:
     """Sign the signing REQUEST of a host (- for standard input)."""
-    _hand_out(authority.sign(_read(request), name, Role(role), days=days), out, as_json=as_json)
+    use: Use = HTTPS if role == HTTPS else Role(role)
+    _hand_out(authority.sign(_read(request), name, use, days=days), out, as_json=as_json)
 
 
 @ca.command()

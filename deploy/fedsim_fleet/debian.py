@@ -1,7 +1,7 @@
 """Gathers Debian packages and their dependencies in a repository, for hosts without access to a mirror.
 
-Dependencies are resolved for an empty system, not for this machine or a host, so the repository suits every Debian 12.
-apt resolves, downloads and verifies them by the signatures of Debian's archive.
+Dependencies are resolved for an empty system, not for this machine or a host, so the repository suits every host with
+this release. apt resolves, downloads and verifies them by the signatures of the release's archive.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsim.errors import Unavailable
+from fedsim_fleet.releases import Release
 
-SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"
-SECURITY_MIRROR = "http://deb.debian.org/debian-security"
-KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 # Ansible needs python3-apt to install the others.
-PACKAGES = ("python3-apt", "python3-venv", "mariadb-server", "nginx-light")
+PACKAGES = ("python3-apt", "python3-venv", "mariadb-server", "nginx-light", "age", "nftables")
 _INSTALLS = re.compile(r"^Inst (?P<name>\S+) \((?P<version>\S+) .*\[(?P<architecture>\w+)\]\)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository in `folder`; apt keeps its own state in `state`."""
+    """A repository in `folder`; apt keeps its own state in `state`. The mirrors replace those of the release."""
 
+    release: Release
     folder: Path
     state: Path
-    mirror: str = MIRROR
-    security_mirror: str = SECURITY_MIRROR
+    mirror: str | None = None
+    security_mirror: str | None = None
 
     def gather(self) -> None:
         """Download missing packages, remove those that are no longer needed, and write the index.
@@ -53,15 +51,10 @@ class Repository:
         for folder in (self.folder / "partial", self.state / "lists" / "partial", self.state / "cache"):
             folder.mkdir(parents=True, exist_ok=True)
         (self.state / "status").touch()  # nothing is installed
-        sources = [
-            f"deb [signed-by={KEYRING}] {mirror} {suite} main"
-            for mirror, suite in (
-                (self.mirror, SUITE),
-                (self.mirror, f"{SUITE}-updates"),
-                (self.security_mirror, f"{SUITE}-security"),
-            )
-        ]
-        (self.state / "sources.list").write_text("\n".join(sources) + "\n", encoding="utf-8")
+        if not Path(self.release.keyring).exists():
+            raise Unavailable(f"gathering Debian packages: {self.release.keyring} is not installed on this machine")
+        sources = self.release.sources(self.mirror, self.security_mirror)
+        (self.state / "sources.list").write_text(sources, encoding="utf-8")
 
     def _apt(self, *arguments: str) -> str:
         state = self.state.resolve()
@@ -90,7 +83,7 @@ def run(command: list[str], purpose: str, environment: Mapping[str, str] | None 
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     except FileNotFoundError as error:
-        raise Unavailable(f"{purpose}: {command[0]} is not installed; gather on a Debian 12 machine") from error
+        raise Unavailable(f"{purpose}: {command[0]} is not installed; gather on a Debian machine") from error
     if done.returncode:
         raise Unavailable(f"{purpose}: {command[0]} failed with exit code {done.returncode}:\n{done.stderr.strip()}")
     return done.stdout

@@ -17,15 +17,25 @@ from fedsim.spool.files import Role
 from fedsim.wire.peer import Identity
 from fedsim.wire.tls import owner_of, revocation_lists, signed_by
 from fedsim_fleet.fleet.inventory import Host
-from fedsim_fleet.fleet.report import Diagnostics, HostReport, data_paths, days_of
+from fedsim_fleet.fleet.report import Diagnostics, FileSystem, HostReport, data_paths, days_of
 
-MIN_FREE_DISK_BYTES = 2_000_000_000
+# Free space by the use of a folder: versions and spool need it for an upgrade and for models, data is only read.
+MIN_FREE_BYTES = {
+    "versions": 2_000_000_000,
+    "spool": 2_000_000_000,
+    "checkpoints": 1_000_000_000,
+    "database": 1_000_000_000,
+    "logs": 200_000_000,
+    "temporary": 100_000_000,
+}
+MIN_FREE_ENTRIES = 10_000
 MIN_FREE_MEMORY_BYTES = 300_000_000
 MAX_SKEW_SECONDS = 30.0
-MIN_CERTIFICATE_DAYS = 14
+MIN_CERTIFICATE_DAYS = 30  # fedsim-fleet renew should have replaced it long before
 MIN_INOTIFY_INSTANCES = 128
 # The certificate of the host itself; those of instances are elsewhere.
 HOST_CERTIFICATE = "/etc/fedsim/pki/host.crt"
+HTTPS_CERTIFICATE = "/etc/fedsim/pki/https.crt"
 _NODE_ONLINE = re.compile(r'fedsim_node_online\{node="(?P<name>[^"]+)"\}')
 
 
@@ -64,6 +74,7 @@ class Lab:
     hosts: Sequence[Host]
     authority: PublishedAuthority | None
     now: float
+    web_authority: PublishedAuthority | None = None
 
 
 # Pairs of problem and remedy.
@@ -89,12 +100,31 @@ def _other_units(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) ->
         yield f"the user fedsim cannot write {folder}", "remount the disk writable, or run systemd-tmpfiles --create"
 
 
+def _file_systems(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) -> Problems:
+    by_device: dict[str, list[FileSystem]] = {}
+    for one in diagnostics.file_systems:
+        by_device.setdefault(one.device, []).append(one)
+    for sharing in by_device.values():
+        names, first = ", ".join(one.folder for one in sharing), sharing[0]
+        needed = sum(MIN_FREE_BYTES.get(use, 0) for use in {one.use for one in sharing})
+        if first.all < needed:
+            yield (
+                f"the file system of {names} has only {size(first.all)}, {size(needed)} are needed",
+                "enlarge it, or mount a larger one there",
+            )
+        elif first.free < needed:
+            free = f"only {size(first.free)} of {size(first.all)} are free"
+            yield (
+                f"{free} on the file system of {names}, {size(needed)} are needed",
+                "free disk space there; below `min_free_bytes` tasks are suspended and resume by themselves",
+            )
+        if 0 <= first.entries < MIN_FREE_ENTRIES:
+            yield f"only {first.entries} more files fit on the file system of {names}", "delete files there"
+        if first.readonly:
+            yield f"the file system of {names} is mounted read-only", "see dmesg, then remount it writable"
+
+
 def _resources(_: Host, report: HostReport, __: Diagnostics, ___: Lab) -> Problems:
-    if report.disk.free < MIN_FREE_DISK_BYTES:
-        yield (
-            f"only {size(report.disk.free)} of {size(report.disk.all)} are free below /var/lib/fedsim",
-            "free disk space; below `min_free_bytes` tasks are suspended and resume by themselves",
-        )
     if report.memory.free < MIN_FREE_MEMORY_BYTES:
         yield (
             f"only {size(report.memory.free)} of {size(report.memory.all)} of memory are available",
@@ -123,6 +153,15 @@ def _configuration(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) 
             )
 
 
+def _outdated(_: Host, __: HostReport, diagnostics: Diagnostics, ___: Lab) -> Problems:
+    for unit, kinds in diagnostics.outdated.items():
+        name = unit.removesuffix(".service")
+        yield (
+            f"{name} runs with older files than those on disk ({', '.join(kinds)})",
+            f"run site.yml, or systemctl {'reload' if name == 'nginx' else 'restart'} {name} on the host",
+        )
+
+
 def _certificates(host: Host, report: HostReport, _: Diagnostics, lab: Lab) -> Problems:
     again = "run rotate-certs.yml"
     if not any(file.path == HOST_CERTIFICATE for file in report.certificates):
@@ -138,11 +177,13 @@ def _certificates(host: Host, report: HostReport, _: Diagnostics, lab: Lab) -> P
         yield from _dates(file.path, certificate, lab.now)
         if file.path == HOST_CERTIFICATE:
             yield from ((problem, again) for problem in _identity(host, certificate))
-        if lab.authority is None or Path(file.path).name == "ca.crt":
+        signer = lab.web_authority if file.path == HTTPS_CERTIFICATE else lab.authority
+        if signer is None or Path(file.path).name == "ca.crt":
             continue
-        if not any(signed_by(certificate, authority) for authority in lab.authority.certificates):
-            yield f"{file.path} is not signed by the lab's authority", again
-        elif (certificate.issuer, certificate.serial_number) in lab.authority.revoked:
+        if not any(signed_by(certificate, authority) for authority in signer.certificates):
+            whose = "the authority of the web's certificate" if signer is lab.web_authority else "the lab's authority"
+            yield f"{file.path} is not signed by {whose}", again
+        elif (certificate.issuer, certificate.serial_number) in signer.revoked:
             yield f"{file.path} is revoked", "run rotate-certs.yml, or remove-node.yml if the host is to be removed"
 
 
@@ -153,7 +194,7 @@ def _dates(path: str, certificate: x509.Certificate, now: float) -> Problems:
     if days <= 0:
         yield f"{path} has expired", "run rotate-certs.yml"
     elif days < MIN_CERTIFICATE_DAYS:
-        yield f"{path} expires in {days:.0f} days", "run rotate-certs.yml"
+        yield f"{path} expires in {days:.0f} days", "fedsim-fleet renew"
 
 
 def _identity(host: Host, certificate: x509.Certificate) -> Iterator[str]:
@@ -243,10 +284,12 @@ CHECKS: tuple[Check, ...] = (
     _other_units,
     _version,
     _configuration,
+    _outdated,
     _certificates,
     _revoked,
     _clock,
     _resources,
+    _file_systems,
     _connections,
     _data,
     _server,

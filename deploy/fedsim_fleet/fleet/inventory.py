@@ -44,6 +44,8 @@ class Host(BaseModel):
     become: bool = Field(default=False, alias="ansible_become")
     units: tuple[str, ...] = Field((), alias="fedsim_services")
     datasets: tuple[InventoryDataSet, ...] = Field((), alias="fedsim_datasets")
+    secrets: str = Field("", alias="fedsim_secrets")
+    web_name: _Plain = Field("web", alias="fedsim_web_name")
     server_port: int = Field(9001, alias="fedsim_server_port")
     node_port: int = Field(9002, alias="fedsim_node_port")
     metrics_port: dict[str, int] = Field({"server": 9101, "client": 9103}, alias="fedsim_metrics_port")
@@ -68,7 +70,9 @@ def read_inventory(path: Path) -> list[Host]:
         Unavailable: Ansible is not installed in this environment.
     """
     if not path.exists():
-        raise NotThere(f"the inventory {path} does not exist: use --inventory, or set FEDSIM_INVENTORY")
+        example = Path("ansible/inventory/example.yml")
+        copy = f"copy {example} there and edit it; for another one " if path.name == "lab.yml" else ""
+        raise NotThere(f"the inventory {path} does not exist: {copy}use --inventory, or set FEDSIM_INVENTORY")
     listed = _listed(path)
     variables = listed.get("_meta", {}).get("hostvars", {})
     hosts = []
@@ -87,6 +91,14 @@ def read_inventory(path: Path) -> list[Host]:
     return hosts
 
 
+def secrets_of(inventory: Path, hosts: list[Host]) -> Path:
+    """The folder with the lab's authority: `fedsim_secrets`, or else next to the inventory."""
+    if hosts[0].secrets and "{{" not in hosts[0].secrets:
+        return Path(hosts[0].secrets)
+    path = inventory.resolve()
+    return (path if path.is_dir() else path.parent) / "secrets"
+
+
 def select_hosts(hosts: list[Host], names: tuple[str, ...]) -> list[Host]:
     """Return the hosts with these names, or all if there are none; `BadInput` for unknown names."""
     known = {host.name for host in hosts}
@@ -96,9 +108,9 @@ def select_hosts(hosts: list[Host], names: tuple[str, ...]) -> list[Host]:
 
 
 def _playbooks(inventory: Path) -> Path:
-    """The folder of the group variables: next to the inventory's folder, or else in the current checkout."""
-    above = inventory.resolve().parent.parent
-    return above if (above / "group_vars").is_dir() else Path("ansible")
+    """The folder of the group variables: above the inventory's, in the current checkout, or in that of this file."""
+    found = [inventory.resolve().parent.parent, Path("ansible"), Path(__file__).parents[3] / "ansible"]
+    return next((folder for folder in found if (folder / "group_vars").is_dir()), found[1])
 
 
 def _listed(path: Path) -> dict[str, Any]:

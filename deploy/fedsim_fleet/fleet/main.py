@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec
@@ -21,7 +22,8 @@ from fedsim.command import run_command
 from fedsim.errors import EX_FAILED, EX_INTERRUPTED, EX_OK, EX_UNAVAILABLE, FedsimError
 from fedsim_fleet.fleet import doctor as diagnosis
 from fedsim_fleet.fleet import journals, push, report, status
-from fedsim_fleet.fleet.inventory import Host, read_inventory, select_hosts
+from fedsim_fleet.fleet import renew as renewal
+from fedsim_fleet.fleet.inventory import Host, read_inventory, secrets_of, select_hosts
 from fedsim_fleet.fleet.parallel import ask_all
 from fedsim_fleet.fleet.ssh import CommandResult, Connection
 
@@ -60,10 +62,10 @@ def on_fleet(function: Callable[Concatenate[Fleet, Output, P], int]) -> Callable
     "-i",
     "--inventory",
     type=click.Path(path_type=Path),
-    envvar="FEDSIM_INVENTORY",
+    envvar=["FEDSIM_INVENTORY", "ANSIBLE_INVENTORY"],
     default=INVENTORY,
     show_default=True,
-    help="The lab's Ansible inventory [env: FEDSIM_INVENTORY].",
+    help="The lab's Ansible inventory [env: FEDSIM_INVENTORY, ANSIBLE_INVENTORY].",
 )
 @click.option(
     "--timeout",
@@ -107,8 +109,9 @@ def run_doctor(fleet: Fleet, output: Output) -> int:
         return report.ask(connection, diagnosis.required_peers(connection.host, fleet.all_hosts))
 
     answers = ask_all(fleet.hosts, fleet.timeout, request)
-    authority = diagnosis.read_authority(fleet.inventory.resolve().parent / "secrets" / "ca")
-    findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.all_hosts, authority, time.time()))
+    secrets = secrets_of(fleet.inventory, fleet.all_hosts)
+    authority, web = (diagnosis.read_authority(secrets / folder) for folder in ("ca", "web-ca"))
+    findings = diagnosis.diagnose(answers, diagnosis.Lab(fleet.all_hosts, authority, time.time(), web))
     if output.as_json:
         output.document({"findings": [vars(finding) for finding in findings]})
     else:
@@ -118,6 +121,32 @@ def run_doctor(fleet: Fleet, output: Output) -> int:
         checked = f"{len(fleet.hosts)} hosts, {len(diagnosis.CHECKS)} checks each: "
         output.say(checked + (f"{len(findings)} problems." if findings else "no problems."))
     return EX_FAILED if findings else EX_OK
+
+
+@fleet.command("renew")
+@on_fleet
+def renew_certificates(fleet: Fleet, output: Output) -> int:
+    """Renew the certificates that expire within 90 days: new keys on the hosts, daemons reloaded. Run it weekly.
+
+    The authority and its passphrase are those in the folder secrets next to the inventory. If the passphrase is
+    neither there nor in FEDSIM_CA_PASSPHRASE, the command only warns. The exit code is 0 if nothing remains to be
+    renewed, otherwise 1.
+    """
+    now = datetime.now(UTC)
+    secrets = secrets_of(fleet.inventory, fleet.all_hosts)
+    authorities = renewal.Authorities.of(secrets)
+
+    def request(connection: Connection) -> renewal.Renewal:
+        return renewal.renew(connection, report.ask(connection), authorities, now)
+
+    answers = ask_all(fleet.hosts, fleet.timeout, request)
+    results = [renewal.result(host, answers[host.name], authorities, now) for host in fleet.hosts]
+    results += renewal.others(authorities, fleet.all_hosts, now)
+    if output.as_json:
+        output.document({"certificates": [vars(one) for one in results]})
+    for one in results:
+        output.say(f"{one.name}: {one.text}")
+    return EX_OK if all(one.good for one in results) else EX_FAILED
 
 
 @fleet.command("logs")

@@ -13,9 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 from fedsim.errors import BadInput, NotThere, Unavailable
 from fedsim_fleet.fleet.inventory import Host
 from fedsim_fleet.fleet.report import data_paths, script
-from fedsim_fleet.fleet.ssh import Connection
+from fedsim_fleet.fleet.ssh import Connection, InteractiveCommand
 
 _PIECE = 1 << 18
+_MARK = "fedsim: "
 _MISSING = TypeAdapter(list[int] | None)
 
 
@@ -111,7 +112,7 @@ def push(
         listed = [[file.name, file.size, file.digest] for file in files]
         command.send(json.dumps(listed).encode() + b"\n")
         try:
-            numbers = _MISSING.validate_json(command.receive_line())
+            numbers = _MISSING.validate_json(_answer(command))
             if numbers is None:
                 progress(0, 0)
                 return None
@@ -126,5 +127,12 @@ def push(
                     command.send(piece)
                     sent += len(piece)
                     progress(sent, total)
-        command.receive_line()
+        _answer(command)
     return PushResult(len(missing), total)
+
+
+def _answer(command: InteractiveCommand) -> str:
+    """The next answer of receive.py; what a shell's profile or sudo prints is skipped."""
+    while not (line := command.receive_line()).startswith(_MARK):
+        pass
+    return line.removeprefix(_MARK)

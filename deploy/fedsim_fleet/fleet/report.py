@@ -93,12 +93,30 @@ class InotifyLimits(_ReportPart):
     watches: int
 
 
+class FileSystem(_ReportPart):
+    """The file system of a folder, in bytes; `entries`: files that can still be created, -1 without a limit."""
+
+    folder: _Line
+    use: _Line
+    device: _Line
+    free: int
+    all: int
+    entries: int
+    readonly: bool
+
+
 class Diagnostics(_ReportPart):
-    """Checks for a diagnosis only. `failed`: units of fedsim, including instances; `unwritable`: folders."""
+    """Checks for a diagnosis only.
+
+    `failed`: units of fedsim, including instances; `unwritable`: folders; `outdated`: units that run with other files
+    than those on disk, with the kinds of these files.
+    """
 
     failed: tuple[_Line, ...]
     unwritable: tuple[_Line, ...]
+    file_systems: tuple[FileSystem, ...] = ()
     configurations: tuple[ConfigurationCheck, ...]
+    outdated: dict[_Line, tuple[_Line, ...]] = {}
     connections: tuple[ConnectionCheck, ...]
     datasets: tuple[DataSetCheck, ...]
     pages: _Line
@@ -175,9 +193,9 @@ def ask(connection: Connection, connect: list[tuple[str, int]] | None = None) ->
     answer = connection.run(["python3", "-", json.dumps(request)], text=script("report.py"), within=_WITHIN)
     ended = time.time()
     try:
-        report = HostReport.model_validate_json(answer.text())
-    except ValidationError as error:
-        raise Unavailable(f"its report is invalid: {error.error_count()} problems") from error
+        report = HostReport.model_validate_json(answer.text().splitlines()[-1])
+    except (ValidationError, IndexError) as error:
+        raise Unavailable(f"its report is invalid: {answer.text()[-200:]!r}") from error
     # The clock was read between `started` and `latest`, at an unknown moment.
     latest = ended - report.duration
     skew = min(report.clock - started, 0) + max(report.clock - latest, 0)

@@ -1,9 +1,9 @@
 """Run on a host by `fedsim-fleet push-data`: receives a data set and replaces the old one. Only the standard library.
 
 The argument is the path of the data set. Input: a line with a JSON list of [name, size, SHA-256]; the name is empty if
-the data set is a single file. Output: a line with the JSON list of the indices of missing files, or null if the data
-set is up to date. Then the content of these files follows on the input. A last line of output confirms that the data
-set was replaced, which happens in one step.
+the data set is a single file. Output: a line "fedsim: " with the JSON list of the indices of missing files, or null if
+the data set is up to date. Then the content of these files follows on the input. A last line of output confirms that
+the data set was replaced, which happens in one step.
 """
 
 import ctypes
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+INSTALLED = Path("/opt/fedsim/current")
 PIECE = 1 << 20
 EXCHANGE, HERE = 2, -100  # RENAME_EXCHANGE, AT_FDCWD
 
@@ -138,13 +139,15 @@ def place(target: Path, files: list[Any], missing: set[int]) -> None:
 
 
 def say(value: object) -> None:
-    """Print a line for the sender."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    """Print a line for the sender, who ignores what a shell's profile has printed."""
+    sys.stdout.write(f"\nfedsim: {json.dumps(value)}\n")
     sys.stdout.flush()
 
 
 def main(target: Path) -> None:
     """Receive the missing files."""
+    if not INSTALLED.exists():
+        sys.exit("fedsim is not installed on this host yet: run site.yml, then push again")
     files = [(checked(name), size, expected) for name, size, expected in json.loads(sys.stdin.buffer.readline())]
     target.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     if target.parent.resolve() != target.parent:

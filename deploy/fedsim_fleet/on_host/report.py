@@ -6,6 +6,7 @@ The argument is a JSON object, {"units": [...], "diagnostics": bool, "connect": 
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -148,6 +149,13 @@ def configurations() -> list[dict[str, object]]:
     return result
 
 
+def outdated(names: list[str]) -> dict[str, list[str]]:
+    """The units that run with other files than those on disk, and which kinds of files differ."""
+    units = [f"{name}.service" for name in names] + (["nginx.service"] if (CONFIGURATION / "web.yml").exists() else [])
+    text, code = run(str(CURRENT / "bin/python"), "-I", "-m", "fedsim_fleet.on_host.units", "compare", *units)
+    return json.loads(text) if code == 0 else {}  # an older version does not record it
+
+
 def unreadable(path: Path) -> str:
     """Why the user fedsim cannot read a data set; empty if it can."""
     if not path.exists():
@@ -166,10 +174,41 @@ def failed(known: list[str]) -> list[str]:
     return [name for name in names if name not in known]
 
 
+def folders() -> dict[str, str]:
+    """The folders that daemons use, and for what; those of the YAML files as well."""
+    found = {str(CURRENT.parent): "versions", "/var/lib/mysql": "database", "/var/log": "logs", "/tmp": "temporary"}  # noqa: S108
+    for path in [*CONFIGURATION.glob("*.yml"), *CONFIGURATION.glob("*/*.yml")]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for key, value in re.findall(r"^(spool|data|checkpoints): *[\"']?(/[^\s\"']+)", text, re.MULTILINE):
+            found.setdefault(value, key)
+    for place in ("server", "client"):
+        found.setdefault(str(STATE / place), "spool")
+    return {path: use for path, use in found.items() if Path(path).is_dir()}
+
+
+def file_systems() -> list[dict[str, object]]:
+    """The capacity of each folder's file system; `entries`: files that can still be created, -1 without a limit."""
+    result: list[dict[str, object]] = []
+    for path, use in folders().items():
+        seen = os.statvfs(path)
+        result.append(
+            {
+                "folder": path,
+                "use": use,
+                "device": str(Path(path).stat().st_dev),
+                "free": seen.f_bavail * seen.f_frsize,
+                "all": seen.f_blocks * seen.f_frsize,
+                "entries": seen.f_favail if seen.f_files else -1,
+                "readonly": bool(seen.f_flag & os.ST_RDONLY),
+            }
+        )
+    return result
+
+
 def unwritable() -> list[str]:
     """State folders that the user fedsim cannot write."""
-    folders = [place for place in (STATE / "server", STATE / "client") if place.is_dir()]
-    return [str(place) for place in folders if run("runuser", "--user", "fedsim", "--", "test", "-w", str(place))[1]]
+    places = [place for place, use in folders().items() if use == "spool"]
+    return [place for place in places if run("runuser", "--user", "fedsim", "--", "test", "-w", place)[1]]
 
 
 def limit(name: str) -> int:
@@ -188,7 +227,9 @@ def slow(request: dict[str, Any]) -> dict[str, object]:
     return {
         "failed": failed(request["units"]),
         "unwritable": unwritable(),
+        "file_systems": file_systems(),
         "configurations": configurations(),
+        "outdated": outdated(request["units"]),
         "connections": [
             {"address": peer[0], "port": peer[1], "problem": problem}
             for peer, problem in zip(request["connect"], problems, strict=True)
@@ -220,7 +261,7 @@ def main() -> None:
         "diagnostics": slow(request) if request["diagnostics"] else None,
     }
     result["duration"] = time.time() - result["clock"]
-    json.dump(result, sys.stdout)
+    print("\n" + json.dumps(result))  # noqa: T201 - the answer; a shell's profile may have printed something before
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ chmod --recursive u=rwX,g=rX,o= checkpoints
 find checkpoints -type d -exec chmod g+s {} +
 mv checkpoints /var/lib/fedsim/server/
 systemd-tmpfiles --create /etc/tmpfiles.d/fedsim.conf
-FEDSIM_CREDENTIALS=/etc/fedsim/secrets /opt/fedsim/current/bin/fedsim admin migrate
+FEDSIM_CREDENTIALS=/etc/fedsim/secrets /opt/fedsim/current/bin/fedsim admin migrate \
+    --user fedsim-migrations --password-file database-migrations
 cd /
 rm -rf "$1" "$1.tar"

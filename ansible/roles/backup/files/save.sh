@@ -4,9 +4,10 @@
 # every checkpoint that the dump lists, even if it was created or deleted in the meantime.
 set -eu
 umask 077
+state=${FEDSIM_STATE:-/var/lib/fedsim}
 rm -rf "$1" "$1.tar"
 mkdir "$1"
-link_checkpoints() { cp --archive --link --no-clobber /var/lib/fedsim/server/checkpoints "$1"; }
+link_checkpoints() { cp --archive --link --no-clobber "$state/server/checkpoints" "$1"; }
 link_checkpoints "$1"
 mariadb-dump --single-transaction --no-tablespaces fedsim > "$1/database.sql"
 link_checkpoints "$1"

@@ -8,8 +8,8 @@ if [ -z "$units" ] && [ ! -e /opt/fedsim ] && [ ! -e /etc/fedsim ] && [ ! -e /va
 echo changed
 
 if [ -e /etc/systemd/system/fedsim.target ]; then
-    systemctl stop fedsim.target 'fedsim-*.service' 'fedsim-*.socket'
-    systemctl disable --quiet fedsim.target $(systemctl list-unit-files --no-legend 'fedsim-*' | cut -d ' ' -f 1)
+    systemctl stop fedsim.target 'fedsim-*.service' 'fedsim-*.socket' 'fedsim_*'
+    systemctl disable --quiet fedsim.target $(systemctl list-unit-files --no-legend 'fedsim-*' 'fedsim_*' | cut -d ' ' -f 1)
 fi
 rm -rf /etc/systemd/system/fedsim* /etc/sysusers.d/fedsim.conf /etc/tmpfiles.d/fedsim.conf
 if [ -d /etc/sysusers.d ]; then rmdir --ignore-fail-on-non-empty /etc/sysusers.d; fi
@@ -22,7 +22,8 @@ ours() { [ -e "$record" ] && grep --quiet --line-regexp "$1" "$record"; }
 if ours mariadb-server; then
     systemctl stop mariadb.service
 elif systemctl --quiet is-active mariadb.service; then
-    mariadb --execute "DROP DATABASE IF EXISTS fedsim; DROP USER IF EXISTS 'fedsim'@'127.0.0.1'"
+    mariadb --execute "DROP DATABASE IF EXISTS fedsim; DROP USER IF EXISTS 'fedsim'@'127.0.0.1', 'fedsim-web'@'127.0.0.1',
+        'fedsim-migrations'@'127.0.0.1'"
     rm -f /etc/mysql/mariadb.conf.d/90-fedsim.cnf
     systemctl restart mariadb.service
 fi
@@ -53,4 +54,4 @@ done
 for group in fedsim-checkpoints fedsim fedsim-web; do
     if getent group "$group" > /dev/null; then groupdel "$group"; fi
 done
-rm -rf /opt/fedsim /etc/fedsim /var/lib/fedsim /run/fedsim
+rm -rf /opt/fedsim /etc/fedsim /var/lib/fedsim /run/fedsim /var/backups/fedsim
