@@ -10,7 +10,6 @@ import json
 import os
 import sys
 import traceback
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from fedsim.errors import (
     EX_USAGE,
     FedsimError,
 )
+from fedsim.text import plain
 
 TRACEBACK = "FEDSIM_TRACEBACK"
 EXIT_CODES = {
@@ -70,11 +70,6 @@ class State:
 
     as_json: bool = False
     code: int = EX_PIPE
-
-
-def plain(text: object) -> str:
-    """Text in one line without control characters."""
-    return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(char) == "Cc" else char for char in str(text))
 
 
 _output_errors: list[OSError] = []

@@ -1,7 +1,8 @@
 """Structured logging: an event name plus fields.
 
 Under systemd every field is a native journal field (`FEDSIM_TASK`, `FEDSIM_ROUND`, `FEDSIM_NODE`, `FEDSIM_EVENT`),
-so that `journalctl FEDSIM_TASK=42` shows all entries of a task; elsewhere the same events go to the terminal.
+so that `journalctl FEDSIM_TASK=42` shows all entries of a task; elsewhere the same events go to the terminal. What is
+not visible in a peer's text (escape sequences, line ends, bidirectional marks) is escaped in both.
 
 A line that cannot be written (the terminal was closed, the pipe has no reader, the disk is full) is dropped and
 counted: no process ends because of its log. The next line that can be written is followed by the number of those lost.
@@ -9,6 +10,7 @@ counted: no process ends because of its log. The next line that can be written i
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -17,9 +19,11 @@ from collections.abc import MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+
+from fedsim.text import plain, plain_lines
 
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 
@@ -39,9 +43,9 @@ class _Journal:
         fields = dict(event)
         name = str(fields.pop("event"))
         trace = fields.pop("exception", None)
-        shown = " ".join(f"{key}={_readable(value)}" for key, value in fields.items())
+        shown = " ".join(f"{key}={plain(_readable(value))}" for key, value in fields.items())
         code = journal.send(
-            message=f"{name} {shown}".rstrip() + (f"\n{trace}" if trace else ""),
+            message=f"{plain(name)} {shown}".rstrip() + (f"\n{plain_lines(trace)}" if trace else ""),
             priority=_PRIORITY.get(level, 6),
             SYSLOG_IDENTIFIER=self._identifier,
             FEDSIM_EVENT=name,
@@ -107,7 +111,16 @@ def _readable(value: Any) -> Any:
 
 
 def _readably(_: Any, __: str, event: Event) -> Event:
-    return {key: _readable(value) for key, value in event.items()}
+    """Format the values for the terminal, which text of others must not manipulate."""
+    readable = {key: _readable(value) for key, value in event.items()}
+    return {key: plain(value) if isinstance(value, str) else value for key, value in readable.items()}
+
+
+def _plain_traceback(stream: TextIO, exc_info: Any) -> None:
+    """The default formatter shows variables, which may be data."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(plain_lines(text.getvalue()))
 
 
 class _Events(logging.Handler):
@@ -162,7 +175,7 @@ def configure_logging(*, verbose: bool = False, identifier: str | None = None, *
         structlog.dev.ConsoleRenderer(
             colors=os.isatty(2),
             pad_event_to=24,
-            exception_formatter=structlog.dev.plain_traceback,  # the default shows variables: possibly data
+            exception_formatter=_plain_traceback,
         ),
     ]
     structlog.configure(

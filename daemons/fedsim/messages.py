@@ -5,7 +5,9 @@ Every field is bounded, because names, lengths and numbers from a peer are untru
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
+from hashlib import sha256
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
@@ -57,6 +59,14 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+class GuardInfo(Message):
+    """How a guarded data set is divided: the digest of the node's secret, and its whole blocks."""
+
+    secret_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    block_size: Annotated[int, Field(ge=1, le=10**12)]
+    num_blocks: Count
+
+
 class DataSetInfo(Message):
     """The description of a data set that a node announces: what the server needs to choose nodes, never examples."""
 
@@ -67,8 +77,19 @@ class DataSetInfo(Message):
     feature_shape: FeatureShape
     num_classes: Classes
     share_test: bool = False
+    require_approval: bool = Field(False, description="Whether the node's owner approves each task on it")
     data_schema: DataSchema | None = None
     notes: Annotated[tuple[Text, ...], Field(max_length=MAX_NOTES)] = ()
+    guard: GuardInfo | None = Field(None, description="None: the data set is open; else num_train are those in blocks")
+
+    @property
+    def shown(self) -> DataSetInfo:
+        """What pages, API and downloads show: of a guarded data set no exact counts."""
+        if self.guard is None:
+            return self
+        guard = self.guard.model_copy(update={"num_blocks": rounded(self.guard.num_blocks)})
+        counts = {"num_train": rounded(self.num_train), "num_test": rounded(self.num_test)}
+        return self.model_copy(update={"guard": guard, **counts})
 
 
 class ModelSpec(Message):
@@ -128,16 +149,21 @@ class EngineInfo(Message):
 class TaskReport(Message):
     """The state of a task on a node. `num_examples` are runs of (number of clients, examples of each), in order.
 
-    `versions` are those of the workers that computed for it; `suspended`: why the task is suspended at present.
+    `partition` is the digest of the sizes of all clients (see `learning.partitions.sizes_digest`), `versions` are those
+    of the workers that computed for it; `suspended`: why the task is suspended at present; `waiting`, `approved`: the
+    node's owner has yet to approve the task, or has approved it, and it has not begun there;
+    `worker_deaths`: how often in a row a worker of it has died in a job.
     """
 
     task: Uid
-    state: Literal["loading", "ready", "closing", "refused", "failed", "diverged"]
+    state: Literal["waiting", "approved", "loading", "ready", "closing", "refused", "failed", "diverged"]
     reason: Text = ""
     round: Count | None = None
     num_examples: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_RUNS)] = ()
+    partition: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
     versions: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=100)] = ()
     suspended: SuspendReason | None = None
+    worker_deaths: Count = 0
 
 
 class AuditHead(Message):
@@ -163,11 +189,25 @@ class Hello(Message):
         Field(max_length=MAX_GROUPS, description='The plug-ins offered, by group: "models", "strategies", …'),
     ] = {}
     min_examples: Count = 1
+    min_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    individual_updates: bool = True
     min_privacy_level: Name = "none"
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
     audit: AuditHead = AuditHead()
     instance: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of the node's spool")] = ""
-    host: Annotated[str, Field(max_length=255, description="The name of the machine, for people")] = ""
+    start: Annotated[Count, Field(description="How often the node was started on its spool")] = 0
+    session: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of this start")] = ""
+    host: Annotated[str, Field(max_length=320, description="Name and address of the machine, for people")] = ""
+    accept_tasks: bool = True
+    certificate_expires_at: Seconds | None = Field(None, description="None without TLS")
+
+    @property
+    def shown(self) -> Hello:
+        """What pages, API and downloads show: where data is guarded no exact counts."""
+        if all(dataset.guard is None for dataset in self.datasets):
+            return self
+        tasks = tuple(report.model_copy(update={"num_examples": ()}) for report in self.tasks)
+        return self.model_copy(update={"datasets": tuple(one.shown for one in self.datasets), "tasks": tasks})
 
     def offers(self, group: str) -> dict[str, PluginInfo]:
         """The plug-ins of the group that are installed here and that the institution allows, by name."""
@@ -198,6 +238,7 @@ class Assignment(Message):
     number: Annotated[int, Field(ge=1)]
     settings: TaskSettings
     dataset_digest: str | None = Field(None, description="Of the data that the node announced")
+    guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
     model_spec: ModelSpec
@@ -205,6 +246,17 @@ class Assignment(Message):
     engine: EngineInfo
     uplink: Uplink
     send_testset: bool = False
+    user: Annotated[str, Field(max_length=200, description="Who submitted the task, as the server names them")] = ""
+    resumes: Uid | None = Field(
+        None, description="The run of this task that failed or was stopped, which this continues"
+    )
+    begin: bool = Field(True, description="false: the node's owner is to approve the task, which has not begun yet")
+
+    @property
+    def digest(self) -> str:
+        """The digest of everything that is asked of the node, which is what its owner approves."""
+        content = json.dumps(self.model_dump(mode="json", exclude={"begin"}), sort_keys=True)
+        return sha256(content.encode()).hexdigest()
 
 
 class Chunk(Message):
@@ -253,6 +305,12 @@ class Stop(Message):
 
     task: Uid
     reason: Text = ""
+
+
+def rounded(count: int) -> int:
+    """The two leading digits of a count, as it is shown of guarded data."""
+    unit = int(10 ** max(0, len(str(count)) - 2))
+    return count // unit * unit
 
 
 def as_text(text: str, most: int = MAX_TEXT) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from math import nan
 from socketserver import ThreadingMixIn
@@ -103,6 +103,12 @@ class ServerMetrics(TaskMetrics):
         self._tested_names: dict[str, set[str]] = {}
         self.checkpoints = Counter("fedsim_checkpoints", "Checkpoints that were saved.", registry=registry)
         self.node_online = Gauge("fedsim_node_online", "1 if the node is online.", ["node"], registry=registry)
+        self.node_certificate = Gauge(
+            "fedsim_node_certificate_expires_timestamp_seconds",
+            "When the certificate of a node that is online expires; NaN without TLS.",
+            ["node"],
+            registry=registry,
+        )
         self.waiting = Gauge(
             "fedsim_waiting", "1 while tasks wait for it: database, disk_space.", ["for"], registry=registry
         )
@@ -110,13 +116,16 @@ class ServerMetrics(TaskMetrics):
             self.waiting.labels(what).set(0)
         self._nodes: set[str] = set()
 
-    def nodes(self, configured: Collection[str], online: Collection[str]) -> None:
-        """Publish which of the nodes in server.yml are online; remove those that are no longer listed."""
+    def nodes(self, configured: Collection[str], online: Mapping[str, float | None]) -> None:
+        """Publish which of the nodes in server.yml are online, and when their certificates expire."""
         for name in self._nodes - set(configured):
             self.node_online.remove(name)
+            self.node_certificate.remove(name)
         self._nodes = set(configured)
         for name in configured:
             self.node_online.labels(name).set(name in online)
+            expires = online.get(name)
+            self.node_certificate.labels(name).set(nan if expires is None else expires)
 
     def task_ended(self, number: int) -> None:
         """Remove a task's metrics."""

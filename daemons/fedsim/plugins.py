@@ -34,7 +34,19 @@ OPTIMIZERS = "fedsim.optimizers"
 SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
 TRANSFORMS = "fedsim.transforms"
-GROUPS = (MODELS, FORMATS, STRATEGIES, PARTITIONS, OBJECTIVES, OPTIMIZERS, SAMPLERS, ENGINES, TRANSFORMS)
+SCREENINGS = "fedsim.screenings"
+GROUPS = (
+    MODELS,
+    FORMATS,
+    STRATEGIES,
+    PARTITIONS,
+    OBJECTIVES,
+    OPTIMIZERS,
+    SAMPLERS,
+    ENGINES,
+    TRANSFORMS,
+    SCREENINGS,
+)
 """All groups of entry points."""
 _NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})
 """Packages whose classes a plug-in inherits from, but is not known by."""

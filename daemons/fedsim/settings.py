@@ -1,11 +1,10 @@
 """The settings of a task: one model for the web form, `initparam.json`, the database row and both state machines.
 
-Names are the field's own. `initparam.json` also takes the names of the original platform, see `SEED_NAMES`.
+Names are the field's own. `initparam.json` also takes the names of the original platform, see `seed_settings`.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -13,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.problems import OWN_TYPES, problem_text
+from fedsim.seed_settings import translate
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -33,6 +33,7 @@ PLUGIN_SETTINGS = {
     "strategy": plugins.STRATEGIES,
     "aggregation": plugins.STRATEGIES,
     "server_step": plugins.STRATEGIES,
+    "screening": plugins.SCREENINGS,
 }
 # setting -> the group of the plug-ins that it lists; the options of each are in `<setting>_options`, by its name.
 PLUGIN_LISTS = {"transforms": plugins.TRANSFORMS}
@@ -51,6 +52,7 @@ class TaskSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     title: str = Field("", max_length=120, description="A name of your own for the task")
+    purpose: str = Field("", max_length=500, description="What the task is for: institutions see it and may ask for it")
     model: Name = Field("2nn", description="The model that is trained")
     model_options: OptionValues = Field({}, description="Options of the model")
     dataset: Name = Field("mnist", description="The data set, by the name that the nodes give it")
@@ -87,6 +89,10 @@ class TaskSettings(BaseModel):
     transforms_options: Annotated[dict[Name, OptionValues], Field(max_length=MAX_TRANSFORMS)] = Field(
         {}, description="Options of the transforms, by their names"
     )
+    screening: OptionalName = Field(
+        "", description="Compares each round's updates with each other: `record`, or `exclude` outliers; empty: off"
+    )
+    screening_options: OptionValues = Field({}, description="Options of the screening")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Same seed, same placement: same result, to the byte")
@@ -95,6 +101,7 @@ class TaskSettings(BaseModel):
     nodes: Annotated[tuple[Name, ...], Field(max_length=MAX_NODES), BeforeValidator(_split)] = Field(
         (), description="The nodes that take part, by name; the task waits for all of them. Empty: see num_nodes"
     )
+    testset_from: OptionalName = Field("", description="The node whose test set serves if the server has none")
     min_responses: Share = Field(1.0, description="Share of the cohort that must answer before the deadline")
     round_timeout_seconds: Annotated[float, Field(ge=1, le=604_800)] = Field(
         600.0, description="A round's deadline: then it goes on with those who answered, if enough did"
@@ -152,24 +159,6 @@ BECAME_OPTIONS = {
     "server_learning_rate": "strategy_options.learning_rate of the strategy fedavgm",
     "server_momentum": "strategy_options.momentum of the strategy fedavgm",
 }
-# The original platform's name -> ours.
-SEED_NAMES = {
-    "gpu": "device",
-    "num_of_clients": "num_clients",
-    "cfraction": "fraction_train",
-    "epoch": "local_epochs",
-    "batchsize": "local_batch_size",
-    "modelname": "model",
-    "learning_rate": "local_learning_rate",
-    "val_freq": "evaluate_every",
-    "save_freq": "save_every",
-    "num_comm": "num_rounds",
-    "iid": "partition",
-}
-SEED_MODELS = {"mnist_2nn": ("2nn", "mnist"), "mnist_cnn": ("cnn", "mnist"), "cifar10_cnn": ("cifar_cnn", "cifar10")}
-_IID = {"0": "shards", "false": "shards", "1": "iid", "true": "iid"}
-_GPU = re.compile(r"\d{1,4}(\s*,\s*\d{1,4})*")
-SAVE_PATH_NOTE = "save_path is ignored: the server decides where files lie"
 
 
 class SettingsError(BadInput):
@@ -184,38 +173,6 @@ class SettingsError(BadInput):
         super().__init__("; ".join(f"{field}: {problem}" for field, problem in problems.items()))
 
 
-def _translate(given: dict[str, Any]) -> tuple[dict[str, Any], list[str], dict[str, str]]:
-    """Seed names to ours; returns the settings, notes for the person, and problems by field."""
-    settings: dict[str, Any] = {}
-    notes: list[str] = []
-    problems: dict[str, str] = {}
-    implied_dataset: str | None = None
-    for name, value in given.items():
-        ours = SEED_NAMES.get(name, name)
-        if name == "save_path":
-            notes.append(SAVE_PATH_NOTE)
-        elif ours in settings or (ours != name and ours in given):
-            problems[name] = f"is given twice: {name} is another name of {ours}"
-        elif isinstance(value, bool) and name != "iid":  # pydantic would take true for 1
-            problems[ours] = "must not be true or false"
-        elif name == "gpu":
-            # The original's device number: which GPU is the node's affair.
-            settings[ours] = "auto"
-            if not _GPU.fullmatch(str(value)):
-                problems[name] = "must be the number of a GPU; the node decides which one it takes"
-        elif name == "iid":
-            settings[ours] = _IID.get(str(value).lower(), "iid")
-            if str(value).lower() not in _IID:
-                problems[name] = "must be 0 (each client holds few labels) or 1"
-        elif ours == "model" and isinstance(value, str) and value in SEED_MODELS:
-            settings[ours], implied_dataset = SEED_MODELS[value]
-        else:
-            settings[ours] = value
-    if implied_dataset is not None:
-        settings.setdefault("dataset", implied_dataset)
-    return settings, notes, problems
-
-
 def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     """Check settings that a person gave, in our names or the original platform's.
 
@@ -228,7 +185,7 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     Raises:
         SettingsError: with *all* problems, each beside its field.
     """
-    settings, notes, problems = _translate(given)
+    settings, notes, problems = translate(given)
     kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
         parsed = TaskSettings.model_validate(_nested(settings, problems))

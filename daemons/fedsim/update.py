@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, FiniteFloat, PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from fedsim.errors import BadInput
 from fedsim.messages import Count, Message, Name
@@ -24,7 +24,10 @@ PARAMETERS = "parameters"
 TRAIN_LOSS = "train_loss"
 """The metric that every engine reports: the mean loss over all training steps."""
 MAX_METRICS = 100
+MAX_METRIC = 1e39
+"""Beyond every float32, in which losses are computed; the sum over any number of examples stays finite."""
 _Number = Annotated[int, Field(ge=0, le=1_000_000)]
+_Metric = Annotated[float, Field(ge=-MAX_METRIC, le=MAX_METRIC, allow_inf_nan=False)]
 
 
 class Update(Message):
@@ -40,6 +43,7 @@ class Update(Message):
         node: the authenticated sender; None on the node itself.
         digest: blake3 of the file that holds the arrays; empty before it is written.
         size: of that file, in bytes.
+        base_digest: of the file with the global model that it started from; empty before it is written.
     """
 
     base_round: _Number
@@ -47,10 +51,11 @@ class Update(Message):
     client: _Number | None = None
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
-    metrics: Annotated[dict[Name, FiniteFloat], Field(default_factory=dict, max_length=MAX_METRICS)]
+    metrics: Annotated[dict[Name, _Metric], Field(default_factory=dict, max_length=MAX_METRICS)]
     node: Name | None = None
     digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size: Count = 0
+    base_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Private, so that no message can contain them.
     _arrays: Arrays = PrivateAttr(default_factory=dict)
     _client_state: Arrays = PrivateAttr(default_factory=dict)

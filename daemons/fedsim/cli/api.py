@@ -135,6 +135,11 @@ class ApiClient:
         task: Json = self._ask("POST", f"tasks/{number}/stop", what=f"Task {number}")["task"]
         return task
 
+    def resume(self, number: int) -> Json:
+        """Resume the task."""
+        task: Json = self._ask("POST", f"tasks/{number}/resume", what=f"Task {number}")["task"]
+        return task
+
     def delete(self, number: int) -> Json:
         """Delete the finished task."""
         task: Json = self._ask("DELETE", f"tasks/{number}", what=f"Task {number}")["task"]
@@ -143,6 +148,10 @@ class ApiClient:
     def rounds(self, number: int) -> list[Json]:
         """All rounds, round 0 first."""
         return self._all_pages(number, "rounds")
+
+    def participation(self, number: int) -> Json:
+        """How nodes and clients took part in the task."""
+        return self._ask("GET", f"tasks/{number}/participation", what=f"Task {number}")
 
     def newest_rounds(self, number: int, limit: int) -> tuple[list[Json], int]:
         """The last `limit` rounds, in order, and the total number of rounds."""

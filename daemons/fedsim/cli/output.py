@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedsim.command import plain as plain  # noqa: PLC0414 - part of how commands print
+from fedsim.text import plain as plain  # noqa: PLC0414 - part of how commands print
 
 # Lines are not wrapped if the output is not a terminal.
 PIPE_WIDTH = 1000

@@ -28,11 +28,12 @@ def read_page(url: str, http: httpx.Client, path: str) -> Page:
 
 
 class Page(HTMLParser):
-    """A parsed page: the token of its forms, and its message."""
+    """A parsed page: the token of its forms, its hidden fields, and its message."""
 
     def __init__(self) -> None:
         super().__init__()
         self.csrf = ""
+        self.hidden: dict[str, str] = {}
         self._message: list[str] = []
         self._depth = 0
 
@@ -55,6 +56,8 @@ class Page(HTMLParser):
         if tag == "input":
             if given.get("name") == "csrf":
                 self.csrf = given.get("value") or ""
+            if given.get("type") == "hidden":
+                self.hidden[given.get("name") or ""] = given.get("value") or ""
         elif tag not in VOID and (self._depth or _is_message(given)):
             self._depth += 1
 

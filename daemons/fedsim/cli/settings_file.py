@@ -21,6 +21,10 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def _mapping(loader: _TextLoader, node: yaml.MappingNode) -> dict[str, Any]:
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            problem = "a name must be plain text, not a list or a mapping"
+            raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
     return _unique([(loader.construct_object(key), loader.construct_object(value)) for key, value in node.value])
 
 
@@ -120,7 +124,8 @@ def _parse_json(text: str) -> Any:
 
 def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Replace settings, by fedsim's names or those of the original platform."""
-    from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, SEED_MODELS, SEED_NAMES, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
+    from fedsim.seed_settings import SEED_MODELS, SEED_NAMES  # noqa: PLC0415
+    from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
 
     changed = dict(settings)
     for name, value in overrides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from fedsim import __version__, plugins
 from fedsim.config import ClientConfig
-from fedsim.config.models import Institution
+from fedsim.config.institution import Institution
 from fedsim.messages import (
     MAX_LISTED,
     MAX_PLUGINS,
@@ -25,9 +26,22 @@ from fedsim.messages import (
     as_text,
 )
 from fedsim.settings import TASK_GROUPS
+from fedsim.wire.peer import Peer
 from fedsim.worker.inspector import Inspected
 
 Listed = TypeVar("Listed", DataSetInfo, PluginInfo, TaskReport)
+
+
+def host_name(server: Peer) -> str:
+    """The name of this machine and the address from which it reaches the server, for people."""
+    name = socket.gethostname()[:255]
+    try:
+        family, _, _, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # sends nothing
+            return f"{name} ({probe.getsockname()[0]})"
+    except OSError:  # no route at present
+        return name
 
 
 def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskReport], remarks: Iterable[str]) -> Hello:
@@ -42,7 +56,9 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
     problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
     datasets = [
-        dataset.model_copy(update={"share_test": dataset.name in shared})
+        dataset.model_copy(
+            update={"share_test": dataset.name in shared, "require_approval": config.requires_approval(dataset.name)}
+        )
         for dataset in _within_bytes(seen.datasets, problems)
     ]
     tasks = _within_runs(reports, problems)
@@ -51,6 +67,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         version=__version__,
         sent_at=time.time(),
         clients=config.clients,
+        accept_tasks=config.accept_tasks,
         workers=config.workers,
         engine=EngineInfo(
             name=config.engine,
@@ -63,6 +80,8 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         datasets=_first(datasets, "data sets", problems),
         plugins=_plugins(config.institution, problems),
         min_examples=config.institution.min_examples,
+        min_clients=config.institution.min_clients,
+        individual_updates=config.institution.individual_updates,
         min_privacy_level=config.institution.min_privacy_level,
         tasks=_first(tasks, "tasks", problems),
         problems=_some([*problems, *seen.problems]),

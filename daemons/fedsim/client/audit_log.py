@@ -2,12 +2,15 @@
 
 `audit.jsonl` in the spool, oldest first; fedsim only ever adds to it. Each line is chained to those before it (see
 `spool.hash_chain`), and the digest of the last one is part of each `hello`, so that the server keeps it. A line says
-that a file may have left from then on; the journal has a line for each receipt. What a crash has damaged is repaired
-when the daemon starts, and a line says so.
+that a file may have left from then on; the journal has a line for each receipt. A task that is accepted has a line as
+well, which says who wants it and for what. What a crash has damaged is repaired when the daemon starts, and a line says
+so. What the owner decides about a task is recorded here alone, with the digest of what it concerns.
 """
 
 from __future__ import annotations
 
+import calendar
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,14 +21,31 @@ from fedsim.log import get_logger
 from fedsim.messages import Assignment
 from fedsim.spool.files import FileId
 from fedsim.spool.hash_chain import ChainHead, HashChain
+from fedsim.state_machines.policy import AcceptedTask
+
+TASK = "task"
+APPROVAL = "approval"
+REFUSAL = "refusal"
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+@dataclass(frozen=True)
+class OwnerDecision:
+    """What the owner decided about a task: `by` is the name of the Unix user."""
+
+    approved: bool
+    by: str
+    reason: str = ""
 
 
 class AuditLog:
     """The log at `path`. `open` reads it; lines are added in the writer's thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._chain = HashChain(path)
+        self.accepted: dict[str, AcceptedTask] = {}
+        self.decisions: dict[str, OwnerDecision] = {}  # by the digest of the assignment
 
     @property
     def head(self) -> ChainHead:
@@ -36,9 +56,27 @@ class AuditLog:
         """Check the log, and record in it what is found damaged for the first time."""
         problems = self._chain.open()
         if problems and (new := [problem for problem in problems if problem not in self._recorded()]):
-            get_logger().error("audit_log_repaired", file=str(self._path), problem="; ".join(new))
+            get_logger().error("audit_log_repaired", file=str(self.path), problem="; ".join(new))
             self._chain.append([{"at": _now(), "kind": "repair", "problems": new}])
+        self.accepted = {task.uid: task for line in self._of_kind(TASK) if (task := _accepted(line)) is not None}
+        for line in (*self._of_kind(APPROVAL), *self._of_kind(REFUSAL)):
+            self.decisions.update(_decided(line))
         return self
+
+    def decide(self, assignment: Assignment, server: str, decision: OwnerDecision) -> None:
+        """Durably record what the owner decided about a task; called in the writer's thread."""
+        kind = APPROVAL if decision.approved else REFUSAL
+        line = {**_about(kind, assignment, server), "by": decision.by, "reason": decision.reason or None}
+        self.add([line])
+
+    def accept(self, assignment: Assignment, server: str) -> list[dict[str, Any]]:
+        """Count a task as accepted; returns the line to be added for it, none if it was accepted before."""
+        if assignment.task in self.accepted:
+            return []
+        dataset = assignment.settings.dataset
+        task = AcceptedTask(time.time(), assignment.task, dataset, assignment.user, assignment.digest)
+        self.accepted[assignment.task] = task
+        return [_about(TASK, assignment, server)]
 
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Durably add lines, without fields that are None."""
@@ -46,8 +84,13 @@ class AuditLog:
 
     def _recorded(self) -> str:
         """The lines that record repairs."""
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(line for line in lines if '"kind": "repair"' in line)
+        return "\n".join(self._of_kind("repair"))
+
+    def _of_kind(self, kind: str) -> list[str]:
+        if not self.path.exists():
+            return []
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            return [line for line in file if f'"kind": "{kind}"' in line]
 
 
 @dataclass(frozen=True)
@@ -60,6 +103,21 @@ class OfferedFile:
     num_examples: int | None = None
     meta: dict[str, Any] | None = None
     digest: str | None = None
+
+
+def _about(kind: str, assignment: Assignment, server: str) -> dict[str, Any]:
+    """A line on a task as a whole."""
+    return {
+        "at": _now(),
+        "from": server,
+        "kind": kind,
+        "task": assignment.number,
+        "uid": assignment.task,
+        "dataset": assignment.settings.dataset,
+        "user": assignment.user,
+        "purpose": assignment.settings.purpose,
+        "digest": assignment.digest,
+    }
 
 
 def audit_line(file: OfferedFile, assignment: Assignment, server: str) -> dict[str, Any]:
@@ -81,5 +139,25 @@ def audit_line(file: OfferedFile, assignment: Assignment, server: str) -> dict[s
     }
 
 
+def _accepted(line: str) -> AcceptedTask | None:
+    """The task that a line records; None if the line is damaged, which is recorded already."""
+    try:
+        found = json.loads(line)
+        at = calendar.timegm(time.strptime(found["at"], _TIME))
+        return AcceptedTask(at, found["uid"], found["dataset"], found["user"], found.get("digest", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _decided(line: str) -> dict[str, OwnerDecision]:
+    """What a line records as decided, by its digest; nothing if the line is damaged."""
+    try:
+        found = json.loads(line)
+        decision = OwnerDecision(found["kind"] == APPROVAL, str(found["by"]), str(found.get("reason", "")))
+        return {str(found["digest"]): decision}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
 def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return time.strftime(_TIME, time.gmtime())

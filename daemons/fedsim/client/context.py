@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim.client.audit_log import AuditLog
 from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.bulkhead import Restarts
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
 from fedsim.spool.layout import Spool
@@ -28,3 +29,5 @@ class NodeContext:
     audit_log: AuditLog
     announce: Callable[[], None]
     metrics: NodeMetrics
+    earlier: frozenset[str] = frozenset()  # see client.guards
+    restarts: Restarts = field(default_factory=Restarts)

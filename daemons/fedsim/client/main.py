@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import socket
+import os
+import time
 from collections.abc import Collection
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal
 
-from fedsim.client.announcing import make_hello
+from fedsim.client.announcing import host_name, make_hello
+from fedsim.client.approvals import PendingApprovals
 from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
+from fedsim.client.guards import earlier_tasks, guard_orders, query_digest
+from fedsim.client.inbox_config import inbox_config
+from fedsim.client.owner_socket import Order, OwnerSocket
 from fedsim.client.task import NodeTask
-from fedsim.config import ClientConfig, PeerConfig, ReceiverConfig
+from fedsim.config import ClientConfig
 from fedsim.errors import BadInput, Unavailable
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.spool_inbox import SpoolInbox
 from fedsim.messages import Assignment, AuditHead, Stop, read_message
 from fedsim.metrics import NodeMetrics
-from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
 from fedsim.spool.clear import clear_file, clear_other_tasks, clear_task
 from fedsim.spool.files import FileId, Kind, Role
-from fedsim.spool.instance import instance_of
-from fedsim.spool.layout import Arrived
+from fedsim.spool.instance import next_instance
+from fedsim.spool.layout import Arrived, read_present
 from fedsim.state_machines.policy import refusal
 from fedsim.wire.peer import Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker.inspector import Inspected
+from fedsim.worker.jobs import GuardOrder
 
 SWEEP_SECONDS = 600.0
 
@@ -39,7 +45,17 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     config_model = ClientConfig
     metrics_model = NodeMetrics
     metrics: NodeMetrics
-    fixed_keys = ("name", "server", "server_name", "listens", "spool", "data", "insecure_plaintext", "metrics")
+    fixed_keys = (
+        "name",
+        "server",
+        "server_name",
+        "listens",
+        "spool",
+        "data",
+        "insecure_plaintext",
+        "metrics",
+        "owner_socket",
+    )
     received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.REQUEST, Kind.STOP)
     serves_while_suspended = True
 
@@ -59,12 +75,16 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             audit_log=AuditLog(config.spool / "audit.jsonl").open(),
             announce=self._announce_soon,
             metrics=self.metrics,
+            earlier=earlier_tasks(self.spool, config.spool / "audit.jsonl"),
         )
         self._tasks: dict[str, NodeTask] = {}
+        self._approvals = PendingApprovals(self._context.audit_log)
+        self._open_owner_socket()
+        self._resuming = False
         self.resources.callback(self._quit_tasks)
         self._inspected: Inspected | None = None
         self._hello_problem = ""
-        self._instance = instance_of(config.spool)
+        self._instance = next_instance(config.spool)
         self._orphans: set[str] = set()
         self._announce_timer = self.loop.timer(self._announce)
         self._sweep_timer = self.loop.timer(self._sweep)
@@ -75,32 +95,28 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             self.log.info("leftovers_swept", uid=uid)
         self.inspect_data()
 
+    @property
+    def guards(self) -> dict[str, GuardOrder]:
+        """The guarded data sets of client.yml."""
+        return guard_orders(self.config)
+
     def reload(self, config: ClientConfig) -> None:
         """Capacity, certificates, data sets, rules, workers and times change at once; the rest with a restart."""
         super().reload(config)
         self._context.config = config
         if self._inbox is not None:
-            self._inbox.config = self._inbox_config()
+            self._inbox.config = inbox_config(self.config)
+        if self._inspected is not None:
+            self._start_assigned()  # rules may have changed
 
     def inbox(self) -> SpoolInbox | None:
         """A node that listens on no port receives over the connection that this daemon opens."""
         self._inbox: SpoolInbox | None = None
         if not self.config.listens:
-            self._inbox = SpoolInbox(self._inbox_config(), self.spool, Counters())
+            self._inbox = SpoolInbox(inbox_config(self.config), self.spool, Counters())
             self.resources.callback(self._inbox.close)
             self._inbox.open()
         return self._inbox
-
-    def _inbox_config(self) -> ReceiverConfig:
-        config = self.config
-        return ReceiverConfig(
-            name=config.name,
-            role="client",
-            listen=config.server,  # not listened on
-            spool=config.spool,
-            peers=[PeerConfig(name=config.server_name, role="server")],
-            limits=config.limits,
-        )
 
     def peers(self) -> set[Peer]:
         """The server's receiver."""
@@ -120,9 +136,15 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         """Drop tasks that have ended, and publish numbers and status."""
         for uid in [uid for uid, task in self._tasks.items() if task.ended]:
             del self._tasks[uid]
+            self._context.restarts.forget(uid)
+        if not self._resuming and any(task.interrupted for task in self._tasks.values()):
+            self._resuming = True  # after what is still written of them
+            self.writer.submit(lambda: None, self._resume_interrupted)
         self.metrics.tasks.labels("running").set(len(self._tasks))
         self.metrics.full.labels("disk_space").set(self.suspended is not None)
         running = "; ".join(task.status for task in self._tasks.values())
+        if waiting := self._approvals.waiting:
+            running = "; ".join(filter(None, (running, f"{len(waiting)} tasks wait for the owner's approval")))
         idle = "waiting for a task" if self._inspected is not None else "inspecting the data sets"
         self.publish_status(str(self.suspended or "") or running or idle)
 
@@ -143,6 +165,11 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._tasks = {uid: task for uid, task in self._tasks.items() if uid in assigned}
         self._scan()
         self._announce_soon()
+
+    def _resume_interrupted(self, _: Future[None]) -> None:
+        self._resuming = False
+        if self.suspended is None:
+            self.resume_tasks()
 
     def _quit_tasks(self) -> None:
         for task in self._tasks.values():
@@ -170,10 +197,19 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         for task in self._tasks.values():
             task.offer_again()
         remarks = (*([str(self.suspended)] if self.suspended else []), *self.own_data.remarks)
-        hello = make_hello(self.config, self._inspected, [task.report for task in self._tasks.values()], remarks)
+        reports = [*(task.report for task in self._tasks.values()), *self._approvals.reports]
+        hello = make_hello(self.config, self._inspected, reports, remarks)
         head = self._context.audit_log.head
-        audit = AuditHead(lines=head.lines, digest=head.digest)
-        hello = hello.model_copy(update={"audit": audit, "instance": self._instance, "host": socket.gethostname()})
+        known = self._instance
+        own = {
+            "instance": known.id,
+            "start": known.start,
+            "session": known.session,
+            "host": host_name(self._server),
+            "certificate_expires_at": self.certificate_expires_at,
+            "audit": AuditHead(lines=head.lines, digest=head.digest),
+        }
+        hello = hello.model_copy(update=own)
         self.outbox.send_newest(self._server, FileId(kind=Kind.HELLO), hello.model_dump_json().encode())
 
     def _hello_ended(self, outcome: Outcome) -> None:
@@ -218,25 +254,77 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             return
         started = []
         for item in self.spool.arrived(Kind.INITPARAM):
-            known = self._tasks.get(item.id.task or "")
-            if known is not None and (known.abandoned or known.suspended is None):
+            uid = item.id.task or ""
+            known = self._tasks.get(uid)
+            if known is not None and (known.abandoned or (known.suspended is None and not known.interrupted)):
                 continue
             try:
                 assignment = read_message(Assignment, item.path.read_bytes(), "the server's initparam")
+            except FileNotFoundError:  # the writer has cleared it with its task
+                continue
             except BadInput as error:
                 self.log.warning("initparam_not_understood", problem=str(error))
                 clear_file(item.path)
                 continue
-            task = self._tasks[assignment.task] = NodeTask(assignment, self._context)
-            started.append(task)
-        for task in started:  # all are known by now, should starting one find the disk full again
-            task.start(refusal(task.assignment, self.config))
+            refused = self._refusal(assignment)
+            if refused is None and self._approvals.must_wait(assignment, self.config):
+                self._tasks.pop(uid, None)
+                continue
+            self._approvals.drop(uid)
+            task = self._tasks[uid] = NodeTask(assignment, self._context)
+            started.append((task, refused))
+        self._publish_pending()
+        for task, refused in started:  # all are known by now, should starting one find the disk full again
+            task.start(refused)
+
+    def _refusal(self, assignment: Assignment) -> str | None:
+        """Why the rules in client.yml, or its owner, forbid a task here."""
+        accepted = self._context.audit_log.accepted.values()
+        processors, earlier = os.cpu_count() or 1, query_digest(assignment) in self._context.earlier
+        rules = refusal(assignment, self.config, accepted, time.time(), processors=processors, earlier=earlier)
+        return rules or self._approvals.refusal(assignment)
+
+    # ------------------------------------------------------------ the owner
+
+    def _open_owner_socket(self) -> None:
+        self._owner: OwnerSocket | None = None
+        if self.config.owner_socket is not None:
+            owner = self._owner = OwnerSocket(self.config.owner_socket, self.config.name, self._context.audit_log.path)
+            owner.open()
+            self.resources.callback(owner.close)
+            self.loop.watch(owner, self._owner_decided)
+
+    def _publish_pending(self) -> None:
+        """Show the owner the tasks that wait, and the server that they do."""
+        if self._approvals.changed():
+            if self._owner is not None:
+                self._owner.pending = self._approvals.waiting
+            self._announce_soon()
+
+    def _owner_decided(self) -> None:
+        for order in self._owner.orders() if self._owner is not None else ():
+            assignment, problem = self._approvals.find(order.uid, order.digest)
+            if assignment is None:
+                order.answer.set_result(problem)
+                continue
+            decide = partial(self._context.audit_log.decide, assignment, self._server.name, order.decision)
+            self.writer.submit(decide, partial(self._decision_stored, order, assignment))
+
+    def _decision_stored(self, order: Order, assignment: Assignment, stored: Future[None]) -> None:
+        try:
+            stored.result()
+        except OSError as error:
+            order.answer.set_result(f"the decision cannot be recorded: {error.strerror}")
+            raise
+        self._approvals.decided(assignment, order.decision)
+        order.answer.set_result("")
+        self._scan()
 
     def _process_stops(self) -> None:
-        for item in self.spool.arrived(Kind.STOP):
+        for item, content in read_present(self.spool.arrived(Kind.STOP)):
             uid = item.id.task or ""
             try:
-                reason = read_message(Stop, item.path.read_bytes(), "the server's stop").reason
+                reason = read_message(Stop, content, "the server's stop").reason
             except BadInput as error:
                 reason = str(error)
             clear_file(item.path)
@@ -245,7 +333,9 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
                 task.stop(reason)
             else:
                 self._tasks.pop(uid, None)
-                self.writer.submit(partial(clear_task, self.spool, uid))  # after what is still written of it
+                self._approvals.drop(uid)
+                self._publish_pending()
+                self.writer.submit(task.clear if task else partial(clear_task, self.spool, uid))  # after other writes
 
     def _sweep(self) -> None:
         """Clear files of tasks that are over here: at the second scan, as an `initparam` may still follow."""
@@ -258,8 +348,3 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             clear_task(self.spool, uid)
             self.log.info("leftovers_swept", uid=uid)
         self._orphans = orphans
-
-
-def main() -> int:
-    """`fedsim-client`."""
-    return daemon_main(ClientDaemon)

@@ -28,6 +28,7 @@ from fedsim.spool.files import Kind
 from fedsim.spool.updates import UpdateIndex, file_id
 from fedsim.state_machines import node_events as events
 from fedsim.state_machines.node import NodeMachine
+from fedsim.state_machines.policy import beyond_rules
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
@@ -40,6 +41,7 @@ class _Stored:
 
     updates: UpdateIndex
     versions: WorkerVersions
+    problem: str | None
 
 
 class NodeTask(TaskDriver[events.Event, events.Action]):
@@ -51,6 +53,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._context = context
         self._node = context.config.name
         self._cleared = False
+        self._final_kept = False
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
         self._answers = PhaseAnswers(assignment.task, context)
@@ -58,14 +61,14 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
         self._machine = NodeMachine(assignment)
-        super().__init__(assignment.task, self._telemetry, context.outbox, context.writer)
+        super().__init__(assignment.task, self._telemetry, context.outbox, context.writer, context.restarts)
 
     def _read(self) -> _Stored:
         """Read what is stored of the task."""
-        folder = self._jobs.updates
+        folder, problem = self._jobs.updates, self._jobs.take_states()
         updates = UpdateIndex(folder).open()
         settle_states(folder, updates)
-        return _Stored(updates, WorkerVersions.open(folder))
+        return _Stored(updates, WorkerVersions.open(folder), problem)
 
     def _restore(self, stored: _Stored) -> None:
         self._updates, self._versions = stored.updates, stored.versions
@@ -86,6 +89,11 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         return self._machine.ended
 
     @property
+    def progress(self) -> int:
+        """See TaskDriver."""
+        return self._machine.round
+
+    @property
     def report(self) -> TaskReport:
         """What the node's announcements report of the task."""
         if self.abandoned:
@@ -93,7 +101,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 task=self.uid, state="failed", reason="an internal error of fedsim; see the node's journal"
             )
         versions = {} if self._versions is None else self._versions.hosts
-        return self._machine.report.model_copy(update={"versions": tuple(versions.get(self._node, ()))})
+        now = {"versions": tuple(versions.get(self._node, ())), "worker_deaths": self._pool.deaths if self._pool else 0}
+        return self._machine.report.model_copy(update=now)
 
     @property
     def status(self) -> str:
@@ -104,16 +113,24 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
     @contained
     def start(self, refusal: str | None) -> None:
         """Start, or resume from what is stored; `refusal` is why the institution forbids the task."""
+        log, server, settings = self._context.audit_log, self._context.server.name, self.assignment.settings
+        lines = [] if refusal is not None else log.accept(self.assignment, server)
+        if lines:
+            self._log.info(
+                "task_accepted", user=self.assignment.user, purpose=settings.purpose, dataset=settings.dataset
+            )
 
         def read() -> _Stored:
             if refusal is None:
+                log.add(lines)
                 want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None, Kind.REQUEST: None})
             return self._read()
 
         def begin(stored: _Stored) -> list[events.Action]:
             self._restore(stored)
             self._telemetry.started(stored.versions.version)
-            return self._begin() if refusal is None else self.handle(events.Failed(refusal, refused=True))
+            problem = refusal or stored.problem
+            return self._begin() if problem is None else self.handle(events.Failed(problem, refused=True))
 
         self.write(read, begin)
         self.scan_received()
@@ -130,6 +147,9 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         newest = self._jobs.newest_global(before)
         if newest is None:
             return []
+        rules = self._context.config.institution
+        if (problem := beyond_rules(self.assignment, rules, *newest)) is not None:
+            return self.handle(events.Failed(problem, refused=True))
         actions = self.handle(events.GlobalArrived(*newest))
         if self._machine.round < before:
             problem = f"the server is in round {self._machine.round} again: it was restored from a backup"
@@ -172,6 +192,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 clear_file(self._context.spool.path(file, self._node))
             elif file.kind is Kind.ANSWER:
                 self._answers.delivered(file)
+        elif file.kind is Kind.TESTSET and outcome.code == "source_missing":
+            pass  # it was offered twice, and cleared once the server had it
         elif outcome.status is Status.REFUSED:
             self.dispatch(events.Failed(f"the server refused the {file.kind}: {outcome.message}"))
 
@@ -187,7 +209,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case jobs.DataLoaded():
                 if self.report.state == "loading":
                     self._telemetry.loaded(reply.num_examples)
-                self.dispatch(events.Loaded(reply.num_examples))
+                self.dispatch(events.Loaded(reply.num_examples, reply.partition))
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
@@ -199,6 +221,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case jobs.ClientDiverged():
                 self.dispatch(events.TrainingDiverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
+                self._final_kept = True
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._jobs.prune_models()
                 self.dispatch(events.FinalKept())
@@ -257,10 +280,13 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._telemetry.stopped()
             case events.End():
                 self.quit()
-                self.write(self._clear, lambda _: self._end())
+                self.write(self.clear, lambda _: self._end())
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Clear everything of the task but what its clients keep, unless it is completed; in the writer's thread."""
         self._events.keep(self._context.config.spool / "events", f"task-{self.assignment.number:06d}")
+        if not self._final_kept:
+            self._jobs.keep_states()
         clear_task(self._context.spool, self.uid)
 
     def _end(self) -> None:
@@ -317,4 +343,5 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         return OfferedFile(file_id(update, self.uid), path, update.size, update.num_examples, meta, update.digest)
 
     def _send_testset(self) -> None:
-        self._offer([OfferedFile(file, path, path.stat().st_size) for file, path in self._jobs.testset()])
+        parts = [(file, path) for file, path in self._jobs.testset() if path.exists()]  # cleared once it is delivered
+        self._offer([OfferedFile(file, path, path.stat().st_size) for file, path in parts])

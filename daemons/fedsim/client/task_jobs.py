@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 from fedsim.client.context import NodeContext
+from fedsim.client.guards import guard_orders, query_digest
 from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
 from fedsim.learning.common_scale import Scale, fitted
+from fedsim.learning.strategies import make_strategy
 from fedsim.log import get_logger
 from fedsim.messages import Assignment, Broadcast, Chunk, read_message
+from fedsim.spool.client_states import keep_states, take_states
 from fedsim.spool.durable import remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
 from fedsim.worker import jobs
+
+GONE: Final = "what its clients kept when it ended is no longer on this node (keep_client_states)"
 
 
 class NodeTaskJobs:
@@ -24,6 +30,7 @@ class NodeTaskJobs:
         self._assignment = assignment
         self._context = context
         self._log = get_logger(task=assignment.number)
+        self._has_states = False
 
     # ------------------------------------------------------------ jobs
 
@@ -39,7 +46,46 @@ class NodeTaskJobs:
             dataset=dataset,
             folder=config.data,
             min_examples=config.institution.min_examples,
+            max_parameters=config.institution.max_parameters,
+            max_memory_bytes=self._memory_of_worker,
+            guard=self._guard,
         )
+
+    def take_states(self) -> str | None:
+        """Take over what clients kept in the run that this task resumes; returns why that is not possible."""
+        former = self._assignment.resumes
+        self._has_states = former is None or not self._clients_keep_state or self._take(former)
+        return None if self._has_states else GONE
+
+    def keep_states(self) -> None:
+        """Store what clients keep, so that the task can be resumed, unless it was missing from the start."""
+        assignment, config = self._assignment, self._context.config
+        if self._has_states and self._clients_keep_state:
+            keep_states(config.spool, self.updates, assignment.number, assignment.task, config.keep_client_states)
+
+    def _take(self, former: str) -> bool:
+        return take_states(self._context.config.spool, self.updates, self._assignment.number, former)
+
+    @property
+    def _clients_keep_state(self) -> bool:
+        """Whether the strategy's clients keep a state from round to round."""
+        try:
+            return bool(make_strategy(self._assignment.settings).client_state)
+        except ValueError:  # its plug-in is not installed: then nothing was trained here
+            return False
+
+    @property
+    def _guard(self) -> jobs.GuardOrder | None:
+        """The division of a guarded data set; None for a task that was planned before it was guarded."""
+        if self._assignment.guard is None and query_digest(self._assignment) in self._context.earlier:
+            return None
+        return guard_orders(self._context.config).get(self._assignment.settings.dataset)
+
+    @property
+    def _memory_of_worker(self) -> int | None:
+        """Each worker's part of the memory that the institution allows."""
+        most = self._context.config.institution.max_memory_bytes
+        return None if most is None else most // self._context.config.workers
 
     def train(self, number: int, chunk: Chunk) -> jobs.Train:
         """Train a chunk from the round's model."""

@@ -1,6 +1,6 @@
 """Configuration: one YAML file per daemon, validated and loaded into a frozen model.
 
-`load` reads a file, `models` defines each daemon's keys, `fields` their types and checks.
+`load` reads a file, `models` and `web` define each daemon's keys, `fields` their types and checks.
 """
 
 from fedsim.config.fields import Address
@@ -15,9 +15,10 @@ from fedsim.config.models import (
     ReceiverConfig,
     Retention,
     ServerConfig,
+    TaskLimits,
     TlsConfig,
-    WebConfig,
 )
+from fedsim.config.web import OpenIdConfig, WebConfig
 
 __all__ = [
     "Address",
@@ -26,10 +27,12 @@ __all__ = [
     "Limits",
     "Measured",
     "NodeAddress",
+    "OpenIdConfig",
     "PeerConfig",
     "ReceiverConfig",
     "Retention",
     "ServerConfig",
+    "TaskLimits",
     "TlsConfig",
     "WebConfig",
     "load_config",

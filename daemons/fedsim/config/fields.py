@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -27,6 +27,9 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+IPV6_NETWORK_BITS = 64
+
+
 def is_loopback(address: str) -> bool:
     """Whether `address` can only be reached from this machine."""
     if address == "localhost":
@@ -35,6 +38,17 @@ def is_loopback(address: str) -> bool:
         return ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+def network_of(address: str) -> str:
+    """The address; of IPv6 the network, which one host usually has as a whole. Other text is returned unchanged."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return str(found)
+    return str(ip_network((int(found), IPV6_NETWORK_BITS), strict=False))
 
 
 def _host(value: object) -> object:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, IPvAnyNetwork, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from fedsim.config.database import checked_url
 from fedsim.config.fields import (
@@ -23,22 +22,12 @@ from fedsim.config.fields import (
     check_format_options,
     check_guarded,
     distinct_names,
-    guarded_web_address,
     installed,
     options_of,
 )
-from fedsim.plugins import (
-    ENGINES,
-    FORMATS,
-    MODELS,
-    OBJECTIVES,
-    OPTIMIZERS,
-    PARTITIONS,
-    SAMPLERS,
-    STRATEGIES,
-    TRANSFORMS,
-    short_name,
-)
+from fedsim.config.institution import Institution
+from fedsim.durations import DAY_SECONDS
+from fedsim.plugins import ENGINES, FORMATS
 from fedsim.settings import OptionValues
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -59,7 +48,7 @@ class Measured(StrictModel):
     metrics: Address | None = Field(None, description="Where Prometheus fetches metrics; without it there are none")
 
 
-class _Networked(StrictModel):
+class Networked(StrictModel):
     """A daemon with connections. Its fields precede all others, so that the validators of addresses can read them."""
 
     tls: TlsConfig | None = Field(None, description="Certificates; required for connections beyond loopback")
@@ -78,7 +67,13 @@ class Limits(StrictModel):
     max_json_bytes: Bytes = Field(4 * MIB, description="Largest JSON message")
     max_parameter_bytes: Bytes = Field(8 * GIB, description="Largest file of parameters")
     max_testset_bytes: Bytes = Field(8 * GIB, description="Largest file of a test set")
-    max_connections: int = Field(512, ge=1, le=100_000, description="Open connections")
+    max_connections: int = Field(512, ge=1, le=100_000, description="Open connections of peers")
+    max_pending_connections: int = Field(
+        256,
+        ge=1,
+        le=100_000,
+        description="Connections whose other side has not identified itself; new ones replace old",
+    )
     max_connections_per_peer: int = Field(8, ge=1, le=100_000, description="Open connections of one peer")
     idle_seconds: Seconds = Field(900, description="A connection without transfers is closed after this time")
     handshake_seconds: Seconds = Field(
@@ -92,7 +87,9 @@ class Limits(StrictModel):
     )
     min_free_bytes: Bytes = Field(256 * MIB, description="Disk space that files of parameters must leave free")
     min_free_bytes_for_json: Bytes = Field(1 * MIB, description="Disk space that JSON messages must leave free")
-    keep_partial_seconds: Seconds = Field(86_400, description="Partly received files are kept this long for resuming")
+    keep_partial_seconds: Seconds = Field(
+        DAY_SECONDS, description="Partly received files are kept this long for resuming"
+    )
     threads: int = Field(4, ge=2, le=64, description="Threads; one is always left for the connections")
 
 
@@ -103,7 +100,7 @@ class PeerConfig(StrictModel):
     role: Literal["server", "client", "web"] = Field(description="Role in the peer's certificate")
 
 
-class ReceiverConfig(Measured, _Networked):
+class ReceiverConfig(Measured, Networked):
     """`receiver.yml`: the daemon that receives files from peers and moves them into the spool."""
 
     name: Name = Field(description="Name of this host, as in its certificate")
@@ -116,6 +113,20 @@ class ReceiverConfig(Measured, _Networked):
     limits: Limits = Field(Limits(), description="What it accepts; everything beyond is refused with a reason")
 
 
+class TaskLimits(StrictModel):
+    """What a task may be made of, whatever nodes announce; a node beyond it is left out with the reason."""
+
+    max_classes: int = Field(10_000, ge=2, le=100_000, description="Largest number of classes of a data set")
+    max_features: int = Field(10_000_000, ge=1, description="Largest number of values in one example")
+    max_examples: int = Field(1_000_000_000, ge=1, description="Largest number of training examples of a node")
+    max_parameters: int = Field(
+        2_000_000_000, ge=1, description="Largest number of a model's parameters, counted before it is made"
+    )
+    max_node_weight: float = Field(
+        0.8, gt=0, le=1, description="A node with a larger share of a task's clients or examples is noted"
+    )
+
+
 class NodeAddress(StrictModel):
     """A node and the address of its receiver."""
 
@@ -123,6 +134,9 @@ class NodeAddress(StrictModel):
     address: Host = Field("127.0.0.1", description="Where its receiver listens")
     port: Port = Field(9002, description="Port of its receiver")
     listens: bool = Field(True, description="false: no receiver, the node receives over the connection that it opens")
+    max_clients: int | None = Field(
+        None, ge=1, description="Most clients that it is given, however many it announces; null: no limit"
+    )
 
     def __str__(self) -> str:
         """The node with its address, for messages."""
@@ -130,13 +144,18 @@ class NodeAddress(StrictModel):
 
 
 class Retention(StrictModel):
-    """Which old checkpoints are removed; each removal is logged and recorded with the task."""
+    """Which old checkpoints and states of tasks are removed; each removal is logged and recorded with the task."""
 
     keep_days: Seconds | None = Field(None, le=36_500, description="Remove checkpoints of tasks older than this")
     keep_tasks: int | None = Field(None, ge=1, description="Keep the checkpoints of this many tasks")
+    resume_days: Seconds | None = Field(
+        30, le=36_500, description="How long a failed or stopped task can be resumed; its state is removed then"
+    )
 
 
-class _Database(StrictModel):
+class DatabaseKeys(StrictModel):
+    """Where the database is."""
+
     database: Annotated[str, AfterValidator(checked_url)] = Field(
         "sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password"
     )
@@ -145,7 +164,7 @@ class _Database(StrictModel):
     )
 
 
-class ServerConfig(_Database, Measured, _Networked):
+class ServerConfig(DatabaseKeys, Measured, Networked):
     """`server.yml`: the daemon that coordinates the tasks."""
 
     name: Name = Field("server", description="Name of the server, as in its certificate")
@@ -162,13 +181,33 @@ class ServerConfig(_Database, Measured, _Networked):
     node_timeout_seconds: Seconds = Field(35, description="A node not heard from for this long is considered offline")
     poll_seconds: Seconds = Field(5, le=300, description="How often to look for tasks whose notification was lost")
     max_running_tasks: int = Field(1, ge=1, le=1000, description="Tasks that run at once")
+    max_running_tasks_per_user: int | None = Field(
+        None, ge=1, description="Tasks of one user that run at once; null: no limit"
+    )
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
     max_worker_restarts: int = Field(
         3, ge=0, le=100, description="How often in a row a worker may die before its task fails"
     )
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
+    approval_days: Annotated[float, Field(gt=0, le=365)] = Field(
+        14,
+        description="A node whose owner has not approved a task by then is left out where the task can do without it; "
+        "otherwise the task goes on waiting, while others run",
+    )
+    prepare_timeout_seconds: Seconds = Field(
+        3600,
+        description="A node that has not loaded its data, or sent the test set, by then is left out where the task can "
+        "do without it; otherwise the task goes on waiting, while others run",
+    )
+    limits: TaskLimits = Field(TaskLimits(), description="What a task may be made of, whatever nodes announce")
+    dataset_digests: dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]] = Field(
+        {}, description="Data set -> the digest that each copy of it has; others are learnt, see fedsim admin datasets"
+    )
+    testset_from: dict[Name, Name] = Field(
+        {}, description="Data set -> the node whose test set serves for tasks that do not name one"
+    )
     retention: Retention = Field(
-        Retention(), description="Which old checkpoints are removed; each removal is logged and recorded"
+        Retention(), description="Which old checkpoints and states are removed; each removal is logged and recorded"
     )
 
 
@@ -189,6 +228,13 @@ class DataSetConfig(StrictModel):
         {}, description="Options of the format; they can also be given as keys of the data set"
     )
     share: bool = Field(False, description="Whether the test set may be sent to the server")
+    require_approval: bool = Field(
+        False, description="Whether the owner approves each task on it, as `institution.require_approval` does for all"
+    )
+    access: Literal["open", "guarded"] = Field(
+        "guarded",
+        description="open: for public data; guarded: the node forms the clients, of blocks of at least min_difference",
+    )
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="If there is no test set: share of the examples to hold out, always the same ones"
     )
@@ -203,42 +249,27 @@ class DataSetConfig(StrictModel):
         return known | {"format_options": {**given.get("format_options", {}), **options}} if options else given
 
 
-class Institution(StrictModel):
-    """What the owner of the data allows; a task beyond it is refused with the reason."""
-
-    models: list[Annotated[Name, installed(MODELS)]] | None = Field(
-        None, description="Models that may be trained here; null: every installed one"
-    )
-    strategies: list[Annotated[Name, installed(STRATEGIES)]] | None = Field(
-        None, description="Strategies, also those of `aggregation` and `server_step`; null: every installed one"
-    )
-    partitions: list[Annotated[Name, installed(PARTITIONS)]] | None = Field(
-        None, description="Partitions of the data among clients; null: every installed one"
-    )
-    objectives: list[Annotated[Name, installed(OBJECTIVES)]] | None = Field(
-        None, description="Objectives that may be minimised here; null: every installed one"
-    )
-    optimizers: list[Annotated[Name, installed(OPTIMIZERS)]] | None = Field(
-        None, description="Optimizers of the clients; null: every installed one"
-    )
-    samplers: list[Annotated[Name, installed(SAMPLERS)]] | None = Field(
-        None, description="Samplers of each round's cohort; null: every installed one"
-    )
-    transforms: list[Annotated[Name, installed(TRANSFORMS)]] | None = Field(
-        None, description="Transforms of updates; null: every installed one"
-    )
-    min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
-    min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = Field(
-        "none", description="Tasks below it are refused; this version supports only none"
-    )
-
-    def allows(self, group: str) -> list[str] | None:
-        """The allowed plug-ins of a group that tasks choose from; None: every installed one."""
-        allowed: list[str] | None = getattr(self, short_name(group))
-        return allowed
+def _reachable_owner(path: Path | None, info: ValidationInfo) -> Path | None:
+    """Require the socket on which the owner approves tasks, if the owner must."""
+    rules = [info.data.get("institution"), *info.data.get("datasets", ())]
+    if path is None and any(rule is not None and rule.require_approval for rule in rules):
+        raise ValueError("is needed for require_approval: such as /run/fedsim-owner/client.sock")
+    return path
 
 
-class ClientConfig(Measured, _Networked):
+def _divided_once(datasets: list[DataSetConfig]) -> list[DataSetConfig]:
+    """Guarded data sets have files of their own: examples in two divisions would be in blocks that overlap."""
+    guarded = [dataset for dataset in datasets if dataset.access == "guarded"]
+    for number, dataset in enumerate(guarded):
+        for other in guarded[:number]:
+            if dataset.path == other.path:
+                raise ValueError(
+                    f"{other.name} and {dataset.name} are guarded and have the same path {dataset.path}: list it once"
+                )
+    return datasets
+
+
+class ClientConfig(Measured, Networked):
     """`client.yml`: the daemon that trains on this node's data."""
 
     name: Name = Field(description="Name by which the server knows this node")
@@ -253,12 +284,18 @@ class ClientConfig(Measured, _Networked):
         description="Where files arrive and updates wait; the receiver of this node has the same folder",
     )
     data: Path = Field(Path("/var/lib/fedsim/client/data"), description="Folder of the data sets")
-    datasets: Annotated[list[DataSetConfig], AfterValidator(distinct_names)] = Field(
+    datasets: Annotated[list[DataSetConfig], AfterValidator(distinct_names), AfterValidator(_divided_once)] = Field(
         min_length=1, description="The data sets that may be trained on"
     )
     clients: int = Field(100, ge=1, le=1_000_000, description="How many clients this node can simulate")
     institution: Institution = Field(Institution(), description="What the owner of the data allows")
+    owner_socket: Annotated[Path | None, AfterValidator(_reachable_owner)] = Field(
+        None,
+        validate_default=True,
+        description="Unix socket for the owner's commands, such as `fedsim-client pending`; null: there is none",
+    )
     announce_seconds: Seconds = Field(10, description="How often this node announces itself")
+    accept_tasks: bool = Field(True, description="false: takes part in no new task; running ones continue")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it trains; auto uses a GPU if there is one"
     )
@@ -273,42 +310,14 @@ class ClientConfig(Measured, _Networked):
     )
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
+    keep_client_states: int = Field(
+        3, ge=0, description="Of this many failed or stopped tasks what clients keep stays, so that they can be resumed"
+    )
 
-
-class WebConfig(_Database, _Networked):
-    """`web.yml`: the pages and the JSON API."""
-
-    name: Name = Field("web", description="Name of the web, as in its certificate")
-    listen: Annotated[Address, AfterValidator(guarded_web_address)] = Field(
-        Address(port=8080), description="Where browsers connect"
-    )
-    server: Guarded = Field(Address(port=9001), description="Where the server's receiver listens")
-    server_name: Name = Field("server", description="Name in the certificate of the server's receiver")
-    checkpoints: Path = Field(
-        Path("/var/lib/fedsim/server/checkpoints"), description="Folder of the checkpoints that can be downloaded"
-    )
-    registration: Literal["open", "approval", "closed"] = Field(
-        "approval", description="Who may register: anyone, anyone with an administrator's approval, or no one"
-    )
-    node_timeout_seconds: Seconds = Field(35, description="A node not heard from for this long is shown as offline")
-    session_hours: Annotated[float, Field(gt=0, le=8760)] = Field(12, description="A session ends after this time")
-    login_attempts: int = Field(
-        10, ge=1, description="Failed log-ins of a name or an address before further ones are refused"
-    )
-    login_window_seconds: Seconds = Field(900, description="Period over which failed log-ins are counted")
-    registrations_per_address: int = Field(
-        20, ge=1, description="Registrations from an address before further ones are refused"
-    )
-    registrations_overall: int = Field(200, ge=1, description="Registrations in total before further ones are refused")
-    registration_window_seconds: Seconds = Field(3600, description="Period over which registrations are counted")
-    secure_cookies: bool = Field(True, description="Send cookies over HTTPS only (plain loopback works as well)")
-    behind_proxy: bool = Field(False, description="Trust X-Forwarded-For and -Proto of a proxy on this machine")
-    threads: int = Field(8, ge=1, le=256, description="Requests that are handled at once")
-    request_timeout_seconds: Seconds = Field(20, description="A request must be complete within this time")
-    min_bytes_per_second: int = Field(1024, ge=1, description="A browser must receive an answer at least at this rate")
-    metrics_to: list[IPvAnyNetwork] = Field(
-        [ip_network("127.0.0.0/8"), ip_network("::1/128")], description="Who may read /metrics, as networks"
-    )
+    def requires_approval(self, dataset: str) -> bool:
+        """Whether the owner approves each task on the data set of this name."""
+        named = any(one.require_approval for one in self.datasets if one.name == dataset)
+        return named or self.institution.require_approval
 
 
 ServerConfig.model_rebuild()

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import find_format
+from fedsim.data.guard import extend_division
 from fedsim.data.npz import read_features
 from fedsim.data.schema import array_schema, scale_notes
 from fedsim.data.split import split_off_test
 from fedsim.data.table import Table
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray
-from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, DataSetInfo
+from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, MAX_NOTES, DataSetInfo, GuardInfo
 
 
 def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
@@ -88,12 +89,23 @@ def _load_array_features(train: Examples, file: Path) -> FloatArray:
     return Examples(features, np.zeros(len(features), np.int64), scale).take(slice(None))
 
 
-def inspect_dataset(config: DataSetConfig, folder: Path) -> DataSetInfo:
+def inspect_dataset(config: DataSetConfig, folder: Path, guard: tuple[Path, int] | None = None) -> DataSetInfo:
     """Read a data set and describe it for the server; raises `BadInput` like `load_dataset`.
 
-    The digest covers the resulting arrays, so it does not matter whether files were compressed.
+    The digest covers the resulting arrays, so it does not matter whether files were compressed. A guarded data set is
+    divided into blocks: `guard` is the file of its division, and the least size of a block.
     """
-    return describe(config, load_dataset(config, folder))
+    dataset = load_dataset(config, folder)
+    info = describe(config, dataset)
+    if guard is None:
+        return info
+    division = extend_division(guard[0], config.name, dataset.train, guard[1])
+    notes = [f"guarded, in blocks of {division.size} examples"]
+    if division.retired:
+        notes.append("some examples are used no more, because others of their blocks are gone")
+    blocks = GuardInfo(secret_digest=division.secret_digest, block_size=division.size, num_blocks=division.num_blocks)
+    update = {"guard": blocks, "num_train": len(division.order), "notes": (*notes, *info.notes)[:MAX_NOTES]}
+    return info.model_copy(update=update)
 
 
 def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:

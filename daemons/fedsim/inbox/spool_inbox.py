@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -14,8 +14,10 @@ from fedsim.errors import BadInput, Refused
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
 from fedsim.inbox.quota import ReceiveQuota
+from fedsim.inbox.same_name import SameName
 from fedsim.inbox.task_numbers import TaskNumbers
-from fedsim.inbox.validation import check_contents, check_instance
+from fedsim.inbox.validation import check_contents, check_metadata
+from fedsim.refusal_log import RefusalLog
 from fedsim.spool.allowlist import check_wanted
 from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
@@ -24,6 +26,9 @@ from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.lock import FolderLock
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity
+
+LOGGED_REFUSALS: Final = 20
+"""Lines about refused files of one peer in ten seconds."""
 
 
 class SpoolInbox:
@@ -39,7 +44,9 @@ class SpoolInbox:
         self._receiving: dict[Path, IncomingFile] = {}
         self.quota = ReceiveQuota(spool.incoming)
         self._hold: FolderLock | None = None
+        self._same_name = SameName()
         self._log = structlog.get_logger()
+        self._refusals = RefusalLog(LOGGED_REFUSALS)
 
     def open(self) -> None:
         """Take the spool for this process and clear old leftovers; `Unavailable` if another process has it."""
@@ -82,12 +89,16 @@ class SpoolInbox:
             raise Refused("not_permitted", f"a {self._role} accepts no {header.id.kind} from a {sender.role}")
         allowlist = check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
+        try:
+            check_metadata(header.meta, header.id, sender.role, self._role)
+        except BadInput as error:
+            raise Refused("bad_metadata", str(error)) from error
         destination = self._destination(sender, header)
 
         def check(path: Path) -> None:
             check_contents(path, header.id, sender, self._role, allowlist.num_parameters)
             if header.id.kind is Kind.HELLO:
-                check_instance(path, destination.final)
+                self._same_name.check(path, destination.final)
 
         incoming = IncomingFile(
             header,
@@ -199,7 +210,9 @@ class SpoolInbox:
     def _count_refusal(self, sender: Identity, header: FileHeader, refused: Refused) -> None:
         self._counters.add("files_refused")
         self._counters.add(f"refused_{refused.code}")
-        self._log.warning("file_refused", **self._fields(sender, header), code=refused.code, problem=str(refused))
+        self._refusals.warning(
+            sender.name, "file_refused", **self._fields(sender, header), code=refused.code, problem=str(refused)
+        )
 
     def _fields(self, sender: Identity, header: FileHeader) -> dict[str, Any]:
         """The fields of a log line; on a server the node that it concerns is the sender."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import Final
+from typing import Any
 
-from fedsim.errors import BadInput, Refused
-from fedsim.messages import Hello, Message, read_message
+from fedsim.errors import BadInput
+from fedsim.messages import Message, read_message
 from fedsim.spool.files import FileId, Role
 from fedsim.spool.kinds import KINDS, ArrayBody, Body, JsonBody, ParametersBody
 from fedsim.spool.npy import FLOAT32, check_finite, open_array, open_vector
 from fedsim.wire import Identity
-
-# A host that is gone this long leaves its name to another one.
-_SAME_NAME_SECONDS: Final = 30.0
 
 
 def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role, num_parameters: int | None) -> None:
@@ -41,24 +37,15 @@ def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role
                 check_finite(array.view("<f4"))
 
 
-def check_instance(path: Path, there: Path) -> None:
-    """Check that an announcement is not one of two hosts with the same name; `there` is the latest that was accepted.
+def check_metadata(meta: dict[str, Any], file_id: FileId, sender: Role, receiver: Role) -> None:
+    """Check what is offered with the file, before its body is received.
 
     Raises:
-        Refused: another instance has announced itself just before.
+        BadInput: it is not what belongs to this kind; the message says why.
     """
-    hello = read_message(Hello, path.read_bytes(), "it")
-    try:
-        age = time.time() - there.stat().st_mtime
-        known = read_message(Hello, there.read_bytes(), "the latest hello")
-    except (FileNotFoundError, BadInput):
-        return
-    if known.instance and hello.instance != known.instance and abs(age) < _SAME_NAME_SECONDS:
-        raise Refused(
-            "name_in_use",
-            f"two hosts announce themselves as {hello.node}: {known.host} {age:.0f} s ago, and now {hello.host}; stop "
-            "one of them, or give it a name and a certificate of its own",
-        )
+    match _body(file_id, sender, receiver):
+        case ParametersBody(model):
+            read_message(model, meta, "its metadata")
 
 
 def _body(file_id: FileId, sender: Role, receiver: Role) -> Body:

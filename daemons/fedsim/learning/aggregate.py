@@ -14,7 +14,7 @@ from blake3 import blake3
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.strategies import Block, StepContext, Strategy, Uplink
+from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
 from fedsim.update import PARAMETERS, Layout, Update
 
 BLOCK = 2**18
@@ -71,7 +71,7 @@ def aggregate(
     if block is None:
         block = stacked if strategy.uplink == Uplink.EACH_CLIENT else BLOCK
     with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
-        prepared = run_passes(strategy, global_vector, updates, weights, stacked)
+        prepared = run_passes(strategy.prepare(weights), global_vector, updates, stacked)
     context = context or StepContext(1, len(updates), len(updates))
     finite = True
     for start in range(0, size, block):
@@ -93,23 +93,15 @@ def aggregate(
     return finite
 
 
-def run_passes(
-    strategy: Strategy,
-    global_vector: FloatArray,
-    updates: Sequence[FloatArray],
-    weights: Sequence[float],
-    block: int,
-) -> Any:
-    """Run the passes of `Strategy.prepare` over all blocks; returns what it prepares for `combine`.
+def run_passes(passes: Passes, global_vector: FloatArray, updates: Sequence[FloatArray], block: int) -> Any:
+    """Run passes, as those of `Strategy.prepare`, over all blocks; returns what their generator returns.
 
     Args:
-        strategy: the rule.
+        passes: the generator of the functions of a block.
         global_vector: float32 [P], the model that the clients received.
         updates: float32 [P] each, in canonical order.
-        weights: one for each update.
         block: parameters at a time; a pass sums over blocks, so that it decides the last bits of the sum.
     """
-    passes = strategy.prepare(weights)
     try:
         function = next(passes)
         while True:

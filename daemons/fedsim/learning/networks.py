@@ -125,6 +125,35 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def count_parameters(spec: ModelSpec) -> int | None:
+    """The number of a model's parameters, counted without making it, in no memory.
+
+    Returns:
+        None for a model whose `build` needs numbers, not only shapes.
+
+    Raises:
+        BadInput: the shape does not fit the model.
+    """
+    try:
+        with torch.device("meta"):
+            return num_parameters(make_model(spec).build(spec.feature_shape, spec.num_classes))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        return None
+
+
+def check_size(spec: ModelSpec, most: int | None, where: str) -> None:
+    """Refuse a model of more than `most` parameters before it is made; `where` names the limit.
+
+    Raises:
+        BadInput: it has too many, or the shape does not fit it.
+    """
+    if most is None:
+        return
+    number = count_parameters(spec)
+    if number is not None and number > most:
+        raise BadInput(f"the model {spec.name} has {number:,} parameters here, {where} allows {most:,}")
+
+
 def initial_vector(spec: ModelSpec, seed: int, model: Model | None = None) -> FloatArray:
     """The parameters with which a task begins, float32 [P]; equal arguments, equal bytes.
 

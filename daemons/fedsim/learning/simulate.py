@@ -6,7 +6,7 @@ reference that the platform is tested against, and what research on strategies r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
-from fedsim.learning.cohort import cut_chunks
+from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
@@ -31,7 +31,8 @@ from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
-from fedsim.learning.strategies import StepContext, Strategy
+from fedsim.learning.screenings import Screened, Screening, screen
+from fedsim.learning.strategies import StepContext, Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, mean_metric
@@ -47,6 +48,7 @@ class RoundResult:
     train_loss: float | None
     metrics: MetricValues
     class_metrics: ClassValues
+    screening: tuple[Screened, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,14 @@ def simulate(
     placement: Sequence[tuple[int, int]] | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
+    missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]] | None = None,
     transforms: Sequence[Transform] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
     partition: Partitioner | type[Partitioner] | None = None,
     objective: Objective | type[Objective] | None = None,
     optimizer: Optimizer | type[Optimizer] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
+    screening: Screening | type[Screening] | None = None,
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
     engine: Engine | type[Engine] = SequentialEngine,
     device: str = "cpu",
@@ -108,13 +112,17 @@ def simulate(
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
         resume: continue after the last round of this result.
+        missing: the clients without which a round went on, by round: the `missing` of a checkpoint's JSON replays a run
+            of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
-            needs no installed package. The same holds for `partition`, `objective`, `optimizer` and `sampler`.
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler` and
+            `screening`.
         partition: see `strategy`.
         objective: see `strategy`.
         optimizer: see `strategy`.
         sampler: see `strategy`.
+        screening: see `strategy`.
         model: see `strategy`; also an installed model's name, or a function
             `(feature_shape, num_classes) -> torch.nn.Module`.
         engine: trains each node's clients, as an object or a class.
@@ -133,6 +141,7 @@ def simulate(
         objective=objective,
         optimizer=optimizer,
         sampler=sampler,
+        screening=screening,
         model=model,
     )
     partitioner, rule = components.partitioner, components.strategy
@@ -159,15 +168,24 @@ def simulate(
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
 
-    def record(round_number: int, vector: FloatArray, num_examples: int, train_loss: float | None) -> None:
+    def record(
+        round_number: int,
+        vector: FloatArray,
+        num_examples: int,
+        train_loss: float | None,
+        screened: tuple[Screened, ...] = (),
+    ) -> None:
         tested = Evaluation(0, {}, {})
         if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
             load_vector(tested_model, vector)
             tested = evaluate(tested_model, test, objective=components.objective)
         digest = model_digest(vector)
-        rounds.append(RoundResult(round_number, digest, num_examples, train_loss, tested.metrics, tested.class_metrics))
+        result = RoundResult(
+            round_number, digest, num_examples, train_loss, tested.metrics, tested.class_metrics, screened
+        )
+        rounds.append(result)
         if on_round:
-            on_round(rounds[-1])
+            on_round(result)
 
     if resume:
         vector, state = resume.vector, resume.state
@@ -175,6 +193,7 @@ def simulate(
         vector = initial_vector(model_spec, settings.seed, components.model)
         state = initial_state(rule, len(vector))
         record(0, vector, 0, None)
+    absent = _absent(rule, missing or {})
     states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
     for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
         # 1. Who trains, where, in which pieces.
@@ -183,7 +202,7 @@ def simulate(
         # 2. Each chunk trains from the same global model.
         updates = [
             pipeline.on_server(update)
-            for chunk in chunks
+            for chunk in _answered(rule, chunks, absent.get(round_number, frozenset()))
             for update in train_chunk(
                 trainers[chunk.node if len(trainers) > 1 else 0],
                 rule,
@@ -195,8 +214,14 @@ def simulate(
                 downlink={name: state[name] for name in rule.downlink_arrays},
                 states=states if rule.client_state else None,
             )
+            if update.client not in absent.get(round_number, frozenset())
         ]
-        # 3. Their updates become the next model, in canonical order.
+        if not updates:
+            raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
+        # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
+        screened: tuple[Screened, ...] = ()
+        if components.screening is not None and missing is None:
+            screened, updates = screen(components.screening, rule, vector, updates)
         weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
         new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
         if not aggregate(
@@ -214,5 +239,31 @@ def simulate(
         vector, state = new_vector, new_state
         # 4. The round is tested, where it is due, and reported.
         num_examples = sum(update.num_examples for update in updates)
-        record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS))
+        record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS), screened)
     return SimulationResult(vector, state, rounds, states.states)
+
+
+def _absent(
+    rule: Strategy, missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]]
+) -> dict[int, frozenset[int]]:
+    """The missing clients by round, whose numbers are text in JSON."""
+    absent = {int(number): frozenset(clients) for number, clients in missing.items() if clients}
+    if absent and rule.client_state:
+        raise BadInput(
+            "a run that lost clients cannot be replayed with a strategy whose clients keep state: "
+            "no record says what state the missing clients kept"
+        )
+    return absent
+
+
+def _answered(rule: Strategy, chunks: Sequence[ChunkPlan], absent: frozenset[int]) -> list[ChunkPlan]:
+    """The chunks of which an update counts; a chunk is always trained whole."""
+    for chunk in chunks:
+        lost = absent.intersection(chunk.clients)
+        if lost and rule.uplink == Uplink.SUM and len(lost) < len(chunk.clients):
+            raise BadInput(
+                f"the clients {', '.join(map(str, sorted(lost)))} cannot be missing without the others of their chunk "
+                f"({', '.join(map(str, chunk.clients))}), for which the strategy sends one sum: give the placement and "
+                "chunk_clients of the run"
+            )
+    return [chunk for chunk in chunks if not absent.issuperset(chunk.clients)]

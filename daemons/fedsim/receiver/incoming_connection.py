@@ -6,11 +6,11 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from fedsim.config import Limits
+from fedsim.config import Address, Limits
 from fedsim.wire.client.queue_delivery import QueueDelivery
 from fedsim.wire.protocol.events import OfferEnded
 from fedsim.wire.protocol.limits import ConnectionLimits
@@ -22,25 +22,48 @@ from fedsim.wire.transport.stream_connection import StreamConnection
 if TYPE_CHECKING:
     from fedsim.receiver.service import Receiver
 
+_REPLACED: Final = "it had not identified itself when another connection came: see limits.max_pending_connections"
+
 
 class IncomingConnection:
     """An actor of the reactor. The methods in the first section may be called from any thread, the others by it only.
 
     Attributes:
-        address: of the other side.
+        address: of the other side, with the port.
+        ip_address: of the other side.
         peer: its name, once it is admitted.
+        stream_connection: serves it once it has begun.
     """
 
-    def __init__(self, receiver: Receiver, sock: socket.socket, address: str) -> None:
-        self.address = address
+    stream_connection: StreamConnection
+
+    def __init__(self, receiver: Receiver, sock: socket.socket, address: Address) -> None:
+        self.address = str(address)
+        self.ip_address = address.address
         self.peer: str | None = None
         self._receiver = receiver
+        self._sock = sock
         self._mail = Mailbox(lambda: receiver.reactor.wake(self))
         self._delivery: QueueDelivery | None = None
         self._broken = False
+        self._begun = False
+        self._has_turn = False
+        self._waits = False
+
+    # -- from any thread
+
+    def begin(self) -> None:
+        """Serve the connection; called once, by what admits it."""
+        receiver = self._receiver
         context = None if receiver.credentials is None else receiver.credentials.listening
+        try:
+            stream = make_stream(self._sock, context, listening=True)
+        except OSError:  # it has been closed already
+            self._sock.close()
+            receiver.admission.discard(self)
+            return
         self.stream_connection = StreamConnection(
-            make_stream(sock, context, listening=True),
+            stream,
             receiver.me,
             connection_limits(receiver.config.limits),
             initiator=False,
@@ -51,8 +74,21 @@ class IncomingConnection:
             run=self._run,
             wake=lambda: receiver.reactor.wake(self),
         )
+        self._begun = True
+        receiver.begun(self)
 
-    # -- from any thread
+    def take_turn(self) -> None:
+        """Go on, although the budget of strangers was empty."""
+        self._has_turn = True
+        self._receiver.reactor.wake(self)
+
+    def replace(self) -> None:
+        """Close it, because another connection came and the other side has not identified itself."""
+        if self._begun:
+            self.post(lambda: self.close("busy", _REPLACED))
+        else:
+            self._sock.close()
+            self._receiver.replaced(self.address)
 
     def post(self, job: Job) -> None:
         """Run a job in this actor's turn."""
@@ -77,16 +113,29 @@ class IncomingConnection:
 
     def interest(self) -> tuple[int, int]:
         """See Actor."""
-        return self.stream_connection.interest()
+        return (-1, 0) if self._waits else self.stream_connection.interest()
 
     @property
     def deadline(self) -> float | None:
         """See Actor."""
+        if self._waits:
+            return None
         due = [self.stream_connection.deadline, None if self._delivery is None else self._delivery.deadline]
         return min((when for when in due if when is not None), default=None)
 
     def handle(self, _: int) -> bool:
-        """See Actor."""
+        """See Actor. Until the other side has identified itself, this is paid from the budget of strangers."""
+        if self.peer is not None:
+            return self._handle()
+        admission = self._receiver.admission
+        self._waits = not self._has_turn and admission.must_wait(self)
+        if self._waits:
+            return False
+        self._has_turn = False
+        with admission.charged():
+            return self._handle()
+
+    def _handle(self) -> bool:
         more = False
         with self._contained():
             self._mail.deliver()

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from fedsim.config import Address
-from fedsim.errors import Refused, Unavailable
-from fedsim.receiver.refusal_log import RefusalLog
+from fedsim.errors import Unavailable
+from fedsim.refusal_log import RefusalLog
 
 _BACKLOG: Final = 512
 _PAUSE_SECONDS: Final = 0.5
@@ -46,7 +46,9 @@ def listen(address: Address) -> socket.socket:
 class Listener:
     """The actor of the listening socket: passes each connection, with the address of its peer, to `admit`."""
 
-    def __init__(self, sock: socket.socket, admit: Callable[[socket.socket, str], None], refusals: RefusalLog) -> None:
+    def __init__(
+        self, sock: socket.socket, admit: Callable[[socket.socket, Address], None], refusals: RefusalLog
+    ) -> None:
         sock.setblocking(False)
         self._admit = admit
         self._refusals = refusals
@@ -76,10 +78,13 @@ class Listener:
             except ConnectionAbortedError:
                 continue
             except OSError as error:
-                self._refusals.report("listener", Refused("resources", f"no connection can be accepted: {error}"))
+                problem = f"no connection can be accepted: {error}"
+                self._refusals.warning(
+                    None, "connection_refused", address="listener", code="resources", problem=problem
+                )
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
                 return False
-            self._admit(sock, str(Address(address=address[0].removeprefix(_MAPPED), port=address[1])))
+            self._admit(sock, Address(address=address[0].removeprefix(_MAPPED), port=address[1]))
 
     def close(self) -> None:
         """Close the port."""

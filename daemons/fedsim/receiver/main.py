@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import select
 import time
 from typing import Any, Final
@@ -28,6 +29,7 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
 
     def setup(self) -> None:
         """Open spool and port."""
+        _allow_descriptors()
         self._receiver = Receiver(self.config)
         self.resources.callback(self._receiver.close)
         self._receiver.start()
@@ -77,6 +79,12 @@ class ReceiverDaemon(Daemon[ReceiverConfig]):
             f"{counts['connections_open']} connections; {counts.get('files_stored', 0)} files stored "
             f"({counts.get('bytes_stored', 0) / 1e6:.1f} MB), {counts.get('files_refused', 0)} refused"
         )
+
+
+def _allow_descriptors() -> None:
+    """Raise the number of descriptors that this process may open to what the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> int:

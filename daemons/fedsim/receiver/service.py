@@ -9,14 +9,15 @@ from typing import Final
 import structlog
 
 from fedsim.activation import passed_sockets
-from fedsim.config import ReceiverConfig
+from fedsim.config import Address, ReceiverConfig
 from fedsim.errors import FedsimError, Refused
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.spool_inbox import SpoolInbox
+from fedsim.receiver.admission import Admission
 from fedsim.receiver.incoming_connection import IncomingConnection
 from fedsim.receiver.listening import Listener, listen
 from fedsim.receiver.queue_watch import QueueWatch
-from fedsim.receiver.refusal_log import RefusalLog
+from fedsim.refusal_log import RefusalLog
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.peer_queue import PeerQueue
@@ -43,6 +44,9 @@ class Receiver:
         self.credentials: Credentials | None = None
         self._expiry = ExpiryWatch(None)
         self._connections: set[IncomingConnection] = set()
+        self.admission = Admission(
+            lambda: self.config.limits.max_pending_connections, lambda: self.reactor.wake(self.admission)
+        )
         # The connection over which each peer that listens on no port is sent its files.
         self._serving: dict[str, IncomingConnection] = {}
         self._queues: QueueWatch | None = None
@@ -64,8 +68,9 @@ class Receiver:
         except FedsimError:
             self._release()
             raise
-        self._listeners = [Listener(sock, self.admit, self._refusals) for sock in sockets]
+        self._listeners = [Listener(sock, self.accepted, self._refusals) for sock in sockets]
         self.reactor.start()
+        self.reactor.add(self.admission)
         for listener in self._listeners:
             self.reactor.add(listener)
         self.reactor.add(self._expiry)
@@ -99,6 +104,7 @@ class Receiver:
             connections = list(self._connections)
         for connection in connections:
             connection.close("stopping", f"{self.me} stops; try again later")
+        self.admission.close()
         for listener in self._listeners:
             listener.close()
         self._release()
@@ -116,36 +122,38 @@ class Receiver:
             counts["bytes_received"] = counts.get("bytes_received", 0) + still_open
             return {**counts, "connections_open": len(self._connections)}
 
-    def admit(self, sock: socket.socket, address: str) -> None:
-        """Serve a new connection, or close it if there are too many."""
+    def accepted(self, sock: socket.socket, address: Address) -> None:
+        """Serve a new connection, as soon as those that have not identified themselves leave time for it."""
         self.counters.add("connections")
-        with self._lock:
-            full = len(self._connections) >= self.config.limits.max_connections
-        if full:
-            self.counters.add("connections_refused")
-            sock.close()
-            self._refusals.report(address, Refused("busy", "too many connections; raise limits.max_connections"))
-            return
-        try:
-            connection = IncomingConnection(self, sock, address)
-        except OSError:  # it has been closed already
-            sock.close()
-            return
+        self.admission.add(IncomingConnection(self, sock, address))
+
+    def begun(self, connection: IncomingConnection) -> None:
+        """A connection is served from now on."""
         with self._lock:
             self._connections.add(connection)
         self.reactor.add(connection)
 
+    def replaced(self, address: str) -> None:
+        """A connection was closed before it was served, because another one came."""
+        self.counters.add("connections_refused")
+        problem = "too many connections wait whose other side has not identified itself"
+        self._refusals.warning(None, "connection_refused", address=address, code="busy", problem=problem)
+
     def welcome(self, connection: IncomingConnection, peer: Identity) -> None:
         """Decide whether a peer that has identified itself is admitted; raises Refused."""
         self.inbox.welcome(peer)
-        most = self.config.limits.max_connections_per_peer
+        limits = self.config.limits
+        most = limits.max_connections_per_peer
         with self._lock:
+            if len(self._connections) - len(self.admission) >= limits.max_connections:
+                raise Refused("busy", "too many connections; raise limits.max_connections", retry=True)
             count = sum(other.peer == peer.name for other in self._connections if other is not connection)
             if count >= most:
                 raise Refused(
                     "busy", f"{peer.name} has {count} connections open; at most {most} are accepted", retry=True
                 )
             connection.peer = peer.name
+        self.admission.discard(connection)
 
     def serve(self, connection: IncomingConnection, peer: str) -> QueueDelivery:
         """Send a peer its files over this connection; an older one, most likely dead, is closed."""
@@ -172,12 +180,19 @@ class Receiver:
             if self._serving.get(connection.peer or "") is connection:
                 del self._serving[connection.peer or ""]
             self.counters.add("bytes_received", connection.stream_connection.bytes_received)
+        self.admission.discard(connection)
         self.reactor.remove(connection)
         end = connection.stream_connection.closed
         if end is not None and end.code not in _ORDINARY_ENDS:
             self.counters.add("connections_refused")
-            self._refusals.report(
-                connection.address,
-                Refused(end.code, end.message),
-                node=connection.peer or connection.stream_connection.shown,
+            # Each peer with a certificate of the lab, even one that was removed, has a rate of its own.
+            node = connection.peer or connection.stream_connection.shown
+            known = {} if node is None else {"node": node}
+            self._refusals.warning(
+                node,
+                "connection_refused",
+                address=connection.address,
+                **known,
+                code=end.code,
+                problem=end.message,
             )

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,13 +21,14 @@ import click
 from pydantic import BaseModel
 
 from fedsim import __version__
-from fedsim.command import run_command
+from fedsim.command import EPILOG, run_command
 from fedsim.config import Measured, load_config
 from fedsim.errors import EX_OK, EX_UNAVAILABLE, ConfigError, FedsimError
 from fedsim.log import configure_logging, get_logger
 from fedsim.metrics import MetricsEndpoint, ProcessMetrics
 from fedsim.runtime.systemd import notify, notify_reloading
 
+CONFIG_PATH: Final = "fedsim.config_path"
 _FEED_SECONDS: Final = 1.0  # the watchdog's time is longer
 
 Config = TypeVar("Config", bound=Measured)
@@ -184,8 +185,9 @@ def command_line(
     model: type[Model],
     run: Callable[[Model, Path], int],
     log_fields: Callable[[Model], dict[str, Any]] = lambda _: {},
+    commands: Sequence[click.Command] = (),
 ) -> Callable[..., int]:
-    """The main function of a daemon: --config, --validate-config, --verbose.
+    """The main function of a daemon: --config, --validate-config, --verbose; or one of its further commands.
 
     Args:
         name: of the daemon; its command is `fedsim-NAME`, its file NAME.yml.
@@ -193,9 +195,11 @@ def command_line(
         model: of the file.
         run: runs the daemon with a valid configuration (from this file); returns the exit code.
         log_fields: default fields of every event, for such a configuration.
+        commands: that ask a running daemon; they find the path of the file under `CONFIG_PATH` in their context's meta.
     """
+    program = click.group(invoke_without_command=True, epilog=EPILOG) if commands else click.command()
 
-    @click.command(name=f"fedsim-{name}", help=what_it_does)
+    @program
     @click.option(
         "--config",
         "path",
@@ -207,7 +211,11 @@ def command_line(
     @click.option("--validate-config", is_flag=True, help="Check the file, name every problem, and exit (0 or 78).")
     @click.option("--verbose", is_flag=True, help="Log details as well.")
     @click.version_option(__version__)
-    def command(path: Path, *, validate_config: bool, verbose: bool) -> int:
+    @click.pass_context
+    def command(context: click.Context, path: Path, *, validate_config: bool, verbose: bool) -> int:
+        context.meta[CONFIG_PATH] = path
+        if context.invoked_subcommand is not None:
+            return EX_OK
         config = load_config(path, model)
         if validate_config:
             click.echo(f"{path} is valid.")
@@ -215,11 +223,15 @@ def command_line(
         configure_logging(verbose=verbose, identifier=f"fedsim-{name}", **log_fields(config))
         return run(config, path)
 
+    command.help = what_it_does
+    if isinstance(command, click.Group):
+        for other in commands:
+            command.add_command(other)
     return partial(run_command, command, f"fedsim-{name}", result_is_printed=False)
 
 
-def daemon_main(daemon: type[Daemon[Config]]) -> int:
-    """Run a daemon by its command line; returns the exit code."""
+def daemon_main(daemon: type[Daemon[Config]], commands: Sequence[click.Command] = ()) -> int:
+    """Run a daemon, or one of its further commands, by its command line; returns the exit code."""
     what_it_does = (daemon.__doc__ or "").strip()
     return command_line(
         daemon.name,
@@ -227,4 +239,5 @@ def daemon_main(daemon: type[Daemon[Config]]) -> int:
         daemon.config_model,
         lambda config, path: daemon(config, path).run(),
         daemon.log_fields,
+        commands,
     )()

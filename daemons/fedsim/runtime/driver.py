@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from fedsim.errors import DiskFull, HostTrouble, SuspendReason, Unavailable
-from fedsim.runtime.bulkhead import bulkhead
+from fedsim.runtime.bulkhead import Restarts, bulkhead
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.telemetry import TaskTelemetry
 from fedsim.runtime.writer import Writer
@@ -28,13 +28,13 @@ Driver = TypeVar("Driver", bound="TaskDriver[Any, Any]")
 
 
 def contained(method: Callable[Concatenate[Driver, P], None]) -> Callable[Concatenate[Driver, P], None]:
-    """A method that the daemon calls: an exception in it fails the driver's task, and is not raised."""
+    """A method that the daemon calls: an exception in it interrupts or fails the driver's task, and is not raised."""
 
     @wraps(method)
     def call(driver: Driver, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        if driver.abandoned:
+        if driver.abandoned or driver.interrupted:
             return
-        with bulkhead(driver.give_up), bulkhead(driver.fail):
+        with bulkhead(driver.give_up), bulkhead(driver.fail, driver.unexpected):
             method(driver, *args, **kwargs)
 
     return call
@@ -43,12 +43,19 @@ def contained(method: Callable[Concatenate[Driver, P], None]) -> Callable[Concat
 class TaskDriver(ABC, Generic[Event, Action]):
     """A running task; decides nothing. The methods that the daemon calls are `contained`.
 
-    Should failing the task raise as well, the driver abandons it: workers and transfers end, and nothing more is done.
+    An unexpected exception interrupts the task: another object resumes it from what is stored, as after a restart of
+    the daemon. A second one fails it, if no round was completed in between. Should failing the task raise as well, the
+    driver abandons it: workers and transfers end, and nothing more is done.
+
+    Attributes:
+        interrupted: the exception that interrupted it; empty if none has.
     """
 
-    def __init__(self, uid: str, telemetry: TaskTelemetry, outbox: Outbox, writer: Writer) -> None:
+    def __init__(self, uid: str, telemetry: TaskTelemetry, outbox: Outbox, writer: Writer, restarts: Restarts) -> None:
         self.uid = uid
         self.abandoned = False
+        self.interrupted = ""
+        self._restarts = restarts
         self.suspended: SuspendReason | None = None
         self._pool: WorkerPool | None = None
         self._log = telemetry.log
@@ -68,6 +75,11 @@ class TaskDriver(ABC, Generic[Event, Action]):
     @abstractmethod
     def decided(self) -> bool:
         """Whether the state machine has ended the task, which may still have to be carried out."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> int:
+        """The round that the task has reached."""
 
     @abstractmethod
     def handle(self, event: Event | Suspended) -> list[Action]:
@@ -104,6 +116,16 @@ class TaskDriver(ABC, Generic[Event, Action]):
             self._queue.add_first(lambda: self.handle(self.failure(reason)))
         elif not self.ended:
             self.give_up(reason)
+
+    def unexpected(self, reason: str) -> None:
+        """Interrupt the task, to be resumed from disk; fail it if that was tried before in this round."""
+        if self.decided or not self._restarts.allow(self.uid, self.progress):
+            self.fail(reason)
+            return
+        self._log.error("task_interrupted", problem=reason)
+        self.interrupted = reason
+        self._queue = ActionQueue(self.carry_out)  # without what waits for a write
+        self.quit()
 
     def give_up(self, reason: str) -> None:
         """Abandon the task: it could not even be failed."""

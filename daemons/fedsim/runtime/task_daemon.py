@@ -13,7 +13,7 @@ from selectors import DefaultSelector
 from typing import ClassVar, Final, Literal, TypeVar
 
 from fedsim.config import ClientConfig, ServerConfig
-from fedsim.errors import DiskFull, HostUnavailable, Unavailable
+from fedsim.errors import DiskFull, HostTrouble, HostUnavailable, Unavailable, WatchLimit
 from fedsim.runtime.daemon import Daemon
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
@@ -30,6 +30,7 @@ from fedsim.wire.tls import Credentials
 from fedsim.wire.transport.receiving import Inbox
 from fedsim.worker.forking import ForkServers
 from fedsim.worker.inspector import Inspected, InspectionRequest, OwnData
+from fedsim.worker.jobs import GuardOrder
 
 TaskConfig = TypeVar("TaskConfig", ServerConfig, ClientConfig)
 
@@ -96,6 +97,10 @@ class TaskDaemon(Daemon[TaskConfig]):
             full = isinstance(self.suspended, DiskFull)
             folder = self.suspended.folder or self.config.spool
             check_usable(folder, self.config.min_free_bytes if full else 0)
+        try:
+            self._watch.complete()
+        except WatchLimit as error:
+            raise HostTrouble(str(error)) from error
 
     # ------------------------------------------------------------ the loop
 
@@ -115,7 +120,7 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.spool.checkpoints.mkdir(mode=0o750, exist_ok=True)
         self._watch = Watch(*(self.spool.folder(kind) for kind in self.received_kinds))
         self.resources.callback(self._watch.close)
-        self.loop.watch(self._watch, lambda: self.files_arrived(self.spool.among(self._watch.drain())))
+        self.loop.watch(self._watch, self._files_changed)
         self._identity = Identity(config.name, self.role)
         credentials = self._read_credentials(config)
         self.outbox = Outbox.open(self._identity, credentials, self.spool, self.inbox())
@@ -149,12 +154,26 @@ class TaskDaemon(Daemon[TaskConfig]):
 
     def _read_credentials(self, config: TaskConfig) -> Credentials | None:
         credentials = Credentials.of(config.tls, self._identity)
-        self.metrics.certificate(credentials.not_after if credentials else None)
+        self.certificate_expires_at = credentials.not_after if credentials else None
+        self.metrics.certificate(self.certificate_expires_at)
         return credentials
 
     def inspect_data(self) -> None:
         """Inspect the host's data sets in a worker; `data_inspected` gets the result."""
-        self.own_data.inspect(InspectionRequest(self.config.data, tuple(self.config.datasets), self.device))
+        config = self.config
+        self.own_data.inspect(InspectionRequest(config.data, tuple(config.datasets), self.device, self.guards))
+
+    @property
+    def guards(self) -> dict[str, GuardOrder]:
+        """How the guarded data sets are divided, by name; a server has none."""
+        return {}
+
+    def _files_changed(self) -> None:
+        try:
+            changes = self._watch.drain()
+        except WatchLimit as error:
+            raise HostTrouble(str(error)) from error
+        self.files_arrived(self.spool.among(changes))
 
     def _transfers_ended(self) -> None:
         for outcome in self.outbox.ended():

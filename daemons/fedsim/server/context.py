@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedsim.config import ServerConfig
 from fedsim.metrics import ServerMetrics
+from fedsim.runtime.bulkhead import Restarts
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
+from fedsim.server.kept_states import KeptStates
+from fedsim.server.known_data import KnownData
 from fedsim.server.nodes import Nodes
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
@@ -25,7 +28,10 @@ class ServerContext:
     outbox: Outbox
     writer: Writer
     nodes: Nodes
+    known_data: KnownData
     finals: FinalDeliveries
     stops: StopDeliveries
+    kept: KeptStates
     fork_servers: ForkServers
     metrics: ServerMetrics
+    restarts: Restarts = field(default_factory=Restarts)

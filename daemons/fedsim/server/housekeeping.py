@@ -1,4 +1,4 @@
-"""Clears what is no longer needed: leftovers of finished tasks, deleted tasks, old checkpoints."""
+"""Clears what is no longer needed: leftovers of finished tasks, deleted tasks, old checkpoints and states."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import suppress
 from pathlib import Path
 
 from fedsim.config import Retention
+from fedsim.durations import DAY_SECONDS
 from fedsim.log import get_logger
 from fedsim.server.deliveries import FinalDeliveries
+from fedsim.server.kept_states import KeptStates
 from fedsim.spool.clear import clear_other_tasks
 from fedsim.spool.durable import remove_file, remove_tree
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
 from fedsim.store.records import Event
-
-DAY_SECONDS = 86_400.0
 
 
 def sweep_leftovers(spool: Spool, store: Store) -> None:
@@ -27,10 +27,30 @@ def sweep_leftovers(spool: Spool, store: Store) -> None:
         get_logger().info("leftovers_swept", uid=uid)
 
 
-def delete_tasks(checkpoints: Path, finals: FinalDeliveries, store: Store) -> None:
+def sweep_kept_states(kept: KeptStates, store: Store) -> None:
+    """At the start: remove states that a crash has left, of tasks that were deleted or cannot be resumed."""
+    for number in kept.numbers():
+        task = store.tasks.get(number)
+        if task is None or (task.state.finished and task.resume_uid is None):
+            kept.drop(number)
+
+
+def remove_old_states(kept: KeptStates, store: Store, days: float, now: float) -> None:
+    """Remove the states of tasks that could be resumed for `days`, and record it at their task and in the log."""
+    why = f"its state was kept for {days:g} days"
+    for task in store.tasks.resumable(finished_before=now - days * DAY_SECONDS):
+        if task.resume_uid is not None and store.tasks.forget_resume(task.number, task.resume_uid, why):
+            kept.drop(task.number)
+            text = f"the task cannot be resumed any more: {why}"
+            store.events.add(Event(time.time(), "retention", text, task=task.number))
+            get_logger(task=task.number).info("resumable_state_removed", why=why)
+
+
+def delete_tasks(checkpoints: Path, finals: FinalDeliveries, kept: KeptStates, store: Store) -> None:
     """Remove the files, then the rows, of the tasks that their owners deleted."""
     for task in store.tasks.to_delete():
         finals.drop(task.uid)
+        kept.drop(task.number)
         remove_tree(checkpoints / f"task-{task.number}")
         store.tasks.delete(task.number)
         get_logger(task=task.number).info("task_deleted")

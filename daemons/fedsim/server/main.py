@@ -10,11 +10,20 @@ from pathlib import Path
 from fedsim.config import ServerConfig
 from fedsim.errors import SuspendReason, Unavailable
 from fedsim.metrics import ServerMetrics
+from fedsim.runtime.bulkhead import bulkhead
 from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
 from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
-from fedsim.server.housekeeping import apply_retention, delete_tasks, sweep_leftovers
+from fedsim.server.housekeeping import (
+    apply_retention,
+    delete_tasks,
+    remove_old_states,
+    sweep_kept_states,
+    sweep_leftovers,
+)
+from fedsim.server.kept_states import KeptStates
+from fedsim.server.known_data import KnownData
 from fedsim.server.nodes import Nodes
 from fedsim.server.steady_clock import SteadyClock
 from fedsim.server.tasks import ClaimedTasks
@@ -30,6 +39,8 @@ from fedsim.wire.sender import Outcome
 from fedsim.worker.inspector import Inspected
 
 HOUSEKEEPING_SECONDS = 3600.0
+MAX_UNKNOWN_TASKS = 10
+"""Maximum number of stops that one announcement causes for tasks that are not in the database."""
 
 
 class ServerDaemon(TaskDaemon[ServerConfig]):
@@ -62,13 +73,15 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             outbox=self.outbox,
             writer=self.writer,
             nodes=self._nodes,
+            known_data=KnownData(self._store),
             finals=self._finals,
             stops=self._stops,
+            kept=KeptStates(config.spool),
             fork_servers=self.fork_servers,
             metrics=self.metrics,
         )
         self._tasks = ClaimedTasks(self._context)
-        self._clock = SteadyClock(config.spool / "clock.json")
+        self._clock = SteadyClock(config.spool / "clock.json", self.writer)
         self.resources.callback(self._tasks.quit)
         self._poll = self.loop.timer(self._poll_database)
         self._housekeeping = self.loop.timer(self._keep_house)
@@ -113,6 +126,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     def resume_tasks(self) -> None:
         """Continue the tasks that were claimed or running."""
         sweep_leftovers(self.spool, self._store)
+        sweep_kept_states(self._context.kept, self._store)
         self._tasks.resume()
         self._stops.resume()
         self._finals.resume(self._is_finished)
@@ -162,16 +176,25 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
 
     def _read_hellos(self, arrived: list[Path] | None = None) -> None:
         for name in self._nodes.scan(arrived):
-            known = self._nodes.announcement(name)
-            node = Node(name, known.at, known.hello.model_dump(mode="json"))
-            self.writer.submit(partial(self._store.nodes.record, node))
-            reports = {report.task: report for report in known.hello.tasks}
-            self._finals.reported(name, reports)
-            for uid, task in self._tasks.running.items():
-                task.node_reported(name, reports.pop(uid, None))
-            for uid, report in reports.items():
-                if missed_the_end(report, active=uid in self._tasks, final_pending=self._finals.is_pending(name, uid)):
-                    self._stops.send([name], uid, "the task is over")
+            with bulkhead(lambda _: None):  # one node's announcement disturbs no other
+                self._hello_arrived(name)
+
+    def _hello_arrived(self, name: str) -> None:
+        known = self._nodes.announcement(name)
+        node = Node(name, known.at, known.hello.shown.model_dump(mode="json"))
+        self.writer.submit(partial(self._store.nodes.record, node))
+        self._context.known_data.learn(known.hello, self._nodes.online())
+        reports = {report.task: report for report in known.hello.tasks}
+        self._finals.reported(name, reports)
+        self._tasks.approvals.node_reported(name, reports)
+        for uid, task in self._tasks.running.items():
+            task.node_reported(name, reports.pop(uid, None))
+        given = self._store.tasks.given_to(name, reports)
+        unknown = [uid for uid in reports if uid not in given]  # deleted, or invented
+        for uid in (*given, *unknown[:MAX_UNKNOWN_TASKS]):
+            active, pending = uid in self._tasks, self._finals.is_pending(name, uid)
+            if missed_the_end(reports[uid], active=active, final_pending=pending):
+                self._stops.send([name], uid, "the task is over")
 
     def _poll_database(self) -> None:
         """Read stops, deletions and new tasks from the database; signals only make this happen earlier."""
@@ -179,24 +202,28 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         for item in (*self.spool.arrived(Kind.INITPARAM), *self.spool.arrived(Kind.STOP)):
             clear_file(item.path)
         self._tasks.poll()
-        delete_tasks(self.spool.checkpoints, self._finals, self._store)
+        delete_tasks(self.spool.checkpoints, self._finals, self._context.kept, self._store)
 
     def _keep_house(self) -> None:
         self._housekeeping.start(HOUSEKEEPING_SECONDS)
         self._store.nodes.keep(self._nodes.addresses)
         rule = self.config.retention
-        if rule.keep_days is not None and self._clock.now() is None:
-            rule = rule.model_copy(update={"keep_days": None})
+        if (rule.keep_days, rule.resume_days) != (None, None) and self._clock.now() is None:
+            rule = rule.model_copy(update={"keep_days": None, "resume_days": None})
+        if rule.resume_days is not None:
+            remove_old_states(self._context.kept, self._store, rule.resume_days, time.time())
         apply_retention(self.spool.checkpoints, self._store, rule, time.time())
 
     def end_turn(self) -> None:
         """Let tasks act on the time that has passed, and publish numbers and status."""
         self._tasks.tick()
+        self._tasks.resume_interrupted()
         if self._tasks.reap():
             self._poll.start()
         self.metrics.tasks.labels("running").set(len(self._tasks.running))
         self.metrics.tasks.labels("waiting").set(len(self._tasks.waiting))
-        self.metrics.nodes(self._nodes.addresses, self._nodes.online())
+        online = self._nodes.online()
+        self.metrics.nodes(self._nodes.addresses, {name: online[name].certificate_expires_at for name in online})
         self.publish_status(self._tasks.status)
 
 

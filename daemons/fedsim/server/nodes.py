@@ -48,6 +48,7 @@ class Nodes:
         before = self.addresses
         self.addresses = {node.name: node_peer(node) for node in config.nodes}
         self._timeout = config.node_timeout_seconds
+        self._most_clients = {node.name: node.max_clients for node in config.nodes}
         self._known = {name: known for name, known in self._known.items() if name in self.addresses}
         self._strangers.clear()
         return [(old, self.addresses[name]) for name, old in before.items() if self.addresses.get(name, old) != old]
@@ -95,9 +96,13 @@ class Nodes:
         return self._known[name]
 
     def online(self) -> dict[str, Hello]:
-        """The nodes that announced themselves recently."""
+        """The nodes that announced themselves recently, none with more clients than server.yml allows it."""
         since = time.monotonic() - self._timeout
-        return {name: known.hello for name, known in self._known.items() if known.heard > since}
+        return {name: self._limited(known.hello) for name, known in self._known.items() if known.heard > since}
+
+    def _limited(self, hello: Hello) -> Hello:
+        most = self._most_clients.get(hello.node)
+        return hello if most is None or hello.clients <= most else hello.model_copy(update={"clients": most})
 
     def not_heard(self) -> list[str]:
         """Configured nodes that may still announce themselves, because the server has started recently."""

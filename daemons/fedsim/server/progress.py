@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.errors import SuspendReason
+from fedsim.messages import TaskReport
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import TaskProjection
 from fedsim.state_machines.task import TaskMachine
@@ -21,14 +21,17 @@ class TaskProgress:
         self._waited_due = 0.0
         self._context = context
         self._records = records
-        self._suspended: dict[str, SuspendReason] = {}
+        self._troubles: dict[str, str] = {}
 
-    def node_reported(self, node: str, suspended: SuspendReason | None) -> None:
-        """A node reports that it has suspended the task, or that it has not."""
-        if suspended is None:
-            self._suspended.pop(node, None)
+    def node_reported(self, node: str, report: TaskReport) -> None:
+        """A node reports what keeps it from training, or that nothing does."""
+        if report.suspended is not None:
+            self._troubles[node] = f"suspended: {report.suspended.words}"
+        elif report.worker_deaths:
+            times = "once" if report.worker_deaths == 1 else f"{report.worker_deaths} times in a row"
+            self._troubles[node] = f"a worker died {times}"
         else:
-            self._suspended[node] = suspended
+            self._troubles.pop(node, None)
 
     def update(self, machine: TaskMachine, now: float) -> Progress | None:
         """The progress of the task, if it has changed; then the next one is `due` after some time."""
@@ -55,8 +58,8 @@ class TaskProgress:
         return f"task {number}: {machine.step}, round {machine.round} of {rounds}{metric}"
 
     def _describe(self, node: str) -> str:
-        """The node, and what keeps files from it or why it has suspended the task, if it has."""
+        """The node, and what keeps files from it or it from training, if anything does."""
         peers = self._context.nodes.addresses
         if node in peers and (trouble := self._context.outbox.trouble(peers[node])):
             return f"{peers[node]}: {trouble}"
-        return f"{node}: suspended: {self._suspended[node].words}" if node in self._suspended else node
+        return f"{node}: {self._troubles[node]}" if node in self._troubles else node

@@ -15,6 +15,9 @@ from typing import Any
 
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
+from fedsim.messages import rounded
+from fedsim.server.participation import count_round, expected_of, expected_of_roster
+from fedsim.server.screened import counted, kept_figures, missing_with_excluded, screening_events
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
@@ -26,6 +29,7 @@ from fedsim.update import TRAIN_LOSS, mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 LISTED_MISSING = 50
+CAME_LATE = "came online after the task was planned"
 RISE = 1e9
 LEAST_LOSS = 1e-3
 
@@ -58,9 +62,15 @@ class TaskProjection:
         self._opened_at = time.monotonic()
         self._shown: Progress | None = None
         self._rise: str | None = None
+        self.participation: dict[str, dict[str, int]] = {}
+        self.left_out = dict(plan.left_out)
 
     def open(self) -> None:
         """Read the rows, and write those of committed rounds that are missing."""
+        task = self._store.tasks.by_uid(self._plan.task)
+        self.participation = {} if task is None else task.participation
+        self.left_out = {**({} if task is None else task.left_out), **dict(self._plan.left_out)}
+        self._store.tasks.set_nodes(self._plan.task, self._plan.nodes, self.left_out)
         rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
         for number in self._folder.committed():
             rounds[number] = self._project(number, rounds.get(number))
@@ -97,27 +107,39 @@ class TaskProjection:
         """The record of a round that is about to be committed, and the content of its round.json."""
         now = time.monotonic()
         self._lengths[number] = now - self._opened_at
-        updates = roster.updates if roster else ()
+        screened = self._made.screening
+        updates = counted(roster.updates, screened) if roster else ()
+        examples = sum(update.num_examples for update in updates)
         record = RoundRecord(
             round=number,
             digest=self._made.digest,
-            num_examples=sum(update.num_examples for update in updates),
+            num_examples=rounded(examples) if self._plan.guarded else examples,
             train_metrics={**mean_metrics(updates)},
             seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
             bytes_sent=self._bytes_sent.pop(number, 0),
             bytes_received=self._bytes_received.pop(number, 0),
             cohort_size=self._plan.settings.cohort_size if number else 0,
-            missing=roster.missing if roster else (),
+            missing=tuple(missing_with_excluded(self._plan, number, roster.missing, screened)) if roster else (),
+            screening=kept_figures(screened, guarded=self._plan.guarded),
             finished_at=time.time(),
         )
         self._opened_at = now
         self._rounds[number] = record
         self._files[number] = dict(self._made.files)
+        if roster is not None:
+            self._count(record, expected_of_roster(self._plan, roster))
         return record, {**asdict(record), "files": self._made.files}
 
-    def write_round(self, record: RoundRecord) -> None:
-        """Write a round's row, and a remark if the loss has risen beyond all measure."""
-        self._store.rounds.record(self._plan.task, record)
+    def screening_events(self, number: int) -> list[str]:
+        """What is to be said about the updates of a round that has just been closed."""
+        return screening_events(self._plan, number, self._made.screening)
+
+    def _count(self, record: RoundRecord, expected: Mapping[str, int]) -> None:
+        self.participation = count_round(self._plan, self.participation, record, expected)
+
+    def write_round(self, record: RoundRecord, participation: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """Write a round's row, who took part up to it, and a remark if the loss has risen beyond all measure."""
+        self._store.rounds.record(self._plan.task, record, participation)
         if self._rise is None and (rise := loss_rise([*self._rounds.values(), record])):
             self._rise = rise
             self._store.tasks.set_notes(self._plan.task, self._notes())
@@ -129,10 +151,13 @@ class TaskProjection:
     def _project(self, number: int, known: RoundRecord | None) -> RoundRecord:
         content = self._folder.record(number)
         self._files[number] = content.pop("files")
-        record = RoundRecord(**{**content, "missing": tuple(content["missing"])})
+        lists = {"missing": tuple(content["missing"]), "screening": tuple(content.get("screening", ()))}
+        record = RoundRecord(**{**content, **lists})
         if known is not None and known.tested:
             record = known
-        self.write_round(record)
+        if known is None and number:  # its row and the participation up to it are written together
+            self._count(record, expected_of(self._plan, number))
+        self.write_round(record, self.participation)
         return record
 
     def tested(self, tested: Tested) -> RoundRecord:
@@ -159,6 +184,10 @@ class TaskProjection:
     def broadcast_digest(self, number: int) -> str:
         """The digest of the file that clients receive of a committed round."""
         return self._files[number].get(BROADCAST_FILE) or self.file_digest(number)
+
+    def base_digest(self, number: int) -> str | None:
+        """The digest of the file from which clients train in a round; None if the round before is not committed."""
+        return self.broadcast_digest(number - 1) if number - 1 in self._files else None
 
     def files(self, number: int) -> dict[str, str]:
         """The digests of a committed round's files, by name."""
@@ -189,14 +218,20 @@ class TaskProjection:
             "settings": self._plan.settings.model_dump(mode="json"),
             "metrics": {**record.metrics, **record.class_metrics, **record.train_metrics},
             "parameters_digest": record.digest,
-            "nodes": [share.model_dump(mode="json") for share in self._plan.shares],
+            "nodes": [share.shown.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,
             "dataset_digest": self._plan.dataset_digest,
             "data_schema": schema and fitted(schema, self._folder.common_scale(self._plan)).model_dump(mode="json"),
             "schema_from": self._plan.schema_from,
-            "left_out": dict(self._plan.left_out),
+            "left_out": self.left_out,
+            "missing": {past: list(self._rounds[past].missing) for past in self._lacking(number)},
+            "excluded": {past: found for past in self._lacking(number) if (found := excluded_by(self._rounds[past]))},
             "notes": list(self._notes()),
         }
+
+    def _lacking(self, through: int) -> list[int]:
+        """The rounds up to this one that went on without clients."""
+        return sorted(number for number, record in self._rounds.items() if record.missing and number <= through)
 
     def saved(self, saved: CheckpointSaved) -> None:
         """Write the row of a checkpoint that was saved."""
@@ -204,6 +239,21 @@ class TaskProjection:
         self._store.checkpoints.record(
             self._plan.task, Checkpoint(saved.round, path, saved.digest, saved.size, time.time())
         )
+
+    # ---- nodes
+
+    def came_late(self, node: str) -> Callable[[], None] | None:
+        """What records that a node came online after the task was planned; None if that it takes no part is known."""
+        if node in self._plan.nodes or node in self.left_out:
+            return None
+        self.left_out = {**self.left_out, node: CAME_LATE}
+        left_out, event = self.left_out, self.event("left_out", f"{node} takes no part: it {CAME_LATE}")
+
+        def write() -> None:
+            self._store.tasks.set_nodes(self._plan.task, self._plan.nodes, left_out)
+            event()
+
+        return write
 
     # ---- events and progress
 
@@ -228,6 +278,12 @@ class TaskProjection:
             return None
         self._shown = progress
         return progress
+
+
+def excluded_by(record: RoundRecord) -> list[dict[str, Any]]:
+    """The updates that a round's screening left out, without their figures."""
+    names = ("node", "chunk", "client", "outside")
+    return [{name: found[name] for name in names} for found in record.screening if found["excluded"]]
 
 
 def loss_rise(records: Iterable[RoundRecord]) -> str | None:

@@ -7,21 +7,21 @@ will be a year old only then. A server that was off for long waits for a day as 
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import Final
 
+from fedsim.durations import DAY_SECONDS
 from fedsim.errors import DamagedFile
 from fedsim.log import get_logger
+from fedsim.runtime.writer import Writer
 from fedsim.spool.sealed import read_sealed, write_sealed
-
-DAY_SECONDS: Final = 86_400.0
 
 
 class SteadyClock:
-    """Keeps the last time that it believed in the file at `path`."""
+    """Keeps the last time that it believed in the file at `path`, which the writer stores."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, writer: Writer) -> None:
+        self._path, self._writer = path, writer
         self._doubted_since: float | None = None
 
     def now(self) -> float | None:
@@ -36,7 +36,7 @@ class SteadyClock:
             if running - self._doubted_since < DAY_SECONDS:
                 return None
         self._doubted_since = None
-        write_sealed(self._path, now)
+        self._writer.submit(partial(write_sealed, self._path, now))
         return now
 
     def _read(self) -> float | None:

@@ -5,21 +5,20 @@ Nothing is decided here; see `fedsim.state_machines.task`.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection
 from functools import partial
 
 from fedsim.errors import BadInput, SuspendReason, Unavailable
 from fedsim.learning.transforms import task_phases
-from fedsim.messages import PhaseAnswer, TaskReport, read_message
+from fedsim.messages import TaskReport
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_file import EventFile
 from fedsim.server.context import ServerContext
 from fedsim.server.progress import TaskProgress
 from fedsim.server.projection import TaskProjection, missing_clients
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs, received_update
+from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs, received_answer, received_update
 from fedsim.server.task_outbox import TaskOutbox
 from fedsim.server.task_writes import TaskWrites
 from fedsim.server.telemetry import ServerTaskTelemetry
@@ -30,7 +29,6 @@ from fedsim.state_machines import task_events as events
 from fedsim.state_machines.phases import NodeQuery
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
-from fedsim.store.records import TaskState
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
@@ -42,7 +40,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def __init__(self, plan: Plan, context: ServerContext) -> None:
         """Make the driver; `start` reads what is stored of the task."""
         self.plan = plan
-        self.outcome: events.Finish | None = None
+        self.outcome: events.Finish | events.Postpone | None = None
         self._context = context
         self._folder = TaskDir(context.spool.folder(Kind.GLOBALPARAM), plan.task)
         self._records = TaskProjection(plan, self._folder, context.store)
@@ -54,7 +52,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._events = EventFile(self._folder.path)
         self._progress = TaskProgress(context, self._records)
         self._telemetry = ServerTaskTelemetry(plan, context.metrics)
-        super().__init__(plan.task, self._telemetry, context.outbox, context.writer)
+        super().__init__(plan.task, self._telemetry, context.outbox, context.writer, context.restarts)
 
     # ------------------------------------------------------------ lifecycle
 
@@ -65,13 +63,18 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     @property
     def ended(self) -> bool:
-        """Whether the task is over, and its row is updated."""
+        """Whether the task is over, and its row is updated, or is postponed."""
         return self.outcome is not None or self.abandoned
 
     @property
     def decided(self) -> bool:
         """See TaskDriver."""
         return self._machine.ended
+
+    @property
+    def progress(self) -> int:
+        """See TaskDriver."""
+        return self._machine.committed
 
     @contained
     def start(self) -> None:
@@ -88,9 +91,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         machine = self._machine = TaskMachine(self.plan, restored, self.plan.testset_from is None, phases)
         self._roster = restored.roster
         self._start_workers()
-        resumed = machine.committed >= 0
-        self._telemetry.started(machine.round, resumed=resumed)
-        self._event("resumed" if resumed else "started", f"on the nodes {', '.join(self.plan.nodes)}")
+        self._telemetry.started(machine.round, resumed=machine.committed >= 0)
+        self._event("resumed" if machine.committed >= 0 else "started", f"on the nodes {', '.join(self.plan.nodes)}")
         self.record_versions()
         for kind in (Kind.ANSWER, Kind.LOCALPARAM):
             for item in self._context.spool.arrived(kind, self.uid):
@@ -100,13 +102,12 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
 
     def _start_workers(self) -> None:
-        config = self._context.config
         self._pool = WorkerPool(
             (AGGREGATOR, EVALUATOR),
             self._context.fork_servers,
             self.workers_ready,
-            threads=config.threads_per_worker,
-            max_restarts=config.max_worker_restarts,
+            threads=self._context.config.threads_per_worker,
+            max_restarts=self._context.config.max_worker_restarts,
             log={"task": self.plan.number},
             version=self.plan.version,
             on_death=self._context.metrics.worker_restarts.inc,
@@ -124,7 +125,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         def reported() -> list[events.Action]:
             if report is not None and node in self.plan.nodes:
                 self._record_versions(node, report.versions)
-                self._progress.node_reported(node, report.suspended)
+                self._progress.node_reported(node, report)
+            if (write := self._records.came_late(node)) is not None:
+                self.write_behind(write)
             return self.handle(events.NodeReported(node, report))
 
         self.in_turn(reported)
@@ -146,20 +149,19 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     def _answer_arrived(self, item: Arrived) -> list[events.Action]:
         try:
-            answer = read_message(PhaseAnswer, item.path.read_bytes(), f"the answer {item.path.name}")
+            answer = received_answer(item)
         except (BadInput, FileNotFoundError) as error:  # its phase may have ended without it
             self._log.warning("answer_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
             return []
-        content = json.dumps(answer.content)
-        return self.handle(events.PhaseAnswered(item.sender or "", item.id.phase or "", item.id.round or 0, content))
+        return self.handle(answer)
 
     def _update_arrived(self, item: Arrived) -> list[events.Action]:
         if not self._machine.accepts_updates_of(item.id.round or 0):
             clear_file(item.path)  # its metadata may have been cleared before it arrived
             return []
         try:
-            update = received_update(item)
+            update = received_update(item, self._records.base_digest(item.id.round or 0))
         except BadInput as error:
             self._log.warning("update_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
@@ -204,12 +206,10 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _record_versions(self, host: str, found: Collection[str]) -> None:
         """Workers of these versions of fedsim compute for the task on `host`."""
         versions = self._writes.versions
-        new = versions.add(host, found)
-        if new:
+        if new := versions.add(host, found):
             self.write(versions.write)
         if others := [version for version in new if version != self.plan.version]:
-            started = f"the task was started under {self.plan.version}"
-            text = f"the workers on {host} are of version {', '.join(others)}; {started}"
+            text = f"the workers on {host} are of version {', '.join(others)}; the task began with {self.plan.version}"
             self._log.warning("other_version", host=host, problem=text)
             self._event("version", f"{text}: its result is not comparable with others")
 
@@ -221,8 +221,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
     def handle(self, event: events.Event) -> list[events.Action]:
         """See TaskDriver."""
-        now = time.monotonic()
-        machine = self._machine
+        now, machine = time.monotonic(), self._machine
         actions = self._events.record(event, now, lambda: machine.handle(event, now), lambda: machine.phase)
         if self._events.rotation_due and (snapshot := machine.snapshot()) is not None:
             self._events.rotate(events.TaskStarted(self.plan, snapshot, machine.own_testset), now)
@@ -243,7 +242,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def give_up(self, reason: str) -> None:
         """Abandon the task; its row is updated if that is possible."""
         super().give_up(reason)
-        self._context.store.tasks.move(self.uid, TaskState.FAILED, reason=reason, now=time.time())
+        self._writes.abandon(reason)
 
     def carry_out(self, action: events.Action) -> None:
         """See TaskDriver."""
@@ -282,6 +281,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             case events.CompletePhase():
                 self._files.cancel_requests(action.phase)
                 self.write(partial(self._writes.complete_phase, action))
+            case events.Postpone():
+                self.outcome = action
+                self.quit()
             case events.Finish():
                 self._finish(action)
 
@@ -297,7 +299,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _commit(self, number: int) -> None:
         record, content = self._records.close_round(number, self._roster if number else None)
         self.write(partial(self._writes.commit, number, content), lambda _: self._telemetry.committed(record))
-        self.write_behind(partial(self._records.write_round, record))
+        self.write_behind(partial(self._records.write_round, record, self._records.participation))
+        for text in self._records.screening_events(number):
+            self.carry_out(events.RecordEvent("screening", text))
 
     # ------------------------------------------------------------ the end
 

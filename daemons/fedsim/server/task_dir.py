@@ -1,5 +1,6 @@
 """A task's folder on the server: what is fixed, how far it came, and what counts. Every step becomes visible at once.
 
+globalparam/<uid>/asked.json             until it begins: the plan that owners are to approve, and who is left out
 globalparam/<uid>/plan.json              nodes, placement, chunks: fixed before round 1
 globalparam/<uid>/counts.json            examples of each client: fixed before round 1
 globalparam/<uid>/versions.json          of the workers that computed it, on each host; see `runtime.worker_versions`
@@ -16,8 +17,9 @@ The JSON files carry the digest of their content (`spool.sealed`); round.json ha
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +65,11 @@ class TaskDir:
             raise DamagedFile(path, "it is missing, and rounds were committed")
         return None if content is None else read_message(Plan, content, "plan.json")
 
+    def raw_plan(self) -> dict[str, Any] | None:
+        """The recorded plan as JSON, which another version may have written; None if there is none."""
+        content = read_sealed(self.path / "plan.json")
+        return None if content is None else dict(content)
+
     def write_plan(self, plan: Plan) -> None:
         """Record the plan; from here on it is fixed."""
         make_folder(self.path)
@@ -76,6 +83,22 @@ class TaskDir:
     def write_counts(self, counts: tuple[int, ...]) -> None:
         """Record the examples of each client."""
         write_sealed(self.path / "counts.json", counts)
+
+    # ---- approval by the nodes' owners
+
+    def read_asked(self) -> dict[str, Any] | None:
+        """What owners were asked to approve; None if nothing waits for them."""
+        content = read_sealed(self.path / "asked.json")
+        return None if content is None else dict(content)
+
+    def write_asked(self, content: Mapping[str, Any]) -> None:
+        """Record what owners are asked to approve."""
+        make_folder(self.path)
+        write_sealed(self.path / "asked.json", content)
+
+    def remove_asked(self) -> None:
+        """The task begins: nothing waits for owners any more."""
+        remove_file(self.path / "asked.json")
 
     # ---- extension phases
 
@@ -194,9 +217,29 @@ class TaskDir:
             return
         remove_tree(gone)
 
+    def copy_to(self, other: TaskDir, plan: Mapping[str, Any]) -> None:
+        """Copy what is committed and what is fixed, with another plan. Files are never changed: most are hard links."""
+        make_folder(other.path)
+        last = -1
+        for number in self.committed():
+            last = number
+            make_folder(other.round(number))
+            _link(self.round(number).iterdir(), other.round(number))
+        for done in self.completed_phases():
+            if done.round <= last:
+                other.add_completed_phase(done)
+        _link((path for name in ("counts.json", "versions.json") if (path := self.path / name).exists()), other.path)
+        write_sealed(other.path / "plan.json", plan)
+
     def remove(self) -> None:
         """Clear the folder."""
         remove_tree(self.path)
 
     def _roster(self, number: int) -> Path:
         return self.path / f"roster-{number:06d}.json"
+
+
+def _link(files: Iterable[Path], folder: Path) -> None:
+    for path in files:
+        os.link(path, folder / path.name)
+    sync_folder(folder)

@@ -14,6 +14,13 @@ from fedsim.state_machines import task_events as events
 from fedsim.state_machines.plan import Plan
 
 
+def send_assignment(context: ServerContext, plan: Plan, node: str, *, begin: bool) -> None:
+    """Send a node its part of a plan: the task begins there, or its owner is to approve it."""
+    assignment = plan.assignment(node).model_copy(update={"begin": begin})
+    file = FileId(kind=Kind.INITPARAM, task=plan.task)
+    context.outbox.send_newest(context.nodes.addresses[node], file, assignment.model_dump_json().encode())
+
+
 class TaskOutbox:
     """Composes a task's files for its nodes and hands them to the daemon's outbox."""
 
@@ -24,9 +31,8 @@ class TaskOutbox:
         self._records = records
 
     def assign(self, node: str) -> None:
-        """Send a node its part of the plan."""
-        body = self._plan.assignment(node).model_dump_json().encode()
-        self._send(node, FileId(kind=Kind.INITPARAM, task=self._plan.task), body)
+        """Send a node its part of the plan; replaces what asks for its owner's approval."""
+        send_assignment(self._context, self._plan, node, begin=True)
 
     def send_global(self, action: events.SendGlobal) -> None:
         """Send a node what its clients receive in a round."""

@@ -9,6 +9,8 @@ from typing import Any
 from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
+from fedsim.log import get_logger
+from fedsim.runtime.bulkhead import bulkhead
 from fedsim.runtime.worker_versions import WorkerVersions
 from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import Delivery
@@ -21,7 +23,7 @@ from fedsim.spool.files import Kind
 from fedsim.spool.npy import open_vector
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import CompletePhase, Finish, Restored
-from fedsim.store.records import TaskState
+from fedsim.store.records import Resumable, TaskState
 
 
 class TaskWrites:
@@ -54,7 +56,6 @@ class TaskWrites:
     def read(self) -> Restored:
         """Read what is stored of the task, and complete what a crash has interrupted."""
         tasks = self._context.store.tasks
-        tasks.set_nodes(self._plan.task, self._plan.nodes, dict(self._plan.left_out))
         self._records.open()
         if committed := self._folder.committed():
             self._folder.check(committed[-1], self._records.files(committed[-1]))
@@ -84,7 +85,7 @@ class TaskWrites:
             self._allow()
 
     def end(self, finish: Finish, last: int, digest: str | None, promise: Callable[[], None]) -> bool:
-        """Store what nodes have yet to receive, then change the row; returns whether it was still to be changed.
+        """Store what nodes have yet to receive and what can be resumed, then change the row; returns whether it did.
 
         Args:
             finish: how the task ends.
@@ -103,8 +104,21 @@ class TaskWrites:
             )
             self._context.finals.keep(delivery, self._folder.model(last))
         promise()
-        state = TaskState(finish.outcome)
-        return self._context.store.tasks.move(plan.task, state, reason=finish.reason, now=time.time(), digest=digest)
+        state, kept = TaskState(finish.outcome), Resumable()
+        if state is not TaskState.COMPLETED:
+            kept = self._context.kept.keep(plan.number, self._folder)
+        return self._context.store.tasks.move(
+            plan.task, state, reason=finish.reason, now=time.time(), digest=digest, resumable=kept
+        )
+
+    def abandon(self, reason: str) -> None:
+        """Record that the task failed, and keep its state if that is possible; called in the loop."""
+        kept = Resumable(problem=reason)
+        with bulkhead(lambda problem: get_logger(task=self._plan.number).warning("state_not_kept", problem=problem)):
+            kept = self._context.kept.keep(self._plan.number, self._folder)
+        self._context.store.tasks.move(
+            self._plan.task, TaskState.FAILED, reason=reason, now=time.time(), resumable=kept
+        )
 
     def _allow(self) -> None:
         """Let the receiver accept what the nodes are about to be asked for; updates as soon as there is a model."""

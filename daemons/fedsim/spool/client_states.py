@@ -8,6 +8,11 @@ DIGEST is that of the numbers, which are checked against it before they are used
 A client starts a round with the newest state of an earlier round. So a chunk that is trained again, because its worker
 or its host ended before the update was written, starts with the same states. The new states are written before the
 update and adopted after it; what a restart finds between the two is adopted if the update is there, else removed.
+
+client-states/task-000007.<uid>/    the clients' folders of a task that failed or was stopped, until it is resumed
+
+A resumed task has another uid and names the former one. Its clients may have kept a state of the round that is
+repeated: it is not of an earlier round, so they start with the one before it.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from fedsim.errors import BadInput, DamagedFile
-from fedsim.spool.durable import move_into_place, remove_file
+from fedsim.spool.durable import make_folder, move_into_place, remove_file, remove_tree
 from fedsim.spool.npy import open_vector, write_vector
 from fedsim.spool.updates import UpdateIndex
 from fedsim.update import Arrays, Layout
 
+ENDED = "client-states"
+"""The folder of the states of ended tasks, in the spool."""
 KEPT = 2
 """States of a client that stay: the newest, and that from which the newest was trained."""
 _NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.client-(\d{6,7})\.([0-9a-f]{32})\.npy")
@@ -72,6 +79,27 @@ def settle_states(folder: Path, updates: UpdateIndex) -> None:
             _adopt(folder, number, chunk, client)
         else:
             remove_file(path)
+
+
+def keep_states(spool: Path, folder: Path, number: int, uid: str, most: int) -> None:
+    """Keep the states of an ended task, before its folder is cleared; of `most` ended tasks in all."""
+    if most:
+        make_folder(folder / "clients")  # also of a task in which no client was trained
+        kept = spool / ENDED / f"task-{number:06d}.{uid}"
+        if not kept.exists():
+            move_into_place(folder / "clients", kept)
+    ended = sorted((spool / ENDED).glob("task-*"))
+    for path in ended[: max(0, len(ended) - most)]:
+        remove_tree(path)
+
+
+def take_states(spool: Path, folder: Path, number: int, uid: str) -> bool:
+    """Move the states of the former run `uid` to the folder of the resumed task; returns whether they are there."""
+    kept = spool / ENDED / f"task-{number:06d}.{uid}"
+    if kept.is_dir():
+        remove_tree(folder / "clients")
+        move_into_place(kept, folder / "clients")
+    return (folder / "clients").is_dir()
 
 
 def _adopt(folder: Path, number: int, chunk: int, client: int) -> None:

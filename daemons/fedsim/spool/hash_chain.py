@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from blake3 import blake3
 
@@ -22,6 +25,7 @@ from fedsim.spool.durable import FILE_MODE, sync_folder, write_all
 _FIELD: Final = b', "chain": "'
 _END: Final = b'"}'
 _DIGITS: Final = 64
+CHECK_SECONDS: Final = 600.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class HashChain:
         except FileNotFoundError:
             return []
         whole = content.rfind(b"\n") + 1
-        problems = [*self._check(content[:whole].split(b"\n")[:-1])]
+        problems = [*self.check(content[:whole].split(b"\n")[:-1])]
         if whole < len(content):
             problems.append(
                 f"an unfinished line of {len(content) - whole} bytes after line {self.head.lines} was removed"
@@ -86,8 +90,9 @@ class HashChain:
             sync_folder(self._path.parent)
         self.head = head
 
-    def _check(self, lines: list[bytes]) -> Iterator[str]:
-        for number, line in enumerate(lines, 1):
+    def check(self, lines: list[bytes]) -> Iterator[str]:
+        """What is wrong with lines that follow the head, which moves to the last of them."""
+        for number, line in enumerate(lines, self.head.lines + 1):
             body, field, rest = line.rpartition(_FIELD)
             if not field or len(rest) != _DIGITS + len(_END) or not rest.endswith(_END):
                 if not _is_json(line):
@@ -102,6 +107,72 @@ class HashChain:
             if found != expected.digest:
                 yield f"line {number}, or one before it, is not what was written"
             self.head = ChainHead(number, found)
+
+
+class ChainReader:
+    """Reads the file at `path` for people, without changing it. Threads may share it.
+
+    A call reads what was appended since the last one, and the lines that it returns. The whole file is read and checked
+    again when something else than an addition has happened to it, and after `CHECK_SECONDS`, because an addition can
+    hide a change of older lines.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._begin()
+
+    def read(self, before: int | None, limit: int) -> tuple[list[tuple[int, bytes]], int, list[str]]:
+        """At most `limit` lines before line `before` (None: the newest), newest first.
+
+        Returns:
+            The lines with their numbers, how many lines there are, and what is wrong with the file, in sentences.
+        """
+        with self._lock:
+            try:
+                with self._path.open("rb") as file:
+                    self._check_new(file)
+                    total = len(self._starts) - 1
+                    end = total if before is None else min(before - 1, total)
+                    first = max(end - limit, 0)
+                    file.seek(self._starts[first])
+                    lines = file.read(self._starts[end] - self._starts[first]).split(b"\n")[:-1]
+            except FileNotFoundError:
+                self._begin()
+                return [], 0, []
+            return [*enumerate(lines, first + 1)][::-1], total, [*self._problems]
+
+    def _begin(self) -> None:
+        self._chain = HashChain(self._path)
+        self._problems: list[str] = []
+        self._starts = array("Q", [0])  # where each line begins, and where the next one will
+        self._last = b""
+        self._seen = (0, 0, 0)
+        self._check_at = time.monotonic() + CHECK_SECONDS
+
+    def _check_new(self, file: BinaryIO) -> None:
+        status = os.fstat(file.fileno())
+        seen = (status.st_ino, status.st_size, status.st_mtime_ns)
+        overdue = time.monotonic() > self._check_at
+        if seen == self._seen and not overdue:
+            return
+        if overdue or not self._only_grew(file, status):
+            self._begin()
+        file.seek(self._starts[-1])
+        content = file.read()
+        lines = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+        self._problems += self._chain.check(lines)
+        for line in lines:
+            self._starts.append(self._starts[-1] + len(line) + 1)
+        self._last, self._seen = lines[-1] if lines else self._last, seen
+
+    def _only_grew(self, file: BinaryIO, status: os.stat_result) -> bool:
+        """Whether the file is longer than when it was last read, and its last line from then is where it was."""
+        inode, size, _ = self._seen
+        if status.st_ino != inode or status.st_size <= size or not self._last:
+            return False
+        file.seek(self._starts[-1] - len(self._last) - 1)
+        return file.read(len(self._last) + 1) == self._last + b"\n"
 
 
 def _next(head: ChainHead, body: bytes) -> ChainHead:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from fedsim.messages import Assignment, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
+from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.spool.npy import FLOAT32, INT64
 from fedsim.spool.path_template import PathTemplate
+from fedsim.update import Update
 
 
 class Role(StrEnum):
@@ -47,7 +48,9 @@ class JsonBody:
 
 @dataclass(frozen=True)
 class ParametersBody:
-    """Model parameters: a finite float32 vector [P], with the task's P where that is known."""
+    """Model parameters: a finite float32 vector [P], with the task's P where that is known; `meta` comes with them."""
+
+    meta: type[Message] = Message
 
 
 @dataclass(frozen=True)
@@ -135,13 +138,13 @@ KINDS: Final[dict[Kind, KindSpec]] = {
         on_demand=True,
     ),
     Kind.GLOBALPARAM: KindSpec(
-        routes=(KindRoute(*SERVER_TO_CLIENT, ParametersBody()),),
+        routes=(KindRoute(*SERVER_TO_CLIENT, ParametersBody(Broadcast)),),
         path=PathTemplate("globalparam/{task}/round-{round}.npy"),
         limit="max_parameter_bytes",
         on_demand=True,
     ),
     Kind.LOCALPARAM: KindSpec(
-        routes=(KindRoute(*CLIENT_TO_SERVER, ParametersBody()),),
+        routes=(KindRoute(*CLIENT_TO_SERVER, ParametersBody(Update)),),
         path=PathTemplate("localparam/{task}/round-{round}/{sender}.chunk-{chunk}[.client-{client}].npy"),
         limit="max_parameter_bytes",
         on_demand=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,16 @@ def read_metadata(path: Path) -> Metadata:
     except (FileNotFoundError, ValidationError) as error:
         reason = problems_text(error) if isinstance(error, ValidationError) else error
         raise BadInput(f"{metadata} cannot be read as metadata of {path.name}: {reason}") from error
+
+
+def read_present(items: Iterable[Arrived]) -> Iterator[tuple[Arrived, bytes]]:
+    """Each file with its content, without those that another thread has removed in the meantime, with their task."""
+    for item in items:
+        try:
+            content = item.path.read_bytes()
+        except FileNotFoundError:
+            continue
+        yield item, content
 
 
 class Spool:

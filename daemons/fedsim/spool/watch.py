@@ -40,6 +40,7 @@ class Watch:
         self._mask = _ARRIVALS | _WRITTEN if written else _ARRIVALS
         self._folders: dict[int, Path] = {}
         self._roots = folders
+        self._incomplete = False
         try:
             self._inotify = INotify(nonblocking=True)
         except OSError as error:
@@ -68,6 +69,12 @@ class Watch:
         if folder not in self._roots:
             self._roots = (*self._roots, folder)
             self._add(folder, set())
+
+    def complete(self) -> None:
+        """Watch what a limit has kept from being watched, if it did; scan everything afterwards."""
+        if self._incomplete:
+            self._add_all()
+            self._incomplete = False
 
     def drain(self) -> Changes:
         """What was added since the last call; never waits.
@@ -110,6 +117,7 @@ class Watch:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
+            self._incomplete = True
             raise WatchLimit(
                 f"{folder} cannot be watched: the limit of watched folders is reached; "
                 "raise it: sysctl fs.inotify.max_user_watches=524288"

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedsim.config import TaskLimits
 from fedsim.data_schema import DataSchema, some, unknown_words
 from fedsim.learning.conform import most_common, task_words
 from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import DataSetInfo, Hello, PluginInfo
 from fedsim.plugins import kind_of
 from fedsim.settings import TaskSettings, plugin_group
+from fedsim.state_machines.guarded import unwilling
 
 
 @dataclass(frozen=True)
 class Waiting:
     """The task cannot start yet; `reason` says what it waits for, so that a person can act."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Impossible:
+    """The task can never run here as it is; `reason` says why and what would."""
 
     reason: str
 
@@ -50,17 +60,25 @@ def choose_nodes(
     hellos: Mapping[str, Hello],
     not_heard: Sequence[str],
     server_dataset: DataSetInfo | None,
+    limits: TaskLimits,
+    known_digest: str | None,
 ) -> Chosen | Waiting:
     """Choose nodes whose numbers mean the same; see `make_plan` for the arguments.
 
     With `nodes` exactly those take part, and the schema is that of the first one listed. Else the schema is that of
-    most nodes; of equally common orders of columns the first node's by name. With partition `local` each node has its
-    own data; otherwise all have the same arrays.
+    most nodes; of equally common orders of columns the first node's by name. With partition `local`, and where the data
+    is guarded, each node has its own data; otherwise all have the same arrays.
     """
     candidates = _Candidates(settings, dict(sorted(hellos.items())))
     candidates.drop_unnamed()
     for name, hello in list(candidates.fit.items()):
-        if (reason := _unfit(settings, plugins, hello)) is not None:
+        reason = (
+            _unfit(settings, plugins, hello)
+            or _beyond(limits, settings, hello)
+            or unwilling(settings, hello, dataset_of(settings, hello))
+            or candidates.unknown(name, known_digest)
+        )
+        if reason is not None:
             candidates.leave_out(name, reason)
     if (waiting := candidates.required_missing(not_heard)) is not None:
         return waiting
@@ -88,6 +106,20 @@ class _Candidates:
     def info(self, name: str) -> DataSetInfo:
         """The task's data set on a node."""
         return dataset_of(self.settings, self.fit[name])
+
+    def own_data(self, name: str) -> bool:
+        """Whether the node's clients are formed from its own data, whatever other nodes have."""
+        return self.local or self.info(name).guard is not None
+
+    def unknown(self, name: str, known_digest: str | None) -> str | None:
+        """Why a node's copy of the data is not the known one, or None."""
+        info = self.info(name)
+        if self.own_data(name) or known_digest in {None, info.digest}:
+            return None
+        return (
+            f"has other data (digest {info.digest[:12]}) than what is known as {info.name} ({str(known_digest)[:12]}); "
+            f"if that was renewed on all nodes, let it be learnt again: fedsim admin datasets --forget {info.name}"
+        )
 
     def schema(self, name: str) -> DataSchema:
         """The schema of the task's data set on a node; nodes that announce none are left out before."""
@@ -132,8 +164,8 @@ class _Candidates:
         for name in self.fit:
             info, schema = self.info(name), self.schema(name)
             # With `local` the files differ, and one bank's may lack a class that another's has.
-            key = schema.features_key if self.local else info.digest + schema.model_dump_json()
-            groups[info.feature_shape, key].append(name)
+            key = schema.features_key if self.own_data(name) else info.digest + schema.model_dump_json()
+            groups[info.feature_shape, key, not self.local and info.guard is not None].append(name)
 
         def rank(group: list[str]) -> tuple[bool, int, str]:
             """A group of enough nodes that has the most nodes, or can simulate the most clients."""
@@ -154,6 +186,8 @@ class _Candidates:
             return text
         if info.feature_shape != its.feature_shape:
             return f"has examples of the shape {list(info.feature_shape)}, {whose} {list(its.feature_shape)}"
+        if (info.guard is None) != (its.guard is None):
+            return f"{'guards its data' if info.guard else 'has open data'}, unlike {other} (access in client.yml)"
         if info.digest != its.digest:
             return f"has other data (digest {info.digest[:12]}) than {other} ({its.digest[:12]})"
         return f"numbers its labels otherwise, or orders its columns otherwise, than {other}"
@@ -199,6 +233,8 @@ def _absent(name: str, not_heard: Sequence[str]) -> str:
 
 def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hello) -> str | None:
     """Why this node cannot take part, or None."""
+    if not hello.accept_tasks:
+        return "accepts no new tasks at present (accept_tasks in its client.yml)"
     if settings.dataset not in {dataset.name for dataset in hello.datasets}:
         has = ", ".join(dataset.name for dataset in hello.datasets) or "none"
         return f"has no data set {settings.dataset} (it has {has})"
@@ -222,4 +258,17 @@ def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hel
             f"does not announce the columns and labels of {settings.dataset} (version {hello.version}): "
             "upgrade it, or see its problems on the page Nodes"
         )
+    return None
+
+
+def _beyond(limits: TaskLimits, settings: TaskSettings, hello: Hello) -> str | None:
+    """What this node announces of the data set that server.yml does not allow, or None."""
+    info = dataset_of(settings, hello)
+    for number, most, what in (
+        (info.num_classes, limits.max_classes, "classes"),
+        (math.prod(info.feature_shape), limits.max_features, "features"),
+        (info.num_train, limits.max_examples, "examples"),
+    ):
+        if number > most:
+            return f"announces {number:,} {what} of {info.name}, server.yml allows {most:,} (limits.max_{what})"
     return None

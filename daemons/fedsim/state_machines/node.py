@@ -43,6 +43,7 @@ from fedsim.state_machines.node_events import (
     UsePending,
     WorkersIdle,
 )
+from fedsim.state_machines.policy import beyond_assignment
 from fedsim.state_machines.suspension import Suspended
 from fedsim.state_machines.transitions import Transition, TransitionTable, names
 
@@ -65,16 +66,16 @@ NODE_TRANSITIONS = TransitionTable(
     (NodePhase.LOADING,),
     (
         Transition(NodePhase.LOADING, NodePhase.READY, names(Loaded), "the data is loaded"),
-        Transition(NodePhase.LOADING, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.LOADING, NodePhase.REFUSED, names(Failed, GlobalArrived), "the rules forbid the task"),
         Transition(NodePhase.LOADING, NodePhase.FAILED, names(Failed, Loaded), "the data cannot be used"),
         Transition(NodePhase.LOADING, NodePhase.CLOSING, names(GlobalArrived), "the final model arrived"),
         Transition(NodePhase.LOADING, NodePhase.DIVERGED, names(TrainingDiverged), "parameters are not finite"),
         Transition(NodePhase.READY, NodePhase.CLOSING, names(GlobalArrived), "the final model arrived"),
         Transition(NodePhase.READY, NodePhase.DIVERGED, names(TrainingDiverged), "parameters are not finite"),
         Transition(NodePhase.READY, NodePhase.FAILED, names(Failed), "a chunk cannot be trained, or workers died"),
-        Transition(NodePhase.READY, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.READY, NodePhase.REFUSED, names(Failed, GlobalArrived), "the rules forbid the task"),
         Transition(NodePhase.CLOSING, NodePhase.FAILED, names(Failed), "the final model cannot be stored"),
-        Transition(NodePhase.CLOSING, NodePhase.REFUSED, names(Failed), "the institution's rules forbid the task"),
+        Transition(NodePhase.CLOSING, NodePhase.REFUSED, names(Failed), "the rules forbid the task"),
         Transition(NodePhase.CLOSING, NodePhase.ENDED, names(FinalKept), "the final model is stored"),
         *(
             Transition(phase, NodePhase.ENDED, _OVER, "the server ended the task")
@@ -99,6 +100,7 @@ class NodeMachine:
         self._reported = NodePhase.LOADING
         self._reason = ""
         self._num_examples: tuple[tuple[int, int], ...] = ()
+        self._partition = ""
         self._untrained: deque[Chunk] = deque()
         self._idle = 0
         self._unanswered: list[AnswerRequest] = []  # until the data is loaded
@@ -119,6 +121,7 @@ class NodeMachine:
                 "reason": self._reason,
                 "round": self.round,
                 "num_examples": self._num_examples,
+                "partition": self._partition,
                 "suspended": self.suspended,
             }
         )
@@ -133,8 +136,8 @@ class NodeMachine:
             return []
         self._trigger = type(event).__name__
         match event:
-            case Loaded(num_examples):
-                return self._loaded(num_examples)
+            case Loaded():
+                return self._loaded(event)
             case WorkersIdle(count):
                 self._idle = count
                 return self._train()
@@ -179,13 +182,13 @@ class NodeMachine:
         """Remove what was computed for a round that is over; what came of a later one may be of the server's past."""
         return [] if number > self.round else [ClearUsedUpdates(number)]
 
-    def _loaded(self, num_examples: tuple[tuple[int, int], ...]) -> list[Action]:
+    def _loaded(self, loaded: Loaded) -> list[Action]:
         if self.phase is not NodePhase.LOADING:  # a further worker, or a restarted one
             return []
-        if len(num_examples) > MAX_RUNS:
+        if len(loaded.num_examples) > MAX_RUNS:
             reason = f"the sizes of {self.assignment.num_clients} uneven partitions do not fit a hello: take fewer"
             return self._give_up(NodePhase.FAILED, reason)
-        self._num_examples = num_examples
+        self._num_examples, self._partition = loaded.num_examples, loaded.partition
         self._move(NodePhase.READY)
         answers, self._unanswered = self._unanswered, []
         return [*([SendTestset()] if self.assignment.send_testset else []), Report(), *answers]
@@ -214,6 +217,8 @@ class NodeMachine:
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
         if number == self.round or self.phase in (*_GIVEN_UP, NodePhase.CLOSING):
             return []
+        if (problem := beyond_assignment(self.assignment, number, broadcast)) is not None:
+            return self._give_up(NodePhase.REFUSED, problem)
         if number < self.round:
             return self._set_back(number, broadcast)
         if broadcast.final:

@@ -26,6 +26,7 @@ class Loaded:
     """A worker holds the task's data; `num_examples` as runs of (how many clients, examples of each), in order."""
 
     num_examples: tuple[tuple[int, int], ...]
+    partition: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
+from fedsim.learning.partitions import make_partitioner, sizes_digest
 from fedsim.messages import TaskReport
-from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.plan import NodeShare, Plan
 
 
 class Participants:
@@ -21,6 +23,8 @@ class Participants:
         self.absent = dict(absent)
         self._plan = plan
         self._ready: dict[str, tuple[int, ...]] = {}
+        self._partitions: dict[str, str] = {}
+        self._partitioner = make_partitioner(plan.settings)
 
     @property
     def present(self) -> tuple[str, ...]:
@@ -41,10 +45,62 @@ class Participants:
         if self.counts is not None:
             fixed = self.counts[share.first_client : share.first_client + share.num_clients]
             return None if counts == fixed else f"node {node}'s data changed during the task: start it again"
-        self._ready[node] = counts
+        if (problem := self._impossible(node, counts, share)) is not None:
+            return problem
+        self._ready[node], self._partitions[node] = counts, report.partition
         if not self.not_ready:
-            self.counts = tuple(count for name in self._plan.nodes for count in self._ready[name])
+            whole = tuple(count for name in self._plan.nodes for count in self._ready[name])
+            if (problem := self._disagreement(whole)) is not None:
+                return problem
+            self.counts = whole
         return None
+
+    def _impossible(self, node: str, counts: tuple[int, ...], share: NodeShare) -> str | None:
+        """Why these cannot be the sizes of the node's clients, by what it announced."""
+        num_train = share.num_train
+        if num_train is None:  # planned by an older version
+            return None
+        guarded = share.guard is not None  # then the node divides blocks among its own clients
+        size = None if guarded else self._partitioner.size(num_train, self._plan.settings.num_clients)
+        if size is not None and set(counts) != {size}:
+            wrong = next(count for count in counts if count != size)
+            return f"node {node} reported a client with {wrong} examples; with its {num_train} it has {size}"
+        if sum(counts) > num_train:
+            return f"node {node} reported {sum(counts)} examples, it announced {num_train}"
+        return None
+
+    def _disagreement(self, counts: tuple[int, ...]) -> str | None:
+        """Why these cannot be the sizes of one partition that all nodes computed alike."""
+        if self._partitioner.per_node or not all(self._partitions.values()):
+            return None
+        digests = Counter(self._partitions.values())
+        (common, agreeing), *others = digests.most_common()
+        if others and agreeing > others[0][1]:
+            liars = [node for node, digest in self._partitions.items() if digest != common]
+            return f"node {', '.join(liars)} divided the data otherwise than the other nodes"
+        if others:
+            return f"the nodes {', '.join(self._partitions)} divided the data differently"
+        if common != sizes_digest(counts):
+            return (
+                f"the examples that the nodes {', '.join(self._partitions)} reported are not those of their partition"
+            )
+        return None
+
+    @property
+    def heavy(self) -> tuple[str, ...]:
+        """Notes on nodes with a larger share of the examples than server.yml allows without one."""
+        if self.counts is None or len(self._plan.shares) == 1:
+            return ()
+        total = sum(self.counts)
+        parts = {
+            share.node: sum(self.counts[share.first_client : share.first_client + share.num_clients])
+            for share in self._plan.shares
+        }
+        return tuple(
+            f"{node} has {100 * part / total:.0f} % of the examples"
+            for node, part in parts.items()
+            if part > self._plan.max_node_weight * total
+        )
 
     def leave(self, node: str, why: str) -> bool:
         """A node takes no part from now on; returns False if it did not before."""

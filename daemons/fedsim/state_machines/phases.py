@@ -56,7 +56,7 @@ TASK_TRANSITIONS = TransitionTable(
         ),
         Transition(TaskPhase.AGGREGATING, TaskPhase.TRAINING, names(events.Aggregated), "the round is committed"),
         Transition(TaskPhase.AGGREGATING, TaskPhase.CLOSING, names(events.Aggregated), "the last round is committed"),
-        Transition(TaskPhase.PREPARING, TaskPhase.ENDED, _ENDING, "stopped or failed"),
+        Transition(TaskPhase.PREPARING, TaskPhase.ENDED, _ENDING, "stopped, failed or postponed"),
         Transition(
             TaskPhase.TRAINING,
             TaskPhase.ENDED,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.data_schema import COMMON, DataSchema, some, unknown_words
+from fedsim.config import TaskLimits
+from fedsim.data_schema import COMMON, DataSchema
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -27,9 +27,12 @@ from fedsim.messages import (
     PluginInfo,
     Uid,
     Uplink,
+    rounded,
 )
 from fedsim.settings import TaskSettings
-from fedsim.state_machines.candidates import Chosen, Waiting, choose_nodes, dataset_of
+from fedsim.state_machines.candidates import Chosen, Impossible, Waiting, choose_nodes, dataset_of
+from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, too_few_clients
+from fedsim.state_machines.testset_choice import OwnTestSet, choose_test_set
 
 MAX_CHUNK_CLIENTS = 32
 
@@ -42,6 +45,16 @@ class NodeShare(Message):
     num_clients: int
     engine: EngineInfo
     dataset_digest: str | None = None
+    guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
+    num_train: int | None = Field(None, description="Training examples that the node announced")
+    approval: bool = Field(False, description="Whether the node's owner must approve the task before it begins")
+
+    @property
+    def shown(self) -> NodeShare:
+        """What a checkpoint's JSON says of it: of guarded data no exact count."""
+        if self.guard is None or self.num_train is None:
+            return self
+        return self.model_copy(update={"num_train": rounded(self.num_train)})
 
 
 class Plan(Message):
@@ -49,6 +62,8 @@ class Plan(Message):
 
     task: Uid
     number: Annotated[int, Field(ge=1)]
+    resumes: Uid | None = Field(None, description="The run that failed or was stopped, which this one continues")
+    user: str = ""
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
@@ -60,8 +75,15 @@ class Plan(Message):
     notes: tuple[str, ...] = Field((), description="What is to be said about the data")
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
+    max_node_weight: float = Field(1, description="A larger share of the examples at one node is noted")
+    prepare_timeout_seconds: float = Field(3600, description="For loading the data and sending the test set")
     version: str
     plugins: dict[Name, PluginInfo] = Field({}, description="Each plug-in as the server has it, by its setting")
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the data of some node is guarded: exact counts of examples stay on server and nodes."""
+        return any(share.guard is not None for share in self.shares)
 
     @property
     def placement(self) -> tuple[tuple[int, int], ...]:
@@ -87,6 +109,7 @@ class Plan(Message):
             number=self.number,
             settings=self.settings,
             dataset_digest=share.dataset_digest,
+            guard=share.guard,
             first_client=share.first_client,
             num_clients=share.num_clients,
             model_spec=self.model_spec,
@@ -94,20 +117,13 @@ class Plan(Message):
             engine=share.engine,
             uplink=self.uplink,
             send_testset=self.testset_from == node,
+            user=self.user,
+            resumes=self.resumes,
         )
 
 
-@dataclass(frozen=True)
-class Impossible:
-    """The task can never run here as it is; `reason` says why and what would."""
-
-    reason: str
-
-
 def _engine(settings: TaskSettings, hello: Hello) -> EngineInfo:
-    if settings.device == "cpu":
-        return hello.engine.model_copy(update={"device": "cpu"})
-    return hello.engine
+    return hello.engine.model_copy(update={"device": "cpu"}) if settings.device == "cpu" else hello.engine
 
 
 def _share_out(total: int, capacities: Sequence[int]) -> list[int]:
@@ -128,10 +144,14 @@ def make_plan(
     *,
     task: str,
     number: int,
+    user: str = "",
     settings: TaskSettings,
     hellos: Mapping[str, Hello],
     not_heard: Sequence[str],
     server_dataset: DataSetInfo | None,
+    limits: TaskLimits,
+    testset_from: str = "",
+    known_digest: str | None = None,
     broadcast_bytes: int,
     server_problem: str | None = None,
     plugins: Mapping[str, PluginInfo],
@@ -142,22 +162,29 @@ def make_plan(
     Args:
         task: the task's uid.
         number: the task's number.
+        user: who submitted it.
         settings: the row's settings.
         hellos: what each node that is online announced.
         not_heard: configured nodes that may still announce themselves: a task that wants all nodes waits for them.
         server_dataset: the server's own copy of the data set, if it has one, whose test set then serves.
         server_problem: why the server's own copy cannot be used, if it has one that cannot.
+        limits: of server.yml.
+        testset_from: of server.yml, for tasks that name no node for their test set; may be empty.
+        known_digest: that the data set has where all nodes have the same; None: not known yet.
         broadcast_bytes: the longest `Broadcast`, as JSON, that can be sent with a model.
         plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
     """
-    chosen = choose_nodes(settings, plugins, hellos, not_heard, server_dataset)
+    chosen = choose_nodes(settings, plugins, hellos, not_heard, server_dataset, limits, known_digest)
     if isinstance(chosen, Waiting):
         return chosen
-    plan = _fix(task, number, settings, chosen, server_dataset, server_problem, version)
+    test = OwnTestSet(server_dataset, server_problem, settings.testset_from or testset_from)
+    plan = _fix(task, number, settings, chosen, test, limits, version)
     if not isinstance(plan, Plan):
         return plan
-    return _too_long(plan, broadcast_bytes) or plan.model_copy(update={"plugins": dict(plugins)})
+    if (problem := too_few_clients(plan, hellos)) is not None:
+        return Impossible(problem)
+    return _too_long(plan, broadcast_bytes) or plan.model_copy(update={"user": user, "plugins": dict(plugins)})
 
 
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
@@ -192,8 +219,8 @@ def _fix(
     number: int,
     settings: TaskSettings,
     chosen: Chosen,
-    server_dataset: DataSetInfo | None,
-    server_problem: str | None,
+    own: OwnTestSet,
+    limits: TaskLimits,
     version: str,
 ) -> Plan | Waiting | Impossible:
     """Placement, chunks and test set for the chosen nodes."""
@@ -201,18 +228,19 @@ def _fix(
     infos = {name: dataset_of(settings, hello) for name, hello in hellos.items()}
     info = infos[chosen.schema_from]
     local = make_partitioner(settings).per_node
+    own_data = local or info.guard is not None
     if local:
         settings = settings.model_copy(update={"num_clients": len(hellos)})
         counts = [1] * len(hellos)
     else:
         most = most_clients(settings, info.num_train)
-        if settings.num_clients > most:
+        if not own_data and settings.num_clients > most:
             return Impossible(f"{info.name}: {too_many_clients(settings, info.num_train, most)}")
-        capacities = [hello.clients for hello in hellos.values()]
+        capacities = [capacity(settings, hello, infos[name]) for name, hello in hellos.items()]
         if sum(capacities) < settings.num_clients:
             return Waiting(
                 f"{settings.num_clients} clients are wanted, the nodes {', '.join(hellos)} "
-                f"can simulate {sum(capacities)} together"
+                f"can simulate {sum(capacities)} together{' of whole blocks of guarded data' if own_data else ''}"
             )
         if settings.num_clients < len(hellos):
             unused = list(hellos)[settings.num_clients :]
@@ -222,7 +250,13 @@ def _fix(
         counts = _share_out(settings.num_clients, capacities)
 
     notes = [f"{name}: {note}" for name in hellos for note in infos[name].notes]
-    tests = _test_set(chosen, hellos, infos, info, server_dataset, server_problem, notes, local=local)
+    notes += guarded_notes(infos, hellos)
+    notes += [
+        f"{name} trains {count} of {settings.num_clients} clients"
+        for name, count in zip(hellos, counts, strict=True)
+        if len(hellos) > 1 and count > limits.max_node_weight * settings.num_clients
+    ]
+    tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data)
     if isinstance(tests, Waiting | Impossible):
         return tests
     shares = []
@@ -230,18 +264,26 @@ def _fix(
     for (name, hello), count in zip(hellos.items(), counts, strict=True):
         engine = _engine(settings, hello)
         share = NodeShare(
-            node=name, first_client=first, num_clients=count, engine=engine, dataset_digest=infos[name].digest
+            node=name,
+            first_client=first,
+            num_clients=count,
+            engine=engine,
+            dataset_digest=infos[name].digest,
+            guard=None if (guard := infos[name].guard) is None else guard.secret_digest,
+            num_train=infos[name].num_train,
+            approval=infos[name].require_approval,
         )
         shares.append(share)
         first += count
     workers = sum(hellos[share.node].workers for share in shares)
+    chunk_clients = min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
     return Plan(
         task=task,
         number=number,
         settings=settings,
         shares=tuple(shares),
-        chunk_clients=min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers))),
-        dataset_digest=None if local else info.digest,
+        chunk_clients=max(chunk_clients, least_chunk(hellos.values())),
+        dataset_digest=None if own_data else info.digest,
         model_spec=ModelSpec.of(settings, info.feature_shape, chosen.num_classes),
         data_schema=chosen.data_schema,
         schema_from=chosen.schema_from,
@@ -249,56 +291,6 @@ def _fix(
         notes=tuple(notes),
         uplink=make_strategy(settings).uplink,
         testset_from=tests.node,
+        max_node_weight=limits.max_node_weight,
         version=version,
-    )
-
-
-@dataclass(frozen=True)
-class _TestSet:
-    """Where the test set comes from: a node, or the server's own."""
-
-    node: str | None
-
-
-def _test_set(
-    chosen: Chosen,
-    hellos: Mapping[str, Hello],
-    infos: Mapping[str, DataSetInfo],
-    info: DataSetInfo,
-    own: DataSetInfo | None,
-    problem: str | None,
-    notes: list[str],
-    *,
-    local: bool,
-) -> _TestSet | Waiting | Impossible:
-    """The test set: the server's own, if it has one whose numbers mean the same, else one that a node shares."""
-    if own is not None and own.num_test > 0:
-        # A test set may well lack a class; one that the nodes do not have cannot be tested.
-        fits = own.num_classes <= chosen.num_classes if local else own.num_classes == chosen.num_classes
-        if own.feature_shape != info.feature_shape or not fits:
-            return Impossible(
-                f"the server's data set {info.name} has features {own.feature_shape} and "
-                f"{own.num_classes} classes, the nodes' has {info.feature_shape} and {chosen.num_classes}"
-            )
-        if own.data_schema is not None:
-            schema, whose = chosen.data_schema, f"the data of {chosen.schema_from}"
-            if text := own.data_schema.difference(schema, whose=whose, scaling=False):
-                return Impossible(f"the server's data set {info.name} {text}")
-            known = schema.words(chosen.num_classes)
-            if unknown := unknown_words(own.data_schema.words(own.num_classes), known):
-                return Impossible(
-                    f"the server's data set {info.name} has the labels {some(unknown)}, the nodes' has {some(known)}"
-                )
-            if text := own.data_schema.scaling_difference(schema, whose):
-                notes.append(f"the server's test set {text}")
-        return _TestSet(None)
-    sharing = [name for name in hellos if infos[name].share_test and infos[name].num_test > 0]
-    problem = "it has no test set" if own is not None else problem
-    if sharing:
-        return _TestSet(sharing[0])
-    if problem is not None:
-        return Waiting(f"the server's own data set {info.name} cannot be used: {problem}")
-    return Impossible(
-        f"there is no test set of {info.name}: put one into the server's data folder, "
-        "or let a node share its own (`share: true` at the data set in its client.yml)"
     )

@@ -33,6 +33,7 @@ class TaskMachine(TaskMachineState):
     def begin(self, now: float) -> list[Action]:
         """The first actions, of a new task as of one that is resumed."""
         actions: list[Action] = []
+        self._prepare_until = now + self.plan.prepare_timeout_seconds
         if not self._trained:  # after that a node that ended would only begin again
             actions += [events.Assign(node) for node in self.plan.nodes]
         if self.committed < 0:
@@ -141,7 +142,10 @@ class TaskMachine(TaskMachineState):
             return self._finish("failed", problem)
         if known is not None:
             return self._node_recovered(node) or self._repeat_global(node, report)
-        return [] if self.counts is None else [events.RecordCounts(self.counts), *self._advance(now)]
+        if self.counts is None:
+            return []
+        notes = [RecordEvent("node_weight", note) for note in self._participants.heavy]
+        return [events.RecordCounts(self.counts), *notes, *self._advance(now)]
 
     def _node_recovered(self, node: str) -> list[Action]:
         if not self._participants.rejoin(node):
@@ -237,7 +241,17 @@ class TaskMachine(TaskMachineState):
         problem = self._extensions.expire(now)
         if problem is not None:
             return self._finish("failed", problem)
+        if self._is_preparing and self._prepare_until is not None and now >= self._prepare_until:
+            return self._postpone()
         return self._continue_extension(now) + self._close_if_enough(now) + self._advance(now)
+
+    def _postpone(self) -> list[Action]:
+        """Nodes have missed the deadline of the preparation: the task gives its place to others."""
+        what = "is not ready" if self.counts is None else "has not sent its test set"
+        why = f"{what} {self.plan.prepare_timeout_seconds:g} s after the start"
+        nodes = tuple((node, why) for node in self.waiting_for)
+        self._move(TaskPhase.ENDED)
+        return [events.Postpone(nodes)]
 
     # ------------------------------------------------------------ the round
 

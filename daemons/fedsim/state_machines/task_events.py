@@ -292,6 +292,13 @@ class RecordEvent:
 
 
 @dataclass(frozen=True)
+class Postpone:
+    """End this run of the task, which waits without a place until these nodes do what they have missed (node, what)."""
+
+    nodes: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Finish:
     """End the task: change its row, stop the workers, notify the nodes, clear what is not needed any more."""
 
@@ -318,5 +325,6 @@ Action = (
     | RequestAnswer
     | CompletePhase
     | RecordEvent
+    | Postpone
     | Finish
 )

@@ -42,6 +42,7 @@ class TaskMachineState:
         self._participants = Participants(plan, restored.counts, dict(restored.absent))
         self._delivery = FinalDelivery()
         self._waited = restored.waited
+        self._prepare_until: float | None = None
         self._extensions = PhaseRunner(extensions, restored.completed_phases)
         self._collector: RoundCollector | None = None
         self._roster: WriteRoster | None = None
@@ -102,7 +103,12 @@ class TaskMachineState:
             return self._extensions.deadline
         if self._collector is not None and not self._collector.closed:
             return self._collector.wake_at
-        return self._delivery.deadline
+        return self._prepare_until if self._is_preparing else self._delivery.deadline
+
+    @property
+    def _is_preparing(self) -> bool:
+        """Whether the task waits for nodes to load their data or to send the test set."""
+        return self.phase is TaskPhase.PREPARING and self._extensions.current is None and bool(self.waiting_for)
 
     def waited(self, now: float) -> tuple[int, float] | None:
         """The round that waits for updates, and for how long it has (in seconds); None while none does."""

@@ -41,6 +41,7 @@ _WHAT_TO_DO: dict[Any, str] = {
     1045: "check the user in `database` and the password in `database_password_file`",
     1049: "create it",
     1054: _MIGRATE,
+    1142: "run `fedsim admin migrate` with an account that may change its tables, or grant this one what it needs",
     1146: _MIGRATE,
     1205: "another process holds a row, try again",
     1213: "try again",

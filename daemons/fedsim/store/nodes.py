@@ -28,6 +28,18 @@ class NodeStore:
         with self._database.writing() as connection:
             connection.execute(delete(nodes).where(nodes.c.name.not_in(names)))
 
+    def seen(self) -> dict[str, float]:
+        """When each node last announced itself, by name."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(nodes.c.name, nodes.c.seen_at).order_by(nodes.c.name))
+            return {row.name: row.seen_at for row in rows}
+
+    def some(self, names: Collection[str]) -> list[Node]:
+        """The nodes with these names."""
+        with self._database.reading() as connection:
+            rows = connection.execute(select(nodes).where(nodes.c.name.in_(list(names)))).mappings()
+            return [to_record(Node, row) for row in rows]
+
     def all(self) -> list[Node]:
         """All nodes, by name."""
         with self._database.reading() as connection:

@@ -27,7 +27,7 @@ class TaskState(StrEnum):
 
     @property
     def finished(self) -> bool:
-        """Whether the task can never change again."""
+        """Whether the task is over; one that failed or was stopped can be resumed."""
         return self in FINISHED
 
 
@@ -61,7 +61,11 @@ class UserState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user account; `password_hash` is argon2id."""
+    """A user account; `password_hash` is argon2id.
+
+    `must_change_password`: someone else chose it. `totp_secret`: of the second factor, base32; None without one.
+    `openid_key`: the digest of who the user is at an OpenID Connect provider; such a user has no password.
+    """
 
     id: int
     name: str
@@ -70,6 +74,9 @@ class User:
     state: UserState
     language: str
     created_at: float
+    must_change_password: bool = False
+    totp_secret: str | None = None
+    openid_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,17 @@ class LoginSession:
 
 
 @dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """A session in the list of its user: when and from where it was begun, and when it was last used."""
+
+    id_hash: str
+    created_at: float
+    used_at: float | None
+    address: str | None
+    browser: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Token:
     """A bearer token of the JSON API. Only its hash is stored; `hint` is its first characters."""
 
@@ -92,6 +110,7 @@ class Token:
     hint: str
     created_at: float
     used_at: float | None
+    expires_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +118,10 @@ class Task:
     """A submitted training. Users refer to it by its `number`, headers and paths by its `uid`.
 
     `metrics` are those of the newest round that was tested. `left_out`: the nodes that were online when it was planned
-    and take no part, with the reasons; `notes`: remarks on its data and course.
+    and take no part, with the reasons; `notes`: remarks on its data and course. `participation`, by node: its clients
+    (`first_client`, `num_clients`), the rounds that chose some of them (`rounds`) and those that went on without some
+    of these (`rounds_missing`), the updates that were expected (`expected`) and those that did not count (`missing`).
+    `resume_*`: see `Resumable`.
     """
 
     number: int
@@ -124,6 +146,27 @@ class Task:
     digest: str | None
     left_out: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    participation: dict[str, dict[str, int]] = field(default_factory=dict)
+    resume_uid: str | None = None
+    resume_round: int | None = None
+    resume_problem: str | None = None
+
+    @property
+    def lost_clients(self) -> bool:
+        """Whether rounds went on without clients: the result is comparable only with a run that lacks the same ones."""
+        return any(node["missing"] for node in self.participation.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Resumable:
+    """Whether the server keeps the state of a task that ended: the uid with which it is resumed, after which round.
+
+    `problem` says why there is none.
+    """
+
+    uid: str | None = None
+    round: int | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +186,8 @@ class RoundRecord:
 
     `metrics` and `class_metrics` (a value for each class) come from the test, and are empty where the round was not
     tested; `train_metrics` come from the clients. `seconds` holds the length of each phase, `missing` the clients that
-    did not respond, `digest` the global model's blake3.
+    did not respond or were left out, `digest` the global model's blake3. `screening` is what the task's screening found
+    of each update, see `learning.screenings.Screened`.
     """
 
     round: int
@@ -158,6 +202,7 @@ class RoundRecord:
     train_metrics: MetricValues = field(default_factory=dict)
     metrics: MetricValues = field(default_factory=dict)
     class_metrics: ClassValues = field(default_factory=dict)
+    screening: tuple[dict[str, Any], ...] = ()
 
     @property
     def tested(self) -> bool:
@@ -194,6 +239,15 @@ class Node:
     name: str
     seen_at: float
     hello: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedDataSet:
+    """The digest (blake3, hexadecimal) that a data set of this name has on every node that holds a copy."""
+
+    name: str
+    digest: str
+    pinned_at: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select, update
@@ -50,11 +50,13 @@ class RoundStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def record(self, uid: str, record: RoundRecord) -> None:
+    def record(
+        self, uid: str, record: RoundRecord, participation: Mapping[str, Mapping[str, int]] | None = None
+    ) -> None:
         """Insert or overwrite a round; metrics that are already recorded are kept where `record` has none.
 
-        Also updates the task: its round, which never decreases by this, and its metrics, which are those of its newest
-        tested round. NaN and infinities are stored as None.
+        Also updates the task: its round, which never decreases by this, its metrics, which are those of its newest
+        tested round, and its `participation` up to this round. NaN and infinities are stored as None.
 
         Raises:
             BadInput: there is no such task.
@@ -71,6 +73,8 @@ class RoundStore:
             )
             of_task = update(tasks).where(tasks.c.number == number)
             connection.execute(of_task.where(tasks.c.round < record.round).values(round=record.round))
+            if participation is not None:
+                connection.execute(of_task.values(participation=dict(participation)))
             if newest is not None:
                 connection.execute(of_task.values(metrics=newest))
 
@@ -100,6 +104,12 @@ class RoundStore:
         """How many rounds of the task are recorded."""
         with self._database.reading() as connection:
             return connection.scalar(select(func.count()).where(rounds.c.task == number)) or 0
+
+    def missing(self, number: int) -> dict[int, tuple[int, ...]]:
+        """The clients whose updates did not count, by round; rounds that lack none are left out."""
+        query = select(rounds.c.round, rounds.c.missing).where(rounds.c.task == number, rounds.c.missing != ())
+        with self._database.reading() as connection:
+            return {row.round: row.missing for row in connection.execute(query.order_by(rounds.c.round))}
 
     def metrics(self, number: int, among: Collection[int]) -> list[RoundMetrics]:
         """The metrics of those of the rounds `among` that are recorded, by round."""

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
@@ -156,6 +157,10 @@ users = Table(
     Column("state", Word(UserState), nullable=False),
     Column("language", String(35), nullable=False),
     Column("created_at", Real, nullable=False),
+    Column("must_change_password", Boolean, nullable=False, server_default=false()),
+    Column("totp_secret", String(64)),
+    Column("totp_step", BigInteger),
+    Column("openid_key", String(HASH), unique=True),
     **OPTIONS,
 )
 
@@ -167,6 +172,9 @@ sessions = Table(
     Column("csrf", String(255), nullable=False),
     Column("created_at", Real, nullable=False),
     Column("expires_at", Real, nullable=False, index=True),
+    Column("used_at", Real),
+    Column("address", String(64)),
+    Column("browser", LongText),
     **OPTIONS,
 )
 
@@ -180,6 +188,7 @@ tokens = Table(
     Column("hint", String(32), nullable=False),
     Column("created_at", Real, nullable=False),
     Column("used_at", Real),
+    Column("expires_at", Real),
     **OPTIONS,
 )
 
@@ -217,6 +226,10 @@ tasks = Table(
     Column("nodes", JsonTuple, nullable=False),
     Column("left_out", JsonDict),
     Column("notes", JsonTuple),
+    Column("participation", JsonDict),
+    Column("resume_uid", String(UID)),
+    Column("resume_round", Integer),
+    Column("resume_problem", LongText),
     Column("digest", String(HASH)),
     Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
     Index(None, "user_id", "submission", unique=True),
@@ -247,6 +260,7 @@ rounds = Table(
     Column("train_metrics", JsonDict),
     Column("metrics", JsonDict),
     Column("class_metrics", JsonDict),
+    Column("screening", JsonTuple),
     **OPTIONS,
 )
 
@@ -261,6 +275,15 @@ checkpoints = Table(
     Column("created_at", Real, nullable=False),
     Column("removed_at", Real),
     Column("removed_why", LongText, nullable=False),
+    **OPTIONS,
+)
+
+datasets = Table(
+    "datasets",
+    metadata,
+    Column("name", String(HASH), primary_key=True),
+    Column("digest", String(HASH), nullable=False),
+    Column("pinned_at", Real, nullable=False),
     **OPTIONS,
 )
 

@@ -16,6 +16,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import URL
 
 from fedsim.errors import Unavailable
 from fedsim.store.connections import LOCK_WAIT_SECONDS, Database, make_engine, reporting_errors, shown
@@ -39,14 +40,14 @@ def check_schema(database: Database) -> None:
         _compare(connection, shown(database.url), allow_older=False)
 
 
-def migrate_schema(database: Database) -> None:
+def migrate_schema(url: URL, password_file: Path | None) -> None:
     """Migrate the schema to the code's version, if it is older. Daemons may call it concurrently.
 
     Raises:
         Unavailable: the database does not answer, or its schema is newer than this code.
     """
-    with _changing_schema(database) as connection:
-        if not _compare(connection, shown(database.url), allow_older=True):
+    with _changing_schema(url, password_file) as connection:
+        if not _compare(connection, shown(url), allow_older=True):
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
             config.attributes["connection"] = connection
@@ -70,11 +71,10 @@ def _compare(connection: Connection, place: str, *, allow_older: bool) -> bool:
 
 
 @contextmanager
-def _changing_schema(database: Database) -> Iterator[Connection]:
+def _changing_schema(url: URL, password_file: Path | None) -> Iterator[Connection]:
     """Provide the only connection of all processes that may change the schema, in a transaction."""
-    url = database.url
     change = _changing_sqlite if url.get_backend_name() == "sqlite" else _changing_mysql
-    engine = make_engine(url, database.password_file, migrating=True)
+    engine = make_engine(url, password_file, migrating=True)
     with reporting_errors(url), change(engine, str(url.database)) as connection:
         yield connection
 

@@ -12,6 +12,7 @@ from fedsim.errors import ConfigError
 from fedsim.store.attempts import AttemptStore
 from fedsim.store.checkpoints import CheckpointStore
 from fedsim.store.connections import Database
+from fedsim.store.datasets import DataSetStore
 from fedsim.store.events import EventStore
 from fedsim.store.nodes import NodeStore
 from fedsim.store.rounds import RoundStore
@@ -38,15 +39,17 @@ class Store:
         self.rounds = RoundStore(self.database)
         self.checkpoints = CheckpointStore(self.database)
         self.nodes = NodeStore(self.database)
+        self.datasets = DataSetStore(self.database)
         self.events = EventStore(self.database)
 
     def check(self) -> None:
         """Connect and compare the schema's version with the code's; see `check_schema`."""
         check_schema(self.database)
 
-    def migrate(self) -> None:
-        """Migrate the schema to the code's version; see `migrate_schema`."""
-        migrate_schema(self.database)
+    def migrate(self, user: str | None = None, password_file: Path | None = None) -> None:
+        """Migrate the schema to the code's version, with another account if one is given; see `migrate_schema`."""
+        url, password = self.database.url, self.database.password_file
+        migrate_schema(url if user is None else url.set(username=user), password_file or password)
 
     def close(self) -> None:
         """Close every connection."""

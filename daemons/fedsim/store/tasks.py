@@ -6,7 +6,7 @@ at that moment decides, never a state that was read before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,13 +15,19 @@ from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, ins
 from fedsim.errors import BadInput
 from fedsim.settings import TaskSettings
 from fedsim.store.connections import Database
-from fedsim.store.records import FINISHED, LEGAL_MOVES, UNFINISHED, Progress, Task, TaskState
+from fedsim.store.queue import pending_in_order
+from fedsim.store.records import FINISHED, LEGAL_MOVES, UNFINISHED, Progress, Resumable, Task, TaskState
 from fedsim.store.rows import to_record, to_values
 from fedsim.store.schema import events, tasks, users
 
 STOPPED_EARLY = "Stopped before it started"
 # Cleared when a task has finished; its round is kept.
 _NO_PROGRESS = to_values(Progress(round=0, phase=""), without=("round",))
+
+
+class TooManyTasks(BadInput):
+    """A user has as many unfinished tasks as one may have."""
+
 
 select_tasks: Select[Any] = select(tasks, users.c.name.label("user_name")).join_from(tasks, users)
 
@@ -32,7 +38,7 @@ def _move(
     """Move the task `which` to `state` if the transition is legal; returns whether it was moved."""
     changes: dict[str, Any] = {"state": state, **values}
     if state is TaskState.STARTING:
-        changes["started_at"] = now
+        changes["started_at"] = func.coalesce(tasks.c.started_at, now)  # a resumed task has started before
     if state in FINISHED:
         changes |= {"finished_at": now, **_NO_PROGRESS}
     legal = tasks.c.state.in_(LEGAL_MOVES[state])
@@ -50,12 +56,20 @@ class TaskStore:
         self._database = database
 
     def create(
-        self, user_id: int, settings: TaskSettings, uid: str, now: float, *, submission: str | None = None
+        self,
+        user_id: int,
+        settings: TaskSettings,
+        uid: str,
+        now: float,
+        *,
+        submission: str | None = None,
+        most_unfinished: int | None = None,
     ) -> Task:
         """Create a pending task, or return the one that this user created with this `submission` (64 characters).
 
         Raises:
             BadInput: there is no such user, or the uid is taken.
+            TooManyTasks: the user would have more than `most_unfinished` tasks that wait or run.
         """
         values = {
             "uid": uid,
@@ -73,6 +87,8 @@ class TaskStore:
             **_NO_PROGRESS,
         }
         with self._database.writing() as connection:
+            # One submission of a user at a time: the tasks are counted as they will be.
+            connection.execute(select(users.c.id).where(users.c.id == user_id).with_for_update())
             try:
                 connection.execute(insert(tasks).values(values))
             except exc.IntegrityError as error:
@@ -80,6 +96,8 @@ class TaskStore:
                 if (made := connection.execute(query).mappings().one_or_none()) is not None:
                     return to_record(Task, made)
                 raise BadInput(f"Task {uid} cannot be created: user {user_id} is unknown, or the uid exists") from error
+            if most_unfinished is not None and _unfinished_of(connection, user_id) > most_unfinished:
+                raise TooManyTasks(f"User {user_id} has {most_unfinished} unfinished tasks")
             return to_record(Task, connection.execute(select_tasks.where(tasks.c.uid == uid)).mappings().one())
 
     def get(self, number: int) -> Task | None:
@@ -93,6 +111,14 @@ class TaskStore:
     def by_uid(self, uid: str) -> Task | None:
         """The task with this uid."""
         return self._one(tasks.c.uid == uid)
+
+    def given_to(self, node: str, uids: Collection[str]) -> list[str]:
+        """Those of `uids` that are tasks in which the node takes part: what a peer invents is none."""
+        if not uids:
+            return []
+        with self._database.reading() as connection:
+            found = connection.execute(select(tasks.c.uid, tasks.c.nodes).where(tasks.c.uid.in_(list(uids))))
+            return [row.uid for row in found if node in row.nodes]
 
     def _one(self, which: ColumnElement[bool]) -> Task | None:
         with self._database.reading() as connection:
@@ -116,24 +142,35 @@ class TaskStore:
         """Starting and running tasks, oldest first, which a restarted server resumes."""
         return self._some(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
 
-    def claim_next(self, now: float) -> Task | None:
-        """Move the oldest pending task that is not to be stopped to starting; None if there is none.
+    def claim_next(self, now: float, most_of_user: int | None = None) -> Task | None:
+        """Move the next pending task (see `store.queue`) to starting; None if there is none.
 
         Two servers never claim the same task.
         """
         waiting = tasks.c.stop_requested.is_(False)
-        oldest = select(func.min(tasks.c.number)).where(tasks.c.state == TaskState.PENDING, waiting)
+        following = pending_in_order(most_of_user).limit(1)
         with self._database.writing() as connection:
-            while (number := connection.scalar(oldest)) is not None:
+            while (number := connection.scalar(following)) is not None:
                 which = tasks.c.number == number
                 if _move(connection, which & waiting, TaskState.STARTING, {}, now):
                     return to_record(Task, connection.execute(select_tasks.where(which)).mappings().one())
                 # Another server was faster, or the task was stopped: query the committed state again.
         return None
 
-    def move(self, uid: str, state: TaskState, *, reason: str = "", now: float, digest: str | None = None) -> bool:
+    def move(
+        self,
+        uid: str,
+        state: TaskState,
+        *,
+        reason: str = "",
+        now: float,
+        digest: str | None = None,
+        resumable: Resumable | None = None,
+    ) -> bool:
         """Move the task to `state` if LEGAL_MOVES allows it; returns whether it was moved."""
         values: dict[str, Any] = {"reason": reason}
+        if resumable is not None:
+            values |= {f"resume_{name}": getattr(resumable, name) for name in ("uid", "round", "problem")}
         if digest is not None:
             values["digest"] = digest
         with self._database.writing() as connection:
@@ -149,6 +186,42 @@ class TaskStore:
                 return True
             marked = update(tasks).where(which, tasks.c.state.in_(UNFINISHED)).values(stop_requested=True)
             return connection.execute(marked).rowcount == 1
+
+    def request_resume(self, number: int) -> bool:
+        """Let a failed or stopped task wait again, with the uid of its kept state; False if it cannot be resumed."""
+        resumable = (
+            (tasks.c.number == number)
+            & tasks.c.state.in_({TaskState.FAILED, TaskState.STOPPED})
+            & tasks.c.resume_uid.is_not(None)
+            & tasks.c.delete_requested.is_(False)
+        )
+        values = {
+            "state": TaskState.PENDING,
+            "uid": tasks.c.resume_uid,
+            "reason": "",
+            "finished_at": None,
+            "stop_requested": False,
+        }
+        with self._database.writing() as connection:
+            return connection.execute(update(tasks).where(resumable).values(values)).rowcount == 1
+
+    def start_over(self, uid: str, new_uid: str) -> bool:
+        """Let an unfinished task begin again under a uid that no node knows; False if it has ended."""
+        which = update(tasks).where(tasks.c.uid == uid, tasks.c.state.in_(UNFINISHED))
+        with self._database.writing() as connection:
+            return connection.execute(which.values(uid=new_uid, state=TaskState.STARTING)).rowcount == 1
+
+    def resumable(self, *, finished_before: float) -> list[Task]:
+        """The tasks that ended before this time and can be resumed, oldest first."""
+        over = tasks.c.state.in_(FINISHED) & (tasks.c.finished_at < finished_before)
+        return self._some(select_tasks.where(over, tasks.c.resume_uid.is_not(None)).order_by(tasks.c.number))
+
+    def forget_resume(self, number: int, uid: str, problem: str) -> bool:
+        """Record why a task cannot be resumed any more; False if it has been resumed meanwhile."""
+        over = (tasks.c.number == number) & tasks.c.state.in_(FINISHED) & (tasks.c.resume_uid == uid)
+        values = {"resume_uid": None, "resume_problem": problem}
+        with self._database.writing() as connection:
+            return connection.execute(update(tasks).where(over).values(values)).rowcount == 1
 
     def request_delete(self, number: int) -> bool:
         """Mark a finished task to be deleted by the server; False if it is not finished or unknown."""
@@ -190,10 +263,17 @@ class TaskStore:
         with self._database.writing() as connection:
             connection.execute(update(tasks).where(tasks.c.uid == uid).values(notes=notes))
 
-    def queue_position(self, number: int) -> int | None:
-        """The task's position in the queue, 1 for the next one; None if it is not pending."""
-        pending = tasks.c.state == TaskState.PENDING
+    def queue_positions(self) -> dict[int, int]:
+        """The positions of all pending tasks in the queue, by their numbers; 1 is the next one."""
         with self._database.reading() as connection:
-            if connection.scalar(select(tasks.c.number).where(tasks.c.number == number, pending)) is None:
-                return None
-            return connection.scalar(select(func.count()).where(pending, tasks.c.number <= number))
+            return {row.number: place for place, row in enumerate(connection.execute(pending_in_order()), 1)}
+
+    def unfinished_of(self, user_id: int) -> int:
+        """How many tasks of the user have not finished."""
+        with self._database.reading() as connection:
+            return _unfinished_of(connection, user_id)
+
+
+def _unfinished_of(connection: Connection, user_id: int) -> int:
+    which = (tasks.c.user_id == user_id) & tasks.c.state.not_in(FINISHED)
+    return connection.scalar(select(func.count()).select_from(tasks).where(which)) or 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, insert, or_, select, update
 
 from fedsim.store.connections import Database
 from fedsim.store.records import Token, User, UserState
@@ -20,9 +20,18 @@ class TokenStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def create(self, user: User, label: str, token_hash: str, hint: str, now: float) -> Token | None:
+    def create(
+        self, user: User, label: str, token_hash: str, hint: str, now: float, *, expires_at: float | None = None
+    ) -> Token | None:
         """Create a token; None, as in `SessionStore.create`, if the user has changed or is not active."""
-        values = {"user_id": user.id, "label": label, "token_hash": token_hash, "hint": hint, "created_at": now}
+        values = {
+            "user_id": user.id,
+            "label": label,
+            "token_hash": token_hash,
+            "hint": hint,
+            "created_at": now,
+            "expires_at": expires_at,
+        }
         with self._database.writing() as connection:
             if not is_unchanged(connection, user):
                 return None
@@ -43,11 +52,12 @@ class TokenStore:
             return connection.execute(statement).rowcount == 1
 
     def owner(self, token_hash: str, now: float) -> User | None:
-        """The active user who owns the token; records the time of use, to the minute."""
+        """The active user who owns the token; records the time of use, to the minute. None if it has expired."""
         query = (
             select(users, tokens.c.used_at)
             .join_from(tokens, users)
             .where(tokens.c.token_hash == token_hash, users.c.state == UserState.ACTIVE)
+            .where(or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > now))
         )
         with self._database.reading() as connection:
             row = connection.execute(query).mappings().one_or_none()

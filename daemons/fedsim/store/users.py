@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, exc, insert, select, update
+from sqlalchemy import Connection, Select, delete, exc, insert, or_, select, update
 
 from fedsim.errors import BadInput
 from fedsim.store.connections import Database
@@ -41,7 +41,15 @@ class UserStore:
         self._database = database
 
     def create(
-        self, name: str, password_hash: str, *, role: UserRole, state: UserState, language: str, now: float
+        self,
+        name: str,
+        password_hash: str,
+        *,
+        role: UserRole,
+        state: UserState,
+        language: str,
+        now: float,
+        openid_key: str | None = None,
     ) -> User:
         """Create a user.
 
@@ -59,6 +67,7 @@ class UserStore:
             "state": state,
             "language": language,
             "created_at": now,
+            "openid_key": openid_key,
         }
         with self._database.writing() as connection:
             try:
@@ -74,6 +83,10 @@ class UserStore:
     def by_name(self, name: str) -> User | None:
         """The user with this name, compared without case."""
         return self._one(select(users).where(users.c.name_key == _name_key(name)))
+
+    def by_openid(self, openid_key: str) -> User | None:
+        """The user whom an OpenID Connect provider has identified."""
+        return self._one(select(users).where(users.c.openid_key == openid_key))
 
     def _one(self, query: Select[Any]) -> User | None:
         with self._database.reading() as connection:
@@ -98,10 +111,11 @@ class UserStore:
         with self._database.writing() as connection:
             connection.execute(update(users).where(users.c.id == user_id).values(role=role))
 
-    def set_password_hash(self, user_id: int, password_hash: str) -> None:
+    def set_password_hash(self, user_id: int, password_hash: str, *, must_change: bool = False) -> None:
         """Set a new password; revokes all the user's sessions and tokens."""
+        values = {"password_hash": password_hash, "must_change_password": must_change}
         with self._database.writing() as connection:
-            connection.execute(update(users).where(users.c.id == user_id).values(password_hash=password_hash))
+            connection.execute(update(users).where(users.c.id == user_id).values(values))
             _revoke(connection, user_id)
 
     def renew_password_hash(self, user_id: int, old_hash: str, new_hash: str) -> None:
@@ -112,6 +126,19 @@ class UserStore:
         same = update(users).where(users.c.id == user_id, users.c.password_hash == old_hash)
         with self._database.writing() as connection:
             connection.execute(same.values(password_hash=new_hash))
+
+    def set_totp(self, user_id: int, secret: str | None) -> None:
+        """Set the secret of the second factor, or remove it."""
+        with self._database.writing() as connection:
+            values = {"totp_secret": secret, "totp_step": None}
+            connection.execute(update(users).where(users.c.id == user_id).values(values))
+
+    def use_totp_step(self, user_id: int, step: int) -> bool:
+        """Record that the code of a time step was used; False if it, or a later one, was used before."""
+        unused = or_(users.c.totp_step.is_(None), users.c.totp_step < step)
+        with self._database.writing() as connection:
+            statement = update(users).where(users.c.id == user_id, unused).values(totp_step=step)
+            return connection.execute(statement).rowcount == 1
 
     def set_language(self, user_id: int, language: str) -> None:
         """Set the language of the user."""

@@ -57,6 +57,7 @@ class DaemonProcess:
 class NodeSpec:
     """A node of the cluster: its data folder, its data sets (as in client.yml), and further keys of client.yml.
 
+    Data sets are open unless they say `access: guarded`: a cluster on one machine is for public data and trials.
     One that does not listen has no receiver: it receives over the connection that its daemon opens.
     """
 
@@ -287,7 +288,7 @@ class LocalCluster:
                     "server": {"port": server_port},
                     "spool": spool,
                     "data": str(node.data),
-                    "datasets": node.datasets,
+                    "datasets": [{"access": "open", **dataset} for dataset in node.datasets],
                     **({} if node.listens else {"listens": False}),
                     **node.settings,
                 },

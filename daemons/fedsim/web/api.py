@@ -10,15 +10,16 @@ import bottle
 from fedsim import __version__, plugins
 from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings
 from fedsim.store.records import User, UserRole, UserState
-from fedsim.web import accounts, submissions
+from fedsim.web import accounts, contracts, submissions
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.downloads import checkpoint_file
 from fedsim.web.errors import Fault, Problems, not_found, status_text
 from fedsim.web.i18n import tr
+from fedsim.web.openapi import document
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import json_response
 from fedsim.web.routes import Access, Route
-from fedsim.web.views import plain, task_json, user_json
+from fedsim.web.views import plain, task_json, tasks_json, user_json
 
 ROOT = "/api/v1"
 PAGE_SIZE = 50
@@ -26,7 +27,6 @@ MAX_PAGE_SIZE = 500
 MAX_ROUNDS = 1000
 MOST_ROUNDS = 2**31 - 1
 BIGGEST = 2**63 - 1
-MAX_KEY_CHARACTERS = 255
 Json = dict[str, Any]
 E = TypeVar("E", bound=Enum)
 
@@ -37,26 +37,36 @@ class ApiRoutes:
     def routes(self) -> list[Route]:
         """The routes."""
         task = ROOT + "/tasks/<number:int>"
+        user = ROOT + "/users/<user_id:int>"
         return [
-            Route("GET", ROOT + "/tasks", self.tasks),
-            Route("POST", ROOT + "/tasks", self.submit),
-            Route("GET", task, self.task),
-            Route("DELETE", task, self.delete),
-            Route("POST", task + "/stop", self.stop),
-            Route("GET", task + "/rounds", self.rounds),
-            Route("GET", task + "/events", self.events),
-            Route("GET", task + "/checkpoints", self.checkpoints),
-            Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint),
-            Route("GET", ROOT + "/nodes", self.nodes),
-            Route("GET", ROOT + "/options", self.options),
-            Route("GET", ROOT + "/me", self.me),
-            Route("GET", ROOT + "/tokens", self.tokens),
-            Route("POST", ROOT + "/tokens", self.make_token),
-            Route("DELETE", ROOT + "/tokens/<token_id:int>", self.delete_token),
-            Route("GET", ROOT + "/users", self.users, Access.ADMIN),
-            Route("PATCH", ROOT + "/users/<user_id:int>", self.change_user, Access.ADMIN),
-            Route("POST", ROOT + "/users/<user_id:int>/reset-password", self.reset_password, Access.ADMIN),
+            Route("GET", ROOT + "/tasks", self.tasks, contract=contracts.TASKS),
+            Route("POST", ROOT + "/tasks", self.submit, contract=contracts.SUBMIT),
+            Route("GET", task, self.task, contract=contracts.TASK),
+            Route("DELETE", task, self.delete, contract=contracts.CHANGE_TASK),
+            Route("POST", task + "/stop", self.stop, contract=contracts.CHANGE_TASK),
+            Route("POST", task + "/resume", self.resume, contract=contracts.CHANGE_TASK),
+            Route("GET", task + "/rounds", self.rounds, contract=contracts.ROUNDS),
+            Route("GET", task + "/participation", self.participation, contract=contracts.PARTICIPATION),
+            Route("GET", task + "/events", self.events, contract=contracts.EVENTS),
+            Route("GET", task + "/checkpoints", self.checkpoints, contract=contracts.CHECKPOINTS),
+            Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint, contract=contracts.CHECKPOINT),
+            Route("GET", ROOT + "/nodes", self.nodes, contract=contracts.NODES),
+            Route("GET", ROOT + "/options", self.options, contract=contracts.OPTIONS),
+            Route("GET", ROOT + "/me", self.me, contract=contracts.ME),
+            Route("GET", ROOT + "/tokens", self.tokens, contract=contracts.TOKENS),
+            Route("POST", ROOT + "/tokens", self.make_token, contract=contracts.MAKE_TOKEN),
+            Route("DELETE", ROOT + "/tokens/<token_id:int>", self.delete_token, contract=contracts.DELETE_TOKEN),
+            Route("GET", ROOT + "/users", self.users, Access.ADMIN, contract=contracts.USERS),
+            Route("PATCH", user, self.change_user, Access.ADMIN, contract=contracts.CHANGE_USER),
+            Route(
+                "POST", user + "/reset-password", self.reset_password, Access.ADMIN, contract=contracts.RESET_PASSWORD
+            ),
+            Route("GET", ROOT + "/openapi.json", self.openapi, Access.ANYONE, always=True),
         ]
+
+    def openapi(self, request: WebRequest) -> Json:  # noqa: ARG002 - the same for everyone
+        """The OpenAPI document of these routes."""
+        return document(self.routes())
 
     # -- tasks
     def tasks(self, request: WebRequest) -> Json:
@@ -68,7 +78,7 @@ class ApiRoutes:
         before = request.query_number("before", None, least=1, most=BIGGEST)
         owner = None if everybody else request.authenticated_user.id
         found = request.store.tasks.newest(owner, limit=limit, before=before)
-        return {"tasks": [task_json(request.store, task) for task in found]}
+        return {"tasks": tasks_json(request.store, found)}
 
     def submit(self, request: WebRequest) -> bottle.HTTPResponse:
         """Submit a task from its settings, by their names here or those of the original platform."""
@@ -87,6 +97,10 @@ class ApiRoutes:
         """Stop a task: a pending one immediately, a running one as soon as the server is notified."""
         return json_response({"task": task_json(request.store, submissions.stop(request, number))}, 202)
 
+    def resume(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
+        """Let a failed or stopped task continue after its last committed round."""
+        return json_response({"task": task_json(request.store, submissions.resume(request, number))}, 202)
+
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the server delete a finished task."""
         return json_response({"task": task_json(request.store, submissions.delete(request, number))}, 202)
@@ -96,6 +110,17 @@ class ApiRoutes:
         submissions.task_of(request, number)
         found = request.store.rounds.of_task(number, **_stretch(request))
         return {"rounds": plain(found), "total": request.store.rounds.count(number)}
+
+    def participation(self, request: WebRequest, number: int) -> Json:
+        """How the nodes took part, and the clients without which rounds went on, by round and by client."""
+        task = submissions.task_of(request, number)
+        missing = request.store.rounds.missing(number)
+        clients: dict[int, list[int]] = {}
+        for round_number, lost in missing.items():
+            for client in lost:
+                clients.setdefault(client, []).append(round_number)
+        found: Json = plain({"nodes": task.participation, "missing": missing, "clients": dict(sorted(clients.items()))})
+        return found
 
     def events(self, request: WebRequest, number: int) -> Json:
         """The events of the task, newest first."""
@@ -152,8 +177,15 @@ class ApiRoutes:
 
     def make_token(self, request: WebRequest) -> bottle.HTTPResponse:
         """Create a bearer token; its secret is only in this response."""
-        label = request.json_body().get("label", "")
-        secret, token = accounts.make_token(request.store, request.authenticated_user, label, now=request.now)
+        body = request.json_body()
+        secret, token = accounts.make_token(
+            request.store,
+            request.authenticated_user,
+            body.get("label", ""),
+            now=request.now,
+            days=body.get("days"),
+            max_days=request.config.max_token_days,
+        )
         return json_response({"token": plain(token), "secret": secret}, 201)
 
     def delete_token(self, request: WebRequest, token_id: int) -> Json:
@@ -207,9 +239,10 @@ def _stretch(request: WebRequest) -> dict[str, Any]:
 
 def _idempotency_key(request: WebRequest) -> str:
     key = request.header("Idempotency-Key")
-    if len(key) > MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
+    if len(key) > contracts.MAX_KEY_CHARACTERS or not (key.isascii() and key.isprintable()):
         raise Fault(
-            400, tr("Idempotency-Key must have at most %(limit)s printable characters.", limit=MAX_KEY_CHARACTERS)
+            400,
+            tr("Idempotency-Key must have at most %(limit)s printable characters.", limit=contracts.MAX_KEY_CHARACTERS),
         )
     return key
 

@@ -12,11 +12,13 @@ import bottle
 from fedsim.config import WebConfig
 from fedsim.errors import Unavailable
 from fedsim.log import get_logger
+from fedsim.refusal_log import RefusalLog
 from fedsim.store import Store
 from fedsim.web.api import ApiRoutes
 from fedsim.web.errors import Fault, status_text, status_title
-from fedsim.web.i18n import html_language
+from fedsim.web.i18n import Text, duration, html_language, tr
 from fedsim.web.notifier import Notifier
+from fedsim.web.openid import OpenIdProvider
 from fedsim.web.pages.admin import AdminPages
 from fedsim.web.pages.login import LoginPages
 from fedsim.web.pages.nodes import NodePages
@@ -26,15 +28,21 @@ from fedsim.web.pages.submit import SubmitPages
 from fedsim.web.pages.tasks import TaskPages
 from fedsim.web.rendering import STATIC, Renderer
 from fedsim.web.request import Site, WebRequest
+from fedsim.web.request_rate import RequestRate
 from fedsim.web.responses import json_response, see_other
 from fedsim.web.routes import Access, Route
+from fedsim.web.throttle import address_key
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+LOGGED_STATUSES = frozenset({400, 401, 403, 411, 413, 415, 429})
+"""Of refused requests. This site's pages cause none of them unless a session has ended or its user is too quick."""
+LOGGED_REFUSALS = 5
+"""Lines about refused requests from one address in ten seconds."""
 _REQUEST = "fedsim.request"
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "form-action 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -57,12 +65,15 @@ def make_app(
         notifier: notifies the server of new tasks and stop requests.
         clock: returns seconds since the epoch.
     """
-    return _Application(Site(config, store, notifier, clock), Renderer()).app
+    openid = None if config.openid is None else OpenIdProvider(config.openid)
+    return _Application(Site(config, store, notifier, clock, openid=openid), Renderer()).app
 
 
 class _Application:
     def __init__(self, site: Site, renderer: Renderer) -> None:
         self.site = site
+        self.refusals = RefusalLog(LOGGED_REFUSALS)
+        self.rate = RequestRate(site.config.requests_per_minute)
         self.renderer = renderer
         self.app = bottle.Bottle()
         self.app.default_error_handler = self._from_bottle
@@ -78,20 +89,26 @@ class _Application:
             request = self._request()
             try:
                 request.authentication.identify()
+                self._check_rate(request)
                 changes = request.method not in SAFE_METHODS
                 if changes:
                     request.check_length()
                     request.csrf.check_origin()
                 stranger = route.access is not Access.ANYONE and request.user is None
                 if changes and route.outdated and (stranger or not request.csrf.is_valid):
+                    self._log_refusal(request, 403, "a form without the token of this session")
                     return route.outdated(request)
                 if stranger:
                     return self._redirect_to_login(request)
                 if changes:
                     request.csrf.check_token()
+                if not route.always and (obligation := request.authentication.obligation):
+                    return self._redirect_to_profile(request, obligation)
                 request.authentication.check_access(admins_only=route.access is Access.ADMIN)
                 result = route.handler(request, **parts)
             except Fault as fault:
+                if fault.status in LOGGED_STATUSES or fault.forbidden:
+                    self._log_refusal(request, fault.status, str(fault))
                 return self._fault(request, fault)
             except Unavailable as error:
                 get_logger().error("database_unavailable", problem=str(error))
@@ -101,6 +118,26 @@ class _Application:
             return result
 
         return answer
+
+    def _log_refusal(self, request: WebRequest, status: int, problem: str) -> None:
+        """Log a request without the required permission, or that another site's page may have caused."""
+        self.refusals.warning(
+            address_key(request.address),
+            "request_refused",
+            address=request.address,
+            user=request.user.name if request.user else None,
+            method=request.method,
+            path=request.path,
+            status=status,
+            problem=problem,
+        )
+
+    def _check_rate(self, request: WebRequest) -> None:
+        key = address_key(request.address) if request.user is None else f"user:{request.user.id}"
+        wait = self.rate.take(key, request.now)
+        if wait:
+            text = tr("Too many requests. Try again in %(time)s.", time=duration(wait))
+            raise Fault(429, text, retry_after=wait)
 
     def _request(self) -> WebRequest:
         environ = bottle.request.environ
@@ -118,6 +155,11 @@ class _Application:
             response.set_header("HX-Redirect", "/login")
             return response
         return see_other(f"/login?next={back}")
+
+    def _redirect_to_profile(self, request: WebRequest, obligation: Text) -> bottle.HTTPResponse:
+        if request.is_api or request.header("HX-Request"):
+            return self._fault(request, Fault(403, obligation))
+        return see_other("/profile")
 
     def _fault(self, request: WebRequest, fault: Fault) -> bottle.HTTPResponse:
         text = request.translate(fault.text)
@@ -161,6 +203,8 @@ class _Application:
         if response.status_code == 200:
             fresh = "public, max-age=31536000, immutable" if "v" in bottle.request.query else "no-cache"
             response.set_header("Cache-Control", fresh)
+            if response.content_type == "image/svg+xml":
+                response.content_type += "; charset=UTF-8"
         return response
 
     def _finish(self) -> None:
@@ -170,7 +214,7 @@ class _Application:
         for name, value in HEADERS.items():
             response.set_header(name, value)
         if request.encrypted:
-            response.set_header("Strict-Transport-Security", "max-age=31536000")
+            response.set_header("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
         if not request.path.startswith("/static/"):
             if "Cache-Control" not in response.headers:
                 response.set_header("Cache-Control", "no-store")

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
-from fedsim.messages import DataSetInfo, Hello, read_message
-from fedsim.settings import SAVE_PATH_NOTE, SettingsError, TaskSettings, parse_settings
-from fedsim.store.records import Node
+from fedsim.messages import DataSetInfo, Hello
+from fedsim.seed_settings import SAVE_PATH_NOTE
+from fedsim.settings import SettingsError, TaskSettings, parse_settings
+from fedsim.web.announcements import NodeView
 from fedsim.web.errors import Fault, Problems, explain_settings
 from fedsim.web.i18n import Text, tr
 from fedsim.web.request import Site
-
-
-@dataclass(frozen=True)
-class NodeView:
-    """A node for display; if its announcement cannot be read, `hello` is None and `problem` says why."""
-
-    name: str
-    seen_at: float
-    online: bool
-    hello: Hello | None
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +31,7 @@ class DataSetSummary:
     feature_shape: tuple[int, ...]
     num_classes: int
     versions: int
+    guarded: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,14 @@ def read_catalogue(site: Site) -> Catalogue:
     """Read the catalogue from the store."""
     now = site.clock()
     timeout = site.config.node_timeout_seconds
-    nodes = tuple(_view(node, now - node.seen_at <= timeout) for node in site.store.nodes.all())
+    nodes = tuple(
+        replace(
+            node,
+            online=now - node.seen_at <= timeout,
+            certificate_days=_days(node.hello, now),
+        )
+        for node in site.announcements.read(site.store)
+    )
     holders: dict[str, list[tuple[NodeView, DataSetInfo]]] = {}
     for node in nodes:
         for info in node.hello.datasets if node.hello else ():
@@ -62,12 +61,11 @@ def read_catalogue(site: Site) -> Catalogue:
     return Catalogue(nodes, {name: _dataset(name, holders[name]) for name in sorted(holders)})
 
 
-def _view(node: Node, online: bool) -> NodeView:
-    try:
-        hello = read_message(Hello, node.hello, f"the announcement of {node.name}")
-    except BadInput as error:
-        return NodeView(node.name, node.seen_at, online, None, str(error))
-    return NodeView(node.name, node.seen_at, online, hello)
+def _days(hello: Hello | None, now: float) -> int | None:
+    """How long the node's certificate is still valid."""
+    if hello is None or hello.certificate_expires_at is None:
+        return None
+    return int((hello.certificate_expires_at - now) // DAY_SECONDS)
 
 
 def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetSummary:
@@ -81,6 +79,7 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
         feature_shape=largest.feature_shape,
         num_classes=largest.num_classes,
         versions=len({info.digest for _, info in holders}),
+        guarded=any(info.guard is not None for _, info in holders),
     )
 
 
@@ -118,7 +117,10 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
 
 
 def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogue) -> Problems:
-    """Check the data set. While no node is known, any data set is accepted, and the task waits."""
+    """Check the data set. While no node is known, any data set is accepted, and the task waits.
+
+    How many clients guarded data allows depends on the nodes that take part, which the plan chooses.
+    """
     dataset = catalogue.datasets.get(name)
     if dataset is None:
         if not catalogue.nodes:
@@ -127,7 +129,7 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
-    if settings is None or make_partitioner(settings).per_node:
+    if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
     if settings.num_clients <= most:

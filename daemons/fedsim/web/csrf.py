@@ -6,13 +6,12 @@ import secrets
 from functools import cached_property
 from urllib.parse import urlsplit
 
+from fedsim.durations import DAY_SECONDS
 from fedsim.web import accounts
 from fedsim.web.authentication import FORM_COOKIE, Authentication
 from fedsim.web.errors import Fault
 from fedsim.web.http_request import HttpRequest
 from fedsim.web.i18n import tr
-
-_DAY = 86_400
 
 
 class CsrfProtection:
@@ -34,7 +33,7 @@ class CsrfProtection:
         token = self._request.cookie(FORM_COOKIE)
         if not token:
             token = secrets.token_urlsafe(32)
-            self._request.set_cookie(FORM_COOKIE, token, _DAY)
+            self._request.set_cookie(FORM_COOKIE, token, DAY_SECONDS)
         return token
 
     def check_origin(self) -> None:

@@ -59,7 +59,7 @@ def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidec
     if stretch is not None and response.status_code == 206:
         response.body.close()
         response.body = _Stretch(path.open("rb"), *stretch)
-    response.set_header("Cache-Control", "private, no-cache")
+    response.set_header("Cache-Control", "no-store")  # parameters can reveal training data
     return response
 
 

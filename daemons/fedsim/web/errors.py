@@ -15,12 +15,19 @@ class Fault(BadInput):
     """A request that fails with an HTTP status, and a text that says what to do."""
 
     def __init__(
-        self, status: int, text: Text, *, problems: Problems | None = None, retry_after: int | None = None
+        self,
+        status: int,
+        text: Text,
+        *,
+        problems: Problems | None = None,
+        retry_after: int | None = None,
+        forbidden: bool = False,
     ) -> None:
         self.status = status
         self.text = text
         self.problems = problems or {}
         self.retry_after = retry_after
+        self.forbidden = forbidden  # logged as a refusal, whatever the status says
         super().__init__(str(text))
 
 
@@ -66,9 +73,12 @@ def status_title(status: int) -> Text:
     return _STATUS_TITLES.get(status, _STATUS_TITLES[400 if status < 500 else 500])
 
 
-def not_found() -> Fault:
-    """The same error for missing objects and for those of other users, which must not be distinguishable."""
-    return Fault(404, status_text(404))
+def not_found(*, forbidden: bool = False) -> Fault:
+    """The same error for missing objects and for those of other users, which must not be distinguishable.
+
+    `forbidden`: it is another user's; this is logged.
+    """
+    return Fault(404, status_text(404), forbidden=forbidden)
 
 
 def explain_settings(error: SettingsError) -> Problems:

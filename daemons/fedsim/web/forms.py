@@ -68,9 +68,9 @@ def _number(name: str, label: Text, help_text: Text) -> FormField:
     return FormField(name, label, help_text, minimum=low, maximum=high)
 
 
-def _plugin(name: str, label: Text, help_text: Text) -> FormField:
-    """A menu of the installed plug-ins, without those that cannot be loaded."""
-    empty = (("", tr("the strategy's own")),) if TaskSettings.model_fields[name].default == "" else ()
+def _plugin(name: str, label: Text, help_text: Text, *, none: Text | None = None) -> FormField:
+    """A menu of the installed plug-ins, without those that cannot be loaded; `none` names the choice of none."""
+    empty = (("", none or tr("the strategy's own")),) if TaskSettings.model_fields[name].default == "" else ()
     usable = (plugin for plugin in plugins.describe(PLUGIN_SETTINGS[name]) if not plugin.problem)
     choices = (*empty, *((plugin.name, _translated(plugin.title)) for plugin in usable))
     return FormField(name, label, help_text, kind="menu", choices=choices)
@@ -115,6 +115,12 @@ def form_groups() -> tuple[Group, ...]:
             tr("Model and data"),
             (
                 FormField("title", tr("Title"), tr("A name for the task; optional."), kind="text"),
+                FormField(
+                    "purpose",
+                    tr("Purpose"),
+                    tr("What the task is for. Institutions see it, and some require it."),
+                    kind="text",
+                ),
                 _plugin("model", tr("Model"), tr("The model that is trained.")),
                 FormField(
                     "dataset",
@@ -152,6 +158,12 @@ def form_groups() -> tuple[Group, ...]:
                 _plugin("strategy", tr("Strategy"), tr("How the clients' updates are combined.")),
                 _plugin("aggregation", tr("Aggregation"), tr("Uses the aggregation rule of another strategy.")),
                 _plugin("server_step", tr("Server step"), tr("Uses the server step of another strategy.")),
+                _plugin(
+                    "screening",
+                    tr("Screening"),
+                    tr("Compares each round's updates with each other, and can leave outliers out."),
+                    none=tr("off"),
+                ),
                 FormField(
                     "transforms",
                     tr("Transforms"),
@@ -184,6 +196,12 @@ def form_groups() -> tuple[Group, ...]:
                     "nodes",
                     tr("Nodes by name"),
                     tr("The nodes that take part, separated by commas; the task waits for all of them. Can be empty."),
+                    kind="text",
+                ),
+                FormField(
+                    "testset_from",
+                    tr("Test set from"),
+                    tr("The node whose test set is used if the server has none. Can be empty."),
                     kind="text",
                 ),
                 _number(

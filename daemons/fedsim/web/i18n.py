@@ -19,6 +19,8 @@ from babel.core import negotiate_locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from fedsim.durations import DAY_SECONDS
+
 LOCALE = Path(__file__).parent / "locale"
 # language -> its own name; the first is the language of the texts in the code
 LANGUAGES = {"en": "English", "zh_CN": "中文"}
@@ -102,9 +104,9 @@ def duration(seconds: float) -> Text:
         return tr("%(seconds)s s", seconds=whole)
     if whole < 3600:
         return tr("%(minutes)s min %(seconds)s s", minutes=whole // 60, seconds=whole % 60)
-    if whole < 86_400:
+    if whole < DAY_SECONDS:
         return tr("%(hours)s h %(minutes)s min", hours=whole // 3600, minutes=whole % 3600 // 60)
-    return tr("%(days)s d %(hours)s h", days=whole // 86_400, hours=whole % 86_400 // 3600)
+    return tr("%(days)s d %(hours)s h", days=whole // DAY_SECONDS, hours=whole % DAY_SECONDS // 3600)
 
 
 def size(num_bytes: int) -> str:

@@ -21,6 +21,8 @@ from fedsim.web.i18n import Text, tr
 
 MIN_CHARACTERS = 8
 MAX_BYTES = 1024
+_JUDGED_CHARACTERS = 72  # what follows makes a password only stronger, and judging it slow
+_LEAST_SCORE = 2  # of 4, see zxcvbn
 MAX_HASHING = 2
 MAX_WAITING = 4  # including those being hashed
 RETRY_SECONDS = 2
@@ -88,14 +90,27 @@ def is_outdated(password_hash: str, form: str) -> bool:
     return form != normalised(form) or _HASHER.check_needs_rehash(password_hash)
 
 
-def password_problem(password: str) -> Text | None:
-    """Why a password is not acceptable; None if it is."""
+def password_problem(password: str, name: str = "") -> Text | None:
+    """Why a password is not acceptable for the user of this name; None if it is."""
     password = normalised(password)
     if len(password) < MIN_CHARACTERS:
         return tr("must have at least %(limit)s characters", limit=MIN_CHARACTERS)
     if len(password.encode()) > MAX_BYTES:
         return tr("must have at most %(limit)s bytes", limit=MAX_BYTES)
+    if _is_easily_guessed(password, name):
+        return tr("is easy to guess: choose other words, for example a whole sentence")
     return None
+
+
+def _is_easily_guessed(password: str, name: str) -> bool:
+    """Whether fewer than a million guesses find it: common passwords, names, dates, rows of keys, repetitions."""
+    from zxcvbn import zxcvbn  # noqa: PLC0415 - its lists of words take a tenth of a second that few requests need
+
+    judged = password[:_JUDGED_CHARACTERS]
+    words = [name, "".join(filter(str.isalnum, name)), "fedsim"]
+    # Marks between easy words hide them from zxcvbn, not from people.
+    forms = {judged, *(form for form in ["".join(filter(str.isalnum, judged))] if len(form) >= MIN_CHARACTERS)}
+    return any(int(zxcvbn(form, user_inputs=words)["score"]) < _LEAST_SCORE for form in forms)
 
 
 @cache

@@ -6,19 +6,36 @@ import math
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from fedsim import __version__
-from fedsim.store.records import UserState
+from fedsim.store.records import User, UserState
 from fedsim.web import i18n
-from fedsim.web.request import WebRequest
-from fedsim.web.views import event_text, metric_label, metric_value, phase_text
+from fedsim.web.views import event_text, figure_text, metric_label, metric_value, phase_text
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+
+
+class ShownRequest(Protocol):
+    """What every page needs to know of its request."""
+
+    @property
+    def user(self) -> User | None:
+        """Who sees the page, if they have logged in."""
+
+    @property
+    def language(self) -> str:
+        """The language of the page."""
+
+    @property
+    def csrf_token(self) -> str:
+        """The token that a form of the page must send back."""
+
+    now: float
 
 
 class Renderer:
@@ -51,6 +68,7 @@ class Renderer:
             metric_label=metric_label,
             metric_value=metric_value,
             phase_text=phase_text,
+            figure_text=figure_text,
             event_text=event_text,
         )
         environment.filters.update(
@@ -68,7 +86,7 @@ class Renderer:
         """The URL of a static file with the digest of its content, so that it can be cached indefinitely."""
         return f"/static/{name}?v={self._versions[name]}"
 
-    def page(self, request: WebRequest, template: str, **values: Any) -> str:
+    def page(self, request: ShownRequest, template: str, **values: Any) -> str:
         """Render a template; the request, its user and its form token are available in every template."""
         return (
             self._environments[request.language]

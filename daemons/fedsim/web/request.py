@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fedsim.config import WebConfig
 from fedsim.store import Store
 from fedsim.store.records import LoginSession, User
+from fedsim.web.announcements import Announcements
 from fedsim.web.authentication import Authentication
 from fedsim.web.csrf import CsrfProtection
 from fedsim.web.errors import Fault, status_text
 from fedsim.web.http_request import HttpRequest
 from fedsim.web.i18n import Text, choose_language, translations_of
 from fedsim.web.notifier import Notifier
+from fedsim.web.openid import OpenIdProvider
 
 LANGUAGE_COOKIE = "fedsim_language"
 
@@ -27,6 +29,8 @@ class Site:
     store: Store
     notifier: Notifier
     clock: Callable[[], float]
+    announcements: Announcements = field(default_factory=Announcements)
+    openid: OpenIdProvider | None = None
 
 
 class WebRequest(HttpRequest):

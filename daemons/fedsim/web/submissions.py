@@ -1,4 +1,4 @@
-"""Actions on tasks – submit, stop, delete – for pages and the JSON API."""
+"""Actions on tasks – submit, stop, resume, delete – for pages and the JSON API."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 from fedsim.log import get_logger
-from fedsim.store.records import Event, Task
+from fedsim.settings import TaskSettings
+from fedsim.store.records import Event, Task, TaskState
+from fedsim.store.tasks import TooManyTasks
 from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault, not_found
 from fedsim.web.i18n import Text, tr
@@ -35,19 +37,39 @@ def submit(request: WebRequest, submitted_settings: dict[str, Any], key: str = "
             a reload, a lost response. If empty, every call creates a task.
 
     Raises:
-        Fault: 422 with every problem by its field.
+        Fault: 422 with every problem by its field, 429 if the user has too many unfinished tasks.
     """
     submission = _fingerprint(key, submitted_settings) if key else None
     if submission and (made := request.store.tasks.by_submission(request.authenticated_user.id, submission)):
         return Submitted(made, [], is_new=False)
     settings, notes = check_settings(submitted_settings, read_catalogue(request.site))
-    uid = uuid4().hex
-    task = request.store.tasks.create(request.authenticated_user.id, settings, uid, request.now, submission=submission)
+    _check_size(request, settings)
+    uid, most = uuid4().hex, request.site.config.max_unfinished_tasks
+    user, now = request.authenticated_user.id, request.now
+    try:
+        task = request.store.tasks.create(user, settings, uid, now, submission=submission, most_unfinished=most)
+    except TooManyTasks as error:
+        text = tr("You have %(most)s unfinished tasks: wait until one has finished, or stop one.", most=most)
+        raise Fault(429, text) from error
     if task.uid != uid:  # a concurrent request with the same key was faster
         return Submitted(task, notes, is_new=False)
     _note(request, task, "submitted", f"{request.authenticated_user.name} submitted the task")
     request.site.notifier.submitted(task)
     return Submitted(task, notes, is_new=True)
+
+
+def _check_size(request: WebRequest, settings: TaskSettings) -> None:
+    """Refuse a task that is too large."""
+    config = request.site.config
+    size = settings.num_rounds * settings.local_epochs * settings.cohort_size
+    if config.max_task_size is not None and size > config.max_task_size:
+        text = tr(
+            "rounds × epochs × clients in each round are %(size)s, at most %(most)s are allowed here",
+            size=size,
+            most=config.max_task_size,
+        )
+        problem = tr("The task cannot be submitted: some settings are invalid.")
+        raise Fault(422, problem, problems={"num_rounds": text})
 
 
 def _fingerprint(key: str, submitted_settings: dict[str, Any]) -> str:
@@ -63,7 +85,7 @@ def task_of(request: WebRequest, number: int) -> Task:
     """
     task = request.store.tasks.get(number) if 0 < number < 2**63 else None
     if task is None or (task.user_id != request.authenticated_user.id and not request.is_admin):
-        raise not_found()
+        raise not_found(forbidden=task is not None)
     return task
 
 
@@ -80,6 +102,31 @@ def stop(request: WebRequest, number: int) -> Task:
         _note(request, task, "stop_requested", f"{request.authenticated_user.name} asked the task to stop")
     request.site.notifier.stop(task, f"stopped by {request.authenticated_user.name}")
     return task_of(request, number)
+
+
+def resume(request: WebRequest, number: int) -> Task:
+    """Let a failed or stopped task continue after its last committed round.
+
+    Raises:
+        Fault: 409 with the reason if it cannot be resumed, 404 as `task_of`.
+    """
+    task = task_of(request, number)
+    if not request.store.tasks.request_resume(number):
+        raise Fault(409, _why_not_resumable(task))
+    _note(request, task, "resume_requested", f"{request.authenticated_user.name} resumed the task")
+    resumed = task_of(request, number)
+    request.site.notifier.submitted(resumed)
+    return resumed
+
+
+def _why_not_resumable(task: Task) -> Text:
+    if not task.state.finished:
+        return tr("Task %(number)s has not finished: there is nothing to resume.", number=task.number)
+    if task.state is TaskState.COMPLETED:
+        return tr("Task %(number)s is completed: run it again with changes instead.", number=task.number)
+    if task.resume_problem:
+        return tr("Task %(number)s cannot be resumed: %(why)s.", number=task.number, why=task.resume_problem)
+    return tr("Task %(number)s cannot be resumed: the server keeps no state of it.", number=task.number)
 
 
 def delete(request: WebRequest, number: int) -> Task:

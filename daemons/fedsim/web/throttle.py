@@ -5,17 +5,14 @@ Used for log-ins and registrations. Attempts are stored in the database, so a re
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from dataclasses import dataclass
 
+from fedsim.config.fields import network_of
 from fedsim.log import get_logger
 from fedsim.store import Store
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import duration, tr
-
-# A client with one IPv6 address usually controls the whole network of this size.
-IPV6_NETWORK_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -41,11 +38,14 @@ class Throttle:
         Raises:
             Fault: 429 with `retry_after`.
         """
-        for key, limit in self.limits.items():
-            if self.store.attempts.count(_stored(self.kind, key), now) >= limit:
-                get_logger().warning(f"{self.kind}_throttled", address=self.address)
-                text = tr("Too many attempts. Try again in at most %(time)s.", time=duration(self.window_seconds))
-                raise Fault(429, text, retry_after=math.ceil(self.window_seconds))
+        if self.is_reached(now):
+            get_logger().warning(f"{self.kind}_throttled", address=self.address)
+            text = tr("Too many attempts. Try again in at most %(time)s.", time=duration(self.window_seconds))
+            raise Fault(429, text, retry_after=math.ceil(self.window_seconds))
+
+    def is_reached(self, now: float) -> bool:
+        """Whether a key has reached its limit."""
+        return any(self.store.attempts.count(_stored(self.kind, key), now) >= most for key, most in self.limits.items())
 
     def count(self, now: float) -> None:
         """Record an attempt under every key."""
@@ -64,10 +64,4 @@ def _stored(kind: str, key: str) -> str:
 
 def address_key(address: str) -> str:
     """The key of an address: for IPv6 of its network, which one client can use as a whole."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return f"address:{address}"
-    if isinstance(found, ipaddress.IPv6Address):
-        return f"address:{ipaddress.ip_network((int(found), IPV6_NETWORK_BITS), strict=False)}"
-    return f"address:{found}"
+    return f"address:{network_of(address)}"

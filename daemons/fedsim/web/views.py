@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
@@ -14,7 +15,7 @@ from fedsim.learning.objectives import metrics_of
 from fedsim.learning.partitions import make_partitioner
 from fedsim.settings import TaskSettings
 from fedsim.store import Store
-from fedsim.store.records import Event, Task, TaskState, User, UserRole, UserState
+from fedsim.store.records import Event, RoundRecord, Task, TaskState, User, UserRole, UserState
 from fedsim.web.i18n import Text, duration, number, percent, tr
 
 STATES: dict[TaskState, Text] = {
@@ -38,6 +39,7 @@ PHASES: dict[str, Text] = {
     "closing": tr("closing"),
     "ended": tr("ended"),
     "waiting": tr("waiting"),
+    "approval": tr("awaiting approval"),
     "suspended: disk full": tr("suspended: disk full"),
     "suspended: database lost": tr("suspended: database lost"),
     "suspended: host trouble": tr("suspended: host trouble"),
@@ -57,6 +59,7 @@ def phase_text(phase: str) -> Text:
 EVENTS: dict[str, Text] = {
     "submitted": tr("%(user)s submitted the task"),
     "stop_requested": tr("%(user)s asked the task to stop"),
+    "resume_requested": tr("%(user)s resumed the task"),
     "delete_requested": tr("%(user)s asked for the task to be deleted"),
 }
 
@@ -134,13 +137,27 @@ class TaskView:
 
 def task_view(store: Store, task: Task, newest_round: int | None = None) -> TaskView:
     """Create the view of a task. With `newest_round`, the newest recorded round, the number of rounds is exact."""
-    pending = task.state is TaskState.PENDING
+    return _task_view(task, _positions(store, [task]), newest_round)
+
+
+def task_views(store: Store, tasks: Sequence[Task]) -> list[TaskView]:
+    """Create the views of several tasks."""
+    positions = _positions(store, tasks)
+    return [_task_view(task, positions) for task in tasks]
+
+
+def _positions(store: Store, tasks: Iterable[Task]) -> dict[int, int]:
+    """Positions in the queue, in one query, if one of the tasks is pending."""
+    return store.tasks.queue_positions() if any(task.state is TaskState.PENDING for task in tasks) else {}
+
+
+def _task_view(task: Task, positions: Mapping[int, int], newest_round: int | None = None) -> TaskView:
     working = task.phase in {"training", "aggregating"}  # then `task.round` is in progress
     return TaskView(
         task=task,
         state=STATES[task.state],
         phase=phase_text(task.phase) if task.phase and not task.state.finished else None,
-        queue_position=store.tasks.queue_position(task.number) if pending else None,
+        queue_position=positions.get(task.number),
         rounds_done=max(task.round - working, 0) if newest_round is None else newest_round,
     )
 
@@ -162,6 +179,61 @@ def plain(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class ScreenedNode:
+    """A node's updates in the newest round that was screened, and how many were outside in the rounds shown.
+
+    `figures`: (name, least, largest) of each figure of these updates.
+    """
+
+    node: str
+    updates: int
+    figures: tuple[tuple[str, str, str], ...]
+    outside: int
+    excluded: int
+    reason: str
+
+
+def screened_nodes(newest_first: Sequence[RoundRecord]) -> tuple[int, list[ScreenedNode]] | None:
+    """The newest round that was screened and its nodes, for the task's page; None if none of these rounds was."""
+    newest = next((record for record in newest_first if record.screening), None)
+    if newest is None:
+        return None
+    nodes = []
+    for node in sorted({found["node"] or "" for found in newest.screening}):
+        here = [found for found in newest.screening if found["node"] == node]
+        of_node = [found for record in newest_first for found in record.screening if found["node"] == node]
+        reasons = [found["outside"] for found in (*here, *of_node) if found["outside"]]
+        nodes.append(
+            ScreenedNode(
+                node=node,
+                updates=len(here),
+                figures=tuple(_range(name, here) for name in here[0]["figures"]),
+                outside=sum(bool(found["outside"]) for found in of_node),
+                excluded=sum(found["excluded"] for found in of_node),
+                reason=reasons[0] if reasons else "",
+            )
+        )
+    return newest.round, nodes
+
+
+def _range(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
+    values = [value for one in found if (value := one["figures"].get(name)) is not None]
+    return (name, f"{min(values):.3g}", f"{max(values):.3g}") if values else (name, "–", "–")
+
+
+FIGURES: dict[str, Text] = {
+    "norm": tr("Norm"),
+    "norm_ratio": tr("Norm / median"),
+    "cosine": tr("Cosine to the others"),
+}
+
+
+def figure_text(name: str) -> Text:
+    """The label of a screening's figure; one of another package is shown by its name."""
+    return FIGURES.get(name) or tr("%(message)s", message=name)
+
+
 def planned_settings(task: Task) -> TaskSettings:
     """The settings with the number of clients that is planned: one for each node if the partition says so."""
     if not task.nodes or not make_partitioner(task.settings).per_node:
@@ -171,6 +243,16 @@ def planned_settings(task: Task) -> TaskSettings:
 
 def task_json(store: Store, task: Task) -> dict[str, Any]:
     """A task for the JSON API: the fields of its record, and derived values."""
+    return tasks_json(store, [task])[0]
+
+
+def tasks_json(store: Store, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Several tasks for the JSON API."""
+    positions = _positions(store, tasks)
+    return [_task_json(task, positions) for task in tasks]
+
+
+def _task_json(task: Task, positions: Mapping[int, int]) -> dict[str, Any]:
     fields = {name: getattr(task, name) for name in Task.__dataclass_fields__}
     record: dict[str, Any] = plain(fields)
     metrics = metrics_of(task.settings)
@@ -188,13 +270,13 @@ def task_json(store: Store, task: Task) -> dict[str, Any]:
         },
         "num_clients": planned.num_clients,
         "cohort_size": planned.cohort_size,
-        "queue_position": store.tasks.queue_position(task.number) if task.state is TaskState.PENDING else None,
+        "queue_position": positions.get(task.number),
         "url": f"/tasks/{task.number}",
     }
 
 
 def user_json(user: User) -> dict[str, Any]:
-    """A user for the JSON API, without the password's hash."""
+    """A user for the JSON API, without the password's hash and the secret of the second factor."""
     record: dict[str, Any] = plain(user)
-    del record["password_hash"]
-    return record
+    del record["password_hash"], record["totp_secret"], record["openid_key"]
+    return record | {"second_factor": user.totp_secret is not None}

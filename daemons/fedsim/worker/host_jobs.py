@@ -42,7 +42,8 @@ def do(job: HostJob) -> Reply:
     """Process a job; raises `BadInput` if its input cannot be used."""
     match job:
         case Inspect():
-            return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder))
+            guard = None if job.guard is None else (job.guard.path, job.guard.min_difference)
+            return DataSetInspected(dataset=inspect_dataset(job.dataset, job.folder, guard))
         case InspectHost(device=device):
             torch = Torch.installed()
             gpu = _gpu() if torch.may_find_gpu else None

@@ -21,7 +21,7 @@ from fedsim.log import get_logger
 from fedsim.messages import DataSetInfo
 from fedsim.spool.watch import Changes, Watch
 from fedsim.worker.forking import ForkServers
-from fedsim.worker.jobs import DataSetInspected, HostInspected, Inspect, InspectHost, JobFailed, Reply
+from fedsim.worker.jobs import DataSetInspected, GuardOrder, HostInspected, Inspect, InspectHost, JobFailed, Reply
 from fedsim.worker.process import WorkerProcess
 
 # Data is copied in many steps: inspect when nothing has changed for a moment, but do not wait indefinitely.
@@ -36,6 +36,7 @@ class InspectionRequest:
     folder: Path
     datasets: tuple[DataSetConfig, ...]
     device: Literal["auto", "cpu", "cuda"]
+    guards: Mapping[str, GuardOrder] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class _Inspection:
         self._servers = servers
         self._on_ready = on_ready
         self._jobs: deque[InspectHost | Inspect] = deque([InspectHost(device=request.device)])
-        self._jobs += [Inspect(folder=request.folder, dataset=dataset) for dataset in request.datasets]
+        for dataset in request.datasets:
+            self._jobs.append(Inspect(folder=request.folder, dataset=dataset, guard=request.guards.get(dataset.name)))
         self._host: HostInspected | None = None
         self._datasets: list[DataSetInfo] = []
         self._unusable: dict[str, str] = {}

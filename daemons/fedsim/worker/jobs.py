@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
+from fedsim.learning.screenings import Screened
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import Update
@@ -30,6 +31,7 @@ class MakeInitialModel(_Line):
     job: Literal["make_initial_model"] = "make_initial_model"
     settings: TaskSettings
     model_spec: ModelSpec
+    max_parameters: int | None = None
     out: Path
 
 
@@ -94,12 +96,20 @@ class InspectHost(_Line):
     device: Literal["auto", "cpu", "cuda"]
 
 
+class GuardOrder(_Line):
+    """Where the division of a guarded data set is kept, and the least size of its blocks."""
+
+    path: Path
+    min_difference: int
+
+
 class Inspect(_Line):
     """Look at a data set in `folder`."""
 
     job: Literal["inspect"] = "inspect"
     folder: Path
     dataset: DataSetConfig
+    guard: GuardOrder | None = None
 
 
 class Load(_Line):
@@ -109,7 +119,10 @@ class Load(_Line):
     assignment: Assignment
     dataset: DataSetConfig
     folder: Path
+    max_parameters: int | None = None
+    max_memory_bytes: int | None = None
     min_examples: int
+    guard: GuardOrder | None = None
 
 
 class WriteTestset(_Line):
@@ -166,6 +179,7 @@ class ModelMade(_Line):
     """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
     `digest` is over the parameters alone (`model_digest`), `files` over each file in `out`, as the wire offers it.
+    `screening`: what the task's screening found of each update, in canonical order.
     """
 
     reply: Literal["model_made"] = "model_made"
@@ -174,6 +188,7 @@ class ModelMade(_Line):
     files: dict[str, str]
     finite: bool
     seconds: float
+    screening: tuple[Screened, ...] = ()
 
 
 class Tested(_Line):
@@ -215,10 +230,14 @@ class DataSetInspected(_Line):
 
 
 class DataLoaded(_Line):
-    """The task's data is in memory; `num_examples` are runs of (how many clients, examples of each), in order."""
+    """The task's data is in memory; `num_examples` are runs of (how many clients, examples of each), in order.
+
+    `partition` is the digest of the sizes of all clients.
+    """
 
     reply: Literal["data_loaded"] = "data_loaded"
     num_examples: tuple[tuple[int, int], ...]
+    partition: str = ""
 
 
 class ChunkTrained(_Line):

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from fedsim import plugins
 from fedsim.data import load_dataset
+from fedsim.data.guard import Division, read_division
 from fedsim.data.load import dataset_digest
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
+from fedsim.learning.blocks import blocks_in_batch, divide_blocks
 from fedsim.learning.common_scale import Scale, apply_scale
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform
@@ -20,7 +22,7 @@ from fedsim.learning.engine import make_deterministic, train_chunk
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
-from fedsim.learning.partitions import make_partition
+from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.spool.client_states import StatesOnDisk
@@ -40,6 +42,9 @@ from fedsim.worker.jobs import (
     Train,
     WriteTestset,
 )
+
+BYTES_PER_PARAMETER = 20
+"""Of each worker: the global model, the client's, its gradient, an optimizer's momentum and the update, as float32."""
 
 
 class NodeJobs:
@@ -72,13 +77,18 @@ class NodeJobs:
     def _load(self, job: Load) -> Reply:
         assignment = job.assignment
         settings = assignment.settings
-        dataset = load_dataset(job.dataset, job.folder)
         spec = assignment.model_spec
+        if (reason := _too_large(job)) is not None:
+            return JobFailed(job=job.job, reason=reason, refused=True)
+        dataset = load_dataset(job.dataset, job.folder)
         if assignment.dataset_digest not in (None, dataset_digest(dataset)):
             raise BadInput(
                 f"the data set {job.dataset.name} here is not the one that the task was planned with: it has changed "
                 "since; submit the task again"
             )
+        division = _division(job, dataset)
+        if division is not None:  # nothing that is computed from here on knows of other examples
+            dataset = replace(dataset, train=division.restrict(dataset.train))
         if assignment.data_schema is not None:
             dataset = conform(dataset, assignment.data_schema, spec.num_classes)
         if dataset.feature_shape != spec.feature_shape or dataset.num_classes > spec.num_classes:
@@ -86,7 +96,7 @@ class NodeJobs:
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
                 f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
-        partition = make_partition(settings, dataset.train.labels)
+        partition, block_size = _clients(job, dataset, division)
         runs = partition.runs(assignment.first_client, assignment.num_clients)
         fewest = min(size for _, size in runs)
         if fewest < job.min_examples:
@@ -99,12 +109,15 @@ class NodeJobs:
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
-        data = self._client_data = ClientData(settings, dataset.train, partition)
+        if division is not None:  # a batch has whole blocks
+            batch = blocks_in_batch(settings, block_size) * block_size
+            settings = settings.model_copy(update={"local_batch_size": batch})
+        data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
         self._start = lambda data: engine.start(data, spec, components, assignment.engine.device)
         self._trainer = self._start(data)
         self._pipeline = make_pipeline(settings, self._strategy)
-        return DataLoaded(num_examples=runs)
+        return DataLoaded(num_examples=runs, partition=partition.digest)
 
     def _write_testset(self, job: WriteTestset) -> Reply:
         if self._dataset is None or self._dataset.test is None:
@@ -150,7 +163,8 @@ class NodeJobs:
                 downlink=downlink,
                 states=states,
             )
-            written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in updates]
+            based = (update.model_copy(update={"base_digest": job.digest or ""}) for update in updates)
+            written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in based]
             if states is not None:
                 states.adopt(job.clients)
         except Diverged as diverged:
@@ -159,3 +173,47 @@ class NodeJobs:
             )
         seconds = time.monotonic() - started
         return ChunkTrained(round=job.round, chunk=job.chunk, updates=tuple(written), seconds=seconds)
+
+
+def _division(job: Load, dataset: DataSet) -> Division | None:
+    """The blocks of a guarded data set, which must be those that the task was planned with."""
+    if job.guard is None:
+        return None
+    division = read_division(job.guard.path, job.dataset.name, dataset.train, job.guard.min_difference)
+    if job.assignment.guard != division.secret_digest:
+        raise BadInput(
+            f"the data set {job.dataset.name} is guarded here, and the task was not planned with the blocks that it is "
+            "divided into: submit the task again"
+        )
+    return division
+
+
+def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Partition, int]:
+    """The task's clients, and the size of the blocks of which they are unions."""
+    assignment, labels = job.assignment, dataset.train.labels
+    if division is None:
+        return make_partition(assignment.settings, labels), 1
+    clients = assignment.first_client, assignment.num_clients
+    size = division.size
+    return divide_blocks(assignment.settings, labels[::size], size, clients, job.min_examples), size
+
+
+def _too_large(job: Load) -> str | None:
+    """Why the institution's limits forbid the model, before it is made and before any data is loaded."""
+    if job.max_parameters is None and job.max_memory_bytes is None:
+        return None
+    from fedsim.learning.networks import count_parameters  # noqa: PLC0415 - imports torch
+
+    spec = job.assignment.model_spec
+    number = count_parameters(spec)
+    if number is None:
+        return None
+    if job.max_parameters is not None and number > job.max_parameters:
+        return f"the model {spec.name} has {number:,} parameters here, this institution allows {job.max_parameters:,}"
+    needed = number * BYTES_PER_PARAMETER
+    if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
+        return (
+            f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters, this "
+            f"institution allows {job.max_memory_bytes:,} for each"
+        )
+    return None

@@ -84,6 +84,11 @@ class WorkerPool:
         """How many workers have nothing to do."""
         return sum(not slot.jobs for slot in self._slots)
 
+    @property
+    def deaths(self) -> int:
+        """How often in a row one of the workers has died in a job."""
+        return max((slot.deaths for slot in self._slots), default=0)
+
     def submit(self, job: Job, name: str | None = None) -> None:
         """Hand a job to the worker of this name; else to the one with the least to do."""
         slots = [slot for slot in self._slots if name in (None, slot.name)]

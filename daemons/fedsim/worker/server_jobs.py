@@ -24,6 +24,7 @@ from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
+from fedsim.learning.screenings import Screened, make_screening, screen
 from fedsim.learning.strategies import StepContext, Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree
@@ -73,10 +74,11 @@ class ServerJobs:
                 return self._save_checkpoint(job)
 
     def _make_initial_model(self, job: MakeInitialModel) -> Reply:
-        from fedsim.learning.networks import initial_vector  # noqa: PLC0415 - imports torch
+        from fedsim.learning.networks import check_size, initial_vector  # noqa: PLC0415 - imports torch
 
         started = time.monotonic()
         settings = job.settings
+        check_size(job.model_spec, job.max_parameters, "server.yml (limits.max_parameters)")
         vector = initial_vector(job.model_spec, settings.seed)
         _empty(job.out)
         files = {MODEL_FILE: write_vector(job.out / MODEL_FILE, vector)}
@@ -104,6 +106,9 @@ class ServerJobs:
         updates = [
             pipeline.on_server(_open(update, path, layout)) for update, path in zip(job.updates, job.files, strict=True)
         ]
+        screened: tuple[Screened, ...] = ()
+        if (screening := make_screening(job.settings)) is not None:
+            screened, updates = screen(screening, strategy, base, updates)
         _empty(job.out)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.server_state}
@@ -130,6 +135,7 @@ class ServerJobs:
             files=files,
             finite=finite,
             seconds=time.monotonic() - started,
+            screening=screened,
         )
 
     def _evaluate(self, job: Evaluate) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -32,6 +33,8 @@ MAX_LABEL_CHARACTERS = 80
 @url_option
 @click.option("--name", help="Your user name on the web.")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--code", help="One-time code of your second factor; without it, you are asked if you have one.")
+@click.option("--days", type=click.IntRange(min=1), help="The token expires after this many days (default: 90).")
 @token_file_option
 @plaintext_option
 @json_option
@@ -39,6 +42,8 @@ def login(
     url: str | None,
     name: str | None,
     password_stdin: bool,
+    code: str | None,
+    days: int | None,
     token_file: Path | None,
     insecure_plaintext: bool,
     as_json: bool,
@@ -55,7 +60,14 @@ def login(
     else:
         password = click.prompt("Password", hide_input=True, err=True)
     path = token_file or default_path()
-    token = make_token(chosen, user, password, f"fedsim on {socket.gethostname()}"[:MAX_LABEL_CHARACTERS])
+
+    def ask_for_code() -> str:
+        if code is None and password_stdin:
+            raise Refused("not_allowed", "This account has a second factor: add its one-time code with --code")
+        return code or str(click.prompt("One-time code", err=True))
+
+    label = f"fedsim on {socket.gethostname()}"[:MAX_LABEL_CHARACTERS]
+    token = make_token(chosen, user, password, label, days=days, ask_for_code=ask_for_code)
     try:
         write_credentials(ApiCredentials(token, chosen, path))
     except OSError as error:
@@ -92,8 +104,13 @@ def logout(token_file: Path | None, as_json: bool) -> None:
         out.say(f"Logged out of {url}; {path} is removed.")
 
 
-def make_token(url: str, name: str, password: str, label: str) -> str:
+def make_token(
+    url: str, name: str, password: str, label: str, *, days: int | None, ask_for_code: Callable[[], str]
+) -> str:
     """Log in through the web's form, create a token called `label`, and log out of the session.
+
+    `days`: after which it expires, None for the web's default. `ask_for_code` is called if the account has a second
+    factor.
 
     Raises:
         Refused: the name or password is wrong, or the account is not active.
@@ -103,11 +120,14 @@ def make_token(url: str, name: str, password: str, label: str) -> str:
     with reaching(url), open_client(url) as http:
         page = read_page(url, http, "/login")
         answer = http.post(f"{url}/login", data={"csrf": page.csrf, "name": name, "password": password})
+        asked = Page.read(answer)
+        if "ticket" in asked.hidden:
+            answer = http.post(f"{url}/login/code", data={**asked.hidden, "code": ask_for_code()})
         if not answer.is_redirect:
             said = Page.read(answer).alert or "The log-in failed"
             fail(url, httpx.Response(answer.status_code, headers=_only(answer, "Retry-After"), json={"error": said}))
         csrf = read_page(url, http, "/profile").csrf
-        made = http.post(f"{url}/api/v1/tokens", json={"label": label}, headers={"X-CSRF-Token": csrf})
+        made = http.post(f"{url}/api/v1/tokens", json={"label": label, "days": days}, headers={"X-CSRF-Token": csrf})
         if not made.is_success:
             fail(url, made)
         token = str(made.json()["secret"])

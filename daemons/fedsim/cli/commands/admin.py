@@ -37,16 +37,20 @@ def _open_store(config_path: Path) -> Iterator[Store]:
     from fedsim.store import open_store  # noqa: PLC0415 - as above
 
     # The log messages of `web.accounts` are for a daemon's journal; here the command prints the result.
+    before = structlog.get_config()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger("warning"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    config = load_config(config_path, WebConfig)
-    store = open_store(config.database, config.database_password_file)
     try:
-        yield store
+        config = load_config(config_path, WebConfig)
+        store = open_store(config.database, config.database_password_file)
+        try:
+            yield store
+        finally:
+            store.close()
     finally:
-        store.close()
+        structlog.configure(**before)
 
 
 def _on_store(function: Callable[Concatenate[Store, Output, P], None]) -> Callable[P, None]:
@@ -123,8 +127,20 @@ def reset_password(store: Store, out: Output, name: str) -> None:
     if out.as_json:
         out.document({"user": _plain_user(user), "password": password})
     else:
-        out.note(f"The new password of {user.name}, who should change it on the profile page:")
+        out.note(f"The new password of {user.name}, which must be changed at the next log-in:")
         click.echo(password)
+
+
+@admin.command("remove-second-factor")
+@click.argument("name")
+@_on_store
+def remove_second_factor(store: Store, out: Output, name: str) -> None:
+    """Remove the second factor of the user NAME, who has lost it."""
+    from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
+
+    user = _find(store, name)
+    accounts.set_second_factor(store, user, None, by=_operator(user), now=time.time())
+    _tell(out, _find(store, name), f"{user.name} has no second factor now.")
 
 
 @admin.command()
@@ -162,14 +178,43 @@ def users(store: Store, out: Output) -> None:
 
 
 @admin.command()
+@click.option("--user", metavar="NAME", help="An account of the database that may create and alter tables.")
+@click.option("--password-file", metavar="FILE", help="A file with its password, or the name of a credential.")
 @_on_store
-def migrate(store: Store, out: Output) -> None:
-    """Create the tables of the database, or migrate them to this version."""
-    store.migrate()
+def migrate(store: Store, out: Output, user: str | None, password_file: str | None) -> None:
+    """Create the tables of the database, or migrate them to this version.
+
+    Without --user the account is that of the configuration, which needs all privileges for that.
+    """
+    store.migrate(user, None if password_file is None else Path(password_file))
     if out.as_json:
         out.document({"migrated": True})
     else:
         out.say("The database is up to date.")
+
+
+@admin.command()
+@click.option("--forget", metavar="NAME", help="Let the digest of this data set be learnt again.")
+@_on_store
+def datasets(store: Store, out: Output, forget: str | None) -> None:
+    """List the data sets that several nodes hold, with their digests.
+
+    The digest of each was learnt when two nodes had announced the same. A node that announces another one takes no part
+    in tasks with this data set, except where each node has its own.
+    """
+    if forget is not None and not store.datasets.forget(forget):
+        known = ", ".join(pinned.name for pinned in store.datasets.all()) or "none"
+        raise NotThere(f"Unknown data set {forget!r} (available: {known})")
+    found = store.datasets.all()
+    if out.as_json:
+        out.document({"datasets": [{"name": p.name, "digest": p.digest, "pinned_at": p.pinned_at} for p in found]})
+        return
+    if forget is not None:
+        out.say(f"The digest of {forget} is learnt again when two nodes announce the same.")
+    elif found:
+        out.table(["name", "digest", "since"], [(p.name, p.digest, moment(p.pinned_at)) for p in found])
+    else:
+        out.note("No data set is held by several nodes yet.")
 
 
 def _find(store: Store, name: str) -> User:
@@ -208,4 +253,5 @@ def _plain_user(user: User) -> dict[str, Any]:
         "role": user.role.value,
         "state": user.state.value,
         "created_at": user.created_at,
+        "second_factor": user.totp_secret is not None,
     }

@@ -1,4 +1,4 @@
-"""Commands about tasks: submit, list, show, stop, delete, run again."""
+"""Commands about tasks: submit, list, show, stop, resume, delete, run again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
 from fedsim.errors import EX_OK
 
 SHOWN_ROUNDS = 20
+SHOWN_CLIENTS = 20
 number_argument = click.argument("task", metavar="NUMBER", type=click.IntRange(1))
-watch_option = click.option(
-    "--watch", "then_watch", is_flag=True, help="Watch the task after submitting it, like `fedsim watch`."
-)
+watch_option = click.option("--watch", "then_watch", is_flag=True, help="Then watch the task, like `fedsim watch`.")
 
 
 @click.command()
@@ -123,7 +122,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     """Show task NUMBER: state and reason, nodes that take no part, settings, latest rounds, checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
-        out.document({"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints})
+        participation = api.participation(task)
+        document = {"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints}
+        out.document(document | {"participation": participation})
         return
     rounds, num_rounds = api.newest_rounds(task, SHOWN_ROUNDS)
     snapshot = Snapshot(record)
@@ -140,6 +141,8 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(f"nodes: {', '.join(record['nodes'])}")
     for node, why in record["left_out"].items():
         out.say(f"{node} takes no part: it {why}")
+    for line in _participation_lines(api, record):
+        out.say(line)
     for note in record["notes"]:
         out.say(f"note: {note}")
     if record["digest"]:
@@ -154,6 +157,22 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _participation_lines(api: ApiClient, record: Json) -> Iterator[str]:
+    """What there is to say about a task whose rounds went on without clients."""
+    lossy = {node: counts for node, counts in record["participation"].items() if counts["missing"]}
+    if not lossy:
+        return
+    yield "Rounds went on without clients: the result is comparable only with a run without the same ones."
+    for node, counts in lossy.items():
+        lacking = f"in {counts['rounds_missing']} of {counts['rounds']} rounds"
+        yield f"{node}: {counts['missing']} of {counts['expected']} updates are missing, {lacking}"
+    clients = api.participation(record["number"])["clients"]
+    most = sorted(clients, key=lambda client: (-len(clients[client]), int(client)))[:SHOWN_CLIENTS]
+    shown = ", ".join(f"{client} ({len(clients[client])})" for client in most)
+    more = f" and {len(clients) - len(most)} more" if len(clients) > len(most) else ""
+    yield f"missing clients, and in how many rounds: {shown}{more}"
 
 
 def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
@@ -184,6 +203,27 @@ def stop(api: ApiClient, out: Output, task: int) -> None:
         out.say(f"Task {task} was stopped.")
     else:
         out.say(f"Task {task} will be stopped; watch it with: fedsim watch {task}")
+
+
+@click.command()
+@number_argument
+@watch_option
+@asks_web
+def resume(api: ApiClient, out: Output, task: int, then_watch: bool) -> int:
+    """Continue the failed or stopped task NUMBER after its last committed round.
+
+    For example after an upgrade or a repair. The result is that of a task that was not interrupted. The server keeps
+    what this needs for a limited time (`retention.resume_days`).
+    """
+    record, code = api.resume(task), EX_OK
+    out.say(f"Task {task} continues after round {record['resume_round']} as soon as its nodes are online.")
+    if then_watch:
+        snapshot = watch_task(api, out, task)
+        hint_at_download(out, snapshot)
+        record, code = snapshot.record, outcome_code(snapshot)
+    if out.as_json:
+        out.document({"task": record})
+    return code
 
 
 @click.command()

@@ -24,11 +24,15 @@ from fedsim.update import Arrays, Update
 
 @dataclass(frozen=True)
 class ClientData:
-    """A node's training examples, client by client, in the order in which each round uses them."""
+    """A node's training examples, client by client, in the order in which each round uses them.
+
+    With blocks of more than one example a batch has whole blocks only.
+    """
 
     settings: TaskSettings
     train: Examples
     partition: Partition
+    block_size: int = 1
 
     def examples(self, client: int) -> tuple[FloatArray, IntArray]:
         """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
@@ -38,8 +42,10 @@ class ClientData:
     def batch_order(self, round_number: int, client: int) -> IntArray:
         """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
         rng = generator(self.settings.seed, "batches", round_number, client)
-        count = self.partition.num_examples(client)
-        return np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+        count = self.partition.num_examples(client) // self.block_size
+        order = np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+        whole = order[:, :, None] * self.block_size + np.arange(self.block_size)
+        return whole.reshape(self.settings.local_epochs, -1)
 
     def num_steps(self, client: int) -> int:
         """How many batches a client uses in a round."""

@@ -5,11 +5,13 @@ Each node computes the same partition from the same labels and seed, and uses on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
+from blake3 import blake3
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
@@ -47,6 +49,16 @@ class Partition:
         sizes = np.diff(self.offsets[first_client : first_client + num_clients + 1]).tolist()
         return tuple((len(list(run)), size) for size, run in groupby(sizes))
 
+    @property
+    def digest(self) -> str:
+        """Of the sizes of all clients, see `sizes_digest`; empty where a node knows only its own."""
+        return sizes_digest(np.diff(self.offsets).tolist())
+
+
+def sizes_digest(sizes: Sequence[int]) -> str:
+    """blake3 of the sizes of all clients: nodes with the same data report the same one."""
+    return blake3(",".join(map(str, sizes)).encode()).hexdigest()
+
 
 class Partitioner(Plugin):
     """The base of all partitions.
@@ -60,6 +72,10 @@ class Partitioner(Plugin):
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""
         return num_examples // min_size
+
+    def size(self, num_examples: int, num_clients: int) -> int | None:  # noqa: ARG002
+        """The size of every client where it follows from these numbers alone; None where it depends on the labels."""
+        return None
 
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:
         """Divide the examples; memory is O(n + num_clients).

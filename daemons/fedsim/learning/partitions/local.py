@@ -16,6 +16,10 @@ class Local(Partitioner):
     title = gettext_noop("local – each node's own file is one client")
     per_node = True
 
+    def size(self, num_examples: int, num_clients: int) -> int:  # noqa: ARG002
+        """All that the node has."""
+        return num_examples
+
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
         """All examples for the one client."""
         if len(labels) < min_size:
@@ -31,6 +35,11 @@ class LocalPartition(Partition):
 
     def __init__(self, num_examples: int) -> None:
         super().__init__(np.arange(num_examples, dtype=np.int64), np.array([0, num_examples], np.int64))
+
+    @property
+    def digest(self) -> str:
+        """A node knows only its own client."""
+        return ""
 
     def num_examples(self, client: int) -> int:  # noqa: ARG002 - each client that is asked for is this node's one
         """How many examples the node holds."""

@@ -22,6 +22,10 @@ class Shards(Partitioner):
         shard = -(-min_size // SHARDS_PER_CLIENT)
         return num_examples // shard // SHARDS_PER_CLIENT
 
+    def size(self, num_examples: int, num_clients: int) -> int:
+        """Two shards; what does not fill one belongs to no client."""
+        return SHARDS_PER_CLIENT * (num_examples // (SHARDS_PER_CLIENT * num_clients))
+
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
         """Examples that do not fill a shard belong to no client."""
         return deal_shards(np.argsort(labels, kind="stable"), num_clients, seed)

@@ -110,7 +110,13 @@ def make_pipeline(settings: TaskSettings, strategy: Strategy) -> Pipeline:
     for (first, second), problem in compatibility({name: strategy for name in parts if name}, chosen).items():
         if problem:
             raise BadInput(f"{first} and {second} cannot be combined: {problem}")
-    return Pipeline(list(chosen.values()))
+    pipeline = Pipeline(list(chosen.values()))
+    if settings.screening and pipeline.visible == Visible.ONLY_SUM:
+        raise BadInput(
+            f"the screening {settings.screening} compares updates, and with the transforms {', '.join(chosen)} the "
+            "server sees only their sum: leave out one of them"
+        )
+    return pipeline
 
 
 def task_phases(settings: TaskSettings, schema: DataSchema | None) -> tuple[Phase, ...]:

@@ -26,6 +26,7 @@ from fedsim.testing.conformance import (
     models,
     partitions,
     samplers,
+    screenings,
     strategies,
     transforms,
 )
@@ -38,6 +39,7 @@ _CHECKS: dict[str, tuple[Callable[[Candidate], None], ...]] = {
     plugins.PARTITIONS: (*declarations.CHECKS, *partitions.CHECKS),
     plugins.TRANSFORMS: (*declarations.CHECKS, *transforms.CHECKS),
     plugins.SAMPLERS: (*declarations.CHECKS, *samplers.CHECKS),
+    plugins.SCREENINGS: (*declarations.CHECKS, *screenings.CHECKS),
     plugins.OBJECTIVES: (*declarations.CHECKS, *client_training.OBJECTIVE_CHECKS),
     plugins.OPTIMIZERS: (*declarations.CHECKS, *client_training.OPTIMIZER_CHECKS),
     plugins.MODELS: (*declarations.CHECKS, *models.CHECKS),

@@ -95,7 +95,7 @@ def _bytes(server: Server) -> bytes:
 def _combine(strategy: Strategy, updates: Sequence[FloatArray], weights: Sequence[float], block: int = SIZE) -> Block:
     """The combined vector, float64 [P], with the passes of `prepare` in blocks of this size."""
     received = _vectors(1, 99)[0]
-    prepared = run_passes(strategy, received, updates, weights, block)
+    prepared = run_passes(strategy.prepare(weights), received, updates, block)
     return strategy.combine(updates, weights, received.astype(np.float64), prepared)
 
 
@@ -138,7 +138,7 @@ def only_reads_its_input(candidate: Candidate) -> None:
         require(_bytes(server) == _bytes(expected), "memory-mapped updates give other bytes than arrays in memory")
         received = _start(strategy)[0].astype(np.float64)
         state = {name: np.zeros(SIZE) for name in strategy.server_state}
-        prepared = run_passes(strategy, _start(strategy)[0], mapped, _weights(strategy), SIZE)
+        prepared = run_passes(strategy.prepare(_weights(strategy)), _start(strategy)[0], mapped, SIZE)
         arrays = np.zeros(SIZE)
         for array in (received, arrays, *state.values()):
             array.flags.writeable = False

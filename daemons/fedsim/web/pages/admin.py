@@ -31,6 +31,7 @@ class AdminPages:
             Route("GET", "/admin/users", self.users, Access.ADMIN),
             Route("POST", "/admin/users/<user_id:int>", self.change, Access.ADMIN),
             Route("POST", "/admin/users/<user_id:int>/reset-password", self.reset_password, Access.ADMIN),
+            Route("POST", "/admin/users/<user_id:int>/remove-second-factor", self.remove_second_factor, Access.ADMIN),
         ]
 
     def users(self, request: WebRequest) -> str:
@@ -57,6 +58,12 @@ class AdminPages:
         user = user_of(request, user_id)
         password = accounts.reset_password(request.store, user, by=request.authenticated_user, now=request.now)
         return self._show(request, name=user.name, password=password)
+
+    def remove_second_factor(self, request: WebRequest, user_id: int) -> bottle.HTTPResponse:
+        """Remove the second factor of a user who has lost it."""
+        user, admin = user_of(request, user_id), request.authenticated_user
+        accounts.set_second_factor(request.store, user, None, by=admin, now=request.now)
+        return see_other("/admin/users")
 
     def _show(self, request: WebRequest, *, name: str = "", password: str = "") -> str:
         users = sorted(

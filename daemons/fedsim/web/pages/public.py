@@ -28,8 +28,8 @@ class PublicPages:
             Route("GET", "/", self.home, Access.ANYONE),
             Route("GET", "/register", self.register_form, Access.ANYONE),
             Route("POST", "/register", self.register, Access.ANYONE),
-            Route("POST", "/language", self.language, Access.ANYONE),
-            Route("GET", "/healthz", self.healthz, Access.ANYONE),
+            Route("POST", "/language", self.language, Access.ANYONE, always=True),
+            Route("GET", "/healthz", self.healthz, Access.ANYONE, always=True),
         ]
 
     def home(self, request: WebRequest) -> str:

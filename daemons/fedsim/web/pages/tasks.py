@@ -19,7 +19,7 @@ from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.views import PHASES, task_view
+from fedsim.web.views import PHASES, planned_settings, screened_nodes, task_view, task_views
 
 PAGE_SIZE = 20
 SHOWN_ROUNDS = 50
@@ -43,6 +43,7 @@ class TaskPages:
             Route("GET", "/admin/tasks", self.all_users_tasks, Access.ADMIN),
             Route("GET", task, self.task),
             Route("POST", task + "/stop", self.stop),
+            Route("POST", task + "/resume", self.resume),
             Route("POST", task + "/delete", self.delete),
             Route("GET", task + "/rounds.csv", self.rounds_csv),
             Route("GET", task + "/rounds.json", self.rounds_json),
@@ -61,7 +62,7 @@ class TaskPages:
     def _list(self, request: WebRequest, owner: int | None, path: str) -> str | bottle.HTTPResponse:
         before = request.query_number("before", None, least=1, most=BIGGEST)
         found = request.store.tasks.newest(owner, limit=PAGE_SIZE + 1, before=before)
-        views = [task_view(request.store, task) for task in found[:PAGE_SIZE]]
+        views = task_views(request.store, found[:PAGE_SIZE])
         older = found[PAGE_SIZE - 1].number if len(found) > PAGE_SIZE else None
         values = {
             "tasks": views,
@@ -98,17 +99,20 @@ class TaskPages:
         curves = store.rounds.metrics(number, rounds_to_draw(newest, task.settings.evaluate_every))
         tested = max((point.round for point in curves if point.metrics), default=None)
         metrics = metrics_of(task.settings)
+        planned = planned_settings(task)
         values = {
             "view": task_view(store, task, newest),
             "task": task,
             "settings": task.settings,
-            "shown_settings": forms.labelled_settings(task.settings),
+            "planned": planned,
+            "shown_settings": forms.labelled_settings(planned),
             "charts": charts_of(curves, task.settings.num_rounds, metrics),
             "metrics": metrics,
             "columns": metrics.in_order(name for r in rounds.shown for name in (*r.metrics, *r.train_metrics)),
             "rounds": rounds,
             "num_rounds_recorded": store.rounds.count(number),
             "phases": _phases(rounds.shown),
+            "screened": screened_nodes(rounds.shown),
             "tested": None
             if tested is None
             else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),
@@ -122,6 +126,11 @@ class TaskPages:
     def stop(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Stop the task, and show its page."""
         submissions.stop(request, number)
+        return see_other(f"/tasks/{number}")
+
+    def resume(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
+        """Resume the task, and show its page."""
+        submissions.resume(request, number)
         return see_other(f"/tasks/{number}")
 
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:

@@ -7,10 +7,10 @@ from typing import Final
 
 import structlog
 
+from fedsim.durations import DAY_SECONDS
 from fedsim.wire.tls import Credentials
 
 WARNING_DAYS: Final = 14
-_DAY_SECONDS: Final = 86_400.0
 
 
 class ExpiryWatch:
@@ -27,9 +27,9 @@ class ExpiryWatch:
 
     def handle(self, _: int) -> bool:
         """Warn if the certificate expires soon."""
-        self.deadline = time.monotonic() + _DAY_SECONDS
+        self.deadline = time.monotonic() + DAY_SECONDS
         if self.credentials is not None:
-            days = (self.credentials.not_after - time.time()) / _DAY_SECONDS
+            days = (self.credentials.not_after - time.time()) / DAY_SECONDS
             if days < WARNING_DAYS:
                 state = f"expires in {days:.0f} days" if days > 0 else "has expired: no host accepts it any more"
                 problem = f"{self.credentials.path} {state}; renew it and reload this daemon"

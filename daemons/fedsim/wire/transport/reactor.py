@@ -178,13 +178,13 @@ class Reactor:
                     if self._closing:
                         self._wake_leader()  # the next thread must notice it as well
                         return None
-                    if self._ready:
-                        actor, events = self._ready.popleft()
-                        return lambda: self._handle(actor, events)
                     if self._jobs and self._running_jobs < self._most_jobs:
                         self._running_jobs += 1
                         job = self._jobs.popleft()
                         return lambda: self._run_job(job)
+                    if self._ready:
+                        actor, events = self._ready.popleft()
+                        return lambda: self._handle(actor, events)
                     timeout = self._seconds_to_timer()
                 found = self._epoll.poll(timeout, _MOST_EVENTS)
                 with self._lock:

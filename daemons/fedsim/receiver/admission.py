@@ -1,0 +1,135 @@
+"""Admits connections, and bounds what those cost whose other side has not identified itself.
+
+A stranger can make this host compute: a TLS handshake costs a signature, each byte of a frame a turn. What all of them
+cost together is paid from one budget. While that is empty they wait, each network's in turn, and the connections of
+peers go on. One that waits for its first turn costs a few microseconds: nothing is made for it yet. The newest has the
+first turn: strangers that hold their connections open do not delay a peer that connects after them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Final, Protocol
+
+from fedsim.receiver.budget import TimeBudget
+from fedsim.receiver.pending import PendingConnections
+
+_SHARE: Final = 0.1
+_RESERVE_SECONDS: Final = 0.2
+_WAITING_FACTOR: Final = 16
+_TURNS_FOR_EACH_NEW: Final = 3
+
+
+class StrangerConnection(Protocol):
+    """A connection whose other side has not identified itself."""
+
+    ip_address: str
+
+    def begin(self) -> None:
+        """Serve it; called once."""
+
+    def take_turn(self) -> None:
+        """Go on with it: it was told to wait."""
+
+    def replace(self) -> None:
+        """Close it, because another connection came."""
+
+
+class Admission:
+    """An actor of the reactor. The methods in the first section may be called from any thread.
+
+    Args:
+        limit: the most connections that wait, and the most that are in their handshake.
+        wake: requests a call of `handle`.
+    """
+
+    def __init__(self, limit: Callable[[], int], wake: Callable[[], None]) -> None:
+        self._limit = limit
+        self._wake = wake
+        self._budget = TimeBudget(_SHARE, _RESERVE_SECONDS)
+        self._lock = threading.Lock()
+        self._waiting: PendingConnections[StrangerConnection] = PendingConnections()
+        self._begun: PendingConnections[StrangerConnection] = PendingConnections()
+        self._turns: PendingConnections[StrangerConnection] = PendingConnections()
+        self._due: float | None = None
+
+    # -- from any thread
+
+    def __len__(self) -> int:
+        """How many connections were begun and have not identified themselves."""
+        return len(self._begun)
+
+    def add(self, connection: StrangerConnection) -> None:
+        """Serve a new connection as soon as the budget allows; it may take the place of another one."""
+        with self._lock:
+            replaced = self._waiting.add(connection, connection.ip_address, self._limit() * _WAITING_FACTOR)
+        if replaced is not None:
+            replaced.replace()
+        self._wake()
+
+    def must_wait(self, connection: StrangerConnection) -> bool:
+        """Whether the budget is empty; then this connection, if it is one of these, is given a turn later."""
+        if not self._budget.wait_seconds():
+            return False
+        with self._lock:
+            if connection not in self._begun:
+                return False
+            if connection not in self._turns:
+                self._turns.add(connection, connection.ip_address, len(self._turns) + 1)
+        self._wake()
+        return True
+
+    def charged(self) -> AbstractContextManager[None]:
+        """What the block does for a connection that has not identified itself is paid from the budget."""
+        return self._budget.charged()
+
+    def discard(self, connection: StrangerConnection) -> None:
+        """A connection has identified itself or ended."""
+        with self._lock:
+            for group in (self._waiting, self._begun, self._turns):
+                group.discard(connection)
+
+    def close(self) -> None:
+        """Close what was not begun."""
+        while (connection := self._waiting.pop()) is not None:
+            connection.replace()
+
+    # -- for the reactor
+
+    def interest(self) -> tuple[int, int]:
+        """See Actor."""
+        return (-1, 0)
+
+    @property
+    def deadline(self) -> float | None:
+        """See Actor."""
+        return self._due
+
+    def handle(self, _: int) -> bool:
+        """Give turns as far as the budget reaches: several to those that were begun for each one that is begun."""
+        self._due = None
+        given = 0
+        while not (wait := self._budget.wait_seconds()):
+            with self._lock:
+                going_on = self._turns.pop() if given < _TURNS_FOR_EACH_NEW else None
+                new = self._waiting.pop(newest=True) if going_on is None else None
+                replaced = None if new is None else self._begun.add(new, new.ip_address, self._limit())
+            if going_on is not None:
+                given += 1
+                with self._budget.charged():
+                    going_on.take_turn()
+                continue
+            if new is None and not given:
+                return False
+            given = 0
+            if new is not None:
+                with self._budget.charged():
+                    new.begin()
+                    if replaced is not None:
+                        replaced.replace()
+        if self._turns or self._waiting:
+            self._due = time.monotonic() + wait
+        return False
