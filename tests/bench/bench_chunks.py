@@ -96,7 +96,7 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
             "server": {"port": 9001},
             "spool": folder,
             "data": folder,
-            "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+            "datasets": [{"name": "digits", "path": "digits", "format": "digits", "access": "open"}],
         }
     )
     path = spool.path(FileId(kind=Kind.GLOBALPARAM, task=UID, round=1), "server")

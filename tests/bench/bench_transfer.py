@@ -28,6 +28,7 @@ from fedsim.spool.allowlist import want
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_vector
+from fedsim.testing.ports import free_port
 from fedsim.wire import Identity, Peer, Sender
 
 MIB = 1 << 20
@@ -50,11 +51,6 @@ while True:
     sock.sendall(b"k")
     sock.close()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def floor_seconds(port: int, source: Path, target: Path, how: str) -> float:

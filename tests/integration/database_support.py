@@ -107,7 +107,7 @@ class MariaDb:
                     self.process.wait(ATTEMPT_SECONDS)
                 except subprocess.TimeoutExpired:
                     continue
-                return False  # it ended: somebody else took the port
+                return False  # it ended: another process took the port
             return True
         self.kill()
         return False

@@ -11,7 +11,7 @@ import pytest
 from cli_support import Terminal, Web, serving
 
 from fedsim.cli import api
-from fedsim.store.records import TaskState
+from fedsim.store.records import Resumable, TaskState
 
 
 @pytest.fixture
@@ -167,6 +167,18 @@ def test_a_running_task_is_asked_to_stop(web: Web, terminal: Terminal) -> None:
     assert result.code == 0
     assert result.document["task"]["stop_requested"] is True
     assert ("stop", 1) in web.site.notifier.notifications
+
+
+def test_a_stopped_task_is_resumed(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada")
+    web.site.run_rounds(task, 2)
+    assert "nothing to resume" in terminal.run("resume", 1).err
+    kept = Resumable(uid="b" * 32, round=2)
+    web.site.store.tasks.move(task.uid, TaskState.STOPPED, now=web.site.now, resumable=kept)
+    result = terminal.run("resume", 1)
+    assert (result.code, "continues after round 2" in result.out) == (0, True)
+    assert ("submitted", 1) in web.site.notifier.notifications
+    assert terminal.run("resume", 1).code == 65
 
 
 def test_deleting_asks_first(web: Web, terminal: Terminal) -> None:

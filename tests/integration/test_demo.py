@@ -17,6 +17,8 @@ import psutil
 import pytest
 from presence import real_data
 
+from fedsim.testing.ports import free_port
+
 # In the background of a script, where tests may run, ^C is ignored by all that is started there.
 DEMO = ["env", "--default-signal=INT", Path(sys.executable).with_name("fedsim"), "demo", "--folder"]
 
@@ -29,7 +31,7 @@ def ours(folder: Path) -> list[psutil.Process]:
 
 def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path: Path) -> None:
     run = subprocess.run(
-        [*DEMO, tmp_path / "demo"],
+        [*DEMO, tmp_path / "demo", "--port", str(port := free_port())],
         capture_output=True,
         text=True,
         timeout=280,
@@ -43,7 +45,7 @@ def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path:
     checkpoint = Path(re.search(r"Checkpoint +(\S+)", run.stdout)[1])  # type: ignore[index]
     assert checkpoint.is_file()
     assert re.search(r"Its digest +[0-9a-f]{64}", run.stdout)
-    assert re.search(r"http://127\.0\.0\.1:\d+/tasks/1", run.stdout)
+    assert f"http://127.0.0.1:{port}/tasks/1" in run.stdout
     assert ours(tmp_path) == []
 
 
@@ -59,7 +61,7 @@ def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp
         demo.send_signal(number)
         demo.stdout.read()
         assert demo.wait(timeout=30) != 0
-    # After SIGKILL nobody waits for them: the kernel has told them, and they end by themselves.
+    # After SIGKILL no process waits for them: the kernel has signalled them, and they end by themselves.
     assert psutil.wait_procs(ours(tmp_path), timeout=30)[1] == []
     assert ours(tmp_path) == []
 

@@ -10,12 +10,19 @@ import pytest
 from database_support import Place
 
 from fedsim.config import Retention
-from fedsim.server.housekeeping import DAY_SECONDS, apply_retention, sweep_leftovers
+from fedsim.server.housekeeping import (
+    DAY_SECONDS,
+    apply_retention,
+    remove_old_states,
+    sweep_kept_states,
+    sweep_leftovers,
+)
+from fedsim.server.kept_states import KeptStates
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
-from fedsim.store.records import Checkpoint, Task, TaskState, UserRole, UserState
+from fedsim.store.records import Checkpoint, Resumable, Task, TaskState, UserRole, UserState
 
 NOW = 1_800_000_000.0
 
@@ -98,4 +105,34 @@ def test_the_sweep_at_the_start_takes_only_what_belongs_to_no_unfinished_task(ar
     sweep_leftovers(spool, archive.store)
     for kind in (Kind.GLOBALPARAM, Kind.LOCALPARAM, Kind.TESTSET):
         assert [path.name for path in spool.folder(kind).iterdir()] == [running.uid]
+    archive.store.close()
+
+
+def test_the_state_of_a_task_that_could_be_resumed_goes_after_its_time_and_the_task_says_so(
+    archive: Archive, tmp_path: Path
+) -> None:
+    kept = KeptStates(tmp_path)
+    tasks = {}
+    for age_days in (31, 29):
+        task = archive.task(age_days=age_days, finished=False)
+        then = NOW - age_days * DAY_SECONDS
+        archive.store.tasks.move(task.uid, TaskState.FAILED, now=then, resumable=Resumable(uid=uuid4().hex, round=3))
+        tasks[age_days] = task.number
+        (tmp_path / "resumable" / f"task-{task.number:06d}").mkdir(parents=True)
+    sweep_kept_states(kept, archive.store)
+    assert kept.numbers() == [tasks[31], tasks[29]]
+    remove_old_states(kept, archive.store, 30, NOW)
+    assert kept.numbers() == [tasks[29]]
+    old = archive.store.tasks.get(tasks[31])
+    assert old is not None
+    assert (old.resume_uid, old.resume_problem) == (None, "its state was kept for 30 days")
+    assert not archive.store.tasks.request_resume(tasks[31])
+    assert [event.kind for event in archive.store.events.newest(task=tasks[31])] == ["retention"]
+    assert archive.store.tasks.request_resume(tasks[29])
+    remove_old_states(kept, archive.store, 0, NOW)
+    assert kept.numbers() == [tasks[29]], "a task that waits to be resumed needs it"
+    for number in (tasks[31], 99):
+        (tmp_path / "resumable" / f"task-{number:06d}").mkdir()
+    sweep_kept_states(kept, archive.store)
+    assert kept.numbers() == [tasks[29]]
     archive.store.close()

@@ -93,7 +93,8 @@ def test_every_daemon_reports_metrics_and_events_of_a_task(lab: Platform) -> Non
     told = [event for event in story(lab, "server", number) if event != "task_waits"]
     assert told == ["task_claimed", "task_started", "round_committed", "tested", "checkpoint_saved", "task_finished"]
     told = [event for event in story(lab, "node-a", number) if event not in {"file_left", "worker_died"}]
-    assert told == ["task_assigned", "data_loaded", "round_trained", "final_model_kept", "task_ended"]
+    steps = ["task_assigned", "data_loaded", "round_trained", "final_model_kept", "task_ended"]
+    assert told == ["task_accepted", *steps]
     for process in ("receiver", "node-a-receiver"):
         assert story(lab, process, number) == ["file_received"]
 

@@ -102,7 +102,7 @@ def test_a_look_that_lasts_holds_nothing_up(loop: Loop, tmp_path: Path, monkeypa
     readers: list[int] = []
 
     def is_read() -> bool:
-        with suppress(OSError):  # nobody reads yet
+        with suppress(OSError):  # nothing reads yet
             readers.append(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))
         return bool(readers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -51,7 +52,41 @@ def test_an_update_passes_the_transforms_that_the_settings_list(lab: Platform, e
     assert task.digest == expected
 
 
-@pytest.mark.parametrize("victims", [["node-a"], ["server"], ["workers of node-b"]], ids=lambda names: names[0])
+def test_a_stopped_task_is_resumed_with_the_states_of_its_clients_or_not_at_all(lab: Platform) -> None:
+    number = lab.submit(**CHOSEN)
+    for at in (2, 4):
+        lab.await_round(number, at)
+        assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
+        assert lab.finish(number).state == "stopped"
+        for node in ("node-a", "node-b"):
+            lab.await_gone(lab.node_spool(node), "localparam/*")
+            assert len(list((lab.node_spool(node) / "client-states").glob(f"task-{number:06d}.*"))) == 1
+        if at == 2:
+            assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
+    shutil.rmtree(lab.node_spool("node-b") / "client-states")
+    assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
+    failed = lab.finish(number)
+    assert (failed.state, "what its clients kept" in failed.reason) == ("failed", True), failed.reason
+
+
+def test_a_resumed_task_ends_with_the_same_bytes(lab: Platform, expected: str) -> None:
+    number = lab.submit(**CHOSEN)
+    lab.await_round(number, 3)
+    assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
+    assert lab.finish(number).state == "stopped"
+    assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
+    assert lab.completed(number).digest == expected
+
+
+@pytest.mark.parametrize(
+    "victims",
+    [
+        ["node-a"],
+        pytest.param(["server"], marks=pytest.mark.long),
+        pytest.param(["workers of node-b"], marks=pytest.mark.long),
+    ],
+    ids=lambda names: names[0],
+)
 def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
     lab: Platform, expected: str, victims: list[str]
 ) -> None:

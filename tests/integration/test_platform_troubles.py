@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -11,10 +12,14 @@ import numpy as np
 import pytest
 import yaml
 from database_support import MariaDb
-from platform_support import Platform, digits_lab
+from platform_support import DIGITS, Platform, digits_lab, small_settings
 from sklearn.datasets import load_digits
 
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
 from fedsim.errors import EX_UNAVAILABLE
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
 from fedsim.store import open_store
 from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
@@ -36,6 +41,22 @@ def test_a_round_continues_without_a_dead_node_once_its_deadline_has_passed(lab:
     records = lab.store.rounds.of_task(number)
     assert any(record.missing for record in records), "somebody was missing"
     assert all(client >= 10 for record in records for client in record.missing), "node-b holds the clients 10 to 19"
+    lost = {record.round: record.missing for record in records if record.missing}
+    counts = task.participation
+    assert (counts["node-a"]["missing"], counts["node-a"]["rounds_missing"]) == (0, 0)
+    assert counts["node-b"]["missing"] == sum(map(len, lost.values()))
+    assert counts["node-b"]["rounds_missing"] == len(lost)
+    assert sum(node["expected"] for node in counts.values()) == 3 * 10
+    known = lab.api.get(f"/tasks/{number}/participation").json()
+    assert known["missing"] == {str(at): list(clients) for at, clients in lost.items()}
+    # With the record that the checkpoint carries, one process gives the same bytes.
+    checkpoint = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0003.json"
+    missing = json.loads(checkpoint.read_text())["missing"]
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), lab.folder)
+    settings = small_settings(**LONG | {"num_rounds": 3})
+    alone = simulate(settings, dataset, chunk_clients=5, placement=[(0, 10), (10, 10)], missing=missing)
+    assert alone.digest == task.digest
     # It comes back, finds the final model in its spool, keeps it and forgets the task.
     lab.await_gone(lab.node_spool("node-b") / "initparam", f"{task.uid}.json")
     assert (lab.node_spool("node-b") / "checkpoints" / f"task-{number:06d}.safetensors").is_file()
@@ -47,6 +68,29 @@ def test_a_round_that_needs_all_nodes_says_for_whom_it_waits_and_continues_when_
     lab.await_round(number, 2)
     lab.kill("node-b")
     lab.await_row(lambda: lab.task(number).waiting_for == ("node-b",) or None, what="for the row to name node-b")
+    lab.start("node-b")
+    assert lab.completed(number).digest == undisturbed
+
+
+@pytest.mark.long
+def test_a_task_that_failed_by_a_nodes_fault_is_resumed_after_the_repair_with_the_same_bytes(lab: Platform) -> None:
+    undisturbed = lab.completed(lab.submit(**LONG)).digest
+    number = lab.submit(**LONG)
+    lab.await_round(number, 2)
+    lab.kill("node-b")
+    config = lab.config("node-b").read_text()
+    broken = {**yaml.safe_load(config), "institution": {"models": ["logistic"]}}
+    lab.config("node-b").write_text(yaml.safe_dump(broken))
+    lab.start("node-b")
+    failed = lab.finish(number)
+    assert (failed.state, "allows the models logistic" in failed.reason) == ("failed", True), failed.reason
+    assert failed.resume_round is not None
+    assert failed.resume_round >= 1
+    lab.stop("node-b")
+    lab.await_offline("node-b")
+    assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
+    lab.await_row(lambda: any("must be online" in why for why in lab.task(number).waiting_for) or None)
+    lab.config("node-b").write_text(config)
     lab.start("node-b")
     assert lab.completed(number).digest == undisturbed
 
@@ -103,11 +147,12 @@ def test_what_the_institution_forbids_is_refused_with_its_reason(tmp_path: Path)
         task = lab.finish(lab.submit(num_nodes=1, model="logistic"))
         assert task.state == "failed"
         assert "fewer than 1000 examples" in task.reason
-        assert not (lab.node_spool("node-a") / "audit.jsonl").exists(), "nothing has left the house"
+        (accepted,) = (lab.node_spool("node-a") / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+        assert '"kind": "task"' in accepted, "nothing has left the house"
 
 
 def test_a_test_set_that_may_not_leave_stays_and_the_task_says_what_to_do(tmp_path: Path) -> None:
-    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False}]}
+    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False, "access": "open"}]}
     with digits_lab(tmp_path, nodes=1, client=secret) as lab:
         task = lab.finish(lab.submit(num_nodes=1))
         assert task.state == "failed"
@@ -115,7 +160,7 @@ def test_a_test_set_that_may_not_leave_stays_and_the_task_says_what_to_do(tmp_pa
 
 
 def test_the_servers_own_test_set_serves_where_no_node_shares_one(tmp_path: Path) -> None:
-    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False}]}
+    secret = {"datasets": [{"name": "digits", "path": "digits", "format": "digits", "share": False, "access": "open"}]}
     own = {
         "data": str(tmp_path),
         "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],

@@ -21,6 +21,7 @@ from transfer_support import (
     header_of,
     hello_body,
     local_id,
+    meta_of,
     model_file,
     node_config,
     peer_of,
@@ -217,7 +218,7 @@ def test_an_early_sender_is_asked_to_try_again_and_loses_nothing(tmp_path: Path,
         peer.offer(header_of(vector_bytes(tmp_path, 50_000), file_id))
         refused = peer.expect(FrameType.ANSWER)["refused"]
         assert (refused["code"], refused["retry"]) == ("unknown_task", True)
-        early.send(peer_of(receiver), file_id, vector_of(tmp_path), on_done=outcomes)
+        early.send(peer_of(receiver), file_id, vector_of(tmp_path), meta=meta_of(file_id), on_done=outcomes)
         want_all(receiver.spool, OTHER)
         assert outcomes.wait(1)[0].delivered
 

@@ -177,7 +177,7 @@ def test_no_connection_is_refused_while_a_receiver_restarts(tmp_path: Path) -> N
             service.await_told("READY=1")
             greet(port)
             assert service.stop() == 0
-        with RawPeer(port) as early:  # nobody is there, but systemd holds the port
+        with RawPeer(port) as early:  # no service is there, but systemd holds the port
             service = Service(tmp_path, command, [listener])
             with service:
                 service.await_told("READY=1")
@@ -223,7 +223,7 @@ def unsuitable(kind: str) -> socket.socket:
     if kind == "deaf":
         return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
-        return socket.create_server(("0.0.0.0", 0))  # noqa: S104 - nobody is served there: that is the test
+        return socket.create_server(("0.0.0.0", 0))  # noqa: S104 - no one is served there: that is the test
     except OSError:
         missing("a socket beyond loopback cannot be opened")
 

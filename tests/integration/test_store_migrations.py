@@ -33,8 +33,8 @@ NEXT = '''
 from alembic import op
 from sqlalchemy import Column, Integer
 
-revision = "0006"
-down_revision = "0005"
+revision = "0009"
+down_revision = "0008"
 
 def upgrade():
     with op.batch_alter_table("tasks", recreate="auto") as table:
@@ -64,7 +64,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0006_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0009_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -79,6 +79,18 @@ def differences(store: Store) -> list[Any]:
     """Between the tables that are there and `schema.py`."""
     with store.database.reading() as connection:
         return list(compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), metadata))
+
+
+def an_old_user(store: Store) -> int:
+    """In the columns that every version has."""
+    with store.database.writing() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO users (id, name, name_key, password_hash, role, state, language, created_at) "
+                "VALUES (1, 'Ada', 'ada', 'hash', 'user', 'active', 'en', 1)"
+            )
+        )
+    return 1
 
 
 def a_task_with_a_checkpoint(store: Store) -> int:
@@ -114,7 +126,7 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     empty.migrate()
     empty.check()
     assert empty.tasks.get(number) is not None
-    assert version(empty) == "0005"
+    assert version(empty) == "0008"
 
 
 def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: Store) -> None:
@@ -158,7 +170,7 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT)
-    with pytest.raises(Unavailable, match="has schema 0005, older than 0006: start fedsim-server"):
+    with pytest.raises(Unavailable, match="has schema 0008, older than 0009: start fedsim-server"):
         empty.check()
     empty.migrate()
     empty.check()
@@ -181,7 +193,7 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
     empty: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first_version(empty, tmp_path, monkeypatch)
-    user = empty.users.create("Ada", "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    user_id = an_old_user(empty)
     with empty.database.writing() as connection:
         for letter in "ab":
             connection.execute(
@@ -190,13 +202,13 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
                     "delete_requested, round, phase, waiting_for, nodes) "
                     "VALUES (:uid, :user, 'pending', '', '{}', 1, 0, 0, 0, '', '[]', '[]')"
                 ),
-                {"uid": letter * 32, "user": user.id},
+                {"uid": letter * 32, "user": user_id},
             )
         connection.execute(text("INSERT INTO login_failures (key_hash, at) VALUES ('x', 1)"))
     empty.migrate()
     assert differences(empty) == []
     assert [task.uid[0] for task in empty.tasks.newest()] == ["b", "a"]
-    again = [empty.tasks.create(user.id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
+    again = [empty.tasks.create(user_id, TaskSettings(), uuid4().hex, 2.0, submission="s" * 64) for _ in range(2)]
     assert again[0] == again[1]
 
 
@@ -208,7 +220,7 @@ def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr(schema_version, "MIGRATIONS", folder)
         store.migrate()
     assert version(store) == "0002"
-    user = store.users.create("Ada", "hash", role=UserRole.USER, state=UserState.ACTIVE, language="en", now=1.0)
+    user_id = an_old_user(store)
     task = (
         "INSERT INTO tasks (number, uid, user_id, state, reason, settings, created_at, stop_requested, "
         "delete_requested, round, loss, accuracy, phase, waiting_for, nodes) "
@@ -227,7 +239,7 @@ def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]
     with store.database.writing() as connection:
         for number, loss, accuracy in ((1, 0.25, 0.75), (2, None, None)):
-            values = {"number": number, "uid": str(number) * 32, "user": user.id, "loss": loss, "accuracy": accuracy}
+            values = {"number": number, "uid": str(number) * 32, "user": user_id, "loss": loss, "accuracy": accuracy}
             connection.execute(text(task), {**values, "settings": json.dumps(OLD_SETTINGS)})
         connection.execute(text(row), rounds)
 
@@ -333,7 +345,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(empty: Store, next_ver
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
-    assert version(empty) == "0005"
+    assert version(empty) == "0008"
     assert empty.tasks.get(number) is not None
 
 
@@ -344,7 +356,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would refer to missing rows, the first in table checkpoints"):
         empty.migrate()
-    assert version(empty) == "0005"
+    assert version(empty) == "0008"
     assert empty.tasks.get(number) is not None
 
 

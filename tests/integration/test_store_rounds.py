@@ -33,6 +33,17 @@ METRICS = {"accuracy": 0.875, "loss": 0.25, "a metric of the future": None}
 
 
 class TestRounds:
+    def test_missing_clients_are_listed_by_round_and_participation_is_the_tasks(self, store: Store) -> None:
+        task = new_task(store, state=RUNNING)
+        counts = {"node-b": {"expected": 5, "missing": 2}}
+        store.rounds.record(task.uid, new_round(1, missing=()), {"node-b": {"expected": 3, "missing": 0}})
+        assert not again(store, task).lost_clients
+        store.rounds.record(task.uid, new_round(2, missing=(3, 7)), counts)
+        store.rounds.record(task.uid, new_round(1, missing=()))
+        assert store.rounds.missing(task.number) == {2: (3, 7)}
+        assert again(store, task).participation == counts
+        assert again(store, task).lost_clients
+
     def test_a_round_comes_back_as_it_was_recorded(self, store: Store) -> None:
         task = new_task(store, state=RUNNING)
         evaluated = new_round(2, metrics=METRICS, class_metrics={"recall": (1.0, None, 0.5)})
@@ -203,6 +214,8 @@ class TestNodesAndEvents:
         newest = Node("b", NOW + 1, {"clients": 2, "problems": ["数据"], "runs": [[1, 2]] * 100_000})
         store.nodes.record(newest)
         assert store.nodes.all() == [Node("a", NOW, {"clients": 1}), newest]
+        assert store.nodes.seen() == {"a": NOW, "b": NOW + 1}
+        assert store.nodes.some(["b", "z"]) == [newest]
         store.nodes.keep({"b", "c"})
         assert store.nodes.all() == [newest]
 

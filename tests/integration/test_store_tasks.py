@@ -40,6 +40,7 @@ from fedsim.store.records import (
     TaskState,
 )
 from fedsim.store.schema import checkpoints, rounds, tasks
+from fedsim.store.tasks import TooManyTasks
 
 if TYPE_CHECKING:
     from fedsim.store import Store
@@ -54,6 +55,21 @@ class TestTasks:
         theirs = store.tasks.create(other.id, TaskSettings(), uuid4().hex, NOW, submission="a" * 64)
         assert theirs.number != first.number
         assert store.tasks.by_submission(other.id, "b" * 64) is None
+
+    def test_at_the_same_moment_a_user_gets_no_more_tasks_than_allowed(self, store: Store) -> None:
+        user, other = new_user(store), new_user(store, "Bob")
+
+        def submit(_: int) -> bool:
+            try:
+                store.tasks.create(user.id, TaskSettings(), uuid4().hex, NOW, most_unfinished=3)
+            except TooManyTasks:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(submit, range(16))) == 3
+        assert store.tasks.unfinished_of(user.id) == 3
+        store.tasks.create(other.id, TaskSettings(), uuid4().hex, NOW, most_unfinished=1)
 
     def test_tasks_without_a_submission_are_all_different(self, store: Store) -> None:
         user = new_user(store)
@@ -140,6 +156,14 @@ class TestTasks:
             None,
         )
 
+    def test_of_the_tasks_that_a_node_names_those_are_answered_that_it_was_given(self, store: Store) -> None:
+        given, others = new_task(store), new_task(store)
+        store.tasks.set_nodes(given.uid, ("a", "b"))
+        store.tasks.set_nodes(others.uid, ("b",))
+        invented = [uuid4().hex for _ in range(1000)]
+        assert store.tasks.given_to("a", [*invented, given.uid, others.uid]) == [given.uid]
+        assert store.tasks.given_to("a", []) == []
+
     def test_ten_thousand_nodes_can_be_waited_for(self, store: Store) -> None:
         task = new_task(store, state=STARTING)
         names = tuple(f"node-{place:060d}" for place in range(10_000))
@@ -189,6 +213,31 @@ class TestMoves:
         assert [task.number for task in (store.tasks.claim_next(NOW),) if task] == [second.number]
         assert store.tasks.claim_next(NOW) is None
         assert again(store, stopped) == stopped
+
+    def test_users_take_turns_however_many_tasks_one_of_them_has(self, store: Store) -> None:
+        ada, lin, eve = (new_user(store, name) for name in ("Ada", "Lin", "Eve"))
+        many = [new_task(store, ada).number for _ in range(100)]
+        of_lin = [new_task(store, lin).number for _ in range(2)]
+        of_eve = new_task(store, eve).number
+        expected = [many[0], of_lin[0], of_eve, many[1], of_lin[1], *many[2:]]
+        assert list(store.tasks.queue_positions().items()) == [(number, at) for at, number in enumerate(expected, 1)]
+
+        order = []
+        for turn in range(6):  # one at a time, as with `max_running_tasks: 1`
+            claimed = store.tasks.claim_next(NOW + turn)
+            assert claimed is not None
+            order.append(claimed.number)
+            assert store.tasks.move(claimed.uid, FAILED, now=NOW + turn)
+        assert order == [many[0], of_lin[0], of_eve, many[1], of_lin[1], many[2]]
+
+    def test_a_user_with_enough_running_tasks_is_passed_over(self, store: Store) -> None:
+        ada, lin = (new_user(store, name) for name in ("Ada", "Lin"))
+        first, second = (new_task(store, ada).number for _ in range(2))
+        third = new_task(store, lin).number
+        claimed = [task and task.number for task in (store.tasks.claim_next(NOW, most_of_user=1) for _ in range(3))]
+        assert claimed == [first, third, None]
+        assert store.tasks.unfinished_of(ada.id) == 2
+        assert store.tasks.queue_positions() == {second: 1}
 
     def test_threads_never_claim_the_same_task(self, store: Store) -> None:
         made = [new_task(store).number for _ in range(24)]
@@ -269,8 +318,7 @@ class TestMoves:
 
     def test_the_queue_counts_pending_tasks_only(self, store: Store) -> None:
         made = [new_task(store, state=state) for state in (RUNNING, PENDING, STOPPED, PENDING)]
-        assert [store.tasks.queue_position(task.number) for task in made] == [None, 1, None, 2]
-        assert store.tasks.queue_position(99) is None
+        assert store.tasks.queue_positions() == {made[1].number: 1, made[3].number: 2}
 
 
 class TestDeletion:

@@ -30,6 +30,7 @@ from transfer_support import (
     global_id,
     hello_body,
     local_id,
+    meta_of,
     model_file,
     node_config,
     peer_of,
@@ -201,7 +202,7 @@ class Load:
         file_id = local_id(chunk=self.sent)
         for node, sender in self._senders.items():
             done = self.outcomes[node]
-            sender.send(self._peer, file_id, path, digest=digest, on_done=done)
+            sender.send(self._peer, file_id, path, meta=meta_of(file_id), digest=digest, on_done=done)
             sender.send(self._peer, HELLO, hello_body(node.name), on_done=done)
         self.sent += 1
 

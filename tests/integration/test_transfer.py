@@ -30,6 +30,7 @@ from transfer_support import (
     global_id,
     hello_body,
     local_id,
+    meta_of,
     model_file,
     node_config,
     peer_of,
@@ -145,7 +146,8 @@ def test_many_nodes_send_at_once(tmp_path: Path) -> None:
             model_file(tmp_path / f"{number}.npy", 300_000, number)
             for chunk in range(3):
                 file_id = FileId(kind=Kind.LOCALPARAM, task=TASK, round=1, chunk=chunk)
-                sender.send(peer_of(receiver), file_id, tmp_path / f"{number}.npy", on_done=outcomes)
+                source = tmp_path / f"{number}.npy"
+                sender.send(peer_of(receiver), file_id, source, meta=meta_of(file_id), on_done=outcomes)
         assert all(outcome.delivered for outcome in outcomes.wait(24))
         for sender in senders:
             sender.close()
@@ -212,7 +214,7 @@ def test_both_sides_of_one_connection_send_files(tmp_path: Path) -> None:
 
     def offer(end: _End, file_id: FileId) -> FileBody:
         source = FileBody(tmp_path / "m.npy")
-        header = FileHeader(id=file_id, size=source.size, digest=source.digest())
+        header = FileHeader(id=file_id, size=source.size, digest=source.digest(), meta=meta_of(file_id))
         end.connection.offer(Outgoing(header, source))
         return source
 

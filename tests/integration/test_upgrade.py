@@ -47,8 +47,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("upgrade")
     python = install(folder / "opt")
     lab = digits_lab(folder, nodes=1)
-    for name, daemon in (("server", "server"), ("node-a", "client")):
-        run = f"import sys; from fedsim.{daemon}.main import main; sys.exit(main())"
+    for name, package in (("server", "server"), ("node-a", "owner")):
+        run = f"import sys; from fedsim.{package}.main import main; sys.exit(main())"
         lab.processes[name].command = [str(python), "-c", run, "--config", str(lab.config(name))]
     with lab:
         yield lab
@@ -104,7 +104,7 @@ def test_where_that_version_is_deleted_the_task_continues_and_says_that_it_is_no
     _, about, events = finished(lab, number)
     for who in ("the server", "node-a"):
         assert about["versions"][who] == [OLD, __version__]
-        told = f"the workers on {who} are of version {__version__}; the task was started under {OLD}"
+        told = f"the workers on {who} are of version {__version__}; the task began with {OLD}"
         assert f"{told}: its result is not comparable with others" in events
     assert about["not_comparable"] == f"computed by workers of several versions of fedsim: {OLD}, {__version__}"
     for name in ("server", "node-a"):

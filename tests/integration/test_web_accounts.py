@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 import unicodedata
@@ -18,6 +19,7 @@ from web_support import PASSWORD, Browser, Site, hashed_password, make_site
 from fedsim.store.records import UserRole, UserState
 from fedsim.web import accounts, passwords
 from fedsim.web.errors import Fault
+from fedsim.web.login_limits import known_browser
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_registering_must_wait_after_too_many_from_anywhere(tmp_path: Path) -> N
 def test_a_whole_network_of_ipv6_is_one_address(tmp_path: Path) -> None:
     site = configured(tmp_path, login_attempts=2, secure_cookies=False)
     site.user("lin")
-    for number in range(2):
+    for number in range(6):
         site.browser(address=f"2001:db8::{number}").post_form("/login", name=f"name-{number}", password="wrong")
     assert site.browser(address="2001:db8::9").post_form("/login", name="lin", password=PASSWORD).status_code == 429
     site.browser(address="2001:db8:0:1::9").log_in("lin")
@@ -159,6 +161,12 @@ def test_a_closed_registration_makes_no_account(tmp_path: Path) -> None:
         ("li n", PASSWORD, "2 to 64 letters"),
         ("lin\r\nSet-Cookie: a=b", PASSWORD, "2 to 64 letters"),
         ("lin", "1234567", "at least 8 characters"),
+        ("lin", "password", "easy to guess"),
+        ("lin", "qwertyuiop", "easy to guess"),
+        ("lin", "Passw0rd!", "easy to guess"),
+        ("lin", "12.04.1987", "easy to guess"),
+        ("christopher-wang", "christopher-wang", "easy to guess"),
+        ("lin", "fedsim123", "easy to guess"),
         ("lin", "界" * 400, "at most 1024 bytes"),
         ("ROOT", PASSWORD, "is taken"),
         ("ｒｏｏｔ", PASSWORD, "is taken"),
@@ -171,7 +179,8 @@ def test_a_bad_name_or_password_is_named_and_what_was_typed_stays(
     answer = site.browser().post_form("/register", name=name, password=password)
     assert answer.status_code == 422
     assert problem in answer.text
-    assert password not in answer.text
+    assert f'value="{name}"' in answer.text or "\r" in name
+    assert password == name or f'value="{password}"' not in answer.text
     assert len(site.store.users.all()) == 1
 
 
@@ -214,12 +223,47 @@ def test_logging_out_ends_the_session_in_the_database(site: Site) -> None:
     assert site.store.sessions.get(accounts.hash_secret(session), site.now) is None
 
 
-def test_a_session_ends_after_its_hours(site: Site) -> None:
+def test_a_session_ends_after_its_hours(tmp_path: Path) -> None:
+    site = configured(tmp_path, session_idle_hours=100)
     browser = site.user("lin")
     site.now += 12 * 3600 - 1
     assert browser.get("/tasks").status_code == 200
     site.now += 2
     assert browser.get("/tasks").headers["Location"] == "/login?next=/tasks"
+    site.store.close()
+
+
+def test_a_session_ends_when_no_one_uses_it_though_its_page_refreshes_itself(tmp_path: Path) -> None:
+    site = configured(tmp_path, session_hours=100)
+    browser = site.user("lin")
+    for _ in range(3):
+        site.now += 3 * 3600
+        assert browser.get("/tasks").status_code == 200, "it was used"
+    site.now += 3 * 3600
+    assert browser.get("/tasks", headers={"HX-Request": "true"}).status_code == 200
+    site.now += 2 * 3600
+    assert browser.get("/tasks").status_code == 303
+    site.store.close()
+
+
+def test_a_user_sees_all_own_sessions_and_ends_another_one(site: Site) -> None:
+    here, stranger = site.user("lin"), site.user("wang")
+    there = site.browser(address="127.0.0.9", **{"User-Agent": "Another/1.0 \x1b[2J"}).log_in("lin")
+    page = here.get("/profile").text
+    assert "Another/1.0" in page
+    assert "127.0.0.9" in page
+    assert "\x1b" not in page
+    assert page.count("this browser") == 1
+    (action,) = re.findall(r'action="(/profile/sessions/[0-9a-f]+/end)"', page)
+    assert stranger.post_form("/profile", action).status_code == 404, "only the user's own"
+    assert there.get("/tasks").status_code == 200
+    wrong = here.post_form("/profile", action, present="a wrong password")
+    assert wrong.status_code == 422
+    assert "the session was not ended" in wrong.text
+    assert there.get("/tasks").status_code == 200
+    assert here.post_form("/profile", action, present=PASSWORD).status_code == 303
+    assert there.get("/tasks").status_code == 303
+    assert here.get("/tasks").status_code == 200
 
 
 def test_a_disabled_user_is_out_at_once_and_cannot_come_back(site: Site) -> None:
@@ -244,29 +288,79 @@ def test_an_unknown_name_and_a_wrong_password_get_the_same_answer(site: Site) ->
     assert pages[0].split("<main")[1].split("csrf")[0] == pages[1].split("<main")[1].split("csrf")[0]
 
 
-def test_a_name_must_wait_after_too_many_failures_wherever_they_come_from(tmp_path: Path) -> None:
+def wrong_passwords(site: Site, name: str, *, address: str, count: int) -> list[int]:
+    """The statuses of log-ins with a wrong password, one a minute."""
+    statuses = []
+    for _ in range(count):
+        site.now += 60
+        statuses.append(
+            site.browser(address=address).post_form("/login", name=name, password="a wrong one").status_code
+        )
+    return statuses
+
+
+def test_wrong_passwords_lock_the_pair_of_address_and_name_and_nothing_else(tmp_path: Path) -> None:
     site = configured(tmp_path, login_attempts=3, login_window_seconds=600)
     site.user("lin")
-    for number in range(3):
-        site.now += 10
-        browser = site.browser(address=f"127.0.0.{number + 2}")
-        assert browser.post_form("/login", name="LIN", password="wrong").status_code == 403
-    answer = site.browser(address="127.0.0.9").post_form("/login", name="lin", password=PASSWORD)
+    site.user("wang")
+    assert wrong_passwords(site, "LIN", address="127.0.0.2", count=3) == [403] * 3
+    answer = site.browser(address="127.0.0.2").post_form("/login", name="lin", password=PASSWORD)
     assert answer.status_code == 429
     assert answer.headers["Retry-After"] == "600"
     assert "Try again in at most 10 min" in answer.text
-    site.now += 579
-    assert site.browser().post_form("/login", name="lin", password=PASSWORD).status_code == 429
-    site.now += 2
-    site.browser().log_in("lin")
+    site.browser(address="127.0.0.2").log_in("wang")
+    site.browser(address="127.0.0.3").log_in("lin")
+    site.now += 479
+    assert site.browser(address="127.0.0.2").post_form("/login", name="lin", password=PASSWORD).status_code == 429
+    site.now += 122
+    site.browser(address="127.0.0.2").log_in("lin")
+    site.store.close()
+
+
+def test_no_one_locks_a_user_out_of_a_browser_that_is_known(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=3, login_window_seconds=6000)
+    site.user("lin")
+    known = site.browser(address="127.0.0.2").log_in("lin")
+    mark = known.cookies["fedsim_browser"]
+    known.post_form("/tasks", "/logout")
+    for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):  # also from the user's own address
+        wrong_passwords(site, "lin", address=address, count=4)
+    known.log_in("lin")
+    for _ in range(3):
+        assert known.post_form("/login", name="lin", password="a wrong one").status_code == 403
+    assert known.post_form("/login", name="lin", password=PASSWORD).status_code == 429, "its limit is its own"
+    site.now += 6001
+    other = site.browser(address="127.0.0.9")
+    other.cookies.set("fedsim_browser", mark, domain="127.0.0.1", path="/")
+    user = site.store.users.by_name("lin")
+    assert user is not None
+    assert known_browser(user, mark) is not None
+    site.store.users.set_password_hash(user.id, passwords.hash_password("another good one"))
+    changed = site.store.users.by_name("lin")
+    assert known_browser(changed, mark) is None, "a new password forgets all browsers"
+    assert [known_browser(user, forged) for forged in ("", ".", "a.b", f"x{mark}", mark[:-1], f"{mark}é")] == [None] * 6
+    site.store.close()
+
+
+def test_a_name_under_attack_is_slowed_for_unknown_browsers_and_never_locked(tmp_path: Path) -> None:
+    site = configured(tmp_path, login_attempts=3, login_window_seconds=6000)
+    site.user("lin")
+    for number in range(3):
+        wrong_passwords(site, "lin", address=f"127.0.0.{number + 2}", count=1)
+    site.now += 60
+    assert site.browser(address="127.0.0.8").post_form("/login", name="lin", password="a wrong one").status_code == 403
+    slowed = site.browser(address="127.0.0.9").post_form("/login", name="lin", password=PASSWORD)
+    assert (slowed.status_code, slowed.headers["Retry-After"]) == (429, "10")
+    site.now += 11
+    site.browser(address="127.0.0.9").log_in("lin")
     site.store.close()
 
 
 def test_an_address_must_wait_after_too_many_failures_with_any_names(tmp_path: Path) -> None:
     site = configured(tmp_path, login_attempts=3)
     site.user("lin")
-    for name in ("a1", "b2", "c3"):
-        site.browser(address="127.0.0.7").post_form("/login", name=name, password="wrong")
+    for number in range(9):
+        site.browser(address="127.0.0.7").post_form("/login", name=f"name-{number}", password="wrong")
     assert site.browser(address="127.0.0.7").post_form("/login", name="lin", password=PASSWORD).status_code == 429
     site.browser(address="127.0.0.8").log_in("lin")
     site.store.close()
@@ -278,7 +372,7 @@ def test_forwarded_addresses_are_believed_only_from_a_configured_proxy(tmp_path:
         folder.mkdir()
         site = configured(folder, login_attempts=2, behind_proxy=behind)
         site.user("lin")
-        for number in range(2):
+        for number in range(6):
             spoofing = site.browser(**{"X-Forwarded-For": f"198.51.100.{number}"})
             spoofing.post_form("/login", name=f"name-{number}", password="wrong")
         answer = site.browser(**{"X-Forwarded-For": "198.51.100.9"}).post_form("/login", name="lin", password=PASSWORD)
@@ -351,8 +445,20 @@ def test_an_administrator_resets_a_password_which_is_shown_once(site: Site) -> N
     password = page.split('id="secret">')[1].split("<")[0]
     assert browser.get("/tasks").status_code == 303
     assert program.get("/api/v1/me").status_code == 401
-    site.browser().log_in("lin", password)
     assert password not in admin.get("/admin/users").text
+    again = site.browser().log_in("lin", password)
+    assert again.get("/tasks").headers["Location"] == "/profile"
+    assert "someone else knows the present one" in again.get("/profile").text
+    assert again.post_form("/profile", "/profile/tokens", label="laptop").status_code == 303
+    refused = again.post("/api/v1/tokens", json={"label": "x"}, headers={"X-CSRF-Token": again.csrf("/profile")})
+    assert refused.status_code == 403
+    assert "password of your own" in refused.json()["error"]
+    assert site.store.tokens.of_user(lin.id) == []
+    same = again.post_form("/profile", "/profile/password", old=password, new=password)
+    assert "is your present password" in same.text
+    changed = again.post_form("/profile", "/profile/password", old=password, new="another good one")
+    assert changed.status_code == 200
+    assert again.get("/tasks").status_code == 200
 
 
 def test_administrators_make_others_and_cannot_lock_themselves_out(site: Site) -> None:
@@ -389,7 +495,8 @@ def test_a_log_in_that_meets_a_new_password_gets_no_session(site: Site) -> None:
 FORMS = [
     "/login", "/register", "/logout", "/language", "/tasks/new", "/tasks/1/stop", "/tasks/1/delete",
     "/profile/password", "/profile/tokens", "/profile/tokens/1/delete", "/admin/users/1",
-    "/admin/users/1/reset-password",
+    "/admin/users/1/reset-password", "/admin/users/1/remove-second-factor", "/login/code", "/profile/second-factor",
+    "/profile/second-factor/confirm", "/profile/second-factor/remove", f"/profile/sessions/{'0' * 64}/end",
 ]  # fmt: skip
 
 
@@ -441,6 +548,14 @@ def test_a_person_logs_in_over_https(site: Site) -> None:
     site.user("lin")
     browser = site.browser(url="https://lab.example", address="192.0.2.4").log_in("lin")
     assert browser.get("/tasks").status_code == 200
+
+
+def test_a_log_out_clears_what_the_browser_keeps_where_browsers_heed_it(site: Site) -> None:
+    site.user("lin")
+    secure = site.browser(url="https://lab.example", address="192.0.2.4").log_in("lin")
+    assert secure.post_form("/tasks", "/logout").headers["Clear-Site-Data"] == '"cache", "storage"'
+    plain = site.browser().log_in("lin")
+    assert "Clear-Site-Data" not in plain.post_form("/tasks", "/logout").headers, "browsers complain about it"
 
 
 def test_no_password_is_taken_over_plain_http_from_afar_unless_allowed(tmp_path: Path, site: Site) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -107,8 +108,8 @@ def test_submitting_notifies_the_servers_receiver_at_once(tmp_path: Path) -> Non
     """From HTTP request to the first bytes on the server's port: the hint needs no poll."""
     migrated(tmp_path)
     with closing(open_store(f"sqlite:///{tmp_path}/fedsim.db")) as store:
-        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=1.0)
-        secret, _ = accounts.make_token(store, user, "test", now=1.0)
+        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=time.time())
+        secret, _ = accounts.make_token(store, user, "test", now=time.time())
     with socket.create_server(("127.0.0.1", 0)) as receiver:
         receiver.settimeout(20)
         server = {"address": "127.0.0.1", "port": receiver.getsockname()[1]}

@@ -14,7 +14,7 @@ import pytest
 from web_support import PASSWORD, Site, make_site
 
 from fedsim.errors import Unavailable
-from fedsim.store.records import Event, Node, TaskState
+from fedsim.store.records import Event, Node, Resumable, TaskState
 from fedsim.web import accounts
 
 SCRIPT = "<script>alert('x')</script>\"'&"
@@ -134,6 +134,39 @@ def test_the_page_shows_whom_a_task_waits_for_and_what_was_measured(site: Site) 
     assert browser.get("/tasks/1").text.count("<polyline") == 3
 
 
+SCREENED = [
+    {"node": "node-1", "chunk": 0, "client": client, "outside": "", "excluded": False, "figures": figures}
+    for client, figures in enumerate(
+        ({"norm": 0.5, "norm_ratio": 1.0, "cosine": 0.7}, {"norm": 0.25, "norm_ratio": 0.5})
+    )
+]
+LEFT_OUT = {
+    "node": "node-2",
+    "chunk": 1,
+    "client": None,
+    "excluded": True,
+    "outside": "its norm is 97 times the median",
+}
+
+
+def test_the_page_shows_what_a_screening_found_of_each_node(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin", screening="exclude")
+    site.run_rounds(task, 3)
+    assert 'id="screening"' not in browser.get("/tasks/1").text
+    excluded = {**LEFT_OUT, "figures": {"norm": 48.5, "norm_ratio": 97.0, "cosine": None}}
+    site.run_rounds(task, 3, first=1, missing=(3,), screening=(*SCREENED, excluded))
+    table = browser.get("/tasks/1").text.partition('id="screening"')[2].partition("</section>")[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", table))
+    assert "round 3" in text
+    assert "node-1 2 0.25 – 0.5 0.5 – 1 0.7 0 0 –" in text
+    assert "node-2 1 48.5 97 – 3 3 its norm is 97 times the median" in text
+    record = browser.get("/api/v1/tasks/1/rounds").json()["rounds"][-1]
+    assert record["screening"][2] == excluded
+    site.run_rounds(task, 4, first=4)
+    assert "round 3" in browser.get("/tasks/1").text, "the newest round that was screened"
+
+
 def test_the_live_part_comes_alone_and_only_when_it_changed(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin")
@@ -195,6 +228,35 @@ def test_stopping_and_deleting(site: Site) -> None:
     assert browser.post_form("/tasks/2", "/tasks/2/delete").headers["Location"] == "/tasks"
     assert [task.number for task in site.store.tasks.to_delete()] == [2]
     assert "is being deleted" in browser.get("/tasks").text
+
+
+def test_a_failed_task_is_resumed_by_a_button_or_says_why_not(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, 3)
+    too_early = browser.post_form("/tasks/1", "/tasks/1/resume")
+    assert (too_early.status_code, "nothing to resume" in too_early.text) == (409, True)
+    kept = Resumable(uid="b" * 32, round=3)
+    site.store.tasks.move(task.uid, TaskState.FAILED, now=site.now, reason="a node broke", resumable=kept)
+    assert 'id="resume"' in browser.get("/tasks/1").text
+    assert "Resume after round 3" in browser.get("/tasks/1").text
+    assert browser.post_form("/tasks/1", "/tasks/1/resume").headers["Location"] == "/tasks/1"
+    resumed = site.store.tasks.get(1)
+    assert resumed is not None
+    assert (resumed.state, resumed.uid, resumed.reason) == (TaskState.PENDING, "b" * 32, "")
+    assert site.notifier.notifications == [("submitted", 1)]
+    assert [event.kind for event in site.store.events.newest(task=1)] == ["resume_requested"]
+    site.store.tasks.claim_next(site.now)
+    gone = Resumable(problem="its state was kept for 30 days")
+    site.store.tasks.move(resumed.uid, TaskState.FAILED, now=site.now, resumable=gone)
+    other = site.task("lin", title="two")
+    site.store.tasks.claim_next(site.now)
+    site.store.tasks.move(other.uid, TaskState.FAILED, now=site.now)
+    reasons = {1: "cannot be resumed: its state was kept for 30 days.", 2: "the server keeps no state of it"}
+    for number, reason in reasons.items():
+        refused = browser.post_form(f"/tasks/{number}", f"/tasks/{number}/resume")
+        assert (refused.status_code, reason in refused.text) == (409, True)
+        assert 'id="resume"' not in browser.get(f"/tasks/{number}").text
 
 
 def test_checkpoints_are_downloaded_whole_in_part_and_not_twice(site: Site) -> None:
@@ -269,6 +331,8 @@ def test_the_nodes_page_shows_who_is_there_and_what_they_hold(site: Site) -> Non
     assert re.search(r"node-1 offline .* node-2 online", text)
     assert "28 × 28 × 1" in text
     assert "digits" in text
+    assert "20 days left" in text
+    assert "certificate expires soon" in text
 
 
 def test_the_language_follows_the_browser_then_the_switch_then_the_user(site: Site) -> None:
@@ -293,7 +357,8 @@ def test_every_page_is_rendered_in_chinese_without_english_left(site: Site) -> N
     browser = site.admin("管理员")
     browser.post_form("/profile", "/language", language="zh_CN")
     task = site.task("管理员")
-    site.run_rounds(task, 3)
+    figures = {"norm": 1.0, "norm_ratio": 1.0, "cosine": 0.5}
+    site.run_rounds(task, 3, screening=({**LEFT_OUT, "outside": "", "figures": figures},))
     names = "fedsim|JSON|CSV|English|mnist|node|torch|sequential|cpu|API|admin|processor"
     for page in (
         "/",
@@ -327,7 +392,7 @@ HEADERS = {
 
 def test_every_answer_carries_the_secure_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     browser = site.user("lin")
-    monkeypatch.setattr(site.store.nodes, "all", lambda: 1 / 0)
+    monkeypatch.setattr(site.store.nodes, "seen", lambda: 1 / 0)
     expected = {
         "/": 200, "/tasks": 200, "/static/app.css": 200, "/healthz": 200, "/nope": 404, "/api/v1/nope": 404,
         "/admin/users": 403, "/nodes": 500, "/tasks/new": 500, "/static/../app.py": 404, "/static/nope": 404,
@@ -340,7 +405,14 @@ def test_every_answer_carries_the_secure_headers(site: Site, monkeypatch: pytest
         policy = answer.headers["Content-Security-Policy"]
         assert "script-src 'self';" in policy
         assert "unsafe" not in policy
-        assert "frame-ancestors 'none'" in policy
+        for directive in ("object-src", "base-uri", "frame-ancestors"):
+            assert f"{directive} 'none'" in policy
+        kind = answer.headers["Content-Type"]
+        assert "charset" in kind.lower() or kind == "application/json", page
+    icon = browser.get("/static/icon.svg")
+    assert icon.headers["Content-Type"] == "image/svg+xml; charset=UTF-8"
+    secure = site.browser(url="https://lab.example").get("/login").headers
+    assert secure["Strict-Transport-Security"] == "max-age=31536000; includeSubDomains"
 
 
 def test_no_page_needs_inline_script_or_style(site: Site) -> None:
@@ -391,7 +463,7 @@ def test_a_database_that_is_away_gives_503_with_a_page_and_comes_back(
 ) -> None:
     browser = site.user("lin")
 
-    def away(*_: object) -> None:
+    def away(*_: object, **__: object) -> None:
         raise Unavailable("the database is being tested")
 
     with monkeypatch.context() as patch:
@@ -406,3 +478,14 @@ def test_a_database_that_is_away_gives_503_with_a_page_and_comes_back(
         assert health.json() == {"error": "The database does not answer. Try again in a moment."}
     assert browser.get("/tasks").status_code == 200
     assert browser.get("/healthz").json()["status"] == "ok"
+
+
+def test_page_and_api_show_the_clients_of_the_plan(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin", partition="local", fraction_train=1.0)
+    site.store.tasks.set_nodes(task.uid, ("bank-a", "bank-b", "bank-c"))
+    shown = browser.get(f"/api/v1/tasks/{task.number}").json()["task"]
+    assert (shown["num_clients"], shown["cohort_size"]) == (3, 3)
+    page = browser.get(f"/tasks/{task.number}").text
+    assert page.count("<dt>Clients in each round</dt><dd>3</dd>") == 2
+    assert "<dd>100</dd>" not in page

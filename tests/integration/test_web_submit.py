@@ -148,3 +148,27 @@ def test_the_api_takes_a_key_that_makes_sending_again_safe(site: Site) -> None:
         refused = program.post("tasks", json={}, headers={"Idempotency-Key": odd})
         assert refused.status_code == 400
         assert "at most 255" in refused.json()["error"]
+
+
+def test_a_user_has_a_share_of_the_queue_and_tasks_have_a_largest_size(tmp_path: Path) -> None:
+    site = make_site(tmp_path, max_unfinished_tasks=2, max_task_size=1000, requests_per_minute=20)
+    site.node()
+    browser = site.user("lin")
+    form = fields_of(browser.get("/tasks/new").text) | {"num_rounds": "1"}
+    for number in (1, 2):
+        assert browser.post("/tasks/new", data=form | {"submission": f"{number}"}).headers["Location"]
+    third = browser.post("/tasks/new", data=form | {"submission": "3"})
+    assert third.status_code == 429
+    assert "You have 2 unfinished tasks" in third.text
+    large = browser.post("/tasks/new", data=form | {"num_rounds": "100", "submission": "4"})
+    assert large.status_code == 422
+    assert "rounds × epochs × clients in each round are 5000, at most 1000 are allowed here" in large.text
+    assert [task.number for task in site.store.tasks.newest()] == [2, 1]
+
+    answers = [browser.get("/tasks") for _ in range(20)]
+    assert [answer.status_code for answer in answers] == [200] * 15 + [429] * 5
+    assert (answers[-1].headers["Retry-After"], "Too many requests" in answers[-1].text) == ("3", True)
+    assert site.user("eve").get("/tasks").status_code == 200
+    site.now += 3
+    assert browser.get("/tasks").status_code == 200
+    site.store.close()

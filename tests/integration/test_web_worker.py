@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from time import monotonic
@@ -36,11 +37,11 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.URL, d
     folder = tmp_path_factory.mktemp("web")
     migrated(folder)
     with closing(open_store(f"sqlite:///{folder}/fedsim.db")) as store:
-        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=1.0)
-        secret, _ = accounts.make_token(store, user, "test", now=1.0)
+        user = store.users.create("lin", "!", role=UserRole.USER, state=UserState.ACTIVE, language="", now=time.time())
+        secret, _ = accounts.make_token(store, user, "test", now=time.time())
         task = store.tasks.create(user.id, TaskSettings(), "ab" * 16, 1.0)
         store.tasks.claim_next(1.0)
-        store.tasks.move(task.uid, TaskState.RUNNING, now=1.0)
+        store.tasks.move(task.uid, TaskState.RUNNING, now=time.time())
         (folder / "task-1").mkdir()
         (folder / "task-1" / "round-0001.safetensors").write_bytes(MODEL)
         store.checkpoints.record(

@@ -48,6 +48,11 @@ def local_id(chunk: int = 0, round_number: int = 1) -> FileId:
     return FileId(kind=Kind.LOCALPARAM, task=TASK, round=round_number, chunk=chunk)
 
 
+def meta_of(file_id: FileId) -> dict[str, Any]:
+    """The least metadata with which a file of this kind is accepted."""
+    return {"base_round": file_id.round, "num_examples": 1} if file_id.kind is Kind.LOCALPARAM else {}
+
+
 def stop_id(task: str = TASK) -> FileId:
     return FileId(kind=Kind.STOP, task=task)
 
@@ -62,7 +67,8 @@ def hello_body(node: str, sent_at: float = 1.0) -> bytes:
 
 
 def header_of(body: bytes, file_id: FileId | None = None) -> FileHeader:
-    return FileHeader(id=file_id or global_id(), size=len(body), digest=blake3(body).hexdigest())
+    known = file_id or global_id()
+    return FileHeader(id=known, size=len(body), digest=blake3(body).hexdigest(), meta=meta_of(known))
 
 
 def node_config(folder: Path, **changes: Any) -> ReceiverConfig:
@@ -278,8 +284,9 @@ class RawPeer:
 
 
 def send_now(receiver: Receiver, identity: Identity, file_id: FileId, source: Path | bytes, **more: Any) -> Outcome:
-    """One file over a connection of its own."""
+    """One file over a connection of its own, with the metadata of its kind."""
+    usual = {"give_up_after": PATIENCE, "meta": meta_of(file_id)}
     with Sender(identity) as sender:
         outcomes = Outcomes()
-        sender.send(peer_of(receiver), file_id, source, on_done=outcomes, **({"give_up_after": PATIENCE} | more))
+        sender.send(peer_of(receiver), file_id, source, on_done=outcomes, **(usual | more))
         return outcomes.wait(1)[0]

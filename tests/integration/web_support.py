@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from hashlib import blake2b
 from html import unescape
@@ -101,7 +101,9 @@ class Site:
         self.now += 1
         return self.store.tasks.create(owner.id, TaskSettings.model_validate(settings), uid, self.now)
 
-    def run_rounds(self, task: Task, rounds: int, *, first: int = 0, missing: tuple[int, ...] = ()) -> None:
+    def run_rounds(
+        self, task: Task, rounds: int, *, first: int = 0, missing: tuple[int, ...] = (), screening: Any = ()
+    ) -> None:
         """Move a task on as the server does: claimed, running, `rounds` of it committed."""
         if self.store.tasks.get(task.number).state is TaskState.PENDING:  # type: ignore[union-attr] # it exists
             assert self.store.tasks.claim_next(self.now) is not None
@@ -110,7 +112,8 @@ class Site:
         for number in range(first, rounds + 1):
             self.now += 1
             accuracy = 0.9 - 0.8 / (number + 1)
-            self.store.rounds.record(task.uid, round_record(number, accuracy, self.now, missing))
+            record = replace(round_record(number, accuracy, self.now, missing), screening=screening if number else ())
+            self.store.rounds.record(task.uid, record)
         left = task.settings.num_rounds - rounds
         self.store.tasks.set_progress(
             task.uid, Progress(rounds + 1, "training", ("node-2",), self.now + 600, float(left * 7))
@@ -165,6 +168,7 @@ def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("m
         engine=EngineInfo(processor="a processor", torch="2.13.0"),
         datasets=infos,
         plugins={"models": (PluginInfo(name="2nn", version="0.1.0"), PluginInfo(name="cnn", version="0.1.0"))},
+        certificate_expires_at=START + 20.5 * 86400,
     ).model_dump(mode="json")
 
 

@@ -14,7 +14,7 @@ from laboratory import Laboratory
 from presence import missing
 
 PATIENCE_SECONDS = 1200
-PROGRAMS = ["debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen"]
+PROGRAMS = ["age", "debootstrap", "systemd-nspawn", "nsenter", "ip", "ssh", "ssh-keygen"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,12 +30,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def laboratory() -> Iterator[Laboratory]:
-    """Four bare hosts, booted, and a control process in their network."""
+def requirements() -> None:
+    """Skip what needs hosts where none can be booted."""
     if sys.platform != "linux" or os.geteuid() != 0:
         missing("hosts are booted by root on Linux only")
     if lacking := [name for name in PROGRAMS if shutil.which(name) is None]:
         missing(f"not installed: {', '.join(lacking)}; `make system-packages` installs them")
+
+
+@pytest.fixture(scope="session")
+def laboratory(requirements: None) -> Iterator[Laboratory]:  # noqa: ARG001 - checked first
+    """Four bare hosts, booted, and a control process in their network."""
     with Laboratory.planned() as laboratory:
         laboratory.boot()
         yield laboratory

@@ -16,7 +16,7 @@ SSH_SECONDS = 10
 
 @dataclass(frozen=True)
 class Control:
-    """Somebody who may log in to every host as root, with a key of this run. Hosts are known by their keys."""
+    """The user who may log in to every host as root, with a key of this run. Hosts are known by their keys."""
 
     home: Path
     network: Network

@@ -19,6 +19,8 @@ from image import SUDOER
 from network import PREFIX, Network
 
 BOOT_SECONDS = 60
+# systemd 256 and 257 boot on this machine's older cgroups only if they are asked to; others ignore it.
+INIT = "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 NSPAWN = [
     "systemd-nspawn",
     "--quiet",
@@ -64,7 +66,7 @@ class Host:
         for name in ("upper", "work", "root"):
             (self.folder / name).mkdir(parents=True)
         layers = f"lowerdir={self.image},upperdir={self.folder / 'upper'},workdir={self.folder / 'work'}"
-        # volatile: what is written here need not survive this machine, so nobody waits for its disk.
+        # volatile: what is written here need not survive this machine, so nothing waits for its disk.
         call(["mount", "-t", "overlay", "overlay", "-o", f"{layers},volatile", str(self.root)])
         self._write("etc/machine-id", f"{uuid4().hex}\n")
         self._write("etc/hostname", f"{self.name}\n")
@@ -95,7 +97,7 @@ class Host:
         where.unlink(missing_ok=True)
         self._told = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._told.bind(str(where))
-        command = [*NSPAWN, f"--directory={self.root}", f"--hostname={self.name}", *self.network.cable(self.name)]
+        command = [*NSPAWN, f"--directory={self.root}", f"--hostname={self.name}", *self.network.cable(self.name), INIT]
         with self.console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 self.group.entering(self.network.entering(command)),
@@ -116,7 +118,7 @@ class Host:
                     self._init = int(told["X_NSPAWN_LEADER_PID"])
         finally:
             os.close(ended)
-            self._told.close()  # what nobody reads any more would stop the machine's systemd once the queue is full
+            self._told.close()  # what is no longer read would stop the machine's systemd once the queue is full
         self.boot_seconds = time.monotonic() - self._began
 
     def _next_word(self, ended: int) -> dict[str, str]:

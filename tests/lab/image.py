@@ -1,6 +1,6 @@
-"""The image from which all hosts start: a bare Debian 12 as an installer leaves it, without anything of fedsim.
+"""The images from which hosts start: bare Debian as an installer leaves it, without anything of fedsim.
 
-It is built once and kept below FEDSIM_LAB_CACHE under a digest of its recipe; another recipe builds another image.
+Each is built once and kept below FEDSIM_LAB_CACHE under a digest of its recipe; another recipe builds another image.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from pathlib import Path
 from commands import call
 
 CACHE = Path(os.environ.get("FEDSIM_LAB_CACHE") or "/var/cache/fedsim-lab")
-SUITE = "bookworm"
 MIRROR = "http://deb.debian.org/debian"
-PACKAGES = ["systemd", "systemd-sysv", "dbus", "iproute2", "procps", "python3", "openssh-server", "sudo"]
+PACKAGES = ("systemd", "systemd-sysv", "dbus", "iproute2", "procps", "python3", "openssh-server", "sudo")
 # As in labs where root does not log in.
 SUDOER = "admin"
 FILES = {
@@ -29,7 +28,7 @@ FILES = {
         "[Match]\nName=host0\n\n[Network]\nLinkLocalAddressing=no\nConfigureWithoutCarrier=yes\nIgnoreCarrierLoss=yes\n"
     ),
 }
-# No host asks a mirror that it cannot reach, and nobody logs in at a console.
+# No host asks a mirror that it cannot reach, and no one logs in at a console.
 MASKED = [
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
@@ -41,19 +40,19 @@ MASKED = [
 BUILD_SECONDS = 1200
 
 
-def bare_image() -> Path:
-    """The image's folder; builds it where it is not there.
+def bare_image(suite: str = "bookworm", packages: tuple[str, ...] = ()) -> Path:
+    """The folder of the image of a release, with some packages more; builds it where it is not there.
 
     Raises:
         CommandError: debootstrap cannot, most often because there is no mirror.
     """
-    recipe = json.dumps([SUITE, MIRROR, PACKAGES, FILES, MASKED])
+    recipe = json.dumps([suite, MIRROR, [*PACKAGES, *packages], FILES, MASKED])
     CACHE.mkdir(parents=True, exist_ok=True)
-    image = CACHE / f"image-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
+    image = CACHE / f"image-{suite}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     with (CACHE / "image.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not image.is_dir():
-            for old in CACHE.glob("image-*"):
+            for old in CACHE.glob(f"image-{suite}-*"):
                 shutil.rmtree(old)
             unfinished = CACHE / "unfinished-image"
             with suppress(FileNotFoundError):
@@ -62,7 +61,7 @@ def bare_image() -> Path:
                 # In memory dpkg need not wait for a disk after every file.
                 call(["mount", "-t", "tmpfs", "-o", "size=2g,mode=755", "tmpfs", memory])
                 try:
-                    _build(Path(memory))
+                    _build(Path(memory), suite, [*PACKAGES, *packages])
                     call(["cp", "--archive", memory, str(unfinished)])
                 finally:
                     call(["umount", memory])
@@ -70,9 +69,9 @@ def bare_image() -> Path:
     return image
 
 
-def _build(folder: Path) -> None:
-    include = f"--include={','.join(PACKAGES)}"
-    call(["debootstrap", "--variant=minbase", include, SUITE, str(folder), MIRROR], seconds=BUILD_SECONDS)
+def _build(folder: Path, suite: str, packages: list[str]) -> None:
+    include = f"--include={','.join(packages)}"
+    call(["debootstrap", "--variant=minbase", include, suite, str(folder), MIRROR], seconds=BUILD_SECONDS)
     for name, text in FILES.items():
         (folder / name).write_text(text, encoding="utf-8")
     call(["useradd", "--root", str(folder), "--create-home", "--shell", "/bin/bash", SUDOER])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TextIO
@@ -41,8 +42,12 @@ class Laboratory:
     hosts: dict[str, Host]
 
     @classmethod
-    def planned(cls) -> Self:
-        """A new one, of which nothing is there yet but its locked folder."""
+    def planned(cls, images: Mapping[str, Path] | None = None) -> Self:
+        """A new one, of which nothing is there yet but its locked folder.
+
+        Args:
+            images: of its hosts, by their names; None for Debian 12 on all that there can be.
+        """
         sweep()
         name = f"{PREFIX}{os.getpid()}"
         folder = CACHE / "runs" / name
@@ -50,10 +55,9 @@ class Laboratory:
         lock = (folder / "lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
         network, group = Network(name), ControlGroup(name)
-        image = bare_image()
         hosts = {
-            host: Host(host, address, folder / host, image, network, group.child(host))
-            for host, address in HOSTS.items()
+            host: Host(host, HOSTS[host], folder / host, image, network, group.child(host))
+            for host, image in (images or dict.fromkeys(HOSTS, bare_image())).items()
         }
         return cls(folder, lock, network, Control(folder / "home", network, group.child("control")), hosts)
 

@@ -13,12 +13,15 @@ from commands import CommandError
 from deployment import SOURCE, Deployment, gather
 from laboratory import HOSTS
 
+from fedsim_fleet.releases import DEFAULT
+
 NODES = [name for name in HOSTS if name.startswith("node")]
 NEXT_VERSION = "99.0.0"
 SERVICES = {
     "server": ["fedsim-receiver", "fedsim-server", "fedsim-web"],
     **{name: ["fedsim-receiver", "fedsim-client"] for name in NODES},
 }
+MAX_TASKS = 25  # of a run with nothing to do, on each host
 LONG = {"num_rounds": 250, "evaluate_every": 250, "save_every": 250}
 PASSWORD = "a sentence that nobody guesses"
 # Registering is for people at a browser: the page's form with its token.
@@ -28,6 +31,16 @@ with httpx.Client(base_url="https://server") as browser:
     token = re.search(r'name="csrf" value="([^"]+)"', browser.get("/register").text)[1]
     answer = browser.post("/register", data={"csrf": token, "name": "grace", "password": sys.argv[1]})
     assert answer.status_code < 400, answer.text
+"""
+
+# Whether a TCP port can be connected to.
+REACHES = """
+import socket, sys
+try:
+    socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=2).close()
+    print(True)
+except OSError:
+    print(False)
 """
 
 # What an institution writes for a second node on one of its hosts.
@@ -44,7 +57,7 @@ SECOND = {
             "server": {"address": HOSTS["server"], "port": 9001},
             "spool": "/var/lib/fedsim/second/client",
             "data": "/var/lib/fedsim/second/client/data",
-            "datasets": [{"name": "digits", "path": "digits", "format": "digits"}],
+            "datasets": [{"name": "digits", "path": "digits", "format": "digits", "access": "open"}],
             "tls": TLS,
         }
     ),
@@ -74,7 +87,8 @@ def next_version(deployment: Deployment) -> Path:
     module = source / "daemons" / "fedsim" / "__init__.py"
     text = re.sub(r'__version__ = ".*"', f'__version__ = "{NEXT_VERSION}"', module.read_text(encoding="utf-8"))
     module.write_text(text, encoding="utf-8")
-    shutil.copytree(deployment.packages, packages, ignore=shutil.ignore_patterns("wheels*"))
+    known = deployment.packages / DEFAULT
+    shutil.copytree(known, packages / DEFAULT, ignore=shutil.ignore_patterns("wheels-*"))
     return gather(source, packages)
 
 
@@ -97,8 +111,39 @@ def test_bare_hosts_become_a_lab_in_which_every_unit_works_under_its_hardening(d
     assert "0077" in deployment.ansible("ansible", "node-b", "--module-name", "shell", "--args", "umask")
 
 
-def test_a_second_run_changes_nothing(deployment: Deployment) -> None:
-    assert deployment.changes("site.yml") == 0
+def test_a_second_run_changes_nothing_in_few_tasks(deployment: Deployment) -> None:
+    counted = deployment.play("site.yml")
+    assert {name: counted[name]["changed"] for name in HOSTS} == dict.fromkeys(HOSTS, 0)
+    assert max(counted[name]["ok"] for name in HOSTS) <= MAX_TASKS
+
+
+def test_the_server_backs_up_by_a_timer(deployment: Deployment) -> None:
+    server = deployment.laboratory["server"]
+    assert server.run("systemctl", "is-active", "fedsim_backup.timer").strip() == "active"
+    server.run("systemctl", "start", "fedsim_backup.service")
+    (made,) = server.run("ls", "/var/backups/fedsim").split()
+    listed = server.run("tar", "--list", "--file", f"/var/backups/fedsim/{made}").split()
+    assert {"./database.sql", "./SHA256SUMS"} <= set(listed)
+
+
+def test_only_ssh_the_web_and_peers_reach_a_host(deployment: Deployment) -> None:
+    server, node = deployment.laboratory["server"], deployment.laboratory["node-a"]
+    for host, closed in ((server, (9001, 3306)), (node, (9002,))):
+        assert deployment.reaches(host.address, 22)
+        assert [port for port in closed if deployment.reaches(host.address, port)] == [], host.name
+        host.run("nft", "add table inet other; add chain inet other c { type filter hook input priority 5; }")
+    assert all(deployment.reaches(server.address, port) for port in (80, 443))
+    assert node.run("python3", "-c", REACHES, HOSTS["server"], "9001").strip() == "True"
+    rule = "tcp dport 7777 accept"
+    deployment.play("site.yml", fedsim_firewall_rules=[rule])
+    assert rule in server.run("nft", "list", "table", "inet", "fedsim")
+    server.run("systemctl", "stop", "fedsim_firewall")
+    assert server.run("nft", "list", "tables").split() == ["table", "inet", "other"]
+    assert deployment.changes("site.yml")  # it is there again, without the rule
+    rules = server.run("nft", "list", "ruleset")
+    assert "table inet other" in rules
+    assert "table inet fedsim" in rules
+    assert rule not in rules
 
 
 def test_a_host_that_is_not_ready_is_named_with_what_to_do(deployment: Deployment) -> None:
@@ -176,6 +221,51 @@ def test_certificates_rotate_during_a_task_without_a_restart(deployment: Deploym
         assert deployment.laboratory[name].journal("--priority=warning", f"FEDSIM_TASK={number}") == ""
 
 
+def test_the_run_after_an_interrupted_one_completes_it(deployment: Deployment) -> None:
+    """Interrupted at a place that each commit chooses anew; at twenty in test_interruptions_on_hosts.py."""
+    last = deployment.tasks_of("site.yml")
+    place = 1 + int(deployment.commit(), 16) % last
+    changed = deployment.changed_everywhere(7)
+    deployment.interrupted("site.yml", place, **changed)
+    deployment.play("site.yml", **changed)
+    assert deployment.outdated() == {}, f"after an interruption at task {place} of {last}"
+    for name, services in SERVICES.items():
+        host = deployment.laboratory[name]
+        assert host.run("systemctl", "is-active", *services).split() == ["active"] * len(services)
+        assert name == "server" or "keep_models: 7" in host.run("cat", "/etc/fedsim/client.yml")
+    deployment.completed(deployment.submit())
+
+
+def test_a_daemon_that_does_not_start_is_reported_in_its_own_words(deployment: Deployment) -> None:
+    node = deployment.laboratory["node-a"]
+    node.run("systemctl", "stop", "fedsim-client")
+    node.run("systemd-run", "--unit=other", "python3", "-m", "http.server", "9103", "--bind", "127.0.0.1")
+    try:
+        with pytest.raises(CommandError) as failed:
+            deployment.play("site.yml")
+    finally:
+        node.run("systemctl", "stop", "other")
+    for words in (
+        "fedsim-client.service does not start: failed node=node-a problem=metrics cannot be served on 127.0.0.1:9103",
+        "fedsim-fleet doctor says:",
+        "journalctl -u fedsim-client -n 50",
+    ):
+        assert words in str(failed.value)
+    node.run("systemctl", "restart", "fedsim-client")
+
+
+def test_another_version_is_installed_by_upgrade_yml_only(deployment: Deployment) -> None:
+    deployment.laboratory["node-b"].run(
+        "ln", "--symbolic", "--force", "--no-dereference", "0.1.0", "/opt/fedsim/current"
+    )
+    try:
+        with pytest.raises(CommandError, match=r"version 0\.1\.0 is installed, .* run upgrade\.yml"):
+            deployment.play("site.yml")
+    finally:
+        version = deployment.version("server")
+        deployment.laboratory["node-b"].run("ln", "-sfn", version, "/opt/fedsim/current")
+
+
 def test_an_upgrade_during_a_task_keeps_its_workers_version(
     deployment: Deployment, next_version: Path, digests: set[str]
 ) -> None:
@@ -211,6 +301,21 @@ def test_a_backup_is_made_while_the_lab_works(deployment: Deployment) -> None:
         deployment.play("restore.yml", backup=str(backup))
 
 
+def test_a_backup_is_encrypted_to_the_owners_key(deployment: Deployment) -> None:
+    _, recipient = deployment.owner_key()
+    deployment.play("site.yml", fedsim_backup_recipient=recipient)
+    deployment.play("backup.yml", fedsim_backup_recipient=recipient)
+    folder = deployment.inventory.with_name("backups")
+    (encrypted,) = folder.glob("fedsim-*.tar.age")
+    assert b"CREATE TABLE" not in encrypted.read_bytes()
+    left = deployment.laboratory["server"].run("find", "/var/lib/fedsim", "-maxdepth", "1", "-type", "f")
+    assert left == "", "neither the plain text nor what was fetched stays on the host"
+    with pytest.raises(CommandError, match="is encrypted: add -e identity=FILE"):
+        deployment.play("restore.yml", backup=str(encrypted))
+    with pytest.raises(CommandError, match="is damaged, or"):
+        deployment.play("restore.yml", backup=str(encrypted), identity=str(deployment.owner_key("another")[0]))
+
+
 def test_an_institution_deploys_a_second_node_on_its_host_itself(deployment: Deployment) -> None:
     hospital = {"name": "hospital", "address": HOSTS["node-a"], "port": 9012}
     deployment.play("site.yml", fedsim_other_nodes=[hospital])
@@ -237,6 +342,9 @@ def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> No
     deployment.reached(running, 1)
     with pytest.raises(CommandError, match=f"Task {running} is running"):
         deployment.play("remove-node.yml", node="node-c")
+    with pytest.raises(CommandError, match="Wait until the server knows"):  # its end, but not for a day
+        deployment.play("remove-node.yml", node="node-c", drain="yes", drain_hours=0.006)
+    assert "accept_tasks: false" in node.run("cat", "/etc/fedsim/client.yml")
     assert deployment.task(running)["state"] == "running"
     deployment.fedsim("stop", str(running))
     node.power_cut()
@@ -252,10 +360,10 @@ def test_a_removed_node_is_out_of_the_lab_and_bare(deployment: Deployment) -> No
 def test_uninstalling_leaves_nothing_and_a_backup_comes_back_on_bare_hosts(deployment: Deployment) -> None:
     with pytest.raises(CommandError, match="confirm=yes"):
         deployment.play("uninstall.yml")
-    deployment.play("uninstall.yml", confirm="yes")
-    assert {name: deployment.left_on(name) for name in HOSTS} == {name: [] for name in HOSTS}
-    (backup,) = deployment.inventory.with_name("backups").glob("fedsim-*.tar")
-    deployment.play("restore.yml", backup=str(backup))
+    assert deployment.uninstalled() == {name: [] for name in HOSTS}
+    (backup,) = deployment.inventory.with_name("backups").glob("fedsim-*.tar.age")
+    deployment.play("restore.yml", backup=str(backup), identity=str(deployment.owner_key()[0]))
+    assert not list(backup.parent.glob("*.transfer"))
     deployment.log_in("grace", PASSWORD)
     (first, *_) = sorted(deployment.fedsim("tasks")["tasks"], key=lambda task: int(task["number"]))
     assert deployment.download(first["number"]) == 3

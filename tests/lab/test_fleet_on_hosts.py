@@ -44,6 +44,18 @@ def test_the_table_shows_units_version_room_clock_and_certificate(deployment: De
     assert [line.split()[0] for line in lines] == ["host", *HOSTS]
 
 
+def test_a_certificate_is_renewed_before_it_expires(deployment: Deployment) -> None:
+    node, pki = deployment.laboratory["node-a"], "/etc/fedsim/pki/host"
+    request = node.run("/opt/fedsim/current/bin/fedsim-ca", "request", "node-a", "--key", f"{pki}.key")
+    node.run("install", "--mode=644", "/dev/stdin", f"{pki}.crt", text=deployment.sign(request, "node-a", days=20))
+    assert "fedsim-fleet renew" in fleet(deployment, "doctor", code=1)
+    left = dict(line.split(": ") for line in fleet(deployment, "renew").splitlines())
+    assert left.pop("node-a") == "renewed, valid for 365 days"
+    assert {name: days.split()[1:] for name, days in left.items()} == {name: ["days", "left"] for name in left}
+    assert "no problems" in fleet(deployment, "doctor")
+    deployment.completed(deployment.submit())
+
+
 def test_the_doctor_finds_nothing_where_all_is_well_and_else_says_what_to_do(deployment: Deployment) -> None:
     assert "no problems" in fleet(deployment, "doctor")
     node, server = deployment.laboratory["node-a"], deployment.laboratory["server"]
@@ -145,7 +157,7 @@ def test_data_comes_to_the_nodes_and_only_what_is_missing(deployment: Deployment
     before = inventory.read_text(encoding="utf-8")
     more = yaml.safe_load(before)
     datasets = more["all"]["children"]["fedsim_nodes"]["vars"]["fedsim_datasets"]
-    datasets.append({"name": "credit", "path": "credit", "format": "csv", "label_column": "y"})
+    datasets.append({"name": "credit", "path": "credit", "format": "csv", "label_column": "y", "access": "open"})
     inventory.write_text(yaml.safe_dump(more), encoding="utf-8")
     kept = "/var/lib/fedsim/client/data/credit"
     deployment.laboratory["node-a"].run("sh", "-c", f"mkdir -p {kept} && touch {kept}/older.csv")

@@ -12,11 +12,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import CommandError
 from deployment import SOURCE, Deployment, gather
 from image import CACHE
 from laboratory import HOSTS, Laboratory
 from presence import missing
+
+from fedsim_fleet.releases import DEFAULT
 
 pytestmark = pytest.mark.long
 LAST_OF_0_1 = "82b5051"
@@ -51,9 +54,9 @@ def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def lab(laboratory: Laboratory, old_source: Path) -> Deployment:
     """A lab of 0.1, deployed and used with the playbooks and commands of 0.1."""
     packages = CACHE / "packages"
-    new = gather(SOURCE, packages)
-    shutil.copytree(new, CACHE / "packages-0.1", ignore=shutil.ignore_patterns("wheels*"), dirs_exist_ok=True)
-    lab = Deployment.of(laboratory, old_source, CACHE / "packages-0.1")
+    new, old = gather(SOURCE, packages) / DEFAULT, CACHE / "packages-0.1"
+    shutil.copytree(new, old, ignore=shutil.ignore_patterns("wheels*"), dirs_exist_ok=True)
+    lab = Deployment.of(laboratory, old_source, gather(old_source, old))
     lab.play("site.yml")
     lab.log_in("ada", password(lab))
     return lab
@@ -88,7 +91,11 @@ def test_an_upgrade_from_0_1(lab: Deployment, tmp_path: Path) -> None:
     lab.completed(running)
     lab.source = SOURCE
 
-    # 2. When none runs, it migrates every host.
+    # 2. When none runs, it migrates every host. The data is public, which the inventory of 0.1 could not say.
+    inventory = yaml.safe_load(lab.inventory.read_text(encoding="utf-8"))
+    for dataset in inventory["all"]["children"]["fedsim_nodes"]["vars"]["fedsim_datasets"]:
+        dataset["access"] = "open"
+    lab.inventory.write_text(yaml.safe_dump(inventory), encoding="utf-8")
     lab.play("upgrade.yml")
     assert len({lab.version(name) for name in HOSTS} - {old_version}) == 1
     for name in HOSTS:

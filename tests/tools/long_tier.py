@@ -28,14 +28,22 @@ class Part:
     environment: dict[str, str] = field(default_factory=dict)
 
 
+ON_BARE_HOSTS = (
+    "tests/lab/test_upgrade_on_hosts.py",
+    "tests/lab/test_interruptions_on_hosts.py",
+    "tests/lab/test_releases_on_hosts.py",
+)
 PARTS = {
     "disasters": Part(("tests/unit/test_task_machine.py", "--seeds", "10000", "--timeout", "1500")),
     "examples": Part(("tests/unit", "-m", "hypothesis", "--timeout", "1500"), {"HYPOTHESIS_PROFILE": "long"}),
     "unit": Part(("tests/unit", "-m", "long", *SIDE_BY_SIDE)),
+    "attacks": Part(("tests/attacks", "-m", "long", *SIDE_BY_SIDE)),
     "integration": Part(("tests/integration", "-m", "long", *SIDE_BY_SIDE)),
     "browser": Part(("tests/browser", "-m", "long", *SIDE_BY_SIDE)),
-    "hosts": Part(("tests/lab", "--ignore", "tests/lab/test_upgrade_on_hosts.py")),
-    "upgrade": Part(("tests/lab/test_upgrade_on_hosts.py",)),  # on bare hosts
+    "hosts": Part(("tests/lab", *(part for path in ON_BARE_HOSTS for part in ("--ignore", path)))),
+    "upgrade": Part((ON_BARE_HOSTS[0],)),
+    "interruptions": Part((ON_BARE_HOSTS[1],)),
+    "releases": Part((ON_BARE_HOSTS[2],)),
 }
 NO_TESTS_COLLECTED = 5
 

@@ -23,6 +23,8 @@ from fedsim.learning.optimizers.sgd import Sgd
 from fedsim.learning.partitions import Partition
 from fedsim.learning.partitions.iid import Iid
 from fedsim.learning.samplers.uniform import Uniform
+from fedsim.learning.screenings import UpdateFinding
+from fedsim.learning.screenings.norm_and_direction import Exclude, Record
 from fedsim.learning.strategies import Strategy, Uplink, weighted_mean
 from fedsim.learning.strategies.fedavgm import FedAvgM
 from fedsim.learning.strategies.median import Median
@@ -546,6 +548,62 @@ class BlamesAnother(Around):
             yield from super().train(*args, **kwargs)
         except Diverged as error:
             raise Diverged(error.round_number, 0) from error
+
+
+# ------------------------------------------------------------ screenings
+
+
+class FindsTheFirst(Record):
+    def passes(self, weights: Any) -> Any:
+        return (yield from super().passes(weights))[:1]
+
+
+class CountsItsRounds(Record):
+    rounds = 0
+
+    def passes(self, weights: Any) -> Any:
+        self.rounds += 1
+        yield from super().passes(weights)
+        return [UpdateFinding({"rounds": float(self.rounds)}) for _ in weights]
+
+
+class AddsNormsOfBlocks(Record):
+    def passes(self, weights: Any) -> Any:  # noqa: ARG002
+        norms = yield lambda updates, received: np.array([np.linalg.norm(one - received) for one in updates])
+        return [UpdateFinding({"norm": float(norm)}) for norm in norms]
+
+
+class SuspectsAll(Record):
+    def passes(self, weights: Any) -> Any:
+        found = yield from super().passes(weights)
+        return [UpdateFinding(one.figures, "it is an update") for one in found]
+
+
+class TrustsAll(Record):
+    def passes(self, weights: Any) -> Any:
+        found = yield from super().passes(weights)
+        return [UpdateFinding(one.figures) for one in found]
+
+
+class CentresInPlace(Record):
+    def passes(self, weights: Any) -> Any:
+        def centred(updates: Any, received: Any) -> Any:
+            for update in updates:
+                np.subtract(update, received, out=update)
+            return np.zeros(len(updates))
+
+        yield centred
+        return [UpdateFinding() for _ in weights]
+
+
+class ExcludesAnyhow(Exclude):
+    calls = 0
+
+    def passes(self, weights: Any) -> Any:
+        found = yield from super().passes(weights)
+        ExcludesAnyhow.calls += 1
+        found[self.calls % len(found)] = UpdateFinding(found[0].figures, "it is its turn")
+        return found
 
 
 # ------------------------------------------------------------ data formats

@@ -1,12 +1,18 @@
-"""What nodes with the same packages as the server announce: their plug-ins and data."""
+"""What nodes with the same packages as the server announce – their plug-ins and data – and plans of tasks on them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from fedsim import plugins
+from fedsim.config import TaskLimits
 from fedsim.data_schema import DataSchema
 from fedsim.messages import DataSetInfo, EngineInfo, Hello, PluginInfo
 from fedsim.settings import TASK_GROUPS, TaskSettings
+from fedsim.state_machines.candidates import Impossible, Waiting
+from fedsim.state_machines.plan import Plan, make_plan
 
+UID = "0" * 32
 PIXELS = DataSchema(kind="images", layout="H W", channels=1, value_range=(0.0, 1.0))
 INFO = DataSetInfo(
     name="mnist",
@@ -46,3 +52,28 @@ def hello(node: str, **changes: object) -> Hello:
         **changes,
     }
     return Hello.model_validate(fields)
+
+
+def attempt(
+    settings: TaskSettings, hellos: Iterable[Hello] | Mapping[str, Hello], **changes: object
+) -> Plan | Waiting | Impossible:
+    """The plan of a task on the nodes that announce themselves so; `changes` are other arguments of `make_plan`."""
+    fields: dict[str, object] = {
+        "task": UID,
+        "not_heard": [],
+        "server_dataset": None,
+        "limits": TaskLimits(),
+        "broadcast_bytes": 10**6,
+        "plugins": chosen_plugins(settings),
+        **changes,
+    }
+    online = hellos.values() if isinstance(hellos, Mapping) else hellos
+    by_name = {hello.node: hello for hello in online}
+    return make_plan(number=1, settings=settings, hellos=by_name, version="1", **fields)  # type: ignore[arg-type]
+
+
+def planned(*hellos: Hello, settings: TaskSettings, **changes: object) -> Plan:
+    """The same, where a plan must be possible."""
+    plan = attempt(settings, hellos, **changes)
+    assert isinstance(plan, Plan), plan
+    return plan

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedsim import __version__, plugins
 from fedsim.client.announcing import make_hello
 from fedsim.config import ClientConfig
-from fedsim.config.models import Institution
+from fedsim.config.institution import Institution
 from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, Hello, TaskReport
 from fedsim.settings import TASK_GROUPS
 from fedsim.worker.inspector import Inspected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,12 +23,15 @@ from fedsim.config import ClientConfig
 from fedsim.metrics import NodeMetrics
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
+from fedsim.spool import hash_chain
 from fedsim.spool.files import FileId, Kind, Role
+from fedsim.spool.hash_chain import ChainReader, HashChain
 from fedsim.spool.layout import Spool
 from fedsim.spool.updates import write_update
 from fedsim.state_machines.node_events import SendUpdates
 from fedsim.update import Update
 from fedsim.wire.peer import Identity, Peer
+from fedsim.wire.sender import Outcome, Status
 from fedsim.worker.forking import ForkServers
 
 SERVER = Peer("server", "127.0.0.1", 9001)
@@ -123,6 +127,48 @@ def test_lines_that_find_no_room_are_not_written_in_part(tmp_path: Path) -> None
         assert AuditLog(disk / "audit.jsonl").open().head == log.head
 
 
+class Disk:
+    """A disk that loses, when the power fails, what was written to a file since its last fsync.
+
+    A prefix of it, or zeros of its length, may be there all the same.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.durable: dict[Path, bytes] = {}
+        monkeypatch.setattr(os, "fsync", self._fsync)
+
+    def _fsync(self, descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if path.is_file():
+            self.durable[path] = path.read_bytes()
+
+    def after_power_cut(self, path: Path, rest: bytes) -> None:
+        """What a file may contain after the power has failed: `rest` is what there is of the newest bytes."""
+        path.write_bytes(self.durable[path] + rest)
+
+
+@pytest.mark.parametrize("rest", ["nothing", "a part", "zeros"])
+def test_a_power_cut_during_a_write_loses_no_line_of_a_file_that_was_offered(
+    path: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    disk = Disk(monkeypatch)
+    log = AuditLog(path).open()
+    for number in range(1, 6):
+        log.add([offered(number), offered(number + 100)])
+        durable = disk.durable[path]
+        assert [line.get("round") for line in lines(path)][-2:] == [number, number + 100]
+        assert durable == path.read_bytes(), "what was added may be offered now"
+        # The next write is under way when the power fails.
+        with path.open("ab") as file:
+            file.write(b'{"at": "20')
+        disk.after_power_cut(path, {"nothing": b"", "a part": b'{"a', "zeros": b"\0" * 10}[rest])
+        log = AuditLog(path).open()
+        whole = [line for line in lines(path) if line["kind"] != "repair"]
+        assert [line["round"] for line in whole] == [one for done in range(1, number + 1) for one in (done, done + 100)]
+        assert HashChain(path).open() == []
+        assert path.read_bytes().startswith(durable)
+
+
 class RecordingOutbox(Outbox):
     """Notes what the log contained when a file was offered."""
 
@@ -180,3 +226,84 @@ def test_a_file_has_its_line_on_disk_before_it_is_offered(context: NodeContext) 
         context.writer.dispatch()
     ((line,),) = outbox.log_when_sent
     assert (line["kind"], line["round"], line["chunk"], line["num_examples"]) == ("localparam", 1, 0, 150)
+
+
+def test_a_test_set_that_was_offered_twice_and_delivered_once_fails_no_task(context: NodeContext) -> None:
+    task = assignment()
+    running = NodeTask(task, context)
+    running._restore(running._read())
+    part = FileId(kind=Kind.TESTSET, task=task.task, part="data")
+    path = context.spool.path(part, "a")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"data")
+    running.transfer_ended(Outcome(SERVER, part, Status.DELIVERED))
+    assert not path.exists()
+    running.transfer_ended(Outcome(SERVER, part, Status.REFUSED, "source_missing", "it cannot be sent: No such file"))
+    assert running.report.state == "loading"
+    running.transfer_ended(Outcome(SERVER, part, Status.REFUSED, "too_large", "too large"))
+    assert (running.report.state, "too large" in running.report.reason) == ("failed", True)
+
+
+# ---------------------------------------------------------------- the reader
+
+
+def add(path: Path, first: int, count: int) -> None:
+    chain = HashChain(path)
+    assert chain.open() == []
+    chain.append({"number": number} for number in range(first, first + count))
+
+
+def numbers(reader: ChainReader, before: int | None = None, limit: int = 3) -> list[int]:
+    lines, _, problems = reader.read(before, limit)
+    assert problems == []
+    assert all(json.loads(line)["number"] == number for number, line in lines)
+    return [number for number, _ in lines]
+
+
+def test_the_reader_checks_what_was_added_and_reads_the_lines_that_are_wanted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ChainReader(path)
+    assert reader.read(None, 3) == ([], 0, [])
+    add(path, 1, 5)
+    checked: list[int] = []
+    check = HashChain.check
+
+    def counted(self: HashChain, found: list[bytes]) -> Any:
+        checked.append(len(found))
+        return check(self, found)
+
+    assert numbers(reader) == [5, 4, 3]
+    monkeypatch.setattr(HashChain, "check", counted)
+    assert numbers(reader, 3) == [2, 1]
+    assert numbers(reader, 1) == []
+    assert checked == []
+    with path.open("ab") as file:
+        file.write(b'{"number": 6')  # a line that is being written
+    assert numbers(reader) == [5, 4, 3]
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - len(b'{"number": 6'))
+    add(path, 6, 2)
+    checked.clear()
+    assert numbers(reader) == [7, 6, 5]
+    assert reader.read(None, 1)[1] == 7
+    assert sum(checked) <= 7
+
+
+@pytest.mark.parametrize("change", ["same length", "shorter", "longer", "replaced", "hidden by an addition"])
+def test_the_reader_finds_a_change_of_lines_that_it_has_read(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(hash_chain, "CHECK_SECONDS", -1.0 if change == "hidden by an addition" else 600.0)
+    add(path, 1, 5)
+    reader = ChainReader(path)
+    assert numbers(reader) == [5, 4, 3]
+    text = path.read_text()
+    if change == "replaced":
+        path.unlink()
+    new = {"shorter": "", "longer": '"number": 2222'}.get(change, '"number": 7')
+    path.write_text(text.replace('"number": 2', new))
+    if change == "hidden by an addition":
+        with path.open("a") as file:
+            file.write(text.splitlines(keepends=True)[-1])
+    assert any("line 2" in problem for problem in reader.read(None, 3)[2])

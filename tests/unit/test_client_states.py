@@ -23,7 +23,7 @@ from fedsim.learning.strategies import make_strategy
 from fedsim.learning.strategies.scaffold import CHANGE, CONTROL
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.settings import TaskSettings
-from fedsim.spool.client_states import StatesOnDisk, settle_states
+from fedsim.spool.client_states import ENDED, StatesOnDisk, keep_states, settle_states, take_states
 from fedsim.spool.layout import BROADCAST_FILE
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
@@ -250,3 +250,29 @@ def test_what_an_engine_yields_has_the_declared_arrays_and_the_new_state() -> No
     assert set(update.arrays) == {PARAMETERS, CHANGE}
     assert np.array_equal(update.client_state[CONTROL], update.arrays[CHANGE]), "it began with zeros"
     assert "client_state" not in update.model_dump_json()
+
+
+def test_the_states_of_an_ended_task_are_those_of_the_task_that_resumes_it(tmp_path: Path) -> None:
+    ended, resumed = tmp_path / "localparam" / ("a" * 32), tmp_path / "localparam" / ("b" * 32)
+    for number in (1, 2):  # round 2 was not committed: it is trained again
+        states = StatesOnDisk(ended, LAYOUT, number, 0)
+        states.write(3, {"control": np.full(4, number, np.float32)})
+        states.adopt([3])
+    StatesOnDisk(ended, LAYOUT, 3, 0).write(3, {"control": np.full(4, 9, np.float32)})  # its update is not written
+    for _ in range(2):  # a crash before the task was cleared repeats it
+        keep_states(tmp_path, ended, 7, "a" * 32, most=2)
+    assert take_states(tmp_path, resumed, 7, "a" * 32)
+    settle_states(resumed, UpdateIndex(resumed).open())
+    assert take_states(tmp_path, resumed, 7, "a" * 32), "a restart finds them where they were moved to"
+    assert StatesOnDisk(resumed, LAYOUT, 2, 0).read(3)["control"].tolist() == [1.0] * 4
+    assert StatesOnDisk(resumed, LAYOUT, 3, 0).read(3)["control"].tolist() == [2.0] * 4
+
+
+def test_states_of_a_few_ended_tasks_are_kept_even_of_one_that_trained_nothing(tmp_path: Path) -> None:
+    for number in range(1, 5):
+        keep_states(tmp_path, tmp_path / "localparam" / str(number), number, f"{number}" * 32, most=2)
+    assert sorted(path.name[:11] for path in (tmp_path / ENDED).iterdir()) == ["task-000003", "task-000004"]
+    assert take_states(tmp_path, tmp_path / "localparam" / "new", 4, "4" * 32)
+    assert not take_states(tmp_path, tmp_path / "localparam" / "other", 2, "2" * 32)
+    keep_states(tmp_path, tmp_path / "localparam" / "5", 5, "5" * 32, most=0)
+    assert list((tmp_path / ENDED).iterdir()) == []

@@ -29,7 +29,7 @@ def test_the_sample_is_valid(name: str) -> None:
 
 @pytest.mark.parametrize("name", DAEMONS)
 def test_every_line_that_a_sample_comments_out_is_valid_too(name: str, tmp_path: Path) -> None:
-    """A sample that is wrong once somebody removes a `#` has rotted."""
+    """A sample that is wrong once a `#` is removed has rotted."""
     lines = (SAMPLES / f"{name}.yml").read_text(encoding="utf-8").splitlines()
     loaded = yaml.safe_load("\n".join(lines))
     for number, line in enumerate(lines):
@@ -77,7 +77,7 @@ def test_a_problem_deep_inside_has_its_path(tmp_path: Path) -> None:
 
 def test_an_unknown_key_deep_inside_is_named_with_those_that_would_be_right(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "nodes: [{name: a, adress: x}]")
-    assert problem == "At 'nodes[0].adress': unknown key (available: name, address, port, listens)"
+    assert problem == "At 'nodes[0].adress': unknown key (available: name, address, port, listens, max_clients)"
 
 
 @pytest.mark.parametrize(

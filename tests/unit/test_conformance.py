@@ -23,6 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fedprox": {"mu": 0.1},
     "scaffold": {"learning_rate": 0.5},
     "dirichlet": {"alpha": 5.0},
+    "exclude": {"max_norm_ratio": 3.0, "min_cosine": -0.2},
     "mlp": {"hidden": (8, 8, 4)},
     "cnn": {"channels": (4, 8), "hidden": 16},
     "cifar_cnn": {"channels": 8, "hidden": (24, 16)},
@@ -66,6 +67,15 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "the_server_gets_the_strategys_arrays": (broken.KeepsItsArray, broken.ScalesWhatArrived),
         "changes_only_what_it_returns": (broken.ScalesInPlace,),
         "tasks_train": (broken.Explodes,),
+    },
+    plugins.SCREENINGS: {
+        "finds_something_of_each_update": (broken.FindsTheFirst,),
+        "screens_deterministically": (broken.CountsItsRounds,),
+        "screening_passes_add_up": (broken.AddsNormsOfBlocks,),
+        "equal_updates_are_not_outside": (broken.SuspectsAll,),
+        "an_update_that_is_not_finite_is_a_finding": (broken.TrustsAll,),
+        "only_reads_the_updates": (broken.CentresInPlace,),
+        "screened_tasks_train_reproducibly": (broken.ExcludesAnyhow,),
     },
     plugins.OBJECTIVES: {
         "loss_is_a_finite_scalar": (broken.NotReduced, broken.Infinite),

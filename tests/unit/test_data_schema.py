@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plugin_support import chosen_plugins, hello
+from plugin_support import attempt, hello
 from pydantic import ValidationError
 
 from fedsim.client.announcing import make_hello
@@ -22,8 +22,8 @@ from fedsim.learning.simulate import simulate
 from fedsim.messages import MAX_SCHEMA_BYTES, DataSetInfo
 from fedsim.server.projection import loss_rise
 from fedsim.settings import TaskSettings, parse_settings
-from fedsim.state_machines.candidates import Waiting
-from fedsim.state_machines.plan import Impossible, Plan, make_plan
+from fedsim.state_machines.candidates import Impossible, Waiting
+from fedsim.state_machines.plan import Plan
 from fedsim.store.records import RoundRecord
 from fedsim.worker.inspector import Inspected
 
@@ -52,25 +52,15 @@ def bank(folder: Path, seed: int, order: str = "yab", *, third: str = "b", **key
     return load_dataset(config, folder), inspect_dataset(config, folder)
 
 
-def attempt(
+def tried(
     infos: dict[str, DataSetInfo], settings: TaskSettings = LOCAL, own: DataSetInfo | None = None
 ) -> Plan | Waiting | Impossible:
-    hellos = {name: hello(name, clients=50, datasets=(info,)) for name, info in infos.items()}
-    return make_plan(
-        task="0" * 32,
-        number=1,
-        settings=settings,
-        hellos=hellos,
-        not_heard=[],
-        server_dataset=own,
-        broadcast_bytes=10**6,
-        plugins=chosen_plugins(settings),
-        version="1",
-    )
+    hellos = [hello(name, clients=50, datasets=(info,)) for name, info in infos.items()]
+    return attempt(settings, hellos, server_dataset=own, testset_from=min(infos))
 
 
-def planned(infos: dict[str, DataSetInfo], settings: TaskSettings = LOCAL, own: DataSetInfo | None = None) -> Plan:
-    plan = attempt(infos, settings, own)
+def made(infos: dict[str, DataSetInfo], settings: TaskSettings = LOCAL, own: DataSetInfo | None = None) -> Plan:
+    plan = tried(infos, settings, own)
     assert isinstance(plan, Plan), plan
     return plan
 
@@ -100,7 +90,7 @@ def test_columns_and_labels_in_another_order_give_the_digest_of_equal_files(
         both = {
             name: bank(tmp_path / name, number, **(changes if name == odd else {})) for number, name in enumerate(names)
         }
-        plan = planned({name: info for name, (_, info) in both.items()})
+        plan = made({name: info for name, (_, info) in both.items()})
         assert (plan.nodes, plan.left_out) == (tuple(names), ())
         return trained(plan, {name: dataset for name, (dataset, _) in both.items()})
 
@@ -124,12 +114,12 @@ def test_a_node_whose_numbers_mean_something_else_is_left_out_by_name_with_the_d
 ) -> None:
     infos = {name: bank(tmp_path / name, 1)[1] for name in "ac"}
     infos["b"] = bank(tmp_path / "b", 2, **keys)[1]
-    plan = planned(infos)
+    plan = made(infos)
     assert plan.nodes == ("a", "c")
     (left,) = plan.left_out
     assert left[0] == "b"
     assert difference in left[1]
-    waiting = attempt(infos, LOCAL.model_copy(update={"nodes": ("a", "b")}))
+    waiting = tried(infos, LOCAL.model_copy(update={"nodes": ("a", "b")}))
     assert isinstance(waiting, Waiting), "a node that the task names is waited for"
     assert waiting.reason.startswith("the task names nodes that cannot take part: b ")
     assert difference in waiting.reason
@@ -138,13 +128,13 @@ def test_a_node_whose_numbers_mean_something_else_is_left_out_by_name_with_the_d
 def test_the_first_node_that_a_task_names_decides_what_its_numbers_mean(tmp_path: Path) -> None:
     infos = {name: bank(tmp_path / name, 1)[1] for name in "ac"}
     infos["b"] = bank(tmp_path / "b", 2, order="bya", labels={"yes": 0, "no": 1, "maybe": 2})[1]
-    plan = planned(infos, LOCAL.model_copy(update={"nodes": ("b", "a")}))
+    plan = made(infos, LOCAL.model_copy(update={"nodes": ("b", "a")}))
     assert (plan.nodes, plan.schema_from, plan.model_spec.num_classes) == (("a", "b"), "b", 3)
     assert plan.data_schema is not None
     assert (plan.data_schema.features, plan.data_schema.labels) == (("b", "a"), ("yes", "no", "maybe"))
     assert plan.left_out == (("c", "is not named by the task, which takes the nodes b, a"),)
-    assert planned(infos).schema_from == "a", "else the order of most counts"
-    offline = attempt(infos, LOCAL.model_copy(update={"nodes": ("z",)}))
+    assert made(infos).schema_from == "a", "else the order of most counts"
+    offline = tried(infos, LOCAL.model_copy(update={"nodes": ("z",)}))
     assert offline == Waiting("the task names nodes that cannot take part: z is not online")
 
 
@@ -162,7 +152,7 @@ def test_a_class_counts_once_two_nodes_or_the_test_set_have_it() -> None:
 def test_a_node_that_announces_no_schema_is_left_out_by_name(tmp_path: Path) -> None:
     info = bank(tmp_path, 1)[1]
     old = info.model_copy(update={"data_schema": None})
-    plan = planned({"a": info, "b": old})
+    plan = made({"a": info, "b": old})
     ((node, reason),) = plan.left_out
     assert node == "b"
     assert reason.startswith("does not announce the columns and labels of bank (version 1): upgrade it")
@@ -172,7 +162,7 @@ def test_each_node_that_is_online_and_not_needed_is_listed(tmp_path: Path) -> No
     info = bank(tmp_path, 1)[1]
     other = info.model_copy(update={"digest": "f" * 64})
     shared = LOCAL.model_copy(update={"partition": "iid", "num_clients": 4, "num_nodes": 1})
-    plan = planned({"a": info, "b": info, "c": other}, shared)
+    plan = made({"a": info, "b": info, "c": other}, shared)
     assert dict(plan.left_out) == {
         "b": "is not needed: the task takes 1 nodes",
         "c": f"has other data (digest {'f' * 12}) than a ({info.digest[:12]})",
@@ -181,10 +171,10 @@ def test_each_node_that_is_online_and_not_needed_is_listed(tmp_path: Path) -> No
 
 def test_the_servers_test_set_is_compared_too(tmp_path: Path) -> None:
     infos = {name: bank(tmp_path / name, 1)[1] for name in "ab"}
-    assert planned(infos, own=bank(tmp_path / "own", 3, order="bya")[1]).testset_from is None
-    scaled = planned(infos, own=bank(tmp_path / "own", 3, scale="minmax")[1])
+    assert made(infos, own=bank(tmp_path / "own", 3, order="bya")[1]).testset_from is None
+    scaled = made(infos, own=bank(tmp_path / "own", 3, scale="minmax")[1])
     assert scaled.notes[0].startswith("the server's test set has the scaling “minmax")
-    refused = attempt(infos, own=bank(tmp_path / "own", 3, third="z")[1])
+    refused = tried(infos, own=bank(tmp_path / "own", 3, third="z")[1])
     assert isinstance(refused, Impossible)
     assert "the server's data set bank lacks the columns b of the data of a and has z instead" in refused.reason
 

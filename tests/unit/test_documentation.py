@@ -18,9 +18,12 @@ from pydantic import BaseModel
 from fedsim import errors
 from fedsim.cli.main import cli
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, TlsConfig, WebConfig, load_config
-from fedsim.settings import SEED_NAMES, TaskSettings, parse_settings
+from fedsim.seed_settings import SEED_NAMES
+from fedsim.settings import TaskSettings, parse_settings
 from fedsim.spool.files import Role
+from fedsim.spool.kinds import KINDS, Kind
 from fedsim.wire import Identity
+from fedsim.wire.protocol.frames import FrameType
 from fedsim.wire.tls import Credentials
 from fedsim_fleet.ca import ca
 
@@ -30,6 +33,7 @@ HOW_TO = (ROOT / "docs" / "how-to" / "certificates.md").read_text(encoding="utf-
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXT = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *PAGES))
 MAX_README_LINES = 180
+PROTOCOL = (ROOT / "daemons" / "fedsim" / "wire" / "PROTOCOL.md").read_text(encoding="utf-8")
 SAMPLES = ROOT / "etc" / "fedsim"
 CONFIGS: dict[str, type[BaseModel]] = {
     "server": ServerConfig,
@@ -55,6 +59,23 @@ def cells(markdown: str) -> list[list[str]]:
     """The cells of a generated table, without its head."""
     rows = [re.split(r"(?<!\\)\|", line[1:-1]) for line in markdown.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def test_each_kind_of_message_is_described_with_all_its_fields() -> None:
+    kinds, bodies = cells(generate.message_kinds()), cells(generate.message_bodies())
+    assert sorted(row[0] for row in kinds) == sorted(f"`{kind}`" for kind in Kind)
+    for kind, spec in KINDS.items():
+        rows = [row for row in bodies if row[0] == f"`{kind}`"]
+        assert [row[1] for row in rows] == [f"{route.sender} → {route.receiver}" for route in spec.routes]
+        for (_, _, content), route in zip(rows, spec.routes, strict=True):
+            model = getattr(route.body, "model", None) or getattr(route.body, "meta", None)
+            names = model.model_fields if model else route.body
+            assert [name for name in names if f"`{name}`" not in content] == []
+    for frame in FrameType:
+        assert re.search(rf"\| [^|]*\b{frame.value} {frame.name}\b", PROTOCOL), frame
+    text = PROTOCOL.partition("## A transfer")[2]
+    for setting in ("begin", "accepts_files", "require_approval"):
+        assert f"`{setting}`" in text
 
 
 def test_the_readme_is_short() -> None:
@@ -165,7 +186,7 @@ def test_the_lab_by_hand_has_valid_files_that_know_each_other(tmp_path: Path) ->
 
 def test_certificates_are_made_as_documented(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for name in ("certificates.sh", "request.sh"):
+    for name in ("certificates.sh", "request.sh", "https.sh"):
         (script,) = named("sh", name)
         subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, env=environment, check=True)
     files = {"certificate": "host.crt", "key": "host.key", "authority": "ca/ca.crt", "revoked": "ca/crl.pem"}
@@ -277,8 +298,8 @@ def test_a_model_and_a_format_of_ones_own_are_found_once_installed(tmp_path: Pat
 
 def test_settings_with_options_are_accepted_as_shown() -> None:
     pytest.importorskip("fedsim.plugins")
-    (shown,) = named("yaml", "task.yml")
-    assert parse_settings(yaml.safe_load(shown))[1] == []
+    for shown in named("yaml", "task.yml"):
+        assert parse_settings(yaml.safe_load(shown))[1] == []
 
 
 def test_a_strategy_of_ones_own_trains_with_its_option_once_installed(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from fedsim_fleet.fleet import journals, push
 from fedsim_fleet.fleet.doctor import Finding, Lab, PublishedAuthority, diagnose, required_peers
 from fedsim_fleet.fleet.inventory import Host, read_inventory, select_hosts
 from fedsim_fleet.fleet.journals import Entry
-from fedsim_fleet.fleet.report import HostReport
+from fedsim_fleet.fleet.report import FileSystem, HostReport
 from fedsim_fleet.fleet.status import is_healthy, row
+from fedsim_fleet.on_host import receive
+from fedsim_fleet.on_host import report as on_host
 
 CHECKOUT = Path(__file__).parents[2]
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -96,11 +98,16 @@ def diagnostics(**changes: object) -> dict[str, object]:
     return {**answer.model_dump(), **changes}
 
 
+def file_system(folder: str, free: int, **changes: object) -> dict[str, object]:
+    seen = {"use": "spool", "device": "1", "free": free, "all": 10**12, "entries": -1, "readonly": False}
+    return {"folder": folder, **seen, **changes}
+
+
 # ---------------------------------------------------------------- the inventory
 
 
 def test_hosts_come_from_the_inventory_with_the_variables_of_their_groups() -> None:
-    hosts = read_inventory(CHECKOUT / "ansible" / "inventory" / "lab.yml")
+    hosts = read_inventory(CHECKOUT / "ansible" / "inventory" / "example.yml")
     assert [one.name for one in hosts] == ["server", "node-a", "node-b", "node-c"]
     assert [one.is_server for one in hosts] == [True, False, False, False]
     assert hosts[1].reached_at == "198.18.0.11"
@@ -110,7 +117,7 @@ def test_hosts_come_from_the_inventory_with_the_variables_of_their_groups() -> N
 
 
 def test_variables_of_the_inventory_override_defaults(tmp_path: Path) -> None:
-    lab = (CHECKOUT / "ansible" / "inventory" / "lab.yml").read_text(encoding="utf-8")
+    lab = (CHECKOUT / "ansible" / "inventory" / "example.yml").read_text(encoding="utf-8")
     lab = lab.replace(
         "  vars:\n    ansible_user: root\n", "  vars:\n    ansible_user: root\n    fedsim_node_port: 9999\n"
     )
@@ -158,7 +165,26 @@ def test_a_healthy_lab_has_no_findings() -> None:
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        ({"disk": {"free": 10**9, "all": 10**12}}, "only 1.0 GB of 1.0 TB are free below /var/lib/fedsim"),
+        (
+            {"diagnostics": diagnostics(file_systems=[file_system("/srv/spool", 10**9)])},
+            "only 1.0 GB of 1.0 TB are free on the file system of /srv/spool, 2.0 GB are needed",
+        ),
+        (
+            {"diagnostics": diagnostics(file_systems=[file_system("/a", 10**9), file_system("/b", 0, use="logs")])},
+            "only 1.0 GB of 1.0 TB are free on the file system of /a, /b, 2.2 GB are needed",
+        ),
+        (
+            {"diagnostics": diagnostics(file_systems=[file_system("/scratch", 10**7, use="temporary", all=10**7)])},
+            "the file system of /scratch has only 10.0 MB, 100.0 MB are needed",
+        ),
+        (
+            {"diagnostics": diagnostics(file_systems=[file_system("/var/lib/fedsim/client", 10**11, entries=3)])},
+            "only 3 more files fit on the file system of /var/lib/fedsim/client",
+        ),
+        (
+            {"diagnostics": diagnostics(file_systems=[file_system("/srv/spool", 10**11, readonly=True)])},
+            "the file system of /srv/spool is mounted read-only",
+        ),
         ({"memory": {"free": 10**8, "all": 10**10}}, "only 100.0 MB of 10.0 GB of memory are available"),
         ({"version": ""}, "fedsim is not installed"),
         ({"revoked": "older"}, "its certificate revocation list is out of date"),
@@ -354,3 +380,24 @@ def test_a_data_set_is_a_file_or_a_folder_of_files(tmp_path: Path) -> None:
         push.files_of(folder)
     with pytest.raises(NotThere, match="does not exist"):
         push.files_of(tmp_path / "none")
+
+
+def test_data_is_not_sent_to_a_host_without_fedsim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receive, "INSTALLED", tmp_path / "current")
+    with pytest.raises(SystemExit, match=r"fedsim is not installed on this host yet: run site.yml, then push again"):
+        receive.main(tmp_path / "data" / "credit.csv")
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_folders_of_the_configuration_are_examined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lab-a").mkdir()
+    (tmp_path / "lab-a" / "client.yml").write_text(
+        f"name: a\nspool: {tmp_path}\ndata: '{tmp_path}/lab-a'\nx: {{spool: /}}\n"
+    )
+    monkeypatch.setattr(on_host, "CONFIGURATION", tmp_path)
+    found = {one["folder"]: one for one in on_host.file_systems()}
+    assert found[str(tmp_path)]["use"] == "spool"
+    assert found[f"{tmp_path}/lab-a"]["use"] == "data"
+    assert found["/var/log"]["use"] == "logs"
+    assert "/" not in found
+    assert all(FileSystem.model_validate(one).all > 0 for one in found.values())

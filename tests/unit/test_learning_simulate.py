@@ -16,7 +16,7 @@ from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.optimizers import Optimizer, Step
-from fedsim.learning.samplers import Sampler
+from fedsim.learning.samplers import Sampler, make_sampler
 from fedsim.learning.simulate import RoundResult, SimulationResult, simulate
 from fedsim.learning.strategies import Block, Passes, Strategy, Uplink
 from fedsim.learning.strategies.fedprox import FedProx
@@ -68,6 +68,32 @@ def test_a_task_that_is_resumed_ends_with_the_same_bytes(strategy: str) -> None:
     rest = simulate(_settings(strategy=strategy), _data(), resume=half)
     assert rest.vector.tobytes() == whole.vector.tobytes()
     assert rest.rounds == whole.rounds
+
+
+def test_a_run_that_lost_clients_is_replayed_from_their_record() -> None:
+    settings = _settings(strategy="median")
+    whole = simulate(settings, _data(), chunk_clients=2)
+    cohort = make_sampler(settings).draw(settings.seed, 2, settings.num_clients, settings.cohort_size)
+    lost = simulate(settings, _data(), chunk_clients=2, missing={2: cohort[:1]})
+    assert [one.digest == two.digest for one, two in zip(whole.rounds, lost.rounds, strict=True)] == [
+        *(True, True),
+        *(False, False, False),
+    ]
+    assert lost.rounds[2].num_examples == 4 * 40
+    assert simulate(settings, _data(), chunk_clients=5, missing={"2": list(cohort[:1])}).digest == lost.digest
+    absent = [client for client in range(10) if client not in cohort]
+    assert simulate(settings, _data(), missing={2: absent}).digest == whole.digest, "they were not chosen"
+
+
+def test_a_record_of_missing_clients_that_cannot_be_replayed_is_refused() -> None:
+    settings = _settings()
+    cohort = make_sampler(settings).draw(settings.seed, 2, settings.num_clients, settings.cohort_size)
+    with pytest.raises(BadInput, match="sends one sum"):
+        simulate(settings, _data(), chunk_clients=5, missing={2: cohort[:1]})
+    with pytest.raises(BadInput, match="round 2 lacks all"):
+        simulate(settings, _data(), chunk_clients=5, missing={2: cohort})
+    with pytest.raises(BadInput, match="what state the missing clients kept"):
+        simulate(_settings(strategy="scaffold"), _data(), missing={2: cohort[:1]})
 
 
 def test_without_a_pull_fedprox_is_fedavg() -> None:

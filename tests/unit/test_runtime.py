@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from fedsim.config import ClientConfig
-from fedsim.errors import DiskFull, HostTrouble, SuspendReason, Unavailable
+from fedsim.errors import BadInput, DiskFull, HostTrouble, SuspendReason, Unavailable
 from fedsim.metrics import NodeMetrics
+from fedsim.runtime.bulkhead import Restarts
 from fedsim.runtime.daemon import reload_config
 from fedsim.runtime.driver import TaskDriver, contained
 from fedsim.runtime.event_loop import EventLoop
@@ -71,18 +72,29 @@ def written(writer: Writer) -> None:
     writer.dispatch()
 
 
+UID = "0" * 32
+
+
 class Driver(TaskDriver[str, str]):
     """A task whose events are exceptions to raise; or to store, if they begin with a plus."""
 
     ended = False
     decided = False
 
-    def __init__(self, writer: Writer, *, breaks: bool = False) -> None:
-        super().__init__("0" * 32, TaskTelemetry(1, NodeMetrics()), NoOutbox(), writer)
+    def __init__(
+        self, writer: Writer, *, breaks: bool = False, restarts: Restarts | None = None, progress: int = 0
+    ) -> None:
+        self.restarts = restarts or Restarts()
+        self.at = progress
+        super().__init__(UID, TaskTelemetry(1, NodeMetrics()), NoOutbox(), writer, self.restarts)
         self.breaks = breaks
         self.failed: list[str] = []
         self.done: list[str] = []
         self.suspensions = 0
+
+    @property
+    def progress(self) -> int:
+        return self.at
 
     def handle(self, event: str | Suspended) -> list[str]:
         return event.split() if isinstance(event, str) else [f"-{event.reason}"]
@@ -167,16 +179,52 @@ def test_an_exception_in_the_loop_leaves_the_completions_that_follow_for_the_nex
     assert results == [1]
 
 
-def test_an_exception_while_a_task_is_served_fails_that_task_with_a_reason(writer: Writer) -> None:
+def test_an_exception_while_a_task_is_served_interrupts_it_and_a_second_one_fails_it(writer: Writer) -> None:
     driver = Driver(writer)
-    driver.happen("boom")
-    (reason,) = driver.failed
+    driver.happen("+a boom -b")
+    written(writer)
+    assert "KeyError: 'boom'" in driver.interrupted
+    assert (driver.failed, driver.suspensions) == ([], 1)
+    driver.happen("-c")
+    assert driver.done == ["+a on writer"]
+
+    resumed = Driver(writer, restarts=driver.restarts)
+    resumed.happen("boom")
+    (reason,) = resumed.failed
     assert "KeyError: 'boom'" in reason
-    assert not driver.abandoned
+    assert not resumed.abandoned
+
+
+def test_after_a_further_round_a_task_is_interrupted_again_but_never_for_ever(writer: Writer) -> None:
+    restarts = Restarts()
+
+    def outcome(progress: int) -> str:
+        driver = Driver(writer, restarts=restarts, progress=progress)
+        driver.happen("boom")
+        return "interrupted" if driver.interrupted else "failed"
+
+    assert [outcome(at) for at in (3, 3, 4, 0, 4, 5)] == [
+        "interrupted",
+        "failed",
+        "interrupted",
+        "failed",
+        "failed",
+        "interrupted",
+    ]
+    restarts.forget(UID)
+    assert outcome(0) == "interrupted"
+
+
+def test_what_fedsim_itself_reports_fails_the_task_at_once(writer: Writer) -> None:
+    driver = Driver(writer)
+    driver.lose(BadInput("the data has changed"))
+    assert driver.failed == ["the data has changed"]
 
 
 def test_a_task_that_cannot_even_be_failed_is_abandoned_and_left_alone(writer: Writer) -> None:
-    driver = Driver(writer, breaks=True)
+    restarts = Restarts()
+    restarts.allow(UID, 0)
+    driver = Driver(writer, breaks=True, restarts=restarts)
     driver.happen("boom")
     assert driver.abandoned
     assert driver.suspensions == 1
@@ -199,10 +247,10 @@ def test_what_concerns_every_task_passes_to_the_daemon(error: Exception, kind: t
     assert not driver.failed
 
 
-def test_an_error_that_concerns_one_file_fails_its_task_alone(writer: Writer) -> None:
+def test_an_error_that_concerns_one_file_interrupts_its_task_alone(writer: Writer) -> None:
     driver = Driver(writer)
     driver.lose(FileNotFoundError(errno.ENOENT, "No such file", "plan.json"))
-    assert "plan.json" in driver.failed[0]
+    assert "plan.json" in driver.interrupted
     with pytest.raises(FileNotFoundError), host_errors():
         raise FileNotFoundError(errno.ENOENT, "No such file", "plan.json")
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedsim.settings import SAVE_PATH_NOTE, SettingsError, TaskSettings, parse_settings
+from fedsim.seed_settings import SAVE_PATH_NOTE
+from fedsim.settings import SettingsError, TaskSettings, parse_settings
 
 # The original platform's own defaults, under its own names.
 SEED: dict[str, Any] = {

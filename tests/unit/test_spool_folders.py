@@ -22,7 +22,7 @@ from fedsim.spool.durable import (
     write_json,
 )
 from fedsim.spool.files import FileId, Kind, metadata_path
-from fedsim.spool.layout import Metadata, Spool
+from fedsim.spool.layout import Metadata, Spool, read_present
 from fedsim.spool.npy import write_vector
 from fedsim.spool.watch import Changes, Watch
 
@@ -353,3 +353,14 @@ def test_a_folder_that_a_crash_left_half_removed_goes_with_the_sweep(tmp_path: P
     assert clear_leftovers(spool, 3600) == 0
     assert clear_leftovers(spool, 0) == 1
     assert not half.exists()
+
+
+def test_files_that_were_removed_with_their_task_are_left_out(tmp_path: Path) -> None:
+    """The writer's thread clears a task that ended while the loop reads what has arrived."""
+    spool = Spool(tmp_path)
+    spool.open()
+    for letter in "ab":
+        (spool.folder(Kind.STOP) / f"{letter * 32}.json").write_bytes(letter.encode())
+    arrived = spool.arrived(Kind.STOP)
+    clear_task(spool, "a" * 32)
+    assert [(item.id.task, content) for item, content in read_present(arrived)] == [("b" * 32, b"b")]

@@ -145,13 +145,15 @@ def test_a_service_reads_the_file_of_its_name_and_its_secrets_only_as_credential
     loaded = dict(value.split(":", 1) for value in told["LoadCredential"])
     own = "web.key" if daemon == "web" else "host.key"
     wanted = {"tls.key": f"{folder}/pki/{own}"}
-    if daemon in {"server", "web"}:
-        wanted["database"] = "/etc/fedsim/secrets/database"
+    if secret := {"server": "database", "web": "database-web"}.get(daemon):
+        wanted[secret] = f"/etc/fedsim/secrets/{secret}"
     assert loaded == wanted
     assert told["Environment"] == ["FEDSIM_CREDENTIALS=/run/fedsim/%n:%d"]
     # A reload brings them anew, as root, to where no daemon can write, and only then tells the daemon.
     (user,) = told["User"]
-    *copies, signal = told["ExecReload"]
+    recorded, *copies, signal = told["ExecReload"]
+    record = "-+/opt/fedsim/current/bin/python -I -m fedsim_fleet.on_host.units record"
+    assert (told["ExecStartPre"], recorded) == ([f"{record} %n"], f"{record} --reload %n")
     assert copies == [
         f"-+/usr/bin/install -D -o {user} -m 0400 {source} /run/fedsim/%n/{name}" for name, source in wanted.items()
     ]
@@ -175,10 +177,17 @@ def test_a_socket_has_its_service_and_the_port_of_the_sample(name: str) -> None:
 def test_a_daemon_writes_its_own_spool_and_a_receiver_sees_no_data() -> None:
     server, client, receiver = sample("server"), sample("client"), unit("fedsim-receiver.service")
     assert unit("fedsim-server.service")["ReadWritePaths"] == [server["spool"]]
-    assert unit("fedsim-client.service")["ReadWritePaths"] == [client["spool"]]
+    assert unit("fedsim-client.service")["ReadWritePaths"] == [f"{client['spool']} -/run/fedsim-owner"]
     assert receiver["ReadWritePaths"] == [f"-{server['spool']} -{client['spool']}"]
     assert receiver["InaccessiblePaths"] == [f"-{server['data']} -{client['data']}"]
     assert unit("fedsim-client@.service")["StateDirectory"] == unit("fedsim-receiver@.service")["StateDirectory"]
+
+
+def test_only_a_node_sees_which_unix_user_decides_and_only_their_group_reaches_it() -> None:
+    hidden = {name: "yes" in unit(name).get("PrivateUsers", []) for name in SERVICES}
+    assert {name for name, there in hidden.items() if not there} == {"fedsim-client.service", "fedsim-client@.service"}
+    (folders,) = (UNITS / "tmpfiles.d").glob("*.conf")
+    assert "d /run/fedsim-owner 2750 fedsim fedsim-owner" in folders.read_text(encoding="utf-8").splitlines()
 
 
 def test_the_web_has_a_user_of_its_own_that_sees_only_checkpoints_and_writes_nothing() -> None:

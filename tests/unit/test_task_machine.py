@@ -16,41 +16,26 @@ from itertools import count
 from typing import Any
 
 import pytest
-from plugin_support import INFO, all_plugins, chosen_plugins, hello, plugin
+from plugin_support import INFO, UID, all_plugins, attempt, chosen_plugins, hello, planned, plugin
 
 from fedsim.config import ClientConfig
-from fedsim.messages import Assignment, Broadcast, Hello, TaskReport, Uplink
+from fedsim.messages import Assignment, Broadcast, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.action_queue import ActionQueue
-from fedsim.state_machines.candidates import Waiting
+from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.node import NodeMachine
-from fedsim.state_machines.plan import Impossible, Plan, make_plan
+from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import refusal
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
 from fedsim.update import Update
 
-UID = "0" * 32
-
 
 def plan_for(settings: TaskSettings, nodes: tuple[str, ...] = ("a", "b", "c"), **changes: object) -> Plan:
-    hellos = {name: hello(name, **changes) for name in nodes}
-    plan = make_plan(
-        task=UID,
-        number=1,
-        settings=settings,
-        hellos=hellos,
-        not_heard=[],
-        server_dataset=None,
-        broadcast_bytes=10**6,
-        plugins=chosen_plugins(settings),
-        version="1",
-    )
-    assert isinstance(plan, Plan)
-    return plan
+    return planned(*(hello(name, **changes) for name in nodes), settings=settings)
 
 
 def came(node: str | None, number: int, chunk: int, client: int | None = None, *, digest: str = "d" * 64) -> Update:
@@ -612,20 +597,20 @@ def test_a_final_model_that_cannot_be_delivered_does_not_hold_the_end_up_for_eve
 # ---------------------------------------------------------------- the plan
 
 
-def attempt(settings: TaskSettings, hellos: dict[str, Hello], **changes: object) -> Plan | Waiting | Impossible:
-    fields: dict[str, object] = {
-        "not_heard": [],
-        "server_dataset": None,
-        "broadcast_bytes": 10**6,
-        "plugins": chosen_plugins(settings),
-        **changes,
-    }
-    return make_plan(task=UID, number=1, settings=settings, hellos=hellos, version="1", **fields)  # type: ignore[arg-type]
-
-
 def test_without_a_node_the_task_waits_and_says_so() -> None:
     plan = attempt(SETTINGS, {}, not_heard=["a"])
     assert plan == Waiting("no node is online: waiting for a")
+
+
+def test_a_node_that_accepts_no_tasks_is_left_out_by_name() -> None:
+    closed = hello("b").model_copy(update={"accept_tasks": False})
+    plan = attempt(SETTINGS, {"a": hello("a"), "b": closed})
+    assert isinstance(plan, Plan)
+    assert dict(plan.left_out) == {"b": "accepts no new tasks at present (accept_tasks in its client.yml)"}
+    assert [share.node for share in plan.shares] == ["a"]
+    waiting = attempt(SETTINGS, {"b": closed})
+    assert isinstance(waiting, Waiting)
+    assert "b accepts no new tasks" in waiting.reason
 
 
 def test_a_data_set_that_no_node_has_is_named_with_those_there_are() -> None:
@@ -649,7 +634,7 @@ def test_nodes_with_other_data_do_not_take_part() -> None:
 
 def test_each_bank_is_one_client_with_its_own_data() -> None:
     other = INFO.model_copy(update={"digest": "b" * 64, "num_train": 7})
-    local = SETTINGS.model_copy(update={"partition": "local", "fraction_train": 1.0})
+    local = SETTINGS.model_copy(update={"partition": "local", "fraction_train": 1.0, "testset_from": "a"})
     plan = attempt(local, {"a": hello("a"), "b": hello("b", datasets=(other,))})
     assert isinstance(plan, Plan)
     assert plan.placement == ((0, 1), (1, 1))
@@ -744,7 +729,7 @@ def test_a_node_refuses_a_plugin_that_its_institution_does_not_allow(
         {
             "name": "a",
             "server": {"port": 1},
-            "datasets": [{"name": "mnist", "path": "m", "share": True}],
+            "datasets": [{"name": "mnist", "path": "m", "share": True, "access": "open"}],
             "institution": rules,
         }
     )

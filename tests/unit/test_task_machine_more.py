@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from plugin_support import INFO, chosen_plugins, hello
+from plugin_support import INFO, attempt, hello, planned
 from test_task_machine import came
 
 from fedsim.config import Limits
@@ -15,8 +15,6 @@ from fedsim.messages import (
     Assignment,
     Broadcast,
     Chunk,
-    DataSetInfo,
-    Hello,
     TaskReport,
     Uplink,
 )
@@ -24,10 +22,10 @@ from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileHeader, FileId, Kind
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
-from fedsim.state_machines.candidates import Waiting
+from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
 from fedsim.state_machines.node import NodeMachine
-from fedsim.state_machines.plan import Impossible, Plan, make_plan
+from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
@@ -37,29 +35,8 @@ UID = "1" * 32
 SETTINGS = TaskSettings(num_clients=4, fraction_train=1, num_rounds=3, evaluate_every=2, save_every=3)
 
 
-def attempt(
-    settings: TaskSettings,
-    hellos: Iterable[Hello],
-    server_dataset: DataSetInfo | None = None,
-    broadcast_bytes: int = 10**6,
-) -> Plan | Waiting | Impossible:
-    return make_plan(
-        task=UID,
-        number=1,
-        settings=settings,
-        hellos={hello.node: hello for hello in hellos},
-        not_heard=[],
-        server_dataset=server_dataset,
-        broadcast_bytes=broadcast_bytes,
-        plugins=chosen_plugins(settings),
-        version="1",
-    )
-
-
-def planned(settings: TaskSettings = SETTINGS) -> Plan:
-    plan = attempt(settings, [hello("a"), hello("b")])
-    assert isinstance(plan, Plan)
-    return plan
+def two_nodes(settings: TaskSettings = SETTINGS) -> Plan:
+    return planned(hello("a"), hello("b"), settings=settings, task=UID)
 
 
 def restored(**changes: object) -> TaskMachine:
@@ -72,7 +49,7 @@ def restored(**changes: object) -> TaskMachine:
         "saved": frozenset({3}),
         **changes,
     }
-    return TaskMachine(planned(), Restored(**found), own_testset=True)  # type: ignore[arg-type]
+    return TaskMachine(two_nodes(), Restored(**found), own_testset=True)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- the server
@@ -205,7 +182,7 @@ def test_a_node_that_is_away_at_the_end_is_named_as_one_that_still_gets_the_mode
 
 def test_a_test_set_that_has_not_come_is_named_by_its_node() -> None:
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}))
-    machine = TaskMachine(planned(), found, own_testset=False)
+    machine = TaskMachine(two_nodes(), found, own_testset=False)
     machine.begin(0)
     assert machine.phase == "preparing"
     assert machine.waiting_for == ("a",)
@@ -219,7 +196,7 @@ HALF = SETTINGS.model_copy(update={"min_responses": 0.5})
 def in_round_one(settings: TaskSettings = HALF) -> TaskMachine:
     """A machine of two nodes with two clients each, all of them in every cohort, at time 0."""
     found = Restored(committed=0, counts=(50,) * 4, kept=frozenset({0}), evaluated=frozenset({0}))
-    machine = TaskMachine(planned(settings), found, own_testset=True)
+    machine = TaskMachine(two_nodes(settings), found, own_testset=True)
     machine.begin(0)
     return machine
 
@@ -303,7 +280,7 @@ def test_a_restarted_server_leaves_a_failed_node_out_as_soon_as_it_hears_of_it()
 
 
 def test_a_node_that_fails_before_round_one_ends_the_task() -> None:
-    machine = TaskMachine(planned(HALF), Restored(), own_testset=True)
+    machine = TaskMachine(two_nodes(HALF), Restored(), own_testset=True)
     machine.begin(0)
     (finish,) = machine.handle(on_server.NodeReported("b", says("failed")), 1)
     assert finish == on_server.Finish("failed", "node b failed: no GPU", ("a", "b"))
@@ -313,7 +290,7 @@ def test_a_node_that_fails_before_round_one_ends_the_task() -> None:
 
 
 def assignment(**changes: object) -> Assignment:
-    return planned().assignment("a").model_copy(update=changes)
+    return two_nodes().assignment("a").model_copy(update=changes)
 
 
 def ready_node() -> NodeMachine:
@@ -397,8 +374,8 @@ def test_a_bank_whose_file_lacks_a_class_still_takes_part() -> None:
 def test_a_servers_test_set_may_lack_a_class_of_the_banks_but_not_have_another() -> None:
     local = SETTINGS.model_copy(update={"partition": "local"})
     fewer, more = (INFO.model_copy(update={"num_classes": count}) for count in (9, 11))
-    assert isinstance(attempt(local, [hello("a")], fewer), Plan)
-    assert isinstance(attempt(local, [hello("a")], more), Impossible)
+    assert isinstance(attempt(local, [hello("a")], server_dataset=fewer), Plan)
+    assert isinstance(attempt(local, [hello("a")], server_dataset=more), Impossible)
 
 
 def test_enough_nodes_with_the_same_data_come_before_a_stronger_group_that_is_too_small() -> None:

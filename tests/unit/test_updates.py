@@ -9,7 +9,9 @@ import pytest
 
 from fedsim.errors import BadInput
 from fedsim.messages import read_message
-from fedsim.spool.files import metadata_path
+from fedsim.server.task_jobs import received_update
+from fedsim.spool.files import FileId, Kind, metadata_path
+from fedsim.spool.layout import Arrived, Metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
 from fedsim.update import Layout, Update, mean_metric
@@ -96,3 +98,23 @@ def test_a_file_holds_the_declared_arrays_one_after_another(tmp_path: Path) -> N
 def test_a_single_flat_array_is_written_without_a_copy() -> None:
     vector = np.zeros(4, np.float32)
     assert np.shares_memory(Layout({"parameters": (4,)}).flatten({"parameters": vector}), vector)
+
+
+@pytest.mark.parametrize(
+    ("trained_from", "servers", "taken"),
+    [("a" * 64, "a" * 64, True), ("a" * 64, "b" * 64, False), ("", "b" * 64, True), ("a" * 64, None, True)],
+)
+def test_an_update_that_was_trained_from_another_model_of_its_round_is_not_used(
+    tmp_path: Path, trained_from: str, servers: str | None, taken: bool
+) -> None:
+    file = FileId(kind=Kind.LOCALPARAM, task="5" * 32, round=3, chunk=0)
+    path = tmp_path / "chunk-000000.npy"
+    meta = update(base_round=3).model_copy(update={"base_digest": trained_from}).model_dump(mode="json")
+    stored = Metadata(sender="node-a", digest="d" * 64, size=168, meta=meta)
+    metadata_path(path).write_text(stored.model_dump_json())
+    item = Arrived(file, "node-a", path)
+    if taken:
+        assert received_update(item, servers).node == "node-a"
+    else:
+        with pytest.raises(BadInput, match="another model of this round"):
+            received_update(item, servers)

@@ -27,18 +27,27 @@ try:
         watch.drain()
 except WatchLimit as error:
     print("WatchLimit:", error)
+if len(sys.argv) > 2:
+    try:
+        watch.complete()
+    except WatchLimit:
+        print("still")
+    Path(sys.argv[2]).write_text("100")
+    watch.complete()
+    (folder / "early" / "late" / "file").touch()
+    (folder / "early" / "late" / "file").rename(folder / "early" / "late" / "renamed")
+    print(sorted(path.name for path in watch.drain().files))
 """
 
 
-def with_limit(limit: str, value: int, folder: Path) -> str:
-    """Watch folders where this user's limit is so low; in a name space of its own, so that nobody else notices."""
+def with_limit(limit: str, value: int, folder: Path, *, raised: bool = False) -> str:
+    """Watch folders where this user's limit is this low, in a name space of its own, so that no other user notices."""
     script = f'echo {value} > /proc/sys/user/{limit} && exec "$@"'
     inside = ["/usr/bin/unshare", "--user", "--map-root-user", "/bin/sh", "-c", script, "sh"]
     if subprocess.run([*inside, "/bin/true"], capture_output=True, check=False).returncode:
         missing("limits can only be set in a user name space, which this machine does not allow")
-    run = subprocess.run(
-        [*inside, sys.executable, "-c", WATCH, str(folder)], capture_output=True, text=True, check=False
-    )
+    command = [*inside, sys.executable, "-c", WATCH, str(folder), *([f"/proc/sys/user/{limit}"] if raised else [])]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout
 
@@ -54,6 +63,12 @@ def test_a_folder_that_comes_later_meets_the_same_limit(tmp_path: Path) -> None:
     (tmp_path / "early").mkdir()
     said = with_limit("max_inotify_watches", 1, tmp_path)
     assert said.startswith(f"WatchLimit: {tmp_path / 'early' / 'late'} cannot be watched")
+
+
+def test_once_the_limit_is_raised_the_folders_that_were_left_out_are_watched(tmp_path: Path) -> None:
+    (tmp_path / "early").mkdir()
+    said = with_limit("max_inotify_watches", 1, tmp_path, raised=True).splitlines()
+    assert said[1:] == ["still", "['renamed']"]
 
 
 def test_too_many_watching_programs_are_named(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 @pytest.fixture(scope="module")
 def used() -> set[str]:
     keywords = {"tr": None, "_": None, "gettext": None, "gettext_noop": None}
-    folders = (WEB, WEB.parent / "learning")
+    folders = (WEB, WEB.parent / "learning", WEB.parent / "owner")
     places = [(folder, METHODS) for folder in folders] + [(WEB.parent, [("problems.py", "python")])]
     return {
         str(found[2])

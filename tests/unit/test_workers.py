@@ -137,11 +137,14 @@ def test_a_worker_that_is_closed_before_it_has_begun_does_nothing(servers: ForkS
     settings = TaskSettings(model="logistic", dataset="digits")
     workers.submit(
         MakeInitialModel(
-            settings=settings, model_spec=ModelSpec.of(settings, (8, 8), 10), out=tmp_path / "round-000000"
+            settings=settings,
+            model_spec=ModelSpec.of(settings, (8, 8), 10),
+            max_parameters=10**6,
+            out=tmp_path / "round-000000",
         )
     )
     workers.close()
-    assert servers.selector.select(60), "it has begun, which nobody here hears yet"
+    assert servers.selector.select(60), "it has begun, which is not read here yet"
     psutil.wait_procs(workers_of(psutil.Process()))
     while not servers.of(1).idle:
         turn(servers)
@@ -156,7 +159,7 @@ def test_a_last_reply_and_the_end_after_it_are_both_told_at_once(servers: ForkSe
     turn(servers)  # it has begun, and gets its job
     assert servers.selector.select(60), "its reply"
     worker.kill()
-    while not servers.of(1).idle:  # its end is heard of, and nobody has asked for the reply
+    while not servers.of(1).idle:  # its end is heard of, and the reply has not been asked for
         turn(servers)
     (reply,), _ = workers.replies()
     assert isinstance(reply, HostInspected)
@@ -189,7 +192,9 @@ def test_a_worker_that_keeps_dying_breaks_the_task_with_the_way_it_died(servers:
     workers = pool(servers, max_restarts=0)
     the_worker(servers)
     kill_in_a_job(servers, workers)
+    assert workers.deaths == 0
     assert "Killed (signal 9), once" in await_broken(servers, workers)
+    assert workers.deaths == 1, "which the next hello reports"
     workers.close()
 
 
