@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 from inspect import cleandoc
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+from kind_tables import message_bodies, message_kinds
+from markdown_table import table
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from state_diagrams import TABLES
@@ -21,7 +21,9 @@ from fedsim.command import EXIT_CODES
 from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig
 from fedsim.learning.transforms import compatibility
 from fedsim.migrations.command import migrate
-from fedsim.settings import SEED_NAMES, TaskSettings
+from fedsim.owner.main import OWNERS_COMMANDS
+from fedsim.seed_settings import SEED_NAMES
+from fedsim.settings import TaskSettings
 from fedsim.web.api import ApiRoutes
 from fedsim_fleet.ca import ca
 from fedsim_fleet.fleet.main import fleet
@@ -35,6 +37,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
 }
 COMMANDS: dict[str, click.Command] = {
     "fedsim": cli,
+    "fedsim-client": click.Group("fedsim-client", commands=OWNERS_COMMANDS),
     "fedsim-migrate": migrate,
     "fedsim-fleet": fleet,
     "fedsim-ca": ca,
@@ -52,14 +55,9 @@ GROUPS = {
     "fedsim.optimizers": "Client optimizers",
     "fedsim.samplers": "Client samplers",
     "fedsim.transforms": "Transforms",
+    "fedsim.screenings": "Screenings of updates",
     "fedsim.engines": "Engines",
 }
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
 
 
 def allowed(schema: dict[str, Any]) -> str:
@@ -293,25 +291,6 @@ def combinations() -> str:
     return table(["strategy", *(f"`{name}`" for name in transforms)], rows)
 
 
-def _load(module: str, *names: str) -> list[Any] | None:
-    """What a module defines, or None if it does not define all of it."""
-    if find_spec(module) is None:
-        return None
-    found = import_module(module)
-    return [getattr(found, name) for name in names] if all(hasattr(found, name) for name in names) else None
-
-
-def message_kinds() -> str:
-    """The kinds of files that hosts send to each other."""
-    loaded = _load("fedsim.spool.kinds", "KINDS")
-    rows = []
-    for kind, spec in loaded[0].items() if loaded else ():
-        ways = ", ".join(f"{route.sender} → {route.receiver}" for route in spec.routes)
-        needs = "yes" if spec.on_demand else "no"
-        rows.append([f"`{kind}`", ways, f"`{spec.path.text}`", f"`{spec.limit}`", needs])
-    return table(["kind", "sender → receiver", "path in the spool", "limit", "must be requested"], rows) if rows else ""
-
-
 def transitions(name: str) -> str:
     """The transition table of a state machine; its rows are numbered as in the diagram."""
     rows = [
@@ -338,5 +317,6 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "all-plugins": all_plugins,
     "combinations": combinations,
     "message-kinds": message_kinds,
+    "message-bodies": message_bodies,
     "transitions": transitions,
 }
