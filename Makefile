@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# What the hosts of a lab run: make gather RELEASES="bookworm trixie"
+RELEASES ?= bookworm
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Files of tests run side by side, as most wait for processes more than they compute. The tests of one file share daemons
 # and stay together; files begin in the order of their names, the long ones first.
@@ -12,10 +14,10 @@ JOBS ?= 2
 AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes: they need not compile the same code each time.
 unexport PYTHONDONTWRITEBYTECODE
-APT := mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
+APT := age nftables mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs diagrams bench \
+.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs diagrams fuzz bench \
     system-packages clean
 
 help:  ## what there is
@@ -47,12 +49,12 @@ demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a mo
 	$(BIN)/fedsim demo
 
 gather: $(VENV)/.fleet-installed  ## what lab machines install, gathered in packages/ while there is a network
-	$(BIN)/fedsim-gather $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+	$(BIN)/fedsim-gather $(RELEASES:%=--release %) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
 
 test: test-fast test-integration test-browser test-lab  ## every promise once, with few seeds
 
-test-fast: $(VENV)/.tests-installed  ## the unit tests, in less than two minutes
-	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/unit
+test-fast: $(VENV)/.tests-installed  ## the unit tests and attacks, in less than two minutes
+	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/unit tests/attacks
 
 test-integration: $(VENV)/.tests-installed system-packages  ## with real processes, sockets and databases
 	$(BIN)/pytest $(AT_ONCE) -m "not long" tests/integration
@@ -69,10 +71,10 @@ test-long: $(VENV)/.tests-installed system-packages  ## all seeds, kills and var
 # Of the tests on hosts nothing is measured: what they run is installed there.
 coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches the tests reach, subprocesses included
 	rm -f .coverage .coverage.*
-	PYTHONPATH=tests/tools $(BIN)/coverage run -m pytest $(AT_ONCE) -m "not long" tests/unit tests/integration tests/browser
-	PYTHONPATH=tests/tools $(BIN)/coverage combine --quiet
-	PYTHONPATH=tests/tools $(BIN)/coverage html --quiet --directory build/coverage
-	PYTHONPATH=tests/tools $(BIN)/coverage report
+	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage run -m pytest $(AT_ONCE) -m "not long" tests/unit tests/attacks tests/integration tests/browser
+	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage combine --quiet
+	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage html --quiet --directory build/coverage
+	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage report
 
 check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the documentation
 	$(BIN)/ruff format --check daemons deploy tests docs examples
@@ -85,6 +87,10 @@ docs: $(VENV)/.docs-installed  ## the documentation, in build/docs/index.html; a
 
 diagrams: $(VENV)/.installed  ## draw the state diagrams of the documentation from the transition tables
 	$(BIN)/python docs/_ext/state_diagrams.py
+
+SECONDS_EACH ?= 60
+fuzz: $(VENV)/.tests-installed  ## fuzzers of all that reads bytes of others, a minute each; SECONDS_EACH=…
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS_EACH)
 
 bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
 	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
