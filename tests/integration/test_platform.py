@@ -232,5 +232,6 @@ def test_no_polling_interval_shows_in_a_round(lab: Platform) -> None:
     number = lab.submit(model="logistic", local_batch_size=1000, num_rounds=40, evaluate_every=40)
     lab.completed(number)
     lengths = sorted(record.seconds["all"] for record in lab.store.rounds.of_task(number)[2:])
-    # The shortest interval anywhere in the daemons is a quarter of a second; a busy machine may hold most rounds up.
-    assert lengths[len(lengths) // 4] < 0.2, lengths
+    # The shortest interval anywhere in the daemons is a quarter of a second. Waiting for it would show in every round,
+    # a busy machine holds up most of them.
+    assert lengths[len(lengths) // 10] < 0.25, lengths
