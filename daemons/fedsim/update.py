@@ -81,6 +81,13 @@ class Update(Message):
         copy._arrays = arrays  # noqa: SLF001 - of the same class
         return copy
 
+    def copied(self) -> Self:
+        """The same update with arrays and client state of its own: an engine's are valid for a moment only."""
+        arrays, state = (
+            {name: array.copy() for name, array in held.items()} for held in (self.arrays, self.client_state)
+        )
+        return self.with_arrays(arrays).with_client_state(state)
+
     def with_client_state(self, state: Arrays) -> Self:
         """The same update with this state of its client in memory."""
         copy = self.model_copy()

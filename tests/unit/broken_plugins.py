@@ -526,14 +526,6 @@ class DrawsFromTorch(Around):
         return update
 
 
-class ReusesItsMemory(Around):
-    def change(self, update: Any) -> Any:
-        self.memory = getattr(self, "memory", {name: array.copy() for name, array in update.arrays.items()})
-        for name, array in update.arrays.items():
-            self.memory[name][:] = array
-        return update.with_arrays(self.memory)
-
-
 class SwallowsDivergence(Around):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from fedsim import plugins
+from fedsim.learning.chunk import mean_update, train_chunk
 from fedsim.learning.components import Components
-from fedsim.learning.engine import SequentialTrainer, mean_update, train_chunk
+from fedsim.learning.engine import SequentialTrainer
 from fedsim.learning.engines import ClientData
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import Examples

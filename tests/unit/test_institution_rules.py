@@ -138,7 +138,14 @@ def test_a_model_that_asks_for_more_than_was_assigned_is_refused(
     ("limits", "reason"),
     [
         ({"max_parameters": 1000}, "the model 2nn has 199,210 parameters here, this institution allows 1,000"),
-        ({"max_memory_bytes": 1000}, "a worker needs about 3,984,200 bytes for the model 2nn of 199,210 parameters"),
+        (
+            {"max_memory_bytes": 1000},
+            "a worker needs about 3,187,360 bytes for the model 2nn of 199,210 parameters, this institution allows",
+        ),
+        (
+            {"installed_memory_bytes": 2_000_000},
+            "a worker needs about 3,187,360 bytes for the model 2nn of 199,210 parameters, and of the memory of",
+        ),
     ],
 )
 def test_a_model_that_is_too_large_is_refused_before_data_is_loaded(

@@ -12,6 +12,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.common_scale import Scale, fitted
 from fedsim.learning.strategies import make_strategy
 from fedsim.log import get_logger
+from fedsim.memory import installed_memory
 from fedsim.messages import Assignment, Broadcast, Chunk, read_message
 from fedsim.spool.client_states import keep_states, take_states
 from fedsim.spool.durable import remove_file
@@ -48,6 +49,7 @@ class NodeTaskJobs:
             min_examples=config.institution.min_examples,
             max_parameters=config.institution.max_parameters,
             max_memory_bytes=self._memory_of_worker,
+            installed_memory_bytes=installed_memory() // config.workers,
             guard=self._guard,
         )
 

@@ -1,42 +1,30 @@
-"""Training one client after another, and what is sent for a chunk of clients."""
+"""Training one client after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from types import MappingProxyType
-from typing import Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from fedsim.learning.components import Components
-from fedsim.learning.engines import ClientData, ClientTrainer
+from fedsim.learning.engines import ClientData, no_state
 from fedsim.learning.errors import Diverged
-from fedsim.learning.examples import FloatArray
-from fedsim.learning.networks import Prepares, build_model, check_training, load_vector, share_vector
+from fedsim.learning.examples import FloatArray, is_finite
+from fedsim.learning.networks import (
+    Prepares,
+    as_tensor,
+    build_model,
+    check_length,
+    check_training,
+    parts_of,
+    share_vector,
+)
 from fedsim.learning.randomness import generator
-from fedsim.learning.strategies import ClientRound, Parts, Strategy, Uplink
-from fedsim.learning.transforms import Pipeline, Stage
+from fedsim.learning.strategies import ClientRound, Parts
 from fedsim.messages import ModelSpec
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metrics
-
-
-class ClientStates(Protocol):
-    """What the clients of a node keep from round to round, for one chunk of a round."""
-
-    def read(self, client: int) -> Arrays:
-        """A client's state after its newest round before this one: float32 [P] each, zeros if there is none."""
-
-    def write(self, client: int, state: Arrays) -> None:
-        """Keep a client's state after this round."""
-
-
-def no_state(_: int) -> Arrays:
-    """The state of clients that keep none."""
-    return {}
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update
 
 
 def make_deterministic(threads: int) -> None:
@@ -83,9 +71,9 @@ class SequentialTrainer:
         state_of: Callable[[int], Arrays] = no_state,
     ) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`; see `ClientTrainer`."""
-        load_vector(self.model, global_vector)
-        start = self.flat.clone()
-        received = self._parts(start)
+        check_length(self.model, global_vector)
+        start = as_tensor(global_vector).to(self.device)
+        received = parts_of(self.model, start)
         down = self._named_parts(downlink)
         for client in clients:
             self.flat.copy_(start)
@@ -99,8 +87,8 @@ class SequentialTrainer:
                 self._seed_torch(round_number, client)
                 loss = self._train_client(client, round_number, received, part)
             further, state = (_flat(given) for given in self.strategy.finish_client(self.values, received, part))
-            arrays = {PARAMETERS: self.flat.cpu().numpy().copy(), **further}
-            if not isfinite(loss) or not all(np.isfinite(array).all() for array in (*arrays.values(), *state.values())):
+            arrays = {PARAMETERS: self.flat.cpu().numpy(), **further}
+            if not isfinite(loss) or not all(map(is_finite, (*arrays.values(), *state.values()))):
                 raise Diverged(round_number, client)
             update = Update(
                 base_round=round_number,
@@ -110,14 +98,8 @@ class SequentialTrainer:
             )
             yield update.with_arrays(arrays).with_client_state(state)
 
-    def _parts(self, vector: Tensor) -> list[Tensor]:
-        """A vector as long as the model, as views of one tensor for each parameter."""
-        parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
-        return [part.view_as(parameter) for part, parameter in zip(parts, self.parameters, strict=True)]
-
     def _named_parts(self, arrays: Arrays) -> dict[str, Parts]:
-        # A copy, because an array may be a file that is mapped read-only.
-        return {name: self._parts(torch.from_numpy(np.array(array)).to(self.device)) for name, array in arrays.items()}
+        return {name: parts_of(self.model, as_tensor(array).to(self.device)) for name, array in arrays.items()}
 
     def _seed_torch(self, round_number: int, client: int) -> None:
         """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
@@ -146,6 +128,7 @@ class SequentialTrainer:
                 gradients = torch.autograd.grad(loss, self.parameters)
                 self.strategy.adjust_gradients(gradients, self.values, received, part)
                 step(gradients)
+                del gradients  # before the next ones are computed
                 total.add_(loss.detach(), alpha=len(y))
         return float(total) / order.numel()
 
@@ -153,68 +136,3 @@ class SequentialTrainer:
 def _flat(arrays: Mapping[str, Parts]) -> dict[str, FloatArray]:
     """Named parts as vectors, float32 [P]."""
     return {name: torch.cat([part.reshape(-1) for part in parts]).cpu().numpy() for name, parts in arrays.items()}
-
-
-def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
-    """A chunk's weighted mean, summed in float64 in the order given, holding one update at a time.
-
-    Raises:
-        ValueError: there are no updates.
-    """
-    totals: dict[str, NDArray[np.float64]] = {}
-    scratch: dict[str, NDArray[np.float64]] = {}
-    weights = 0.0
-    seen: list[Update] = []
-    for update in updates:
-        if not seen:
-            totals = {name: np.zeros(array.shape) for name, array in update.arrays.items()}
-            scratch = {name: np.empty(array.shape) for name, array in update.arrays.items()}
-        weight = strategy.weight(update.num_examples, 1)
-        for name, array in update.arrays.items():
-            totals[name] += np.multiply(array, weight, out=scratch[name], dtype=np.float64)
-        weights += weight
-        seen.append(update.with_arrays({}))
-    if not seen:
-        raise ValueError("a chunk without clients has no mean")
-    return (
-        seen[0]
-        .model_copy(
-            update={
-                "client": None,
-                "num_clients": len(seen),
-                "num_examples": sum(update.num_examples for update in seen),
-                "metrics": mean_metrics(seen),
-            }
-        )
-        .with_arrays({name: (total / weights).astype(np.float32) for name, total in totals.items()})
-    )
-
-
-def train_chunk(
-    trainer: ClientTrainer,
-    strategy: Strategy,
-    chunk: int,
-    clients: Sequence[int],
-    round_number: int,
-    global_vector: FloatArray,
-    pipeline: Pipeline,
-    *,
-    downlink: Arrays = MappingProxyType({}),
-    states: ClientStates | None = None,
-) -> Iterator[Update]:
-    """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those.
-
-    The state of a client is written before its update is yielded; one client's is in memory at a time.
-    """
-
-    def trained() -> Iterator[Update]:
-        state_of = no_state if states is None else states.read
-        for update in trainer.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
-            if states is not None and update.client is not None:
-                states.write(update.client, update.client_state)
-            sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
-            yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
-
-    updates = trained()
-    for update in updates if strategy.uplink == Uplink.EACH_CLIENT else [mean_update(updates, strategy)]:
-        yield pipeline.on_client(Stage.UPLOAD, update, global_vector)

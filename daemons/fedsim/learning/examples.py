@@ -12,6 +12,14 @@ from fedsim.data_schema import DataSchema
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
+BLOCK = 2**18
+"""Numbers of a large array that are looked at together."""
+
+
+def is_finite(array: NDArray[np.floating[Any]]) -> bool:
+    """Whether an array holds no NaN and no infinity; in blocks, without a mask of its size."""
+    flat = array.reshape(-1)
+    return all(bool(np.isfinite(flat[start : start + BLOCK]).all()) for start in range(0, flat.size, BLOCK))
 
 
 @dataclass(frozen=True)

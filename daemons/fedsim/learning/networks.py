@@ -6,6 +6,8 @@ A network whose input is not the example itself (a random crop in training, the 
 
 from __future__ import annotations
 
+import warnings
+from math import prod
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -125,6 +127,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a model's parameters, in the order of its flat vector.
+
+    Raises:
+        BadInput: there is no such model, or the shape does not fit it.
+    """
+    return _shapes_on_meta(spec) or _shapes_of(build_model(spec))
+
+
 def count_parameters(spec: ModelSpec) -> int | None:
     """The number of a model's parameters, counted without making it, in no memory.
 
@@ -132,13 +143,22 @@ def count_parameters(spec: ModelSpec) -> int | None:
         None for a model whose `build` needs numbers, not only shapes.
 
     Raises:
-        BadInput: the shape does not fit the model.
+        BadInput: there is no such model, or the shape does not fit it.
     """
+    shapes = _shapes_on_meta(spec)
+    return sum(map(prod, shapes.values())) if shapes else None
+
+
+def _shapes_on_meta(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
     try:
         with torch.device("meta"):
-            return num_parameters(make_model(spec).build(spec.feature_shape, spec.num_classes))
+            return _shapes_of(make_model(spec).build(spec.feature_shape, spec.num_classes))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return None
+
+
+def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def check_size(spec: ModelSpec, most: int | None, where: str) -> None:
@@ -161,7 +181,7 @@ def initial_vector(spec: ModelSpec, seed: int, model: Model | None = None) -> Fl
         BadInput: as `build_model` and `check_training`.
     """
     built = build_model(spec, model, seed=seed)
-    vector = vector_of(built)
+    vector: FloatArray = share_vector(built).numpy()
     check_training(built, spec)
     return vector
 
@@ -183,21 +203,36 @@ def vector_of(model: nn.Module, out: FloatArray | None = None) -> FloatArray:
     return out
 
 
+def check_length(model: nn.Module, vector: FloatArray) -> None:
+    """Raise `BadInput` unless the vector is as long as the model."""
+    size = num_parameters(model)
+    if vector.shape != (size,):
+        raise BadInput(f"the model has {size} parameters, the vector {vector.size}: they belong to different models")
+
+
 def load_vector(model: nn.Module, vector: FloatArray) -> None:
     """Set a model's parameters from float32 [P].
 
     Raises:
         BadInput: the vector has another length than the model.
     """
-    size = num_parameters(model)
-    if vector.shape != (size,):
-        raise BadInput(f"the model has {size} parameters, the vector {vector.size}: they belong to different models")
-    start = 0
+    check_length(model, vector)
     with torch.no_grad():
-        for parameter in model.parameters():
-            end = start + parameter.numel()
-            parameter.copy_(_tensor(vector[start:end]).view_as(parameter))
-            start = end
+        for parameter, part in zip(model.parameters(), parts_of(model, as_tensor(vector)), strict=True):
+            parameter.copy_(part)
+
+
+def point_to(model: nn.Module, vector: FloatArray) -> None:
+    """Let a model's parameters be views of float32 [P] on the CPU, which may be a mapped file: only to be read.
+
+    What the parameters were before is freed.
+
+    Raises:
+        BadInput: the vector has another length than the model.
+    """
+    check_length(model, vector)
+    for parameter, part in zip(model.parameters(), parts_of(model, as_tensor(vector)), strict=True):
+        parameter.data = part
 
 
 def share_vector(model: nn.Module) -> Tensor:
@@ -205,16 +240,22 @@ def share_vector(model: nn.Module) -> Tensor:
 
     Reading or setting all parameters is then one copy.
     """
-    parameters = list(model.parameters())
-    flat = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
-    start = 0
-    for parameter in parameters:
-        end = start + parameter.numel()
-        parameter.data = flat[start:end].view_as(parameter)
-        start = end
+    flat = torch.empty(num_parameters(model), device=next(model.parameters()).device)
+    for parameter, part in zip(model.parameters(), parts_of(model, flat), strict=True):
+        part.copy_(parameter.detach())
+        parameter.data = part  # which frees what it was: no more than one parameter is in memory twice
     return flat
 
 
-def _tensor(array: FloatArray) -> Tensor:
-    # torch warns of arrays that it may not write to, such as a read-only memory map; nothing writes here.
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+def as_tensor(array: FloatArray) -> Tensor:
+    """An array as a tensor on the CPU, without a copy. One that may only be read must not be written to."""
+    with warnings.catch_warnings():  # of exactly that, for arrays such as a read-only memory map
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def parts_of(model: nn.Module, flat: Tensor) -> list[Tensor]:
+    """A vector as long as the model, as views of one tensor for each parameter."""
+    parameters = list(model.parameters())
+    parts = torch.split(flat, [parameter.numel() for parameter in parameters])
+    return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]

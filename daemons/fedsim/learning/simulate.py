@@ -14,11 +14,11 @@ from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
+from fedsim.learning.chunk import train_chunk
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
-from fedsim.learning.engine import train_chunk
 from fedsim.learning.engines import ClientData, Engine
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -201,7 +201,7 @@ def simulate(
         chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
         # 2. Each chunk trains from the same global model.
         updates = [
-            pipeline.on_server(update)
+            pipeline.on_server(update.copied())
             for chunk in _answered(rule, chunks, absent.get(round_number, frozenset()))
             for update in train_chunk(
                 trainers[chunk.node if len(trainers) > 1 else 0],

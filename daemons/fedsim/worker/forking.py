@@ -17,6 +17,8 @@ from pathlib import Path
 from selectors import EVENT_READ, BaseSelector
 from typing import Any, Protocol
 
+from fedsim.memory import oom_kills
+
 MAX_MESSAGE_BYTES = 1 << 16
 
 
@@ -60,6 +62,7 @@ class ForkServer:
             )
         self._socket.setblocking(False)
         self.python, self.threads = python, threads
+        self._oom_kills = oom_kills()
         self.alive = True
         selector.register(self._socket, EVENT_READ, self._ready)
 
@@ -120,11 +123,18 @@ class ForkServer:
             elif "problem" in notice:
                 self._listeners.pop(number).not_started(notice["problem"])
             else:
-                self._listeners.pop(number).ended(how_it_ended(notice["code"]))
+                self._listeners.pop(number).ended(self._how_it_ended(notice["code"]))
+
+    def _how_it_ended(self, code: int) -> str:
+        """Describe an exit code; the kernel counts what it kills for lack of memory, on the host or in a cgroup."""
+        before, self._oom_kills = self._oom_kills, oom_kills()
+        if code == -signal.SIGKILL and self._oom_kills > before:
+            return "was killed because it ran out of memory"
+        return how_it_ended(code)
 
     def _lost(self) -> None:
         self.close()
-        how = f"ended with its fork server, which {how_it_ended(self._process.returncode)}"
+        how = f"ended with its fork server, which {self._how_it_ended(self._process.returncode)}"
         listeners, self._listeners = list(self._listeners.values()), {}
         for listener in listeners:
             listener.ended(how)

@@ -113,7 +113,11 @@ class Inspect(_Line):
 
 
 class Load(_Line):
-    """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them."""
+    """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
+
+    `max_memory_bytes` and `installed_memory_bytes` are each worker's part of what the institution allows and of what
+    the host has.
+    """
 
     job: Literal["load"] = "load"
     assignment: Assignment
@@ -121,6 +125,7 @@ class Load(_Line):
     folder: Path
     max_parameters: int | None = None
     max_memory_bytes: int | None = None
+    installed_memory_bytes: int | None = None
     min_examples: int
     guard: GuardOrder | None = None
 

@@ -15,15 +15,16 @@ from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.blocks import blocks_in_batch, divide_blocks
+from fedsim.learning.chunk import train_chunk, training_bytes
 from fedsim.learning.common_scale import Scale, apply_scale
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform
-from fedsim.learning.engine import make_deterministic, train_chunk
+from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import Partition, make_partition
-from fedsim.learning.strategies import Strategy
+from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.spool.client_states import StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
@@ -42,9 +43,6 @@ from fedsim.worker.jobs import (
     Train,
     WriteTestset,
 )
-
-BYTES_PER_PARAMETER = 20
-"""Of each worker: the global model, the client's, its gradient, an optimizer's momentum and the update, as float32."""
 
 
 class NodeJobs:
@@ -199,9 +197,7 @@ def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Pa
 
 
 def _too_large(job: Load) -> str | None:
-    """Why the institution's limits forbid the model, before it is made and before any data is loaded."""
-    if job.max_parameters is None and job.max_memory_bytes is None:
-        return None
+    """Why the institution's limits or this host forbid the model, before it is made and before any data is loaded."""
     from fedsim.learning.networks import count_parameters  # noqa: PLC0415 - imports torch
 
     spec = job.assignment.model_spec
@@ -210,10 +206,10 @@ def _too_large(job: Load) -> str | None:
         return None
     if job.max_parameters is not None and number > job.max_parameters:
         return f"the model {spec.name} has {number:,} parameters here, this institution allows {job.max_parameters:,}"
-    needed = number * BYTES_PER_PARAMETER
+    needed = training_bytes(number, make_strategy(job.assignment.settings), job.assignment.num_clients)
+    about = f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters"
     if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
-        return (
-            f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters, this "
-            f"institution allows {job.max_memory_bytes:,} for each"
-        )
+        return f"{about}, this institution allows {job.max_memory_bytes:,} for each"
+    if job.installed_memory_bytes is not None and needed > job.installed_memory_bytes:
+        return f"{about}, and of the memory of this host each has {job.installed_memory_bytes:,}: use fewer workers"
     return None

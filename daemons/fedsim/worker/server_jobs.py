@@ -141,7 +141,7 @@ class ServerJobs:
     def _evaluate(self, job: Evaluate) -> Reply:
         from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - imports torch, which aggregating never needs
         from fedsim.learning.evaluate import evaluate  # noqa: PLC0415
-        from fedsim.learning.networks import build_model, load_vector  # noqa: PLC0415
+        from fedsim.learning.networks import build_model, point_to  # noqa: PLC0415
 
         started = time.monotonic()
         make_deterministic(self._threads)
@@ -149,7 +149,7 @@ class ServerJobs:
             check_digest(job.model, job.digest)
         if self._model is None:
             self._model = build_model(job.model_spec)
-        load_vector(self._model, open_vector(job.model))
+        point_to(self._model, open_vector(job.model))
         test = self._load_testset(job.testset, job.model_spec.num_classes)
         evaluation = evaluate(self._model, test, objective=make_objective(job.settings))
         return Tested(

@@ -52,6 +52,11 @@ class ClientData:
         return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
 
 
+def no_state(_: int) -> Arrays:
+    """The state of clients that keep none."""
+    return {}
+
+
 class ClientTrainer(Protocol):
     """Trains clients of one task on one node. Where it runs them, and how many at once, is its own decision."""
 
@@ -65,6 +70,9 @@ class ClientTrainer(Protocol):
         state_of: Callable[[int], Arrays] = ...,
     ) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`, each with its arrays and its client's new state.
+
+        The arrays of an update are valid until the next one is requested, so that nothing of a model's size has to be
+        copied.
 
         Args:
             clients: some of those that this node holds.

@@ -19,7 +19,7 @@ from fedsim.learning.strategies import make_strategy
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.testing.conformance.candidate import NUM_CLASSES, Candidate, require, small_data
-from fedsim.update import PARAMETERS, Arrays, Update
+from fedsim.update import Arrays, Update
 
 CLIENTS = 6
 FEATURES = (6,)
@@ -54,15 +54,14 @@ def _train(
 ) -> list[Update]:
     """The updates of some clients in one round, with arrays of the strategy's that are not zero."""
     strategy, vector = make_strategy(settings), initial_vector(_spec(settings), settings.seed)
-    return list(
-        trainer.train(
-            clients,
-            round_number,
-            vector,
-            downlink=_vectors(strategy.downlink_arrays, len(vector), 1),
-            state_of=lambda client: _vectors(strategy.client_state, len(vector), 100 + client),
-        )
+    trained = trainer.train(
+        clients,
+        round_number,
+        vector,
+        downlink=_vectors(strategy.downlink_arrays, len(vector), 1),
+        state_of=lambda client: _vectors(strategy.client_state, len(vector), 100 + client),
     )
+    return [update.copied() for update in trained]
 
 
 def _bytes(updates: Sequence[Update]) -> list[bytes]:
@@ -156,11 +155,7 @@ def leaves_everything_as_it_was(candidate: Candidate) -> None:
     require(np.array_equal(vector, before), "training changes the global model")
     require(torch.equal(torch.get_rng_state(), stream), "training changes torch's random stream")
     vector.flags.writeable = False
-    updates = list(trainer.train((0, 1), 1, vector))
-    kept = [update.arrays[PARAMETERS].copy() for update in updates]
-    list(trainer.train((2, 3), 2, vector))
-    same = all(np.array_equal(update.arrays[PARAMETERS], array) for update, array in zip(updates, kept, strict=True))
-    require(same, "an update changes when further clients are trained")
+    require(len(list(trainer.train((0, 1), 1, vector))) == 2, "a model that can only be read is not trained")
 
 
 def reports_divergence(candidate: Candidate) -> None:
