@@ -115,6 +115,22 @@ def mean_metrics(updates: Sequence[Update]) -> dict[str, float]:
     return {name: mean for name in names if (mean := mean_metric(updates, name)) is not None}
 
 
+def of_chunk(updates: Sequence[Update]) -> Update:
+    """The update that represents all clients of `updates`, those of a chunk, without arrays."""
+    return (
+        updates[0]
+        .model_copy(
+            update={
+                "client": None,
+                "num_clients": len(updates),
+                "num_examples": sum(update.num_examples for update in updates),
+                "metrics": mean_metrics(updates),
+            }
+        )
+        .with_arrays({})
+    )
+
+
 @dataclass(frozen=True)
 class Layout:
     """The layout of named arrays in the flat float32 vector of an update's file: in the order of `shapes`."""

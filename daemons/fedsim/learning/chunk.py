@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from fedsim.learning.engines import ClientTrainer, no_state
+from fedsim.learning.engines import ClientTrainer, MeanTrainer, no_state
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
-from fedsim.update import Arrays, Update, mean_metrics
+from fedsim.update import Arrays, Update, of_chunk
 
 BLOCK = 2**18
 """Numbers that are added at a time: 2 MiB of float64, which stays in the cache."""
@@ -91,19 +91,7 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
         seen.append(update.with_arrays({}))
     if not seen:
         raise ValueError("a chunk without clients has no mean")
-    return _of_chunk(seen).with_arrays({name: mean.divide(weights) for name, mean in means.items()})
-
-
-def _of_chunk(updates: Sequence[Update]) -> Update:
-    """The update that represents the clients of `updates`, without arrays."""
-    return updates[0].model_copy(
-        update={
-            "client": None,
-            "num_clients": len(updates),
-            "num_examples": sum(update.num_examples for update in updates),
-            "metrics": mean_metrics(updates),
-        }
-    )
+    return of_chunk(seen).with_arrays({name: mean.divide(weights) for name, mean in means.items()})
 
 
 def train_chunk(
@@ -132,10 +120,14 @@ def train_chunk(
             sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
             yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
 
+    sees_clients = bool(strategy.client_state) or any(part.stage == Stage.CLIENT for part in pipeline.transforms)
     if strategy.uplink == Uplink.EACH_CLIENT:
         uploads = trained()
+    elif isinstance(trainer, MeanTrainer) and strategy.trains_plainly and not sees_clients:
+        mean = trainer.train_mean(clients, round_number, global_vector, lambda count: strategy.weight(count, 1))
+        uploads = iter([mean.model_copy(update={"chunk": chunk})])
     elif len(clients) == 1:  # the mean of one client's update is that update, to the byte
-        uploads = (_of_chunk([update]).with_arrays(update.arrays) for update in trained())
+        uploads = (of_chunk([update]).with_arrays(update.arrays) for update in trained())
     else:
         uploads = iter([mean_update(trained(), strategy)])
     for upload in uploads:

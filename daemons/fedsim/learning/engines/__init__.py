@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -80,6 +80,26 @@ class ClientTrainer(Protocol):
             global_vector: float32 [P]; is only read.
             downlink: the strategy's `downlink_arrays`, float32 [P] each; are only read.
             state_of: returns a client's `client_state`, float32 [P] each; are only read.
+
+        Raises:
+            Diverged: a client's parameters or loss are no longer finite.
+        """
+
+
+@runtime_checkable
+class MeanTrainer(Protocol):
+    """A trainer that can also compute a chunk's mean without the update of each client."""
+
+    def train_mean(
+        self, clients: Sequence[int], round_number: int, global_vector: FloatArray, weight: Callable[[int], float]
+    ) -> Update:
+        """The weighted mean of the clients' updates, for strategies whose clients only train.
+
+        Args:
+            clients: as of `ClientTrainer.train`.
+            round_number: counted from 1.
+            global_vector: float32 [P]; is only read.
+            weight: of a client with this many examples.
 
         Raises:
             Diverged: a client's parameters or loss are no longer finite.

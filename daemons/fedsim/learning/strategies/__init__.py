@@ -115,6 +115,12 @@ class Strategy(Plugin):
 
     # ------------------------------------------------------------ 1. the client's part
 
+    @property
+    def trains_plainly(self) -> bool:
+        """Whether it leaves gradients as they are and has nothing to finish, so that an engine need not ask."""
+        methods = (self.adjust_gradients, Strategy.adjust_gradients), (self.finish_client, Strategy.finish_client)
+        return all(getattr(method, "__func__", None) is base for method, base in methods)
+
     def adjust_gradients(self, gradients: Parts, parameters: Parts, received: Parts, client: ClientRound) -> None:
         """Add to a step's gradients, in place; `received` are the parameters of the round's global model."""
 

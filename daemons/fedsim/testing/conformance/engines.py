@@ -151,7 +151,8 @@ def leaves_everything_as_it_was(candidate: Candidate) -> None:
     before = vector.copy()
     trainer = _start(candidate.make(), settings)
     stream = torch.get_rng_state()
-    list(trainer.train((0, 1), 1, vector))
+    for clients in ((0, 1), (2,)):
+        list(trainer.train(clients, 1, vector))
     require(np.array_equal(vector, before), "training changes the global model")
     require(torch.equal(torch.get_rng_state(), stream), "training changes torch's random stream")
     vector.flags.writeable = False

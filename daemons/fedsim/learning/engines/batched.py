@@ -1,0 +1,44 @@
+"""The engine that trains many clients at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from fedsim.learning.components import Components
+from fedsim.learning.engines import ClientData, ClientTrainer, Engine
+from fedsim.messages import ModelSpec
+from fedsim.plugins import PluginOptions
+
+
+class BatchedEngine(Engine):
+    """Trains many clients at once where the network is dense layers and the optimizer plain SGD, else one by one."""
+
+    title = "batched – many clients at once, where the model allows it"
+    tolerance = 1e-5
+
+    class Options(PluginOptions):
+        """How much is computed at once."""
+
+        group_megabytes: Annotated[int, Field(ge=1, le=100_000)] = Field(
+            32, title="Group", description="Memory for the clients that are trained together, MB."
+        )
+
+    options: Options
+
+    def start(self, data: ClientData, model_spec: ModelSpec, components: Components, device: str) -> ClientTrainer:
+        """Build the network, and choose how it can be trained."""
+        from fedsim.learning.dense import DenseTrainer, dense_layers  # noqa: PLC0415 - imports torch
+        from fedsim.learning.engine import SequentialTrainer  # noqa: PLC0415
+        from fedsim.learning.networks import build_model, check_training  # noqa: PLC0415
+        from fedsim.learning.objectives.classification import Classification  # noqa: PLC0415
+        from fedsim.learning.optimizers.sgd import Sgd  # noqa: PLC0415
+
+        plain = type(components.optimizer) is Sgd and type(components.objective) is Classification
+        if device == "cpu" and plain and components.strategy.trains_plainly:
+            model = build_model(model_spec, components.model)
+            if dense_layers(model) is not None:
+                check_training(model, model_spec)
+                return DenseTrainer(data, model, self.options.group_megabytes << 20)
+        return SequentialTrainer(data, model_spec, components, device)
