@@ -165,6 +165,10 @@ class Outbox:
                 self._cancel((peer, file))
         self._sender.reload(credentials, peers)
 
+    def under_way(self, name: str, kind: Kind) -> int:
+        """How many files of a kind are being sent to the peer of this name, or wait for that."""
+        return sum(peer.name == name and file.kind is kind for peer, file in self._underway)
+
     def trouble(self, peer: Peer) -> str:
         """Why files do not reach the peer at present, for people; empty if they do."""
         return self._troubles.get(peer, "")

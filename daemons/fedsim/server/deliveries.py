@@ -108,6 +108,10 @@ class StopDeliveries:
             else:
                 self._log.warning("node_not_notified", node=name, uid=uid, problem="its address is no longer known")
 
+    def under_way(self, name: str) -> int:
+        """How many stops are on their way to a node."""
+        return self._outbox.under_way(name, Kind.STOP)
+
     def transfer_ended(self, outcome: Outcome) -> None:
         """A stop was delivered, or abandoned."""
         name, uid = outcome.peer.name, outcome.file_id.task or ""

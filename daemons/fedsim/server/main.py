@@ -40,7 +40,7 @@ from fedsim.worker.inspector import Inspected
 
 HOUSEKEEPING_SECONDS = 3600.0
 MAX_UNKNOWN_TASKS = 10
-"""Maximum number of stops that one announcement causes for tasks that are not in the database."""
+"""Maximum number of stops that are under way to a node because of tasks that are not in the database."""
 
 
 class ServerDaemon(TaskDaemon[ServerConfig]):
@@ -191,7 +191,8 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             task.node_reported(name, reports.pop(uid, None))
         given = self._store.tasks.given_to(name, reports)
         unknown = [uid for uid in reports if uid not in given]  # deleted, or invented
-        for uid in (*given, *unknown[:MAX_UNKNOWN_TASKS]):
+        free = max(0, MAX_UNKNOWN_TASKS - self._stops.under_way(name))
+        for uid in (*given, *unknown[:free]):
             active, pending = uid in self._tasks, self._finals.is_pending(name, uid)
             if missed_the_end(reports[uid], active=active, final_pending=pending):
                 self._stops.send([name], uid, "the task is over")
