@@ -6,8 +6,10 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
 from web_support import Browser, Site, make_site
 
 import fedsim.web
@@ -159,6 +161,27 @@ def test_lists_come_in_pages(site: Site) -> None:
     assert [task["number"] for task in program.get("tasks?limit=2").json()["tasks"]] == [5, 4]
     assert [task["number"] for task in program.get("tasks?limit=2&before=4").json()["tasks"]] == [3, 2]
     assert program.get("tasks?limit=many").json()["problems"] == {"limit": "must be a whole number"}
+
+
+def test_a_list_takes_as_many_statements_for_many_tasks_as_for_few(site: Site) -> None:
+    program = api(site, "lin")
+    site.task("lin")
+    executed: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        executed.append(arguments[2])
+
+    counts = []
+    for _ in range(2):
+        executed.clear()
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+        assert program.get("tasks?limit=500").status_code == 200
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
+        counts.append((len(executed), sum("FROM tasks" in statement for statement in executed)))
+        for _ in range(30):
+            site.task("lin")
+    assert counts[0] == counts[1]
+    assert counts[0][1] == 1
 
 
 def test_checkpoints_are_listed_and_downloaded(site: Site) -> None:
