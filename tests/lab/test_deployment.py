@@ -11,6 +11,7 @@ import pytest
 import yaml
 from commands import CommandError
 from deployment import SOURCE, Deployment, gather
+from image import SUDOER
 from laboratory import HOSTS
 
 from fedsim_fleet.releases import DEFAULT
@@ -124,6 +125,24 @@ def test_the_server_backs_up_by_a_timer(deployment: Deployment) -> None:
     (made,) = server.run("ls", "/var/backups/fedsim").split()
     listed = server.run("tar", "--list", "--file", f"/var/backups/fedsim/{made}").split()
     assert {"./database.sql", "./SHA256SUMS"} <= set(listed)
+
+
+def test_users_whom_the_inventory_names_decide_about_a_nodes_tasks(deployment: Deployment) -> None:
+    node = deployment.laboratory["node-a"]
+    assert node.run("stat", "--format=%U %G %a", "/run/fedsim-owner").split() == ["fedsim", "fedsim-owner", "2750"]
+    socket = "/run/fedsim-owner/client.sock"
+    assert node.run("stat", "--format=%U %G %a", socket).split() == ["fedsim", "fedsim-owner", "660"]
+    pending = ("runuser", "--user", SUDOER, "--", "/opt/fedsim/current/bin/fedsim-client", "pending")
+    with pytest.raises(CommandError, match="they must be in the group that owns it"):
+        node.run(*pending)
+    assert deployment.play("site.yml", fedsim_owners=[SUDOER])["node-a"]["changed"] == 1
+    assert "No task waits for approval" in node.run(*pending)
+    with pytest.raises(CommandError, match="The user grace, named by fedsim_owners, does not exist on this host"):
+        deployment.play("site.yml", fedsim_owners=["grace"])
+    assert deployment.play("site.yml")["node-a"]["changed"] == 0, "without the variable the group is left as it is"
+    deployment.play("site.yml", fedsim_owners=[])
+    with pytest.raises(CommandError, match="they must be in the group that owns it"):
+        node.run(*pending)
 
 
 def test_only_ssh_the_web_and_peers_reach_a_host(deployment: Deployment) -> None:

@@ -51,7 +51,7 @@ fi
 for user in fedsim fedsim-web; do
     if getent passwd "$user" > /dev/null; then userdel "$user"; fi
 done
-for group in fedsim-checkpoints fedsim fedsim-web; do
+for group in fedsim-checkpoints fedsim-owner fedsim fedsim-web; do
     if getent group "$group" > /dev/null; then groupdel "$group"; fi
 done
-rm -rf /opt/fedsim /etc/fedsim /var/lib/fedsim /run/fedsim /var/backups/fedsim
+rm -rf /opt/fedsim /etc/fedsim /var/lib/fedsim /run/fedsim /run/fedsim-owner /var/backups/fedsim
