@@ -110,6 +110,37 @@ def reencrypt(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
+def encrypt(*arguments: str | Path) -> int:
+    return subprocess.run(["/bin/sh", ROLE / "files" / "encrypt.sh", *arguments], check=False).returncode
+
+
+def test_a_folder_is_encrypted_as_an_archive_and_stays(tmp_path: Path) -> None:
+    identity, recipient = key(tmp_path, "owner")
+    (tmp_path / "guarded").mkdir()
+    (tmp_path / "guarded" / "digits.npz").write_bytes(b"a division")
+    assert encrypt(recipient, tmp_path / "guarded", tmp_path / "sent") == 0
+    assert (tmp_path / "sent").stat().st_mode & 0o777 == 0o600
+    age("age", "--decrypt", "--identity", identity, "--output", tmp_path / "plain.tar", tmp_path / "sent")
+    shutil.unpack_archive(tmp_path / "plain.tar", tmp_path / "restored")
+    assert (tmp_path / "restored" / "guarded" / "digits.npz").read_bytes() == b"a division"
+    assert (tmp_path / "guarded" / "digits.npz").exists()
+    assert sorted(path.name for path in tmp_path.glob("sent*")) == ["sent"]
+
+
+def test_what_cannot_be_encrypted_is_kept_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    _, recipient = key(tmp_path, "owner")
+    (tmp_path / "b.tar").write_bytes(b"plain text")
+    for given, source in (("age1notakey", tmp_path / "b.tar"), (recipient, tmp_path / "none.tar")):
+        assert encrypt(given, source, tmp_path / "sent", "remove") != 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.tar", "owner"]
+
+
+def test_nothing_else_encrypts() -> None:
+    files = [path for path in (ROLE.parents[1]).rglob("*") if path.is_file() and path.suffix in {".sh", ".yml", ".j2"}]
+    encrypting = [path.name for path in files if "age --encrypt" in path.read_text(encoding="utf-8")]
+    assert encrypting == ["encrypt.sh"]
+
+
 def test_a_backup_is_encrypted_to_the_owners_key_and_nothing_else_is_kept(host: ServerHost, tmp_path: Path) -> None:
     identity, recipient = key(tmp_path, "owner")
     assert host.back_up(keep=2) == 0  # before the owner had a key
@@ -138,9 +169,9 @@ def test_a_restore_passes_the_backup_on_to_a_key_of_the_host_alone(tmp_path: Pat
     other, to_host = key(tmp_path, "host")
     backup, sent = tmp_path / "b.tar", tmp_path / "sent"
     backup.write_bytes(b"plain text " * 100_000)
-    done = subprocess.run(["/bin/sh", ROLE / "files" / "encrypt.sh", backup, recipient], check=False)
-    assert (done.returncode, backup.exists()) == (0, False)
     encrypted = tmp_path / "b.tar.age"
+    assert encrypt(recipient, backup, encrypted, "remove") == 0
+    assert not backup.exists()
     assert reencrypt(encrypted, owner).returncode == 0  # it is whole
     assert reencrypt(encrypted, owner, to_host, sent).returncode == 0
     assert age("age", "--decrypt", "--identity", other, sent) == b"plain text " * 100_000

@@ -14,4 +14,4 @@ for file in "$1" "$2"; do
     fi
 done
 decrypted() { age --decrypt --identity "$1" "$2" || { echo "$2 is damaged, or $1 does not open it." >&2; return 65; }; }
-if [ -n "${3:-}" ]; then decrypted "$2" "$1" | age --encrypt --recipient "$3" --output "$4"; else decrypted "$2" "$1" > /dev/null; fi
+if [ -n "${3:-}" ]; then decrypted "$2" "$1" | sh "$(dirname "$0")/encrypt.sh" "$3" - "$4"; else decrypted "$2" "$1" > /dev/null; fi

@@ -13,7 +13,7 @@ suffix=tar
 rm -f "$1/.unfinished"
 if [ -n "${3:-}" ]; then
     suffix=tar.age
-    age --encrypt --recipient "$3" --output "$1/.unfinished" "$work.tar"
+    sh "$scripts/encrypt.sh" "$3" "$work.tar" "$1/.unfinished"
 else
     mv "$work.tar" "$1/.unfinished"
 fi
