@@ -113,23 +113,35 @@ class Admission:
         self._due = None
         given = 0
         while not (wait := self._budget.wait_seconds()):
-            with self._lock:
-                going_on = self._turns.pop() if given < _TURNS_FOR_EACH_NEW else None
-                new = self._waiting.pop(newest=True) if going_on is None else None
-                replaced = None if new is None else self._begun.add(new, new.ip_address, self._limit())
-            if going_on is not None:
+            if given < _TURNS_FOR_EACH_NEW and self._give_turn():
                 given += 1
-                with self._budget.charged():
-                    going_on.take_turn()
-                continue
-            if new is None and not given:
-                return False
-            given = 0
-            if new is not None:
-                with self._budget.charged():
-                    new.begin()
-                    if replaced is not None:
-                        replaced.replace()
+            elif self._begin_newest() or given:
+                given = 0
+            else:
+                return False  # no one waits; a connection that is added from now on requests another call
         if self._turns or self._waiting:
             self._due = time.monotonic() + wait
         return False
+
+    def _give_turn(self) -> bool:
+        """Let the next network's oldest connection that was told to wait go on; returns whether there was one."""
+        with self._lock:
+            connection = self._turns.pop()
+        if connection is None:
+            return False
+        with self._budget.charged():
+            connection.take_turn()
+        return True
+
+    def _begin_newest(self) -> bool:
+        """Begin the next network's newest connection, in whose place another may end; returns whether there was one."""
+        with self._lock:
+            connection = self._waiting.pop(newest=True)
+            if connection is None:
+                return False
+            replaced = self._begun.add(connection, connection.ip_address, self._limit())
+        with self._budget.charged():
+            connection.begin()
+            if replaced is not None:
+                replaced.replace()
+        return True
