@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 APT := age nftables mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check docs diagrams fuzz bench \
+.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check audit docs diagrams fuzz bench \
     system-packages clean
 
 help:  ## what there is
@@ -81,6 +81,11 @@ check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the
 	$(BIN)/ruff check daemons deploy tests docs examples
 	$(BIN)/mypy
 	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
+
+# In an environment of its own: what it needs is not among the pinned versions. It asks PyPI about each of them.
+audit:  ## compare the pinned versions with published vulnerabilities; needs the internet
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 docs: $(VENV)/.docs-installed  ## the documentation, in build/docs/index.html; a warning or a broken link is an error
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d build/doctrees docs build/docs
