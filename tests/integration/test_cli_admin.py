@@ -10,6 +10,8 @@ from web_support import PASSWORD, make_site
 
 from fedsim.web import accounts
 
+ACCOUNTS = Path(__file__).parents[2] / "ansible" / "roles" / "web" / "files" / "accounts.sh"
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
@@ -31,6 +33,26 @@ def test_a_new_installation_gets_its_first_administrator(terminal: Terminal, con
     site = make_site(tmp_path)
     with site.browser() as browser:
         browser.log_in("root")
+        assert browser.get("/admin/users").status_code == 200
+    site.store.close()
+
+
+def test_a_password_that_ansible_generated_must_be_changed_at_the_first_log_in(
+    terminal: Terminal, config: Path, tmp_path: Path
+) -> None:
+    (line,) = [one for one in ACCOUNTS.read_text(encoding="utf-8").splitlines() if "$admin create" in one]
+    options = line.partition('"$1"')[2].split()
+    assert "--must-change-password" in options
+    assert terminal.run("admin", "migrate", "--config", config).code == 0
+    result = terminal.run("admin", "create", "root", *options, "--config", config, typed=f"{PASSWORD}\n")
+    assert result.code == 0, result.err
+    site = make_site(tmp_path)
+    with site.browser() as browser:
+        browser.log_in("root")
+        assert browser.get("/admin/users").headers["Location"] == "/profile"
+        made = browser.post("/api/v1/tokens", json={"label": "x"}, headers={"X-CSRF-Token": browser.csrf("/profile")})
+        assert made.status_code == 403
+        browser.post_form("/profile", "/profile/password", old=PASSWORD, new="a sentence of my own")
         assert browser.get("/admin/users").status_code == 200
     site.store.close()
 

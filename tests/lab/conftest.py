@@ -51,5 +51,5 @@ def deployment(laboratory: Laboratory) -> Deployment:
     """The lab that site.yml makes of the bare hosts; later tests find what earlier ones have left."""
     deployment = Deployment.of(laboratory)
     deployment.play("site.yml")
-    deployment.log_in("ada", (deployment.secrets / "ada.password").read_text(encoding="utf-8").strip())
+    deployment.first_log_in()
     return deployment

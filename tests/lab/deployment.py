@@ -27,6 +27,22 @@ TASK_SECONDS = 120
 REMEMBERED = re.compile(
     r"(var/log|var/cache|var/lib/(dpkg|apt|systemd|ucf|pam)|var/backups|root|home|tmp|var/tmp|run)(/|$)"
 )
+OWN_PASSWORD = "a sentence of the administrator"
+FIRST_LOG_IN = """
+import httpx, re, sys
+
+name, given, chosen = sys.argv[1:]
+with httpx.Client(base_url="https://server") as browser:
+    def send(page, action, **fields):
+        token = re.search(r'name="csrf" value="([^"]+)"', browser.get(page).text)[1]
+        answer = browser.post(action, data={"csrf": token, **fields})
+        assert answer.status_code < 400, answer.text
+
+    send("/login", "/login", name=name, password=given)
+    assert browser.get("/tasks").headers["Location"] == "/profile"
+    send("/profile", "/profile/password", old=given, new=chosen)
+    assert browser.get("/tasks").status_code == 200
+"""
 CALLBACKS = Path(__file__).parent / "callbacks"
 COMPARE = ("/opt/fedsim/current/bin/python", "-m", "fedsim_fleet.on_host.units", "compare")
 UNITS = {
@@ -212,6 +228,12 @@ class Deployment:
     def log_in(self, name: str, password: str) -> None:
         """Store the token in the control machine's home."""
         self.https("fedsim", "login", "--name", name, "--password-stdin", text=password)
+
+    def first_log_in(self, name: str = "ada") -> None:
+        """Log the first administrator in, who changes the generated password at a browser before anything else."""
+        path = self.secrets / f"{name}.password"
+        self.https("python", "-c", FIRST_LOG_IN, name, path.read_text(encoding="utf-8").strip(), OWN_PASSWORD)
+        self.log_in(name, OWN_PASSWORD)
 
     def submit(self, **settings: Any) -> int:
         """Submit a small task; returns its number."""

@@ -40,7 +40,7 @@ def test_interrupted_deployments_end_in_a_working_lab(two_hosts: Deployment) -> 
     lab.play("site.yml")
     assert lab.outdated(TWO) == {}
     assert lab.changes("site.yml") == 0
-    lab.log_in("ada", (lab.secrets / "ada.password").read_text(encoding="utf-8").strip())
+    lab.first_log_in()
     lab.completed(lab.submit())
 
 

@@ -63,7 +63,7 @@ def lab(laboratory: Laboratory) -> Deployment:
     find_links = torch_of_the_system(CACHE / "torch")
     lab = Deployment.of(laboratory, packages=gather(SOURCE, CACHE / "packages", *options, find_links=find_links))
     lab.play("site.yml")
-    lab.log_in("ada", (lab.secrets / "ada.password").read_text(encoding="utf-8").strip())
+    lab.first_log_in()
     return lab
 
 

@@ -50,6 +50,7 @@ class UserStore:
         language: str,
         now: float,
         openid_key: str | None = None,
+        must_change_password: bool = False,
     ) -> User:
         """Create a user.
 
@@ -63,6 +64,7 @@ class UserStore:
             "name": name,
             "name_key": key,
             "password_hash": password_hash,
+            "must_change_password": must_change_password,
             "role": role,
             "state": state,
             "language": language,

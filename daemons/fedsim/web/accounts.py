@@ -12,6 +12,7 @@ import unicodedata
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import blake2b
+from typing import Any
 
 from fedsim.config import OpenIdConfig, WebConfig
 from fedsim.durations import DAY_SECONDS
@@ -45,7 +46,7 @@ def clean_name(name: str) -> str:
 
 
 def _create(
-    store: Store, name: str, password: str, role: UserRole, state: UserState, language: str, now: float
+    store: Store, name: str, password: str, role: UserRole, state: UserState, now: float, **further: Any
 ) -> User:
     name = clean_name(name)
     problems: Problems = {}
@@ -58,21 +59,23 @@ def _create(
     if problems:
         raise Fault(422, tr("The account cannot be created: correct the values below."), problems=problems)
     try:
-        return store.users.create(
-            name, passwords.hash_password(password), role=role, state=state, language=language, now=now
-        )
+        return store.users.create(name, passwords.hash_password(password), role=role, state=state, now=now, **further)
     except BadInput as error:  # the name was taken concurrently
         taken: Problems = {"name": tr("is taken: choose another name")}
         raise Fault(422, tr("The account cannot be created: correct the values below."), problems=taken) from error
 
 
-def create_admin(store: Store, name: str, password: str, *, now: float) -> User:
+def create_admin(store: Store, name: str, password: str, *, now: float, must_change: bool = False) -> User:
     """Create an administrator, such as the first one of a new installation.
+
+    `must_change`: the password must be changed after the first log-in, because someone else chose it.
 
     Raises:
         Fault: a `BadInput` whose `problems` describe what is wrong with the name or the password.
     """
-    user = _create(store, name, password, UserRole.ADMIN, UserState.ACTIVE, "", now)
+    user = _create(
+        store, name, password, UserRole.ADMIN, UserState.ACTIVE, now, language="", must_change_password=must_change
+    )
     _note(store, "admin_created", f"{user.name} was made as an administrator", user.name, now)
     return user
 
@@ -95,7 +98,7 @@ def register(
     throttle.check(now)
     throttle.count(now)
     state = UserState.ACTIVE if config.registration == "open" else UserState.WAITING
-    user = _create(store, name, password, UserRole.USER, state, language or DEFAULT_LANGUAGE, now)
+    user = _create(store, name, password, UserRole.USER, state, now, language=language or DEFAULT_LANGUAGE)
     _note(store, "user_registered", f"{user.name} registered", user.name, now)
     return user
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Migrates the schema to this version, lets the accounts of the database do what the file grants.sql says and no more,
-# and creates the administrator $1 if missing. Prints "changed" if anything was.
+# and creates the administrator $1 if missing, who must change the password at the first log-in. Prints "changed" if anything was.
 set -eu
 export FEDSIM_CREDENTIALS=/etc/fedsim/secrets
 admin="/opt/fedsim/current/bin/fedsim admin"
@@ -27,6 +27,6 @@ fi
 
 if ! $admin users --json | python3 -c 'import json, sys
 sys.exit(not any(user["name"] == sys.argv[1] for user in json.load(sys.stdin)["users"]))' "$1"; then
-    printf '%s\n' "$FEDSIM_ADMIN_PASSWORD" | $admin create "$1" --password-stdin
+    printf '%s\n' "$FEDSIM_ADMIN_PASSWORD" | $admin create "$1" --password-stdin --must-change-password
     echo changed
 fi

@@ -81,12 +81,12 @@ def create_administrator(config_path: Path, name: str, password: str) -> User:
         return _create_administrator(store, name, password)
 
 
-def _create_administrator(store: Store, name: str, password: str) -> User:
+def _create_administrator(store: Store, name: str, password: str, *, must_change: bool = False) -> User:
     from fedsim.web import accounts  # noqa: PLC0415 - see _open_store
     from fedsim.web.errors import Fault  # noqa: PLC0415 - see _open_store
 
     try:
-        return accounts.create_admin(store, name, password, now=time.time())
+        return accounts.create_admin(store, name, password, now=time.time(), must_change=must_change)
     except Fault as fault:
         problems = [f"{field}: {text}" for field, text in fault.problems.items()]
         raise BadInput("\n  ".join([str(fault), *problems])) from fault
@@ -103,15 +103,16 @@ def admin() -> None:
 @admin.command()
 @click.argument("name")
 @click.option("--password-stdin", is_flag=True, help="Read the password from standard input.")
+@click.option("--must-change-password", is_flag=True, help="The password must be changed at the first log-in.")
 @_on_store
-def create(store: Store, out: Output, name: str, password_stdin: bool) -> None:
+def create(store: Store, out: Output, name: str, password_stdin: bool, must_change_password: bool) -> None:
     """Create the administrator NAME."""
     store.check()
     if password_stdin:
         password = sys.stdin.readline().rstrip("\r\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt="The password again", err=True)
-    user = _create_administrator(store, name, password)
+    user = _create_administrator(store, name, password, must_change=must_change_password)
     _tell(out, user, f"{user.name} is an administrator now.")
 
 
