@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from selectors import DefaultSelector
@@ -16,7 +16,7 @@ import pytest
 from presence import fill, small_disk
 from test_task_machine_more import assignment
 
-from fedsim.client.audit_log import AuditLog, OfferedFile, audit_line
+from fedsim.client.audit_log import AuditLog, OfferedFile, OwnerDecision, audit_line
 from fedsim.client.context import NodeContext
 from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
@@ -69,6 +69,24 @@ def test_an_intact_log_is_read_again_with_the_same_head(path: Path) -> None:
     first = lines(path)[0]
     assert (first["round"], first["bytes"], first["num_examples"], first["to"]) == (1, 2728, 150, "server")
     assert "client" not in first
+
+
+def test_a_log_is_read_once_when_it_is_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = three_lines(path)
+    log.add(log.accept(assignment(), "server"))
+    log.decide(assignment(), "server", OwnerDecision(True, "ada"))
+    opened: list[Path] = []
+    original = Path.open
+
+    def noted(self: Path, *arguments: Any, **further: Any) -> Any:
+        opened.append(self)
+        return original(self, *arguments, **further)
+
+    monkeypatch.setattr(Path, "open", noted)
+    again = AuditLog(path).open()
+    assert opened == [path], "in one pass"
+    assert (again.head, [*again.accepted]) == (log.head, [assignment().task])
+    assert again.decisions[assignment().digest].by == "ada"
 
 
 @pytest.mark.parametrize("torn", [b'{"at": "2026', b"\0" * 500])
@@ -269,7 +287,8 @@ def test_the_reader_checks_what_was_added_and_reads_the_lines_that_are_wanted(
     checked: list[int] = []
     check = HashChain.check
 
-    def counted(self: HashChain, found: list[bytes]) -> Any:
+    def counted(self: HashChain, found: Iterable[bytes]) -> Any:
+        found = [*found]
         checked.append(len(found))
         return check(self, found)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from fedsim.state_machines.policy import AcceptedTask
 TASK = "task"
 APPROVAL = "approval"
 REFUSAL = "refusal"
+REPAIR = "repair"
+_KIND = re.compile(f'"kind": "({TASK}|{APPROVAL}|{REFUSAL}|{REPAIR})"'.encode())
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -54,12 +57,19 @@ class AuditLog:
 
     def open(self) -> Self:
         """Check the log, and record in it what is found damaged for the first time."""
-        problems = self._chain.open()
-        if problems and (new := [problem for problem in problems if problem not in self._recorded()]):
+        found: dict[str, list[str]] = {kind: [] for kind in (TASK, APPROVAL, REFUSAL, REPAIR)}
+
+        def visit(line: bytes) -> None:
+            if (kind := _KIND.search(line)) is not None:
+                found[kind[1].decode()].append(line.decode(errors="replace"))
+
+        problems = self._chain.open(visit)
+        recorded = "\n".join(found[REPAIR])
+        if new := [problem for problem in problems if problem not in recorded]:
             get_logger().error("audit_log_repaired", file=str(self.path), problem="; ".join(new))
-            self._chain.append([{"at": _now(), "kind": "repair", "problems": new}])
-        self.accepted = {task.uid: task for line in self._of_kind(TASK) if (task := _accepted(line)) is not None}
-        for line in (*self._of_kind(APPROVAL), *self._of_kind(REFUSAL)):
+            self._chain.append([{"at": _now(), "kind": REPAIR, "problems": new}])
+        self.accepted = {task.uid: task for line in found[TASK] if (task := _accepted(line)) is not None}
+        for line in (*found[APPROVAL], *found[REFUSAL]):
             self.decisions.update(_decided(line))
         return self
 
@@ -81,16 +91,6 @@ class AuditLog:
     def add(self, lines: Iterable[dict[str, Any]]) -> None:
         """Durably add lines, without fields that are None."""
         self._chain.append({key: value for key, value in line.items() if value is not None} for line in lines)
-
-    def _recorded(self) -> str:
-        """The lines that record repairs."""
-        return "\n".join(self._of_kind("repair"))
-
-    def _of_kind(self, kind: str) -> list[str]:
-        if not self.path.exists():
-            return []
-        with self.path.open(encoding="utf-8", errors="replace") as file:
-            return [line for line in file if f'"kind": "{kind}"' in line]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -44,26 +44,41 @@ class HashChain:
         self._path = path
         self._chained = False  # whether a line with the field was read
 
-    def open(self) -> list[str]:
+    def open(self, visit: Callable[[bytes], None] = lambda _: None) -> list[str]:
         """Read and check the file, and remove what a crash has left of an unfinished line at its end.
+
+        The whole file is read at each opening, once: a change of an old line is found in no other way, because whoever
+        can change it can change what would be stored beside the file as well.
+
+        Args:
+            visit: is called with each complete line, without its end.
 
         Returns:
             What is wrong with the file, in sentences that are the same each time.
         """
         self.head = ChainHead()
+        whole = rest = 0
+
+        def complete(file: BinaryIO) -> Iterator[bytes]:
+            nonlocal whole, rest
+            for line in file:
+                if not line.endswith(b"\n"):
+                    rest = len(line)
+                    return
+                whole += len(line)
+                visit(line[:-1])
+                yield line[:-1]
+
         try:
-            content = self._path.read_bytes()
+            with self._path.open("rb") as file:
+                problems = [*self.check(complete(file))]
         except FileNotFoundError:
             return []
-        whole = content.rfind(b"\n") + 1
-        problems = [*self.check(content[:whole].split(b"\n")[:-1])]
-        if whole < len(content):
-            problems.append(
-                f"an unfinished line of {len(content) - whole} bytes after line {self.head.lines} was removed"
-            )
-            with self._path.open("r+b") as file:
-                file.truncate(whole)
-                os.fsync(file.fileno())
+        if rest:
+            problems.append(f"an unfinished line of {rest} bytes after line {self.head.lines} was removed")
+            with self._path.open("r+b") as torn:
+                torn.truncate(whole)
+                os.fsync(torn.fileno())
         return problems
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
@@ -90,7 +105,7 @@ class HashChain:
             sync_folder(self._path.parent)
         self.head = head
 
-    def check(self, lines: list[bytes]) -> Iterator[str]:
+    def check(self, lines: Iterable[bytes]) -> Iterator[str]:
         """What is wrong with lines that follow the head, which moves to the last of them."""
         for number, line in enumerate(lines, self.head.lines + 1):
             body, field, rest = line.rpartition(_FIELD)
