@@ -82,4 +82,7 @@ def test_of_guarded_data_no_difference_comes_nearer_to_an_example_than_the_mean_
 def test_what_blocks_do_not_prevent_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many long steps answer with the few examples of a block that are still misclassified; the documents say so."""
     hospital = institution(tmp_path, monkeypatch, "guarded")
+    with pytest.raises(RefusedError, match="this institution allows 1 on guarded data"):
+        hospital.answer(saturating())
+    hospital = institution(tmp_path / "careless", monkeypatch, "guarded", max_learning_rate=100)
     assert nearest([hospital.answer(saturating())], hospital.examples) < bar(hospital) / 2

@@ -60,6 +60,18 @@ def test_the_passes_over_the_data_are_bounded() -> None:
     assert refusal(assignment(), config(max_passes=passes)) is None
 
 
+def test_steps_on_guarded_data_are_bounded() -> None:
+    long = assignment(settings=assignment().settings.model_copy(update={"local_learning_rate": 2.0}))
+    assert refusal(long, config()) is None, "open data"
+    guarded = config(max_learning_rate=1.5)
+    guarded = guarded.model_copy(
+        update={"datasets": [dataset.model_copy(update={"access": "guarded"}) for dataset in guarded.datasets]}
+    )
+    assert "a local_learning_rate of 2 is asked for, this institution allows 1.5 on guarded data" in str(
+        refusal(long, guarded)
+    )
+
+
 def test_the_institution_chooses_who_may_ask_and_may_want_to_know_why() -> None:
     assert refused(allowed_users=["eve"]) == "this institution takes no tasks of the user ada (allowed_users)"
     assert refusal(assignment(user="ada"), config(allowed_users=["ada"])) is None

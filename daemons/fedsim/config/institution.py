@@ -76,6 +76,12 @@ class Institution(StrictModel):
     max_passes: int | None = Field(
         None, ge=1, description="Passes over the data in one task, `num_rounds` x `local_epochs`; null: no limit"
     )
+    max_learning_rate: float | None = Field(
+        1.0,
+        gt=0,
+        description="Largest `local_learning_rate` on a guarded data set: after long steps models depend on few "
+        "examples; null: no limit",
+    )
     max_parameters: int | None = Field(
         None, ge=1, description="Largest number of a model's parameters, counted before it is made; null: no limit"
     )

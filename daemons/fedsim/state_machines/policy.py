@@ -96,7 +96,7 @@ def _not_welcome(
 
 
 def _too_costly(assignment: Assignment, config: ClientConfig, processors: int) -> str | None:
-    """What the rules on capacity, threads and length say."""
+    """What the rules on capacity, threads, length and steps say."""
     settings, most = assignment.settings, config.institution.max_passes
     if assignment.num_clients > config.clients:
         return f"{assignment.num_clients} clients are asked for, this node simulates at most {config.clients}"
@@ -107,6 +107,12 @@ def _too_costly(assignment: Assignment, config: ClientConfig, processors: int) -
         return (
             f"{settings.num_rounds} rounds of {settings.local_epochs} epochs are {passes} passes over the data, this "
             f"institution allows {most} (max_passes)"
+        )
+    rate, largest = settings.local_learning_rate, config.institution.max_learning_rate
+    if largest is not None and rate > largest and is_guarded(config, settings.dataset):
+        return (
+            f"a local_learning_rate of {rate:g} is asked for, this institution allows {largest:g} on guarded data "
+            "(max_learning_rate)"
         )
     return None
 
