@@ -18,7 +18,7 @@ APT := age nftables mariadb-server chromium chromium-driver dataset-fashion-mnis
     debootstrap systemd-container iproute2 openssh-client
 
 .PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check audit docs diagrams fuzz bench \
-    system-packages clean
+    bench-peers system-packages clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -97,8 +97,16 @@ SECONDS_EACH ?= 60
 fuzz: $(VENV)/.tests-installed  ## fuzzers of all that reads bytes of others, a minute each; SECONDS_EACH=…
 	$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS_EACH)
 
-bench: $(VENV)/.tests-installed  ## how fast: transfers, training, a round without training
-	for file in tests/bench/bench_*.py; do $(BIN)/python $$file || exit 1; done
+# QUICK=1 tries the benchmarks out with small sizes, LARGE=1 adds those that need much memory.
+BENCH := $(BIN)/python tests/bench/bench.py $(if $(QUICK),--quick) $(if $(LARGE),--large)
+bench: $(VENV)/.tests-installed  ## how fast and how large, next to the machine's limits; `make bench-NAME` for one part
+	$(BENCH)
+
+bench-%: $(VENV)/.tests-installed
+	$(BENCH) $*
+
+bench-peers: $(VENV)/.tests-installed  ## the same work by rsync, scp, Flower, NVIDIA FLARE and pfl
+	$(BENCH) --peers
 
 # Debian's packages that the tests use; only root can install them, and only what is missing.
 system-packages:

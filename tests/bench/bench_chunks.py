@@ -1,6 +1,4 @@
-"""What a node's daemon spends on the chunks of a round, beside their training: its main loop must never be held up.
-
-    python tests/bench/bench_chunks.py [CHUNKS ...]
+"""What a node's daemon spends on the chunks of a round besides their training: its main loop must never be held up.
 
 A task runs over stub workers, which answer at once; the updates and everything else on the disk are real. `round` is
 the daemon's time from the first answer to the last one of the round, `turn` the longest time for one of them. `resume`
@@ -10,16 +8,17 @@ is the turn in which a daemon that was killed in the middle of the round starts 
 from __future__ import annotations
 
 import select
-import sys
-import tempfile
+import statistics
 import time
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from selectors import DefaultSelector
 from typing import Any
 
 import numpy as np
-import structlog
+from harness.measure import Options, bench_folder
+from harness.results import Row
 
 from fedsim.client import task as client_task
 from fedsim.client.audit_log import AuditLog
@@ -42,6 +41,7 @@ from fedsim.worker import jobs
 from fedsim.worker.forking import ForkServers
 
 UID = "5" * 32
+CHUNKS, QUICK_CHUNKS = (32, 100, 300), (8,)
 
 
 class StubPool:
@@ -152,15 +152,15 @@ def measure(folder: Path, chunks: int) -> tuple[float, float, float]:
     return sum(first + second), max(first + second), resume
 
 
-def main() -> None:
-    """Measure and print."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+def run(options: Options) -> Iterable[Row]:
+    """Measure."""
     client_task.WorkerPool = StubPool  # type: ignore[misc,assignment]
-    for chunks in [int(text) for text in sys.argv[1:]] or [32, 100, 300]:
-        with tempfile.TemporaryDirectory(prefix="fedsim-bench-") as place:
-            whole, turn, resume = measure(Path(place), chunks)
-        print(f"{chunks:6} chunks: round {whole:8.3f} s   turn {turn * 1e3:8.2f} ms   resume {resume * 1e3:9.1f} ms")
-
-
-if __name__ == "__main__":
-    main()
+    for chunks in QUICK_CHUNKS if options.quick else CHUNKS:
+        found = []
+        for _ in range(options.repeats):
+            with bench_folder() as folder:
+                found.append(measure(folder, chunks))
+        whole, turn, resume = (statistics.median(values) for values in zip(*found, strict=True))
+        yield Row("a node's daemon in a round, besides training", whole, "s", note=f"{chunks} chunks")
+        yield Row("its longest turn", turn, "s", note=f"{chunks} chunks")
+        yield Row("the turn that resumes it in the middle of a round", resume, "s", note=f"{chunks} chunks")

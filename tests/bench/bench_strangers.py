@@ -1,4 +1,4 @@
-"""What uploads lose to strangers: `python tests/bench/bench_strangers.py [connections] [pairs]`.
+"""What uploads lose to strangers: peers that connect and identify themselves slowly or never.
 
 A receiver process of its own, plain and with TLS; a node uploads over one connection, with and without a process of
 strangers, in turn. The strangers use at most a fifth of one core; see `strangers.py` for what they do.
@@ -6,52 +6,49 @@ strangers, in turn. The strangers use at most a fifth of one core; see `stranger
 
 from __future__ import annotations
 
-import statistics
-import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
-
-from rich.console import Console
-from rich.table import Table
+from harness.measure import Options, bench_folder
+from harness.results import Row, compare, ratio_at_least
 from strangers import BEHAVIOURS, strangers
 from uploads import Uploads
 
 FILES, MIB = 8, 32
+NUMBER, QUICK_NUMBER = 560, 40
 
 
-def main() -> None:
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 560
-    pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    chosen = sys.argv[3:] or BEHAVIOURS
-    table = Table(title=f"{FILES} uploads of {MIB} MiB, {number} strangers, {pairs} pairs in turn")
-    for column in ("strangers", "connection", "alone s", "with them s", "speed, median", "each", "arrived"):
-        table.add_column(column)
+def run(options: Options) -> Iterable[Row]:
+    """Measure."""
+    number = QUICK_NUMBER if options.quick else NUMBER
+    files, mebibytes = (2, 1) if options.quick else (FILES, MIB)
     for tls in (False, True):
-        for behaviour in chosen:
+        for behaviour in BEHAVIOURS[1:2] if options.quick else BEHAVIOURS:
             if behaviour == "handshake" and not tls:
                 continue
-            with tempfile.TemporaryDirectory() as folder, Uploads(Path(folder), FILES, MIB, tls=tls) as uploads:
+            with bench_folder() as folder, Uploads(folder, files, mebibytes, tls=tls) as uploads:
                 uploads.seconds()
-                ratios, alone, beside = [], [], []
-                for _ in range(pairs):
+                alone, beside = [], []
+                for _ in range(options.repeats):
                     alone.append(uploads.seconds())
                     with strangers(uploads.port, number, behaviour, tls=tls):
                         uploads.seconds()  # until then they connect
                         beside.append(uploads.seconds())
-                    ratios.append(alone[-1] / beside[-1])
-            table.add_row(
-                behaviour,
-                "TLS" if tls else "plain",
-                f"{statistics.median(alone):.2f}",
-                f"{statistics.median(beside):.2f}",
-                f"{statistics.median(ratios):.2f}",
-                " ".join(f"{ratio:.2f}" for ratio in ratios),
-                f"{uploads.arrived} of {uploads.sent}",
+                arrived = f"{uploads.arrived} of {uploads.sent} arrived"
+            size = files * mebibytes * 2**20
+            yield compare(
+                f"uploads next to {number} strangers that {_WORDS[behaviour]}",
+                [size / seconds for seconds in beside],
+                [size / seconds for seconds in alone],
+                against="alone",
+                unit="B/s",
+                bar=ratio_at_least(0.8),
+                note=f"{'TLS' if tls else 'plain'}, {arrived}",
             )
-    Console().print(table)
 
 
-if __name__ == "__main__":
-    main()
+_WORDS = {
+    "silent": "send nothing",
+    "trickle": "send a byte now and then",
+    "handshake": "begin a handshake",
+    "churn": "connect again and again",
+}

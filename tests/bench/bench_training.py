@@ -1,70 +1,115 @@
-"""Rounds of local training a second, on one thread, beside the bare loop where that is at hand.
+"""Rounds of local training in the settings S1, S2 and S3 through `simulate`, next to bare training loops.
 
-    python tests/bench/bench_training.py [repeats]
-
-The setting is S1 of the floors: 100 clients of 90 MNIST-like images, 10 a round, 2NN, 5 epochs, batches of 10. A round
-here is the whole round of `simulate`: cohort, chunks, training, mean, aggregation and digest.
+S1: 100 clients, 10 a round, 2NN, 5 epochs; S2: 1,000 clients, 100 a round, 1 epoch; S3: as S1 with McMahan's CNN and
+1 epoch; all on 9,000 images of MNIST, batches of 10. The floors are run by themselves (`FEDSIM_FLOORS` names their
+folder), with the same number of processes and threads. A round here is the whole round of `simulate`.
 """
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
+from harness.measure import FLOORS, Options, interleaved
+from harness.results import Row, compare, ratio_at_most
 
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings
 
-FLOORS = Path(os.environ.get("FEDSIM_FLOORS") or Path(__file__).parents[3] / "shared" / "floors")
-ROUNDS = 20
+TRAIN_IMAGES = 9000
+INK = 0.2
+"""Share of dark pixels, as handwriting has it; what they show does not matter to the time."""
+QUICK_ROUNDS = 3
 
 
-def fedsim_round_seconds() -> float:
-    """The median round after the first, in seconds."""
+@dataclass(frozen=True)
+class Setting:
+    """A setting of the floors: its command, and the same as settings of a task."""
+
+    floor: tuple[str, ...]
+    rounds: int
+    task: dict[str, object]
+
+    def task_settings(self, rounds: int) -> TaskSettings:
+        """The task; it is tested only at its end."""
+        common = {"partition": "iid", "local_learning_rate": 0.05, "local_batch_size": 10}
+        return TaskSettings.model_validate(
+            {**common, **self.task, "num_rounds": rounds, "evaluate_every": rounds, "save_every": rounds}
+        )
+
+
+SETTINGS = {
+    "S1": Setting(
+        ("sim_fast.py", "dual", "S1"),
+        20,
+        {"model": "2nn", "num_clients": 100, "fraction_train": 0.1, "local_epochs": 5},
+    ),
+    "S2": Setting(
+        ("sim_fast.py", "hand", "S2"),
+        20,
+        {"model": "2nn", "num_clients": 1000, "fraction_train": 0.1, "local_epochs": 1},
+    ),
+    "S3": Setting(
+        ("sim_loop.py", "plain", "S3"),
+        5,
+        {"model": "cnn", "num_clients": 100, "fraction_train": 0.1, "local_epochs": 1},
+    ),
+}
+
+
+def run(options: Options) -> Iterable[Row]:
+    """Measure."""
+    dataset = images(TRAIN_IMAGES)
+    can_fork = "workers" in inspect.signature(simulate).parameters
+    make_deterministic(1)
+    for name, setting in SETTINGS.items():
+        if options.quick and name == "S3":
+            continue
+        rounds = QUICK_ROUNDS if options.quick else setting.rounds
+        for count in (1, 2) if can_fork else (1,):
+            settings = setting.task_settings(rounds)
+            ways = {"ours": partial(simulated, settings, dataset, count)}
+            if (FLOORS / setting.floor[0]).is_file():
+                ways["floor"] = partial(floor, setting, count)
+            found = interleaved(ways, options.repeats, warm_up=0)
+            what, note = f"{name}, a round of simulate", f"{count} process{'es' if count > 1 else ''}, 1 thread each"
+            if "floor" in found:
+                against = f"the bare loop ({' '.join(setting.floor)})"
+                bar = ratio_at_most(1.1)
+                yield compare(what, found["ours"], found["floor"], against=against, bar=bar, note=note)
+            else:
+                yield Row(what, statistics.median(found["ours"]), "s", "no floor here: set FEDSIM_FLOORS", note=note)
+
+
+def images(count: int) -> DataSet:
+    """Images of 28 × 28 pixels with ten labels."""
     rng = np.random.default_rng(0)
-    # As many dark pixels as handwriting has; what they show does not matter to the time.
-    features = rng.integers(256, size=(9000, 28, 28), dtype=np.uint8) * (rng.random((9000, 28, 28)) < 0.2)
-    dataset = DataSet(Examples(features.astype(np.uint8), rng.integers(10, size=9000), 255.0), None, 10)
-    settings = TaskSettings(partition="iid", local_learning_rate=0.05, num_rounds=ROUNDS)
+    pixels = rng.integers(256, size=(count, 28, 28), dtype=np.uint8) * (rng.random((count, 28, 28)) < INK)
+    return DataSet(Examples(pixels.astype(np.uint8), rng.integers(10, size=count), 255.0), None, 10)
+
+
+def simulated(settings: TaskSettings, dataset: DataSet, count: int) -> float:
+    """The median round after the first, in seconds."""
     marks: list[float] = []
-    simulate(settings, dataset, on_round=lambda _: marks.append(time.perf_counter()))
+    more = {"workers": count} if count > 1 else {}
+    simulate(settings, dataset, on_round=lambda _: marks.append(time.perf_counter()), **more)
     return statistics.median(np.diff(marks)[1:].tolist())
 
 
-def floor_round_seconds() -> float | None:
-    """The same of the bare loop, run by itself; None where it is not at hand."""
-    if not (FLOORS / "sim_loop.py").is_file():
-        return None
-    command = [sys.executable, "sim_loop.py", "plain", "S1", "1", "1"]
-    done = subprocess.run(command, cwd=FLOORS, capture_output=True, text=True, check=True)
+def floor(setting: Setting, count: int) -> float:
+    """The same of the bare loop, one thread in each of `count` processes."""
+    command = [sys.executable, *setting.floor, "1", str(count)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=FLOORS, env=environment, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.split("@@")[-1])["steady_round_s"])
-
-
-def main() -> None:
-    """Measure both in turn, print medians as one JSON line."""
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    make_deterministic(1)
-    ours, floors = [], []
-    for _ in range(repeats):
-        ours.append(fedsim_round_seconds())
-        floor = floor_round_seconds()
-        if floor is not None:
-            floors.append(floor)
-    result = {"setting": "S1", "round_seconds": round(statistics.median(ours), 4)}
-    result["rounds_per_second"] = round(1 / result["round_seconds"], 2)
-    if floors:
-        result["floor_round_seconds"] = round(statistics.median(floors), 4)
-        result["times_floor"] = round(result["round_seconds"] / result["floor_round_seconds"], 3)
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,151 +1,81 @@
-"""Transfers measured beside their floor: `python tests/bench/bench_transfer.py [MiB] [repetitions]`.
+"""A large file to a receiver, plain and with TLS, next to bare sockets; offered again, and resumed.
 
-The floor is a bare sendfile → recv_into → write between two processes, over loopback, of the same file, in the same run
-and in turn with fedsim: a receiver process of its own, and a sender. fsync is what makes a file survive a power cut;
-the floor is measured with and without it. Then the time of an almost empty file over a connection that stands.
+The floor is a bare sendfile → recv_into → blake3 → write between two processes, over loopback, of the same file, in
+turn with fedsim. It does not sync the file, which fedsim does; the floor that does is printed as well.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from itertools import repeat
 from pathlib import Path
 
-import numpy as np
-import psutil
-import yaml
-from rich.console import Console
-from rich.table import Table
+from harness.bare import BareReceivers, Stream
+from harness.measure import Options, bench_folder, interleaved
+from harness.memory import MemoryWatch
+from harness.receivers import Receivers
+from harness.results import Row, at_most, compare, ratio_at_least, ratio_at_most
+from transfer_support import Proxy, model_file
 
-from fedsim.spool.allowlist import want
-from fedsim.spool.files import FileId, Kind, Role
-from fedsim.spool.layout import Spool
-from fedsim.spool.npy import write_vector
-from fedsim.testing.ports import free_port
-from fedsim.wire import Identity, Peer, Sender
+from fedsim.wire import Peer
 
 MIB = 1 << 20
-TASK = "a" * 32
-FLOOR = """
-import os, socket, sys
-listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-print("ready", flush=True)
-buffer = memoryview(bytearray(1 << 20))
-while True:
-    sock, _ = listener.accept()
-    name, _, how = sock.recv(4096).decode().partition("|")
-    sock.sendall(b"k")
-    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    while count := sock.recv_into(buffer):
-        os.write(file, buffer[:count])
-    if how == "fsync":
-        os.fsync(file)
-    os.close(file)
-    sock.sendall(b"k")
-    sock.close()
-"""
+SIZE, QUICK_SIZE = 1024 * MIB, 64 * MIB
+SMALL_FILES = 300
+CUT_AT = 0.6
 
 
-def floor_seconds(port: int, source: Path, target: Path, how: str) -> float:
-    started = time.perf_counter()
-    with socket.create_connection(("127.0.0.1", port)) as sock, source.open("rb") as file:
-        sock.sendall(f"{target}|{how}".encode())
-        sock.recv(1)
-        sock.sendfile(file)
-        sock.shutdown(socket.SHUT_WR)
-        sock.recv(1)
-    seconds = time.perf_counter() - started
-    target.unlink()
-    return seconds
+def run(options: Options) -> Iterable[Row]:
+    """Measure."""
+    size = QUICK_SIZE if options.quick else SIZE
+    with bench_folder() as folder:
+        source = folder / "m.npy"
+        digest = model_file(source, size // 4)
+        for tls in (False, True):
+            yield from whole_file(folder, source, digest, options, tls=tls)
+        yield from again_and_resumed(folder, source, digest, options)
 
 
-def start_receiver(folder: Path) -> tuple[subprocess.Popen[str], int]:
-    port = free_port()
-    want(Spool(folder / "s").open(), TASK, {Kind.GLOBALPARAM: None})
-    config = folder / "receiver.yml"
-    peers = [{"name": "server", "role": "server"}]
-    given = {"name": "node-1", "role": "client", "listen": {"port": port}, "spool": str(folder / "s"), "peers": peers}
-    config.write_text(yaml.safe_dump(given))
-    code = "import sys; from fedsim.receiver.main import main; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "--config", str(config)], stderr=subprocess.DEVNULL, text=True
-    )
-    return process, port
+def whole_file(folder: Path, source: Path, digest: str, options: Options, *, tls: bool) -> Iterator[Row]:
+    """The file as a whole, in turn with the floors; on the plain connection also small files."""
+    size, name = source.stat().st_size, "TLS" if tls else "plain"
+    stream = Stream(0, source, folder / "bare")
+    with Receivers(folder / name, tls=tls) as ours, BareReceivers(tls=ours.tls) as bare:
 
+        def fedsim() -> float:
+            ours.forget()
+            return ours.send(source, digest).seconds
 
-def rates(size: int, seconds: list[float]) -> tuple[str, str]:
-    each = [size / MIB / value for value in seconds]
-    return f"{statistics.median(each):.0f}", " ".join(f"{value:.0f}" for value in each)
-
-
-def measure(folder: Path, mebibytes: int, repetitions: int) -> Table:
-    source = folder / "m.npy"
-    digest = write_vector(source, np.random.default_rng(0).random(mebibytes * MIB // 4, dtype=np.float32))
-    size = source.stat().st_size
-    receiver, port = start_receiver(folder)
-    floor_port = free_port()
-    floor = subprocess.Popen([sys.executable, "-c", FLOOR, str(floor_port)], stdout=subprocess.PIPE, text=True)
-    assert floor.stdout is not None
-    floor.stdout.readline()
-    sender = Sender(Identity("server", Role.SERVER)).open()
-    peer = Peer("node-1", "127.0.0.1", port)
-    try:
-        sender.send_and_wait(peer, *_stop(0), give_up_after=30)
-        memory = psutil.Process(receiver.pid).memory_info().rss
-
-        def fedsim(number: int) -> float:
-            file_id = FileId(kind=Kind.GLOBALPARAM, task=TASK, round=number)
-            outcome = sender.send_and_wait(peer, file_id, source, digest=digest, give_up_after=300)
-            shutil.rmtree(folder / "s" / "globalparam" / TASK)
-            return outcome.seconds
-
-        ways: dict[str, Callable[[int], float]] = {
-            "floor: sendfile → recv → write": lambda _: floor_seconds(floor_port, source, folder / "f", ""),
-            "floor and fsync": lambda _: floor_seconds(floor_port, source, folder / "f", "fsync"),
-            "fedsim: blake3, NaN check, fsync, rename": fedsim,
+        ways = {
+            "ours": fedsim,
+            "bare": lambda: bare.seconds([stream], digest=True),
+            "bare, synced": lambda: bare.seconds([stream], digest=True, fsync=True),
         }
-        found: dict[str, list[float]] = {name: [] for name in ways}
-        for number in range(repetitions + 1):
-            for name, way in ways.items():
-                seconds = way(number)
-                if number:  # the first round warms the page cache
-                    found[name].append(seconds)
-        grown = psutil.Process(receiver.pid).memory_info().rss - memory
-        small = [sender.send_and_wait(peer, *_stop(number), give_up_after=30).seconds for number in range(1, 301)]
-    finally:
-        sender.close()
-        for process in (receiver, floor):
-            process.terminate()
-            process.communicate()
-    table = Table(title=f"{mebibytes} MiB over loopback, {repetitions} runs in turn")
-    for column in ("way", "median MiB/s", "each"):
-        table.add_column(column)
-    for name, seconds_of in found.items():
-        table.add_row(name, *rates(size, seconds_of))
-    small.sort()
-    table.add_row("a 43-byte file, durable, p50 / p95 in ms", f"{small[150] * 1e3:.2f}", f"{small[285] * 1e3:.2f}")
-    table.add_row("receiver's memory grew by MiB", f"{grown / MIB:.1f}", "")
-    return table
+        with MemoryWatch(lambda: {"receiver": [ours.processes[0].pid]}) as watch:
+            found = interleaved(ways, options.repeats)
+        rates = {way: [size / seconds for seconds in found[way]] for way in ways}
+        what, note = f"receiver, {size // MIB} MiB, {name}", "verified, synced, in place"
+        floor = "bare socket → blake3 → write" if not tls else "the same over a bare TLS socket"
+        bar = ratio_at_least(0.85)
+        yield compare(what, rates["ours"], rates["bare"], against=floor, unit="B/s", bar=bar, note=note)
+        yield compare(what, rates["ours"], rates["bare, synced"], against="the same with fsync", unit="B/s")
+        yield Row(f"receiver's memory grows by, {name}", watch.growth("receiver"), "B")
+        if not tls:
+            seconds = sorted(ours.small(0, number) for number in range(1, (20 if options.quick else SMALL_FILES) + 1))
+            yield Row("a 43-byte file, durable, median", seconds[len(seconds) // 2], "s")
+            yield Row("a 43-byte file, durable, 95th percentile", seconds[int(len(seconds) * 0.95)], "s")
 
 
-def _stop(number: int) -> tuple[FileId, bytes]:
-    task = f"{number:032x}"
-    return FileId(kind=Kind.STOP, task=task), b'{"task":"%s"}' % task.encode()
-
-
-def main() -> None:
-    mebibytes = int(sys.argv[1]) if len(sys.argv) > 1 else 256
-    repetitions = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as folder:
-        Console(width=120).print(measure(Path(folder), mebibytes, repetitions))
-
-
-if __name__ == "__main__":
-    main()
+def again_and_resumed(folder: Path, source: Path, digest: str, options: Options) -> Iterator[Row]:
+    """A file that is there already, and one whose connection is cut at 60 %."""
+    size = source.stat().st_size
+    with Receivers(folder / "again") as ours:
+        ours.send(source, digest)
+        again = interleaved({"ours": lambda: ours.send(source, digest).seconds}, options.repeats, warm_up=0)["ours"]
+        yield Row("the same file offered again", sorted(again)[len(again) // 2], "s", bar=at_most(0.050, "python"))
+        ours.forget()
+        cut = int(size * CUT_AT)
+        with Proxy(ours.ports[0], iter((cut, *repeat(None, 100)))) as proxy:
+            ours.send(source, digest, peer=Peer("node-1", "127.0.0.1", proxy.port))
+            rest = sum(proxy.carried[1:])
+        yield Row("resumed after a cut at 60 %: bytes sent", rest, "B", "the whole file", size, bar=ratio_at_most(0.41))
