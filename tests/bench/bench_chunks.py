@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from selectors import DefaultSelector
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from harness.measure import Options, bench_folder
@@ -48,10 +48,14 @@ class StubPool:
     """Workers that do nothing; what they answer is put into `coming`."""
 
     versions: tuple[str, ...] = ()
-    idle = 0
+    idle = deaths = 0
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self.coming: list[jobs.Reply] = []
+
+    def start(self) -> Self:
+        """Nothing to start."""
+        return self
 
     def submit(self, _: jobs.Job, __: str | None) -> None:
         """Ignore a job."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from harness.measure import ROOT
 from harness.results import NotHereError
 
 PEERS = ROOT / "build" / "peers"
 INSTALL_SECONDS = 1800
+START_SECONDS = 300.0
 SYSTEM_FOLDERS = "/usr/sbin:/sbin"
 
 
@@ -39,6 +44,20 @@ def python_with(package: str) -> Path:
             raise NotHereError(f"{package} cannot be installed: {errors[-1] if errors else made.returncode}")
     done.touch()
     return python
+
+
+def await_port(process: subprocess.Popen[Any], port: int) -> None:
+    """Wait until a server of another program answers on loopback, which does not say when it is ready.
+
+    Raises:
+        NotHereError: it has ended, or does not answer in time.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise NotHereError(f"{process.args} did not start: it {'ended' if process.poll() is not None else 'is silent'}")
 
 
 def version_of(python: Path, package: str) -> str:

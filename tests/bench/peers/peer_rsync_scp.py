@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import getpass
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from environments import program
+from environments import await_port, program
 from harness.measure import Options, bench_folder, interleaved, timed
 from harness.receivers import Receivers
 from harness.results import NotHereError, Row, compare, ratio_at_least
@@ -26,7 +24,6 @@ from fedsim.testing.ports import free_port
 
 MIB = 1 << 20
 SIZE, QUICK_SIZE = 1024 * MIB, 64 * MIB
-START_SECONDS = 60.0
 BARS = {"rsync": 1.3, "scp": 4.0}
 RSYNC = """use chroot = no
 address = 127.0.0.1
@@ -125,16 +122,9 @@ def with_user(name: str, folder: Path) -> list[str]:
 @contextmanager
 def running(command: list[str], port: int) -> Iterator[None]:
     """A server process, from when its port answers."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command) as process:
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while process.poll() is None and time.monotonic() < deadline:
-                with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.05)  # of another program, which does not say when it is ready
-            if process.poll() is not None:
-                assert process.stderr is not None
-                raise NotHereError(f"{command[0]} does not start: {process.stderr.read().strip()}")
+            await_port(process, port)
             yield
         finally:
             process.terminate()
