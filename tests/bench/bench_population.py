@@ -13,7 +13,7 @@ from harness.results import Row, at_most, ratio_at_most
 MEGABYTE = 1_000_000
 POPULATION, QUICK_POPULATION, SMALL_POPULATION = 1_000_000, 20_000, 10_000
 COHORT, QUICK_COHORT = 1000, 100
-FEATURES = 8
+FEATURES, EXAMPLES_EACH = 8, 2
 ROUNDS = 5
 SETUP_SECONDS = 5.0
 MOST_MEMORY = 600 * MEGABYTE
@@ -26,7 +26,8 @@ def run(options: Options) -> Iterable[Row]:
     lengths = {}
     for clients in (SMALL_POPULATION, population):
         node = {"clients": population}
-        with bench_folder() as folder, tiny_lab(folder, 1, shape=(FEATURES,), examples=clients, client=node) as lab:
+        examples = EXAMPLES_EACH * clients
+        with bench_folder() as folder, tiny_lab(folder, 1, shape=(FEATURES,), examples=examples, client=node) as lab:
             share = {"num_clients": clients, "fraction_train": cohort / clients}
             settings = task_settings(1, ROUNDS, model="logistic", **share)
             with MemoryWatch(lambda: processes(lab)) as watch:

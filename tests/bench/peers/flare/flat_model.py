@@ -5,12 +5,12 @@ from torch import nn
 
 
 class FlatModel(nn.Module):
-    """This many parameters."""
+    """This many parameters; FLARE finds the argument again as an attribute of the same name."""
 
-    def __init__(self, parameters: int) -> None:
+    def __init__(self, count: int) -> None:
         super().__init__()
-        self.parameters_count = parameters
-        self.flat = nn.Parameter(torch.zeros(parameters))
+        self.count = count
+        self.flat = nn.Parameter(torch.zeros(count))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Nothing is computed."""
