@@ -16,8 +16,8 @@ from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.sampling import get_user_sampler
-from pfl.hyperparam import NNTrainHyperParams
-from pfl.metrics import Weighted
+from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams
+from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import nn
 
@@ -74,7 +74,7 @@ class Marks(TrainingProcessCallback):
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):  # noqa: ARG002 - pfl's names
         """A round has ended."""
         self.times.append(time.perf_counter())
-        return False, aggregate_metrics
+        return False, Metrics()
 
 
 def main() -> None:
@@ -101,7 +101,7 @@ def main() -> None:
     FederatedAveraging().run(
         algorithm_params=NNAlgorithmParams(
             central_num_iterations=given["rounds"],
-            evaluation_frequency=0,
+            evaluation_frequency=given["rounds"] + 1,  # the first round is left out, and it alone is evaluated
             train_cohort_size=given["cohort"],
             val_cohort_size=0,
         ),
@@ -110,7 +110,7 @@ def main() -> None:
         model_train_params=NNTrainHyperParams(
             local_learning_rate=0.05, local_num_epochs=given["epochs"], local_batch_size=10
         ),
-        model_eval_params=None,
+        model_eval_params=NNEvalHyperParams(local_batch_size=1000),
         callbacks=[marks],
     )
     sys.stdout.write("@@" + json.dumps(np.diff(marks.times).tolist()) + "\n")
