@@ -25,7 +25,7 @@ from harness.results import Row
 from fedsim.settings import TaskSettings
 
 MEGABYTE = 1_000_000
-NODES, QUICK_NODES = (1, 5, 20, 50, 100, 200), (1, 4)
+NODES, QUICK_NODES = (2, 5, 20, 50, 100, 200), (2, 4)
 SIZES, QUICK_SIZES, LARGE = (0.8, 10.0, 100.0, 300.0), (0.8, 4.0), 1000.0
 COHORTS, QUICK_COHORTS = (10, 100, 1000, 10_000), (10, 40)
 REAL_NODES = 2

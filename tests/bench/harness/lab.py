@@ -61,7 +61,7 @@ def many_nodes_lab(folder: Path, count: int, *, shape: tuple[int, ...] = (FEATUR
 
     The nodes do not listen, and may stay silent for as long as they like. The server has a test set of its own.
     """
-    data = write_examples(folder / "data" / "bench.npz", 4 * count, shape)
+    data = write_examples(folder / "data" / "bench.npz", max(4 * count, CLASSES), shape)
     dataset = {"name": NAME, "path": "bench.npz", "access": "open"}
     nodes = [NodeSpec(f"node-{number:03}", data, [dataset], listens=False) for number in range(count)]
     server = {"node_timeout_seconds": 100_000, "data": str(data), "datasets": [dataset]}
