@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import statistics
 import subprocess
@@ -130,7 +131,16 @@ def test_an_unknown_name_lists_the_benchmarks_and_the_peers() -> None:
 
 def test_make_runs_all_benchmarks_one_of_them_or_the_peers() -> None:
     def commands(*arguments: str) -> str:
-        made = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607 - make of the PATH
+        # Without the variables of the `make` that runs the tests.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        made = subprocess.run(
+            ["make", "-n", *arguments],  # noqa: S607 - make of the PATH
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         return " ".join(made.stdout.split())
 
     assert commands("bench").endswith("tests/bench/bench.py")
