@@ -17,8 +17,8 @@ from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
 from fedsim.update import PARAMETERS, Layout, Update
 
-BLOCK = 2**18
-"""Parameters in a block where updates are summed one after another: 2 MiB of float64, which stays in the cache."""
+BLOCK = 2**16
+"""Parameters in a block where updates are summed one after another: 512 KiB of float64, which stays in the cache."""
 STACKED_BLOCK = 2**22
 """Parameters of all updates together where a strategy needs them side by side."""
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from fedsim.learning.examples import FloatArray
+from fedsim.learning.order_statistics import middle_mean
 from fedsim.learning.strategies import Block, Strategy, Uplink
 from fedsim.plugins import gettext_noop
 
@@ -20,5 +19,4 @@ class Median(Strategy):
 
     def combine(self, updates: Sequence[FloatArray], weights: Sequence[float], received: Block, prepared: Any) -> Block:  # noqa: ARG002
         """The middle value, or the mean of the two middle values."""
-        stacked = np.stack(updates).astype(np.float64)
-        return np.asarray(np.median(stacked, axis=0, overwrite_input=True), np.float64)
+        return middle_mean(updates, (len(updates) - 1) // 2)
