@@ -8,25 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
-from fedsim.learning.chunk import train_chunk
+from fedsim.learning.chunk import ClientStates, train_chunk
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
-from fedsim.learning.engines import ClientData, Engine
+from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
+from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
-from fedsim.learning.networks import build_model, initial_vector, load_vector
+from fedsim.learning.networks import build_model, initial_vector, load_vector, num_parameters
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
@@ -35,7 +37,7 @@ from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.strategies import StepContext, Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, mean_metric
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, Update, mean_metric
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,45 @@ class SimulationResult:
     def digest(self) -> str:
         """The final model's digest."""
         return self.rounds[-1].digest
+
+
+class _InProcess:
+    """Trains chunks one after another in this process; a context manager, like `ForkedTrainers`."""
+
+    def __init__(self, trainers: Sequence[ClientTrainer], strategy: Strategy, pipeline: Pipeline) -> None:
+        self._trainers, self._strategy, self._pipeline = trainers, strategy, pipeline
+
+    def __enter__(self) -> Self:
+        """There is nothing to start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    def train(
+        self,
+        chunks: Sequence[ChunkPlan],
+        round_number: int,
+        vector: FloatArray,
+        downlink: Arrays,
+        states: ClientStates,
+    ) -> list[Update]:
+        """See `ForkedTrainers`."""
+        return [
+            update.copied()
+            for chunk in chunks
+            for update in train_chunk(
+                self._trainers[chunk.node if len(self._trainers) > 1 else 0],
+                self._strategy,
+                chunk.id,
+                chunk.clients,
+                round_number,
+                vector,
+                self._pipeline,
+                downlink=downlink,
+                states=states if self._strategy.client_state else None,
+            )
+        ]
 
 
 class StatesInMemory:
@@ -101,6 +142,7 @@ def simulate(
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
     engine: Engine | type[Engine] = SequentialEngine,
     device: str = "cpu",
+    workers: int = 1,
 ) -> SimulationResult:
     """Run a task.
 
@@ -127,6 +169,8 @@ def simulate(
             `(feature_shape, num_classes) -> torch.nn.Module`.
         engine: trains each node's clients, as an object or a class.
         device: where to train and test.
+        workers: processes that train chunks at once, each with the threads that are set here; `chunk_clients` is then
+            by default what gives each of them a chunk. The chunks decide the result, not who trains them.
 
     Raises:
         BadInput: settings and data do not fit each other.
@@ -146,24 +190,21 @@ def simulate(
     )
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms)
-    if partitioner.per_node and settings.num_clients != len(nodes):
-        raise BadInput(
-            f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
-            f"here {len(nodes)}: set num_clients to {len(nodes)}"
-        )
-    if placement is None:
-        placement = [(node, 1) for node in range(len(nodes))] if len(nodes) > 1 else [(0, settings.num_clients)]
+    placement = _placed(placement, settings, partitioner, len(nodes))
     model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
     chosen_engine = engine() if isinstance(engine, type) else engine
-    trainers = [
-        chosen_engine.start(
-            ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
-            model_spec,
-            components,
-            device,
-        )
-        for node in nodes
-    ]
+
+    def start_trainers() -> list[ClientTrainer]:
+        return [
+            chosen_engine.start(
+                ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
+                model_spec,
+                components,
+                device,
+            )
+            for node in nodes
+        ]
+
     tested_model = build_model(model_spec, components.model).to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
@@ -187,60 +228,68 @@ def simulate(
         if on_round:
             on_round(result)
 
-    if resume:
-        vector, state = resume.vector, resume.state
-    else:
-        vector = initial_vector(model_spec, settings.seed, components.model)
-        state = initial_state(rule, len(vector))
-        record(0, vector, 0, None)
-    absent = _absent(rule, missing or {})
-    states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
-    for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
-        # 1. Who trains, where, in which pieces.
-        cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
-        chunks = cut_chunks(cohort, placement, chunk_clients or len(cohort))
-        # 2. Each chunk trains from the same global model.
-        updates = [
-            pipeline.on_server(update.copied())
-            for chunk in _answered(rule, chunks, absent.get(round_number, frozenset()))
-            for update in train_chunk(
-                trainers[chunk.node if len(trainers) > 1 else 0],
+    # Forked before torch computes gradients here: what it then keeps does not survive a fork.
+    with (
+        ForkedTrainers(workers, start_trainers, rule, pipeline, num_parameters(tested_model))
+        if workers > 1
+        else _InProcess(start_trainers(), rule, pipeline)
+    ) as trainers:
+        if resume:
+            vector, state = resume.vector, resume.state
+        else:
+            vector = initial_vector(model_spec, settings.seed, components.model)
+            state = initial_state(rule, len(vector))
+            record(0, vector, 0, None)
+        absent = _absent(rule, missing or {})
+        states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
+        for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
+            # 1. Who trains, where, in which pieces.
+            cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+            chunks = cut_chunks(cohort, placement, chunk_clients or -(-len(cohort) // workers))
+            # 2. Each chunk trains from the same global model.
+            here = absent.get(round_number, frozenset())
+            downlink = {name: state[name] for name in rule.downlink_arrays}
+            trained = trainers.train(_answered(rule, chunks, here), round_number, vector, downlink, states)
+            updates = [pipeline.on_server(update) for update in trained if update.client not in here]
+            if not updates:
+                raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
+            # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
+            screened: tuple[Screened, ...] = ()
+            if components.screening is not None and missing is None:
+                screened, updates = screen(components.screening, rule, vector, updates)
+            weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
+            new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
+            if not aggregate(
                 rule,
-                chunk.id,
-                chunk.clients,
-                round_number,
                 vector,
-                pipeline,
-                downlink={name: state[name] for name in rule.downlink_arrays},
-                states=states if rule.client_state else None,
-            )
-            if update.client not in absent.get(round_number, frozenset())
-        ]
-        if not updates:
-            raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
-        # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
-        screened: tuple[Screened, ...] = ()
-        if components.screening is not None and missing is None:
-            screened, updates = screen(components.screening, rule, vector, updates)
-        weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
-        new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
-        if not aggregate(
-            rule,
-            vector,
-            [update.arrays[PARAMETERS] for update in updates],
-            weights,
-            state,
-            new_vector,
-            new_state,
-            arrays=further_arrays(rule, updates),
-            context=StepContext(round_number, sum(update.num_clients for update in updates), settings.num_clients),
-        ):
-            raise Diverged(round_number)
-        vector, state = new_vector, new_state
-        # 4. The round is tested, where it is due, and reported.
-        num_examples = sum(update.num_examples for update in updates)
-        record(round_number, vector, num_examples, mean_metric(updates, TRAIN_LOSS), screened)
+                [update.arrays[PARAMETERS] for update in updates],
+                weights,
+                state,
+                new_vector,
+                new_state,
+                arrays=further_arrays(rule, updates),
+                context=StepContext(round_number, sum(update.num_clients for update in updates), settings.num_clients),
+            ):
+                raise Diverged(round_number)
+            vector, state = new_vector, new_state
+            # 4. The round is tested, where it is due, and reported.
+            loss = mean_metric(updates, TRAIN_LOSS)
+            record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
     return SimulationResult(vector, state, rounds, states.states)
+
+
+def _placed(
+    placement: Sequence[tuple[int, int]] | None, settings: TaskSettings, partitioner: Partitioner, num_nodes: int
+) -> Sequence[tuple[int, int]]:
+    """The placement that is given, or one node; for data sets of several nodes one client each."""
+    if partitioner.per_node and settings.num_clients != num_nodes:
+        raise BadInput(
+            f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
+            f"here {num_nodes}: set num_clients to {num_nodes}"
+        )
+    if placement is not None:
+        return placement
+    return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
 
 
 def _absent(
