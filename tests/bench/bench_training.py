@@ -7,7 +7,6 @@ folder), with the same number of processes and threads. A round here is the whol
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import statistics
@@ -23,6 +22,7 @@ from harness.measure import FLOORS, Options, interleaved
 from harness.results import Row, compare, ratio_at_most
 
 from fedsim.learning.engine import make_deterministic
+from fedsim.learning.engines.batched import BatchedEngine
 from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings
@@ -56,7 +56,7 @@ SETTINGS = {
         {"model": "2nn", "num_clients": 100, "fraction_train": 0.1, "local_epochs": 5},
     ),
     "S2": Setting(
-        ("sim_fast.py", "hand", "S2"),
+        ("sim_fast.py", "dual", "S2"),
         20,
         {"model": "2nn", "num_clients": 1000, "fraction_train": 0.1, "local_epochs": 1},
     ),
@@ -71,13 +71,12 @@ SETTINGS = {
 def run(options: Options) -> Iterable[Row]:
     """Measure."""
     dataset = images(TRAIN_IMAGES)
-    can_fork = "workers" in inspect.signature(simulate).parameters
     make_deterministic(1)
     for name, setting in SETTINGS.items():
         if options.quick and name == "S3":
             continue
         rounds = QUICK_ROUNDS if options.quick else setting.rounds
-        for count in (1, 2) if can_fork else (1,):
+        for count in (1, 2):
             settings = setting.task_settings(rounds)
             ways = {"ours": partial(simulated, settings, dataset, count)}
             if (FLOORS / setting.floor[0]).is_file():
@@ -102,8 +101,9 @@ def images(count: int) -> DataSet:
 def simulated(settings: TaskSettings, dataset: DataSet, count: int) -> float:
     """The median round after the first, in seconds."""
     marks: list[float] = []
-    more = {"workers": count} if count > 1 else {}
-    simulate(settings, dataset, on_round=lambda _: marks.append(time.perf_counter()), **more)
+    simulate(
+        settings, dataset, on_round=lambda _: marks.append(time.perf_counter()), workers=count, engine=BatchedEngine
+    )
     return statistics.median(np.diff(marks)[1:].tolist())
 
 
