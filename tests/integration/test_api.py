@@ -166,6 +166,7 @@ def test_lists_come_in_pages(site: Site) -> None:
 def test_a_list_takes_as_many_statements_for_many_tasks_as_for_few(site: Site) -> None:
     program = api(site, "lin")
     site.task("lin")
+    assert program.get("tasks?limit=500").status_code == 200  # notes the token's use, and does not again soon
     executed: list[str] = []
 
     def note(*arguments: Any) -> None:
@@ -181,7 +182,7 @@ def test_a_list_takes_as_many_statements_for_many_tasks_as_for_few(site: Site) -
         for _ in range(30):
             site.task("lin")
     assert counts[0] == counts[1]
-    assert counts[0][1] == 1
+    assert counts[0][1] == 2, "the list, and the places of those that wait"
 
 
 def test_checkpoints_are_listed_and_downloaded(site: Site) -> None:
