@@ -11,14 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
+from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.engines import ClientTrainer, MeanTrainer, no_state
-from fedsim.learning.examples import FloatArray
+from fedsim.learning.examples import BLOCK, FloatArray
 from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
 from fedsim.update import Arrays, Update, of_chunk
-
-BLOCK = 2**18
-"""Numbers that are added at a time: 2 MiB of float64, which stays in the cache."""
 
 
 class ClientStates(Protocol):
@@ -132,3 +130,27 @@ def train_chunk(
         uploads = iter([mean_update(trained(), strategy)])
     for upload in uploads:
         yield pipeline.on_client(Stage.UPLOAD, upload, global_vector)
+
+
+class ChunkTrainer:
+    """Trains the chunks of one task with the trainer of their node."""
+
+    def __init__(self, trainers: Sequence[ClientTrainer], strategy: Strategy, pipeline: Pipeline) -> None:
+        """`trainers` are those of the nodes, or one for all."""
+        self._trainers, self._strategy, self._pipeline = trainers, strategy, pipeline
+
+    def train(
+        self, chunk: ChunkPlan, round_number: int, vector: FloatArray, downlink: Arrays, states: ClientStates | None
+    ) -> Iterator[Update]:
+        """See `train_chunk`; `states` are not used by a strategy whose clients keep none."""
+        return train_chunk(
+            self._trainers[chunk.node if len(self._trainers) > 1 else 0],
+            self._strategy,
+            chunk.id,
+            chunk.clients,
+            round_number,
+            vector,
+            self._pipeline,
+            downlink=downlink,
+            states=states if self._strategy.client_state else None,
+        )

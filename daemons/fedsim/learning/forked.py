@@ -19,7 +19,7 @@ import numpy as np
 
 from fedsim.errors import BadInput, FedsimError
 from fedsim.learning.aggregate import client_layout, downlink_layout, split_received, uplink_layout
-from fedsim.learning.chunk import ClientStates, train_chunk
+from fedsim.learning.chunk import ChunkTrainer, ClientStates
 from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.engines import ClientTrainer
 from fedsim.learning.errors import Diverged
@@ -69,7 +69,7 @@ class ForkedTrainers:
             size: P, the number of the model's parameters.
         """
         self._strategy, self._pipeline, self._make_trainers = strategy, pipeline, make_trainers
-        self._trainers: Sequence[ClientTrainer] | None = None  # of a child, from its first chunk on
+        self._trainer: ChunkTrainer | None = None  # of a child, from its first chunk on
         self._states = client_layout(strategy, size)
         self._update = pipeline.layout(uplink_layout(strategy, size))
         received = downlink_layout(strategy, size)
@@ -175,20 +175,10 @@ class ForkedTrainers:
                     pipe.send_bytes(json.dumps({"problem": str(error)}).encode())
 
     def _train(self, chunk: ChunkPlan, round_number: int, states: _StatesOfChunk | None) -> Iterator[Update]:
-        if self._trainers is None:
-            self._trainers = self._make_trainers()
+        if self._trainer is None:
+            self._trainer = ChunkTrainer(self._make_trainers(), self._strategy, self._pipeline)
         vector, downlink = split_received(self._strategy, self._shared)
-        return train_chunk(
-            self._trainers[chunk.node if len(self._trainers) > 1 else 0],
-            self._strategy,
-            chunk.id,
-            chunk.clients,
-            round_number,
-            vector,
-            self._pipeline,
-            downlink=downlink,
-            states=states,
-        )
+        return self._trainer.train(chunk, round_number, vector, downlink, states)
 
     def _read_states(self, pipe: Connection, clients: Sequence[int]) -> _StatesOfChunk | None:
         if not self._strategy.client_state:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
-from fedsim.learning.chunk import ClientStates, train_chunk
+from fedsim.learning.chunk import ChunkTrainer, ClientStates
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
@@ -72,7 +72,7 @@ class _InProcess:
     """Trains chunks one after another in this process; a context manager, like `ForkedTrainers`."""
 
     def __init__(self, trainers: Sequence[ClientTrainer], strategy: Strategy, pipeline: Pipeline) -> None:
-        self._trainers, self._strategy, self._pipeline = trainers, strategy, pipeline
+        self._trainer = ChunkTrainer(trainers, strategy, pipeline)
 
     def __enter__(self) -> Self:
         """There is nothing to start."""
@@ -93,17 +93,7 @@ class _InProcess:
         return [
             update.copied()
             for chunk in chunks
-            for update in train_chunk(
-                self._trainers[chunk.node if len(self._trainers) > 1 else 0],
-                self._strategy,
-                chunk.id,
-                chunk.clients,
-                round_number,
-                vector,
-                self._pipeline,
-                downlink=downlink,
-                states=states if self._strategy.client_state else None,
-            )
+            for update in self._trainer.train(chunk, round_number, vector, downlink, states)
         ]
 
 
