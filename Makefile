@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+COMMA := ,
 # PyTorch's CPU build is a tenth of the size: make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # What the hosts of a lab run: make gather RELEASES="bookworm trixie"
@@ -17,33 +19,34 @@ unexport PYTHONDONTWRITEBYTECODE
 APT := age nftables mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \
     debootstrap systemd-container iproute2 openssh-client
 
-.PHONY: help demo gather test test-fast test-integration test-browser test-lab test-long coverage check audit docs diagrams fuzz bench \
-    bench-peers system-packages clean
+.PHONY: help demo gather install test test-fast test-integration test-browser test-lab test-long coverage check lint types \
+    audit docs diagrams fuzz bench bench-peers system-packages clean
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
+# $(call install,EXTRAS,OPTIONS OF PIP)
+define install
+@test -n "$(TORCH_INDEX)" -o -e /dev/nvidiactl || \
+    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; docs/tutorial/first-task.md says how."
+test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+$(PIP) $(2) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+$(BIN)/pip uninstall --quiet --yes fedsim 2> /dev/null  # the distribution's name in 0.1
+rm -rf fedsim.egg-info  # also written under that name
+$(PIP) $(2) --constraint constraints.txt --editable '.$(1)'
+touch $@
+endef
+
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@test -n "$(TORCH_INDEX)" -o -e /dev/nvidiactl || \
-	    echo "No GPU here: PyTorch's CPU build would do, a tenth of the size; docs/tutorial/first-task.md says how."
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
-	$(BIN)/pip uninstall --quiet --yes fedsim 2> /dev/null  # the distribution's name in 0.1
-	rm -rf fedsim.egg-info  # also written under that name
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
-	touch $@
+	$(call install)
 
-$(VENV)/.fleet-installed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fleet]'
-	touch $@
+$(VENV)/.fleet-installed: pyproject.toml constraints.txt
+	$(call install,[fleet])
 
-$(VENV)/.tests-installed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
-	touch $@
-
-$(VENV)/.docs-installed: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs,fleet]'
-	touch $@
+# Compiling all that is installed takes longer than compiling what is imported.
+$(VENV)/.tests-installed: pyproject.toml constraints.txt
+	$(call install,[test$(COMMA)docs$(COMMA)fleet],--no-compile)
+	touch $(VENV)/.installed $(VENV)/.fleet-installed
 
 demo: $(VENV)/.installed  ## a lab of real processes on this machine trains a model from a web form to a checkpoint
 	$(BIN)/fedsim demo
@@ -76,18 +79,25 @@ coverage: $(VENV)/.tests-installed system-packages  ## which lines and branches 
 	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage html --quiet --directory build/coverage
 	PYTHONPATH=$(CURDIR)/tests/tools $(BIN)/coverage report
 
-check: $(VENV)/.tests-installed docs  ## ruff, mypy --strict, import-linter, the documentation
+install: $(VENV)/.tests-installed system-packages  ## what tests and documentation need
+
+check: $(VENV)/.tests-installed  ## ruff, import-linter, mypy --strict, the documentation
+	+$(MAKE) --jobs 2 --output-sync lint types docs
+
+lint: $(VENV)/.tests-installed  ## ruff, import-linter
 	$(BIN)/ruff format --check daemons deploy tests docs examples
 	$(BIN)/ruff check daemons deploy tests docs examples
-	$(BIN)/mypy
 	PYTHONPATH=daemons:deploy $(BIN)/lint-imports
+
+types: $(VENV)/.tests-installed  ## mypy --strict
+	$(BIN)/mypy
 
 # In an environment of its own: what it needs is not among the pinned versions. It asks PyPI about each of them.
 audit:  ## compare the pinned versions with published vulnerabilities; needs the internet
 	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet pip-audit; }
 	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
-docs: $(VENV)/.docs-installed  ## the documentation, in build/docs/index.html; a warning or a broken link is an error
+docs: $(VENV)/.tests-installed  ## the documentation, in build/docs/index.html; a warning or a broken link is an error
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html -d build/doctrees docs build/docs
 
 diagrams: $(VENV)/.installed  ## draw the state diagrams of the documentation from the transition tables

@@ -35,6 +35,9 @@ SMALL: dict[str, Any] = {
     "num_nodes": 2,
 }
 
+LONG: dict[str, Any] = {"local_epochs": 40, "num_rounds": 5}
+"""Rounds of a second or so, so that there is a middle in which something can happen."""
+
 
 def lives(process: psutil.Process) -> bool:
     """Whether a process is there and has not ended."""

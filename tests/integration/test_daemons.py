@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from platform_support import Platform, digits_lab, small_settings
+from platform_support import LONG, Platform, digits_lab, small_settings
 
 from fedsim.config import DataSetConfig
 from fedsim.errors import Refused
@@ -40,10 +40,6 @@ def everybody_comes_back(request: pytest.FixtureRequest) -> Iterator[None]:
     if "lab" in request.fixturenames:
         lab: Platform = request.getfixturevalue("lab")
         lab.start(*(name for name, process in lab.processes.items() if process.popen is None))
-
-
-# Rounds of a second or so, so that there is a middle to be disturbed in.
-LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 def change(lab: Platform, process: str, **keys: Any) -> None:
@@ -189,7 +185,7 @@ def test_a_node_away_at_the_end_gets_the_final_model_also_from_a_restarted_serve
     lab.kill("node-b")
     lab.kill("node-b-receiver")
     task = lab.completed(number)
-    assert task.reason == "8 rounds done; the final model still goes to node-b"
+    assert task.reason == "5 rounds done; the final model still goes to node-b"
     kept = lab.server_spool / "final" / task.uid
     assert {path.name for path in kept.iterdir()} == {"model.npy", "delivery.json"}
     lab.await_gone(lab.server_spool / "globalparam", task.uid)

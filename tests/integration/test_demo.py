@@ -49,10 +49,10 @@ def test_the_demonstration_trains_a_model_and_leaves_no_process_behind(tmp_path:
     assert ours(tmp_path) == []
 
 
-OTHER_SIGNALS = [pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGHUP)]
+CAUGHT = [pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, *OTHER_SIGNALS])
+@pytest.mark.parametrize("number", [signal.SIGKILL, *CAUGHT])
 def test_a_demonstration_that_is_interrupted_ends_everything_that_it_started(tmp_path: Path, number: int) -> None:
     with subprocess.Popen([*DEMO, tmp_path / "demo"], stdout=subprocess.PIPE, text=True, cwd=tmp_path) as demo:
         assert demo.stdout is not None

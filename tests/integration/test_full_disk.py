@@ -7,7 +7,7 @@ from selectors import DefaultSelector
 
 import numpy as np
 import pytest
-from platform_support import digits_lab
+from platform_support import LONG, digits_lab
 from presence import fill, small_disk
 
 from fedsim.errors import SuspendReason
@@ -18,7 +18,6 @@ from fedsim.worker.forking import ForkServers
 from fedsim.worker.jobs import Aggregate, JobFailed
 from fedsim.worker.process import WorkerProcess
 
-LONG = {"local_epochs": 40, "num_rounds": 8}
 MIB = 1 << 20
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
-from platform_support import Platform, digits_lab, small_settings
+from platform_support import LONG, Platform, digits_lab, small_settings
 
 from fedsim import plugins
 from fedsim.config import DataSetConfig
@@ -25,10 +25,6 @@ from fedsim.worker.checkpoint import load_checkpoint
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with digits_lab(tmp_path_factory.mktemp("platform")) as lab:
         yield lab
-
-
-# Rounds of a second or so, so that there is a middle to be killed in.
-LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from database_support import MariaDb
-from platform_support import DIGITS, Platform, digits_lab, small_settings
+from platform_support import DIGITS, LONG, Platform, digits_lab, small_settings
 from sklearn.datasets import load_digits
 
 from fedsim.config import DataSetConfig
@@ -22,8 +22,6 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
 from fedsim.store import open_store
 from fedsim.testing.local_cluster import LocalCluster, NodeSpec
-
-LONG = {"local_epochs": 40, "num_rounds": 8}
 
 
 @pytest.fixture(scope="module")

@@ -123,11 +123,13 @@ class Forker:
 def _import_what_learning_needs() -> None:
     if "torch" in sys.modules:
         return
+    gc.disable()  # nothing of what an import makes is garbage, and looking for it takes a fifth of the time
     with suppress(ImportError, BadInput):  # a worker that needs it for a job reports the missing package
         for module in _FOR_LEARNING:
             import_module(module)
         load_built_in()
     gc.freeze()  # a garbage collection in a worker would copy shared memory
+    gc.enable()
 
 
 def main() -> None:

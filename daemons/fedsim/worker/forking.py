@@ -45,7 +45,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [str(python), "-m", "fedsim.worker", str(theirs.fileno()), str(os.getpid()), str(threads)],
+                [str(python), "-P", "-m", "fedsim.worker", str(theirs.fileno()), str(os.getpid()), str(threads)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,

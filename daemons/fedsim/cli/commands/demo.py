@@ -27,7 +27,16 @@ from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
 WEB_PORT = 8080
 USER = "demo"
-TASK = {"title": "Demonstration", "num_rounds": 20, "evaluate_every": 5, "save_every": 5, "num_nodes": 2}
+# One epoch with a larger step learns as much per round as the default's five, in a fifth of the time.
+TASK = {
+    "title": "Demonstration",
+    "num_rounds": 20,
+    "local_epochs": 1,
+    "local_learning_rate": 0.05,
+    "evaluate_every": 5,
+    "save_every": 5,
+    "num_nodes": 2,
+}
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 IDX_FILE = "train-images-idx3-ubyte"
 
