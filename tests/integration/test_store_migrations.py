@@ -13,6 +13,7 @@ from uuid import uuid4
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from fedsim.errors import Unavailable
@@ -98,6 +99,12 @@ def a_task_with_a_checkpoint(store: Store) -> int:
     task = store.tasks.create(user.id, TaskSettings(), uuid4().hex, 1.0)
     store.checkpoints.record(task.uid, Checkpoint(round=1, path="p", digest="d" * 64, size=1, created_at=1.0))
     return task.number
+
+
+def test_the_names_of_the_scripts_give_their_order() -> None:
+    scripts = ScriptDirectory(str(schema_version.MIGRATIONS)).walk_revisions()
+    named = sorted((path.name for path in (schema_version.MIGRATIONS / "versions").glob("v*.py")), reverse=True)
+    assert [name[: len("v0001")] for name in named] == [f"v{script.revision}" for script in scripts]
 
 
 def test_the_migrated_schema_is_the_one_that_the_questions_are_asked_of(empty: Store) -> None:

@@ -37,7 +37,7 @@ def install_old(opt: Path) -> Path:
     """An older version: a program that notes its start, and then is this one. Returns where it notes it."""
     python, started = opt / OLD / "bin" / "python", opt / "started"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\necho "$4" >> {started}\nexec {opt / __version__ / "bin" / "python"} "$@"\n')
+    python.write_text(f'#!/bin/sh\necho "$5" >> {started}\nexec {opt / __version__ / "bin" / "python"} "$@"\n')
     python.chmod(0o755)
     return started
 

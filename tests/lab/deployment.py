@@ -121,14 +121,15 @@ class Deployment:
     def secrets(self) -> Path:
         return self.inventory.with_name("secrets")
 
-    def play(self, name: str, **variables: Any) -> dict[str, dict[str, int]]:
-        """Run a playbook; returns what it counted of each host: ok, changed, failures …
+    def play(self, name: str, limit: str = "all", **variables: Any) -> dict[str, dict[str, int]]:
+        """Run a playbook, on all hosts or on some; returns what it counted of each host: ok, changed, failures …
 
         Raises:
             CommandError: it failed; with what it printed.
         """
         given = {"fedsim_packages": str(self.packages), **variables}
-        said = self.ansible("ansible-playbook", "--extra-vars", json.dumps(given), str(self.source / "ansible" / name))
+        options = ("--limit", limit, "--extra-vars", json.dumps(given))
+        said = self.ansible("ansible-playbook", *options, str(self.source / "ansible" / name))
         recap = said.rpartition("PLAY RECAP")[2].splitlines()[1:]
         counted = [line.split() for line in recap if ":" in line]
         return {
@@ -194,9 +195,9 @@ class Deployment:
             **environment,
         ).stdout
 
-    def changes(self, name: str, **variables: Any) -> int:
+    def changes(self, name: str, limit: str = "all", **variables: Any) -> int:
         """Run a playbook; returns how much it changed."""
-        return sum(counted["changed"] for counted in self.play(name, **variables).values())
+        return sum(counted["changed"] for counted in self.play(name, limit, **variables).values())
 
     def https(self, *command: str, text: str = "", check: bool = True) -> str:
         """Run a command of this installation that speaks with the web through nginx; the web's authority vouches."""

@@ -135,12 +135,14 @@ def test_users_whom_the_inventory_names_decide_about_a_nodes_tasks(deployment: D
     pending = ("runuser", "--user", SUDOER, "--", "/opt/fedsim/current/bin/fedsim-client", "pending")
     with pytest.raises(CommandError, match="they must be in the group that owns it"):
         node.run(*pending)
-    assert deployment.play("site.yml", fedsim_owners=[SUDOER])["node-a"]["changed"] == 1
+    assert deployment.play("site.yml", "node-a", fedsim_owners=[SUDOER])["node-a"]["changed"] == 1
     assert "No task waits for approval" in node.run(*pending)
     with pytest.raises(CommandError, match="The user grace, named by fedsim_owners, does not exist on this host"):
-        deployment.play("site.yml", fedsim_owners=["grace"])
-    assert deployment.play("site.yml")["node-a"]["changed"] == 0, "without the variable the group is left as it is"
-    deployment.play("site.yml", fedsim_owners=[])
+        deployment.play("site.yml", "node-a", fedsim_owners=["grace"])
+    assert deployment.play("site.yml", "node-a")["node-a"]["changed"] == 0, (
+        "without the variable the group is left as it is"
+    )
+    deployment.play("site.yml", "node-a", fedsim_owners=[])
     with pytest.raises(CommandError, match="they must be in the group that owns it"):
         node.run(*pending)
 
@@ -154,11 +156,11 @@ def test_only_ssh_the_web_and_peers_reach_a_host(deployment: Deployment) -> None
     assert all(deployment.reaches(server.address, port) for port in (80, 443))
     assert node.run("python3", "-c", REACHES, HOSTS["server"], "9001").strip() == "True"
     rule = "tcp dport 7777 accept"
-    deployment.play("site.yml", fedsim_firewall_rules=[rule])
+    deployment.play("site.yml", "server", fedsim_firewall_rules=[rule])
     assert rule in server.run("nft", "list", "table", "inet", "fedsim")
     server.run("systemctl", "stop", "fedsim_firewall")
     assert server.run("nft", "list", "tables").split() == ["table", "inet", "other"]
-    assert deployment.changes("site.yml")  # it is there again, without the rule
+    assert deployment.changes("site.yml", "server")  # it is there again, without the rule
     rules = server.run("nft", "list", "ruleset")
     assert "table inet other" in rules
     assert "table inet fedsim" in rules
@@ -167,7 +169,7 @@ def test_only_ssh_the_web_and_peers_reach_a_host(deployment: Deployment) -> None
 
 def test_a_host_that_is_not_ready_is_named_with_what_to_do(deployment: Deployment) -> None:
     with pytest.raises(CommandError, match=r"node-b is not ready:\s+- its clock differs by .* s: set it, for example"):
-        deployment.play("site.yml", preflight_clock_seconds=-1)
+        deployment.play("site.yml", "node-b", preflight_clock_seconds=-1)
 
 
 def test_a_user_registers_is_approved_and_trains_through_https(deployment: Deployment) -> None:
@@ -261,7 +263,7 @@ def test_a_daemon_that_does_not_start_is_reported_in_its_own_words(deployment: D
     node.run("systemd-run", "--unit=other", "python3", "-m", "http.server", "9103", "--bind", "127.0.0.1")
     try:
         with pytest.raises(CommandError) as failed:
-            deployment.play("site.yml")
+            deployment.play("site.yml", "node-a")
     finally:
         node.run("systemctl", "stop", "other")
     for words in (
@@ -279,7 +281,7 @@ def test_another_version_is_installed_by_upgrade_yml_only(deployment: Deployment
     )
     try:
         with pytest.raises(CommandError, match=r"version 0\.1\.0 is installed, .* run upgrade\.yml"):
-            deployment.play("site.yml")
+            deployment.play("site.yml", "node-b")
     finally:
         version = deployment.version("server")
         deployment.laboratory["node-b"].run("ln", "-sfn", version, "/opt/fedsim/current")
@@ -324,7 +326,7 @@ def test_a_backup_is_made_while_the_lab_works(deployment: Deployment) -> None:
 
 def test_a_backup_is_encrypted_to_the_owners_key(deployment: Deployment) -> None:
     _, recipient = deployment.owner_key()
-    deployment.play("site.yml", fedsim_backup_recipient=recipient)
+    deployment.play("site.yml", "server", fedsim_backup_recipient=recipient)
     deployment.play("backup.yml", fedsim_backup_recipient=recipient)
     folder = deployment.inventory.with_name("backups")
     (encrypted,) = folder.glob("fedsim-*.tar.age")

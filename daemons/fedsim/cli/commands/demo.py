@@ -27,13 +27,14 @@ from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 
 WEB_PORT = 8080
 USER = "demo"
-# One epoch with a larger step learns as much per round as the default's five, in a fifth of the time.
+# Ten quick rounds with the easiest data; the tutorial goes on from there.
 TASK = {
     "title": "Demonstration",
-    "num_rounds": 20,
+    "partition": "iid",
+    "num_rounds": 10,
     "local_epochs": 1,
     "local_learning_rate": 0.05,
-    "evaluate_every": 5,
+    "evaluate_every": 2,
     "save_every": 5,
     "num_nodes": 2,
 }
