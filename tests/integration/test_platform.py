@@ -183,6 +183,23 @@ def test_a_task_stopped_in_the_middle_leaves_no_process_and_resumed_ends_with_th
     assert not list((lab.server_spool / "resumable").iterdir()), "a completed task needs no state"
 
 
+def test_a_task_stopped_after_its_last_round_and_resumed_delivers_its_final_model(lab: Platform) -> None:
+    number = lab.submit(**LONG | {"num_rounds": 1})
+    lab.await_round(number, 1)
+    receiver = psutil.Process(lab.processes["node-b-receiver"].pid)
+    receiver.suspend()  # node-b sends its update, and cannot receive the final model
+    try:
+        lab.await_row(lambda: lab.task(number).phase == "closing" or None)
+        assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
+        assert lab.finish(number).resume_round == 1
+    finally:
+        receiver.resume()
+    assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
+    assert lab.completed(number).reason == "1 rounds done"
+    for node in ("node-a", "node-b"):
+        lab.await_file(lab.node_spool(node) / "checkpoints" / f"task-{number:06d}.safetensors")
+
+
 def test_a_pending_task_is_stopped_at_once(lab: Platform) -> None:
     first, second = lab.submit(num_rounds=1000), lab.submit()
     lab.await_round(first, 1)

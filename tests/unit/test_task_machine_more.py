@@ -98,6 +98,23 @@ def test_a_restart_at_the_end_does_not_let_nodes_begin_again() -> None:
     assert not [action for action in restored().begin(0) if isinstance(action, on_server.Assign)]
 
 
+def test_a_task_that_was_stopped_after_its_last_round_and_is_resumed_delivers_its_final_model() -> None:
+    last = SETTINGS.num_rounds
+    done = frozenset({last})
+    plan = two_nodes().model_copy(update={"resumes": "f" * 32})
+    stored = Restored(committed=last, counts=(50,) * SETTINGS.num_clients, kept=done, evaluated=done, saved=done)
+    machine = TaskMachine(plan, stored, own_testset=True)
+    actions = machine.begin(0)
+    assert actions[:2] == [on_server.Assign(node) for node in plan.nodes]
+    assert actions[-2:] == [on_server.SendFinal(node, last) for node in plan.nodes]
+    for node in plan.nodes:
+        assert machine.handle(on_server.NodeReported(node, None), 1) == [], "it has not begun with this run yet"
+    assert machine.handle(on_server.FinalDelivered(plan.nodes[0]), 1) == []
+    (finish,) = machine.handle(on_server.FinalDelivered(plan.nodes[1]), 1)
+    assert isinstance(finish, on_server.Finish)
+    assert finish.outcome == "completed"
+
+
 def test_a_node_that_no_longer_holds_the_task_is_not_waited_for_at_the_end() -> None:
     machine = restored()
     machine.begin(0)

@@ -34,7 +34,8 @@ class TaskMachine(TaskMachineState):
         """The first actions, of a new task as of one that is resumed."""
         actions: list[Action] = []
         self._prepare_until = now + self.plan.prepare_timeout_seconds
-        if not self._trained:  # after that a node that ended would only begin again
+        # After the last round a node that ended would only begin again; in a run that continues another none has begun.
+        if not self._trained or self.plan.resumes is not None:
             actions += [events.Assign(node) for node in self.plan.nodes]
         if self.committed < 0:
             actions.append(events.CreateInitialModel())
@@ -115,8 +116,9 @@ class TaskMachine(TaskMachineState):
             self._exclude_from_delivery(node, f"{state}: {report.reason}")
         elif state == "ready" and self._participants.rejoin(node) and self._delivery.started:
             return self._delivery.add(node, self.committed)
-        elif state in {"closing", None}:
-            # It has the final model; or it ended the task with it, or lost everything: there is nothing to wait for.
+        elif state == "closing" or (state is None and self.plan.resumes is None):
+            # It has the final model; or it ended the task with it, or lost everything: there is nothing to wait for. A
+            # node that does not know a run that continues another may not have begun with it yet.
             self._delivery.settle(node)
         return self._advance(now)
 
