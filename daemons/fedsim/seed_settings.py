@@ -37,7 +37,7 @@ def translate(given: dict[str, Any]) -> tuple[dict[str, Any], list[str], dict[st
             notes.append(SAVE_PATH_NOTE)
         elif ours in settings or (ours != name and ours in given):
             problems[name] = f"is given twice: {name} is another name of {ours}"
-        elif isinstance(value, bool) and name != "iid":  # pydantic would take true for 1
+        elif isinstance(value, bool) and name != "iid" and "." not in name:  # pydantic would take true for 1
             problems[ours] = "must not be true or false"
         elif name == "gpu":
             # The original's device number: which GPU is the node's affair.

@@ -6,19 +6,16 @@ is computed; once they are written, the file with this digest holds them, and da
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from fedsim.errors import BadInput
 from fedsim.messages import Count, Message, Name
 
-Arrays = Mapping[str, NDArray[np.float32]]
+Arrays = Mapping[str, NDArray[Any]]
+"""Arrays by name: float32, unless a transform has encoded them to be sent (see `fedsim.array_layout`)."""
 PARAMETERS = "parameters"
 """The array that every update contains: the model's parameters after training."""
 TRAIN_LOSS = "train_loss"
@@ -129,36 +126,3 @@ def of_chunk(updates: Sequence[Update]) -> Update:
         )
         .with_arrays({})
     )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The layout of named arrays in the flat float32 vector of an update's file: in the order of `shapes`."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-
-    @property
-    def size(self) -> int:
-        """Numbers in the flat vector."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    def flatten(self, arrays: Arrays) -> NDArray[np.float32]:
-        """The arrays in one vector; a single flat array is not copied.
-
-        Raises:
-            BadInput: the arrays are not those of the layout.
-        """
-        found = {name: array.shape for name, array in arrays.items()}
-        if found != dict(self.shapes):
-            raise BadInput(f"an update has the arrays {found}, but {dict(self.shapes)} are declared")
-        flat = [arrays[name].reshape(-1) for name in self.shapes]
-        return flat[0] if len(flat) == 1 else np.concatenate(flat)
-
-    def views(self, vector: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """The arrays in a flat vector of `size` numbers, without a copy."""
-        views, start = {}, 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            views[name] = vector[start:end].reshape(shape)
-            start = end
-        return views

@@ -20,6 +20,7 @@ import numpy as np
 from harness.measure import Options, bench_folder
 from harness.results import Row
 
+from fedsim.array_layout import Layout
 from fedsim.client import task as client_task
 from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
@@ -35,7 +36,7 @@ from fedsim.spool.files import FileId, Kind, Role, metadata_path
 from fedsim.spool.layout import Spool
 from fedsim.spool.npy import write_vector
 from fedsim.spool.updates import write_update
-from fedsim.update import Update
+from fedsim.update import PARAMETERS, Update
 from fedsim.wire.peer import Identity, Peer
 from fedsim.worker import jobs
 from fedsim.worker.forking import ForkServers
@@ -87,7 +88,8 @@ def assignment(chunks: int) -> Assignment:
 def train(folder: Path, chunk: int) -> jobs.Reply:
     """What a worker does for a chunk, and answers."""
     update = Update(base_round=1, chunk=chunk, num_examples=150, metrics={"train_loss": 0.5})
-    written = write_update(folder, update, np.zeros(10, np.float32))
+    update = update.with_arrays({PARAMETERS: np.zeros(10, np.float32)})
+    written = write_update(folder, update, Layout({PARAMETERS: (10,)}))
     return jobs.ChunkTrained(round=1, chunk=chunk, updates=(written,), seconds=0.1)
 
 

@@ -34,6 +34,7 @@ from transfer_support import (
     want_all,
 )
 
+from fedsim.array_layout import Layout
 from fedsim.config import Address
 from fedsim.errors import Refused, Unavailable
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Submission, Uplink
@@ -196,13 +197,13 @@ def test_an_update_of_a_node_that_takes_no_part_is_refused(tmp_path: Path) -> No
 
 def test_an_update_of_another_length_than_the_model_is_refused_and_disturbs_nothing_else(tmp_path: Path) -> None:
     with receiving(server_config(tmp_path)) as receiver:
-        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=11)
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, layout=Layout({"parameters": (11,)}))
         outcome = send_now(receiver, NODE, local_id(), vector_of(tmp_path))
         assert (outcome.status, outcome.code) == (Status.REFUSED, "bad_content")
-        assert "it has 10 parameters; the model has 11" in outcome.message
+        assert "it has 10 elements of float32; an update of this task has 11" in outcome.message
         assert receiver.counts()["refused_bad_content"] == 1
         assert files_in(receiver.spool.root) == []
-        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, num_parameters=10)
+        want(receiver.spool, TASK, {Kind.LOCALPARAM: ["node-1"]}, layout=Layout({"parameters": (10,)}))
         assert send_now(receiver, NODE, local_id(), vector_of(tmp_path)).delivered
 
 

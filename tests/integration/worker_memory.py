@@ -86,7 +86,7 @@ def main(folder: Path) -> None:
 
         def train(*clients: int) -> list[Update]:
             trained = train_chunk(trainer, strategy, len(clients), clients, 1, vector, Pipeline())
-            return [write_update(folder, update, layout.flatten(update.arrays)) for update in trained]
+            return [write_update(folder, update, layout) for update in trained]
 
         one, peaks["train_one"] = peak(lambda: train(0))
         many, peaks["train_many"] = peak(lambda: train(1, 2))

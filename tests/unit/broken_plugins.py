@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict, Field
 
+from fedsim.array_layout import ArrayType, Encoding, Layout
 from fedsim.data import DataSet
 from fedsim.data.table import Csv
 from fedsim.data.table_options import TextOptions
 from fedsim.errors import BadInput
+from fedsim.learning.block_array import BlockArray
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.models import Model
@@ -30,7 +32,6 @@ from fedsim.learning.strategies.fedavgm import FedAvgM
 from fedsim.learning.strategies.median import Median
 from fedsim.learning.transforms import Transform
 from fedsim.plugins import PluginOptions
-from fedsim.update import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -382,7 +383,7 @@ class LatestVelocity(Optimizer):
 
 
 class SendsMore(Transform):
-    def on_client(self, update: Any, received: Any) -> Any:  # noqa: ARG002
+    def on_client(self, update: Any, sending: Any) -> Any:  # noqa: ARG002
         return update.with_arrays({**update.arrays, "scale": np.ones(1, np.float32)})
 
 
@@ -392,21 +393,45 @@ class KeepsItsArray(SendsMore):
 
 
 class ScalesWhatArrived(Transform):
-    def on_server(self, update: Any) -> Any:
+    def on_server(self, update: Any, received: Any) -> Any:  # noqa: ARG002
         for array in update.arrays.values():
             np.multiply(array, 2, out=array)
         return update
 
 
 class ScalesInPlace(Transform):
-    def on_client(self, update: Any, received: Any) -> Any:  # noqa: ARG002
+    def on_client(self, update: Any, sending: Any) -> Any:  # noqa: ARG002
         for array in update.arrays.values():
             np.multiply(array, 2, out=array)
         return update
 
 
+class RoundsTheWhole(Transform):
+    def on_server(self, update: Any, received: Any) -> Any:  # noqa: ARG002
+        def read(start: int, stop: int) -> Any:
+            return np.full(stop - start, start, np.float32)
+
+        return update.with_arrays({name: BlockArray.of(len(array), read) for name, array in update.arrays.items()})
+
+
+class SendsOtherNumbers(Transform):
+    def layout(self, layout: Layout) -> Layout:
+        return Layout(layout.shapes, dict.fromkeys(layout.shapes, ArrayType(Encoding.INDEX, below=2)))
+
+
+class KeepsSecretly(Transform):
+    def on_client(self, update: Any, sending: Any) -> Any:  # noqa: ARG002
+        return update.with_client_state(update.arrays)
+
+
+class DrawsItsNoise(Transform):
+    def on_client(self, update: Any, sending: Any) -> Any:  # noqa: ARG002
+        noise = np.random.default_rng().normal(size=1).astype(np.float32)
+        return update.with_arrays({name: array + noise for name, array in update.arrays.items()})
+
+
 class Explodes(Transform):
-    def on_server(self, update: Any) -> Any:
+    def on_server(self, update: Any, received: Any) -> Any:  # noqa: ARG002
         return update.with_arrays({name: array * np.float32(np.inf) for name, array in update.arrays.items()})
 
 

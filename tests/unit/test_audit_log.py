@@ -16,6 +16,7 @@ import pytest
 from presence import fill, small_disk
 from test_task_machine_more import assignment
 
+from fedsim.array_layout import Layout
 from fedsim.client.audit_log import AuditLog, OfferedFile, OwnerDecision, audit_line
 from fedsim.client.context import NodeContext
 from fedsim.client.task import NodeTask
@@ -29,7 +30,7 @@ from fedsim.spool.hash_chain import ChainReader, HashChain
 from fedsim.spool.layout import Spool
 from fedsim.spool.updates import write_update
 from fedsim.state_machines.node_events import SendUpdates
-from fedsim.update import Update
+from fedsim.update import PARAMETERS, Update
 from fedsim.wire.peer import Identity, Peer
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker.forking import ForkServers
@@ -232,7 +233,8 @@ def context(tmp_path: Path, path: Path) -> Iterator[NodeContext]:
 def test_a_file_has_its_line_on_disk_before_it_is_offered(context: NodeContext) -> None:
     task = assignment()
     folder = context.spool.folder(Kind.LOCALPARAM) / task.task
-    write_update(folder, Update(base_round=1, chunk=0, num_examples=150), np.zeros(10, np.float32))
+    update = Update(base_round=1, chunk=0, num_examples=150).with_arrays({PARAMETERS: np.zeros(10, np.float32)})
+    write_update(folder, update, Layout({PARAMETERS: (10,)}))
     running = NodeTask(task, context)
     running._updates = running._read().updates
     running.in_turn(lambda: [SendUpdates(1, 0)])

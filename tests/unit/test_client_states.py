@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from fedsim.array_layout import Layout
 from fedsim.config import DataSetConfig
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import split_received
@@ -27,7 +28,7 @@ from fedsim.spool.client_states import ENDED, StatesOnDisk, keep_states, settle_
 from fedsim.spool.layout import BROADCAST_FILE
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
-from fedsim.update import PARAMETERS, Layout, Update
+from fedsim.update import PARAMETERS, Update
 from fedsim.worker import jobs
 from fedsim.worker.node_jobs import NodeJobs
 from fedsim.worker.server_jobs import ServerJobs
@@ -120,11 +121,15 @@ def _state(value: float) -> dict[str, np.ndarray]:
     return {"control": np.full(4, value, np.float32)}
 
 
+def _write(folder: Path, update: Update) -> None:
+    write_update(folder, update.with_arrays({PARAMETERS: np.ones(2, np.float32)}), Layout({PARAMETERS: (2,)}))
+
+
 def _trained(folder: Path, number: int, value: float, *, client: int | None = None) -> None:
     """Client 7 trains in chunk 1 of a round, as a worker does it: state, update, adoption."""
     states = StatesOnDisk(folder, LAYOUT, number, 1)
     states.write(7, _state(value))
-    write_update(folder, Update(base_round=number, chunk=1, client=client, num_examples=3), np.ones(2, np.float32))
+    _write(folder, Update(base_round=number, chunk=1, client=client, num_examples=3))
     states.adopt([7])
 
 
@@ -164,7 +169,7 @@ def test_a_state_counts_after_a_crash_exactly_if_its_update_was_written(tmp_path
     assert not list(tmp_path.glob("clients/new/*"))
     states.write(7, _state(20))
     update = Update(base_round=2, chunk=1, client=client, num_examples=3)
-    write_update(tmp_path, update, np.ones(2, np.float32))
+    _write(tmp_path, update)
     settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 20
     assert _read(tmp_path, 2) == 10
@@ -174,7 +179,7 @@ def test_an_update_of_another_chunk_or_client_adopts_nothing(tmp_path: Path) -> 
     StatesOnDisk(tmp_path, LAYOUT, 2, 1).write(7, _state(20))
     for chunk, client in ((2, None), (1, 8)):
         update = Update(base_round=2, chunk=chunk, client=client, num_examples=3)
-        write_update(tmp_path, update, np.ones(2, np.float32))
+        _write(tmp_path, update)
     settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 0
 

@@ -63,8 +63,14 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "tasks_train_reproducibly": (broken.DrawsAnyhow,),
     },
     plugins.TRANSFORMS: {
-        "uploads_have_the_declared_layout": (broken.SendsMore,),
-        "the_server_gets_the_strategys_arrays": (broken.KeepsItsArray, broken.ScalesWhatArrived),
+        "uploads_have_the_declared_layout": (broken.SendsMore, broken.SendsOtherNumbers),
+        "senders_keep_what_is_declared": (broken.KeepsSecretly,),
+        "equal_inputs_give_equal_uploads": (broken.DrawsItsNoise,),
+        "the_server_gets_the_strategys_arrays": (
+            broken.KeepsItsArray,
+            broken.ScalesWhatArrived,
+            broken.RoundsTheWhole,
+        ),
         "changes_only_what_it_returns": (broken.ScalesInPlace,),
         "tasks_train": (broken.Explodes,),
     },

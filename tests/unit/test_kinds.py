@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fedsim.array_layout import Layout
 from fedsim.config import ReceiverConfig
 from fedsim.errors import Refused
 from fedsim.receiver.service import Receiver
@@ -55,7 +56,7 @@ def send(name, identity, number):
 node = Identity("node-1", Role.CLIENT)
 want(receiver.spool, task, {Kind.LOCALPARAM: None})
 assert send("good.npy", node, 1) == "not_wanted"
-want(receiver.spool, task, {Kind.STATISTICS: ["node-1"]}, num_parameters=4)
+want(receiver.spool, task, {Kind.STATISTICS: ["node-1"]}, layout=Layout({"statistics": (4,)}))
 assert send("good.npy", node, 1) is True
 assert send("good.npy", node, 2) is True
 assert send("bad.npy", node, 3) == "bad_content"

@@ -12,20 +12,21 @@ import pytest
 from pydantic import Field
 
 from fedsim import plugins
+from fedsim.array_layout import Layout
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
-from fedsim.learning.transforms import Pipeline, Stage, Transform, Visible, compatibility, make_pipeline
+from fedsim.learning.transforms import Pipeline, Sending, Stage, Transform, Visible, compatibility, make_pipeline
 from fedsim.learning.transforms.identity import IdentityTransform
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.plugins import PluginOptions
 from fedsim.settings import SettingsError, TaskSettings, parse_settings
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import update_path
-from fedsim.update import PARAMETERS, Layout, Update
+from fedsim.update import PARAMETERS, Update
 from fedsim.worker import jobs
 from fedsim.worker.node_jobs import NodeJobs
 from fedsim.worker.server_jobs import ServerJobs
@@ -46,12 +47,12 @@ class Scaled(Transform):
 
     options: Options
 
-    def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
+    def on_client(self, update: Update, sending: Sending) -> Update:  # noqa: ARG002
         factor = np.float32(self.options.factor)
         part = update.arrays[PARAMETERS] / factor
         return update.with_arrays({PARAMETERS: part, "scale": np.full(1, factor, np.float32)})
 
-    def on_server(self, update: Update) -> Update:
+    def on_server(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
         return update.with_arrays({PARAMETERS: update.arrays[PARAMETERS] * update.arrays["scale"][0]})
 
     def layout(self, layout: Layout) -> Layout:
@@ -72,11 +73,11 @@ class Recorded(Transform):
     def __init__(self, name: str, told: Callable[[str], None]) -> None:
         self.name, self.told = name, told
 
-    def on_client(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
+    def on_client(self, update: Update, sending: Sending) -> Update:  # noqa: ARG002
         self.told(f"{self.name} client {update.client}")
         return update
 
-    def on_server(self, update: Update) -> Update:
+    def on_server(self, update: Update, received: FloatArray) -> Update:  # noqa: ARG002
         self.told(f"{self.name} server {update.client}")
         return update
 
@@ -193,7 +194,7 @@ def test_a_pipeline_that_cannot_work_is_refused_with_the_reason() -> None:
         assert make().visible == Visible.VALUES
         with pytest.raises(BadInput, match="median and mask cannot be combined: the strategy needs each client's upd"):
             make("mask", strategy="median")
-        with pytest.raises(BadInput, match=r"unknown transform 'clip' \(available: identity, mask\)"):
+        with pytest.raises(BadInput, match=r"unknown transform 'clip' \(available: bfloat16, .*identity, .*mask"):
             make("clip")
 
 
@@ -214,7 +215,7 @@ def test_the_settings_list_transforms_with_their_options() -> None:
 @pytest.mark.parametrize(
     ("given", "field", "problem"),
     [
-        ({"transforms": "identity, clip"}, "transforms", "unknown transform 'clip' (available: identity)"),
+        ({"transforms": "identity, clip"}, "transforms", "unknown transform 'clip' (available: bfloat16, "),
         ({"transforms": "identity,identity"}, "transforms", "names one twice"),
         ({"transforms": "-x"}, "transforms", "must be a name of at most 64 letters"),
         ({"transforms_options": {"clip": {"norm": 1}}}, "transforms_options.clip", "clip is not one of the transforms"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.messages import read_message
 from fedsim.server.task_jobs import received_update
@@ -14,7 +15,7 @@ from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Arrived, Metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
-from fedsim.update import Layout, Update, mean_metric
+from fedsim.update import PARAMETERS, Update, mean_metric
 
 
 def update(chunk: int = 0, client: int | None = None, *, base_round: int = 1, loss: float = 0.5) -> Update:
@@ -22,7 +23,8 @@ def update(chunk: int = 0, client: int | None = None, *, base_round: int = 1, lo
 
 
 def written(folder: Path, *updates: Update) -> list[Update]:
-    return [write_update(folder, one, np.arange(10, dtype=np.float32)) for one in updates]
+    arrays = {PARAMETERS: np.arange(10, dtype=np.float32)}
+    return [write_update(folder, one.with_arrays(arrays), Layout({PARAMETERS: (10,)})) for one in updates]
 
 
 def test_a_written_update_names_its_file_by_digest_and_size_and_holds_its_arrays_no_longer(tmp_path: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_file_holds_the_declared_arrays_one_after_another(tmp_path: Path) -> N
     arrays = {"control": np.ones((2, 3), np.float32), "parameters": np.arange(4, dtype=np.float32)}
     vector = layout.flatten(arrays)
     assert vector.tolist() == [0, 1, 2, 3, 1, 1, 1, 1, 1, 1]
-    write_update(tmp_path, update(), vector)
+    write_update(tmp_path, update().with_arrays(arrays), layout)
     views = layout.views(open_vector(update_path(tmp_path, update()), layout.size))
     assert list(views) == ["parameters", "control"]
     assert all(np.array_equal(views[name], arrays[name]) for name in arrays)

@@ -9,8 +9,10 @@ from fedsim.client.context import NodeContext
 from fedsim.client.guards import guard_orders, query_digest
 from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
+from fedsim.learning.cohort import slots
 from fedsim.learning.common_scale import Scale, fitted
 from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
 from fedsim.log import get_logger
 from fedsim.memory import installed_memory
 from fedsim.messages import Assignment, Broadcast, Chunk, read_message
@@ -70,9 +72,11 @@ class NodeTaskJobs:
 
     @property
     def _clients_keep_state(self) -> bool:
-        """Whether the strategy's clients keep a state from round to round."""
+        """Whether the strategy's clients, or the transforms' senders, keep a state from round to round."""
+        settings = self._assignment.settings
         try:
-            return bool(make_strategy(self._assignment.settings).client_state)
+            strategy = make_strategy(settings)
+            return bool(strategy.client_state) or make_pipeline(settings, strategy).keeps_state(strategy)
         except ValueError:  # its plug-in is not installed: then nothing was trained here
             return False
 
@@ -97,6 +101,7 @@ class NodeTaskJobs:
             round=number,
             chunk=chunk.id,
             clients=chunk.clients,
+            slot=self._slot(number, chunk),
             model=model,
             digest=digest,
             out=self.updates,
@@ -165,11 +170,21 @@ class NodeTaskJobs:
         schema = self._assignment.data_schema
         if schema is None or schema.scaling != COMMON:
             return ()
-        path = self._global(number)
-        scale = read_message(Broadcast, read_metadata(path).meta, f"metadata of {path.name}").scale
+        scale = self._broadcast(number).scale
         if len(scale) != len(schema.features):
-            raise BadInput(f"{path.name} has the scaling of {len(scale)} columns, the task has {len(schema.features)}")
+            name = self._global(number).name
+            raise BadInput(f"{name} has the scaling of {len(scale)} columns, the task has {len(schema.features)}")
         return scale
+
+    def _slot(self, number: int, chunk: Chunk) -> int:
+        """The chunk's slot, as `cut_chunks` gives it: the round's chunks are listed in their order."""
+        chunks = sorted(each.id for each in self._broadcast(number).chunks)
+        return slots(self._assignment.first_client, len(chunks))[chunks.index(chunk.id)]
+
+    def _broadcast(self, number: int) -> Broadcast:
+        """The metadata of `globalparam` `number`."""
+        path = self._global(number)
+        return read_message(Broadcast, read_metadata(path).meta, f"metadata of {path.name}")
 
     def _global(self, number: int) -> Path:
         return self._context.spool.path(FileId(kind=Kind.GLOBALPARAM, task=self._assignment.task, round=number), "")

@@ -96,7 +96,7 @@ class SpoolInbox:
         destination = self._destination(sender, header)
 
         def check(path: Path) -> None:
-            check_contents(path, header.id, sender, self._role, allowlist.num_parameters)
+            check_contents(path, header.id, sender, self._role, allowlist.layout)
             if header.id.kind is Kind.HELLO:
                 self._same_name.check(path, destination.final)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.messages import Message, read_message
 from fedsim.spool.files import FileId, Role
 from fedsim.spool.kinds import KINDS, ArrayBody, Body, JsonBody, ParametersBody
 from fedsim.spool.npy import FLOAT32, check_finite, open_array, open_vector
+from fedsim.spool.updates import check_update
 from fedsim.wire import Identity
 
 
-def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role, num_parameters: int | None) -> None:
+def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role, layout: Layout | None) -> None:
     """Check that the file at `path` has the body that its kind demands.
 
     Args:
@@ -21,7 +23,7 @@ def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role
         file_id: what it was offered as.
         sender: as proved by the connection.
         receiver: the role of this host; a server and a node receive different `initparam`.
-        num_parameters: of the task's model, if known.
+        layout: of the parameters that the task expects, if known.
 
     Raises:
         BadInput: the content is wrong; the message says why.
@@ -30,7 +32,10 @@ def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role
         case JsonBody(model):
             _check_subject(read_message(model, path.read_bytes(), "it"), file_id, sender.name)
         case ParametersBody():
-            check_finite(open_vector(path, num_parameters))
+            if layout is None:
+                check_finite(open_vector(path))
+            else:
+                check_update(path, layout)
         case ArrayBody(dtype, dimensions):
             array = open_array(path, dtype, dimensions)
             if dtype == FLOAT32:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from blake3 import blake3
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
-from fedsim.update import PARAMETERS, Layout, Update
+from fedsim.update import PARAMETERS, Update
 
 BLOCK = 2**16
 """Parameters in a block where updates are summed one after another: 512 KiB of float64, which stays in the cache."""

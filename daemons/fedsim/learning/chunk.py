@@ -6,11 +6,13 @@ Besides the arrays of one update, a mean needs one float64 accumulator; everythi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
 
+from fedsim.learning.aggregate import uplink_layout
 from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.engines import ClientTrainer, MeanTrainer, no_state
 from fedsim.learning.examples import BLOCK, FloatArray
@@ -20,7 +22,7 @@ from fedsim.update import Arrays, Update, of_chunk
 
 
 class ClientStates(Protocol):
-    """What the clients of a node keep from round to round, for one chunk of a round."""
+    """What the clients of a node, or other owners with a number, keep from round to round, for one chunk of a round."""
 
     def read(self, client: int) -> Arrays:
         """A client's state after its newest round before this one: float32 [P] each, zeros if there is none."""
@@ -29,7 +31,26 @@ class ClientStates(Protocol):
         """Keep a client's state after this round."""
 
 
-def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int) -> int:
+def senders_of(chunk: ChunkPlan, strategy: Strategy) -> tuple[int, ...]:
+    """Under which numbers what is sent for a chunk is known from round to round: its clients', or its slot."""
+    return chunk.clients if strategy.uplink == Uplink.EACH_CLIENT else (chunk.slot,)
+
+
+@dataclass(frozen=True)
+class ChunkStates:
+    """What is kept from round to round of a chunk.
+
+    Attributes:
+        clients: of the strategy's clients, by the client; None if they keep nothing.
+        senders: of the pipeline's senders, by the client whose update is sent, or by the chunk's slot if it is a sum;
+            None if they keep nothing.
+    """
+
+    clients: ClientStates | None = None
+    senders: ClientStates | None = None
+
+
+def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int, pipeline: Pipeline) -> int:
     """The memory of a worker that trains a chunk, beyond what it needs without a model; activations are not counted.
 
     It holds the parameters, their gradients, what the strategy sends and keeps besides, and the sum of `SUM`. The
@@ -39,10 +60,15 @@ def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int) ->
         num_parameters: of the model.
         strategy: of the task.
         num_clients: that the node holds; a chunk of a single one needs no sum.
+        pipeline: of the task: what its transforms send and keep besides.
     """
+    sent = uplink_layout(strategy, num_parameters)
+    encoded = pipeline.layout(sent).num_bytes if pipeline.transforms else 0
+    kept = pipeline.kept_layout(sent).num_bytes
     arrays = 2 + len(strategy.uplink_arrays) - 1 + len(strategy.client_state)
     sums = len(strategy.uplink_arrays) if strategy.uplink == Uplink.SUM and num_clients > 1 else 0
-    return num_parameters * (arrays * np.dtype(np.float32).itemsize + sums * np.dtype(np.float64).itemsize)
+    trained = num_parameters * (arrays * np.dtype(np.float32).itemsize + sums * np.dtype(np.float64).itemsize)
+    return trained + encoded + kept
 
 
 class MeanArray:
@@ -102,19 +128,20 @@ def train_chunk(
     pipeline: Pipeline,
     *,
     downlink: Arrays = MappingProxyType({}),
-    states: ClientStates | None = None,
+    states: ChunkStates = ChunkStates(),
+    slot: int = 0,
 ) -> Iterator[Update]:
     """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those.
 
-    The arrays of an update are valid until the next one is requested. The state of a client is written before its
-    update is yielded; one client's is in memory at a time.
+    The arrays of an update are valid until the next one is requested. What a client or a sender keeps is written before
+    its update is yielded; one client's is in memory at a time. `slot` is the chunk's (`ChunkPlan`).
     """
 
     def trained() -> Iterator[Update]:
-        state_of = no_state if states is None else states.read
+        state_of = no_state if states.clients is None else states.clients.read
         for update in trainer.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
-            if states is not None and update.client is not None:
-                states.write(update.client, update.client_state)
+            if states.clients is not None and update.client is not None:
+                states.clients.write(update.client, update.client_state)
             sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
             yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
 
@@ -129,7 +156,12 @@ def train_chunk(
     else:
         uploads = iter([mean_update(trained(), strategy)])
     for upload in uploads:
-        yield pipeline.on_client(Stage.UPLOAD, upload, global_vector)
+        sender = slot if upload.client is None else upload.client
+        kept = {} if states.senders is None else states.senders.read(sender)
+        sent = pipeline.on_client(Stage.UPLOAD, upload, global_vector, kept)
+        if states.senders is not None:
+            states.senders.write(sender, sent.client_state)
+        yield sent.with_client_state({})
 
 
 class ChunkTrainer:
@@ -140,9 +172,9 @@ class ChunkTrainer:
         self._trainers, self._strategy, self._pipeline = trainers, strategy, pipeline
 
     def train(
-        self, chunk: ChunkPlan, round_number: int, vector: FloatArray, downlink: Arrays, states: ClientStates | None
+        self, chunk: ChunkPlan, round_number: int, vector: FloatArray, downlink: Arrays, states: ChunkStates
     ) -> Iterator[Update]:
-        """See `train_chunk`; `states` are not used by a strategy whose clients keep none."""
+        """See `train_chunk`."""
         return train_chunk(
             self._trainers[chunk.node if len(self._trainers) > 1 else 0],
             self._strategy,
@@ -152,5 +184,6 @@ class ChunkTrainer:
             vector,
             self._pipeline,
             downlink=downlink,
-            states=states if self._strategy.client_state else None,
+            states=states,
+            slot=chunk.slot,
         )

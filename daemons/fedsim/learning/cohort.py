@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Some of the cohort's clients on one node. `id` counts from 0 over all nodes, `node` is the placement's index."""
+    """Some of the cohort's clients on one node. `id` counts from 0 over all nodes, `node` is the placement's index.
+
+    `slot` is what the node's n-th chunk of every round has in common, whoever its clients are: see `slots`.
+    """
 
     id: int
     node: int
     clients: tuple[int, ...]
+    slot: int = field(default=0, compare=False)
+
+
+def slots(first_client: int, count: int) -> range:
+    """The slots of a node's `count` chunks in a round.
+
+    They count from the node's first client, so that they differ between nodes: no node has more chunks than clients.
+    """
+    return range(first_client, first_client + count)
 
 
 def cut_chunks(
@@ -39,8 +51,8 @@ def cut_chunks(
         here = cohort[bisect_left(cohort, first_client) : bisect_left(cohort, first_client + num_clients)]
         count = -(-len(here) // chunk_clients)
         bounds = [len(here) * number // count for number in range(count + 1)] if count else [0]
-        for start, end in pairwise(bounds):
-            chunks.append(ChunkPlan(len(chunks), node, tuple(here[start:end])))
+        for slot, (start, end) in zip(slots(first_client, count), pairwise(bounds), strict=True):
+            chunks.append(ChunkPlan(len(chunks), node, tuple(here[start:end]), slot))
     placed = sum(len(chunk.clients) for chunk in chunks)
     if placed != len(cohort):
         raise ValueError(f"the placement holds {placed} of the cohort's {len(cohort)} clients; it must hold each once")

@@ -11,33 +11,34 @@ import json
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Self
 
 import numpy as np
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput, FedsimError
 from fedsim.learning.aggregate import client_layout, downlink_layout, split_received, uplink_layout
-from fedsim.learning.chunk import ChunkTrainer, ClientStates
+from fedsim.learning.chunk import ChunkStates, ChunkTrainer, senders_of
 from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.engines import ClientTrainer
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline
-from fedsim.update import PARAMETERS, Arrays, Layout, Update
+from fedsim.update import PARAMETERS, Arrays, Update
 
 DIED = "a process of the simulation has died: this machine's memory may not suffice for so many workers"
 
 
 @dataclass
 class _StatesOfChunk:
-    """The states of a chunk's clients in the process that trains it; see `ClientStates`."""
+    """The states of a chunk's clients or senders in the process that trains it; see `ClientStates`."""
 
+    layout: Layout
     states: dict[int, Arrays]
     written: dict[int, Arrays] = field(default_factory=dict)
-    layout: Layout = field(default_factory=lambda: Layout({}))
 
     def read(self, client: int) -> Arrays:
         """See `ClientStates`."""
@@ -71,6 +72,7 @@ class ForkedTrainers:
         self._strategy, self._pipeline, self._make_trainers = strategy, pipeline, make_trainers
         self._trainer: ChunkTrainer | None = None  # of a child, from its first chunk on
         self._states = client_layout(strategy, size)
+        self._kept = pipeline.kept_layout(uplink_layout(strategy, size))
         self._update = pipeline.layout(uplink_layout(strategy, size))
         received = downlink_layout(strategy, size)
         context = multiprocessing.get_context("fork")
@@ -103,7 +105,7 @@ class ForkedTrainers:
         round_number: int,
         vector: FloatArray,
         downlink: Arrays,
-        states: ClientStates,
+        states: ChunkStates,
     ) -> list[Update]:
         """The updates of all chunks, in canonical order; see `train_chunk`.
 
@@ -128,17 +130,24 @@ class ForkedTrainers:
                 idle.append(pipe)
         return [update for chunk in chunks for update in done[chunk.id]]
 
-    def _ask(self, pipe: Connection, chunk: ChunkPlan, round_number: int, states: ClientStates) -> None:
+    def _owners(self, chunk: ChunkPlan) -> tuple[tuple[Layout, tuple[int, ...]], tuple[Layout, tuple[int, ...]]]:
+        """Of which clients and of which senders states are exchanged, with their layouts."""
+        clients = chunk.clients if self._states.shapes else ()
+        return (self._states, clients), (self._kept, senders_of(chunk, self._strategy) if self._kept.shapes else ())
+
+    def _ask(self, pipe: Connection, chunk: ChunkPlan, round_number: int, states: ChunkStates) -> None:
         """Hand a chunk to an idle process."""
-        question = {"round": round_number, "chunk": chunk.id, "node": chunk.node, "clients": chunk.clients}
+        question = {"round": round_number, **asdict(chunk)}
         try:
             pipe.send_bytes(json.dumps(question).encode())
-            for client in chunk.clients if self._strategy.client_state else ():
-                pipe.send_bytes(self._states.flatten(states.read(client)).view(np.uint8).data)
+            for held, (layout, owners) in zip((states.clients, states.senders), self._owners(chunk), strict=True):
+                if held is not None:
+                    for owner in owners:
+                        pipe.send_bytes(layout.flatten(held.read(owner)).view(np.uint8).data)
         except BrokenPipeError as error:
             raise BadInput(DIED) from error
 
-    def _answer(self, pipe: Connection, states: ClientStates) -> list[Update]:
+    def _answer(self, pipe: Connection, states: ChunkStates) -> list[Update]:
         try:
             answer = json.loads(pipe.recv_bytes())
             if "diverged" in answer:
@@ -146,14 +155,17 @@ class ForkedTrainers:
             if "problem" in answer:
                 raise BadInput(answer["problem"])
             updates = [self._receive(pipe, Update.model_validate(each)) for each in answer["updates"]]
-            for client in answer["states"]:
-                states.write(client, self._states.views(np.frombuffer(pipe.recv_bytes(), np.float32)))
+            kept = (states.clients, self._states), (states.senders, self._kept)
+            for (held, layout), owners in zip(kept, answer["states"], strict=True):
+                if held is not None:
+                    for owner in owners:
+                        held.write(owner, layout.views(np.frombuffer(pipe.recv_bytes(), np.float32)))
         except (EOFError, ConnectionResetError) as error:
             raise BadInput(DIED) from error
         return updates
 
     def _receive(self, pipe: Connection, update: Update) -> Update:
-        vector = np.empty(self._update.size, np.float32)
+        vector = np.empty(self._update.size, self._update.dtype)
         pipe.recv_bytes_into(vector.view(np.uint8).data)
         return update.with_arrays(self._update.views(vector))
 
@@ -165,34 +177,34 @@ class ForkedTrainers:
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the simulation has ended
             while True:
                 asked = json.loads(pipe.recv_bytes())
-                chunk = ChunkPlan(asked["chunk"], asked["node"], tuple(asked["clients"]))
-                states = self._read_states(pipe, chunk.clients)
+                number = asked.pop("round")
+                chunk = ChunkPlan(**{**asked, "clients": tuple(asked["clients"])})
+                clients, senders = (self._read_states(pipe, *each) for each in self._owners(chunk))
+                states = ChunkStates(clients if self._states.shapes else None, senders if self._kept.shapes else None)
                 try:
-                    self._send(pipe, self._train(chunk, asked["round"], states), states)
+                    self._send(pipe, self._train(chunk, number, states), clients, senders)
                 except Diverged as error:
                     pipe.send_bytes(json.dumps({"diverged": [error.round_number, error.client]}).encode())
                 except FedsimError as error:
                     pipe.send_bytes(json.dumps({"problem": str(error)}).encode())
 
-    def _train(self, chunk: ChunkPlan, round_number: int, states: _StatesOfChunk | None) -> Iterator[Update]:
+    def _train(self, chunk: ChunkPlan, round_number: int, states: ChunkStates) -> Iterator[Update]:
         if self._trainer is None:
             self._trainer = ChunkTrainer(self._make_trainers(), self._strategy, self._pipeline)
         vector, downlink = split_received(self._strategy, self._shared)
         return self._trainer.train(chunk, round_number, vector, downlink, states)
 
-    def _read_states(self, pipe: Connection, clients: Sequence[int]) -> _StatesOfChunk | None:
-        if not self._strategy.client_state:
-            return None
-        read = {client: np.frombuffer(pipe.recv_bytes(), np.float32) for client in clients}
-        states: dict[int, Arrays] = {client: self._states.views(vector) for client, vector in read.items()}
-        return _StatesOfChunk(states, layout=self._states)
+    def _read_states(self, pipe: Connection, layout: Layout, owners: Sequence[int]) -> _StatesOfChunk:
+        read = {owner: np.frombuffer(pipe.recv_bytes(), np.float32) for owner in owners}
+        return _StatesOfChunk(layout, {owner: layout.views(vector) for owner, vector in read.items()})
 
-    def _send(self, pipe: Connection, updates: Iterator[Update], states: _StatesOfChunk | None) -> None:
+    def _send(self, pipe: Connection, updates: Iterator[Update], *states: _StatesOfChunk) -> None:
         trained = [(update, self._update.flatten(update.arrays).copy()) for update in updates]
-        kept = {} if states is None else states.written
         described = [update.model_dump(mode="json") for update, _ in trained]
-        pipe.send_bytes(json.dumps({"updates": described, "states": list(kept)}).encode())
+        written = [list(each.written) for each in states]
+        pipe.send_bytes(json.dumps({"updates": described, "states": written}).encode())
         for _, vector in trained:
             pipe.send_bytes(vector.view(np.uint8).data)
-        for state in kept.values():
-            pipe.send_bytes(self._states.flatten(state).view(np.uint8).data)
+        for each in states:
+            for state in each.written.values():
+                pipe.send_bytes(each.layout.flatten(state).view(np.uint8).data)

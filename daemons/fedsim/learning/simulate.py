@@ -13,9 +13,17 @@ from typing import Self
 import numpy as np
 from torch import nn
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import aggregate, client_layout, further_arrays, initial_state, model_digest
-from fedsim.learning.chunk import ChunkTrainer, ClientStates
+from fedsim.learning.aggregate import (
+    aggregate,
+    client_layout,
+    further_arrays,
+    initial_state,
+    model_digest,
+    uplink_layout,
+)
+from fedsim.learning.chunk import ChunkStates, ChunkTrainer
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
@@ -37,7 +45,7 @@ from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.strategies import StepContext, Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Layout, Update, mean_metric
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
 
 
 @dataclass(frozen=True)
@@ -55,12 +63,13 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """The model after the last round, float32 [P], the state of server and clients, and the rounds from 0 on."""
+    """The model after the last round, float32 [P], the rounds from 0 on, and what server, clients and senders keep."""
 
     vector: FloatArray
     state: dict[str, FloatArray]
     rounds: list[RoundResult] = field(repr=False)
     client_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
+    sender_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
@@ -87,7 +96,7 @@ class _InProcess:
         round_number: int,
         vector: FloatArray,
         downlink: Arrays,
-        states: ClientStates,
+        states: ChunkStates,
     ) -> list[Update]:
         """See `ForkedTrainers`."""
         return [
@@ -98,7 +107,7 @@ class _InProcess:
 
 
 class StatesInMemory:
-    """The states of a task's clients, in memory; see `ClientStates`. A client is part of one chunk of a round."""
+    """The states of a task's clients or senders, in memory; see `ClientStates`. Each is part of one chunk a round."""
 
     def __init__(self, layout: Layout, states: Mapping[int, Arrays]) -> None:
         self.states = dict(states)
@@ -179,7 +188,7 @@ def simulate(
         model=model,
     )
     partitioner, rule = components.partitioner, components.strategy
-    pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms)
+    pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
     placement = _placed(placement, settings, partitioner, len(nodes))
     model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
     chosen_engine = engine() if isinstance(engine, type) else engine
@@ -230,17 +239,17 @@ def simulate(
             vector = initial_vector(model_spec, settings.seed, components.model)
             state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
-        absent = _absent(rule, missing or {})
-        states = StatesInMemory(client_layout(rule, len(vector)), resume.client_states if resume else {})
+        absent = _absent(rule, pipeline, missing or {})
+        kept = _kept(rule, pipeline, len(vector), resume)
         for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
             # 1. Who trains, where, in which pieces.
             cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
             chunks = cut_chunks(cohort, placement, chunk_clients or -(-len(cohort) // workers))
             # 2. Each chunk trains from the same global model.
             here = absent.get(round_number, frozenset())
-            downlink = {name: state[name] for name in rule.downlink_arrays}
-            trained = trainers.train(_answered(rule, chunks, here), round_number, vector, downlink, states)
-            updates = [pipeline.on_server(update) for update in trained if update.client not in here]
+            asked, downlink = _answered(rule, chunks, here), {name: state[name] for name in rule.downlink_arrays}
+            trained = trainers.train(asked, round_number, vector, downlink, ChunkStates(*kept))
+            updates = [pipeline.on_server(update, vector) for update in trained if update.client not in here]
             if not updates:
                 raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
             # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
@@ -265,7 +274,7 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-    return SimulationResult(vector, state, rounds, states.states)
+    return SimulationResult(vector, state, rounds, *({} if held is None else held.states for held in kept))
 
 
 def _placed(
@@ -282,14 +291,26 @@ def _placed(
     return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
 
 
+def _kept(
+    rule: Strategy, pipeline: Pipeline, size: int, resume: SimulationResult | None
+) -> tuple[StatesInMemory | None, StatesInMemory | None]:
+    """What clients and senders keep; None where they keep nothing."""
+    clients, senders = client_layout(rule, size), pipeline.kept_layout(uplink_layout(rule, size))
+    return (
+        StatesInMemory(clients, resume.client_states if resume else {}) if clients.shapes else None,
+        StatesInMemory(senders, resume.sender_states if resume else {}) if senders.shapes else None,
+    )
+
+
 def _absent(
-    rule: Strategy, missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]]
+    rule: Strategy, pipeline: Pipeline, missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]]
 ) -> dict[int, frozenset[int]]:
     """The missing clients by round, whose numbers are text in JSON."""
     absent = {int(number): frozenset(clients) for number, clients in missing.items() if clients}
-    if absent and rule.client_state:
+    if absent and (rule.client_state or pipeline.keeps_state(rule)):
+        keeper = "strategy whose clients keep" if rule.client_state else "transform whose senders keep"
         raise BadInput(
-            "a run that lost clients cannot be replayed with a strategy whose clients keep state: "
+            f"a run that lost clients cannot be replayed with a {keeper} state: "
             "no record says what state the missing clients kept"
         )
     return absent

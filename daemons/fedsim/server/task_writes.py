@@ -127,13 +127,13 @@ class TaskWrites:
         if plan.testset_from is not None:
             kinds[Kind.TESTSET] = (plan.testset_from,)
         committed = self._folder.committed()
-        length = None
+        layout = None
         if committed:
             size = len(open_vector(self._folder.model(committed[-1])))
             strategy = make_strategy(plan.settings)
             pipeline = make_pipeline(plan.settings, strategy)
-            length = pipeline.layout(uplink_layout(strategy, size)).size
-        want(self._context.spool, plan.task, kinds, num_parameters=length)
+            layout = pipeline.layout(uplink_layout(strategy, size))
+        want(self._context.spool, plan.task, kinds, layout=layout)
 
     def _restored(self) -> Restored:
         kept = self._folder.committed()

@@ -1,6 +1,6 @@
 """The files that a daemon expects: its receiver accepts the kinds that are sent on demand only while they are listed.
 
-wanted/<uid>.json    who may send which kind, and how many parameters the task's model has
+wanted/<uid>.json    who may send which kind, and the layout of an update's file
 
 Written before the first request, again whenever the task is resumed, and removed with the task (`clear_task`).
 """
@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping
 
 from pydantic import BaseModel, ValidationError
 
+from fedsim.array_layout import Layout
 from fedsim.errors import Refused
 from fedsim.problems import problems_text
 from fedsim.spool.durable import write_bytes
@@ -23,15 +24,15 @@ class Allowlist(BaseModel):
     """What is expected of a task. `senders`: None means every peer whose role may send the kind."""
 
     senders: dict[Kind, tuple[NodeName, ...] | None] = {}
-    num_parameters: int | None = None
+    layout: Layout | None = None
 
 
 def want(
-    spool: Spool, task: str, senders: Mapping[Kind, Collection[str] | None], *, num_parameters: int | None = None
+    spool: Spool, task: str, senders: Mapping[Kind, Collection[str] | None], *, layout: Layout | None = None
 ) -> None:
-    """Durably record which kinds of a task are expected from which senders (None: all) and how long parameters are."""
+    """Durably record which kinds of a task are expected from which senders (None: all), and the layout of updates."""
     chosen = {kind: None if names is None else tuple(sorted(names)) for kind, names in senders.items()}
-    allowlist = Allowlist(senders=chosen, num_parameters=num_parameters)
+    allowlist = Allowlist(senders=chosen, layout=layout)
     write_bytes(spool.wanted(task), allowlist.model_dump_json().encode())
 
 

@@ -1,9 +1,11 @@
-"""What clients keep from round to round, as files of the task on their node.
+"""What clients and senders keep from round to round, as files of the task on their node.
 
 localparam/<uid>/clients/client-000017/round-000007.DIGEST.npy    after round 7
 localparam/<uid>/clients/new/round-000008.chunk-000003.client-000017.DIGEST.npy    whose update is not written yet
 
-DIGEST is that of the numbers, which are checked against it before they are used.
+localparam/<uid>/clients/sender-000010/…    what the transforms keep of what was sent for a client, or for a slot
+
+DIGEST is that of the numbers, which are checked against it before they are used. Below, a sender is like a client.
 
 A client starts a round with the newest state of an earlier round. So a chunk that is trained again, because its worker
 or its host ended before the update was written, starts with the same states. The new states are written before the
@@ -25,47 +27,54 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from fedsim.array_layout import Layout
 from fedsim.errors import BadInput, DamagedFile
 from fedsim.spool.durable import make_folder, move_into_place, remove_file, remove_tree
 from fedsim.spool.npy import open_vector, write_vector
 from fedsim.spool.updates import UpdateIndex
-from fedsim.update import Arrays, Layout
+from fedsim.update import Arrays
 
 ENDED = "client-states"
 """The folder of the states of ended tasks, in the spool."""
 KEPT = 2
 """States of a client that stay: the newest, and that from which the newest was trained."""
-_NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.client-(\d{6,7})\.([0-9a-f]{32})\.npy")
+CLIENT, SENDER = "client", "sender"
+"""Whose states they are."""
+_NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.(client|sender)-(\d{6,7})\.([0-9a-f]{32})\.npy")
 
 
 class StatesOnDisk:
-    """The states of a chunk's clients in a round; `folder` is the task's under `localparam`."""
+    """The states of a chunk's clients or senders in a round; `folder` is the task's under `localparam`."""
 
-    def __init__(self, folder: Path, layout: Layout, round_number: int, chunk: int) -> None:
+    def __init__(self, folder: Path, layout: Layout, round_number: int, chunk: int, *, owner: str = CLIENT) -> None:
         self._folder = folder
+        self._owner = owner
         self._layout = layout
         self._round = round_number
         self._chunk = chunk
 
     def read(self, client: int) -> Arrays:
         """A client's newest state of an earlier round, mapped from its file; zeros if there is none."""
-        earlier = [path for path in _states(self._folder, client) if _round_of(path) < self._round]
+        earlier = [path for path in _states(self._folder, self._name(client)) if _round_of(path) < self._round]
         size = self._layout.size
         vector = _open(earlier[-1], size) if earlier else np.zeros(size, np.float32)
         return self._layout.views(vector)
 
     def write(self, client: int, state: Arrays) -> None:
         """Durably write a client's state after this round; it counts once it is adopted."""
-        for old in _new_paths(self._folder, self._round, self._chunk, client):
+        for old in _new_paths(self._folder, self._round, self._chunk, self._name(client)):
             remove_file(old)
         vector = self._layout.flatten(state)
-        name = f"{_new_name(self._round, self._chunk, client)}.{_digest(vector)}.npy"
+        name = f"{_new_name(self._round, self._chunk, self._name(client))}.{_digest(vector)}.npy"
         write_vector(self._folder / "clients" / "new" / name, vector)
 
     def adopt(self, clients: Iterable[int]) -> None:
         """Let the written states of these clients count; their updates are written."""
         for client in clients:
-            _adopt(self._folder, self._round, self._chunk, client)
+            _adopt(self._folder, self._round, self._chunk, self._name(client))
+
+    def _name(self, number: int) -> str:
+        return _owner_name(self._owner, number)
 
 
 def settle_states(folder: Path, updates: UpdateIndex) -> None:
@@ -74,9 +83,9 @@ def settle_states(folder: Path, updates: UpdateIndex) -> None:
         match = _NEW.fullmatch(path.name)
         if match is None:
             continue
-        number, chunk, client = (int(group) for group in match.groups()[:3])
+        number, chunk, owner, client = int(match[1]), int(match[2]), match[3], int(match[4])
         if any(update.client in (None, client) for update in updates.of_chunk(number, chunk)):
-            _adopt(folder, number, chunk, client)
+            _adopt(folder, number, chunk, _owner_name(owner, client))
         else:
             remove_file(path)
 
@@ -102,34 +111,34 @@ def take_states(spool: Path, folder: Path, number: int, uid: str) -> bool:
     return (folder / "clients").is_dir()
 
 
-def _adopt(folder: Path, number: int, chunk: int, client: int) -> None:
-    for path in _new_paths(folder, number, chunk, client):
+def _owner_name(owner: str, number: int) -> str:
+    return f"{owner}-{number:06d}"
+
+
+def _adopt(folder: Path, number: int, chunk: int, owner: str) -> None:
+    for path in _new_paths(folder, number, chunk, owner):
         digest = path.stem.rpartition(".")[2]
-        move_into_place(path, _client_folder(folder, client) / f"round-{number:06d}.{digest}.npy")
-    for path in _states(folder, client)[:-KEPT]:
+        move_into_place(path, folder / "clients" / owner / f"round-{number:06d}.{digest}.npy")
+    for path in _states(folder, owner)[:-KEPT]:
         remove_file(path)
 
 
-def _states(folder: Path, client: int) -> list[Path]:
-    """A client's states, oldest first."""
-    return sorted(_client_folder(folder, client).glob("round-*.npy"), key=_round_of)
+def _states(folder: Path, owner: str) -> list[Path]:
+    """The states of a client or sender, oldest first."""
+    return sorted((folder / "clients" / owner).glob("round-*.npy"), key=_round_of)
 
 
 def _round_of(path: Path) -> int:
     return int(path.stem.removeprefix("round-").partition(".")[0])
 
 
-def _client_folder(folder: Path, client: int) -> Path:
-    return folder / "clients" / f"client-{client:06d}"
+def _new_name(number: int, chunk: int, owner: str) -> str:
+    return f"round-{number:06d}.chunk-{chunk:06d}.{owner}"
 
 
-def _new_name(number: int, chunk: int, client: int) -> str:
-    return f"round-{number:06d}.chunk-{chunk:06d}.client-{client:06d}"
-
-
-def _new_paths(folder: Path, number: int, chunk: int, client: int) -> list[Path]:
-    """The state that a client got in a round, if it is not adopted yet."""
-    return list((folder / "clients" / "new").glob(f"{_new_name(number, chunk, client)}.*.npy"))
+def _new_paths(folder: Path, number: int, chunk: int, owner: str) -> list[Path]:
+    """The state that a client or sender got in a round, if it is not adopted yet."""
+    return list((folder / "clients" / "new").glob(f"{_new_name(number, chunk, owner)}.*.npy"))
 
 
 def _open(path: Path, size: int) -> NDArray[np.float32]:

@@ -48,7 +48,7 @@ class JsonBody:
 
 @dataclass(frozen=True)
 class ParametersBody:
-    """Model parameters: a finite float32 vector [P], with the task's P where that is known; `meta` comes with them."""
+    """Parameters: a flat vector of the layout that the task expects, or of finite float32; `meta` comes with it."""
 
     meta: type[Message] = Message
 

@@ -10,10 +10,11 @@ import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from blake3 import blake3
@@ -104,7 +105,7 @@ def open_array(path: Path, dtype: str, dimensions: range) -> np.memmap[tuple[int
 
     Args:
         path: a `.npy` file.
-        dtype: numpy's type string that it must have, `<f4` or `<i8`.
+        dtype: numpy's type string that it must have, such as `<f4`.
         dimensions: how many dimensions are allowed.
 
     Raises:
@@ -147,18 +148,31 @@ def write_array(path: Path, array: NDArray[np.generic]) -> str:
     data = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) if array.ndim else array
     if data.dtype.kind not in "biuf":
         raise BadInput(f"an array of {data.dtype} cannot be written; only numbers can")
-    header = f"{{'descr': '{data.dtype.str}', 'fortran_order': False, 'shape': {data.shape}, }}"
+    return write_parts(path, data.dtype, data.shape, [data])
+
+
+def write_parts(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[NDArray[np.generic]]) -> str:
+    """Durably write a `.npy` of this type and shape, whose numbers come in parts; returns its blake3 digest.
+
+    Args:
+        path: its final name.
+        dtype: little endian.
+        shape: of the whole array.
+        parts: contiguous arrays, which together have the bytes of the whole one; only one is needed at a time.
+    """
+    header = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': {shape}, }}"
     padding = -(len(MAGIC) + 4 + len(header) + 1) % 64
     text = (header + " " * padding + "\n").encode("latin-1")
     prefix = MAGIC + b"\x01\x00" + struct.pack("<H", len(text)) + text
     hasher = blake3(prefix)
     with replacing(path) as file:
         write_all(file, prefix)
-        body = data.reshape(-1).view(np.uint8).data
-        for start in range(0, len(body), BLOCK_BYTES):
-            block = body[start : start + BLOCK_BYTES]
-            hasher.update(block)
-            write_all(file, block)
+        for part in parts:
+            body = part.reshape(-1).view(np.uint8).data
+            for start in range(0, len(body), BLOCK_BYTES):
+                block = body[start : start + BLOCK_BYTES]
+                hasher.update(block)
+                write_all(file, block)
     return hasher.hexdigest()
 
 

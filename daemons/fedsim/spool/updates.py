@@ -10,15 +10,16 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from fedsim.array_layout import ALIGNMENT, Layout
+from fedsim.errors import BadInput
 from fedsim.spool.durable import make_folder, remove_tree, write_bytes
 from fedsim.spool.files import FileId, Kind, metadata_path
-from fedsim.spool.npy import write_vector
+from fedsim.spool.npy import open_array, write_parts
 from fedsim.update import Update
 
 _ROUND = re.compile(r"round-(\d{6,7})")
@@ -35,14 +36,37 @@ def update_path(folder: Path, update: Update) -> Path:
     return folder / f"round-{update.base_round:06d}" / f"chunk-{update.chunk:06d}{client}.npy"
 
 
-def write_update(folder: Path, update: Update, vector: NDArray[np.float32]) -> Update:
-    """Durably write an update's numbers, float32 [n], then the update itself; returns it with digest and size."""
+def write_update(folder: Path, update: Update, layout: Layout) -> Update:
+    """Durably write an update's arrays, then the update itself; returns it with digest and size.
+
+    Raises:
+        BadInput: the arrays are not those of the layout.
+    """
     path = update_path(folder, update)
     make_folder(path.parent)
-    digest = write_vector(path, vector)
+    digest = write_parts(path, layout.dtype, (layout.size,), layout.parts(update.arrays))
     update = update.stored(digest, path.stat().st_size)
     write_bytes(metadata_path(path), update.model_dump_json().encode())
     return update
+
+
+def open_arrays(path: Path, layout: Layout) -> dict[str, NDArray[Any]]:
+    """Map the arrays of an update's file read-only; their elements are not checked.
+
+    Raises:
+        BadInput: it is not a flat vector of the layout's type and length.
+    """
+    vector = open_array(path, layout.dtype.str, range(1, 2))
+    if len(vector) != layout.size:
+        raise BadInput(f"it has {len(vector)} elements of {layout.dtype}; an update of this task has {layout.size}")
+    if layout.dtype.itemsize == 1 and vector.offset % ALIGNMENT:  # else `open_array` has checked it
+        raise BadInput("its numbers are not aligned")
+    return layout.views(vector)
+
+
+def check_update(path: Path, layout: Layout) -> None:
+    """Check the file of an update from a peer: type, length, and every element; else `BadInput`."""
+    layout.check(open_arrays(path, layout))
 
 
 class UpdateIndex:

@@ -12,6 +12,7 @@ import safetensors
 import torch
 from blake3 import blake3
 
+from fedsim.array_layout import Layout
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.networks import build_model, parameter_shapes
@@ -19,7 +20,7 @@ from fedsim.legacy_settings import model_spec_from_0_1
 from fedsim.messages import ModelSpec
 from fedsim.spool.durable import replacing, write_all, write_json
 from fedsim.spool.npy import BLOCK_BYTES, open_vector
-from fedsim.update import Arrays, Layout
+from fedsim.update import Arrays
 from fedsim.worker.jobs import SaveCheckpoint
 
 # The web runs as another user and serves checkpoints: it can read them through the folder's group.

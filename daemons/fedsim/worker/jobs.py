@@ -141,13 +141,14 @@ class WriteTestset(_Line):
 class Train(_Line):
     """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`.
 
-    `scale` is the task's common scaling, if it has one.
+    `scale` is the task's common scaling, if it has one, and `slot` that of the chunk (see `cut_chunks`).
     """
 
     job: Literal["train"] = "train"
     round: int
     chunk: int
     clients: tuple[int, ...]
+    slot: int = 0
     model: Path
     digest: str | None = None
     out: Path

@@ -15,7 +15,8 @@ from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.blocks import blocks_in_batch, divide_blocks
-from fedsim.learning.chunk import train_chunk, training_bytes
+from fedsim.learning.chunk import ChunkStates, senders_of, train_chunk, training_bytes
+from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.common_scale import Scale, apply_scale
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform
@@ -26,7 +27,7 @@ from fedsim.learning.examples import DataSet
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
-from fedsim.spool.client_states import StatesOnDisk
+from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
 from fedsim.worker.jobs import (
@@ -146,9 +147,12 @@ class NodeJobs:
             check_digest(job.model, job.digest)
             self._checked = (job.model, job.digest)
         vector, downlink = split_received(strategy, open_vector(job.model))
-        layout = self._pipeline.layout(uplink_layout(strategy, len(vector)))
-        kept = client_layout(strategy, len(vector))
-        states = StatesOnDisk(job.out, kept, job.round, job.chunk) if strategy.client_state else None
+        sent = uplink_layout(strategy, len(vector))
+        layout, kept = self._pipeline.layout(sent), self._pipeline.kept_layout(sent)
+        place = job.round, job.chunk
+        clients = StatesOnDisk(job.out, client_layout(strategy, len(vector)), *place)
+        senders = StatesOnDisk(job.out, kept, *place, owner=SENDER)
+        states = ChunkStates(clients if strategy.client_state else None, senders if kept.shapes else None)
         try:
             updates = train_chunk(
                 self._trainer,
@@ -160,11 +164,14 @@ class NodeJobs:
                 self._pipeline,
                 downlink=downlink,
                 states=states,
+                slot=job.slot,
             )
             based = (update.model_copy(update={"base_digest": job.digest or ""}) for update in updates)
-            written = [write_update(job.out, update, layout.flatten(update.arrays)) for update in based]
-            if states is not None:
-                states.adopt(job.clients)
+            written = [write_update(job.out, update, layout) for update in based]
+            if states.clients is not None:
+                clients.adopt(job.clients)
+            if states.senders is not None:
+                senders.adopt(senders_of(ChunkPlan(job.chunk, 0, job.clients, job.slot), strategy))
         except Diverged as diverged:
             return ClientDiverged(
                 round=job.round, client=job.clients[0] if diverged.client is None else diverged.client
@@ -206,7 +213,9 @@ def _too_large(job: Load) -> str | None:
         return None
     if job.max_parameters is not None and number > job.max_parameters:
         return f"the model {spec.name} has {number:,} parameters here, this institution allows {job.max_parameters:,}"
-    needed = training_bytes(number, make_strategy(job.assignment.settings), job.assignment.num_clients)
+    settings = job.assignment.settings
+    strategy = make_strategy(settings)
+    needed = training_bytes(number, strategy, job.assignment.num_clients, make_pipeline(settings, strategy))
     about = f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters"
     if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
         return f"{about}, this institution allows {job.max_memory_bytes:,} for each"

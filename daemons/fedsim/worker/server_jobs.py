@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedsim.array_layout import Layout
 from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import (
@@ -30,7 +31,8 @@ from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.spool.npy import FLOAT32, INT64, check_digest, hash_file, hash_vector, open_array, open_vector, write_vector
-from fedsim.update import PARAMETERS, Layout, Update
+from fedsim.spool.updates import open_arrays
+from fedsim.update import PARAMETERS, Update
 from fedsim.worker.jobs import (
     Aggregate,
     CheckpointSaved,
@@ -104,7 +106,8 @@ class ServerJobs:
         pipeline = make_pipeline(job.settings, strategy)
         layout = pipeline.layout(uplink_layout(strategy, base.size))
         updates = [
-            pipeline.on_server(_open(update, path, layout)) for update, path in zip(job.updates, job.files, strict=True)
+            pipeline.on_server(_open(update, path, layout), base)
+            for update, path in zip(job.updates, job.files, strict=True)
         ]
         screened: tuple[Screened, ...] = ()
         if (screening := make_screening(job.settings)) is not None:
@@ -200,7 +203,7 @@ def _empty(folder: Path) -> None:
 def _open(update: Update, path: Path, layout: Layout) -> Update:
     """Map the arrays of an update that the roster names; its file must be the very one that it names."""
     check_digest(path, update.digest)
-    return update.with_arrays(layout.views(open_vector(path, layout.size)))
+    return update.with_arrays(open_arrays(path, layout))
 
 
 def _write_broadcast(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.learning.transforms import Transform
+from fedsim.learning.transforms import Form, Transform
 from fedsim.plugins import gettext_noop
 
 
@@ -10,3 +10,4 @@ class IdentityTransform(Transform):
     """Changes nothing: for tests, and for measuring what the pipeline costs."""
 
     title = gettext_noop("identity – changes nothing")
+    accepts = Form.ENCODED
