@@ -1,9 +1,12 @@
-"""Strategies whose arrays go down and stay on nodes, over two nodes: undisturbed, and with kills in the middle."""
+"""Over two nodes, undisturbed and with kills in the middle: arrays that go down, what stays on nodes, and codecs."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from platform_support import DIGITS, Platform, digits_lab, small_settings
@@ -14,6 +17,9 @@ from fedsim.data import load_dataset
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
 
+NUM_PARAMETERS = 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10
+INT8: dict[str, Any] = {"transforms": ["difference", "int8"], "num_rounds": 2}
+TOPK: dict[str, Any] = {"transforms": ["difference", "topk"], "num_rounds": 4, "local_epochs": 10}
 CHOSEN = {"strategy": "scaffold", "num_rounds": 6, "local_epochs": 20}
 
 
@@ -23,12 +29,16 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield lab
 
 
+def simulated(folder: Path, **chosen: Any) -> str:
+    """The digest of the task in one process."""
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), folder)
+    return simulate(small_settings(**chosen), dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest
+
+
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
-    make_deterministic(1)
-    folder = tmp_path_factory.mktemp("data")
-    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), folder)
-    return simulate(small_settings(**CHOSEN), dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest
+    return simulated(tmp_path_factory.mktemp("data"), **CHOSEN)
 
 
 def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, expected: str) -> None:
@@ -40,7 +50,7 @@ def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, exp
     for path in (checkpoint, kept):
         with safe_open(path, "numpy") as file:
             sizes = [file.get_tensor(name).size for name in file.keys()]  # noqa: SIM118 - no mapping
-        assert sum(sizes) == 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10, "the model alone"
+        assert sum(sizes) == NUM_PARAMETERS, "the model alone"
     for node in ("node-a", "node-b"):
         lab.await_gone(lab.node_spool(node), "localparam/*")
 
@@ -101,3 +111,44 @@ def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
                 lab.kill(victim)
                 lab.start(victim)
     assert lab.completed(number).digest == expected
+
+
+# ---------------------------------------------------------------- codecs
+
+
+def bytes_of_updates(lab: Platform, number: int) -> set[int]:
+    """What the nodes' audit logs say of the sizes of a task's updates."""
+    lines = [
+        json.loads(line)
+        for node in ("node-a", "node-b")
+        for line in (lab.node_spool(node) / "audit.jsonl").read_text().splitlines()
+    ]
+    found = {line["bytes"] for line in lines if line.get("kind") == "localparam" and line.get("task") == number}
+    assert found, lines[-1]
+    return found
+
+
+def test_int8_differences_give_what_one_process_gives_with_a_quarter_of_the_bytes(
+    lab: Platform, tmp_path: Path
+) -> None:
+    number = lab.submit(**INT8)
+    task = lab.completed(number)
+    assert task.digest == simulated(tmp_path, **INT8)
+    assert max(bytes_of_updates(lab, number)) < 0.26 * 4 * NUM_PARAMETERS
+
+
+def test_residuals_survive_the_kill_of_their_node_in_the_middle_of_a_round(lab: Platform, tmp_path: Path) -> None:
+    number = lab.submit(**TOPK)
+    lab.await_round(number, 2)
+    lab.kill("node-a")
+    lab.start("node-a")
+    assert lab.completed(number).digest == simulated(tmp_path, **TOPK)
+    assert max(bytes_of_updates(lab, number)) < 0.11 * 4 * NUM_PARAMETERS
+    for node in ("node-a", "node-b"):
+        lab.await_gone(lab.node_spool(node), "localparam/*")
+
+
+def test_what_cannot_be_combined_is_refused_with_the_reason(lab: Platform) -> None:
+    answer = lab.api.post("/tasks", json={"dataset": "digits", "transforms": ["topk"]})
+    assert answer.status_code == 422
+    assert "topk needs difference before it" in answer.text
