@@ -38,7 +38,8 @@ def _content(kind: Kind, route: KindRoute) -> str:
         case JsonBody(model):
             return f"JSON: {_fields(kind, model)}"
         case ParametersBody(meta):
-            return f"float32 [P], finite; `meta`: {_fields(kind, meta)}"
+            encoded = ", or what the task's transforms make of it" if kind is Kind.LOCALPARAM else ""
+            return f"float32 [P], finite{encoded}; `meta`: {_fields(kind, meta)}"
         case dict() as parts:
             shown = (
                 f"`{part}`: {body.dtype} of {body.dimensions.start} to {body.dimensions.stop - 1} dimensions"

@@ -8,11 +8,12 @@ from typing import Any
 
 from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
+from fedsim.learning.aggregate import uplink_layout
+from fedsim.learning.strategies import make_strategy
+from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import Assignment, ModelSpec, Uplink
 from fedsim.web.forms import labelled_settings
 from fedsim.web.i18n import Text
-
-PARAMETER_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,16 @@ class AskedTask:
 
     @property
     def update_bytes(self) -> int | None:
-        """The size of one update's parameters."""
-        return None if self.parameters is None else self.parameters * PARAMETER_BYTES
+        """The size of one update's arrays, as the task's codecs encode them."""
+        settings = self.assignment.settings
+        if self.parameters is None:
+            return None
+        try:
+            strategy = make_strategy(settings)
+            layout = make_pipeline(settings, strategy).layout(uplink_layout(strategy, self.parameters))
+        except BadInput:
+            return None
+        return layout.num_bytes
 
     @property
     def all_bytes(self) -> int | None:
