@@ -24,7 +24,7 @@ from fedsim.learning.strategies import make_strategy
 from fedsim.learning.strategies.scaffold import CHANGE, CONTROL
 from fedsim.messages import Assignment, EngineInfo, ModelSpec, Uplink
 from fedsim.settings import TaskSettings
-from fedsim.spool.client_states import ENDED, StatesOnDisk, keep_states, settle_states, take_states
+from fedsim.spool.client_states import ENDED, SENDER, StatesOnDisk, keep_states, settle_states, take_states
 from fedsim.spool.layout import BROADCAST_FILE
 from fedsim.spool.npy import open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
@@ -182,6 +182,24 @@ def test_an_update_of_another_chunk_or_client_adopts_nothing(tmp_path: Path) -> 
         _write(tmp_path, update)
     settle_states(tmp_path, UpdateIndex(tmp_path).open())
     assert _read(tmp_path, 3) == 0
+
+
+@pytest.mark.parametrize("client", [None, 7])
+def test_what_a_sender_keeps_is_adopted_with_its_update_and_is_not_the_clients(
+    tmp_path: Path, client: int | None
+) -> None:
+    sender = StatesOnDisk(tmp_path, LAYOUT, 2, 1, owner=SENDER)
+    StatesOnDisk(tmp_path, LAYOUT, 2, 1).write(7, _state(20))
+    sender.write(7, _state(30))
+    settle_states(tmp_path, UpdateIndex(tmp_path).open())
+    assert not list(tmp_path.glob("clients/new/*")), "no update was written"
+    StatesOnDisk(tmp_path, LAYOUT, 2, 1).write(7, _state(20))
+    sender.write(7, _state(30))
+    _write(tmp_path, Update(base_round=2, chunk=1, client=client, num_examples=3))
+    settle_states(tmp_path, UpdateIndex(tmp_path).open())
+    assert _read(tmp_path, 3) == 20
+    assert StatesOnDisk(tmp_path, LAYOUT, 3, 1, owner=SENDER).read(7)["control"].tolist() == [30.0] * 4
+    assert not StatesOnDisk(tmp_path, LAYOUT, 2, 1, owner=SENDER).read(7)["control"].any()
 
 
 # ---------------------------------------------------------------- the workers

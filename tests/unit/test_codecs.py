@@ -31,6 +31,7 @@ from fedsim.spool.updates import check_update, open_arrays, update_path, write_u
 from fedsim.update import PARAMETERS, Update
 from fedsim.web.catalogue import Catalogue, check_settings
 from fedsim.web.errors import Fault
+from fedsim.web.forms import form_values, settings_from
 
 SIZE = 3001
 CONTROL = "control"
@@ -286,6 +287,14 @@ def test_what_cannot_work_is_refused_at_submission_with_the_reason(chosen: dict[
 def test_what_can_work_is_accepted(chosen: dict[str, Any]) -> None:
     settings, _ = check_settings(chosen, Catalogue((), {}))
     assert settings.transforms
+
+
+@pytest.mark.parametrize("given", [False, "false"])
+def test_a_switch_can_be_given_by_its_dotted_name_as_a_form_or_the_api_does(given: object) -> None:
+    settings, _ = parse_settings({"transforms": "difference,topk", "transforms_options.topk.error_feedback": given})
+    assert settings.transforms_options["topk"] == {"fraction": 0.05, "error_feedback": False}
+    again, _ = parse_settings(settings_from(form_values(settings)))
+    assert again == settings
 
 
 def test_options_beyond_their_limits_are_refused() -> None:

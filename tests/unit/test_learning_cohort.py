@@ -78,3 +78,15 @@ def test_chunks_hold_each_client_once_in_canonical_order_and_are_even(data: st.D
 def test_a_client_that_lives_nowhere_is_an_error() -> None:
     with pytest.raises(ValueError, match="holds 1 of the cohort's 2 clients"):
         cut_chunks([1, 7], [(0, 5)], 10)
+
+
+def test_the_slots_of_chunks_differ_and_stay_a_nodes_own_whatever_its_cohort() -> None:
+    placement = [(0, 4), (4, 6), (10, 1)]
+    for cohort in ([0, 1, 2, 3, 4, 10], list(range(11)), [5, 9]):
+        chunks = cut_chunks(cohort, placement, 2)
+        found = [chunk.slot for chunk in chunks]
+        assert len(set(found)) == len(found)
+        for node, (first, count) in enumerate(placement):
+            here = [chunk.slot for chunk in chunks if chunk.node == node]
+            assert here == list(range(first, first + len(here)))
+            assert len(here) <= count
