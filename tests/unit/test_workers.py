@@ -241,6 +241,36 @@ def test_a_second_worker_has_torch_at_once_and_no_descriptor_of_the_first(server
     first.close()
 
 
+def maps_of(process: psutil.Process) -> str:
+    return " ".join(area.path for area in process.memory_maps())
+
+
+def test_a_warm_fork_server_has_torch_before_there_is_a_task_and_its_workers_have_the_usual_priority(
+    servers: ForkServers,
+) -> None:
+    servers.warm(1)
+    (warming,) = servers
+    turn(servers)
+    warm = servers.of(1)
+    assert (warm, warm.warm) == (warming, True)
+    servers.warm(1)  # is nothing more to do
+    (process,) = psutil.Process().children()
+    assert "libtorch" in maps_of(process)
+    assert "nvidia" not in maps_of(process), "a context of a GPU"
+    workers = pool(servers, max_restarts=0)
+    assert the_worker(servers).nice() == psutil.Process().nice()
+    workers.close()
+
+
+def test_a_worker_does_not_wait_for_a_fork_server_that_warms_at_low_priority(servers: ForkServers) -> None:
+    servers.warm(1)
+    (warming,) = servers
+    asked = servers.of(1)
+    assert asked is not warming
+    assert not warming.alive
+    assert asked.warm is None
+
+
 def test_a_fork_server_without_workers_makes_room_for_another_number_of_threads(servers: ForkServers) -> None:
     first = servers.of(1)
     assert servers.of(1) is first

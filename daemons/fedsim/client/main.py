@@ -185,6 +185,12 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         if first:
             self._scan()
         self._announce_soon()
+        self.warm_soon()
+
+    @property
+    def busy(self) -> bool:
+        """See TaskDaemon."""
+        return bool(self._tasks)
 
     def _announce_soon(self) -> None:
         if self._inspected is not None:

@@ -185,6 +185,9 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
         None, ge=1, description="Tasks of one user that run at once; null: no limit"
     )
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
+    warm_worker: bool = Field(
+        True, description="Import torch when the daemon starts, so that the first task starts at once; takes 200 MB"
+    )
     max_worker_restarts: int = Field(
         3, ge=0, le=100, description="How often in a row a worker may die before its task fails"
     )
@@ -305,6 +308,9 @@ class ClientConfig(Measured, Networked):
     )
     workers: int = Field(1, ge=1, le=256, description="Chunks that are trained at once")
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
+    warm_worker: bool = Field(
+        True, description="Import torch when the daemon starts, so that the first task starts at once; takes 200 MB"
+    )
     max_worker_restarts: int = Field(
         3, ge=0, le=100, description="How often in a row a worker may die before its task fails"
     )

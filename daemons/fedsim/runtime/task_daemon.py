@@ -132,6 +132,7 @@ class TaskDaemon(Daemon[TaskConfig]):
         self.own_data = OwnData(self.fork_servers, self.data_inspected)
         self.resources.callback(self.own_data.close)
         self._retry = self.loop.timer(self._retry_resume)
+        self._warm_timer = self.loop.timer(self._warm_workers)
 
     def run_once(self) -> None:
         """Wait for events, process them."""
@@ -167,6 +168,20 @@ class TaskDaemon(Daemon[TaskConfig]):
     def guards(self) -> dict[str, GuardOrder]:
         """How the guarded data sets are divided, by name; a server has none."""
         return {}
+
+    def warm_soon(self) -> None:
+        """Prepare for the first task, once this daemon is ready: import torch where workers are forked."""
+        if self.config.warm_worker:
+            self._warm_timer.start()
+
+    def _warm_workers(self) -> None:
+        if not self.busy:  # its workers have torch, or wait for it
+            self.fork_servers.warm(self.config.threads_per_worker)
+
+    @property
+    @abstractmethod
+    def busy(self) -> bool:
+        """Whether there are tasks here that have workers, or are about to."""
 
     def _files_changed(self) -> None:
         try:

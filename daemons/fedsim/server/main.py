@@ -143,6 +143,12 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         """Start planning when the server's own data sets are known."""
         self._tasks.own = inspected
         self._poll.start()
+        self.warm_soon()
+
+    @property
+    def busy(self) -> bool:
+        """See TaskDaemon."""
+        return bool(self._tasks.running)
 
     def files_arrived(self, items: list[Arrived]) -> None:
         """Pass files to the tasks that they belong to."""

@@ -1,6 +1,7 @@
 """A cluster on one machine: every daemon is a process on loopback, with the embedded database.
 
-`fedsim demo` and the tests use it. It runs the same commands, YAML files and sockets as real hosts.
+`fedsim demo` and the tests use it. It runs the same commands, YAML files and sockets as real hosts. Torch is imported
+for the first task, unless `warm_worker` is set: the daemons share the processors with their user.
 """
 
 from __future__ import annotations
@@ -258,6 +259,7 @@ class LocalCluster:
             {
                 "spool": str(self.server_spool),
                 "database": self.database,
+                "warm_worker": False,
                 "nodes": [
                     {"name": node.name, **({"port": node_ports[node.name]} if node.listens else {"listens": False})}
                     for node in self.nodes
@@ -289,6 +291,7 @@ class LocalCluster:
                     "spool": spool,
                     "data": str(node.data),
                     "datasets": [{"access": "open", **dataset} for dataset in node.datasets],
+                    "warm_worker": False,
                     **({} if node.listens else {"listens": False}),
                     **node.settings,
                 },

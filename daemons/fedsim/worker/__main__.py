@@ -5,8 +5,11 @@ It receives requests over SOCKET, which preserves message boundaries, and forks 
     {"number": 7, "learns": true, "log": {...}} and the worker's own socket →
     ← {"number": 7, "pid": 4711} and a pidfd, or {"number": 7, "problem": "why there is none"}
     ← {"number": 7, "code": -9} when it has ended
+    {"warm": true} →
+    ← {"warm": true} when torch is imported
 
-Torch is imported for the first worker that needs it; later workers have it immediately, and share its memory.
+Torch is imported for the first worker that needs it, or before, on request, at low priority; later workers have it
+immediately, and share its memory. It holds no task's data and has used no GPU, so neither has a worker when it starts.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -40,6 +44,7 @@ _FOR_LEARNING = (
     "numpy.random",
 )
 """What jobs that need torch import sooner or later."""
+_NICE_OF_WARMING = 10
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,13 @@ class Forker:
                     return None
                 if not message:
                     return None
+                request = json.loads(message)
+                if "warm" in request:
+                    _import_at_low_priority()
+                    self._tell({"warm": True})
+                    continue
                 theirs = socket.socket(fileno=sockets[0])
-                if (request := self._fork(json.loads(message))) is not None:
+                if self._fork(request) is not None:
                     return theirs, request
                 theirs.close()
 
@@ -118,6 +128,21 @@ class Forker:
     def _tell(self, message: dict[str, Any], *descriptors: int) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # the daemon has ended, which the next read reports
             socket.send_fds(self._control, [json.dumps(message).encode()], descriptors)
+
+
+def _import_at_low_priority() -> None:
+    """Import in a thread of its own: Linux has a priority for each thread, and this process could not raise its own again.
+
+    Nothing is forked meanwhile, so that no worker inherits a lock that the thread holds.
+    """
+
+    def run() -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_OF_WARMING)
+        _import_what_learning_needs()
+
+    thread = threading.Thread(target=run, name="warming")
+    thread.start()
+    thread.join()
 
 
 def _import_what_learning_needs() -> None:

@@ -12,11 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from selectors import EVENT_READ, BaseSelector
 from typing import Any, Protocol
 
+from fedsim.log import get_logger
 from fedsim.memory import oom_kills
 
 MAX_MESSAGE_BYTES = 1 << 16
@@ -64,6 +66,8 @@ class ForkServer:
         self.python, self.threads = python, threads
         self._oom_kills = oom_kills()
         self.alive = True
+        # None: nobody asked for it; False: it is importing torch at low priority; True: it has done so.
+        self.warm: bool | None = None
         selector.register(self._socket, EVENT_READ, self._ready)
 
     @property
@@ -95,6 +99,12 @@ class ForkServer:
         except BlockingIOError:
             self._process.kill()  # hundreds of requests wait: it does nothing any more
 
+    def start_warming(self) -> None:
+        """Let it import torch at low priority, before the first worker needs it."""
+        self.warm = False
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, which the next request finds
+            self._socket.send(json.dumps({"warm": True}).encode())
+
     def close(self) -> None:
         """Kill it with its workers; it has ended on return."""
         if not self.alive:
@@ -117,6 +127,10 @@ class ForkServer:
                 self._lost()
                 return
             notice = json.loads(message)
+            if "warm" in notice:
+                self.warm = True
+                get_logger().info("workers_warm", threads=self.threads)
+                continue
             number = notice["number"]
             if "pid" in notice:
                 self._listeners[number].began(notice["pid"], descriptors[0])
@@ -147,16 +161,21 @@ class ForkServers:
         self.selector = selector
         self._servers: list[ForkServer] = []
 
+    def __iter__(self) -> Iterator[ForkServer]:
+        """Those that there are."""
+        return iter(self._servers)
+
     def of(self, threads: int | None, python: Path | None = None) -> ForkServer:
         """Return the server for this many threads (None: any number) and interpreter (None: that of this process).
 
-        Idle servers for other interpreters, as after an upgrade, are ended.
+        Idle servers for other interpreters, as after an upgrade, are ended; so is one that is still warming, because
+        at its low priority the requester could wait for long.
         """
         python = python or Path(sys.executable)
         fitting = []
         for server in self._servers:
             fits = server.usable and server.python == python and threads in (None, server.threads)
-            if fits:
+            if fits and (server.warm is not False or not server.idle):
                 fitting.append(server)
             elif server.idle:
                 server.close()
@@ -165,6 +184,11 @@ class ForkServers:
             fitting = [ForkServer(self.selector, python, threads or 1)]
             self._servers += fitting
         return fitting[0]
+
+    def warm(self, threads: int) -> None:
+        """Have the server for this many threads import torch at low priority, unless it has done so."""
+        if not any(server.usable and server.threads == threads and server.warm is not None for server in self._servers):
+            self.of(threads).start_warming()
 
     def close(self) -> None:
         """End them all."""
