@@ -34,6 +34,8 @@ MAX_NOTES = 10
 """Maximum number of remarks on a data set."""
 MAX_SCHEMA_BYTES = 2**20
 """Maximum size of the schemas in a hello, as JSON: a hello is sent every few seconds."""
+MAX_SPEEDS = 200
+MAX_CHUNK_CLIENTS = 1024
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
@@ -146,6 +148,16 @@ class EngineInfo(Message):
     torch: Annotated[str, Field(max_length=64)] = ""
 
 
+class SpeedInfo(Message):
+    """What a node measured as quickest for the kind of training `key` (see `fedsim.speed`), in powers of two."""
+
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    engine: Name
+    threads: Annotated[int, Field(ge=1, le=4096)]
+    workers: Annotated[int, Field(ge=1, le=4096)]
+    chunk_clients: Annotated[int, Field(ge=1, le=MAX_CHUNK_CLIENTS)]
+
+
 class TaskReport(Message):
     """The state of a task on a node. `num_examples` are runs of (number of clients, examples of each), in order.
 
@@ -182,6 +194,10 @@ class Hello(Message):
     clients: Annotated[int, Field(ge=1, le=1_000_000)]
     workers: Annotated[int, Field(ge=1, le=4096)] = 1
     engine: EngineInfo
+    measures: Annotated[bool, Field(description="Whether it measures how to train a task (`auto` in client.yml)")] = (
+        False
+    )
+    speeds: Annotated[tuple[SpeedInfo, ...], Field(max_length=MAX_SPEEDS)] = ()
     datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=MAX_LISTED)] = ()
     problems: Annotated[tuple[Text, ...], Field(max_length=MAX_PROBLEMS)] = ()
     plugins: Annotated[
@@ -244,6 +260,7 @@ class Assignment(Message):
     model_spec: ModelSpec
     data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")
     engine: EngineInfo
+    workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="None: as many as client.yml says")
     uplink: Uplink
     send_testset: bool = False
     user: Annotated[str, Field(max_length=200, description="Who submitted the task, as the server names them")] = ""

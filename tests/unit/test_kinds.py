@@ -94,11 +94,18 @@ def test_every_kind_has_a_row_and_a_folder_of_its_own() -> None:
 
 def test_the_table_says_who_may_send_what() -> None:
     assert permitted_kinds(Role.WEB, Role.SERVER) == {Kind.INITPARAM, Kind.STOP}
-    assert permitted_kinds(Role.SERVER, Role.CLIENT) == {Kind.INITPARAM, Kind.GLOBALPARAM, Kind.REQUEST, Kind.STOP}
+    assert permitted_kinds(Role.SERVER, Role.CLIENT) == {
+        Kind.INITPARAM,
+        Kind.GLOBALPARAM,
+        Kind.MEASURE,
+        Kind.REQUEST,
+        Kind.STOP,
+    }
     assert permitted_kinds(Role.CLIENT, Role.SERVER) == {Kind.HELLO, Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER}
     assert received_kinds(Role.WEB) == permitted_kinds(Role.WEB, Role.CLIENT) == frozenset()
     assert {kind for kind, spec in KINDS.items() if spec.on_demand} == set(Kind) - {
         Kind.HELLO,
         Kind.INITPARAM,
+        Kind.MEASURE,
         Kind.STOP,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from fedsim import __version__, plugins
-from fedsim.config import ClientConfig
+from fedsim.config import AUTO, ClientConfig
 from fedsim.config.institution import Institution
 from fedsim.messages import (
     MAX_LISTED,
@@ -18,10 +19,12 @@ from fedsim.messages import (
     MAX_PROBLEMS,
     MAX_RUNS,
     MAX_SCHEMA_BYTES,
+    MAX_SPEEDS,
     DataSetInfo,
     EngineInfo,
     Hello,
     PluginInfo,
+    SpeedInfo,
     TaskReport,
     as_text,
 )
@@ -44,7 +47,13 @@ def host_name(server: Peer) -> str:
         return name
 
 
-def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskReport], remarks: Iterable[str]) -> Hello:
+def make_hello(
+    config: ClientConfig,
+    seen: Inspected,
+    reports: Iterable[TaskReport],
+    remarks: Iterable[str],
+    speeds: Sequence[SpeedInfo] = (),
+) -> Hello:
     """Build the announcement: what the node offers, the state of its tasks, and problems for its administrator.
 
     Args:
@@ -52,6 +61,7 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         seen: its data sets.
         reports: of its tasks, oldest first.
         remarks: what is to be reported besides the data sets' own problems.
+        speeds: what it has measured, the newest last.
     """
     problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
@@ -68,12 +78,14 @@ def make_hello(config: ClientConfig, seen: Inspected, reports: Iterable[TaskRepo
         sent_at=time.time(),
         clients=config.clients,
         accept_tasks=config.accept_tasks,
-        workers=config.workers,
+        workers=config.workers if isinstance(config.workers, int) else len(os.sched_getaffinity(0)),
+        measures=config.measures,
+        speeds=tuple(speeds[-MAX_SPEEDS:]),
         engine=EngineInfo(
-            name=config.engine,
+            name="sequential" if config.engine == AUTO else config.engine,
             options=config.engine_options,
             device=seen.device,
-            threads=config.threads_per_worker,
+            threads=config.idle_threads,
             processor=seen.processor,
             torch=seen.torch,
         ),

@@ -15,7 +15,8 @@ from fedsim.client.audit_log import AuditLog
 from fedsim.client.context import NodeContext
 from fedsim.client.guards import earlier_tasks, guard_orders, query_digest
 from fedsim.client.inbox_config import inbox_config
-from fedsim.client.owner_socket import Order, OwnerSocket
+from fedsim.client.owner_desk import OwnerDesk
+from fedsim.client.speed_meter import SpeedMeter
 from fedsim.client.task import NodeTask
 from fedsim.config import ClientConfig
 from fedsim.errors import BadInput, Unavailable
@@ -56,7 +57,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         "metrics",
         "owner_socket",
     )
-    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.REQUEST, Kind.STOP)
+    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.MEASURE, Kind.REQUEST, Kind.STOP)
     serves_while_suspended = True
 
     def setup(self) -> None:
@@ -79,7 +80,11 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         )
         self._tasks: dict[str, NodeTask] = {}
         self._approvals = PendingApprovals(self._context.audit_log)
-        self._open_owner_socket()
+        self._owner = OwnerDesk(self._context, self._approvals, self._scan)
+        self._owner.open(self.loop)
+        self.resources.callback(self._owner.close)
+        self._meter = SpeedMeter(self._context, self.loop)
+        self.resources.callback(self._meter.close)
         self._resuming = False
         self.resources.callback(self._quit_tasks)
         self._inspected: Inspected | None = None
@@ -90,8 +95,8 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self._sweep_timer = self.loop.timer(self._sweep)
         self._sweep_timer.start(SWEEP_SECONDS)
         keep = {item.id.task or "" for item in self.spool.arrived(Kind.INITPARAM)}
-        # Another `initparam` may arrive at this moment.
-        for uid in sorted(clear_other_tasks(self.spool, keep, set(Kind) - {Kind.INITPARAM})):
+        # Another `initparam` may arrive at this moment; before one comes a question about the speed.
+        for uid in sorted(clear_other_tasks(self.spool, keep, set(Kind) - {Kind.INITPARAM, Kind.MEASURE})):
             self.log.info("leftovers_swept", uid=uid)
         self.inspect_data()
 
@@ -184,6 +189,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         self.metrics.problems.set(len(inspected.problems))
         if first:
             self._scan()
+        self._meter.start(inspected)
         self._announce_soon()
         self.warm_soon()
 
@@ -204,7 +210,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             task.offer_again()
         remarks = (*([str(self.suspended)] if self.suspended else []), *self.own_data.remarks)
         reports = [*(task.report for task in self._tasks.values()), *self._approvals.reports]
-        hello = make_hello(self.config, self._inspected, reports, remarks)
+        hello = make_hello(self.config, self._inspected, reports, remarks, self._meter.speeds)
         head = self._context.audit_log.head
         known = self._instance
         own = {
@@ -235,6 +241,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         """Start assigned tasks, pass global models to theirs, process stops."""
         if self._inspected is not None:  # before, nothing runs, and then everything is scanned
             self._scan({item.id.task or "" for item in items if item.id.kind in {Kind.GLOBALPARAM, Kind.REQUEST}})
+            self._meter.scan()
 
     def transfer_ended(self, outcome: Outcome) -> None:
         """Pass the end of a transfer to its task."""
@@ -279,7 +286,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             self._approvals.drop(uid)
             task = self._tasks[uid] = NodeTask(assignment, self._context)
             started.append((task, refused))
-        self._publish_pending()
+        self._owner.publish()
         for task, refused in started:  # all are known by now, should starting one find the disk full again
             task.start(refused)
 
@@ -289,42 +296,6 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         processors, earlier = os.cpu_count() or 1, query_digest(assignment) in self._context.earlier
         rules = refusal(assignment, self.config, accepted, time.time(), processors=processors, earlier=earlier)
         return rules or self._approvals.refusal(assignment)
-
-    # ------------------------------------------------------------ the owner
-
-    def _open_owner_socket(self) -> None:
-        self._owner: OwnerSocket | None = None
-        if self.config.owner_socket is not None:
-            owner = self._owner = OwnerSocket(self.config.owner_socket, self.config.name, self._context.audit_log.path)
-            owner.open()
-            self.resources.callback(owner.close)
-            self.loop.watch(owner, self._owner_decided)
-
-    def _publish_pending(self) -> None:
-        """Show the owner the tasks that wait, and the server that they do."""
-        if self._approvals.changed():
-            if self._owner is not None:
-                self._owner.pending = self._approvals.waiting
-            self._announce_soon()
-
-    def _owner_decided(self) -> None:
-        for order in self._owner.orders() if self._owner is not None else ():
-            assignment, problem = self._approvals.find(order.uid, order.digest)
-            if assignment is None:
-                order.answer.set_result(problem)
-                continue
-            decide = partial(self._context.audit_log.decide, assignment, self._server.name, order.decision)
-            self.writer.submit(decide, partial(self._decision_stored, order, assignment))
-
-    def _decision_stored(self, order: Order, assignment: Assignment, stored: Future[None]) -> None:
-        try:
-            stored.result()
-        except OSError as error:
-            order.answer.set_result(f"the decision cannot be recorded: {error.strerror}")
-            raise
-        self._approvals.decided(assignment, order.decision)
-        order.answer.set_result("")
-        self._scan()
 
     def _process_stops(self) -> None:
         for item, content in read_present(self.spool.arrived(Kind.STOP)):
@@ -340,7 +311,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
             else:
                 self._tasks.pop(uid, None)
                 self._approvals.drop(uid)
-                self._publish_pending()
+                self._owner.publish()
                 self.writer.submit(task.clear if task else partial(clear_task, self.spool, uid))  # after other writes
 
     def _sweep(self) -> None:

@@ -313,7 +313,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             return
         assert self._versions is not None  # noqa: S101 - read before the first action
         self._pool = WorkerPool(
-            [str(number) for number in range(config.workers)],
+            [str(number) for number in range(self._jobs.workers)],
             self._context.fork_servers,
             self.workers_ready,
             threads=self.assignment.engine.threads,

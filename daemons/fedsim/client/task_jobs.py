@@ -35,6 +35,12 @@ class NodeTaskJobs:
         self._log = get_logger(task=assignment.number)
         self._has_states = False
 
+    @property
+    def workers(self) -> int:
+        """How many workers the task has here: those of the plan, or of client.yml."""
+        own = self._context.config.workers
+        return self._assignment.workers or (own if isinstance(own, int) else 1)
+
     # ------------------------------------------------------------ jobs
 
     def load(self) -> jobs.Load | None:
@@ -51,7 +57,7 @@ class NodeTaskJobs:
             min_examples=config.institution.min_examples,
             max_parameters=config.institution.max_parameters,
             max_memory_bytes=self._memory_of_worker,
-            installed_memory_bytes=installed_memory() // config.workers,
+            installed_memory_bytes=installed_memory() // self.workers,
             guard=self._guard,
         )
 
@@ -91,7 +97,7 @@ class NodeTaskJobs:
     def _memory_of_worker(self) -> int | None:
         """Each worker's part of the memory that the institution allows."""
         most = self._context.config.institution.max_memory_bytes
-        return None if most is None else most // self._context.config.workers
+        return None if most is None else most // self.workers
 
     def train(self, number: int, chunk: Chunk) -> jobs.Train:
         """Train a chunk from the round's model."""

@@ -6,6 +6,7 @@
 from fedsim.config.fields import Address
 from fedsim.config.load import load_config
 from fedsim.config.models import (
+    AUTO,
     ClientConfig,
     DataSetConfig,
     Limits,
@@ -21,6 +22,7 @@ from fedsim.config.models import (
 from fedsim.config.web import OpenIdConfig, WebConfig
 
 __all__ = [
+    "AUTO",
     "Address",
     "ClientConfig",
     "DataSetConfig",

@@ -160,12 +160,12 @@ def guarded_web_address(address: Address, info: ValidationInfo) -> Address:
     return address
 
 
-def installed(group: str) -> AfterValidator:
-    """A validator: the name must be one that an installed package provides in this entry-point group."""
+def installed(group: str, *others: str) -> AfterValidator:
+    """A validator: the name must be one that an installed package provides in this entry-point group, or an other."""
 
     def check(name: str) -> str:
-        if name not in plugins.names(group):
-            raise ValueError(plugins.unknown(group, name))
+        if name not in (known := (*others, *plugins.names(group))):
+            raise ValueError(plugins.unknown(group, name, known))
         return name
 
     return AfterValidator(check)
@@ -175,7 +175,7 @@ def options_of(group: str, field: str) -> Callable[[dict[str, Any], ValidationIn
     """A validator: the options must be those of the plug-in that the field names, which precedes this one."""
 
     def check(options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if field in info.data:
+        if field in info.data and (options or info.data[field] in plugins.names(group)):
             try:
                 problems = plugins.option_problems(group, info.data[field], options)
             except BadInput as error:

@@ -30,6 +30,7 @@ from fedsim.durations import DAY_SECONDS
 from fedsim.plugins import ENGINES, FORMATS
 from fedsim.settings import OptionValues
 
+AUTO = "auto"
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 
 
@@ -213,6 +214,11 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
         Retention(), description="Which old checkpoints and states are removed; each removal is logged and recorded"
     )
 
+    @property
+    def idle_threads(self) -> int:
+        """Threads of a worker that waits for the first task."""
+        return self.threads_per_worker
+
 
 class DataSetConfig(StrictModel):
     """A data set in the `data` folder: a file or a folder, and how to read it.
@@ -302,23 +308,37 @@ class ClientConfig(Measured, Networked):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it trains; auto uses a GPU if there is one"
     )
-    engine: Annotated[Name, installed(ENGINES)] = Field("sequential", description="How it trains its clients")
+    engine: Annotated[Name, installed(ENGINES, AUTO)] = Field(
+        "sequential", description="How it trains its clients; auto: as a measurement finds quickest, once for each kind"
+    )
     engine_options: Annotated[OptionValues, AfterValidator(options_of(ENGINES, "engine"))] = Field(
         {}, description="Options of the engine"
     )
-    workers: int = Field(1, ge=1, le=256, description="Chunks that are trained at once")
-    threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1, description="Chunks that are trained at once; auto: measured"
+    )
+    threads_per_worker: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1, description="Threads of each worker, on which results depend; auto: measured"
+    )
     warm_worker: bool = Field(
         True, description="Import torch when the daemon starts, so that the first task starts at once; takes 200 MB"
     )
-    max_worker_restarts: int = Field(
-        3, ge=0, le=100, description="How often in a row a worker may die before its task fails"
-    )
+    max_worker_restarts: int = Field(3, ge=0, le=100, description="How often in a row a worker may die in a task")
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
     keep_client_states: int = Field(
         3, ge=0, description="Of this many failed or stopped tasks what clients keep stays, so that they can be resumed"
     )
+
+    @property
+    def measures(self) -> bool:
+        """Whether something of how it trains is measured."""
+        return AUTO in {self.engine, self.workers, self.threads_per_worker}
+
+    @property
+    def idle_threads(self) -> int:
+        """Threads of a worker that waits for the first task."""
+        return self.threads_per_worker if isinstance(self.threads_per_worker, int) else 1
 
     def requires_approval(self, dataset: str) -> bool:
         """Whether the owner approves each task on the data set of this name."""

@@ -34,14 +34,14 @@ def slots(first_client: int, count: int) -> range:
 
 
 def cut_chunks(
-    cohort: Sequence[int], placement: Sequence[tuple[int, int]], chunk_clients: int
+    cohort: Sequence[int], placement: Sequence[tuple[int, int]], chunk_clients: int | Sequence[int]
 ) -> tuple[ChunkPlan, ...]:
     """Cut a cohort into chunks of at most `chunk_clients`, on each node as even as possible.
 
     Args:
         cohort: the clients, ascending.
         placement: (first_client, num_clients) of each node, in the task's order of nodes.
-        chunk_clients: most clients in a chunk.
+        chunk_clients: most clients in a chunk, on all nodes or on each.
 
     Raises:
         ValueError: a client of the cohort is placed on no node, or on two.
@@ -49,7 +49,8 @@ def cut_chunks(
     chunks: list[ChunkPlan] = []
     for node, (first_client, num_clients) in enumerate(placement):
         here = cohort[bisect_left(cohort, first_client) : bisect_left(cohort, first_client + num_clients)]
-        count = -(-len(here) // chunk_clients)
+        most = chunk_clients if isinstance(chunk_clients, int) else chunk_clients[node]
+        count = -(-len(here) // most)
         bounds = [len(here) * number // count for number in range(count + 1)] if count else [0]
         for slot, (start, end) in zip(slots(first_client, count), pairwise(bounds), strict=True):
             chunks.append(ChunkPlan(len(chunks), node, tuple(here[start:end]), slot))

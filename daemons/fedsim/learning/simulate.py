@@ -126,7 +126,7 @@ def simulate(
     settings: TaskSettings,
     dataset: DataSet | Sequence[DataSet],
     *,
-    chunk_clients: int | None = None,
+    chunk_clients: int | Sequence[int] | None = None,
     placement: Sequence[tuple[int, int]] | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
@@ -149,7 +149,7 @@ def simulate(
         settings: the task's.
         dataset: the data set that all nodes hold; or, for partition `local`, each node's own, whose columns are
             ordered by name as most have them. The test set is the first that there is.
-        chunk_clients: most clients in a chunk; None: a node's part of the cohort is one chunk.
+        chunk_clients: most clients in a chunk, on all nodes or on each; None: a node's part of the cohort is one chunk.
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
         resume: continue after the last round of this result.

@@ -29,6 +29,10 @@ class Timer:
         """Call back in `seconds`, and not at the time that was set before."""
         self.due = time.monotonic() + seconds
 
+    def cancel(self) -> None:
+        """Do not call back."""
+        self.due = inf
+
 
 class EventLoop:
     """Waits for descriptors and timers and calls back, one call at a time."""

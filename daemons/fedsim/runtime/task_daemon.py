@@ -176,7 +176,7 @@ class TaskDaemon(Daemon[TaskConfig]):
 
     def _warm_workers(self) -> None:
         if not self.busy:  # its workers have torch, or wait for it
-            self.fork_servers.warm(self.config.threads_per_worker)
+            self.fork_servers.warm(self.config.idle_threads)
 
     @property
     @abstractmethod

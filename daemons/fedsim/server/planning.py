@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fedsim import __version__
 from fedsim.config import Limits
@@ -19,9 +19,12 @@ from fedsim.worker.inspector import Inspected
 
 
 def plan_task(
-    context: ServerContext, task: Task, own: Inspected, left_out: Mapping[str, str]
+    context: ServerContext, task: Task, own: Inspected, left_out: Mapping[str, str], measured_late: Collection[str] = ()
 ) -> Plan | Waiting | Impossible:
-    """Plan a task without the nodes in `left_out` (node -> why); `own` are the server's data sets."""
+    """Plan a task without the nodes in `left_out` (node -> why); `own` are the server's data sets.
+
+    The nodes in `measured_late` were asked to measure their speed and are not waited for any more.
+    """
     wanted = task.settings.dataset
     try:
         chosen = {
@@ -47,6 +50,7 @@ def plan_task(
         broadcast_bytes=room_for_meta(Limits().max_header_bytes, FileId.model_of(task.uid, task.settings.num_rounds)),
         plugins=chosen,
         version=__version__,
+        measured_late=measured_late,
     )
     if isinstance(plan, Plan):
         everyone = tuple(sorted({**dict(plan.left_out), **left_out}.items()))

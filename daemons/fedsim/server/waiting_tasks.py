@@ -15,11 +15,12 @@ from fedsim.server.approvals import OwnersApprovals, approvers
 from fedsim.server.context import ServerContext
 from fedsim.server.planning import plan_task
 from fedsim.server.postponed import PostponedTasks
+from fedsim.server.speed_requests import SpeedRequests
 from fedsim.server.task import ServerTask
 from fedsim.server.task_dir import TaskDir
 from fedsim.spool.clear import clear_task
 from fedsim.spool.files import Kind
-from fedsim.state_machines.candidates import Impossible, Waiting
+from fedsim.state_machines.candidates import Impossible, Measuring, Waiting
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import can_do_without
 from fedsim.store.records import Event, Progress, Resumable, Task, TaskState
@@ -36,6 +37,7 @@ class WaitingTasks(ABC):
         self.waiting: dict[str, Task] = {}
         self.approvals = OwnersApprovals(context)
         self.postponed = PostponedTasks(context)
+        self.speeds = SpeedRequests(context)
         self._reasons: dict[str, str] = {}
         self._late: dict[int, dict[str, str]] = {}  # by the task's number: nodes that were left out, and why
         self._context = context
@@ -70,10 +72,12 @@ class WaitingTasks(ABC):
         self.waiting.clear()
         self.approvals.clear()
         self.postponed.clear()
+        self.speeds.clear()
         self._reasons.clear()
 
     def _drop_waiting(self, uid: str) -> bool:
         self._reasons.pop(uid, None)
+        self.speeds.drop(uid)
         return self.waiting.pop(uid, None) is not None
 
     def _plan(self, task: Task, own: Inspected) -> None:
@@ -99,9 +103,13 @@ class WaitingTasks(ABC):
             own: the server's data sets.
             without: further nodes that are not to take part, and why; the task goes on waiting if it needs them.
         """
-        match plan_task(self._context, task, own, {**self.approvals.left_out(task.uid), **without}):
+        left_out = {**self.approvals.left_out(task.uid), **without}
+        match plan_task(self._context, task, own, left_out, self.speeds.late(task.uid)):
             case Plan() as plan:
                 return plan
+            case Measuring(reason, requests) if not without:
+                self.speeds.ask(task.number, requests)
+                self._wait(task, reason)
             case Waiting(reason) if not without:
                 self._wait(task, reason)
             case Impossible(reason) if not without:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
+from fedsim.speed import SpeedRequest
 from fedsim.spool.npy import FLOAT32, INT64
 from fedsim.spool.path_template import PathTemplate
 from fedsim.update import Update
@@ -34,6 +35,7 @@ class Kind(StrEnum):
     TESTSET = "testset"
     GLOBALPARAM = "globalparam"
     LOCALPARAM = "localparam"
+    MEASURE = "measure"
     REQUEST = "request"
     ANSWER = "answer"
     STOP = "stop"
@@ -148,6 +150,11 @@ KINDS: Final[dict[Kind, KindSpec]] = {
         path=PathTemplate("localparam/{task}/round-{round}/{sender}.chunk-{chunk}[.client-{client}].npy"),
         limit="max_parameter_bytes",
         on_demand=True,
+    ),
+    Kind.MEASURE: KindSpec(
+        routes=(KindRoute(*SERVER_TO_CLIENT, JsonBody(SpeedRequest)),),
+        path=PathTemplate("measure/{task}.json"),
+        limit="max_json_bytes",
     ),
     Kind.REQUEST: KindSpec(
         routes=(KindRoute(*SERVER_TO_CLIENT, JsonBody(PhaseRequest)),),

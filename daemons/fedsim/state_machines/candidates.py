@@ -14,6 +14,7 @@ from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import DataSetInfo, Hello, PluginInfo
 from fedsim.plugins import kind_of
 from fedsim.settings import TaskSettings, plugin_group
+from fedsim.speed import SpeedRequest
 from fedsim.state_machines.guarded import unwilling
 
 
@@ -22,6 +23,13 @@ class Waiting:
     """The task cannot start yet; `reason` says what it waits for, so that a person can act."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class Measuring(Waiting):
+    """The task waits until nodes have measured how they train it; `requests` says what, by node."""
+
+    requests: Mapping[str, SpeedRequest]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 from typing import Annotated
 
@@ -30,8 +30,9 @@ from fedsim.messages import (
     rounded,
 )
 from fedsim.settings import TaskSettings
-from fedsim.state_machines.candidates import Chosen, Impossible, Waiting, choose_nodes, dataset_of
+from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Waiting, choose_nodes, dataset_of
 from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, too_few_clients
+from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
 from fedsim.state_machines.testset_choice import OwnTestSet, choose_test_set
 
 MAX_CHUNK_CLIENTS = 32
@@ -44,6 +45,8 @@ class NodeShare(Message):
     first_client: int
     num_clients: int
     engine: EngineInfo
+    workers: int | None = Field(None, description="Processes that train chunks at once, as it measured; None: its own")
+    chunk_clients: int | None = Field(None, description="Most clients in a chunk here; None: as in the whole plan")
     dataset_digest: str | None = None
     guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
     num_train: int | None = Field(None, description="Training examples that the node announced")
@@ -95,11 +98,16 @@ class Plan(Message):
         """The names of the nodes, in the plan's order."""
         return tuple(share.node for share in self.shares)
 
+    @property
+    def chunk_sizes(self) -> tuple[int, ...]:
+        """The most clients in a chunk of each node, in the plan's order."""
+        return tuple(share.chunk_clients or self.chunk_clients for share in self.shares)
+
     def chunks(self, round_number: int) -> tuple[ChunkPlan, ...]:
         """The round's cohort, cut into chunks: a pure function of the plan."""
         settings = self.settings
         cohort = make_sampler(settings).draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
-        return cut_chunks(cohort, self.placement, self.chunk_clients)
+        return cut_chunks(cohort, self.placement, self.chunk_sizes)
 
     def assignment(self, node: str) -> Assignment:
         """What is sent to a node as `initparam`."""
@@ -115,15 +123,12 @@ class Plan(Message):
             model_spec=self.model_spec,
             data_schema=self.data_schema,
             engine=share.engine,
+            workers=share.workers,
             uplink=self.uplink,
             send_testset=self.testset_from == node,
             user=self.user,
             resumes=self.resumes,
         )
-
-
-def _engine(settings: TaskSettings, hello: Hello) -> EngineInfo:
-    return hello.engine.model_copy(update={"device": "cpu"}) if settings.device == "cpu" else hello.engine
 
 
 def _share_out(total: int, capacities: Sequence[int]) -> list[int]:
@@ -156,6 +161,7 @@ def make_plan(
     server_problem: str | None = None,
     plugins: Mapping[str, PluginInfo],
     version: str,
+    measured_late: Collection[str] = (),
 ) -> Plan | Waiting | Impossible:
     """Choose nodes and fix placement and chunks.
 
@@ -174,12 +180,15 @@ def make_plan(
         broadcast_bytes: the longest `Broadcast`, as JSON, that can be sent with a model.
         plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
+        measured_late: nodes that have not measured their speed in time, which are not waited for any more.
     """
     chosen = choose_nodes(settings, plugins, hellos, not_heard, server_dataset, limits, known_digest)
     if isinstance(chosen, Waiting):
         return chosen
     test = OwnTestSet(server_dataset, server_problem, settings.testset_from or testset_from)
-    plan = _fix(task, number, settings, chosen, test, limits, version)
+    plan = _fix(
+        task, number, settings, chosen, test, limits, version=version, plugins=plugins, measured_late=measured_late
+    )
     if not isinstance(plan, Plan):
         return plan
     if (problem := too_few_clients(plan, hellos)) is not None:
@@ -190,19 +199,18 @@ def make_plan(
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
     """Whether some cohort could put more clients on a node than a model's metadata can name."""
     cohort = plan.settings.cohort_size
-    last_chunk = ceil(cohort / plan.chunk_clients) + len(plan.shares)  # each node may have one that is not full
-    for share in plan.shares:
+    last_chunk = ceil(cohort / min(plan.chunk_sizes)) + len(plan.shares)  # each node may have one that is not full
+    for share, size in zip(plan.shares, plan.chunk_sizes, strict=True):
         here = min(cohort, share.num_clients)
         end = share.first_client + share.num_clients
         clients = range(end - here, end)  # as many as can be drawn here, and those with the longest numbers
-        starts = range(0, here, plan.chunk_clients)
-        chunks = tuple(Chunk(id=last_chunk, clients=tuple(clients[at : at + plan.chunk_clients])) for at in starts)
+        chunks = tuple(Chunk(id=last_chunk, clients=tuple(clients[at : at + size])) for at in range(0, here, size))
         longest = Broadcast(chunks=chunks, used_through=plan.settings.num_rounds, scale=_longest_scale(plan))
-        size = len(longest.model_dump_json())
-        if size > broadcast_bytes:
+        length = len(longest.model_dump_json())
+        if length > broadcast_bytes:
             return Impossible(
-                f"a round can choose {here} clients on {share.node}: to list them beside the model takes {size} bytes, "
-                f"{broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
+                f"a round can choose {here} clients on {share.node}: to list them beside the model takes {length} "
+                f"bytes, {broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
             )
     return None
 
@@ -221,7 +229,10 @@ def _fix(
     chosen: Chosen,
     own: OwnTestSet,
     limits: TaskLimits,
+    *,
     version: str,
+    plugins: Mapping[str, PluginInfo],
+    measured_late: Collection[str],
 ) -> Plan | Waiting | Impossible:
     """Placement, chunks and test set for the chosen nodes."""
     hellos, left_out = chosen.hellos, dict(chosen.left_out)
@@ -259,15 +270,23 @@ def _fix(
     tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data)
     if isinstance(tests, Waiting | Impossible):
         return tests
+    model_spec = ModelSpec.of(settings, info.feature_shape, chosen.num_classes)
+    requests = unmeasured(task, settings, hellos, infos, model_spec, plugins)
+    if awaited := {name: request for name, request in requests.items() if name not in measured_late}:
+        return Measuring(f"{', '.join(awaited)} to measure how to train it", awaited)
+    notes += not_measured(requests)
     shares = []
     first = 0
     for (name, hello), count in zip(hellos.items(), counts, strict=True):
-        engine = _engine(settings, hello)
+        speed = known_speed(hello, speed_request(task, settings, infos[name], model_spec, plugins).key)
+        manner = manner_of(settings, hello, speed, count, least_chunk(hellos.values()))
         share = NodeShare(
             node=name,
             first_client=first,
             num_clients=count,
-            engine=engine,
+            engine=manner.engine,
+            workers=manner.workers,
+            chunk_clients=manner.chunk_clients,
             dataset_digest=infos[name].digest,
             guard=None if (guard := infos[name].guard) is None else guard.secret_digest,
             num_train=infos[name].num_train,
@@ -275,7 +294,7 @@ def _fix(
         )
         shares.append(share)
         first += count
-    workers = sum(hellos[share.node].workers for share in shares)
+    workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)
     chunk_clients = min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
     return Plan(
         task=task,
@@ -284,7 +303,7 @@ def _fix(
         shares=tuple(shares),
         chunk_clients=max(chunk_clients, least_chunk(hellos.values())),
         dataset_digest=None if own_data else info.digest,
-        model_spec=ModelSpec.of(settings, info.feature_shape, chosen.num_classes),
+        model_spec=model_spec,
         data_schema=chosen.data_schema,
         schema_from=chosen.schema_from,
         left_out=tuple(sorted(left_out.items())),

@@ -100,8 +100,12 @@ def _too_costly(assignment: Assignment, config: ClientConfig, processors: int) -
     settings, most = assignment.settings, config.institution.max_passes
     if assignment.num_clients > config.clients:
         return f"{assignment.num_clients} clients are asked for, this node simulates at most {config.clients}"
-    if assignment.engine.threads > max(processors, config.threads_per_worker):
-        return f"{assignment.engine.threads} threads are asked for, this node has {processors} processors"
+    for asked, own, what in (
+        (assignment.engine.threads, config.threads_per_worker, "threads"),
+        (assignment.workers or 1, config.workers, "workers"),
+    ):
+        if asked > (processors if own == "auto" else max(processors, own)):
+            return f"{asked} {what} are asked for, this node has {processors} processors"
     passes = settings.num_rounds * settings.local_epochs
     if most is not None and passes > most:
         return (

@@ -131,7 +131,7 @@ class Forker:
 
 
 def _import_at_low_priority() -> None:
-    """Import in a thread of its own: Linux has a priority for each thread, and this process could not raise its own again.
+    """Import in a thread: Linux gives each its priority, and this process could not raise its own again.
 
     Nothing is forked meanwhile, so that no worker inherits a lock that the thread holds.
     """

@@ -11,8 +11,9 @@ from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
 from fedsim.learning.screenings import Screened
-from fedsim.messages import Assignment, DataSetInfo, ModelSpec
+from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
 from fedsim.settings import TaskSettings
+from fedsim.speed import SpeedRequest
 from fedsim.update import Update
 
 
@@ -164,10 +165,23 @@ class AnswerPhase(_Line):
     content: dict[str, JsonValue]
 
 
+class MeasureSpeed(_Line):
+    """Find how this host trains quickest with one of `engines`; `threads` and `workers` are fixed unless None."""
+
+    job: Literal["measure_speed"] = "measure_speed"
+    request: SpeedRequest
+    engines: tuple[str, ...]
+    threads: int | None
+    workers: int | None
+    max_parameters: int | None = None
+    memory_bytes: int
+    budget_seconds: float = 1.0
+
+
 HostJob = InspectHost | Inspect
 NodeJob = Load | WriteTestset | Train | AnswerPhase
 ServerJob = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint
-Job = HostJob | NodeJob | ServerJob
+Job = HostJob | NodeJob | ServerJob | MeasureSpeed
 
 
 # ---------------------------------------------------------------- replies
@@ -265,6 +279,14 @@ class AnswerMade(_Line):
     content: dict[str, JsonValue]
 
 
+class SpeedMeasured(_Line):
+    """How this host trains quickest."""
+
+    reply: Literal["speed_measured"] = "speed_measured"
+    speed: SpeedInfo
+    seconds: float
+
+
 class ClientDiverged(_Line):
     """A client's parameters are no longer finite."""
 
@@ -299,6 +321,7 @@ Reply = (
     | DataLoaded
     | ChunkTrained
     | AnswerMade
+    | SpeedMeasured
     | ClientDiverged
     | JobFailed
 )

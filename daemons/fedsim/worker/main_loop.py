@@ -24,6 +24,7 @@ from fedsim.worker.jobs import (
     JobFailed,
     Load,
     MakeInitialModel,
+    MeasureSpeed,
     Reply,
     SaveCheckpoint,
     Train,
@@ -96,6 +97,10 @@ class Worker:
                 return self._node_jobs().do(job)
             case WriteTestset() | Train() | AnswerPhase():
                 return self._node_jobs().do(job)
+            case MeasureSpeed():
+                from fedsim.worker import speed  # noqa: PLC0415
+
+                return speed.measure_speed(job)
             case Inspect() | InspectHost():
                 from fedsim.worker import host_jobs  # noqa: PLC0415
 
@@ -112,6 +117,8 @@ class Worker:
                 return f"the phase {job.phase} of the {self._task}"
             case Load() | WriteTestset() | Train():
                 return self._task
+            case MeasureSpeed():
+                return f"model {job.request.model_spec.name}"
             case Aggregate():
                 return f"strategy {job.settings.strategy}"
             case MakeInitialModel() | Evaluate() | SaveCheckpoint():

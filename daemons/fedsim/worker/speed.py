@@ -1,0 +1,43 @@
+"""The job of measuring how this host trains quickest."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+
+from fedsim.errors import BadInput
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.measuring import manners, measure
+from fedsim.learning.networks import build_model, count_parameters, num_parameters
+from fedsim.messages import SpeedInfo
+from fedsim.worker.jobs import MeasureSpeed, SpeedMeasured
+
+
+def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
+    """Measure in processes that this one forks; raises `BadInput` if the model may not or cannot be trained here."""
+    make_deterministic(1)
+    spec, started = job.request.model_spec, time.monotonic()
+    number = count_parameters(spec)
+    if number is None:
+        number = num_parameters(build_model(spec))
+    if job.max_parameters is not None and number > job.max_parameters:
+        raise BadInput(f"the model has {number:,} parameters, this institution allows {job.max_parameters:,}")
+    found = measure(
+        job.request,
+        manners(job.engines, len(os.sched_getaffinity(0)), job.threads, job.workers),
+        num_parameters=number,
+        memory_bytes=job.memory_bytes,
+        budget_seconds=job.budget_seconds,
+        set_threads=torch.set_num_threads,
+        clock=time.monotonic,
+    )
+    speed = SpeedInfo(
+        key=job.request.key,
+        engine=found.manner.engine,
+        threads=found.manner.threads,
+        workers=found.manner.workers,
+        chunk_clients=found.chunk_clients,
+    )
+    return SpeedMeasured(speed=speed, seconds=time.monotonic() - started)

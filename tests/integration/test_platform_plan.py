@@ -1,0 +1,52 @@
+"""A node measures once how it trains quickest: two submissions get one plan, also after restarts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from platform_support import Platform, digits_lab
+
+from fedsim.client.speed_table import FILE, read_speeds
+
+AUTO = {"engine": "auto", "workers": "auto", "threads_per_worker": "auto"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("plan"), nodes=1, client=AUTO) as lab:
+        yield lab
+
+
+def run(lab: Platform, **changes: Any) -> tuple[str | None, dict[str, Any]]:
+    """The final digest of a task, and how its node trained."""
+    number = lab.submit(num_nodes=1, num_rounds=1, **changes)
+    task = lab.completed(number)
+    (path,) = (lab.server_spool / "checkpoints" / f"task-{number}").glob("*.json")
+    (share,) = json.loads(path.read_text())["nodes"]
+    return task.digest, {name: share[name] for name in ("engine", "workers", "chunk_clients", "num_clients")}
+
+
+def measurements(lab: Platform) -> int:
+    return lab.processes["node-a"].log.read_text().count("speed_measured")
+
+
+def test_two_submissions_get_one_plan_also_after_a_restart(lab: Platform) -> None:
+    first = run(lab)
+    assert measurements(lab) == 1
+    assert first[1]["workers"] is not None
+    table = read_speeds(lab.node_spool("node-a") / FILE)
+    assert table is not None
+    (found,) = (one.speed for one in table.measured)
+    assert (found.engine, found.threads, found.workers) == (
+        first[1]["engine"]["name"],
+        first[1]["engine"]["threads"],
+        first[1]["workers"],
+    )
+    assert run(lab, title="again") == first
+    lab.stop("node-a")
+    lab.start("node-a")
+    assert run(lab) == first
+    assert measurements(lab) == 1, "a restart measures nothing again"
