@@ -31,7 +31,6 @@ MAX_PLUGINS = 100
 """Maximum number of plug-ins of one group in a hello."""
 MAX_GROUPS = 20
 MAX_NOTES = 10
-"""Maximum number of remarks on a data set."""
 MAX_SCHEMA_BYTES = 2**20
 """Maximum size of the schemas in a hello, as JSON: a hello is sent every few seconds."""
 MAX_SPEEDS = 200
@@ -197,6 +196,7 @@ class Hello(Message):
     measures: Annotated[bool, Field(description="Whether it measures how to train a task (`auto` in client.yml)")] = (
         False
     )
+    engines: Annotated[tuple[Name, ...], Field(max_length=MAX_PLUGINS)] = ()
     speeds: Annotated[tuple[SpeedInfo, ...], Field(max_length=MAX_SPEEDS)] = ()
     datasets: Annotated[tuple[DataSetInfo, ...], Field(max_length=MAX_LISTED)] = ()
     problems: Annotated[tuple[Text, ...], Field(max_length=MAX_PROBLEMS)] = ()

@@ -197,6 +197,7 @@ def test_a_task_runs_again_with_changes(web: Web, terminal: Terminal) -> None:
     assert result.code == 0, result.err
     settings = result.document["task"]["settings"]
     assert (settings["num_rounds"], settings["seed"], settings["local_learning_rate"]) == (4, 7, 0.5)
+    assert result.document["task"]["repeats"] == 1, "so that the server takes its plan where it fits"
     assert terminal.run("rerun", 1, "--set", "num_rounds").code == 64
 
 

@@ -50,3 +50,27 @@ def test_two_submissions_get_one_plan_also_after_a_restart(lab: Platform) -> Non
     lab.start("node-a")
     assert run(lab) == first
     assert measurements(lab) == 1, "a restart measures nothing again"
+
+
+def test_a_task_run_again_takes_the_recorded_plan_or_says_why_not(lab: Platform) -> None:
+    number = lab.submit(num_nodes=1, num_rounds=1)
+    first = lab.completed(number)
+    lab.stop("node-a")
+    table = lab.node_spool("node-a") / FILE
+    table.unlink()  # the owner wants to measure anew, which the task that is run again does not need
+    lab.start("node-a")
+
+    def again(**changes: Any) -> int:
+        settings = {**lab.api.get(f"/tasks/{number}").json()["task"]["settings"], **changes}
+        answer = lab.api.post("/tasks", params={"repeats": number}, json=settings)
+        assert answer.status_code == 201, answer.text
+        return int(answer.json()["task"]["number"])
+
+    same, other = again(), again(num_clients=10)
+    task = lab.completed(same)
+    assert (task.digest, task.repeats) == (first.digest, number)
+    assert task.notes == (f"it has the plan of task {number}",)
+    plan = lab.api.get(f"/tasks/{same}/plan").json()["plan"]
+    assert plan == lab.api.get(f"/tasks/{number}/plan").json()["plan"]
+    assert lab.completed(other).notes == (f"not comparable with task {number}: it had 20 clients, this one has 10",)
+    assert lab.api.post("/tasks", params={"repeats": 99}, json={}).status_code == 404

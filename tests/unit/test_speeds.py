@@ -29,6 +29,7 @@ SETTINGS = TaskSettings(num_clients=20, fraction_train=1.0, partition="iid", num
 SPEC = ModelSpec.of(SETTINGS, INFO.feature_shape, INFO.num_classes)
 HOST = MeasuredOn(version="1", torch="2", processor="p", processors=2, engine="auto", threads="auto", workers=1)
 UID = "ab" * 16
+ENGINES = ("sequential", "batched")
 
 
 def request(settings: TaskSettings = SETTINGS) -> SpeedRequest:
@@ -194,7 +195,7 @@ def test_an_owner_forgets_results_while_the_daemon_runs(tmp_path: Path) -> None:
 
 
 def measuring_node(name: str, *speeds: SpeedInfo, **changes: Any) -> Hello:
-    return hello(name, **{"measures": True, "workers": 4, "speeds": speeds, **changes})
+    return hello(name, **{"measures": True, "engines": ENGINES, "workers": 4, "speeds": speeds, **changes})
 
 
 def test_a_task_waits_until_the_nodes_that_measure_have_done_so() -> None:
@@ -239,6 +240,8 @@ def test_no_measurement_is_believed_beyond_bounds() -> None:
     node = measuring_node("a", speed(asked, chunk_clients=1), clients=10_000, datasets=(info,))
     plan = planned(node, settings=many)
     assert len(plan.chunks(1)) <= MAX_CHUNKS
+    invented = measuring_node("a", speed(engine="no_such_engine"))
+    assert isinstance(attempt(SETTINGS, [invented]), Measuring), "an engine that the node does not offer"
     least = measuring_node("a", speed(chunk_clients=1), min_clients=3)
     assert planned(least, settings=SETTINGS).chunk_sizes == (5,), "2 * 3 - 1, as the institution demands"
     for changes in ({"threads": 0}, {"workers": 10**6}, {"chunk_clients": 10**6}, {"engine": "../x"}):

@@ -114,15 +114,23 @@ class ApiClient:
                 break
         return found
 
-    def submit(self, settings: Json) -> tuple[Json, list[str]]:
-        """Submit a task; returns it and notes for the user. A request whose response was lost is repeated once."""
+    def submit(self, settings: Json, repeats: int | None = None) -> tuple[Json, list[str]]:
+        """Submit a task, or run the task `repeats` again; returns it and notes for the user.
+
+        A request whose response was lost is repeated once.
+        """
         headers = {"Idempotency-Key": secrets.token_urlsafe(16)}  # a repeated request creates no second task
+        options: dict[str, Any] = {
+            "json": settings,
+            "headers": headers,
+            "params": {} if repeats is None else {"repeats": repeats},
+        }
         try:
-            answer = self._ask("POST", "tasks", json=settings, headers=headers)
+            answer = self._ask("POST", "tasks", **options)
         except Unavailable as error:
             if not isinstance(error.__cause__, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError):
                 raise
-            answer = self._ask("POST", "tasks", json=settings, headers=headers)
+            answer = self._ask("POST", "tasks", **options)
         return answer["task"], answer["notes"]
 
     def task(self, number: int) -> Json:
@@ -148,6 +156,11 @@ class ApiClient:
     def rounds(self, number: int) -> list[Json]:
         """All rounds, round 0 first."""
         return self._all_pages(number, "rounds")
+
+    def plan(self, number: int) -> Json | None:
+        """How each node trains the task; None before it is planned."""
+        plan: Json | None = self._ask("GET", f"tasks/{number}/plan", what=f"Task {number}")["plan"]
+        return plan
 
     def participation(self, number: int) -> Json:
         """How nodes and clients took part in the task."""

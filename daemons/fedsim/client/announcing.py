@@ -80,6 +80,7 @@ def make_hello(
         accept_tasks=config.accept_tasks,
         workers=config.workers if isinstance(config.workers, int) else len(os.sched_getaffinity(0)),
         measures=config.measures,
+        engines=engines_of(config),
         speeds=tuple(speeds[-MAX_SPEEDS:]),
         engine=EngineInfo(
             name="sequential" if config.engine == AUTO else config.engine,
@@ -98,6 +99,13 @@ def make_hello(
         tasks=_first(tasks, "tasks", problems),
         problems=_some([*problems, *seen.problems]),
     )
+
+
+def engines_of(config: ClientConfig) -> tuple[str, ...]:
+    """The engines that a plan can name for this node, the simplest first."""
+    if config.engine != AUTO:
+        return (config.engine,)
+    return tuple(sorted(plugins.names(plugins.ENGINES), key=lambda name: (name != "sequential", name))[:MAX_PLUGINS])
 
 
 def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from fedsim import __version__, plugins
+from fedsim.client.announcing import engines_of
 from fedsim.client.context import NodeContext
 from fedsim.client.speed_table import FILE, MeasuredOn, SpeedTable
 from fedsim.config import AUTO, ClientConfig
@@ -125,7 +126,7 @@ class SpeedMeter:
         self._process.submit(
             MeasureSpeed(
                 request=request,
-                engines=_engines() if config.engine == AUTO else (config.engine,),
+                engines=engines_of(config),
                 threads=config.threads_per_worker if isinstance(config.threads_per_worker, int) else None,
                 workers=config.workers if isinstance(config.workers, int) else None,
                 max_parameters=rules.max_parameters,
@@ -186,12 +187,6 @@ class SpeedMeter:
             chunk_clients=_DEFAULT_CHUNK,
         )
         self._answered()
-
-
-def _engines() -> tuple[str, ...]:
-    """The installed engines, the simplest first."""
-    names = plugins.names(plugins.ENGINES)
-    return tuple(sorted(names, key=lambda name: (name != "sequential", name)))
 
 
 def _forbidden(request: SpeedRequest, config: ClientConfig) -> str | None:

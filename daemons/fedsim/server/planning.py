@@ -7,12 +7,14 @@ from collections.abc import Collection, Mapping
 from fedsim import __version__
 from fedsim.config import Limits
 from fedsim.errors import BadInput
-from fedsim.messages import PluginInfo
+from fedsim.messages import PluginInfo, read_message
 from fedsim.plugins import provenance
 from fedsim.server.context import ServerContext
 from fedsim.spool.files import FileId
 from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.plan import Plan, make_plan
+from fedsim.state_machines.repeated import Repeats
+from fedsim.state_machines.shares import RecordedPlan
 from fedsim.store.records import Task
 from fedsim.wire.protocol.frames import room_for_meta
 from fedsim.worker.inspector import Inspected
@@ -51,9 +53,22 @@ def plan_task(
         plugins=chosen,
         version=__version__,
         measured_late=measured_late,
+        repeats=_repeats(context, task),
     )
     if isinstance(plan, Plan):
         everyone = tuple(sorted({**dict(plan.left_out), **left_out}.items()))
         most = context.config.prepare_timeout_seconds
         return plan.model_copy(update={"left_out": everyone, "prepare_timeout_seconds": most})
     return plan
+
+
+def _repeats(context: ServerContext, task: Task) -> Repeats | None:
+    """The task that this one runs again, with its plan as far as this version understands it."""
+    if task.repeats is None:
+        return None
+    content = context.store.tasks.plan(task.repeats)
+    try:
+        found = None if content is None else read_message(RecordedPlan, content, f"the plan of task {task.repeats}")
+    except BadInput:
+        found = None
+    return Repeats(task.repeats, found)

@@ -71,6 +71,7 @@ class TaskProjection:
         self.participation = {} if task is None else task.participation
         self.left_out = {**({} if task is None else task.left_out), **dict(self._plan.left_out)}
         self._store.tasks.set_nodes(self._plan.task, self._plan.nodes, self.left_out)
+        self._store.tasks.set_plan(self._plan.task, self._plan.record.model_dump(mode="json"))
         rounds = {record.round: record for record in self._store.rounds.of_task(self._plan.number)}
         for number in self._folder.committed():
             rounds[number] = self._project(number, rounds.get(number))

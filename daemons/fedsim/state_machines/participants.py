@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from fedsim.learning.partitions import make_partitioner, sizes_digest
 from fedsim.messages import TaskReport
-from fedsim.state_machines.plan import NodeShare, Plan
+from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.shares import NodeShare
 
 
 class Participants:

@@ -19,7 +19,6 @@ from fedsim.messages import (
     Broadcast,
     Chunk,
     DataSetInfo,
-    EngineInfo,
     Hello,
     Message,
     ModelSpec,
@@ -27,37 +26,16 @@ from fedsim.messages import (
     PluginInfo,
     Uid,
     Uplink,
-    rounded,
 )
 from fedsim.settings import TaskSettings
 from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Waiting, choose_nodes, dataset_of
 from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, too_few_clients
+from fedsim.state_machines.repeated import Repeats, on_the_same_nodes, recorded_manner, take_plan
+from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out
 from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
 from fedsim.state_machines.testset_choice import OwnTestSet, choose_test_set
 
 MAX_CHUNK_CLIENTS = 32
-
-
-class NodeShare(Message):
-    """A node's part in a task: the clients that live there, in one run of numbers, and how it trains them."""
-
-    node: Name
-    first_client: int
-    num_clients: int
-    engine: EngineInfo
-    workers: int | None = Field(None, description="Processes that train chunks at once, as it measured; None: its own")
-    chunk_clients: int | None = Field(None, description="Most clients in a chunk here; None: as in the whole plan")
-    dataset_digest: str | None = None
-    guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
-    num_train: int | None = Field(None, description="Training examples that the node announced")
-    approval: bool = Field(False, description="Whether the node's owner must approve the task before it begins")
-
-    @property
-    def shown(self) -> NodeShare:
-        """What a checkpoint's JSON says of it: of guarded data no exact count."""
-        if self.guard is None or self.num_train is None:
-            return self
-        return self.model_copy(update={"num_train": rounded(self.num_train)})
 
 
 class Plan(Message):
@@ -99,6 +77,16 @@ class Plan(Message):
         return tuple(share.node for share in self.shares)
 
     @property
+    def record(self) -> RecordedPlan:
+        """What is recorded of it with the task's row."""
+        return RecordedPlan(
+            shares=tuple(share.shown for share in self.shares),
+            chunk_clients=self.chunk_clients,
+            schema_from=self.schema_from,
+            version=self.version,
+        )
+
+    @property
     def chunk_sizes(self) -> tuple[int, ...]:
         """The most clients in a chunk of each node, in the plan's order."""
         return tuple(share.chunk_clients or self.chunk_clients for share in self.shares)
@@ -131,20 +119,6 @@ class Plan(Message):
         )
 
 
-def _share_out(total: int, capacities: Sequence[int]) -> list[int]:
-    """`total` clients over nodes in proportion to their capacity, each at least one (largest remainder, then order)."""
-    whole = sum(capacities)
-    shares = [max(1, total * capacity // whole) for capacity in capacities]
-    by_remainder = sorted(range(len(shares)), key=lambda i: (-(total * capacities[i] % whole), i))
-    while (left := total - sum(shares)) != 0:
-        step = 1 if left > 0 else -1
-        for i in by_remainder:
-            if left != 0 and 1 <= shares[i] + step <= capacities[i]:
-                shares[i] += step
-                left -= step
-    return shares
-
-
 def make_plan(
     *,
     task: str,
@@ -162,6 +136,7 @@ def make_plan(
     plugins: Mapping[str, PluginInfo],
     version: str,
     measured_late: Collection[str] = (),
+    repeats: Repeats | None = None,
 ) -> Plan | Waiting | Impossible:
     """Choose nodes and fix placement and chunks.
 
@@ -181,19 +156,43 @@ def make_plan(
         plugins: each plug-in that the settings choose, by its setting, as the server has it: nodes have the same code.
         version: of the code, recorded in the plan.
         measured_late: nodes that have not measured their speed in time, which are not waited for any more.
+        repeats: the task that is run again.
     """
-    chosen = choose_nodes(settings, plugins, hellos, not_heard, server_dataset, limits, known_digest)
+    recorded, notes = None, []
+    if repeats is not None:
+        again = take_plan(repeats, settings, hellos, not_heard, version)
+        if isinstance(again, Waiting):
+            return again
+        recorded, notes = again.plan, [again.note]
+
+    def choose(wanted: TaskSettings) -> Chosen | Waiting:
+        return choose_nodes(wanted, plugins, hellos, not_heard, server_dataset, limits, known_digest)
+
+    chosen = choose(settings if recorded is None else on_the_same_nodes(settings, recorded))
+    if recorded is not None and repeats is not None and isinstance(chosen, Waiting):
+        recorded, notes = None, [repeats.not_comparable(chosen.reason)]
+        chosen = choose(settings)
     if isinstance(chosen, Waiting):
         return chosen
     test = OwnTestSet(server_dataset, server_problem, settings.testset_from or testset_from)
     plan = _fix(
-        task, number, settings, chosen, test, limits, version=version, plugins=plugins, measured_late=measured_late
+        task,
+        number,
+        settings,
+        chosen,
+        test,
+        limits,
+        version=version,
+        plugins=plugins,
+        measured_late=measured_late,
+        recorded=recorded,
     )
     if not isinstance(plan, Plan):
         return plan
     if (problem := too_few_clients(plan, hellos)) is not None:
         return Impossible(problem)
-    return _too_long(plan, broadcast_bytes) or plan.model_copy(update={"user": user, "plugins": dict(plugins)})
+    further = {"user": user, "plugins": dict(plugins), "notes": (*plan.notes, *notes)}
+    return _too_long(plan, broadcast_bytes) or plan.model_copy(update=further)
 
 
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
@@ -233,8 +232,9 @@ def _fix(
     version: str,
     plugins: Mapping[str, PluginInfo],
     measured_late: Collection[str],
+    recorded: RecordedPlan | None,
 ) -> Plan | Waiting | Impossible:
-    """Placement, chunks and test set for the chosen nodes."""
+    """Placement, chunks and test set for the chosen nodes; as recorded of another run, where its plan fits."""
     hellos, left_out = chosen.hellos, dict(chosen.left_out)
     infos = {name: dataset_of(settings, hello) for name, hello in hellos.items()}
     info = infos[chosen.schema_from]
@@ -243,6 +243,8 @@ def _fix(
     if local:
         settings = settings.model_copy(update={"num_clients": len(hellos)})
         counts = [1] * len(hellos)
+    elif recorded is not None:
+        counts = [share.num_clients for share in recorded.shares]
     else:
         most = most_clients(settings, info.num_train)
         if not own_data and settings.num_clients > most:
@@ -258,7 +260,7 @@ def _fix(
             left_out |= dict.fromkeys(unused, f"is not needed: the task has {settings.num_clients} clients")
             hellos = dict(list(hellos.items())[: settings.num_clients])
             capacities = capacities[: settings.num_clients]
-        counts = _share_out(settings.num_clients, capacities)
+        counts = share_out(settings.num_clients, capacities)
 
     notes = [f"{name}: {note}" for name in hellos for note in infos[name].notes]
     notes += guarded_notes(infos, hellos)
@@ -271,15 +273,18 @@ def _fix(
     if isinstance(tests, Waiting | Impossible):
         return tests
     model_spec = ModelSpec.of(settings, info.feature_shape, chosen.num_classes)
-    requests = unmeasured(task, settings, hellos, infos, model_spec, plugins)
+    requests = {} if recorded is not None else unmeasured(task, settings, hellos, infos, model_spec, plugins)
     if awaited := {name: request for name, request in requests.items() if name not in measured_late}:
         return Measuring(f"{', '.join(awaited)} to measure how to train it", awaited)
     notes += not_measured(requests)
     shares = []
     first = 0
-    for (name, hello), count in zip(hellos.items(), counts, strict=True):
-        speed = known_speed(hello, speed_request(task, settings, infos[name], model_spec, plugins).key)
-        manner = manner_of(settings, hello, speed, count, least_chunk(hellos.values()))
+    for number_of_node, ((name, hello), count) in enumerate(zip(hellos.items(), counts, strict=True)):
+        if recorded is not None:
+            manner = recorded_manner(recorded.shares[number_of_node])
+        else:
+            speed = known_speed(hello, speed_request(task, settings, infos[name], model_spec, plugins).key)
+            manner = manner_of(settings, hello, speed, count, least_chunk(hellos.values()))
         share = NodeShare(
             node=name,
             first_client=first,
@@ -301,7 +306,7 @@ def _fix(
         number=number,
         settings=settings,
         shares=tuple(shares),
-        chunk_clients=max(chunk_clients, least_chunk(hellos.values())),
+        chunk_clients=recorded.chunk_clients if recorded else max(chunk_clients, least_chunk(hellos.values())),
         dataset_digest=None if own_data else info.digest,
         model_spec=model_spec,
         data_schema=chosen.data_schema,

@@ -51,7 +51,14 @@ def speed_request(
 
 def known_speed(hello: Hello, key: str) -> SpeedInfo | None:
     """What the node announces for this kind of training."""
-    return next((speed for speed in hello.speeds if hello.measures and speed.key == key), None)
+    if not hello.measures:
+        return None
+    return next((speed for speed in hello.speeds if speed.key == key and speed.engine in engines_of(hello)), None)
+
+
+def engines_of(hello: Hello) -> tuple[str, ...]:
+    """The engines that a plan can name for the node."""
+    return hello.engines or (hello.engine.name,)
 
 
 def own_workers(hello: Hello) -> int:

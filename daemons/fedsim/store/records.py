@@ -121,7 +121,7 @@ class Task:
     and take no part, with the reasons; `notes`: remarks on its data and course. `participation`, by node: its clients
     (`first_client`, `num_clients`), the rounds that chose some of them (`rounds`) and those that went on without some
     of these (`rounds_missing`), the updates that were expected (`expected`) and those that did not count (`missing`).
-    `resume_*`: see `Resumable`.
+    `resume_*`: see `Resumable`. `repeats`: the number of the task that is run again, whose plan is taken if it fits.
     """
 
     number: int
@@ -150,6 +150,7 @@ class Task:
     resume_uid: str | None = None
     resume_round: int | None = None
     resume_problem: str | None = None
+    repeats: int | None = None
 
     @property
     def lost_clients(self) -> bool:

@@ -232,6 +232,8 @@ tasks = Table(
     Column("resume_problem", LongText),
     Column("digest", String(HASH)),
     Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
+    Column("repeats", Integer),  # no foreign key: that task may be deleted
+    Column("plan", Json),
     Index(None, "user_id", "submission", unique=True),
     sqlite_autoincrement=True,  # numbers are never reused, even after a task was deleted
     **OPTIONS,

@@ -29,7 +29,9 @@ class TooManyTasks(BadInput):
     """A user has as many unfinished tasks as one may have."""
 
 
-select_tasks: Select[Any] = select(tasks, users.c.name.label("user_name")).join_from(tasks, users)
+# Without the plan, which has an entry for each node.
+_COLUMNS = [column for column in tasks.c if column.name != "plan"]
+select_tasks: Select[Any] = select(*_COLUMNS, users.c.name.label("user_name")).join_from(tasks, users)
 
 
 def _move(
@@ -64,8 +66,11 @@ class TaskStore:
         *,
         submission: str | None = None,
         most_unfinished: int | None = None,
+        repeats: int | None = None,
     ) -> Task:
         """Create a pending task, or return the one that this user created with this `submission` (64 characters).
+
+        `repeats` is the number of the task that is run again.
 
         Raises:
             BadInput: there is no such user, or the uid is taken.
@@ -84,6 +89,7 @@ class TaskStore:
             "metrics": {},
             "nodes": (),
             "submission": submission,
+            "repeats": repeats,
             **_NO_PROGRESS,
         }
         with self._database.writing() as connection:
@@ -257,6 +263,17 @@ class TaskStore:
         with self._database.writing() as connection:
             values = {"nodes": nodes, "left_out": dict(left_out)}
             connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
+
+    def set_plan(self, uid: str, plan: Mapping[str, Any]) -> None:
+        """Record how the nodes train, as JSON."""
+        with self._database.writing() as connection:
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(plan=dict(plan)))
+
+    def plan(self, number: int) -> dict[str, Any] | None:
+        """The recorded plan of a task; None if it has none, or there is no such task."""
+        with self._database.reading() as connection:
+            found: dict[str, Any] | None = connection.scalar(select(tasks.c.plan).where(tasks.c.number == number))
+            return found
 
     def set_notes(self, uid: str, notes: tuple[str, ...]) -> None:
         """Record the remarks on the task's data and course."""

@@ -47,6 +47,7 @@ class ApiRoutes:
             Route("POST", task + "/resume", self.resume, contract=contracts.CHANGE_TASK),
             Route("GET", task + "/rounds", self.rounds, contract=contracts.ROUNDS),
             Route("GET", task + "/participation", self.participation, contract=contracts.PARTICIPATION),
+            Route("GET", task + "/plan", self.plan, contract=contracts.PLAN),
             Route("GET", task + "/events", self.events, contract=contracts.EVENTS),
             Route("GET", task + "/checkpoints", self.checkpoints, contract=contracts.CHECKPOINTS),
             Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint, contract=contracts.CHECKPOINT),
@@ -81,8 +82,12 @@ class ApiRoutes:
         return {"tasks": tasks_json(request.store, found)}
 
     def submit(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Submit a task from its settings, by their names here or those of the original platform."""
-        made = submissions.submit(request, request.json_body(), _idempotency_key(request))
+        """Submit a task from its settings, by their names here or those of the original platform.
+
+        With `repeats`, the number of a task, its plan is taken where it still fits.
+        """
+        repeats = request.query_number("repeats", None, least=1, most=BIGGEST)
+        made = submissions.submit(request, request.json_body(), _idempotency_key(request), repeats=repeats)
         task = made.task
         content = {"task": task_json(request.store, task), "notes": [request.translate(note) for note in made.notes]}
         response = json_response(content, 201 if made.is_new else 200)
@@ -121,6 +126,11 @@ class ApiRoutes:
                 clients.setdefault(client, []).append(round_number)
         found: Json = plain({"nodes": task.participation, "missing": missing, "clients": dict(sorted(clients.items()))})
         return found
+
+    def plan(self, request: WebRequest, number: int) -> Json:
+        """How each node trains the task: engine, processes, threads, chunk size; null before it is planned."""
+        submissions.task_of(request, number)
+        return {"plan": request.store.tasks.plan(number)}
 
     def events(self, request: WebRequest, number: int) -> Json:
         """The events of the task, newest first."""

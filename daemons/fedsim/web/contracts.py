@@ -28,9 +28,11 @@ TASKS = Contract(
 _SUBMITTED = an_object(task=component("Task"), notes=a_list(TEXT))
 SUBMIT = Contract(
     {200: _SUBMITTED, 201: _SUBMITTED},
+    (Query("repeats", INTEGER),),
     body=component("Settings"),
     headers=(Query("Idempotency-Key", {**TEXT, "pattern": "^[ -~]*$", "maxLength": MAX_KEY_CHARACTERS}),),
 )
+PLAN = Contract({200: an_object(plan={"type": ["object", "null"]})})
 ROUNDS = Contract({200: an_object(rounds=a_list(component("Round")), total=INTEGER)}, _STRETCH)
 PARTICIPATION = Contract(
     {200: an_object(nodes=a_map(a_map(INTEGER)), missing=a_map(a_list(INTEGER)), clients=a_map(a_list(INTEGER)))}

@@ -27,7 +27,9 @@ class Submitted:
     is_new: bool
 
 
-def submit(request: WebRequest, submitted_settings: dict[str, Any], key: str = "") -> Submitted:
+def submit(
+    request: WebRequest, submitted_settings: dict[str, Any], key: str = "", *, repeats: int | None = None
+) -> Submitted:
     """Check the settings, create the task in the database, and notify the server.
 
     Args:
@@ -35,19 +37,25 @@ def submit(request: WebRequest, submitted_settings: dict[str, Any], key: str = "
         submitted_settings: the settings, not yet validated.
         key: idempotency key. The same settings of the same user with the same key are the same task: a double click,
             a reload, a lost response. If empty, every call creates a task.
+        repeats: the number of the user's task that is run again; its plan is taken where it still fits.
 
     Raises:
-        Fault: 422 with every problem by its field, 429 if the user has too many unfinished tasks.
+        Fault: 422 with every problem by its field, 429 if the user has too many unfinished tasks, 404 if there is no
+            such task to repeat.
     """
     submission = _fingerprint(key, submitted_settings) if key else None
     if submission and (made := request.store.tasks.by_submission(request.authenticated_user.id, submission)):
         return Submitted(made, [], is_new=False)
+    if repeats is not None:
+        task_of(request, repeats)
     settings, notes = check_settings(submitted_settings, read_catalogue(request.site))
     _check_size(request, settings)
     uid, most = uuid4().hex, request.site.config.max_unfinished_tasks
     user, now = request.authenticated_user.id, request.now
     try:
-        task = request.store.tasks.create(user, settings, uid, now, submission=submission, most_unfinished=most)
+        task = request.store.tasks.create(
+            user, settings, uid, now, submission=submission, most_unfinished=most, repeats=repeats
+        )
     except TooManyTasks as error:
         text = tr("You have %(most)s unfinished tasks: wait until one has finished, or stop one.", most=most)
         raise Fault(429, text) from error

@@ -42,14 +42,19 @@ def submit(api: ApiClient, out: Output, file: str, overrides: tuple[tuple[str, s
 @watch_option
 @asks_web
 def rerun(api: ApiClient, out: Output, task: int, overrides: tuple[tuple[str, str], ...], then_watch: bool) -> int:
-    """Submit the settings of task NUMBER again, with the changes of --set."""
+    """Submit the settings of task NUMBER again, with the changes of --set, on its nodes and with its plan.
+
+    Where that plan does not fit any more, the new task's notes say "not comparable", and why.
+    """
     settings = override(api.task(task)["settings"], overrides)
-    return _submit(api, out, settings, f"task {task} with these changes", then_watch=then_watch)
+    return _submit(api, out, settings, f"task {task} with these changes", then_watch=then_watch, repeats=task)
 
 
-def _submit(api: ApiClient, out: Output, settings: Json, source: str, *, then_watch: bool) -> int:
+def _submit(
+    api: ApiClient, out: Output, settings: Json, source: str, *, then_watch: bool, repeats: int | None = None
+) -> int:
     try:
-        task, notes = api.submit(settings)
+        task, notes = api.submit(settings, repeats)
     except Rejected as error:
         if not error.problems:
             raise
@@ -123,7 +128,7 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
         participation = api.participation(task)
-        document = {"task": record, "rounds": api.rounds(task), "checkpoints": checkpoints}
+        document = {"task": record, "plan": api.plan(task), "rounds": api.rounds(task), "checkpoints": checkpoints}
         out.document(document | {"participation": participation})
         return
     rounds, num_rounds = api.newest_rounds(task, SHOWN_ROUNDS)
@@ -139,6 +144,8 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:
         out.say(f"nodes: {', '.join(record['nodes'])}")
+    for line in _plan_lines(api.plan(task)):
+        out.say(line)
     for node, why in record["left_out"].items():
         out.say(f"{node} takes no part: it {why}")
     for line in _participation_lines(api, record):
@@ -157,6 +164,15 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _plan_lines(plan: Json | None) -> Iterator[str]:
+    """How each node trains."""
+    for share in () if plan is None else plan["shares"]:
+        engine, chunk = share["engine"], share["chunk_clients"] or plan["chunk_clients"] if plan else 0
+        workers = f"{share['workers']} workers, " if share["workers"] else ""
+        how = f"{engine['name']} on {engine['device']}, {workers}{engine['threads']} threads each, chunks of {chunk}"
+        yield f"{share['node']} trains {share['num_clients']} clients: {how}"
 
 
 def _participation_lines(api: ApiClient, record: Json) -> Iterator[str]:

@@ -15,6 +15,7 @@ from fedsim.web.responses import see_other
 from fedsim.web.routes import Route
 
 BIGGEST = 2**63 - 1
+MOST_DIGITS = 19
 
 
 class SubmitPages:
@@ -42,7 +43,9 @@ class SubmitPages:
         """Submit the form; if there are problems, it is shown again with its input."""
         try:
             key = request.form.get(forms.SUBMISSION, "")
-            made = submissions.submit(request, forms.settings_from(request.form), key)
+            source = request.form.get(forms.SOURCE, "")
+            repeats = int(source) if source.isascii() and source.isdigit() and len(source) < MOST_DIGITS else None
+            made = submissions.submit(request, forms.settings_from(request.form), key, repeats=repeats)
         except Fault as fault:
             if fault.status != 422:
                 raise

@@ -119,6 +119,7 @@ class TaskPages:
             "checkpoints": _page(
                 request, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)
             ),
+            "plan": store.tasks.plan(number),
             "events": store.events.newest(task=number, limit=SHOWN_EVENTS),
         }
         return self._live_part(request, "task.html", "_task.html", values)

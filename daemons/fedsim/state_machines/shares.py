@@ -1,0 +1,55 @@
+"""The parts of nodes in a task, and what is recorded of them for another run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from fedsim.messages import EngineInfo, Message, Name, rounded
+
+
+class NodeShare(Message):
+    """A node's part in a task: the clients that live there, in one run of numbers, and how it trains them."""
+
+    node: Name
+    first_client: int
+    num_clients: int
+    engine: EngineInfo
+    workers: int | None = Field(None, description="Processes that train chunks at once, as it measured; None: its own")
+    chunk_clients: int | None = Field(None, description="Most clients in a chunk here; None: as in the whole plan")
+    dataset_digest: str | None = None
+    guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
+    num_train: int | None = Field(None, description="Training examples that the node announced")
+    approval: bool = Field(False, description="Whether the node's owner must approve the task before it begins")
+
+    @property
+    def shown(self) -> NodeShare:
+        """What a checkpoint's JSON says of it: of guarded data no exact count."""
+        if self.guard is None or self.num_train is None:
+            return self
+        return self.model_copy(update={"num_train": rounded(self.num_train)})
+
+
+class RecordedPlan(Message):
+    """What is recorded of a task's plan with its row: what another run needs to be comparable byte by byte."""
+
+    shares: Annotated[tuple[NodeShare, ...], Field(min_length=1)]
+    chunk_clients: Annotated[int, Field(ge=1)]
+    schema_from: Name | None = None
+    version: str
+
+
+def share_out(total: int, capacities: Sequence[int]) -> list[int]:
+    """Divide `total` clients over nodes in proportion to their capacity, each at least one (largest remainder)."""
+    whole = sum(capacities)
+    shares = [max(1, total * capacity // whole) for capacity in capacities]
+    by_remainder = sorted(range(len(shares)), key=lambda i: (-(total * capacities[i] % whole), i))
+    while (left := total - sum(shares)) != 0:
+        step = 1 if left > 0 else -1
+        for i in by_remainder:
+            if left != 0 and 1 <= shares[i] + step <= capacities[i]:
+                shares[i] += step
+                left -= step
+    return shares
