@@ -54,6 +54,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._node = context.config.name
         self._cleared = False
         self._final_kept = False
+        self._loaded = 0
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
         self._answers = PhaseAnswers(assignment.task, context)
@@ -207,9 +208,11 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         """Tell the state machine what a worker has done."""
         match reply:
             case jobs.DataLoaded():
-                if self.report.state == "loading":
-                    self._telemetry.loaded(reply.num_examples)
-                self.dispatch(events.Loaded(reply.num_examples, reply.partition))
+                self._loaded += 1
+                if self._loaded >= self._jobs.workers:  # so that none starts within a round
+                    if self.report.state == "loading":
+                        self._telemetry.loaded(reply.num_examples)
+                    self.dispatch(events.Loaded(reply.num_examples, reply.partition))
             case jobs.Done():
                 self._send_testset()
             case jobs.ChunkTrained():
