@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,8 @@ from platform_support import Platform, digits_lab
 
 from fedsim.client.speed_table import FILE, read_speeds
 
-AUTO = {"engine": "auto", "workers": "auto", "threads_per_worker": "auto"}
+AUTO = {"engine": "auto", "workers": "auto", "threads_per_worker": "auto", "warm_worker": True}
+CLIENT = Path(sys.executable).with_name("fedsim-client")
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,7 @@ def measurements(lab: Platform) -> int:
 
 
 def test_two_submissions_get_one_plan_also_after_a_restart(lab: Platform) -> None:
+    lab.await_log("node-a", "workers_warm")
     first = run(lab)
     assert measurements(lab) == 1
     assert first[1]["workers"] is not None
@@ -56,10 +61,13 @@ def test_a_task_run_again_takes_the_recorded_plan_or_says_why_not(lab: Platform)
     number = lab.submit(num_nodes=1, num_rounds=1)
     first = lab.completed(number)
     lab.stop("node-a")
-    table = lab.node_spool("node-a") / FILE
-    table.unlink()  # the owner wants to measure anew, which the task that is run again does not need
+    command = [CLIENT, "--config", lab.config("node-a"), "speeds", "--json"]
+    (listed,) = json.loads(subprocess.check_output(command))["speeds"]
+    renewed = json.loads(subprocess.check_output([*command, "--renew", listed["speed"]["key"][:8]]))
+    assert renewed["removed"] == [listed]
     lab.start("node-a")
 
+    # The owner wants to measure anew, which the task that is run again with its plan does not need.
     def again(**changes: Any) -> int:
         settings = {**lab.api.get(f"/tasks/{number}").json()["task"]["settings"], **changes}
         answer = lab.api.post("/tasks", params={"repeats": number}, json=settings)

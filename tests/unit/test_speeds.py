@@ -109,7 +109,7 @@ def measured(candidates: list[Manner], memory: int) -> Any:
         num_parameters=7850,
         memory_bytes=memory,
         budget_seconds=0.0,
-        set_threads=lambda _: None,
+        prepare=lambda _: None,
         clock=lambda: float(next(ticks)),
     )
 

@@ -86,7 +86,7 @@ def measure(
     num_parameters: int,
     memory_bytes: int,
     budget_seconds: float,
-    set_threads: Callable[[int], None],
+    prepare: Callable[[int], None],
     clock: Callable[[], float],
 ) -> Quickest:
     """Time the candidates.
@@ -97,13 +97,13 @@ def measure(
         num_parameters: of the model.
         memory_bytes: of this host, for all workers.
         budget_seconds: after this time no further pass over the candidates begins; two passes are always made.
-        set_threads: makes the calling process compute with so many threads.
+        prepare: is called first in each process, which is then to compute with so many threads.
         clock: seconds from any moment on.
 
     Raises:
         BadInput: the model cannot be trained.
     """
-    bench = _Bench(request, num_parameters, set_threads, clock)
+    bench = _Bench(request, num_parameters, prepare, clock)
     needed = training_bytes(num_parameters, bench.components.strategy, 2)
     if needed * sum(each.workers for each in candidates) > memory_bytes // LARGE:
         candidates = [each for each in candidates if each.workers == 1] or candidates[:1]
@@ -159,11 +159,11 @@ class _Bench:
         self,
         request: SpeedRequest,
         num_parameters: int,
-        set_threads: Callable[[int], None],
+        prepare: Callable[[int], None],
         clock: Callable[[], float],
     ) -> None:
         self.clock = clock
-        self._set_threads = set_threads
+        self._prepare = prepare
         self._spec = request.model_spec
         self._settings = request.settings
         self.components = Components.of(self._settings)
@@ -183,7 +183,7 @@ class _Bench:
         """Processes that train in this manner."""
 
         def make() -> list[ClientTrainer]:
-            self._set_threads(manner.threads)
+            self._prepare(manner.threads)
             engine: Engine = plugins.make(plugins.ENGINES, manner.engine, {})
             return [engine.start(self._data, self._spec, self.components, "cpu")]
 

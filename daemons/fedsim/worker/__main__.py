@@ -137,7 +137,8 @@ def _import_at_low_priority() -> None:
     """
 
     def run() -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_OF_WARMING)
+        with suppress(PermissionError):  # a sandbox may forbid it: the import is then as quick as any
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE_OF_WARMING)
         _import_what_learning_needs()
 
     thread = threading.Thread(target=run, name="warming")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import torch
@@ -12,13 +13,19 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.measuring import manners, measure
 from fedsim.learning.networks import build_model, count_parameters, num_parameters
 from fedsim.messages import SpeedInfo
+from fedsim.pdeathsig import end_with_parent
 from fedsim.worker.jobs import MeasureSpeed, SpeedMeasured
 
 
 def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
     """Measure in processes that this one forks; raises `BadInput` if the model may not or cannot be trained here."""
     make_deterministic(1)
-    spec, started = job.request.model_spec, time.monotonic()
+    spec, started, parent = job.request.model_spec, time.monotonic(), os.getpid()
+
+    def prepare(threads: int) -> None:
+        end_with_parent(parent, signal.SIGKILL)  # so that a measurement that is given up leaves no process
+        torch.set_num_threads(threads)
+
     number = count_parameters(spec)
     if number is None:
         number = num_parameters(build_model(spec))
@@ -30,7 +37,7 @@ def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
         num_parameters=number,
         memory_bytes=job.memory_bytes,
         budget_seconds=job.budget_seconds,
-        set_threads=torch.set_num_threads,
+        prepare=prepare,
         clock=time.monotonic,
     )
     speed = SpeedInfo(
