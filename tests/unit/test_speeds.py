@@ -141,6 +141,7 @@ def test_results_stay_until_the_host_is_another(tmp_path: Path) -> None:
         {"processor": "q"},
         {"processors": 4},
         {"engine": "batched"},
+        {"engine_options": {"group_megabytes": 8}},
         {"workers": 2},
     ):
         assert SpeedTable(path, HOST.model_copy(update=changes)).speeds == (), changes

@@ -45,6 +45,7 @@ def measured_on(config: ClientConfig, seen: Inspected) -> MeasuredOn:
         processor=seen.processor,
         processors=processors(),
         engine=config.engine,
+        engine_options=config.engine_options,
         threads=config.threads_per_worker,
         workers=config.workers,
     )
@@ -127,6 +128,7 @@ class SpeedMeter:
             MeasureSpeed(
                 request=request,
                 engines=engines_of(config),
+                engine_options=config.engine_options,
                 threads=config.threads_per_worker if isinstance(config.threads_per_worker, int) else None,
                 workers=config.workers if isinstance(config.workers, int) else None,
                 max_parameters=rules.max_parameters,

@@ -16,6 +16,7 @@ from pydantic import Field
 from fedsim.errors import BadInput, DamagedFile
 from fedsim.log import get_logger
 from fedsim.messages import MAX_SPEEDS, Message, Seconds, SpeedInfo, read_message
+from fedsim.settings import OptionValues
 from fedsim.speed import SpeedRequest
 from fedsim.spool.durable import remove_file
 from fedsim.spool.sealed import read_sealed, write_sealed
@@ -31,6 +32,7 @@ class MeasuredOn(Message):
     processor: str
     processors: int
     engine: str
+    engine_options: OptionValues = Field({}, description="Of an engine that is fixed")
     threads: int | str
     workers: int | str
 

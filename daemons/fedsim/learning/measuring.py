@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.partitions import Partition
 from fedsim.learning.transforms import Pipeline
+from fedsim.settings import OptionValue
 from fedsim.speed import SpeedRequest, power_of_two
 from fedsim.update import Arrays, Layout
 
@@ -84,6 +86,7 @@ def measure(
     candidates: Sequence[Manner],
     *,
     num_parameters: int,
+    engine_options: Mapping[str, OptionValue] = MappingProxyType({}),
     memory_bytes: int,
     budget_seconds: float,
     prepare: Callable[[int], None],
@@ -95,6 +98,7 @@ def measure(
         request: what is trained.
         candidates: at least one; the first is returned if the others cannot be compared with it in this memory.
         num_parameters: of the model.
+        engine_options: of the engine, where there is one.
         memory_bytes: of this host, for all workers.
         budget_seconds: after this time no further pass over the candidates begins; two passes are always made.
         prepare: is called first in each process, which is then to compute with so many threads.
@@ -103,7 +107,7 @@ def measure(
     Raises:
         BadInput: the model cannot be trained.
     """
-    bench = _Bench(request, num_parameters, prepare, clock)
+    bench = _Bench(request, num_parameters, engine_options, prepare, clock)
     needed = training_bytes(num_parameters, bench.components.strategy, 2)
     if needed * sum(each.workers for each in candidates) > memory_bytes // LARGE:
         candidates = [each for each in candidates if each.workers == 1] or candidates[:1]
@@ -159,11 +163,13 @@ class _Bench:
         self,
         request: SpeedRequest,
         num_parameters: int,
+        engine_options: Mapping[str, OptionValue],
         prepare: Callable[[int], None],
         clock: Callable[[], float],
     ) -> None:
         self.clock = clock
         self._prepare = prepare
+        self._engine_options = dict(engine_options)
         self._spec = request.model_spec
         self._settings = request.settings
         self.components = Components.of(self._settings)
@@ -184,7 +190,7 @@ class _Bench:
 
         def make() -> list[ClientTrainer]:
             self._prepare(manner.threads)
-            engine: Engine = plugins.make(plugins.ENGINES, manner.engine, {})
+            engine: Engine = plugins.make(plugins.ENGINES, manner.engine, self._engine_options)
             return [engine.start(self._data, self._spec, self.components, "cpu")]
 
         strategy = self.components.strategy

@@ -40,6 +40,7 @@ _FOR_LEARNING = (
     "fedsim.worker.checkpoint",
     "fedsim.worker.node_jobs",
     "fedsim.worker.server_jobs",
+    "fedsim.worker.speed",
     "numpy.ctypeslib",
     "numpy.random",
 )

@@ -12,7 +12,7 @@ from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
 from fedsim.learning.screenings import Screened
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
-from fedsim.settings import TaskSettings
+from fedsim.settings import OptionValues, TaskSettings
 from fedsim.speed import SpeedRequest
 from fedsim.update import Update
 
@@ -171,6 +171,7 @@ class MeasureSpeed(_Line):
     job: Literal["measure_speed"] = "measure_speed"
     request: SpeedRequest
     engines: tuple[str, ...]
+    engine_options: OptionValues = {}
     threads: int | None
     workers: int | None
     max_parameters: int | None = None

@@ -35,6 +35,7 @@ def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
         job.request,
         manners(job.engines, len(os.sched_getaffinity(0)), job.threads, job.workers),
         num_parameters=number,
+        engine_options=job.engine_options,
         memory_bytes=job.memory_bytes,
         budget_seconds=job.budget_seconds,
         prepare=prepare,
