@@ -27,7 +27,7 @@ from fedsim.worker.process import WorkerProcess
 
 BUDGET_SECONDS: Final = 1.0
 """No further pass begins after this time."""
-MOST_SECONDS: Final = 45.0
+MOST_SECONDS: Final = 120.0
 """Then the measurement is given up. The server waits longer."""
 _DEFAULT_CHUNK: Final = 32
 

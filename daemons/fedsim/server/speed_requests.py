@@ -13,7 +13,7 @@ from fedsim.spool.files import FileId, Kind
 
 AGAIN_SECONDS: Final = 15.0
 """A question that may have been lost is asked again."""
-MOST_SECONDS: Final = 60.0
+MOST_SECONDS: Final = 150.0
 """A node that has not answered by then trains as it announces; it gives up earlier itself."""
 
 
