@@ -16,8 +16,9 @@ from types import MappingProxyType
 import numpy as np
 
 from fedsim import plugins
+from fedsim.array_layout import Layout
 from fedsim.learning.aggregate import client_layout
-from fedsim.learning.chunk import ClientStates, training_bytes
+from fedsim.learning.chunk import ChunkStates, training_bytes
 from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.components import Components
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
@@ -27,7 +28,7 @@ from fedsim.learning.partitions import Partition
 from fedsim.learning.transforms import Pipeline
 from fedsim.settings import OptionValue
 from fedsim.speed import SpeedRequest, power_of_two
-from fedsim.update import Arrays, Layout
+from fedsim.update import Arrays
 
 MOST_PASSES = 5
 WORTH_IT = 0.9
@@ -108,7 +109,7 @@ def measure(
         BadInput: the model cannot be trained.
     """
     bench = _Bench(request, num_parameters, engine_options, prepare, clock)
-    needed = training_bytes(num_parameters, bench.components.strategy, 2)
+    needed = training_bytes(num_parameters, bench.components.strategy, 2, Pipeline())
     if needed * sum(each.workers for each in candidates) > memory_bytes // LARGE:
         candidates = [each for each in candidates if each.workers == 1] or candidates[:1]
     if len(candidates) < 2 or needed * len(candidates) > memory_bytes // LARGE:
@@ -183,7 +184,7 @@ class _Bench:
         self._data = ClientData(self._settings, train, partition)
         self._vector: FloatArray = np.full(num_parameters, 1e-3, np.float32)
         self._down = {name: np.zeros(num_parameters, np.float32) for name in strategy.downlink_arrays}
-        self._states: ClientStates = _NoStates(client_layout(strategy, num_parameters))
+        self._states = ChunkStates(_NoStates(client_layout(strategy, num_parameters)))
 
     def start(self, manner: Manner) -> ForkedTrainers:
         """Processes that train in this manner."""

@@ -37,10 +37,7 @@ class MakeInitialModel(_Line):
 
 
 class Aggregate(_Line):
-    """Combine the updates, each in its file, with the round in `base` into `out` (`model.npy`, the state's files).
-
-    `digests` are those that were recorded of the files in `base`, by name.
-    """
+    """Combine the updates, each in its file, with the round in `base` (`digests`: of its files) into `out`."""
 
     job: Literal["aggregate"] = "aggregate"
     settings: TaskSettings
@@ -289,7 +286,7 @@ class SpeedMeasured(_Line):
 
 
 class ClientDiverged(_Line):
-    """A client's parameters are no longer finite."""
+    """A client's parameters are not finite."""
 
     reply: Literal["client_diverged"] = "client_diverged"
     round: int
