@@ -254,7 +254,7 @@ def test_a_warm_fork_server_has_torch_before_there_is_a_task_and_its_workers_hav
     warm = servers.of(1)
     assert (warm, warm.warm) == (warming, True)
     servers.warm(1)  # is nothing more to do
-    (process,) = psutil.Process().children()
+    (process,) = (child for child in psutil.Process().children() if "fedsim.worker" in child.cmdline())
     assert "libtorch" in maps_of(process)
     assert "nvidia" not in maps_of(process), "a context of a GPU"
     workers = pool(servers, max_restarts=0)
