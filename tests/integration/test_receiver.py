@@ -85,6 +85,7 @@ IDS = {
     Kind.GLOBALPARAM: global_id(),
     Kind.LOCALPARAM: local_id(),
     Kind.STOP: stop_id(),
+    Kind.MEASURE: FileId(kind=Kind.MEASURE, task=TASK),
     Kind.REQUEST: FileId(kind=Kind.REQUEST, task=TASK, round=0, phase="statistics"),
     Kind.ANSWER: FileId(kind=Kind.ANSWER, task=TASK, round=0, phase="statistics"),
 }

@@ -31,6 +31,7 @@ SUBMIT = Contract(
     (Query("repeats", INTEGER),),
     body=component("Settings"),
     headers=(Query("Idempotency-Key", {**TEXT, "pattern": "^[ -~]*$", "maxLength": MAX_KEY_CHARACTERS}),),
+    errors=(404,),
 )
 PLAN = Contract({200: an_object(plan={"type": ["object", "null"]})})
 ROUNDS = Contract({200: an_object(rounds=a_list(component("Round")), total=INTEGER)}, _STRETCH)
