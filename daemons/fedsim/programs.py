@@ -1,20 +1,15 @@
-"""The installed programs that start often: each is imported with the garbage collector off, which saves a fifth.
-
-Nothing of what an import makes is garbage. Afterwards the collector leaves it alone, which also keeps its memory shared
-with the processes that are forked later.
-"""
+"""The installed programs that start often: each is imported with the garbage collector off."""
 
 from __future__ import annotations
 
-import gc
 from importlib import import_module
+
+from fedsim.imports import without_collecting
 
 
 def _run(module: str) -> int:
-    gc.disable()
-    program = import_module(module)
-    gc.freeze()
-    gc.enable()
+    with without_collecting():
+        program = import_module(module)
     code: int = program.main()
     return code
 

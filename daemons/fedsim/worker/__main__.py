@@ -14,7 +14,6 @@ immediately, and share its memory. It holds no task's data and has used no GPU, 
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -28,6 +27,7 @@ from selectors import EVENT_READ, DefaultSelector
 from typing import Any, Self
 
 from fedsim.errors import BadInput
+from fedsim.imports import without_collecting
 from fedsim.pdeathsig import end_with_parent
 from fedsim.plugins import load_built_in
 from fedsim.worker.forking import MAX_MESSAGE_BYTES
@@ -150,13 +150,11 @@ def _import_at_low_priority() -> None:
 def _import_what_learning_needs() -> None:
     if "torch" in sys.modules:
         return
-    gc.disable()  # nothing of what an import makes is garbage, and looking for it takes a fifth of the time
-    with suppress(ImportError, BadInput):  # a worker that needs it for a job reports the missing package
+    # A worker that needs it for a job reports the missing package.
+    with without_collecting(), suppress(ImportError, BadInput):
         for module in _FOR_LEARNING:
             import_module(module)
         load_built_in()
-    gc.freeze()  # a garbage collection in a worker would copy shared memory
-    gc.enable()
 
 
 def main() -> None:
