@@ -1,4 +1,4 @@
-"""A host's memory: how much there is, and how often it did not suffice."""
+"""What a process can use of its host: processors and memory, and how often the memory did not suffice."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def installed_memory() -> int:

@@ -34,7 +34,7 @@ MAX_NOTES = 10
 MAX_SCHEMA_BYTES = 2**20
 """Maximum size of the schemas in a hello, as JSON: a hello is sent every few seconds."""
 MAX_SPEEDS = 200
-MAX_CHUNK_CLIENTS = 1024
+MAX_MEASURED_CHUNK = 1024
 MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
@@ -154,7 +154,7 @@ class SpeedInfo(Message):
     engine: Name
     threads: Annotated[int, Field(ge=1, le=4096)]
     workers: Annotated[int, Field(ge=1, le=4096)]
-    chunk_clients: Annotated[int, Field(ge=1, le=MAX_CHUNK_CLIENTS)]
+    chunk_clients: Annotated[int, Field(ge=1, le=MAX_MEASURED_CHUNK)]
 
 
 class TaskReport(Message):

@@ -13,6 +13,8 @@ from fedsim.messages import Message, ModelSpec, Name, PluginInfo, Uid
 from fedsim.settings import OptionValues, TaskSettings
 
 MAX_EXAMPLES = 1024
+USUAL_CHUNK_CLIENTS = 32
+"""Most clients of a chunk where nothing is measured, or clients are trained one after another."""
 TRAINING_PLUGINS = ("model", "objective", "optimizer", "strategy")
 """The settings that decide how long a step takes."""
 

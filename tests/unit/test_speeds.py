@@ -16,10 +16,10 @@ from test_task_machine_more import assignment
 from fedsim.client.speed_table import MeasuredOn, SpeedTable, read_speeds, renew_speeds
 from fedsim.config import ClientConfig
 from fedsim.errors import BadInput
-from fedsim.learning.measuring import SEQUENTIAL_CHUNK_CLIENTS, Manner, manners, measure, quickest
+from fedsim.learning.measuring import Manner, manners, measure, quickest
 from fedsim.messages import Hello, ModelSpec, SpeedInfo
 from fedsim.settings import TaskSettings
-from fedsim.speed import SpeedRequest, power_of_two
+from fedsim.speed import USUAL_CHUNK_CLIENTS, SpeedRequest, power_of_two
 from fedsim.state_machines.candidates import Measuring
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import refusal
@@ -119,7 +119,7 @@ def test_each_candidate_trains_in_its_own_processes_and_is_timed() -> None:
     found = measured(candidates, 1 << 30)
     # By this clock each training takes one second, so that nothing is worth changing to.
     assert found.seconds == dict.fromkeys(candidates, 0.5)
-    assert (found.manner, found.chunk_clients) == (candidates[0], SEQUENTIAL_CHUNK_CLIENTS)
+    assert (found.manner, found.chunk_clients) == (candidates[0], USUAL_CHUNK_CLIENTS)
 
 
 def test_what_does_not_fit_into_memory_is_not_tried() -> None:

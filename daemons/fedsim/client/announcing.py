@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from fedsim import __version__, plugins
 from fedsim.config import AUTO, ClientConfig
 from fedsim.config.institution import Institution
+from fedsim.memory import usable_processors
 from fedsim.messages import (
     MAX_LISTED,
     MAX_PLUGINS,
@@ -78,12 +78,12 @@ def make_hello(
         sent_at=time.time(),
         clients=config.clients,
         accept_tasks=config.accept_tasks,
-        workers=config.workers if isinstance(config.workers, int) else len(os.sched_getaffinity(0)),
+        workers=config.fixed_workers or usable_processors(),
         measures=config.measures,
         engines=engines_of(config),
         speeds=tuple(speeds[-MAX_SPEEDS:]),
         engine=EngineInfo(
-            name="sequential" if config.engine == AUTO else config.engine,
+            name=engines_of(config)[0],
             options=config.engine_options,
             device=seen.device,
             threads=config.idle_threads,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import Future
 from typing import Final
@@ -11,13 +10,13 @@ from fedsim import __version__, plugins
 from fedsim.client.announcing import engines_of
 from fedsim.client.context import NodeContext
 from fedsim.client.speed_table import FILE, MeasuredOn, SpeedTable
-from fedsim.config import AUTO, ClientConfig
+from fedsim.config import ClientConfig
 from fedsim.errors import BadInput
 from fedsim.log import get_logger
-from fedsim.memory import installed_memory
+from fedsim.memory import installed_memory, usable_processors
 from fedsim.messages import SpeedInfo, read_message
 from fedsim.runtime.event_loop import EventLoop
-from fedsim.speed import SpeedRequest
+from fedsim.speed import USUAL_CHUNK_CLIENTS, SpeedRequest
 from fedsim.spool.clear import clear_file
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import read_present
@@ -29,12 +28,6 @@ BUDGET_SECONDS: Final = 1.0
 """No further pass begins after this time."""
 MOST_SECONDS: Final = 120.0
 """Then the measurement is given up. The server waits longer."""
-_DEFAULT_CHUNK: Final = 32
-
-
-def processors() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def measured_on(config: ClientConfig, seen: Inspected) -> MeasuredOn:
@@ -43,7 +36,7 @@ def measured_on(config: ClientConfig, seen: Inspected) -> MeasuredOn:
         version=__version__,
         torch=seen.torch,
         processor=seen.processor,
-        processors=processors(),
+        processors=usable_processors(),
         engine=config.engine,
         engine_options=config.engine_options,
         threads=config.threads_per_worker,
@@ -130,7 +123,7 @@ class SpeedMeter:
                 engines=engines_of(config),
                 engine_options=config.engine_options,
                 threads=config.threads_per_worker if isinstance(config.threads_per_worker, int) else None,
-                workers=config.workers if isinstance(config.workers, int) else None,
+                workers=config.fixed_workers,
                 max_parameters=rules.max_parameters,
                 memory_bytes=min(installed_memory(), rules.max_memory_bytes or installed_memory()),
                 budget_seconds=BUDGET_SECONDS,
@@ -183,10 +176,10 @@ class SpeedMeter:
         self._log.warning("speed_not_measured", model=request.model_spec.name, problem=problem)
         self._given_up[request.key] = SpeedInfo(
             key=request.key,
-            engine="sequential" if config.engine == AUTO else config.engine,
+            engine=engines_of(config)[0],
             threads=config.idle_threads,
-            workers=config.workers if isinstance(config.workers, int) else 1,
-            chunk_clients=_DEFAULT_CHUNK,
+            workers=config.fixed_workers or 1,
+            chunk_clients=USUAL_CHUNK_CLIENTS,
         )
         self._answered()
 

@@ -38,8 +38,7 @@ class NodeTaskJobs:
     @property
     def workers(self) -> int:
         """How many workers the task has here: those of the plan, or of client.yml."""
-        own = self._context.config.workers
-        return self._assignment.workers or (own if isinstance(own, int) else 1)
+        return self._assignment.workers or self._context.config.fixed_workers or 1
 
     # ------------------------------------------------------------ jobs
 

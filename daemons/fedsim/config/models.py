@@ -14,11 +14,13 @@ from fedsim.config.fields import (
     DataPath,
     Guarded,
     Host,
+    MeasurableCount,
     Name,
     Port,
     Seconds,
     Secret,
     StrictModel,
+    WarmWorker,
     check_format_options,
     check_guarded,
     distinct_names,
@@ -186,9 +188,7 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
         None, ge=1, description="Tasks of one user that run at once; null: no limit"
     )
     threads_per_worker: int = Field(1, ge=1, le=256, description="Threads of each worker; results depend on it")
-    warm_worker: bool = Field(
-        True, description="Import torch when the daemon starts, so that the first task starts at once; takes 200 MB"
-    )
+    warm_worker: WarmWorker = True
     max_worker_restarts: int = Field(
         3, ge=0, le=100, description="How often in a row a worker may die before its task fails"
     )
@@ -314,15 +314,11 @@ class ClientConfig(Measured, Networked):
     engine_options: Annotated[OptionValues, AfterValidator(options_of(ENGINES, "engine"))] = Field(
         {}, description="Options of the engine"
     )
-    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
-        1, description="Chunks that are trained at once; auto: measured"
-    )
-    threads_per_worker: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+    workers: MeasurableCount = Field(1, description="Chunks that are trained at once; auto: measured")
+    threads_per_worker: MeasurableCount = Field(
         1, description="Threads of each worker, on which results depend; auto: measured"
     )
-    warm_worker: bool = Field(
-        True, description="Import torch when the daemon starts, so that the first task starts at once; takes 200 MB"
-    )
+    warm_worker: WarmWorker = True
     max_worker_restarts: int = Field(3, ge=0, le=100, description="How often in a row a worker may die in a task")
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
@@ -334,6 +330,11 @@ class ClientConfig(Measured, Networked):
     def measures(self) -> bool:
         """Whether something of how it trains is measured."""
         return AUTO in {self.engine, self.workers, self.threads_per_worker}
+
+    @property
+    def fixed_workers(self) -> int | None:
+        """The workers of a task; None: measured."""
+        return self.workers if isinstance(self.workers, int) else None
 
     @property
     def idle_threads(self) -> int:

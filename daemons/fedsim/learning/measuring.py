@@ -27,14 +27,13 @@ from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.partitions import Partition
 from fedsim.learning.transforms import Pipeline
 from fedsim.settings import OptionValue
-from fedsim.speed import SpeedRequest, power_of_two
+from fedsim.speed import USUAL_CHUNK_CLIENTS, SpeedRequest, power_of_two
 from fedsim.update import Arrays
 
 MOST_PASSES = 5
 WORTH_IT = 0.9
 CHUNK_CLIENTS = 8
 MOST_CHUNK_CLIENTS = 128
-SEQUENTIAL_CHUNK_CLIENTS = 32
 LARGE = 4  # of the memory, all candidates together may use one part in so many
 
 
@@ -140,13 +139,13 @@ def quickest(seconds: Mapping[Manner, float]) -> Manner:
 
 
 def _usual_chunk(manner: Manner) -> int:
-    return SEQUENTIAL_CHUNK_CLIENTS if manner.engine == "sequential" else MOST_CHUNK_CLIENTS
+    return USUAL_CHUNK_CLIENTS if manner.engine == "sequential" else MOST_CHUNK_CLIENTS
 
 
 def _best_chunk(bench: _Bench, trainers: ForkedTrainers, manner: Manner, until: float) -> int:
     """The largest chunk in which a client takes no longer: fewer chunks are fewer files."""
     if manner.engine == "sequential":  # its clients are trained one after another, however many are in a chunk
-        return SEQUENTIAL_CHUNK_CLIENTS
+        return USUAL_CHUNK_CLIENTS
     size = best = CHUNK_CLIENTS
     least = bench.train(trainers, manner.workers, size) / size
     while size < MOST_CHUNK_CLIENTS and bench.clock() < until:

@@ -28,14 +28,13 @@ from fedsim.messages import (
     Uplink,
 )
 from fedsim.settings import TaskSettings
+from fedsim.speed import USUAL_CHUNK_CLIENTS
 from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Waiting, choose_nodes, dataset_of
 from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, too_few_clients
 from fedsim.state_machines.repeated import Repeats, on_the_same_nodes, recorded_manner, take_plan
 from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out
 from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
 from fedsim.state_machines.testset_choice import OwnTestSet, choose_test_set
-
-MAX_CHUNK_CLIENTS = 32
 
 
 class Plan(Message):
@@ -300,7 +299,7 @@ def _fix(
         shares.append(share)
         first += count
     workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)
-    chunk_clients = min(MAX_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
+    chunk_clients = min(USUAL_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
     return Plan(
         task=task,
         number=number,

@@ -12,6 +12,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.measuring import manners, measure
 from fedsim.learning.networks import build_model, count_parameters, num_parameters
+from fedsim.memory import usable_processors
 from fedsim.messages import SpeedInfo
 from fedsim.pdeathsig import end_with_parent
 from fedsim.worker.jobs import MeasureSpeed, SpeedMeasured
@@ -33,7 +34,7 @@ def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
         raise BadInput(f"the model has {number:,} parameters, this institution allows {job.max_parameters:,}")
     found = measure(
         job.request,
-        manners(job.engines, len(os.sched_getaffinity(0)), job.threads, job.workers),
+        manners(job.engines, usable_processors(), job.threads, job.workers),
         num_parameters=number,
         engine_options=job.engine_options,
         memory_bytes=job.memory_bytes,

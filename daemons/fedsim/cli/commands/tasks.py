@@ -168,8 +168,10 @@ def show(api: ApiClient, out: Output, task: int) -> None:
 
 def _plan_lines(plan: Json | None) -> Iterator[str]:
     """How each node trains."""
-    for share in () if plan is None else plan["shares"]:
-        engine, chunk = share["engine"], share["chunk_clients"] or plan["chunk_clients"] if plan else 0
+    if plan is None:
+        return
+    for share in plan["shares"]:
+        engine, chunk = share["engine"], share["chunk_clients"] or plan["chunk_clients"]
         workers = f"{share['workers']} workers, " if share["workers"] else ""
         how = f"{engine['name']} on {engine['device']}, {workers}{engine['threads']} threads each, chunks of {chunk}"
         yield f"{share['node']} trains {share['num_clients']} clients: {how}"
