@@ -13,7 +13,7 @@ from fedsim.plugins import PluginOptions
 class TrimmedMean(Strategy):
     """The coordinate-wise mean without the largest and smallest values (Yin et al. 2018, algorithm 1)."""
 
-    title = "Trimmed mean"
+    title = "My trimmed mean"
     uplink = Uplink.EACH_CLIENT  # the rule needs the update of each client
 
     class Options(PluginOptions):
@@ -32,7 +32,7 @@ class TrimmedMean(Strategy):
 class Krum(Strategy):
     """The update with the smallest sum of squared distances to its nearest ones (Blanchard et al. 2017, section 4)."""
 
-    title = "Krum"
+    title = "My Krum"
     uplink = Uplink.EACH_CLIENT
 
     class Options(PluginOptions):
@@ -42,7 +42,7 @@ class Krum(Strategy):
             1, title="Attackers", description="Most clients of a round that may send anything."
         )
 
-    def prepare(self, weights):
+    def prepare(self, weights, context):
         """One pass: the squared distances between all updates, summed over the blocks."""
         count, attackers = len(weights), self.options.attackers
         if count < 2 * attackers + 3:

@@ -13,7 +13,7 @@ from platform_support import SMALL, digits_lab
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "robust-rules"
-CHOSEN = {"strategy": "trimmed_mean", "strategy_options": {"share": 0.2}, "num_rounds": 2}
+CHOSEN = {"strategy": "my_trimmed_mean", "strategy_options": {"share": 0.2}, "num_rounds": 2}
 SIMULATE = f"""
 from pathlib import Path
 from fedsim.config import DataSetConfig

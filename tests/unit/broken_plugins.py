@@ -107,7 +107,7 @@ class AddsNorms(Strategy):
 
     uplink = Uplink.EACH_CLIENT
 
-    def prepare(self, weights: Any) -> Any:  # noqa: ARG002
+    def prepare(self, weights: Any, context: Any) -> Any:  # noqa: ARG002
         return (yield lambda updates, _received: np.array([np.linalg.norm(update) for update in updates]))
 
     def combine(self, updates: Any, weights: Any, received: Any, prepared: Any) -> Any:  # noqa: ARG002

@@ -267,7 +267,7 @@ from fedsim.settings import parse_settings
 
 digits = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), Path())
 settings, _ = parse_settings({"dataset": "digits", "partition": "iid", "num_clients": 10, "fraction_train": 1,
-                              "num_rounds": 3, "local_learning_rate": 0.1, "strategy": "trimmed_mean",
+                              "num_rounds": 3, "local_learning_rate": 0.1, "strategy": "my_trimmed_mean",
                               "strategy_options": {"share": 0.2}})
 print(simulate(settings, digits).rounds[-1].metrics["accuracy"])
 """

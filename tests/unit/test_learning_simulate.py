@@ -18,7 +18,7 @@ from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.optimizers import Optimizer, Step
 from fedsim.learning.samplers import Sampler, make_sampler
 from fedsim.learning.simulate import RoundResult, SimulationResult, simulate
-from fedsim.learning.strategies import Block, Passes, Strategy, Uplink
+from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
 from fedsim.learning.strategies.fedprox import FedProx
 from fedsim.settings import TaskSettings
 
@@ -157,7 +157,7 @@ class NearestToMean(Strategy):
 
     uplink = Uplink.EACH_CLIENT
 
-    def prepare(self, weights: Sequence[float]) -> Passes:
+    def prepare(self, weights: Sequence[float], context: StepContext) -> Passes:  # noqa: ARG002
         distances = yield self.distances
         assert len(distances) == len(weights)
         return int(distances.argmin())

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
-from fedsim.learning.strategies import ClientRound, make_strategy
+from fedsim.learning.strategies import ClientRound, StepContext, make_strategy
 from fedsim.settings import TaskSettings
+from fedsim.update import NUM_STEPS
 
 SIZE = 1013
 NAMES = plugins.names(plugins.STRATEGIES)
@@ -30,11 +31,14 @@ def _run(
     updates: list[np.ndarray], weights: list[float], *, rounds: int = 1, block: int | None = None, **chosen: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     strategy = make_strategy(TaskSettings(**chosen))
+    context = StepContext(1, len(updates), len(updates), metrics={NUM_STEPS: 5.0})
     vector, state = _vectors(1, seed=9)[0], initial_state(strategy, SIZE)
     for _ in range(rounds):
         out, state_out = np.empty_like(vector), initial_state(strategy, SIZE)
         arrays = dict.fromkeys(strategy.uplink_arrays[1:], updates)
-        assert aggregate(strategy, vector, updates, weights, state, out, state_out, arrays=arrays, block=block)
+        assert aggregate(
+            strategy, vector, updates, weights, state, out, state_out, arrays=arrays, block=block, context=context
+        )
         vector, state = out, state_out
     return vector, state
 
@@ -86,6 +90,7 @@ def test_median_withstands_a_liar() -> None:
 
 @given(name=st.sampled_from(NAMES), block=st.integers(1, 2 * SIZE), count=st.integers(1, 6))
 def test_the_block_size_never_changes_a_byte(name: str, block: int, count: int) -> None:
+    count += make_strategy(TaskSettings(strategy=name)).least_updates
     updates = _vectors(count)
     weights = [float(number + 1) / 3 for number in range(count)]
     whole, whole_state = _run(updates, weights, strategy=name, block=SIZE, rounds=2)

@@ -16,7 +16,8 @@ from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
-from fedsim.update import PARAMETERS, Update
+from fedsim.settings import TaskSettings
+from fedsim.update import NUM_STEPS, PARAMETERS, Update, mean_metrics
 
 BLOCK = 2**16
 """Parameters in a block where updates are summed one after another: 512 KiB of float64, which stays in the cache."""
@@ -71,9 +72,9 @@ def aggregate(
     stacked = max(1, STACKED_BLOCK // len(updates))
     if block is None:
         block = stacked if strategy.uplink == Uplink.EACH_CLIENT else BLOCK
-    with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
-        prepared = run_passes(strategy.prepare(weights), global_vector, updates, stacked)
     context = context or StepContext(1, len(updates), len(updates))
+    with np.errstate(over="ignore", invalid="ignore"):  # not finite is an answer, not an accident
+        prepared = run_passes(strategy.prepare(weights, context), global_vector, updates, stacked)
     finite = True
     for start in range(0, size, block):
         here = slice(start, start + block)
@@ -143,6 +144,25 @@ def split_received(strategy: Strategy, vector: FloatArray) -> tuple[FloatArray, 
         raise BadInput(f"{len(vector)} numbers cannot be divided into {1 + len(strategy.downlink_arrays)} arrays")
     views = downlink_layout(strategy, size).views(vector)
     return views.pop(PARAMETERS), views
+
+
+def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]) -> StepContext:
+    """What the rule and the server's step know of round `number`, whose updates count.
+
+    Steps that nodes report are bounded by those that a client with all examples of the update would take.
+    """
+    bounded = [
+        update.model_copy(update={"metrics": {**update.metrics, NUM_STEPS: min(steps, _most_steps(settings, update))}})
+        if (steps := update.metrics.get(NUM_STEPS)) is not None
+        else update
+        for update in updates
+    ]
+    num_clients = sum(update.num_clients for update in updates)
+    return StepContext(number, num_clients, settings.num_clients, settings.seed, mean_metrics(bounded))
+
+
+def _most_steps(settings: TaskSettings, update: Update) -> float:
+    return float(settings.local_epochs * -(-update.num_examples // settings.local_batch_size))
 
 
 def further_arrays(strategy: Strategy, updates: Sequence[Update]) -> dict[str, list[FloatArray]]:

@@ -24,7 +24,7 @@ from fedsim.learning.networks import (
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import ClientRound, Parts
 from fedsim.messages import ModelSpec
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update
+from fedsim.update import NUM_STEPS, PARAMETERS, TRAIN_LOSS, Arrays, Update
 
 
 def make_deterministic(threads: int) -> None:
@@ -94,7 +94,10 @@ class SequentialTrainer:
                 base_round=round_number,
                 client=client,
                 num_examples=self.data.partition.num_examples(client),
-                metrics={TRAIN_LOSS: loss},
+                metrics={
+                    TRAIN_LOSS: loss,
+                    **({NUM_STEPS: float(part.num_steps)} if NUM_STEPS in self.strategy.uplink_metrics else {}),
+                },
             )
             yield update.with_arrays(arrays).with_client_state(state)
 

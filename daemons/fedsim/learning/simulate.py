@@ -21,6 +21,7 @@ from fedsim.learning.aggregate import (
     further_arrays,
     initial_state,
     model_digest,
+    round_context,
     uplink_layout,
 )
 from fedsim.learning.chunk import ChunkStates, ChunkTrainer
@@ -42,7 +43,7 @@ from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
 from fedsim.learning.screenings import Screened, Screening, screen
-from fedsim.learning.strategies import StepContext, Strategy, Uplink
+from fedsim.learning.strategies import Strategy, Uplink, check_cohort
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
@@ -189,7 +190,7 @@ def simulate(
     )
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
-    placement = _placed(placement, settings, partitioner, len(nodes))
+    placement = _placed(placement, settings, rule, partitioner, len(nodes))
     model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
     chosen_engine = engine() if isinstance(engine, type) else engine
 
@@ -267,7 +268,7 @@ def simulate(
                 new_vector,
                 new_state,
                 arrays=further_arrays(rule, updates),
-                context=StepContext(round_number, sum(update.num_clients for update in updates), settings.num_clients),
+                context=round_context(settings, round_number, updates),
             ):
                 raise Diverged(round_number)
             vector, state = new_vector, new_state
@@ -278,9 +279,14 @@ def simulate(
 
 
 def _placed(
-    placement: Sequence[tuple[int, int]] | None, settings: TaskSettings, partitioner: Partitioner, num_nodes: int
+    placement: Sequence[tuple[int, int]] | None,
+    settings: TaskSettings,
+    rule: Strategy,
+    partitioner: Partitioner,
+    num_nodes: int,
 ) -> Sequence[tuple[int, int]]:
     """The placement that is given, or one node; for data sets of several nodes one client each."""
+    check_cohort(rule, settings)
     if partitioner.per_node and settings.num_clients != num_nodes:
         raise BadInput(
             f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "

@@ -10,10 +10,11 @@ from pydantic import Field
 
 from fedsim.config import TaskLimits
 from fedsim.data_schema import COMMON, DataSchema
+from fedsim.errors import BadInput
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
-from fedsim.learning.strategies import make_strategy
+from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.messages import (
     Assignment,
     Broadcast,
@@ -54,6 +55,7 @@ class Plan(Message):
     left_out: tuple[tuple[Name, str], ...] = Field((), description="Nodes that were online and take no part, and why")
     notes: tuple[str, ...] = Field((), description="What is to be said about the data")
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
+    least_updates: int = Field(1, description="A round waits for so many updates, whatever its deadline")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     max_node_weight: float = Field(1, description="A larger share of the examples at one node is noted")
     prepare_timeout_seconds: float = Field(3600, description="For loading the data and sending the test set")
@@ -298,6 +300,11 @@ def _fix(
         )
         shares.append(share)
         first += count
+    strategy = make_strategy(settings)
+    try:
+        check_cohort(strategy, settings)
+    except BadInput as problem:
+        return Impossible(str(problem))
     workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)
     chunk_clients = min(USUAL_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
     return Plan(
@@ -312,7 +319,8 @@ def _fix(
         schema_from=chosen.schema_from,
         left_out=tuple(sorted(left_out.items())),
         notes=tuple(notes),
-        uplink=make_strategy(settings).uplink,
+        uplink=strategy.uplink,
+        least_updates=strategy.least_updates,
         testset_from=tests.node,
         max_node_weight=limits.max_node_weight,
         version=version,

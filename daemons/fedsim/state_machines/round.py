@@ -68,7 +68,7 @@ class RoundCollector:
         self._arrived: dict[Key, Update] = {}
         cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
         # Rounded, because 0.7 of 10 clients are 7.000000000000001.
-        self._needed = max(1, ceil(round(cohort * plan.settings.min_responses, 6)))
+        self._needed = max(plan.least_updates, ceil(round(cohort * plan.settings.min_responses, 6)))
         self._answered = 0
         self._absent = set(absent)
         self._update_awaited()

@@ -8,7 +8,7 @@ from typing import Any
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner, most_clients
-from fedsim.learning.strategies import make_strategy
+from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import DataSetInfo, Hello
 from fedsim.seed_settings import SAVE_PATH_NOTE
@@ -103,6 +103,11 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
         field = "server_step"
         try:
             strategy = make_strategy(settings)
+            field = "aggregation" if settings.aggregation else "strategy"
+            if not make_partitioner(
+                settings
+            ).per_node:  # else the nodes that take part decide how many clients there are
+                check_cohort(strategy, settings)
             field = "transforms"
             make_pipeline(settings, strategy)
         except BadInput as error:

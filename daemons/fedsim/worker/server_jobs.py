@@ -19,6 +19,7 @@ from fedsim.learning.aggregate import (
     further_arrays,
     initial_state,
     model_digest,
+    round_context,
     uplink_layout,
 )
 from fedsim.learning.common_scale import apply_scale, scale_of
@@ -26,7 +27,7 @@ from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.screenings import Screened, make_screening, screen
-from fedsim.learning.strategies import StepContext, Strategy, make_strategy
+from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
@@ -124,7 +125,7 @@ class ServerJobs:
             out,
             state_out,
             arrays=further_arrays(strategy, updates),
-            context=StepContext(job.round, sum(update.num_clients for update in updates), job.settings.num_clients),
+            context=round_context(job.settings, job.round, updates),
         )
         _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed
         model_file, digest = hash_vector(job.out / MODEL_FILE)

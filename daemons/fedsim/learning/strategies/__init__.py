@@ -75,18 +75,22 @@ class ClientRound:
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the server's step knows of its round besides the combined parameters.
+    """What the rule and the server's step know of their round besides the updates.
 
     Attributes:
         round: counted from 1.
         num_clients: clients whose updates were combined.
         population: clients of the task.
-        arrays: a block of each further array of the updates, combined; float64 [b].
+        seed: the task's, for `generator`.
+        metrics: of the updates that count, each the mean over their examples; none is larger than the task allows.
+        arrays: a block of each further array of the updates, combined; float64 [b]. Only the step has them.
     """
 
     round: int
     num_clients: int
     population: int
+    seed: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
     arrays: Mapping[str, Block] = field(default_factory=dict)
 
 
@@ -98,6 +102,7 @@ class Strategy(Plugin):
             update of each client.
         uplink_arrays: the arrays of an update, each as long as the model, in their order in its file. The rule combines
             each of them.
+        uplink_metrics: metrics of the updates, besides the loss, that the server's step needs: `NUM_STEPS`.
         server_state: names of the vectors, as long as the model, that the server keeps from round to round; zeros
             before round 1.
         downlink_arrays: those of `server_state` that the clients receive with the model.
@@ -108,6 +113,7 @@ class Strategy(Plugin):
 
     uplink: Uplink = Uplink.SUM
     uplink_arrays: tuple[str, ...] = (PARAMETERS,)
+    uplink_metrics: tuple[str, ...] = ()
     server_state: tuple[str, ...] = ()
     downlink_arrays: tuple[str, ...] = ()
     client_state: tuple[str, ...] = ()
@@ -130,16 +136,24 @@ class Strategy(Plugin):
         received: Parts,  # noqa: ARG002
         client: ClientRound,  # noqa: ARG002
     ) -> tuple[dict[str, Parts], dict[str, Parts]]:
-        """From the trained parameters to the further `uplink_arrays`, and the client's new `client_state`."""
+        """From the trained parameters to the further `uplink_arrays`, and the client's new `client_state`.
+
+        With `PARAMETERS` among the arrays, these are sent in place of the trained ones.
+        """
         return {}, {}
 
     # ------------------------------------------------------------ 2. the rule that combines
+
+    @property
+    def least_updates(self) -> int:
+        """Of fewer updates the rule promises nothing: a smaller cohort is refused, and a round waits for so many."""
+        return 1
 
     def weight(self, num_examples: int, num_clients: int) -> float:  # noqa: ARG002
         """The weight of an update of `num_clients` clients with `num_examples` examples in all."""
         return float(num_examples)
 
-    def prepare(self, weights: Sequence[float]) -> Passes:  # noqa: ARG002
+    def prepare(self, weights: Sequence[float], context: StepContext) -> Passes:  # noqa: ARG002
         """Passes over all updates before `combine`: distances, norms, a choice of updates.
 
         Yield a function of one block; the value of the `yield` is the sum of what it returns over all blocks, in
@@ -147,6 +161,7 @@ class Strategy(Plugin):
 
         Args:
             weights: of the updates, in canonical order.
+            context: of the round.
         """
         yield from ()
         return None
@@ -222,12 +237,19 @@ class ComposedStrategy(Strategy):
     def __init__(self, client: Strategy, rule: Strategy, server: Strategy) -> None:
         super().__init__()
         self.uplink, self.uplink_arrays, self.server_state = rule.uplink, client.uplink_arrays, server.server_state
+        self.uplink_metrics = (*client.uplink_metrics, *server.uplink_metrics)
         self.downlink_arrays, self.client_state = client.downlink_arrays, client.client_state
         self.phases = distinct_phases((*client.phases, *rule.phases, *server.phases))
+        self._least_updates = rule.least_updates
         self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
         self.finish_client = client.finish_client  # type: ignore[method-assign]
         self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
         self.step = server.step  # type: ignore[method-assign]
+
+    @property
+    def least_updates(self) -> int:
+        """Of the rule."""
+        return self._least_updates
 
 
 def make_strategy(settings: TaskSettings) -> Strategy:
@@ -251,3 +273,13 @@ def make_strategy(settings: TaskSettings) -> Strategy:
             missing = ", ".join(sorted(arrays))
             raise BadInput(f"{needs} needs the array {missing}, which {gives} {name} does not give: combine others")
     return ComposedStrategy(strategy, rule, server)
+
+
+def check_cohort(strategy: Strategy, settings: TaskSettings) -> None:
+    """Check that the cohort of a round is as large as the task's rule needs; raises `BadInput` if it is not."""
+    if settings.cohort_size < strategy.least_updates:
+        name = settings.aggregation or settings.strategy
+        raise BadInput(
+            f"{name} needs the updates of at least {strategy.least_updates} clients in each round with these options, "
+            f"and a round has {settings.cohort_size}: raise num_clients or fraction_train, or choose fewer attackers"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import Block, ClientRound, StepContext, Strategy, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.testing.conformance.candidate import Candidate, require, require_reproducible_task, small_data
-from fedsim.update import PARAMETERS
+from fedsim.update import NUM_STEPS, PARAMETERS, TRAIN_LOSS
 
 SIZE = 211
 CLIENTS = 7
@@ -39,7 +40,8 @@ def _further(strategy: Strategy) -> list[str]:
 
 
 def _context(strategy: Strategy, arrays: Block) -> StepContext:
-    return StepContext(1, CLIENTS, 2 * CLIENTS, dict.fromkeys(_further(strategy), arrays))
+    metrics = {NUM_STEPS: 5.0, TRAIN_LOSS: 0.5}
+    return StepContext(1, CLIENTS, 2 * CLIENTS, 0, metrics, dict.fromkeys(_further(strategy), arrays))
 
 
 def _client_round(strategy: Strategy) -> ClientRound:
@@ -62,7 +64,7 @@ def _round(
     vector, state = server
     out, state_out = np.empty_like(vector), initial_state(strategy, SIZE)
     arrays = dict.fromkeys(_further(strategy), updates)
-    context = StepContext(1, CLIENTS, 2 * CLIENTS)
+    context = replace(_context(strategy, np.zeros(0)), arrays={})
     finite = aggregate(
         strategy,
         vector,
@@ -95,7 +97,7 @@ def _bytes(server: Server) -> bytes:
 def _combine(strategy: Strategy, updates: Sequence[FloatArray], weights: Sequence[float], block: int = SIZE) -> Block:
     """The combined vector, float64 [P], with the passes of `prepare` in blocks of this size."""
     received = _vectors(1, 99)[0]
-    prepared = run_passes(strategy.prepare(weights), received, updates, block)
+    prepared = run_passes(strategy.prepare(weights, _context(strategy, np.zeros(0))), received, updates, block)
     return strategy.combine(updates, weights, received.astype(np.float64), prepared)
 
 
@@ -138,7 +140,8 @@ def only_reads_its_input(candidate: Candidate) -> None:
         require(_bytes(server) == _bytes(expected), "memory-mapped updates give other bytes than arrays in memory")
         received = _start(strategy)[0].astype(np.float64)
         state = {name: np.zeros(SIZE) for name in strategy.server_state}
-        prepared = run_passes(strategy.prepare(_weights(strategy)), _start(strategy)[0], mapped, SIZE)
+        context = _context(strategy, np.zeros(0))
+        prepared = run_passes(strategy.prepare(_weights(strategy), context), _start(strategy)[0], mapped, SIZE)
         arrays = np.zeros(SIZE)
         for array in (received, arrays, *state.values()):
             array.flags.writeable = False
@@ -252,8 +255,9 @@ def finishes_clients(candidate: Candidate) -> None:
     arrays, state = strategy.finish_client(parameters, received, client)
     changed = [part for parts in given for part in parts]
     require(all(map(torch.equal, changed, before)), "`finish_client` changes what it is given")
+    further = [*_further(strategy), *([PARAMETERS] if PARAMETERS in arrays else [])]
     for what, found, declared in (
-        ("arrays", arrays, _further(strategy)),
+        ("arrays", arrays, further),
         ("the state", state, list(strategy.client_state)),
     ):
         require(sorted(found) == sorted(declared), f"it returns {what} {sorted(found)}, {sorted(declared)} is declared")
