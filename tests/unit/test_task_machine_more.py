@@ -65,6 +65,39 @@ def test_a_deadline_that_passed_in_vain_does_not_wake_again() -> None:
     assert machine.waiting_for == ("a", "b")
 
 
+KRUM = TaskSettings(
+    num_clients=10,
+    fraction_train=1,
+    partition="iid",
+    strategy="krum",
+    strategy_options={"attackers": 1},
+    min_responses=0.1,
+)
+
+
+def test_a_round_waits_for_as_many_updates_as_its_rule_needs() -> None:
+    plan = two_nodes(KRUM)
+    collector = RoundCollector(plan, 1, (50,) * 10, 100, ())
+    updates = [
+        came(plan.nodes[chunk.node], 1, chunk.id, client) for chunk in plan.chunks(1) for client in chunk.clients
+    ]
+    for update in updates[:4]:
+        assert collector.add(update)
+    assert not collector.enough(200), "one tenth has answered long ago, and krum needs five"
+    assert collector.add(updates[4])
+    assert collector.enough(200)
+
+
+def test_a_rule_that_needs_more_clients_than_a_round_has_is_impossible() -> None:
+    settings = KRUM.model_copy(update={"fraction_train": 0.4})
+    found = attempt(settings, [hello("a"), hello("b")])
+    assert isinstance(found, Impossible)
+    assert (
+        "krum needs the updates of at least 5 clients in each round with these options, and a round has 4"
+        in found.reason
+    )
+
+
 def test_time_that_a_round_has_waited_survives_a_restart_and_time_in_which_the_server_was_down_does_not_count() -> None:
     machine = restored(committed=0, kept=frozenset({0}), evaluated=frozenset({0}), saved=frozenset(), waited=100.0)
     assert machine.waited(0) is None
