@@ -20,8 +20,8 @@ PARAMETERS = "parameters"
 """The array that every update contains: the model's parameters after training."""
 TRAIN_LOSS = "train_loss"
 """The metric that every engine reports: the mean loss over all training steps."""
-NUM_STEPS = "num_steps"
-"""The metric that is reported where a strategy declares it: how many gradient steps a client took."""
+EFFECTIVE_STEPS = "effective_steps"
+"""A metric for strategies that declare it: how many plain gradient steps those of a client count for."""
 MAX_METRICS = 100
 MAX_METRIC = 1e39
 """Beyond every float32, in which losses are computed; the sum over any number of examples stays finite."""

@@ -22,7 +22,7 @@ from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import StepContext, make_strategy
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
-from fedsim.update import NUM_STEPS, Update
+from fedsim.update import EFFECTIVE_STEPS, Update
 
 pytestmark = pytest.mark.usefixtures("deterministic_torch")
 Vector = NDArray[np.float64]
@@ -96,19 +96,25 @@ def trainer_of(settings: TaskSettings) -> ClientTrainer:
 
 
 def descend(
-    trainer: Any, number: int, client: int, start: Vector, extra: Callable[[Vector], Vector] | None = None
+    trainer: Any,
+    number: int,
+    client: int,
+    start: Vector,
+    extra: Callable[[Vector], Vector] | None = None,
+    momentum: float = 0.0,
 ) -> tuple[Vector, int]:
-    """Plain SGD of one client with `extra` added to each gradient; returns where it ends, and the steps."""
+    """SGD of one client with `extra` added to each gradient; returns where it ends, and the steps."""
     model = build_model(LOGISTIC)
     load_vector(model, start.astype(np.float32))
     features, labels = (torch.from_numpy(array) for array in trainer.data.examples(client))
-    y, steps = start, 0
+    y, steps, velocity = start, 0, np.zeros_like(start)
     for order in torch.from_numpy(trainer.data.batch_order(number, client)):
         for batch in order.split(BATCH):
             loss = nn.functional.cross_entropy(model(features[batch]), labels[batch])
             parts = torch.autograd.grad(loss, list(model.parameters()))
             gradient = torch.cat([part.reshape(-1) for part in parts]).numpy().astype(np.float64)
-            y = vector_of(model) - RATE * (gradient + (0.0 if extra is None else extra(y)))
+            velocity = momentum * velocity + gradient + (0.0 if extra is None else extra(y))
+            y = vector_of(model) - RATE * velocity
             load_vector(model, y.astype(np.float32))
             steps += 1
     return y, steps
@@ -119,9 +125,9 @@ def cohort_of(settings: TaskSettings, number: int) -> Sequence[int]:
     return drawn
 
 
-@pytest.mark.parametrize("chunk_clients", [1, 2])
-def test_fednova_is_equation_6_with_plain_sgd(chunk_clients: int) -> None:
-    settings = settings_for(strategy="fednova")
+@pytest.mark.parametrize(("chunk_clients", "momentum"), [(1, 0.0), (2, 0.0), (2, 0.6)])
+def test_fednova_is_equation_6(chunk_clients: int, momentum: float) -> None:
+    settings = settings_for(strategy="fednova", optimizer_options={"momentum": momentum})
     result = simulate(settings, data(), chunk_clients=chunk_clients)
     trainer = trainer_of(settings)
     sizes = [trainer.data.partition.num_examples(client) for client in range(CLIENTS)]  # type: ignore[attr-defined]
@@ -132,8 +138,10 @@ def test_fednova_is_equation_6_with_plain_sgd(chunk_clients: int) -> None:
         total = sum(sizes[client] for client in cohort)
         effective, direction = 0.0, np.zeros_like(x)
         for client in cohort:
-            y, tau = descend(trainer, number, client, x)
-            taken.add(tau)
+            y, steps = descend(trainer, number, client, x, momentum=momentum)
+            taken.add(steps)
+            # ‖a‖: the gradient of step k is in the momentum of all steps from k on.
+            tau = sum(momentum**later for k in range(steps) for later in range(steps - k))
             p = sizes[client] / total
             effective += p * tau
             direction += p * (x - y) / tau
@@ -144,10 +152,10 @@ def test_fednova_is_equation_6_with_plain_sgd(chunk_clients: int) -> None:
 
 def test_steps_that_cannot_be_true_are_bounded() -> None:
     settings = settings_for(strategy="fednova")  # 2 epochs in batches of 7
-    update = Update(base_round=1, num_examples=15, metrics={NUM_STEPS: 1e9})
-    assert round_context(settings, 1, [update]).metrics[NUM_STEPS] == 6
-    honest = update.model_copy(update={"metrics": {NUM_STEPS: 5.0}})
-    assert round_context(settings, 1, [honest]).metrics[NUM_STEPS] == 5
+    update = Update(base_round=1, num_examples=15, metrics={EFFECTIVE_STEPS: 1e9})
+    assert round_context(settings, 1, [update]).metrics[EFFECTIVE_STEPS] == 6
+    honest = update.model_copy(update={"metrics": {EFFECTIVE_STEPS: 5.0}})
+    assert round_context(settings, 1, [honest]).metrics[EFFECTIVE_STEPS] == 5
 
 
 def test_feddyn_is_algorithm_1() -> None:

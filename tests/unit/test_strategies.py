@@ -16,7 +16,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.aggregate import aggregate, initial_state, model_digest
 from fedsim.learning.strategies import ClientRound, StepContext, make_strategy
 from fedsim.settings import TaskSettings
-from fedsim.update import NUM_STEPS
+from fedsim.update import EFFECTIVE_STEPS
 
 SIZE = 1013
 NAMES = plugins.names(plugins.STRATEGIES)
@@ -31,7 +31,7 @@ def _run(
     updates: list[np.ndarray], weights: list[float], *, rounds: int = 1, block: int | None = None, **chosen: Any
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     strategy = make_strategy(TaskSettings(**chosen))
-    context = StepContext(1, len(updates), len(updates), metrics={NUM_STEPS: 5.0})
+    context = StepContext(1, len(updates), len(updates), metrics={EFFECTIVE_STEPS: 5.0})
     vector, state = _vectors(1, seed=9)[0], initial_state(strategy, SIZE)
     for _ in range(rounds):
         out, state_out = np.empty_like(vector), initial_state(strategy, SIZE)

@@ -15,9 +15,10 @@ from blake3 import blake3
 from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
+from fedsim.learning.optimizers import make_optimizer
 from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
 from fedsim.settings import TaskSettings
-from fedsim.update import NUM_STEPS, PARAMETERS, Update, mean_metrics
+from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, Update, mean_metrics
 
 BLOCK = 2**16
 """Parameters in a block where updates are summed one after another: 512 KiB of float64, which stays in the cache."""
@@ -149,11 +150,13 @@ def split_received(strategy: Strategy, vector: FloatArray) -> tuple[FloatArray, 
 def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]) -> StepContext:
     """What the rule and the server's step know of round `number`, whose updates count.
 
-    Steps that nodes report are bounded by those that a client with all examples of the update would take.
+    Steps that nodes report are bounded by those of a client that holds all examples of the update.
     """
     bounded = [
-        update.model_copy(update={"metrics": {**update.metrics, NUM_STEPS: min(steps, _most_steps(settings, update))}})
-        if (steps := update.metrics.get(NUM_STEPS)) is not None
+        update.model_copy(
+            update={"metrics": {**update.metrics, EFFECTIVE_STEPS: min(steps, _most_steps(settings, update))}}
+        )
+        if (steps := update.metrics.get(EFFECTIVE_STEPS)) is not None
         else update
         for update in updates
     ]
@@ -162,7 +165,8 @@ def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]
 
 
 def _most_steps(settings: TaskSettings, update: Update) -> float:
-    return float(settings.local_epochs * -(-update.num_examples // settings.local_batch_size))
+    steps = settings.local_epochs * -(-update.num_examples // settings.local_batch_size)
+    return make_optimizer(settings).effective_steps(steps) or float(steps)
 
 
 def further_arrays(strategy: Strategy, updates: Sequence[Update]) -> dict[str, list[FloatArray]]:

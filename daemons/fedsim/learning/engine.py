@@ -24,7 +24,7 @@ from fedsim.learning.networks import (
 from fedsim.learning.randomness import generator
 from fedsim.learning.strategies import ClientRound, Parts
 from fedsim.messages import ModelSpec
-from fedsim.update import NUM_STEPS, PARAMETERS, TRAIN_LOSS, Arrays, Update
+from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, TRAIN_LOSS, Arrays, Update
 
 
 def make_deterministic(threads: int) -> None:
@@ -82,6 +82,7 @@ class SequentialTrainer:
                 state=self._named_parts(state_of(client)),
                 num_steps=self.data.num_steps(client),
                 learning_rate=self.settings.local_learning_rate,
+                effective_steps=self.optimizer.effective_steps(self.data.num_steps(client)),
             )
             with torch.random.fork_rng(devices=self.cuda):
                 self._seed_torch(round_number, client)
@@ -96,10 +97,15 @@ class SequentialTrainer:
                 num_examples=self.data.partition.num_examples(client),
                 metrics={
                     TRAIN_LOSS: loss,
-                    **({NUM_STEPS: float(part.num_steps)} if NUM_STEPS in self.strategy.uplink_metrics else {}),
+                    **self._further_metrics(part),
                 },
             )
             yield update.with_arrays(arrays).with_client_state(state)
+
+    def _further_metrics(self, part: ClientRound) -> dict[str, float]:
+        """Those that the strategy declares."""
+        found = {EFFECTIVE_STEPS: part.effective_steps}
+        return {name: value for name in self.strategy.uplink_metrics if (value := found.get(name)) is not None}
 
     def _named_parts(self, arrays: Arrays) -> dict[str, Parts]:
         return {name: parts_of(self.model, as_tensor(array).to(self.device)) for name, array in arrays.items()}

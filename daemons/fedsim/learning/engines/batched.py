@@ -35,7 +35,8 @@ class BatchedEngine(Engine):
         from fedsim.learning.objectives.classification import Classification  # noqa: PLC0415
         from fedsim.learning.optimizers.sgd import Sgd  # noqa: PLC0415
 
-        plain = type(components.optimizer) is Sgd and type(components.objective) is Classification
+        optimizer = components.optimizer
+        plain = type(optimizer) is Sgd and optimizer.plain and type(components.objective) is Classification
         if device == "cpu" and plain and components.strategy.trains_plainly:
             model = build_model(model_spec, components.model)
             if dense_layers(model) is not None:

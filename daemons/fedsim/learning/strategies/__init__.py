@@ -24,6 +24,7 @@ from pydantic import Field
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
+from fedsim.learning.optimizers import make_optimizer
 from fedsim.learning.phases import Phase, distinct_phases
 from fedsim.messages import Uplink
 from fedsim.plugins import Plugin, PluginOptions, gettext_noop
@@ -64,6 +65,7 @@ class ClientRound:
         received: the strategy's `downlink_arrays`, from the server.
         state: the client's `client_state`; zeros in its first round.
         num_steps: gradient steps in the round.
+        effective_steps: plain gradient steps that they count for, see `Optimizer.effective_steps`; None: unknown.
         learning_rate: of each step.
     """
 
@@ -71,6 +73,7 @@ class ClientRound:
     state: Mapping[str, Parts]
     num_steps: int
     learning_rate: float
+    effective_steps: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ class Strategy(Plugin):
     Attributes:
         uplink: `SUM`: a node may send one weighted mean for a chunk of clients. `EACH_CLIENT`: the rule needs the
             update of each client.
+        needs_effective_steps: whether the client's part works only with optimizers whose steps add up gradients; with
+            another one the task is refused.
         uplink_arrays: the arrays of an update, each as long as the model, in their order in its file. The rule combines
             each of them.
-        uplink_metrics: metrics of the updates, besides the loss, that the server's step needs: `NUM_STEPS`.
+        uplink_metrics: metrics of the updates, besides the loss, that the server's step needs: `EFFECTIVE_STEPS`.
         server_state: names of the vectors, as long as the model, that the server keeps from round to round; zeros
             before round 1.
         downlink_arrays: those of `server_state` that the clients receive with the model.
@@ -112,6 +117,7 @@ class Strategy(Plugin):
     """
 
     uplink: Uplink = Uplink.SUM
+    needs_effective_steps: bool = False
     uplink_arrays: tuple[str, ...] = (PARAMETERS,)
     uplink_metrics: tuple[str, ...] = ()
     server_state: tuple[str, ...] = ()
@@ -256,10 +262,15 @@ def make_strategy(settings: TaskSettings) -> Strategy:
     """The strategy that the settings name; `aggregation` and `server_step` replace two of its parts.
 
     Raises:
-        BadInput: one of them is not installed, does not take the options given for it, or needs an array that another
-            does not give.
+        BadInput: one of them is not installed, does not take the options given for it, needs an array that another
+            does not give, or does not work with the optimizer.
     """
     strategy: Strategy = settings.plugin("strategy")
+    if strategy.needs_effective_steps and make_optimizer(settings).effective_steps(1) is None:
+        raise BadInput(
+            f"{settings.strategy} computes with the gradients that a client's steps add up, which those of "
+            f"{settings.optimizer} with these options are not: choose sgd, plain or with momentum"
+        )
     if not settings.aggregation and not settings.server_step:
         return strategy
     rule = settings.plugin("aggregation") if settings.aggregation else strategy

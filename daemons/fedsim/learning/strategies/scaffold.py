@@ -29,6 +29,7 @@ class Scaffold(Strategy):
         )
 
     options: Options
+    needs_effective_steps = True
     uplink_arrays = (PARAMETERS, CHANGE)
     server_state = (CONTROL,)
     downlink_arrays = (CONTROL,)
@@ -42,8 +43,9 @@ class Scaffold(Strategy):
     def finish_client(
         self, parameters: Parts, received: Parts, client: ClientRound
     ) -> tuple[dict[str, Parts], dict[str, Parts]]:
-        """New state: c_i ← c_i - c + (x - y_i) / (K·η_l)."""
-        scale = 1 / (client.num_steps * client.learning_rate)
+        """New state: c_i ← c_i - c + (x - y_i) / (K·η_l); with momentum K is what its steps count for."""
+        assert client.effective_steps is not None  # noqa: S101 - needs_effective_steps
+        scale = 1 / (client.effective_steps * client.learning_rate)
         olds, servers = client.state[CONTROL], client.received[CONTROL]
         changes = [
             (anchor - parameter) * scale - server

@@ -17,7 +17,7 @@ from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import Block, ClientRound, StepContext, Strategy, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.testing.conformance.candidate import Candidate, require, require_reproducible_task, small_data
-from fedsim.update import NUM_STEPS, PARAMETERS, TRAIN_LOSS
+from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, TRAIN_LOSS
 
 SIZE = 211
 CLIENTS = 7
@@ -40,7 +40,7 @@ def _further(strategy: Strategy) -> list[str]:
 
 
 def _context(strategy: Strategy, arrays: Block) -> StepContext:
-    metrics = {NUM_STEPS: 5.0, TRAIN_LOSS: 0.5}
+    metrics = {EFFECTIVE_STEPS: 5.0, TRAIN_LOSS: 0.5}
     return StepContext(1, CLIENTS, 2 * CLIENTS, 0, metrics, dict.fromkeys(_further(strategy), arrays))
 
 
@@ -50,7 +50,7 @@ def _client_round(strategy: Strategy) -> ClientRound:
     arrays = [[torch.from_numpy(vector).reshape(1, -1)] for vector in _vectors(len(names), 8)]
     down = len(strategy.downlink_arrays)
     received = dict(zip(strategy.downlink_arrays, arrays[:down], strict=True))
-    return ClientRound(received, dict(zip(strategy.client_state, arrays[down:], strict=True)), 5, 0.1)
+    return ClientRound(received, dict(zip(strategy.client_state, arrays[down:], strict=True)), 5, 0.1, 5.0)
 
 
 def _start(strategy: Strategy) -> Server:
