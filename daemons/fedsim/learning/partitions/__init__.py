@@ -55,6 +55,13 @@ class Partition:
         return sizes_digest(np.diff(self.offsets).tolist())
 
 
+def partition_of_owners(owner: IntArray, num_clients: int) -> Partition:
+    """The partition in which example i belongs to client `owner[i]`, int64 [n]; `num_clients` stands for no client."""
+    sizes = np.bincount(owner, minlength=num_clients)[:num_clients]
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    return Partition(np.argsort(owner, kind="stable")[: offsets[-1]], offsets)
+
+
 def sizes_digest(sizes: Sequence[int]) -> str:
     """blake3 of the sizes of all clients: nodes with the same data report the same one."""
     return blake3(",".join(map(str, sizes)).encode()).hexdigest()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
-from fedsim.learning.partitions import Partition, Partitioner
+from fedsim.learning.partitions import Partition, Partitioner, partition_of_owners
 from fedsim.learning.randomness import generator
 from fedsim.plugins import PluginOptions, gettext_noop
 
@@ -21,6 +22,10 @@ class Dirichlet(Partitioner):
 
     Yurochkin et al. 2019 ("Bayesian nonparametric federated learning of neural networks", section 4); alpha is the
     concentration of Hsu et al. 2019. Sizes and class mixtures both differ among the clients; every example is dealt.
+
+    `balanced`: all clients have the same size, and each draws its mixture of classes from Dirichlet(alpha · prior)
+    (Hsu et al. 2019, "Measuring the effects of non-identical data distribution", section 3.1); a class that is used up
+    is left out from then on. What does not fill a client belongs to none.
     """
 
     title = gettext_noop("dirichlet – label shares drawn with alpha")
@@ -33,11 +38,18 @@ class Dirichlet(Partitioner):
             title=gettext_noop("Alpha"),
             description=gettext_noop("Concentration: small is uneven, large is even."),
         )
+        balanced: bool = Field(
+            False,
+            title=gettext_noop("Balanced"),
+            description=gettext_noop("All clients hold the same number of examples, of different mixtures of labels."),
+        )
 
     options: Options
 
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:
         """Draw until the smallest client holds `min_size` examples, at most `ATTEMPTS` times."""
+        if self.options.balanced:
+            return self._divide_evenly(labels, num_clients, seed)
         alpha = self.options.alpha
         best = 0
         for attempt in range(ATTEMPTS):
@@ -56,10 +68,35 @@ class Dirichlet(Partitioner):
             sizes = np.bincount(owner, minlength=num_clients)
             best = max(best, int(sizes.min()))
             if sizes.min() >= min_size:
-                offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-                return Partition(np.argsort(owner, kind="stable"), offsets)
+                return partition_of_owners(owner, num_clients)
         raise BadInput(
             f"min_partition_size: in {ATTEMPTS} draws with alpha {alpha} the smallest of {num_clients} "
             f"clients never held more than {best} of {len(labels)} training examples, {min_size} are asked for; "
             "choose a larger alpha, fewer clients or a smaller min_partition_size"
         )
+
+    def _divide_evenly(self, labels: IntArray, num_clients: int, seed: int) -> Partition:
+        rng = generator(seed, "partition dirichlet balanced")
+        classes, counts = np.unique(labels, return_counts=True)
+        decks = [rng.permutation(np.flatnonzero(labels == label)) for label in classes]
+        prior, left, size = counts / len(labels), counts.copy(), len(labels) // num_clients
+        owner = np.full(len(labels), num_clients, np.int64)
+        for client in range(num_clients):
+            # Gamma draws, normalised, are Dirichlet draws.
+            mixture = rng.gamma(self.options.alpha * prior)
+            for label, taken in enumerate(_take(rng, mixture, left, size)):
+                start = counts[label] - left[label]
+                owner[decks[label][start : start + taken]] = client
+                left[label] -= taken
+        return partition_of_owners(owner, num_clients)
+
+
+def _take(rng: np.random.Generator, mixture: NDArray[np.float64], left: IntArray, size: int) -> IntArray:
+    """How many of each class make up `size` examples, drawn by the mixture from what is left; int64 [classes]."""
+    taken = np.zeros(len(left), np.int64)
+    while (wanted := size - int(taken.sum())) > 0:
+        weights = np.where(taken < left, mixture, 0.0)
+        if not weights.sum() > 0:  # of what the mixture asks for nothing is left
+            weights = np.where(taken < left, 1.0, 0.0)
+        taken = np.minimum(taken + rng.multinomial(wanted, weights / weights.sum()), left)
+    return taken
