@@ -13,8 +13,8 @@ class FedNova(Strategy):
     """Normalised averaging: a client that takes more steps does not count more for it (Wang et al. 2020, equation 6).
 
     With plain SGD and τ_i steps, d_i = (x - y_i)/τ_i and x ← x - τ_eff·Σ p_i·d_i; τ_eff is Σ p_i·τ_i, p_i is n_i/n.
-    With momentum, τ_i is ‖a_i‖ (`Optimizer.effective_steps`). A client sends x - d_i in place of its parameters, so that
-    the mean of what is sent is x - Σ p_i·d_i, and reports τ_i.
+    With momentum, τ_i is ‖a_i‖ (`Optimizer.effective_steps`). A client sends x - d_i in place of its parameters, so
+    that the mean of what is sent is x - Σ p_i·d_i, and reports τ_i.
     """
 
     title = gettext_noop("FedNova – mean of normalised changes")
