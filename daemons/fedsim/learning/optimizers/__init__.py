@@ -17,31 +17,8 @@ Step = Callable[[Sequence["Tensor"]], None]
 """Takes one step along the gradients, one for each parameter; it may change them."""
 
 
-class Regularized(PluginOptions):
-    """What every built-in optimizer can do with the gradients before its step."""
-
-    weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(
-        0.0,
-        title=gettext_noop("Weight decay λ"),
-        description=gettext_noop("How strongly parameters are pulled to zero."),
-    )
-    clip_norm: Annotated[float, Field(ge=0, le=1e9)] = Field(
-        0.0,
-        title=gettext_noop("Gradient clipping"),
-        description=gettext_noop(
-            "Longest gradient of all parameters together (L2); a longer one is shortened. 0: any."
-        ),
-    )
-
-
 class Optimizer(Plugin):
-    """The base of all client optimizers.
-
-    Attributes:
-        decays_gradients: whether `regularized` adds the weight decay to the gradients.
-    """
-
-    decays_gradients: ClassVar[bool] = True
+    """The base of all client optimizers."""
 
     def start(self, parameters: Sequence[Tensor], learning_rate: float) -> Step:
         """Begin one client's training in one round.
@@ -59,11 +36,36 @@ class Optimizer(Plugin):
         """How many plain gradient steps so many steps count for; None where steps are no sums of gradients."""
         return None
 
-    def regularized(self, gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The gradients, changed in place: clipped by their common norm, then with the weight decay λ·w added.
 
-        For optimizers whose options are `Regularized`.
-        """
+class RegularizedOptimizer(Optimizer):
+    """An optimizer that can clip gradients and decay weights before its step.
+
+    Attributes:
+        decays_gradients: whether `regularized` adds the weight decay to the gradients.
+    """
+
+    decays_gradients: ClassVar[bool] = True
+
+    class Options(PluginOptions):
+        """Weight decay and clipping."""
+
+        weight_decay: Annotated[float, Field(ge=0, le=1000)] = Field(
+            0.0,
+            title=gettext_noop("Weight decay λ"),
+            description=gettext_noop("How strongly parameters are pulled to zero."),
+        )
+        clip_norm: Annotated[float, Field(ge=0, le=1e9)] = Field(
+            0.0,
+            title=gettext_noop("Gradient clipping"),
+            description=gettext_noop(
+                "Longest gradient of all parameters together (L2); a longer one is shortened. 0: any."
+            ),
+        )
+
+    options: Options
+
+    def regularized(self, gradients: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The gradients, changed in place: clipped by their common norm, then with the weight decay λ·w added."""
         import torch  # noqa: PLC0415 - daemons read the options without torch
 
         options = self.options

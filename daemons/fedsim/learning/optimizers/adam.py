@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from fedsim.learning.optimizers import Optimizer, Regularized, Step
+from fedsim.learning.optimizers import RegularizedOptimizer, Step
 from fedsim.plugins import gettext_noop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Adam(Optimizer):
+class Adam(RegularizedOptimizer):
     """Adam (Kingma and Ba 2015, algorithm 1); its moments begin anew in each round.
 
     Weight decay is added to the gradient, as a penalty on the loss would be.
@@ -23,7 +23,7 @@ class Adam(Optimizer):
 
     title = gettext_noop("Adam – steps of each coordinate's own size")
 
-    class Options(Regularized):
+    class Options(RegularizedOptimizer.Options):
         """The decay of the moments, and what every optimizer has."""
 
         beta1: Annotated[float, Field(ge=0, lt=1)] = Field(

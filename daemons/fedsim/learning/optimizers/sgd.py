@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from fedsim.learning.optimizers import Optimizer, Regularized, Step
+from fedsim.learning.optimizers import RegularizedOptimizer, Step
 from fedsim.plugins import gettext_noop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Sgd(Optimizer):
+class Sgd(RegularizedOptimizer):
     """Stochastic gradient descent: v ← μ·v + g, w ← w - η·v; without momentum w ← w - η·g."""
 
     title = gettext_noop("SGD – gradient steps, with momentum if wanted")
 
-    class Options(Regularized):
+    class Options(RegularizedOptimizer.Options):
         """Momentum, and what every optimizer has."""
 
         momentum: Annotated[float, Field(ge=0, lt=1)] = Field(
