@@ -76,12 +76,12 @@ def test_dirichlet_sizes_are_uneven_for_a_small_alpha_and_even_for_a_large_one()
 def test_a_balanced_dirichlet_gives_equal_sizes_and_its_mixtures_follow_alpha() -> None:
     prior = (np.arange(10) + 1) / 55
     apart = []
-    for alpha in (0.1, 1.0, 1000.0):
+    for alpha in (0.1, 10.0, 1000.0):
         found = table(divided("dirichlet", balanced=True, alpha=alpha))
         assert (found.sum(axis=1) == 275).all()
         # Of the first clients, before classes are used up: how far their mixtures are from the data set's.
         apart.append(np.abs(found[:8] / 275 - prior).sum(axis=1).mean())
-    assert apart[0] > 1.2 > apart[1] > 0.5
+    assert apart[0] > 1.2 > apart[1] > 0.3
     assert apart[2] < 0.2
 
 

@@ -273,7 +273,7 @@ def client_state_survives_a_restart(candidate: Candidate) -> None:
         settings = TaskSettings(
             model="logistic",
             partition="iid",
-            num_clients=12,
+            num_clients=2 * CLIENTS,
             fraction_train=0.5,
             local_epochs=1,
             num_rounds=4,
