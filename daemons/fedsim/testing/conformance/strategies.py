@@ -291,7 +291,7 @@ def client_state_survives_a_restart(candidate: Candidate) -> None:
 
 def trains_reproducibly(candidate: Candidate) -> None:
     """A whole task, trained twice, ends with the same model."""
-    require_reproducible_task(candidate, plugins.STRATEGIES, "strategy")
+    require_reproducible_task(candidate, plugins.STRATEGIES, "strategy", num_clients=CLIENTS)
 
 
 CHECKS = (
