@@ -101,8 +101,8 @@ def test_options_are_checked_against_the_chosen_plugin_and_completed_with_its_de
     ("given", "field", "problem"),
     [
         ({"strategy_options": {"mu": 1}}, "strategy_options.mu", "is not an option of fedavg (options: weighting)"),
-        ({"strategy": "median", "strategy_options": {"mu": 1}}, "strategy_options.mu", "median has no options"),
-        ({"strategy": "fedsgd"}, "strategy", "unknown strategy 'fedsgd' (available: fedavg, fedavgm, "),
+        ({"objective_options": {"mu": 1}}, "objective_options.mu", "classification has no options"),
+        ({"strategy": "fedsgd"}, "strategy", "unknown strategy 'fedsgd' (available: bulyan, "),
         ({"aggregation_options": {"mu": 1}}, "aggregation_options.mu", "choose aggregation first"),
         ({"alpha": 1}, "alpha", "it is now partition_options.alpha of the partition dirichlet"),
         ({"sampler_options": {"size": 1}, "sampler_options.size": 2}, "sampler_options.size", "is given twice"),

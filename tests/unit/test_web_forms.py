@@ -89,7 +89,7 @@ def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: fl
         ("local_learning_rate", "fast", "must be a number"),
         ("title", "x" * 121, "must have at most 120 characters"),
         ("title", 7, "must be text"),
-        ("partition", "pie", "unknown partition 'pie' (available: dirichlet, iid, local, shards)"),
+        ("partition", "pie", f"unknown partition 'pie' (available: {', '.join(plugins.names(plugins.PARTITIONS))})"),
         ("model", "resnet", "unknown model 'resnet' (available: 2nn, cifar_cnn, cnn, logistic, mlp)"),
         ("dataset", "imagenet", "no node has the data set “imagenet” (available: mnist)"),
         ("dataset", "../etc", NAME_RULE),
