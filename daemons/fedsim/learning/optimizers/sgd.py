@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from fedsim.learning.optimizers import RegularizedOptimizer, Step
+from fedsim.learning.optimizers import Step
+from fedsim.learning.optimizers.regularized import RegularizedOptimizer
 from fedsim.plugins import gettext_noop
 
 if TYPE_CHECKING:
