@@ -64,6 +64,18 @@ def test_a_wrong_password_exits_77_and_too_many_75(web: Web, terminal: Terminal)
     assert "Too many attempts" in result.err
 
 
+def test_login_says_where_a_password_that_someone_else_chose_is_changed(web: Web, terminal: Terminal) -> None:
+    user = web.site.store.users.by_name("ada")
+    assert user is not None
+    web.site.store.users.set_password_hash(user.id, user.password_hash, must_change=True)
+    result = terminal.run(
+        "login", "--url", web.url, "--name", "ada", "--password-stdin", "--json", typed=f"{PASSWORD}\n"
+    )
+    told = "Choose a password of your own: someone else knows the present one."
+    assert (result.code, result.document["error"]) == (77, f"{told} Do so on {web.url}/profile, then log in here again")
+    assert not terminal.token_file.exists()
+
+
 def test_a_password_is_not_sent_unencrypted_to_another_machine(terminal: Terminal) -> None:
     result = terminal.run(
         "login", "--url", "http://192.0.2.1:8080", "--name", "ada", "--password-stdin", typed=f"{PASSWORD}\n"

@@ -113,7 +113,8 @@ def make_token(
     factor.
 
     Raises:
-        Refused: the name or password is wrong, or the account is not active.
+        Refused: the name or password is wrong, the account is not active, or the user must first do something on the
+            profile page: choose a password, or set up a second factor.
         TryAgain: too many failed attempts.
         Unavailable: fedsim's web is not reachable at `url`.
     """
@@ -128,8 +129,11 @@ def make_token(
             fail(url, httpx.Response(answer.status_code, headers=_only(answer, "Retry-After"), json={"error": said}))
         csrf = read_page(url, http, "/profile").csrf
         made = http.post(f"{url}/api/v1/tokens", json={"label": label, "days": days}, headers={"X-CSRF-Token": csrf})
-        if not made.is_success:
-            fail(url, made)
+        try:
+            if not made.is_success:
+                fail(url, made)
+        except Refused as refused:  # there is something that the profile page asks of this user first
+            raise Refused(refused.code, f"{refused} Do so on {url}/profile, then log in here again") from refused
         token = str(made.json()["secret"])
         http.post(f"{url}/logout", data={"csrf": csrf})
     return token
