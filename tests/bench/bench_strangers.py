@@ -14,12 +14,12 @@ from strangers import BEHAVIOURS, strangers
 from uploads import Uploads
 
 FILES, MIB = 8, 32
-NUMBER, QUICK_NUMBER = 560, 40
+NUMBER, QUICK_NUMBER, LARGE_NUMBER = 560, 40, 2000
 
 
 def run(options: Options) -> Iterable[Row]:
     """Measure."""
-    number = QUICK_NUMBER if options.quick else NUMBER
+    number = QUICK_NUMBER if options.quick else LARGE_NUMBER if options.large else NUMBER
     files, mebibytes = (2, 1) if options.quick else (FILES, MIB)
     for tls in (False, True):
         for behaviour in BEHAVIOURS[1:2] if options.quick else BEHAVIOURS:
