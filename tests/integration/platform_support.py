@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -13,6 +15,10 @@ import pytest
 import yaml
 from inotify_simple import INotify, flags
 
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings, parse_settings
 from fedsim.store import Store, open_store
 from fedsim.store.records import Task
@@ -35,8 +41,8 @@ SMALL: dict[str, Any] = {
     "num_nodes": 2,
 }
 
-LONG: dict[str, Any] = {"local_epochs": 40, "num_rounds": 5}
-"""Rounds of a second or so, so that there is a middle in which something can happen."""
+LONG: dict[str, Any] = {"local_epochs": 20, "num_rounds": 5}
+"""Rounds of half a second or so, so that there is a middle in which something can happen."""
 
 
 def lives(process: psutil.Process) -> bool:
@@ -156,3 +162,16 @@ def digits_lab(folder: Path, *, nodes: int = 2, **options: Any) -> Platform:
 
 def small_settings(**changes: Any) -> TaskSettings:
     return parse_settings({**SMALL, **changes})[0]
+
+
+def undisturbed(**settings: Any) -> str:
+    """The final digest of a small task to which nothing happens, on the two nodes of `digits_lab`; computed once."""
+    return _simulated(json.dumps(settings))
+
+
+@cache
+def _simulated(settings: str) -> str:
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), Path())
+    task = small_settings(**json.loads(settings))
+    return simulate(task, dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from platform_support import Platform, digits_lab
+from platform_support import Platform, digits_lab, undisturbed
 
 LONG = {"strategy": "scaffold", "local_epochs": 20, "num_rounds": 5}
 
@@ -15,11 +15,6 @@ LONG = {"strategy": "scaffold", "local_epochs": 20, "num_rounds": 5}
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     with digits_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
-
-
-@pytest.fixture(scope="module")
-def undisturbed(lab: Platform) -> str | None:
-    return lab.completed(lab.submit(**LONG)).digest
 
 
 def flip(path: Path) -> None:
@@ -69,7 +64,7 @@ FILES = [
     "damage", [flip, pytest.param(cut, marks=pytest.mark.long), pytest.param(empty, marks=pytest.mark.long)]
 )
 def test_a_damaged_file_fails_its_task_with_its_name_or_changes_no_byte(
-    lab: Platform, undisturbed: str | None, host: str, pattern: str, damage: Callable[[Path], None]
+    lab: Platform, host: str, pattern: str, damage: Callable[[Path], None]
 ) -> None:
     number = lab.submit(**LONG)
     lab.await_round(number, 2)
@@ -79,5 +74,5 @@ def test_a_damaged_file_fails_its_task_with_its_name_or_changes_no_byte(
     damage(path)
     lab.start(host)
     task = lab.finish(number)
-    assert task.digest == undisturbed or (task.state == "failed" and path.name in task.reason), task
+    assert task.digest == undisturbed(**LONG) or (task.state == "failed" and path.name in task.reason), task
     lab.completed(lab.submit(num_rounds=1))

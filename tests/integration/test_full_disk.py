@@ -7,7 +7,7 @@ from selectors import DefaultSelector
 
 import numpy as np
 import pytest
-from platform_support import LONG, digits_lab
+from platform_support import LONG, digits_lab, undisturbed
 from presence import fill, small_disk
 
 from fedsim.errors import SuspendReason
@@ -30,7 +30,6 @@ def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(tmp_path:
         small_disk(tmp_path / "lab" / host, 24) as disk,
         digits_lab(tmp_path / "lab", client=room, server=server, receiver=receiver) as lab,
     ):
-        undisturbed = lab.completed(lab.submit(**LONG)).digest
         number = lab.submit(**LONG)
         lab.await_round(number, 2)
         fill(disk / "ballast")
@@ -39,7 +38,7 @@ def test_a_disk_that_fills_in_a_task_is_waited_for_and_changes_no_byte(tmp_path:
         lab.await_logs(logs, said)
         assert not lab.task(number).state.finished, lab.task(number).reason
         (disk / "ballast").unlink()
-        assert lab.completed(number).digest == undisturbed
+        assert lab.completed(number).digest == undisturbed(**LONG)
 
 
 def test_a_node_whose_disk_is_full_at_the_end_gets_the_final_model_when_there_is_room(tmp_path: Path) -> None:

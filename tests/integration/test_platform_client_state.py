@@ -5,17 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from platform_support import DIGITS, Platform, digits_lab, small_settings
+from platform_support import Platform, digits_lab, undisturbed
 from safetensors import safe_open
-
-from fedsim.config import DataSetConfig
-from fedsim.data import load_dataset
-from fedsim.learning.engine import make_deterministic
-from fedsim.learning.simulate import simulate
 
 NUM_PARAMETERS = 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10
 INT8: dict[str, Any] = {"transforms": ["difference", "int8"], "num_rounds": 2}
@@ -29,22 +23,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         yield lab
 
 
-def simulated(folder: Path, **chosen: Any) -> str:
-    """The digest of the task in one process."""
-    make_deterministic(1)
-    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), folder)
-    return simulate(small_settings(**chosen), dataset, chunk_clients=5, placement=[(0, 10), (10, 10)]).digest
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return simulated(tmp_path_factory.mktemp("data"), **CHOSEN)
-
-
-def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, expected: str) -> None:
+def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform) -> None:
     number = lab.submit(**CHOSEN)
     task = lab.completed(number)
-    assert task.digest == expected
+    assert task.digest == undisturbed(**CHOSEN)
     checkpoint = lab.server_spool / "checkpoints" / f"task-{number}" / "round-0006.safetensors"
     kept = lab.node_spool("node-a") / "checkpoints" / f"task-{number:06d}.safetensors"
     for path in (checkpoint, kept):
@@ -55,11 +37,11 @@ def test_scaffold_over_two_nodes_gives_what_one_process_gives(lab: Platform, exp
         lab.await_gone(lab.node_spool(node), "localparam/*")
 
 
-def test_an_update_passes_the_transforms_that_the_settings_list(lab: Platform, expected: str) -> None:
+def test_an_update_passes_the_transforms_that_the_settings_list(lab: Platform) -> None:
     number = lab.submit(**CHOSEN, transforms=["identity"])
     task = lab.completed(number)
     assert task.settings.transforms == ("identity",)
-    assert task.digest == expected
+    assert task.digest == undisturbed(**CHOSEN)
 
 
 def test_a_stopped_task_is_resumed_with_the_states_of_its_clients_or_not_at_all(lab: Platform) -> None:
@@ -79,13 +61,13 @@ def test_a_stopped_task_is_resumed_with_the_states_of_its_clients_or_not_at_all(
     assert (failed.state, "what its clients kept" in failed.reason) == ("failed", True), failed.reason
 
 
-def test_a_resumed_task_ends_with_the_same_bytes(lab: Platform, expected: str) -> None:
+def test_a_resumed_task_ends_with_the_same_bytes(lab: Platform) -> None:
     number = lab.submit(**CHOSEN)
     lab.await_round(number, 3)
     assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
     assert lab.finish(number).state == "stopped"
     assert lab.api.post(f"/tasks/{number}/resume").status_code == 202
-    assert lab.completed(number).digest == expected
+    assert lab.completed(number).digest == undisturbed(**CHOSEN)
 
 
 @pytest.mark.parametrize(
@@ -97,9 +79,7 @@ def test_a_resumed_task_ends_with_the_same_bytes(lab: Platform, expected: str) -
     ],
     ids=lambda names: names[0],
 )
-def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
-    lab: Platform, expected: str, victims: list[str]
-) -> None:
+def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(lab: Platform, victims: list[str]) -> None:
     number = lab.submit(**CHOSEN)
     for at in (2, 4):
         lab.await_round(number, at)
@@ -110,7 +90,7 @@ def test_clients_keep_their_state_over_a_kill_in_the_middle_of_a_round(
             else:
                 lab.kill(victim)
                 lab.start(victim)
-    assert lab.completed(number).digest == expected
+    assert lab.completed(number).digest == undisturbed(**CHOSEN)
 
 
 # ---------------------------------------------------------------- codecs
@@ -128,21 +108,19 @@ def bytes_of_updates(lab: Platform, number: int) -> set[int]:
     return found
 
 
-def test_int8_differences_give_what_one_process_gives_with_a_quarter_of_the_bytes(
-    lab: Platform, tmp_path: Path
-) -> None:
+def test_int8_differences_give_what_one_process_gives_with_a_quarter_of_the_bytes(lab: Platform) -> None:
     number = lab.submit(**INT8)
     task = lab.completed(number)
-    assert task.digest == simulated(tmp_path, **INT8)
+    assert task.digest == undisturbed(**INT8)
     assert max(bytes_of_updates(lab, number)) < 0.26 * 4 * NUM_PARAMETERS
 
 
-def test_residuals_survive_the_kill_of_their_node_in_the_middle_of_a_round(lab: Platform, tmp_path: Path) -> None:
+def test_residuals_survive_the_kill_of_their_node_in_the_middle_of_a_round(lab: Platform) -> None:
     number = lab.submit(**TOPK)
     lab.await_round(number, 2)
     lab.kill("node-a")
     lab.start("node-a")
-    assert lab.completed(number).digest == simulated(tmp_path, **TOPK)
+    assert lab.completed(number).digest == undisturbed(**TOPK)
     assert max(bytes_of_updates(lab, number)) < 0.11 * 4 * NUM_PARAMETERS
     for node in ("node-a", "node-b"):
         lab.await_gone(lab.node_spool(node), "localparam/*")

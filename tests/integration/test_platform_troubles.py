@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from database_support import MariaDb
-from platform_support import DIGITS, LONG, Platform, digits_lab, small_settings
+from platform_support import DIGITS, LONG, Platform, digits_lab, small_settings, undisturbed
 from sklearn.datasets import load_digits
 
 from fedsim.config import DataSetConfig
@@ -61,18 +61,16 @@ def test_a_round_continues_without_a_dead_node_once_its_deadline_has_passed(lab:
 
 
 def test_a_round_that_needs_all_nodes_says_for_whom_it_waits_and_continues_when_they_are_back(lab: Platform) -> None:
-    undisturbed = lab.completed(lab.submit(**LONG)).digest
     number = lab.submit(**LONG, round_timeout_seconds=3)
     lab.await_round(number, 2)
     lab.kill("node-b")
     lab.await_row(lambda: lab.task(number).waiting_for == ("node-b",) or None, what="for the row to name node-b")
     lab.start("node-b")
-    assert lab.completed(number).digest == undisturbed
+    assert lab.completed(number).digest == undisturbed(**LONG)
 
 
 @pytest.mark.long
 def test_a_task_that_failed_by_a_nodes_fault_is_resumed_after_the_repair_with_the_same_bytes(lab: Platform) -> None:
-    undisturbed = lab.completed(lab.submit(**LONG)).digest
     number = lab.submit(**LONG)
     lab.await_round(number, 2)
     lab.kill("node-b")
@@ -90,7 +88,7 @@ def test_a_task_that_failed_by_a_nodes_fault_is_resumed_after_the_repair_with_th
     lab.await_row(lambda: any("must be online" in why for why in lab.task(number).waiting_for) or None)
     lab.config("node-b").write_text(config)
     lab.start("node-b")
-    assert lab.completed(number).digest == undisturbed
+    assert lab.completed(number).digest == undisturbed(**LONG)
 
 
 def test_with_no_node_online_the_task_waits_and_says_so(lab: Platform) -> None:
@@ -205,13 +203,12 @@ def test_a_database_that_goes_away_in_the_middle_of_a_task_is_waited_for(mariadb
         lab.await_log("server", "ready")
         lab.start("web")
         lab.connect(open_store(mariadb.url(name), mariadb.password_file))
-        undisturbed = lab.completed(lab.submit(**LONG)).digest
         number = lab.submit(**LONG)
         lab.await_round(number, 2)
         mariadb.kill()
         lab.await_log("server", "database_lost")
         mariadb.start()
-        assert lab.completed(number).digest == undisturbed
+        assert lab.completed(number).digest == undisturbed(**LONG)
     finally:
         lab.__exit__()
         if mariadb.process is not None and mariadb.process.poll() is not None:
