@@ -13,11 +13,17 @@ from presence import real_data
 from fedsim.config.models import DataSetConfig
 from fedsim.data import DataSet, load_dataset
 from fedsim.learning.engine import make_deterministic
+from fedsim.learning.engines import Engine
+from fedsim.learning.engines.batched import BatchedEngine
+from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings
 
 pytestmark = pytest.mark.timeout(900)
-OTHER_SEEDS = [pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2)]
+RUNS = [
+    (BatchedEngine, 0),
+    *(pytest.param(SequentialEngine, seed, marks=pytest.mark.long) for seed in (0, 1, 2)),
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +35,17 @@ def mnist() -> Iterator[DataSet]:
     torch.set_num_threads(threads)
 
 
-def _accuracies(dataset: DataSet, **chosen: Any) -> list[float]:
+def _accuracies(dataset: DataSet, engine: type[Engine] = SequentialEngine, **chosen: Any) -> list[float]:
     """The accuracies of the rounds that were evaluated."""
-    rounds = simulate(TaskSettings(**chosen), dataset).rounds
+    rounds = simulate(TaskSettings(**chosen), dataset, engine=engine).rounds
     return [done.metrics["accuracy"] for done in rounds if done.metrics]
 
 
-@pytest.mark.parametrize("seed", [0, *OTHER_SEEDS])
-def test_the_default_task_over_20_rounds_ends_between_70_and_88_percent(mnist: DataSet, seed: int) -> None:
-    assert 0.70 <= _accuracies(mnist, num_rounds=20, seed=seed)[-1] <= 0.88
+@pytest.mark.parametrize(("engine", "seed"), RUNS)
+def test_the_default_task_over_20_rounds_ends_between_70_and_88_percent(
+    mnist: DataSet, engine: type[Engine], seed: int
+) -> None:
+    assert 0.70 <= _accuracies(mnist, engine, num_rounds=20, seed=seed)[-1] <= 0.88
 
 
 @pytest.mark.long
