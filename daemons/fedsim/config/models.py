@@ -28,6 +28,7 @@ from fedsim.config.fields import (
     options_of,
 )
 from fedsim.config.institution import Institution
+from fedsim.config.retention import Retention
 from fedsim.durations import DAY_SECONDS
 from fedsim.plugins import ENGINES, FORMATS
 from fedsim.settings import OptionValues
@@ -146,16 +147,6 @@ class NodeAddress(StrictModel):
         return f"{self.name} ({self.address}:{self.port})"
 
 
-class Retention(StrictModel):
-    """Which old checkpoints and states of tasks are removed; each removal is logged and recorded with the task."""
-
-    keep_days: Seconds | None = Field(None, le=36_500, description="Remove checkpoints of tasks older than this")
-    keep_tasks: int | None = Field(None, ge=1, description="Keep the checkpoints of this many tasks")
-    resume_days: Seconds | None = Field(
-        30, le=36_500, description="How long a failed or stopped task can be resumed; its state is removed then"
-    )
-
-
 class DatabaseKeys(StrictModel):
     """Where the database is."""
 
@@ -175,6 +166,9 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
         Path("/var/lib/fedsim/server"), description="Where files arrive, and the state of tasks is kept"
     )
     data: Path = Field(Path("/var/lib/fedsim/server/data"), description="Folder of the server's own test sets")
+    models: Path = Field(
+        Path("/var/lib/fedsim/models"), description="Folder of safetensors files from which tasks can start"
+    )
     datasets: Annotated[list[DataSetConfig], AfterValidator(distinct_names)] = Field(
         [], description="Test sets of the server's own, so that no node has to share one"
     )

@@ -11,6 +11,7 @@ from pydantic import Field
 from fedsim.config import TaskLimits
 from fedsim.data_schema import COMMON, DataSchema
 from fedsim.errors import BadInput
+from fedsim.initial import InitialModel
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -48,6 +49,7 @@ class Plan(Message):
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
+    initial: InitialModel | None = Field(None, description="What the first model comes from; None: its own start")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     model_spec: ModelSpec
     data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")

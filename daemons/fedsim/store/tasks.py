@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, insert, select, update
 
 from fedsim.errors import BadInput
+from fedsim.initial import InitialModel
 from fedsim.settings import TaskSettings
 from fedsim.store.connections import Database
 from fedsim.store.queue import pending_in_order
@@ -67,10 +68,11 @@ class TaskStore:
         submission: str | None = None,
         most_unfinished: int | None = None,
         repeats: int | None = None,
+        initial: InitialModel | None = None,
     ) -> Task:
         """Create a pending task, or return the one that this user created with this `submission` (64 characters).
 
-        `repeats` is the number of the task that is run again.
+        `repeats` is the number of the task that is run again, `initial` what the first model comes from.
 
         Raises:
             BadInput: there is no such user, or the uid is taken.
@@ -90,6 +92,7 @@ class TaskStore:
             "nodes": (),
             "submission": submission,
             "repeats": repeats,
+            "initial": initial,
             **_NO_PROGRESS,
         }
         with self._database.writing() as connection:
@@ -147,6 +150,11 @@ class TaskStore:
     def unfinished(self) -> list[Task]:
         """Starting and running tasks, oldest first, which a restarted server resumes."""
         return self._some(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
+
+    def with_initial(self) -> list[Task]:
+        """The tasks that have not finished and start from another model, oldest first."""
+        open_ones = tasks.c.state.not_in(FINISHED) & tasks.c.initial.is_not(None)
+        return self._some(select_tasks.where(open_ones).order_by(tasks.c.number))
 
     def claim_next(self, now: float, most_of_user: int | None = None) -> Task | None:
         """Move the next pending task (see `store.queue`) to starting; None if there is none.

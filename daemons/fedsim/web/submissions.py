@@ -15,6 +15,7 @@ from fedsim.store.tasks import TooManyTasks
 from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault, not_found
 from fedsim.web.i18n import Text, tr
+from fedsim.web.initial_models import find_initial
 from fedsim.web.request import WebRequest
 
 
@@ -48,13 +49,15 @@ def submit(
         return Submitted(made, [], is_new=False)
     if repeats is not None:
         task_of(request, repeats)
-    settings, notes = check_settings(submitted_settings, read_catalogue(request.site))
+    catalogue = read_catalogue(request.site)
+    settings, notes = check_settings(submitted_settings, catalogue)
     _check_size(request, settings)
+    settings, initial, remarks = find_initial(request, settings, catalogue)
     uid, most = uuid4().hex, request.site.config.max_unfinished_tasks
     user, now = request.authenticated_user.id, request.now
     try:
         task = request.store.tasks.create(
-            user, settings, uid, now, submission=submission, most_unfinished=most, repeats=repeats
+            user, settings, uid, now, submission=submission, most_unfinished=most, repeats=repeats, initial=initial
         )
     except TooManyTasks as error:
         text = tr("You have %(most)s unfinished tasks: wait until one has finished, or stop one.", most=most)
@@ -63,7 +66,7 @@ def submit(
         return Submitted(task, notes, is_new=False)
     _note(request, task, "submitted", f"{request.authenticated_user.name} submitted the task")
     request.site.notifier.submitted(task)
-    return Submitted(task, notes, is_new=True)
+    return Submitted(task, notes + remarks, is_new=True)
 
 
 def _check_size(request: WebRequest, settings: TaskSettings) -> None:

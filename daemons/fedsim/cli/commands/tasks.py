@@ -152,6 +152,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(line)
     for note in record["notes"]:
         out.say(f"note: {note}")
+    if (initial := record["initial"]) is not None:
+        named = f"the file {initial['file']}" if initial["source"] == "file" else _round_of(initial)
+        out.say(f"starts from {named}, digest {initial['digest']}")
     if record["digest"]:
         out.say(f"digest: {record['digest']}")
     out.say("")
@@ -164,6 +167,10 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _round_of(initial: Json) -> str:
+    return f"round {initial['round']} of task {initial['task']}"
 
 
 def _plan_lines(plan: Json | None) -> Iterator[str]:
@@ -198,7 +205,7 @@ def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
-        elif name != "title" and value not in ("", []):
+        elif name != "title" and value not in ("", [], None):
             yield name, value
 
 

@@ -1,0 +1,17 @@
+"""The retention rule of `server.yml`: how long the server keeps what finished tasks leave."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fedsim.config.fields import Seconds, StrictModel
+
+
+class Retention(StrictModel):
+    """Which old checkpoints and states of tasks are removed; each removal is logged and recorded with the task."""
+
+    keep_days: Seconds | None = Field(None, le=36_500, description="Remove checkpoints of tasks older than this")
+    keep_tasks: int | None = Field(None, ge=1, description="Keep the checkpoints of this many tasks")
+    resume_days: Seconds | None = Field(
+        30, le=36_500, description="How long a failed or stopped task can be resumed; its state is removed then"
+    )
