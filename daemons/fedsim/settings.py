@@ -21,6 +21,7 @@ OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 OtherSeed = Annotated[Seed | None, BeforeValidator(lambda given: None if given == "" else given)]
 MAX_OPTIONS = 100
+MOST_ROUNDS = 100_000
 MAX_TRANSFORMS = 20
 MAX_NODES = 1000
 OptionValue = str | int | float | bool | None | list[str | int | float | bool]
@@ -74,7 +75,7 @@ class TaskSettings(BaseModel):
     fraction_train: Share = Field(0.1, description="Share of the clients in each round's cohort")
     sampler: Name = Field("uniform", description="How each round's cohort is drawn from the clients")
     sampler_options: OptionValues = Field({}, description="Options of the sampler")
-    num_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of broadcast, training and aggregation")
+    num_rounds: int = Field(10, ge=1, le=MOST_ROUNDS, description="Rounds of broadcast, training and aggregation")
     objective: Name = Field("classification", description="The loss that clients minimise and the metrics of a test")
     objective_options: OptionValues = Field({}, description="Options of the objective")
     optimizer: Name = Field("sgd", description="The clients' optimizer")

@@ -317,7 +317,9 @@ class ClientConfig(Measured, Networked):
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
     keep_client_states: int = Field(
-        3, ge=0, description="Of this many failed or stopped tasks what clients keep stays, so that they can be resumed"
+        3,
+        ge=0,
+        description="Of this many ended tasks what clients keep stays, so that they can be resumed or continued",
     )
 
     @property

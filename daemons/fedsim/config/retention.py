@@ -13,5 +13,8 @@ class Retention(StrictModel):
     keep_days: Seconds | None = Field(None, le=36_500, description="Remove checkpoints of tasks older than this")
     keep_tasks: int | None = Field(None, ge=1, description="Keep the checkpoints of this many tasks")
     resume_days: Seconds | None = Field(
-        30, le=36_500, description="How long a failed or stopped task can be resumed; its state is removed then"
+        30, le=36_500, description="How long a task can be resumed or continued; its state is removed then"
+    )
+    continue_tasks: int = Field(
+        20, ge=0, description="Keep the states of this many completed tasks, so that they can be continued"
     )

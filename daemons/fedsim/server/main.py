@@ -18,6 +18,7 @@ from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.housekeeping import (
     apply_retention,
     delete_tasks,
+    limit_states,
     remove_old_states,
     sweep_kept_states,
     sweep_leftovers,
@@ -212,6 +213,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             clear_file(item.path)
         self._tasks.poll()
         self._keep_initial_files()
+        limit_states(self._context.kept, self._store, self.config.retention.continue_tasks)
         delete_tasks(self.spool.checkpoints, self._finals, self._context.kept, self._store)
 
     def _keep_initial_files(self) -> None:

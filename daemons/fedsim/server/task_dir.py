@@ -75,6 +75,10 @@ class TaskDir:
         make_folder(self.path)
         write_sealed(self.path / "plan.json", plan.model_dump(mode="json"))
 
+    def write_raw_plan(self, plan: Mapping[str, Any]) -> None:
+        """Record a plan as JSON, which another version may have written."""
+        write_sealed(self.path / "plan.json", plan)
+
     def read_counts(self) -> tuple[int, ...] | None:
         """Examples of each client, as recorded."""
         content = read_sealed(self.path / "counts.json")
@@ -229,7 +233,7 @@ class TaskDir:
             if done.round <= last:
                 other.add_completed_phase(done)
         _link((path for name in ("counts.json", "versions.json") if (path := self.path / name).exists()), other.path)
-        write_sealed(other.path / "plan.json", plan)
+        other.write_raw_plan(plan)
 
     def remove(self) -> None:
         """Clear the folder."""

@@ -211,14 +211,14 @@ class WaitingTasks(ABC):
             self._reasons[task.uid] = reason
 
     def _restore(self, task: Task) -> None:
-        """Continue a task that a user resumed, once its nodes are online, from the state that was kept at its end."""
+        """Go on with a task that a user resumed or continued, from its kept state, once its nodes are online."""
         if offline := [node for node in task.nodes if node not in self._context.nodes.online()]:
             configured = [node for node in offline if node in self._context.nodes.addresses]
             if configured == offline:  # otherwise it fails: a node is no longer in server.yml
                 self._wait(task, f"{', '.join(offline)} took part and must be online")
                 return
         folder = self._folder(task.uid)
-        if folder.raw_plan() is None and not self._context.kept.restore(task.number, folder):
+        if folder.raw_plan() is None and not self._context.kept.restore(task.number, folder, task.settings.num_rounds):
             self._end_waiting(task, TaskState.FAILED, GONE, resumable=Resumable(problem=GONE))
             return
         plan = folder.read_plan()

@@ -44,7 +44,8 @@ class Plan(Message):
 
     task: Uid
     number: Annotated[int, Field(ge=1)]
-    resumes: Uid | None = Field(None, description="The run that failed or was stopped, which this one continues")
+    resumes: Uid | None = Field(None, description="The run that has ended, and that this one continues")
+    continued_after: int | None = Field(None, description="The rounds after which it was complete, before it got more")
     user: str = ""
     settings: TaskSettings
     shares: tuple[NodeShare, ...]

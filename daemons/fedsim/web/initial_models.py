@@ -51,7 +51,10 @@ def find_initial(
     except (FileNotFoundError, BadInput) as error:
         raise _wrong(tr("%(message)s", message=f"{found.path.name} cannot be read: {error}")) from error
     spec = _model_of(settings, catalogue)
-    notes = _check(described, spec, settings)
+    if found.record.source == "task" and spec is not None and described.model_spec == spec:
+        notes = []  # the server wrote the file for this very model
+    else:
+        notes = _check(described, spec, settings)
     return settings.model_copy(update={"initial": found.setting}), found.record, notes
 
 
@@ -133,9 +136,7 @@ def _model_of(settings: TaskSettings, catalogue: Catalogue) -> ModelSpec | None:
 
 
 def _check(described: ArraysInFile, spec: ModelSpec | None, settings: TaskSettings) -> list[Text]:
-    """Whether the arrays are the parameters of the task's model; a checkpoint of the same model is without question."""
-    if spec is not None and described.model_spec == spec:
-        return []
+    """Whether the arrays are the parameters of the task's model; returns a note where that is not known yet."""
     shapes = None if spec is None else model_shapes(spec)
     if isinstance(shapes, str):
         raise _wrong(tr("%(message)s", message=shapes))

@@ -240,7 +240,26 @@ def resume(api: ApiClient, out: Output, task: int, then_watch: bool) -> int:
     For example after an upgrade or a repair. The result is that of a task that was not interrupted. The server keeps
     what this needs for a limited time (`retention.resume_days`).
     """
-    record, code = api.resume(task), EX_OK
+    return _goes_on(api, out, api.resume(task), then_watch=then_watch)
+
+
+@click.command("continue")
+@number_argument
+@click.option("--rounds", type=click.IntRange(1), required=True, help="How many rounds more.")
+@watch_option
+@asks_web
+def continue_task(api: ApiClient, out: Output, task: int, rounds: int, then_watch: bool) -> int:
+    """Give the completed task NUMBER more rounds.
+
+    The result is that of a task that had all of these rounds from the start. The server keeps what this needs for a
+    limited time (`retention.resume_days`) and of a limited number of tasks (`retention.continue_tasks`).
+    """
+    return _goes_on(api, out, api.continue_task(task, rounds), then_watch=then_watch)
+
+
+def _goes_on(api: ApiClient, out: Output, record: Json, *, then_watch: bool) -> int:
+    """Say that a task goes on, and watch it if that is wanted."""
+    task, code = record["number"], EX_OK
     out.say(f"Task {task} continues after round {record['resume_round']} as soon as its nodes are online.")
     if then_watch:
         snapshot = watch_task(api, out, task)
