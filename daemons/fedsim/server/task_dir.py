@@ -211,6 +211,15 @@ class TaskDir:
         for name, digest in digests.items():
             check_digest(self.round(number) / name, digest)
 
+    def completed_before(self) -> tuple[int, str] | None:
+        """The last round, and its digest, of a completed task that got more rounds of which none is committed yet."""
+        try:
+            plan, committed = self.raw_plan(), self.committed()
+            after = None if plan is None else plan.get("continued_after")
+            return (after, str(self.record(after)["digest"])) if committed and committed[-1] == after else None
+        except DamagedFile:
+            return None
+
     def remove_round(self, number: int) -> None:
         """Clear a used-up round. It stops being a committed one before its files go."""
         gone = self.path / f".{self.round(number).name}.gone"
