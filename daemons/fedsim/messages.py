@@ -264,9 +264,7 @@ class Assignment(Message):
     uplink: Uplink
     send_testset: bool = False
     user: Annotated[str, Field(max_length=200, description="Who submitted the task, as the server names them")] = ""
-    resumes: Uid | None = Field(
-        None, description="The run of this task that failed or was stopped, which this continues"
-    )
+    resumes: Uid | None = Field(None, description="The run of this task that has ended, which this continues")
     begin: bool = Field(True, description="false: the node's owner is to approve the task, which has not begun yet")
 
     @property

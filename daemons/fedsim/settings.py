@@ -11,13 +11,17 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedsim import plugins
 from fedsim.errors import BadInput
+from fedsim.initial import InitialSource, parse_source
 from fedsim.problems import OWN_TYPES, problem_text
 from fedsim.seed_settings import translate
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+OtherSeed = Annotated[Seed | None, BeforeValidator(lambda given: None if given == "" else given)]
 MAX_OPTIONS = 100
+MOST_ROUNDS = 100_000
 MAX_TRANSFORMS = 20
 MAX_NODES = 1000
 OptionValue = str | int | float | bool | None | list[str | int | float | bool]
@@ -55,6 +59,12 @@ class TaskSettings(BaseModel):
     purpose: str = Field("", max_length=500, description="What the task is for: institutions see it and may ask for it")
     model: Name = Field("2nn", description="The model that is trained")
     model_options: OptionValues = Field({}, description="Options of the model")
+    initial: str = Field(
+        "",
+        max_length=200,
+        description="What training starts from: `task 42@20` is the checkpoint of round 20 of task 42 (without a "
+        "round: its last), `file NAME` a file that an administrator put on the server; empty: the model's own start",
+    )
     dataset: Name = Field("mnist", description="The data set, by the name that the nodes give it")
     partition: Name = Field(
         "shards", description="How the data is divided among the clients; `local`: each node's own file is one client"
@@ -65,7 +75,7 @@ class TaskSettings(BaseModel):
     fraction_train: Share = Field(0.1, description="Share of the clients in each round's cohort")
     sampler: Name = Field("uniform", description="How each round's cohort is drawn from the clients")
     sampler_options: OptionValues = Field({}, description="Options of the sampler")
-    num_rounds: int = Field(10, ge=1, le=100_000, description="Rounds of broadcast, training and aggregation")
+    num_rounds: int = Field(10, ge=1, le=MOST_ROUNDS, description="Rounds of broadcast, training and aggregation")
     objective: Name = Field("classification", description="The loss that clients minimise and the metrics of a test")
     objective_options: OptionValues = Field({}, description="Options of the objective")
     optimizer: Name = Field("sgd", description="The clients' optimizer")
@@ -95,7 +105,9 @@ class TaskSettings(BaseModel):
     screening_options: OptionValues = Field({}, description="Options of the screening")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="Same seed, same placement: same result, to the byte")
+    seed: Seed = Field(0, description="Same seed, same placement: same result, to the byte")
+    model_seed: OtherSeed = Field(None, description="Of the model's initialisation; empty: the seed")
+    partition_seed: OtherSeed = Field(None, description="Of the division of the data; empty: the seed")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the nodes train")
     num_nodes: int = Field(0, ge=0, le=10_000, description="How many nodes take part; 0: all that can")
     nodes: Annotated[tuple[Name, ...], Field(max_length=MAX_NODES), BeforeValidator(_split)] = Field(
@@ -106,6 +118,12 @@ class TaskSettings(BaseModel):
     round_timeout_seconds: Annotated[float, Field(ge=1, le=604_800)] = Field(
         600.0, description="A round's deadline: then it goes on with those who answered, if enough did"
     )
+
+    @field_validator("initial")
+    @classmethod
+    def _known_form(cls, text: str) -> str:
+        source = parse_source(" ".join(text.split()))
+        return "" if source is None else str(source)
 
     @field_validator("nodes")
     @classmethod
@@ -121,6 +139,21 @@ class TaskSettings(BaseModel):
         """Clients in each round: max(int(num_clients x fraction_train), 1), McMahan et al. 2017, algorithm 1."""
         # A product such as 100 x 0.29 is 28.999…: the nearest millionth is what the person meant.
         return max(int(round(self.num_clients * self.fraction_train, 6)), 1)
+
+    @property
+    def initial_source(self) -> InitialSource | None:
+        """What training starts from; None: the model's own initialisation."""
+        return parse_source(self.initial)
+
+    @property
+    def seed_of_model(self) -> int:
+        """The seed of the model's initialisation."""
+        return self.seed if self.model_seed is None else self.model_seed
+
+    @property
+    def seed_of_partition(self) -> int:
+        """The seed of the division of the data among the clients."""
+        return self.seed if self.partition_seed is None else self.partition_seed
 
     def options(self, setting: str) -> dict[str, Any]:
         """The options of the plug-in that `setting` names; of a list it is an entry such as `transforms.clip`."""

@@ -11,6 +11,7 @@ import pytest
 from cli_support import Terminal, Web, serving
 
 from fedsim.cli import api
+from fedsim.initial import InitialModel
 from fedsim.store.records import Resumable, TaskState
 
 
@@ -179,6 +180,30 @@ def test_a_stopped_task_is_resumed(web: Web, terminal: Terminal) -> None:
     assert (result.code, "continues after round 2" in result.out) == (0, True)
     assert ("submitted", 1) in web.site.notifier.notifications
     assert terminal.run("resume", 1).code == 65
+
+
+def test_a_completed_task_gets_more_rounds(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada", num_rounds=2)
+    web.site.run_rounds(task, 2)
+    assert "has not finished" in terminal.run("continue", 1, "--rounds", 3).err
+    kept = Resumable(uid="b" * 32, round=2)
+    web.site.store.tasks.move(task.uid, TaskState.COMPLETED, now=web.site.now, resumable=kept)
+    assert terminal.run("continue", 1).code == 64, "how many?"
+    result = terminal.run("continue", 1, "--rounds", 3, "--json")
+    assert result.code == 0, result.err
+    assert result.document["task"]["settings"]["num_rounds"] == 5
+    assert ("submitted", 1) in web.site.notifier.notifications
+    assert terminal.run("continue", 1, "--rounds", 3).code == 65
+
+
+def test_what_a_task_starts_from_is_shown(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada", num_rounds=2)
+    initial = InitialModel(source="task", task=task.number, round=2, digest="c" * 64)
+    web.site.store.tasks.create(task.user_id, task.settings, "d" * 32, web.site.now, initial=initial)
+    assert f"starts from round 2 of task 1, digest {'c' * 64}" in terminal.run("show", 2).out
+    assert "starts from" not in terminal.run("show", 1).out
+    refused = terminal.run("rerun", 1, "--set", "initial=task 9")
+    assert (refused.code, "initial: there is no task 9" in refused.err) == (65, True), refused.err
 
 
 def test_deleting_asks_first(web: Web, terminal: Terminal) -> None:

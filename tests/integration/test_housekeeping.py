@@ -13,6 +13,7 @@ from fedsim.config import Retention
 from fedsim.server.housekeeping import (
     DAY_SECONDS,
     apply_retention,
+    limit_states,
     remove_old_states,
     sweep_kept_states,
     sweep_leftovers,
@@ -135,4 +136,36 @@ def test_the_state_of_a_task_that_could_be_resumed_goes_after_its_time_and_the_t
         (tmp_path / "resumable" / f"task-{number:06d}").mkdir()
     sweep_kept_states(kept, archive.store)
     assert kept.numbers() == [tasks[29]]
+    archive.store.close()
+
+
+def test_the_states_of_the_newest_completed_tasks_stay_and_the_others_say_why_not(
+    archive: Archive, tmp_path: Path
+) -> None:
+    kept = KeptStates(tmp_path)
+    numbers = []
+    for age_days in (3, 2, 1):
+        task = archive.task(age_days=age_days, finished=False)
+        then = NOW - age_days * DAY_SECONDS
+        archive.store.tasks.move(task.uid, TaskState.COMPLETED, now=then, resumable=Resumable(uuid4().hex, round=3))
+        numbers.append(task.number)
+        (tmp_path / "resumable" / f"task-{task.number:06d}").mkdir(parents=True)
+    failed = archive.task(age_days=9, finished=False)
+    archive.store.tasks.move(failed.uid, TaskState.FAILED, now=NOW, resumable=Resumable(uuid4().hex, round=3))
+    (tmp_path / "resumable" / f"task-{failed.number:06d}").mkdir()
+    for _ in range(2):
+        limit_states(kept, archive.store, 2)
+    assert kept.numbers() == [*numbers[1:], failed.number]
+    old = archive.store.tasks.get(numbers[0])
+    assert old is not None
+    why = "the server keeps the states of the newest 2 completed tasks"
+    assert (old.resume_uid, old.resume_problem) == (None, why)
+    (event,) = archive.store.events.newest(task=numbers[0])
+    assert event.text == f"the task cannot be continued any more: {why}"
+    assert not archive.store.tasks.request_continue(numbers[0], 5)
+    assert archive.store.tasks.request_continue(numbers[2], 5)
+    assert not archive.store.tasks.request_continue(numbers[2], 5), "it waits already"
+    assert not archive.store.tasks.request_continue(failed.number, 5)
+    limit_states(kept, archive.store, 0)
+    assert kept.numbers() == [numbers[2], failed.number], "a task that waits to be continued needs its state"
     archive.store.close()

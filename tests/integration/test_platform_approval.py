@@ -76,6 +76,21 @@ def test_a_task_waits_for_an_owner_through_restarts_while_others_run(lab: Platfo
     assert HashChain(path).open() == []
 
 
+def test_an_owner_who_refuses_more_rounds_leaves_the_task_complete(lab: Platform) -> None:
+    number = lab.submit(num_rounds=2)
+    await_pending(lab, number)
+    owner(lab, "approve", str(number))
+    half = lab.completed(number)
+    assert lab.api.post(f"/tasks/{number}/continue", json={"rounds": 2}).status_code == 202
+    await_pending(lab, number)
+    owner(lab, "refuse", str(number))
+    refused = lab.completed(number)
+    assert refused.reason == (
+        "2 rounds done; it could not be continued: node node-b refused it: its owner does not approve it"
+    )
+    assert (refused.digest, refused.settings.num_rounds, refused.resume_round) == (half.digest, 2, 2)
+
+
 def test_a_refused_task_does_without_the_node_or_fails_with_the_reason(lab: Platform) -> None:
     alone = lab.submit(num_nodes=0)
     await_pending(lab, alone)

@@ -259,6 +259,42 @@ def test_a_failed_task_is_resumed_by_a_button_or_says_why_not(site: Site) -> Non
         assert 'id="resume"' not in browser.get(f"/tasks/{number}").text
 
 
+def test_a_completed_task_gets_more_rounds_by_a_button_or_says_why_not(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin", num_rounds=3)
+    site.run_rounds(task, 3)
+
+    def ask(rounds: str) -> tuple[int, str]:
+        answer = browser.post_form("/tasks/1", "/tasks/1/continue", rounds=rounds)
+        return answer.status_code, answer.text
+
+    assert (ask("5")[0], "has not finished" in ask("5")[1]) == (409, True)
+    kept = Resumable(uid="b" * 32, round=3)
+    site.store.tasks.move(task.uid, TaskState.COMPLETED, now=site.now, digest="a" * 64, resumable=kept)
+    page = browser.get("/tasks/1").text
+    assert "Continue after round 3" in page
+    assert 'id="resume"' not in page
+    for wrong in ("", "x", "0", "-1", "1.5", "99998"):
+        status, text = ask(wrong)
+        assert (status, "a whole number from 1 to 99997" in text) == (422, True), wrong
+    assert ask(" 5 ")[0] == 303
+    continued = site.store.tasks.get(1)
+    assert continued is not None
+    assert (continued.state, continued.uid, continued.settings.num_rounds) == (TaskState.PENDING, "b" * 32, 8)
+    assert continued.digest is None
+    assert [event.text for event in site.store.events.newest(task=1)] == ["lin continued the task to round 8"]
+    site.store.tasks.claim_next(site.now)
+    site.store.tasks.move(continued.uid, TaskState.RUNNING, now=site.now)
+    gone = Resumable(problem="its state was kept for 30 days")
+    site.store.tasks.move(continued.uid, TaskState.COMPLETED, now=site.now, resumable=gone, num_rounds=3)
+    again = site.store.tasks.get(1)
+    assert again is not None
+    assert again.settings.num_rounds == 3
+    status, text = ask("5")
+    assert (status, "its state was kept for 30 days" in text) == (409, True)
+    assert "Continue after" not in browser.get("/tasks/1").text
+
+
 def test_checkpoints_are_downloaded_whole_in_part_and_not_twice(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin")

@@ -194,7 +194,7 @@ def test_the_web_has_a_user_of_its_own_that_sees_only_checkpoints_and_writes_not
     told = unit("fedsim-web.service")
     assert told["User"] == ["fedsim-web"]
     assert told["TemporaryFileSystem"] == ["/var/lib/fedsim:ro"]
-    assert told["BindReadOnlyPaths"] == [f"-{sample('web')['checkpoints']}"]
+    assert told["BindReadOnlyPaths"] == [f"-{sample('web')[folder]}" for folder in ("checkpoints", "models")]
     assert "ReadWritePaths" not in told
     assert "StateDirectory" not in told
 

@@ -148,6 +148,48 @@ def test_a_task_that_was_stopped_after_its_last_round_and_is_resumed_delivers_it
     assert finish.outcome == "completed"
 
 
+def continued(after: int, committed: int) -> TaskMachine:
+    """A task that was complete after some rounds, and got two more than it has now."""
+    longer = SETTINGS.model_copy(update={"num_rounds": committed + 2})
+    plan = two_nodes().model_copy(update={"resumes": "f" * 32, "settings": longer, "continued_after": after})
+    done = frozenset({committed})
+    stored = Restored(committed=committed, counts=(50,) * SETTINGS.num_clients, kept=done, evaluated=done, saved=done)
+    return TaskMachine(plan, stored, own_testset=True)
+
+
+def test_a_completed_task_that_got_more_rounds_trains_on_from_its_last_one() -> None:
+    machine = continued(after=3, committed=3)
+    actions = machine.begin(0)
+    assert actions[:2] == [on_server.Assign(node) for node in machine.plan.nodes]
+    assert {action.round for action in actions if isinstance(action, on_server.SendGlobal)} == {4}
+    assert not [action for action in actions if isinstance(action, on_server.SendFinal | on_server.Save)]
+    assert machine.round == 4
+
+
+@pytest.mark.parametrize(
+    ("committed", "outcome", "reason"),
+    [
+        (3, "completed", "3 rounds done; it could not be continued: node a refused: what its clients kept is gone"),
+        (4, "failed", "node a refused: what its clients kept is gone"),
+    ],
+)
+def test_a_continuation_that_a_node_refuses_leaves_the_task_complete_unless_it_got_further(
+    committed: int, outcome: str, reason: str
+) -> None:
+    machine = continued(after=3, committed=committed)
+    machine.begin(0)
+    report = TaskReport(task=UID, state="refused", reason="what its clients kept is gone")
+    (finish,) = machine.handle(on_server.NodeReported("a", report), 1)
+    assert finish == on_server.Finish(outcome, reason, machine.plan.nodes)
+
+
+def test_a_continuation_that_is_stopped_before_its_first_round_can_be_resumed() -> None:
+    machine = continued(after=3, committed=3)
+    machine.begin(0)
+    (finish,) = machine.handle(on_server.StopRequested("stopped by a user"), 1)
+    assert finish == on_server.Finish("stopped", "stopped by a user", machine.plan.nodes)
+
+
 def test_a_node_that_no_longer_holds_the_task_is_not_waited_for_at_the_end() -> None:
     machine = restored()
     machine.begin(0)

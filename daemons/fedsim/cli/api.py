@@ -148,6 +148,12 @@ class ApiClient:
         task: Json = self._ask("POST", f"tasks/{number}/resume", what=f"Task {number}")["task"]
         return task
 
+    def continue_task(self, number: int, rounds: int) -> Json:
+        """Let the completed task go on for `rounds` more."""
+        path = f"tasks/{number}/continue"
+        task: Json = self._ask("POST", path, what=f"Task {number}", json={"rounds": rounds})["task"]
+        return task
+
     def delete(self, number: int) -> Json:
         """Delete the finished task."""
         task: Json = self._ask("DELETE", f"tasks/{number}", what=f"Task {number}")["task"]

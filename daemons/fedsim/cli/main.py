@@ -13,7 +13,7 @@ from fedsim.cli.commands.demo import demo
 from fedsim.cli.commands.download import download
 from fedsim.cli.commands.listings import nodes, options, rounds
 from fedsim.cli.commands.predict import predict
-from fedsim.cli.commands.tasks import delete, rerun, resume, show, stop, submit, tasks
+from fedsim.cli.commands.tasks import continue_task, delete, rerun, resume, show, stop, submit, tasks
 from fedsim.cli.commands.watch import watch
 from fedsim.command import EPILOG, run_command
 
@@ -38,6 +38,7 @@ for _command in (
     watch,
     stop,
     resume,
+    continue_task,
     delete,
     rerun,
     download,

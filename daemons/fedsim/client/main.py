@@ -139,9 +139,12 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
 
     def end_turn(self) -> None:
         """Drop tasks that have ended, and publish numbers and status."""
-        for uid in [uid for uid, task in self._tasks.items() if task.ended]:
+        ended = [uid for uid, task in self._tasks.items() if task.ended]
+        for uid in ended:
             del self._tasks[uid]
             self._context.restarts.forget(uid)
+        if ended and self._inspected is not None:
+            self._start_assigned()  # a run that continues one of these may have waited for its end
         if not self._resuming and any(task.interrupted for task in self._tasks.values()):
             self._resuming = True  # after what is still written of them
             self.writer.submit(lambda: None, self._resume_interrupted)
@@ -279,6 +282,8 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
                 self.log.warning("initparam_not_understood", problem=str(error))
                 clear_file(item.path)
                 continue
+            if assignment.resumes in self._tasks:
+                continue  # that run is about to end here: this one needs what its clients keep
             refused = self._refusal(assignment)
             if refused is None and self._approvals.must_wait(assignment, self.config):
                 self._tasks.pop(uid, None)

@@ -53,7 +53,6 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._context = context
         self._node = context.config.name
         self._cleared = False
-        self._final_kept = False
         self._loaded = 0
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
@@ -224,7 +223,6 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case jobs.ClientDiverged():
                 self.dispatch(events.TrainingDiverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
-                self._final_kept = True
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._jobs.prune_models()
                 self.dispatch(events.FinalKept())
@@ -286,10 +284,9 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self.write(self.clear, lambda _: self._end())
 
     def clear(self) -> None:
-        """Clear everything of the task but what its clients keep, unless it is completed; in the writer's thread."""
+        """Clear everything of the task but what its clients keep; in the writer's thread."""
         self._events.keep(self._context.config.spool / "events", f"task-{self.assignment.number:06d}")
-        if not self._final_kept:
-            self._jobs.keep_states()
+        self._jobs.keep_states()
         clear_task(self._context.spool, self.uid)
 
     def _end(self) -> None:

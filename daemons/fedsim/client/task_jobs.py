@@ -67,7 +67,7 @@ class NodeTaskJobs:
         return None if self._has_states else GONE
 
     def keep_states(self) -> None:
-        """Store what clients keep, so that the task can be resumed, unless it was missing from the start."""
+        """Store what clients keep, so that the task can go on, unless it was missing from the start."""
         assignment, config = self._assignment, self._context.config
         if self._has_states and self._clients_keep_state:
             keep_states(config.spool, self.updates, assignment.number, assignment.task, config.keep_client_states)

@@ -14,11 +14,11 @@ from fedsim.config.models import (
     NodeAddress,
     PeerConfig,
     ReceiverConfig,
-    Retention,
     ServerConfig,
     TaskLimits,
     TlsConfig,
 )
+from fedsim.config.retention import Retention
 from fedsim.config.web import OpenIdConfig, WebConfig
 
 __all__ = [

@@ -28,6 +28,7 @@ from fedsim.config.fields import (
     options_of,
 )
 from fedsim.config.institution import Institution
+from fedsim.config.retention import Retention
 from fedsim.durations import DAY_SECONDS
 from fedsim.plugins import ENGINES, FORMATS
 from fedsim.settings import OptionValues
@@ -146,16 +147,6 @@ class NodeAddress(StrictModel):
         return f"{self.name} ({self.address}:{self.port})"
 
 
-class Retention(StrictModel):
-    """Which old checkpoints and states of tasks are removed; each removal is logged and recorded with the task."""
-
-    keep_days: Seconds | None = Field(None, le=36_500, description="Remove checkpoints of tasks older than this")
-    keep_tasks: int | None = Field(None, ge=1, description="Keep the checkpoints of this many tasks")
-    resume_days: Seconds | None = Field(
-        30, le=36_500, description="How long a failed or stopped task can be resumed; its state is removed then"
-    )
-
-
 class DatabaseKeys(StrictModel):
     """Where the database is."""
 
@@ -175,6 +166,9 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
         Path("/var/lib/fedsim/server"), description="Where files arrive, and the state of tasks is kept"
     )
     data: Path = Field(Path("/var/lib/fedsim/server/data"), description="Folder of the server's own test sets")
+    models: Path = Field(
+        Path("/var/lib/fedsim/models"), description="Folder of safetensors files from which tasks can start"
+    )
     datasets: Annotated[list[DataSetConfig], AfterValidator(distinct_names)] = Field(
         [], description="Test sets of the server's own, so that no node has to share one"
     )
@@ -323,7 +317,9 @@ class ClientConfig(Measured, Networked):
     min_free_bytes: Bytes = Field(64 * MIB, description="On a full disk tasks wait until this much is free again")
     keep_models: int = Field(20, ge=1, description="Final models of this many tasks stay on this node")
     keep_client_states: int = Field(
-        3, ge=0, description="Of this many failed or stopped tasks what clients keep stays, so that they can be resumed"
+        3,
+        ge=0,
+        description="Of this many ended tasks what clients keep stays, so that they can be resumed or continued",
     )
 
     @property

@@ -62,6 +62,9 @@ class WebConfig(DatabaseKeys, Networked):
     checkpoints: Path = Field(
         Path("/var/lib/fedsim/server/checkpoints"), description="Folder of the checkpoints that can be downloaded"
     )
+    models: Path = Field(
+        Path("/var/lib/fedsim/models"), description="Folder of files from which tasks can start, as in server.yml"
+    )
     registration: Literal["open", "approval", "closed"] = Field(
         "approval", description="Who may register: anyone, anyone with an administrator's approval, or no one"
     )

@@ -83,7 +83,7 @@ def divide_blocks(
             f"blocks of {size} examples: at most {most} are possible"
         )
     try:
-        divided = partitioner.divide(labels, count, least, settings.seed)
+        divided = partitioner.divide(labels, count, least, settings.seed_of_partition)
     except BadInput as error:
         raise BadInput(f"of blocks of {size} examples: {error}") from error
     return BlockPartition(divided, size, first)

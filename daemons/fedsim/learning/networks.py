@@ -133,7 +133,7 @@ def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     Raises:
         BadInput: there is no such model, or the shape does not fit it.
     """
-    return _shapes_on_meta(spec) or _shapes_of(build_model(spec))
+    return shapes_on_meta(spec) or shapes_of(build_model(spec))
 
 
 def count_parameters(spec: ModelSpec) -> int | None:
@@ -145,19 +145,21 @@ def count_parameters(spec: ModelSpec) -> int | None:
     Raises:
         BadInput: there is no such model, or the shape does not fit it.
     """
-    shapes = _shapes_on_meta(spec)
+    shapes = shapes_on_meta(spec)
     return sum(map(prod, shapes.values())) if shapes else None
 
 
-def _shapes_on_meta(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
+def shapes_on_meta(spec: ModelSpec) -> dict[str, tuple[int, ...]] | None:
+    """`parameter_shapes` without memory for the parameters; None for a model whose `build` needs their numbers."""
     try:
         with torch.device("meta"):
-            return _shapes_of(make_model(spec).build(spec.feature_shape, spec.num_classes))
+            return shapes_of(make_model(spec).build(spec.feature_shape, spec.num_classes))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return None
 
 
-def _shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def shapes_of(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a network's parameters, in the order of its flat vector."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from torch import nn
@@ -35,9 +35,10 @@ from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.forked import ForkedTrainers
+from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
-from fedsim.learning.networks import build_model, initial_vector, load_vector, num_parameters
+from fedsim.learning.networks import build_model, initial_vector, load_vector, num_parameters, shapes_of
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
@@ -47,6 +48,9 @@ from fedsim.learning.strategies import Strategy, Uplink, check_cohort
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ def simulate(
     placement: Sequence[tuple[int, int]] | None = None,
     on_round: Callable[[RoundResult], None] | None = None,
     resume: SimulationResult | None = None,
+    initial: str | Path | Mapping[str, Any] | None = None,
     missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]] | None = None,
     transforms: Sequence[Transform] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
@@ -154,6 +159,8 @@ def simulate(
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
         resume: continue after the last round of this result.
+        initial: the first model: a safetensors file, such as a checkpoint, or float32 arrays by the names of the
+            model's parameters, such as a `state_dict`; None: the model's own initialisation.
         missing: the clients without which a round went on, by round: the `missing` of a checkpoint's JSON replays a run
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
@@ -237,7 +244,12 @@ def simulate(
         if resume:
             vector, state = resume.vector, resume.state
         else:
-            vector = initial_vector(model_spec, settings.seed, components.model)
+            vector = fill_initial(
+                initial_vector(model_spec, settings.seed_of_model, components.model),
+                shapes_of(tested_model),
+                initial,
+                settings.initial,
+            )
             state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
         absent = _absent(rule, pipeline, missing or {})

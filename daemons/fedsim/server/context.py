@@ -10,6 +10,7 @@ from fedsim.runtime.bulkhead import Restarts
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
+from fedsim.server.initial_files import InitialFiles
 from fedsim.server.kept_states import KeptStates
 from fedsim.server.known_data import KnownData
 from fedsim.server.nodes import Nodes
@@ -32,6 +33,7 @@ class ServerContext:
     finals: FinalDeliveries
     stops: StopDeliveries
     kept: KeptStates
+    initial_files: InitialFiles
     fork_servers: ForkServers
     metrics: ServerMetrics
     restarts: Restarts = field(default_factory=Restarts)

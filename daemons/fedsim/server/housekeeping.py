@@ -16,7 +16,7 @@ from fedsim.spool.durable import remove_file, remove_tree
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool
 from fedsim.store import Store
-from fedsim.store.records import Event
+from fedsim.store.records import Event, Task, TaskState
 
 
 def sweep_leftovers(spool: Spool, store: Store) -> None:
@@ -35,13 +35,28 @@ def sweep_kept_states(kept: KeptStates, store: Store) -> None:
             kept.drop(number)
 
 
+def _gone_on(task: Task) -> str:
+    return "continued" if task.state is TaskState.COMPLETED else "resumed"
+
+
 def remove_old_states(kept: KeptStates, store: Store, days: float, now: float) -> None:
     """Remove the states of tasks that could be resumed for `days`, and record it at their task and in the log."""
     why = f"its state was kept for {days:g} days"
     for task in store.tasks.resumable(finished_before=now - days * DAY_SECONDS):
         if task.resume_uid is not None and store.tasks.forget_resume(task.number, task.resume_uid, why):
             kept.drop(task.number)
-            text = f"the task cannot be resumed any more: {why}"
+            text = f"the task cannot be {_gone_on(task)} any more: {why}"
+            store.events.add(Event(time.time(), "retention", text, task=task.number))
+            get_logger(task=task.number).info("resumable_state_removed", why=why)
+
+
+def limit_states(kept: KeptStates, store: Store, most: int) -> None:
+    """Keep the states of the completed tasks that finished last, `most` of them, and record which are removed."""
+    why = f"the server keeps the states of the newest {most} completed tasks"
+    for task in store.tasks.continuable()[most:]:
+        if task.resume_uid is not None and store.tasks.forget_resume(task.number, task.resume_uid, why):
+            kept.drop(task.number)
+            text = f"the task cannot be continued any more: {why}"
             store.events.add(Event(time.time(), "retention", text, task=task.number))
             get_logger(task=task.number).info("resumable_state_removed", why=why)
 

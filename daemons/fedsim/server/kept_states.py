@@ -1,4 +1,4 @@
-"""The states of failed and stopped tasks, from which they can be resumed.
+"""The states of tasks that have ended: failed and stopped ones can be resumed, completed ones get more rounds.
 
 resumable/task-000003/    what the task's folder held when it ended (see `task_dir`): the plan, the examples of each
                           client, the phases that are complete, the newest committed round, and those that were still to
@@ -35,7 +35,7 @@ class KeptStates:
         return sorted(int(path.name.removeprefix("task-")) for path in found)
 
     def keep(self, number: int, folder: TaskDir) -> Resumable:
-        """Keep the state of a task that has failed or was stopped, as far as there is one."""
+        """Keep the state of a task that has ended, as far as there is one."""
         try:
             return self._keep(number, folder)
         except (BadInput, DamagedFile) as error:
@@ -54,12 +54,19 @@ class KeptStates:
         sync_folder(self._root)
         return Resumable(uid=uid, round=committed[-1])
 
-    def restore(self, number: int, folder: TaskDir) -> bool:
-        """Move the state of a task that is resumed to its folder; returns whether it is there."""
+    def restore(self, number: int, folder: TaskDir, num_rounds: int) -> bool:
+        """Move the state of a task that is resumed to its folder; returns whether it is there.
+
+        `num_rounds` are those of the task's row: more than before if a completed task is continued.
+        """
         path = self._path(number)
-        plan = TaskDir(self._root, path.name).raw_plan()
+        kept = TaskDir(self._root, path.name)
+        plan = kept.raw_plan()
         if plan is None or plan["task"] != folder.path.name:
             return False
+        if plan["settings"].get("num_rounds") != num_rounds:
+            settings = {**plan["settings"], "num_rounds": num_rounds}
+            kept.write_raw_plan({**plan, "settings": settings, "continued_after": kept.committed()[-1]})
         make_folder(folder.path.parent)
         path.rename(folder.path)
         sync_folder(folder.path.parent)

@@ -18,10 +18,12 @@ from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.housekeeping import (
     apply_retention,
     delete_tasks,
+    limit_states,
     remove_old_states,
     sweep_kept_states,
     sweep_leftovers,
 )
+from fedsim.server.initial_files import InitialFiles
 from fedsim.server.kept_states import KeptStates
 from fedsim.server.known_data import KnownData
 from fedsim.server.nodes import Nodes
@@ -77,6 +79,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             finals=self._finals,
             stops=self._stops,
             kept=KeptStates(config.spool),
+            initial_files=InitialFiles(config.spool, self.spool.checkpoints),
             fork_servers=self.fork_servers,
             metrics=self.metrics,
         )
@@ -209,7 +212,14 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         for item in (*self.spool.arrived(Kind.INITPARAM), *self.spool.arrived(Kind.STOP)):
             clear_file(item.path)
         self._tasks.poll()
+        self._keep_initial_files()
+        limit_states(self._context.kept, self._store, self.config.retention.continue_tasks)
         delete_tasks(self.spool.checkpoints, self._finals, self._context.kept, self._store)
+
+    def _keep_initial_files(self) -> None:
+        """Link what unfinished tasks start from, before checkpoints are removed."""
+        starting = [task.initial for task in self._store.tasks.with_initial() if task.initial is not None]
+        self._context.initial_files.keep(starting)
 
     def _keep_house(self) -> None:
         self._housekeeping.start(HOUSEKEEPING_SECONDS)
@@ -219,6 +229,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             rule = rule.model_copy(update={"keep_days": None, "resume_days": None})
         if rule.resume_days is not None:
             remove_old_states(self._context.kept, self._store, rule.resume_days, time.time())
+        self._keep_initial_files()
         apply_retention(self.spool.checkpoints, self._store, rule, time.time())
 
     def end_turn(self) -> None:

@@ -58,7 +58,8 @@ def plan_task(
     if isinstance(plan, Plan):
         everyone = tuple(sorted({**dict(plan.left_out), **left_out}.items()))
         most = context.config.prepare_timeout_seconds
-        return plan.model_copy(update={"left_out": everyone, "prepare_timeout_seconds": most})
+        fixed = {"left_out": everyone, "prepare_timeout_seconds": most, "initial": task.initial}
+        return plan.model_copy(update=fixed)
     return plan
 
 

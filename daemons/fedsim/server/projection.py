@@ -219,6 +219,7 @@ class TaskProjection:
             "settings": self._plan.settings.model_dump(mode="json"),
             "metrics": {**record.metrics, **record.class_metrics, **record.train_metrics},
             "parameters_digest": record.digest,
+            "initial": self._plan.initial and self._plan.initial.model_dump(exclude_none=True),
             "nodes": [share.shown.model_dump(mode="json") for share in self._plan.shares],
             "chunk_clients": self._plan.chunk_clients,
             "dataset_digest": self._plan.dataset_digest,

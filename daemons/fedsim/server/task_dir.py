@@ -75,6 +75,10 @@ class TaskDir:
         make_folder(self.path)
         write_sealed(self.path / "plan.json", plan.model_dump(mode="json"))
 
+    def write_raw_plan(self, plan: Mapping[str, Any]) -> None:
+        """Record a plan as JSON, which another version may have written."""
+        write_sealed(self.path / "plan.json", plan)
+
     def read_counts(self) -> tuple[int, ...] | None:
         """Examples of each client, as recorded."""
         content = read_sealed(self.path / "counts.json")
@@ -207,6 +211,15 @@ class TaskDir:
         for name, digest in digests.items():
             check_digest(self.round(number) / name, digest)
 
+    def completed_before(self) -> tuple[int, str] | None:
+        """The last round, and its digest, of a completed task that got more rounds of which none is committed yet."""
+        try:
+            plan, committed = self.raw_plan(), self.committed()
+            after = None if plan is None else plan.get("continued_after")
+            return (after, str(self.record(after)["digest"])) if committed and committed[-1] == after else None
+        except DamagedFile:
+            return None
+
     def remove_round(self, number: int) -> None:
         """Clear a used-up round. It stops being a committed one before its files go."""
         gone = self.path / f".{self.round(number).name}.gone"
@@ -229,7 +242,7 @@ class TaskDir:
             if done.round <= last:
                 other.add_completed_phase(done)
         _link((path for name in ("counts.json", "versions.json") if (path := self.path / name).exists()), other.path)
-        write_sealed(other.path / "plan.json", plan)
+        other.write_raw_plan(plan)
 
     def remove(self) -> None:
         """Clear the folder."""

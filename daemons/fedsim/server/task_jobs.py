@@ -47,6 +47,7 @@ class TaskJobs:
             jobs.MakeInitialModel(
                 settings=plan.settings,
                 model_spec=plan.model_spec,
+                initial=plan.initial and self._context.initial_files.file(plan.initial, self._context.config.models),
                 max_parameters=self._context.config.limits.max_parameters,
                 out=self._folder.new_round(0),
             ),

@@ -25,6 +25,8 @@ from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import CompletePhase, Finish, Restored
 from fedsim.store.records import Resumable, TaskState
 
+NOT_KEPT = "the server keeps no states of completed tasks (retention.continue_tasks in server.yml)"
+
 
 class TaskWrites:
     """The durable steps of one task. `versions` are known once the task was read."""
@@ -104,11 +106,12 @@ class TaskWrites:
             )
             self._context.finals.keep(delivery, self._folder.model(last))
         promise()
-        state, kept = TaskState(finish.outcome), Resumable()
-        if state is not TaskState.COMPLETED:
+        state, kept = TaskState(finish.outcome), Resumable(problem=NOT_KEPT)
+        if state is not TaskState.COMPLETED or self._context.config.retention.continue_tasks:
             kept = self._context.kept.keep(plan.number, self._folder)
+        fewer = last if state is TaskState.COMPLETED and last < plan.settings.num_rounds else None
         return self._context.store.tasks.move(
-            plan.task, state, reason=finish.reason, now=time.time(), digest=digest, resumable=kept
+            plan.task, state, reason=finish.reason, now=time.time(), digest=digest, resumable=kept, num_rounds=fewer
         )
 
     def abandon(self, reason: str) -> None:

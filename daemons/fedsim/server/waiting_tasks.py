@@ -22,7 +22,7 @@ from fedsim.spool.clear import clear_task
 from fedsim.spool.files import Kind
 from fedsim.state_machines.candidates import Impossible, Measuring, Waiting
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.policy import can_do_without
+from fedsim.state_machines.policy import can_do_without, not_continued
 from fedsim.store.records import Event, Progress, Resumable, Task, TaskState
 from fedsim.worker.inspector import Inspected
 
@@ -211,14 +211,14 @@ class WaitingTasks(ABC):
             self._reasons[task.uid] = reason
 
     def _restore(self, task: Task) -> None:
-        """Continue a task that a user resumed, once its nodes are online, from the state that was kept at its end."""
+        """Go on with a task that a user resumed or continued, from its kept state, once its nodes are online."""
         if offline := [node for node in task.nodes if node not in self._context.nodes.online()]:
             configured = [node for node in offline if node in self._context.nodes.addresses]
             if configured == offline:  # otherwise it fails: a node is no longer in server.yml
                 self._wait(task, f"{', '.join(offline)} took part and must be online")
                 return
         folder = self._folder(task.uid)
-        if folder.raw_plan() is None and not self._context.kept.restore(task.number, folder):
+        if folder.raw_plan() is None and not self._context.kept.restore(task.number, folder, task.settings.num_rounds):
             self._end_waiting(task, TaskState.FAILED, GONE, resumable=Resumable(problem=GONE))
             return
         plan = folder.read_plan()
@@ -248,19 +248,25 @@ class WaitingTasks(ABC):
         store, stops = self._context.store, self._context.stops
         promise = stops.promise(nodes, task.uid, reason)
 
-        def end() -> None:
+        def end() -> TaskState:
             promise()
-            kept, folder = resumable, self._folder(task.uid)
+            kept, folder, now = resumable, self._folder(task.uid), time.time()
             if folder.committed():
                 kept = self._context.kept.keep(task.number, folder)
-            store.tasks.move(task.uid, state, reason=reason, now=time.time(), resumable=kept)
+            outcome, why, rounds, digest = state, reason, None, None
+            if state is TaskState.FAILED and (before := folder.completed_before()) is not None:
+                rounds, digest = before
+                outcome, why = TaskState.COMPLETED, not_continued(rounds, reason)
+                store.tasks.move(task.uid, TaskState.RUNNING, now=now)  # from which alone a task is completed
+            store.tasks.move(task.uid, outcome, reason=why, now=now, resumable=kept, digest=digest, num_rounds=rounds)
             clear_task(self._context.spool, task.uid)
-            store.events.add(Event(time.time(), state.value, reason, task=task.number))
+            store.events.add(Event(now, outcome.value, why, task=task.number))
+            return outcome
 
-        def ended(future: Future[None]) -> None:
-            future.result()
+        def ended(future: Future[TaskState]) -> None:
+            outcome = future.result().value
             stops.send(nodes, task.uid, reason)
-            self._log.info("task_finished", task=task.number, outcome=state.value, reason=reason)
-            self._context.metrics.ended.labels(state.value).inc()
+            self._log.info("task_finished", task=task.number, outcome=outcome, reason=reason)
+            self._context.metrics.ended.labels(outcome).inc()
 
         self._context.writer.submit(end, ended)

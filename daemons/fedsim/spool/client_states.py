@@ -11,7 +11,7 @@ A client starts a round with the newest state of an earlier round. So a chunk th
 or its host ended before the update was written, starts with the same states. The new states are written before the
 update and adopted after it; what a restart finds between the two is adopted if the update is there, else removed.
 
-client-states/task-000007.<uid>/    the clients' folders of a task that failed or was stopped, until it is resumed
+client-states/task-000007.<uid>/    the clients' folders of a task that has ended, until it is resumed or continued
 
 A resumed task has another uid and names the former one. Its clients may have kept a state of the round that is
 repeated: it is not of an earlier round, so they start with the one before it.

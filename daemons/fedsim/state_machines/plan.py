@@ -11,6 +11,7 @@ from pydantic import Field
 from fedsim.config import TaskLimits
 from fedsim.data_schema import COMMON, DataSchema
 from fedsim.errors import BadInput
+from fedsim.initial import InitialModel
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -43,11 +44,13 @@ class Plan(Message):
 
     task: Uid
     number: Annotated[int, Field(ge=1)]
-    resumes: Uid | None = Field(None, description="The run that failed or was stopped, which this one continues")
+    resumes: Uid | None = Field(None, description="The run that has ended, and that this one continues")
+    continued_after: int | None = Field(None, description="The rounds after which it was complete, before it got more")
     user: str = ""
     settings: TaskSettings
     shares: tuple[NodeShare, ...]
     chunk_clients: int
+    initial: InitialModel | None = Field(None, description="What the first model comes from; None: its own start")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
     model_spec: ModelSpec
     data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")

@@ -192,6 +192,11 @@ def can_do_without(settings: TaskSettings, configured: Collection[str], left_out
     return not set(settings.nodes) & set(left_out) and len(remaining) >= max(settings.num_nodes, 1)
 
 
+def not_continued(rounds: int, why: str) -> str:
+    """The reason of a completed task that was to get more rounds, and failed before the first of them."""
+    return f"{rounds} rounds done; it could not be continued: {why}"
+
+
 def missed_the_end(report: TaskReport, *, active: bool, final_pending: bool) -> bool:
     """Whether a node still works on a task that is over, and must be sent a stop.
 

@@ -18,6 +18,7 @@ from fedsim.learning.phases import Position
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
 from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
+from fedsim.state_machines.policy import not_continued
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.suspension import Suspended
 from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, TaskStarted
@@ -222,6 +223,8 @@ class TaskMachine(TaskMachineState):
         self._move(TaskPhase.ENDED)
         if outcome == "completed":
             return [Finish(outcome, reason, self.without_final, self.undelivered)]
+        if outcome == "failed" and self.committed == self.plan.continued_after:  # it is as complete as it was before
+            return [Finish("completed", not_continued(self.committed, reason), self.plan.nodes)]
         return [Finish(outcome, reason, self.plan.nodes)]
 
     def _move(self, phase: TaskPhase) -> None:

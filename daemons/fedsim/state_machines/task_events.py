@@ -175,7 +175,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class CreateInitialModel:
-    """Have a worker create round 0's model from the task's seed."""
+    """Have a worker create round 0's model, from the task's seed or from the file that it starts from."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from fedsim.initial import InitialModel
 from fedsim.settings import TaskSettings
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Task:
     (`first_client`, `num_clients`), the rounds that chose some of them (`rounds`) and those that went on without some
     of these (`rounds_missing`), the updates that were expected (`expected`) and those that did not count (`missing`).
     `resume_*`: see `Resumable`. `repeats`: the number of the task that is run again, whose plan is taken if it fits.
+    `initial`: what its first model comes from; None: the model's own initialisation.
     """
 
     number: int
@@ -151,6 +153,7 @@ class Task:
     resume_round: int | None = None
     resume_problem: str | None = None
     repeats: int | None = None
+    initial: InitialModel | None = None
 
     @property
     def lost_clients(self) -> bool:

@@ -29,6 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
+from fedsim.initial import InitialModel
 from fedsim.settings import TaskSettings
 from fedsim.store.records import TaskState, UserRole, UserState
 
@@ -136,6 +137,21 @@ class SettingsJson(Json):
         return TaskSettings.model_construct(**{name: stored[name] for name in names} | lists)
 
 
+class InitialJson(Json):
+    """What a task's first model comes from; NULL: its own initialisation."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: InitialModel | None, dialect: Dialect) -> str | None:
+        """Convert a record for the database."""
+        return super().process_bind_param(None if value is None else value.model_dump(exclude_none=True), dialect)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> InitialModel | None:
+        """Convert a value from the database."""
+        stored = super().process_result_value(value, dialect)
+        return None if stored is None else InitialModel.model_validate(stored)
+
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -234,6 +250,7 @@ tasks = Table(
     Column("submission", String(HASH)),  # identifies one submission of a user, which may arrive twice
     Column("repeats", Integer),  # no foreign key: that task may be deleted
     Column("plan", Json),
+    Column("initial", InitialJson),
     Index(None, "user_id", "submission", unique=True),
     sqlite_autoincrement=True,  # numbers are never reused, even after a task was deleted
     **OPTIONS,

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, insert, select, update
 
 from fedsim.errors import BadInput
+from fedsim.initial import InitialModel
 from fedsim.settings import TaskSettings
 from fedsim.store.connections import Database
 from fedsim.store.queue import pending_in_order
@@ -47,6 +48,31 @@ def _move(
     return connection.execute(update(tasks).where(which, legal).values(changes)).rowcount == 1
 
 
+def _wait_again(connection: Connection, number: int, states: Collection[TaskState], changes: Mapping[str, Any]) -> bool:
+    """Let a task that ended in one of `states` wait, with the uid of its kept state; False if it has none."""
+    which = (
+        (tasks.c.number == number)
+        & tasks.c.state.in_(states)
+        & tasks.c.resume_uid.is_not(None)
+        & tasks.c.delete_requested.is_(False)
+    )
+    values = {
+        "state": TaskState.PENDING,
+        "uid": tasks.c.resume_uid,
+        "reason": "",
+        "finished_at": None,
+        "stop_requested": False,
+        **changes,
+    }
+    return connection.execute(update(tasks).where(which).values(values)).rowcount == 1
+
+
+def _with_rounds(connection: Connection, which: ColumnElement[bool], num_rounds: int) -> TaskSettings | None:
+    """The settings of a task with this number of rounds."""
+    settings: TaskSettings | None = connection.scalar(select(tasks.c.settings).where(which))
+    return None if settings is None else settings.model_copy(update={"num_rounds": num_rounds})
+
+
 def _submitted(user_id: int, submission: str | None) -> ColumnElement[bool]:
     return (tasks.c.user_id == user_id) & (tasks.c.submission == submission) & tasks.c.submission.is_not(None)
 
@@ -67,10 +93,11 @@ class TaskStore:
         submission: str | None = None,
         most_unfinished: int | None = None,
         repeats: int | None = None,
+        initial: InitialModel | None = None,
     ) -> Task:
         """Create a pending task, or return the one that this user created with this `submission` (64 characters).
 
-        `repeats` is the number of the task that is run again.
+        `repeats` is the number of the task that is run again, `initial` what the first model comes from.
 
         Raises:
             BadInput: there is no such user, or the uid is taken.
@@ -90,6 +117,7 @@ class TaskStore:
             "nodes": (),
             "submission": submission,
             "repeats": repeats,
+            "initial": initial,
             **_NO_PROGRESS,
         }
         with self._database.writing() as connection:
@@ -148,6 +176,11 @@ class TaskStore:
         """Starting and running tasks, oldest first, which a restarted server resumes."""
         return self._some(select_tasks.where(tasks.c.state.in_(UNFINISHED)).order_by(tasks.c.number))
 
+    def with_initial(self) -> list[Task]:
+        """The tasks that have not finished and start from another model, oldest first."""
+        open_ones = tasks.c.state.not_in(FINISHED) & tasks.c.initial.is_not(None)
+        return self._some(select_tasks.where(open_ones).order_by(tasks.c.number))
+
     def claim_next(self, now: float, most_of_user: int | None = None) -> Task | None:
         """Move the next pending task (see `store.queue`) to starting; None if there is none.
 
@@ -172,14 +205,20 @@ class TaskStore:
         now: float,
         digest: str | None = None,
         resumable: Resumable | None = None,
+        num_rounds: int | None = None,
     ) -> bool:
-        """Move the task to `state` if LEGAL_MOVES allows it; returns whether it was moved."""
+        """Move the task to `state` if LEGAL_MOVES allows it; returns whether it was moved.
+
+        `num_rounds` are those that a task has which could not be continued; None: they stay.
+        """
         values: dict[str, Any] = {"reason": reason}
         if resumable is not None:
             values |= {f"resume_{name}": getattr(resumable, name) for name in ("uid", "round", "problem")}
         if digest is not None:
             values["digest"] = digest
         with self._database.writing() as connection:
+            if num_rounds is not None:
+                values["settings"] = _with_rounds(connection, tasks.c.uid == uid, num_rounds)
             return _move(connection, tasks.c.uid == uid, state, values, now)
 
     def request_stop(self, number: int, now: float) -> bool:
@@ -195,21 +234,19 @@ class TaskStore:
 
     def request_resume(self, number: int) -> bool:
         """Let a failed or stopped task wait again, with the uid of its kept state; False if it cannot be resumed."""
-        resumable = (
-            (tasks.c.number == number)
-            & tasks.c.state.in_({TaskState.FAILED, TaskState.STOPPED})
-            & tasks.c.resume_uid.is_not(None)
-            & tasks.c.delete_requested.is_(False)
-        )
-        values = {
-            "state": TaskState.PENDING,
-            "uid": tasks.c.resume_uid,
-            "reason": "",
-            "finished_at": None,
-            "stop_requested": False,
-        }
         with self._database.writing() as connection:
-            return connection.execute(update(tasks).where(resumable).values(values)).rowcount == 1
+            return _wait_again(connection, number, {TaskState.FAILED, TaskState.STOPPED}, {})
+
+    def request_continue(self, number: int, rounds: int) -> bool:
+        """Let a completed task wait again, for `rounds` more; False if it cannot be continued."""
+        with self._database.writing() as connection:
+            which = tasks.c.number == number
+            settings = connection.scalar(select(tasks.c.settings).where(which).with_for_update())
+            if settings is None:
+                return False
+            longer = settings.model_copy(update={"num_rounds": settings.num_rounds + rounds})
+            changes = {"settings": longer, "digest": None}
+            return _wait_again(connection, number, {TaskState.COMPLETED}, changes)
 
     def start_over(self, uid: str, new_uid: str) -> bool:
         """Let an unfinished task begin again under a uid that no node knows; False if it has ended."""
@@ -221,6 +258,12 @@ class TaskStore:
         """The tasks that ended before this time and can be resumed, oldest first."""
         over = tasks.c.state.in_(FINISHED) & (tasks.c.finished_at < finished_before)
         return self._some(select_tasks.where(over, tasks.c.resume_uid.is_not(None)).order_by(tasks.c.number))
+
+    def continuable(self) -> list[Task]:
+        """The completed tasks that can be continued, those that finished last first."""
+        completed = (tasks.c.state == TaskState.COMPLETED) & tasks.c.resume_uid.is_not(None)
+        newest_first = (tasks.c.finished_at.desc(), tasks.c.number.desc())
+        return self._some(select_tasks.where(completed).order_by(*newest_first))
 
     def forget_resume(self, number: int, uid: str, problem: str) -> bool:
         """Record why a task cannot be resumed any more; False if it has been resumed meanwhile."""

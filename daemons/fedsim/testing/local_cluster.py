@@ -96,6 +96,7 @@ class LocalCluster:
         self.nodes = nodes
         self.database = f"sqlite:///{self.folder / 'fedsim.db'}"
         self.server_spool = self.folder / "server"
+        self.models = self.folder / "models"
         self.web_port = web_port or free_port()
         self.processes: dict[str, DaemonProcess] = {}
         for name in ("etc", "log"):
@@ -259,6 +260,7 @@ class LocalCluster:
             {
                 "spool": str(self.server_spool),
                 "database": self.database,
+                "models": str(self.models),
                 "warm_worker": False,
                 "nodes": [
                     {"name": node.name, **({"port": node_ports[node.name]} if node.listens else {"listens": False})}
@@ -304,6 +306,7 @@ class LocalCluster:
                 "listen": {"port": self.web_port},
                 "server": {"port": server_port},
                 "checkpoints": str(self.server_spool / "checkpoints"),
+                "models": str(self.models),
                 "registration": "open",
                 **web,
             },

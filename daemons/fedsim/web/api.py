@@ -45,6 +45,7 @@ class ApiRoutes:
             Route("DELETE", task, self.delete, contract=contracts.CHANGE_TASK),
             Route("POST", task + "/stop", self.stop, contract=contracts.CHANGE_TASK),
             Route("POST", task + "/resume", self.resume, contract=contracts.CHANGE_TASK),
+            Route("POST", task + "/continue", self.continue_task, contract=contracts.CONTINUE_TASK),
             Route("GET", task + "/rounds", self.rounds, contract=contracts.ROUNDS),
             Route("GET", task + "/participation", self.participation, contract=contracts.PARTICIPATION),
             Route("GET", task + "/plan", self.plan, contract=contracts.PLAN),
@@ -105,6 +106,11 @@ class ApiRoutes:
     def resume(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Let a failed or stopped task continue after its last committed round."""
         return json_response({"task": task_json(request.store, submissions.resume(request, number))}, 202)
+
+    def continue_task(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
+        """Let a completed task go on for `rounds` more."""
+        task = submissions.continue_task(request, number, request.json_body().get("rounds"))
+        return json_response({"task": task_json(request.store, task)}, 202)
 
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Have the server delete a finished task."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from fedsim.settings import MOST_ROUNDS
 from fedsim.store.records import UserRole, UserState
 from fedsim.web.accounts import MAX_LABEL_CHARACTERS
 from fedsim.web.openapi import INTEGER, TEXT, Contract, Query, a_list, a_map, an_object, component
@@ -13,6 +14,15 @@ _STRETCH: Final = (Query("after", INTEGER), Query("limit", INTEGER), Query("newe
 
 TASK = Contract({200: an_object(task=component("Task"))})
 CHANGE_TASK = Contract({202: an_object(task=component("Task"))}, errors=(409,))
+CONTINUE_TASK = Contract(
+    {202: an_object(task=component("Task"))},
+    body={
+        "type": "object",
+        "properties": {"rounds": {**INTEGER, "minimum": 1, "maximum": MOST_ROUNDS}},
+        "required": ["rounds"],
+    },
+    errors=(409,),
+)
 EVENTS = Contract({200: an_object(events=a_list(component("Event")))}, (Query("limit", INTEGER),))
 CHECKPOINTS = Contract({200: an_object(checkpoints=a_list(component("Checkpoint")))}, _STRETCH)
 NODES = Contract({200: an_object(nodes=a_list(component("Node")))})

@@ -123,6 +123,16 @@ def form_groups() -> tuple[Group, ...]:
                 ),
                 _plugin("model", tr("Model"), tr("The model that is trained.")),
                 FormField(
+                    "initial",
+                    tr("Start from"),
+                    tr(
+                        "Empty: the model's own initialisation. “task 42@20”: the checkpoint of round 20 of task 42; "
+                        "without a round, its last. “file NAME”: a file on the server."
+                    ),
+                    kind="text",
+                    suggest="initial-files",
+                ),
+                FormField(
                     "dataset",
                     tr("Data set"),
                     tr("The name under which nodes offer it."),
@@ -190,6 +200,10 @@ def form_groups() -> tuple[Group, ...]:
             tr("Advanced"),
             (
                 _number("seed", tr("Seed"), tr("The same seed and placement give the same result, byte for byte.")),
+                _number("model_seed", tr("Seed of the model"), tr("Of its initialisation. Empty: the seed.")),
+                _number(
+                    "partition_seed", tr("Seed of the partition"), tr("Of the division of the data. Empty: the seed.")
+                ),
                 FormField("device", tr("Device"), tr("Where the nodes train."), kind="menu", choices=_DEVICES),
                 _number("num_nodes", tr("Nodes"), tr("Number of nodes that take part; 0: all that can.")),
                 FormField(
@@ -322,9 +336,11 @@ def new_submission() -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value as text, 600 instead of 600.0, with all digits; the items of a list with commas between them."""
+    """A value as text, 600 instead of 600.0, with all digits; items with commas between them; None is empty."""
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)

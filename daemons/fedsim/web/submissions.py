@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
 from fedsim.log import get_logger
-from fedsim.settings import TaskSettings
+from fedsim.settings import MOST_ROUNDS, TaskSettings
 from fedsim.store.records import Event, Task, TaskState
 from fedsim.store.tasks import TooManyTasks
 from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault, not_found
 from fedsim.web.i18n import Text, tr
+from fedsim.web.initial_models import find_initial
 from fedsim.web.request import WebRequest
+
+_DIGITS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,23 @@ def submit(
         return Submitted(made, [], is_new=False)
     if repeats is not None:
         task_of(request, repeats)
-    settings, notes = check_settings(submitted_settings, read_catalogue(request.site))
+    catalogue = read_catalogue(request.site)
+    settings, notes = check_settings(submitted_settings, catalogue)
     _check_size(request, settings)
+    settings, initial, remarks = find_initial(request, settings, catalogue)
     uid, most = uuid4().hex, request.site.config.max_unfinished_tasks
     user, now = request.authenticated_user.id, request.now
     try:
         task = request.store.tasks.create(
-            user, settings, uid, now, submission=submission, most_unfinished=most, repeats=repeats
+            user, settings, uid, now, submission=submission, most_unfinished=most, repeats=repeats, initial=initial
         )
     except TooManyTasks as error:
-        text = tr("You have %(most)s unfinished tasks: wait until one has finished, or stop one.", most=most)
-        raise Fault(429, text) from error
+        raise _too_many(request) from error
     if task.uid != uid:  # a concurrent request with the same key was faster
         return Submitted(task, notes, is_new=False)
     _note(request, task, "submitted", f"{request.authenticated_user.name} submitted the task")
     request.site.notifier.submitted(task)
-    return Submitted(task, notes, is_new=True)
+    return Submitted(task, notes + remarks, is_new=True)
 
 
 def _check_size(request: WebRequest, settings: TaskSettings) -> None:
@@ -127,11 +132,56 @@ def resume(request: WebRequest, number: int) -> Task:
     return resumed
 
 
+def continue_task(request: WebRequest, number: int, rounds: object) -> Task:
+    """Let a completed task go on for further rounds.
+
+    Args:
+        request: the request of the user.
+        number: of the task.
+        rounds: how many, as typed or as sent.
+
+    Raises:
+        Fault: 422 with the problem of `rounds`, 409 with the reason if the task cannot be continued, 429 if its owner
+            has too many unfinished tasks, 404 as `task_of`.
+    """
+    task = task_of(request, number)
+    wanted = int(rounds) if isinstance(rounds, str) and _DIGITS.fullmatch(rounds.strip()) else rounds
+    most = MOST_ROUNDS - task.settings.num_rounds
+    if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= most:
+        problem = tr("Give the further rounds as a whole number from 1 to %(most)s.", most=most)
+        raise Fault(422, problem, problems={"rounds": problem})
+    _check_size(request, task.settings.model_copy(update={"num_rounds": task.settings.num_rounds + wanted}))
+    if request.store.tasks.unfinished_of(task.user_id) >= request.site.config.max_unfinished_tasks:
+        raise _too_many(request)
+    if not request.store.tasks.request_continue(number, wanted):
+        raise Fault(409, _why_not_continuable(task))
+    continued = task_of(request, number)
+    text = f"{request.authenticated_user.name} continued the task to round {continued.settings.num_rounds}"
+    _note(request, task, "continue_requested", text)
+    request.site.notifier.submitted(continued)
+    return continued
+
+
+def _too_many(request: WebRequest) -> Fault:
+    most = request.site.config.max_unfinished_tasks
+    return Fault(429, tr("You have %(most)s unfinished tasks: wait until one has finished, or stop one.", most=most))
+
+
+def _why_not_continuable(task: Task) -> Text:
+    if not task.state.finished:
+        return tr("Task %(number)s has not finished: it cannot be continued yet.", number=task.number)
+    if task.state is not TaskState.COMPLETED:
+        return tr("Task %(number)s is not completed: resume it instead.", number=task.number)
+    if task.resume_problem:
+        return tr("Task %(number)s cannot be continued: %(why)s.", number=task.number, why=task.resume_problem)
+    return tr("Task %(number)s cannot be continued: the server keeps no state of it.", number=task.number)
+
+
 def _why_not_resumable(task: Task) -> Text:
     if not task.state.finished:
         return tr("Task %(number)s has not finished: there is nothing to resume.", number=task.number)
     if task.state is TaskState.COMPLETED:
-        return tr("Task %(number)s is completed: run it again with changes instead.", number=task.number)
+        return tr("Task %(number)s is completed: continue it, or run it again with changes.", number=task.number)
     if task.resume_problem:
         return tr("Task %(number)s cannot be resumed: %(why)s.", number=task.number, why=task.resume_problem)
     return tr("Task %(number)s cannot be resumed: the server keeps no state of it.", number=task.number)

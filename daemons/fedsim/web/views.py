@@ -60,6 +60,7 @@ EVENTS: dict[str, Text] = {
     "submitted": tr("%(user)s submitted the task"),
     "stop_requested": tr("%(user)s asked the task to stop"),
     "resume_requested": tr("%(user)s resumed the task"),
+    "continue_requested": tr("%(user)s continued the task for further rounds"),
     "delete_requested": tr("%(user)s asked for the task to be deleted"),
 }
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
+from fedsim.initial import InitialFile
 from fedsim.learning.screenings import Screened
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
 from fedsim.settings import OptionValues, TaskSettings
@@ -27,11 +28,12 @@ class _Line(BaseModel):
 
 
 class MakeInitialModel(_Line):
-    """Write `model.npy`, made from the task's seed, into the folder `out`."""
+    """Write `model.npy`, made from the task's seed or taken from the file `initial`, into the folder `out`."""
 
     job: Literal["make_initial_model"] = "make_initial_model"
     settings: TaskSettings
     model_spec: ModelSpec
+    initial: InitialFile | None = None
     max_parameters: int | None = None
     out: Path
 

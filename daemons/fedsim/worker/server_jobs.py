@@ -13,6 +13,7 @@ import numpy as np
 from fedsim.array_layout import Layout
 from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
+from fedsim.initial import InitialFile
 from fedsim.learning.aggregate import (
     aggregate,
     downlink_layout,
@@ -25,6 +26,7 @@ from fedsim.learning.aggregate import (
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
+from fedsim.learning.initial_arrays import Shapes, fill_from_file
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.screenings import Screened, make_screening, screen
 from fedsim.learning.strategies import Strategy, make_strategy
@@ -77,12 +79,14 @@ class ServerJobs:
                 return self._save_checkpoint(job)
 
     def _make_initial_model(self, job: MakeInitialModel) -> Reply:
-        from fedsim.learning.networks import check_size, initial_vector  # noqa: PLC0415 - imports torch
+        from fedsim.learning.networks import check_size, initial_vector, parameter_shapes  # noqa: PLC0415 - imports torch
 
         started = time.monotonic()
         settings = job.settings
         check_size(job.model_spec, job.max_parameters, "server.yml (limits.max_parameters)")
-        vector = initial_vector(job.model_spec, settings.seed)
+        vector = initial_vector(job.model_spec, settings.seed_of_model)
+        if job.initial is not None:
+            _start_from(job.initial, vector, parameter_shapes(job.model_spec))
         _empty(job.out)
         files = {MODEL_FILE: write_vector(job.out / MODEL_FILE, vector)}
         strategy = make_strategy(settings)
@@ -193,6 +197,16 @@ class ServerJobs:
             check_digest(job.model, job.digest)
         digest, size = save_checkpoint(job)
         return CheckpointSaved(round=job.round, digest=digest, size=size)
+
+
+def _start_from(initial: InitialFile, vector: FloatArray, shapes: Shapes) -> None:
+    """Let the first model, float32 [P], be that of a file, which must be the one that the task was submitted with."""
+    try:
+        if hash_file(initial.path) != initial.digest:
+            raise BadInput(f"{initial.source} has changed since the task was submitted: submit the task again")
+        fill_from_file(vector, shapes, initial.path)
+    except FileNotFoundError as error:
+        raise BadInput(f"{initial.source}, from which the task starts, is no longer on the server") from error
 
 
 def _empty(folder: Path) -> None:

@@ -152,6 +152,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(line)
     for note in record["notes"]:
         out.say(f"note: {note}")
+    if (initial := record["initial"]) is not None:
+        named = f"the file {initial['file']}" if initial["source"] == "file" else _round_of(initial)
+        out.say(f"starts from {named}, digest {initial['digest']}")
     if record["digest"]:
         out.say(f"digest: {record['digest']}")
     out.say("")
@@ -164,6 +167,10 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
+
+
+def _round_of(initial: Json) -> str:
+    return f"round {initial['round']} of task {initial['task']}"
 
 
 def _plan_lines(plan: Json | None) -> Iterator[str]:
@@ -198,7 +205,7 @@ def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
-        elif name != "title" and value not in ("", []):
+        elif name != "title" and value not in ("", [], None):
             yield name, value
 
 
@@ -233,7 +240,26 @@ def resume(api: ApiClient, out: Output, task: int, then_watch: bool) -> int:
     For example after an upgrade or a repair. The result is that of a task that was not interrupted. The server keeps
     what this needs for a limited time (`retention.resume_days`).
     """
-    record, code = api.resume(task), EX_OK
+    return _goes_on(api, out, api.resume(task), then_watch=then_watch)
+
+
+@click.command("continue")
+@number_argument
+@click.option("--rounds", type=click.IntRange(1), required=True, help="How many rounds more.")
+@watch_option
+@asks_web
+def continue_task(api: ApiClient, out: Output, task: int, rounds: int, then_watch: bool) -> int:
+    """Give the completed task NUMBER more rounds.
+
+    The result is that of a task that had all of these rounds from the start. The server keeps what this needs for a
+    limited time (`retention.resume_days`) and of a limited number of tasks (`retention.continue_tasks`).
+    """
+    return _goes_on(api, out, api.continue_task(task, rounds), then_watch=then_watch)
+
+
+def _goes_on(api: ApiClient, out: Output, record: Json, *, then_watch: bool) -> int:
+    """Say that a task goes on, and watch it if that is wanted."""
+    task, code = record["number"], EX_OK
     out.say(f"Task {task} continues after round {record['resume_round']} as soon as its nodes are online.")
     if then_watch:
         snapshot = watch_task(api, out, task)

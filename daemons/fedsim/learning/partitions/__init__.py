@@ -122,7 +122,7 @@ def make_partition(settings: TaskSettings, labels: IntArray, partitioner: Partit
     """Divide a data set according to the task's settings.
 
     Args:
-        settings: `partition` with its options, `num_clients`, `min_partition_size` and `seed` count.
+        settings: `partition` with its options, `num_clients`, `min_partition_size` and the partition's seed count.
         labels: int64 [n], the training labels.
         partitioner: instead of the one that the settings name.
 
@@ -133,4 +133,4 @@ def make_partition(settings: TaskSettings, labels: IntArray, partitioner: Partit
     clients, least = settings.num_clients, settings.min_partition_size
     if not partitioner.per_node and clients > (most := partitioner.most_clients(len(labels), least)):
         raise BadInput(f"num_clients: {too_many_clients(settings, len(labels), most)}")
-    return partitioner.divide(labels, clients, least, settings.seed)
+    return partitioner.divide(labels, clients, least, settings.seed_of_partition)

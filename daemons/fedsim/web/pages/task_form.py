@@ -9,6 +9,7 @@ from fedsim.web import forms
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import Text
+from fedsim.web.initial_models import known_files
 from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import page_response
@@ -44,6 +45,7 @@ def show_task_form(
         source=source if source.isascii() and source.isdigit() else "",
         submission=values.get(forms.SUBMISSION) or forms.new_submission(),
         cohort=_cohort(filled),
+        initial_files=known_files(request.config.models),
     )
     return page_response(page, fault)
 

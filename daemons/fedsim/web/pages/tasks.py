@@ -44,6 +44,7 @@ class TaskPages:
             Route("GET", task, self.task),
             Route("POST", task + "/stop", self.stop),
             Route("POST", task + "/resume", self.resume),
+            Route("POST", task + "/continue", self.continue_task),
             Route("POST", task + "/delete", self.delete),
             Route("GET", task + "/rounds.csv", self.rounds_csv),
             Route("GET", task + "/rounds.json", self.rounds_json),
@@ -132,6 +133,11 @@ class TaskPages:
     def resume(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """Resume the task, and show its page."""
         submissions.resume(request, number)
+        return see_other(f"/tasks/{number}")
+
+    def continue_task(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
+        """Let the completed task go on for further rounds, and show its page."""
+        submissions.continue_task(request, number, request.form.get("rounds", ""))
         return see_other(f"/tasks/{number}")
 
     def delete(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
