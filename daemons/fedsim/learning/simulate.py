@@ -24,6 +24,8 @@ from fedsim.learning.aggregate import (
     round_context,
     uplink_layout,
 )
+from fedsim.learning.attacked import start_trainer
+from fedsim.learning.attacks import Attack
 from fedsim.learning.chunk import ChunkStates, ChunkTrainer
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
@@ -139,6 +141,7 @@ def simulate(
     optimizer: Optimizer | type[Optimizer] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
     screening: Screening | type[Screening] | None = None,
+    attack: Attack | type[Attack] | None = None,
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
     engine: Engine | type[Engine] = SequentialEngine,
     device: str = "cpu",
@@ -158,13 +161,14 @@ def simulate(
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
-            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler` and
-            `screening`.
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler`,
+            `screening` and `attack`.
         partition: see `strategy`.
         objective: see `strategy`.
         optimizer: see `strategy`.
         sampler: see `strategy`.
         screening: see `strategy`.
+        attack: see `strategy`.
         model: see `strategy`; also an installed model's name, or a function
             `(feature_shape, num_classes) -> torch.nn.Module`.
         engine: trains each node's clients, as an object or a class.
@@ -186,6 +190,7 @@ def simulate(
         optimizer=optimizer,
         sampler=sampler,
         screening=screening,
+        attack=attack,
         model=model,
     )
     partitioner, rule = components.partitioner, components.strategy
@@ -196,7 +201,8 @@ def simulate(
 
     def start_trainers() -> list[ClientTrainer]:
         return [
-            chosen_engine.start(
+            start_trainer(
+                chosen_engine,
                 ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
                 model_spec,
                 components,

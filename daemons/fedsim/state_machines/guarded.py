@@ -30,6 +30,8 @@ def capacity(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> int:
 def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | None:
     """Why a node's blocks, or its institution's least number of clients, exclude it; None if they do not."""
     able, guard = capacity(settings, hello, info), info.guard
+    if guard is not None and settings.attack:
+        return f"guards {info.name}, and no attack may use guarded data: choose an open data set"
     if guard is not None and able < 1:
         needed = blocks_of_client(settings, guard.block_size, hello.min_examples)
         return (

@@ -11,6 +11,7 @@ from pydantic import Field
 from fedsim.config import TaskLimits
 from fedsim.data_schema import COMMON, DataSchema
 from fedsim.errors import BadInput
+from fedsim.learning.attacks import attack_note, check_attack, make_attack
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
 from fedsim.learning.samplers import make_sampler
@@ -265,6 +266,7 @@ def _fix(
 
     notes = [f"{name}: {note}" for name in hellos for note in infos[name].notes]
     notes += guarded_notes(infos, hellos)
+    notes += [note] if (note := attack_note(settings)) else []
     notes += [
         f"{name} trains {count} of {settings.num_clients} clients"
         for name, count in zip(hellos, counts, strict=True)
@@ -303,6 +305,7 @@ def _fix(
     strategy = make_strategy(settings)
     try:
         check_cohort(strategy, settings)
+        check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
     except BadInput as problem:
         return Impossible(str(problem))
     workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)
