@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "centered_clipping": {"radius": 100.0, "iterations": 2},
     "dirichlet": {"alpha": 5.0},
     "exclude": {"max_norm_ratio": 3.0, "min_cosine": -0.2},
+    "over_selection": {"epsilon": 0.5},
+    "schedule": {"cohorts": ["3", "0", "9"]},
     "sign_flip": {"s": 2.0, "clients": [0, 3]},
     "gaussian": {"sigma": 0.1, "attackers": 2},
     "alie": {"z": 1.5, "attackers": 3},
@@ -40,6 +42,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cnn": {"channels": (4, 8), "hidden": 16},
     "cifar_cnn": {"channels": 8, "hidden": (24, 16)},
 }
+# What a plug-in does not promise.
+SKIPPED: dict[str, set[str]] = {"schedule": {"rounds_differ"}}
 BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
     plugins.STRATEGIES: {
         "has_title_and_description": (broken.Untitled, broken.Undocumented),
@@ -190,7 +194,7 @@ def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
     ("group", "name"), [pytest.param(group, name, id=name) for group in GROUPS for name in plugins.names(group)]
 )
 def test_a_built_in_plugin_passes_every_check(group: str, name: str, tmp_path: Path) -> None:
-    check_plugin(group, _candidate(group, plugins.load(group, name), name, tmp_path))
+    check_plugin(group, _candidate(group, plugins.load(group, name), name, tmp_path), skip=SKIPPED.get(name, ()))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.attacks import check_attack, make_attack
 from fedsim.learning.partitions import make_partitioner, most_clients
+from fedsim.learning.samplers import check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import DataSetInfo, Hello
@@ -114,6 +115,8 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
                 settings
             ).per_node:  # else the nodes that take part decide how many clients there are
                 check_cohort(strategy, settings)
+                field = "sampler"
+                check_sampler(make_sampler(settings), settings)
             field = "transforms"
             make_pipeline(settings, strategy)
             field = "attack"
@@ -144,6 +147,8 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
         return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
     if settings is not None and settings.attack and not dataset.open:
         return {"attack": tr("no attack may use guarded data: choose an open data set")}
+    if settings is not None and not dataset.open and make_partitioner(settings).changes_features:
+        return {"partition": tr("this partition changes features, which guarded data does not allow")}
     if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
