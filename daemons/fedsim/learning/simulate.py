@@ -285,7 +285,7 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-    return SimulationResult(vector, state, rounds, *({} if held is None else held.states for held in kept), losses)
+    return SimulationResult(vector, state, rounds, _states(kept[0]), _states(kept[1]), losses)
 
 
 def _placed(
@@ -305,6 +305,10 @@ def _placed(
     if placement is not None:
         return placement
     return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
+
+
+def _states(held: StatesInMemory | None) -> dict[int, Arrays]:
+    return {} if held is None else held.states
 
 
 def _sizes(nodes: Sequence[DataSet], settings: TaskSettings, partitioner: Partitioner) -> tuple[int, ...]:
