@@ -35,6 +35,7 @@ SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
 TRANSFORMS = "fedsim.transforms"
 SCREENINGS = "fedsim.screenings"
+ATTACKS = "fedsim.attacks"
 GROUPS = (
     MODELS,
     FORMATS,
@@ -46,6 +47,7 @@ GROUPS = (
     ENGINES,
     TRANSFORMS,
     SCREENINGS,
+    ATTACKS,
 )
 """All groups of entry points."""
 _NOT_OF_A_PLUGIN = frozenset({"fedsim", "builtins", "abc", "typing", "pydantic", "torch"})

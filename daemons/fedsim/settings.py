@@ -38,6 +38,7 @@ PLUGIN_SETTINGS = {
     "aggregation": plugins.STRATEGIES,
     "server_step": plugins.STRATEGIES,
     "screening": plugins.SCREENINGS,
+    "attack": plugins.ATTACKS,
 }
 # setting -> the group of the plug-ins that it lists; the options of each are in `<setting>_options`, by its name.
 PLUGIN_LISTS = {"transforms": plugins.TRANSFORMS}
@@ -103,6 +104,10 @@ class TaskSettings(BaseModel):
         "", description="Compares each round's updates with each other: `record`, or `exclude` outliers; empty: off"
     )
     screening_options: OptionValues = Field({}, description="Options of the screening")
+    attack: OptionalName = Field(
+        "", description="For research: an attack by some of the clients, on nodes whose owners allow it; empty: none"
+    )
+    attack_options: OptionValues = Field({}, description="Options of the attack")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
     seed: Seed = Field(0, description="Same seed, same placement: same result, to the byte")

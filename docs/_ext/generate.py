@@ -56,6 +56,7 @@ GROUPS = {
     "fedsim.samplers": "Client samplers",
     "fedsim.transforms": "Transforms",
     "fedsim.screenings": "Screenings of updates",
+    "fedsim.attacks": "Attacks for research",
     "fedsim.engines": "Engines",
 }
 

@@ -15,6 +15,8 @@ from fedsim.data import DataSet
 from fedsim.data.table import Csv
 from fedsim.data.table_options import TextOptions
 from fedsim.errors import BadInput
+from fedsim.learning.attacks import Attack
+from fedsim.learning.attacks.label_flip import LabelFlip
 from fedsim.learning.block_array import BlockArray
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -621,6 +623,58 @@ class ExcludesAnyhow(Exclude):
         ExcludesAnyhow.calls += 1
         found[self.calls % len(found)] = UpdateFinding(found[0].figures, "it is its turn")
         return found
+
+
+# ------------------------------------------------------------ attacks
+
+
+class DoesNothing(Attack):
+    """Leaves everything as it is."""
+
+
+class CraftsNothing(Attack):
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        return honest
+
+
+class CraftsFloat32(Attack):
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        return -honest.astype(np.float32)
+
+
+class SendsOneMore(Attack):
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        return np.concatenate([honest, honest])
+
+
+class ReversesInPlace(Attack):
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        honest *= -1
+        return honest
+
+
+class CountsClassesFromOne(LabelFlip):
+    def poison(self, features: Any, labels: Any, num_classes: int, rng: Any) -> Any:  # noqa: ARG002
+        return features, num_classes - labels
+
+
+class PoisonsInPlace(LabelFlip):
+    def poison(self, features: Any, labels: Any, num_classes: int, rng: Any) -> Any:  # noqa: ARG002
+        labels[:] = 0
+        return features, labels
+
+
+class DrawsItsAttack(Attack):
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        return honest * noise()
+
+
+class CountsItsAttacks(Attack):
+    attacks = 0
+
+    def craft(self, honest: Any, context: Any) -> Any:  # noqa: ARG002
+        self.attacks += 1
+        return honest * self.attacks
 
 
 # ------------------------------------------------------------ data formats

@@ -24,6 +24,7 @@ from fedsim.learning.transforms import Transform, Visible, make_pipeline
 from fedsim.server.screened import MAX_RECORDED, counted, kept_figures, missing_with_excluded, screening_events
 from fedsim.settings import SettingsError, TaskSettings, parse_settings
 from fedsim.spool.npy import hash_file, write_vector
+from fedsim.state_machines.task_events import WriteRoster
 from fedsim.update import PARAMETERS, Update
 from fedsim.worker.jobs import Aggregate, ModelMade
 from fedsim.worker.server_jobs import ServerJobs
@@ -254,9 +255,11 @@ def record(
 
 def test_what_is_left_out_counts_as_missing() -> None:
     chunks = PLAN.chunks(1)
-    assert missing_with_excluded(PLAN, 1, (3,), ()) == [3]
-    assert missing_with_excluded(PLAN, 1, (3,), [record("a", 0, 7), record("a", 0, 5, excluded=False)]) == [3, 7]
-    assert missing_with_excluded(PLAN, 1, (), [record("b", chunks[-1].id)]) == list(chunks[-1].clients)
+    assert missing_with_excluded(PLAN, WriteRoster(1, (), (3,)), ()) == [3]
+    assert missing_with_excluded(
+        PLAN, WriteRoster(1, (), (3,)), [record("a", 0, 7), record("a", 0, 5, excluded=False)]
+    ) == [3, 7]
+    assert missing_with_excluded(PLAN, WriteRoster(1, (), ()), [record("b", chunks[-1].id)]) == list(chunks[-1].clients)
     updates = as_updates(honest(3))
     assert counted(updates, [record("a", 0, 1)]) == (updates[0], updates[2])
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from fedsim.config.fields import Bytes, Name, StrictModel, installed
 from fedsim.plugins import (
+    ATTACKS,
     MODELS,
     OBJECTIVES,
     OPTIMIZERS,
@@ -46,6 +47,9 @@ class Institution(StrictModel):
     )
     screenings: list[Annotated[Name, installed(SCREENINGS)]] | None = Field(
         None, description="Screenings, whose figures the task's page shows; null: every installed one, []: none"
+    )
+    attacks: list[Annotated[Name, installed(ATTACKS)]] | None = Field(
+        [], description="Attacks that a task may study on this node's open data; []: none, null: every installed one"
     )
     min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
     min_difference: int = Field(

@@ -75,6 +75,8 @@ def divide_blocks(
         BadInput: the blocks do not suffice.
     """
     partitioner, least = make_partitioner(settings), blocks_of_client(settings, size, min_examples)
+    if partitioner.changes_features:
+        raise BadInput(f"the partition {settings.partition} changes features, and this data is guarded")
     first, count = clients
     most = most_clients_of_blocks(settings, len(labels), size, min_examples)
     if count > most:

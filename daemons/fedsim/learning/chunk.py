@@ -50,7 +50,9 @@ class ChunkStates:
     senders: ClientStates | None = None
 
 
-def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int, pipeline: Pipeline) -> int:
+def training_bytes(
+    num_parameters: int, strategy: Strategy, num_clients: int, pipeline: Pipeline, attackers: int = 0
+) -> int:
     """The memory of a worker that trains a chunk, beyond what it needs without a model; activations are not counted.
 
     It holds the parameters, their gradients, what the strategy sends and keeps besides, and the sum of `SUM`. The
@@ -61,6 +63,7 @@ def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int, pi
         strategy: of the task.
         num_clients: that the node holds; a chunk of a single one needs no sum.
         pipeline: of the task: what its transforms send and keep besides.
+        attackers: that the node holds, whose updates are in memory together.
     """
     sent = uplink_layout(strategy, num_parameters)
     encoded = pipeline.layout(sent).num_bytes if pipeline.transforms else 0
@@ -68,7 +71,8 @@ def training_bytes(num_parameters: int, strategy: Strategy, num_clients: int, pi
     arrays = 2 + len(strategy.uplink_arrays) - 1 + len(strategy.client_state)
     sums = len(strategy.uplink_arrays) if strategy.uplink == Uplink.SUM and num_clients > 1 else 0
     trained = num_parameters * (arrays * np.dtype(np.float32).itemsize + sums * np.dtype(np.float64).itemsize)
-    return trained + encoded + kept
+    crafted = attackers * num_parameters * (np.dtype(np.float32).itemsize + 2 * np.dtype(np.float64).itemsize)
+    return trained + encoded + kept + crafted
 
 
 class MeanArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from fedsim import plugins
+from fedsim.learning.attacks import Attack, check_attack, make_attack
 from fedsim.learning.models import Model
 from fedsim.learning.objectives import Objective, make_objective
 from fedsim.learning.optimizers import Optimizer, make_optimizer
@@ -32,6 +33,7 @@ class Components:
     objective: Objective
     optimizer: Optimizer
     screening: Screening | None
+    attack: Attack | None
     model: Model
     model_name: str
 
@@ -46,6 +48,7 @@ class Components:
         objective: Any = None,
         optimizer: Any = None,
         screening: Any = None,
+        attack: Any = None,
         model: Any = None,
     ) -> Self:
         """The components that the settings name; each can be given instead, as an object or as a plug-in's class.
@@ -53,18 +56,21 @@ class Components:
         A model can also be an installed one's name, or a function `(feature_shape, num_classes) -> torch.nn.Module`.
 
         Raises:
-            BadInput: a plug-in that the settings name cannot be made.
+            BadInput: a plug-in that the settings name cannot be made, or the attack does not work with the others.
         """
-        return cls(
+        made = cls(
             strategy=make_strategy(settings) if strategy is None else _made(strategy),
             partitioner=make_partitioner(settings) if partition is None else _made(partition),
             sampler=make_sampler(settings) if sampler is None else _made(sampler),
             objective=make_objective(settings) if objective is None else _made(objective),
             optimizer=make_optimizer(settings) if optimizer is None else _made(optimizer),
             screening=make_screening(settings) if screening is None else _made(screening),
+            attack=make_attack(settings) if attack is None else _made(attack),
             model=_model(settings, model),
             model_name=_name(settings.model if model is None else model),
         )
+        check_attack(made.attack, settings, made.strategy, made.partitioner)
+        return made
 
     def model_spec(self, settings: TaskSettings, feature_shape: tuple[int, ...], num_classes: int) -> ModelSpec:
         """The task's model for examples of this shape."""

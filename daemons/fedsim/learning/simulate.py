@@ -24,6 +24,9 @@ from fedsim.learning.aggregate import (
     round_context,
     uplink_layout,
 )
+from fedsim.learning.answers import absent_clients, answered_chunks, late_clients, losses_after
+from fedsim.learning.attacked import start_trainer
+from fedsim.learning.attacks import Attack
 from fedsim.learning.chunk import ChunkStates, ChunkTrainer
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
@@ -42,9 +45,9 @@ from fedsim.learning.networks import build_model, initial_vector, load_vector, n
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
-from fedsim.learning.samplers import Sampler
+from fedsim.learning.samplers import Known, Losses, Sampler, check_sampler
 from fedsim.learning.screenings import Screened, Screening, screen
-from fedsim.learning.strategies import Strategy, Uplink, check_cohort
+from fedsim.learning.strategies import Strategy, check_cohort
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
@@ -75,6 +78,7 @@ class SimulationResult:
     rounds: list[RoundResult] = field(repr=False)
     client_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
     sender_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
+    losses: Losses = field(default=(), repr=False)
 
     @property
     def digest(self) -> str:
@@ -144,6 +148,7 @@ def simulate(
     optimizer: Optimizer | type[Optimizer] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
     screening: Screening | type[Screening] | None = None,
+    attack: Attack | type[Attack] | None = None,
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
     engine: Engine | type[Engine] = SequentialEngine,
     device: str = "cpu",
@@ -165,13 +170,14 @@ def simulate(
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
-            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler` and
-            `screening`.
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler`,
+            `screening` and `attack`.
         partition: see `strategy`.
         objective: see `strategy`.
         optimizer: see `strategy`.
         sampler: see `strategy`.
         screening: see `strategy`.
+        attack: see `strategy`.
         model: see `strategy`; also an installed model's name, or a function
             `(feature_shape, num_classes) -> torch.nn.Module`.
         engine: trains each node's clients, as an object or a class.
@@ -193,17 +199,18 @@ def simulate(
         optimizer=optimizer,
         sampler=sampler,
         screening=screening,
+        attack=attack,
         model=model,
     )
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
-    placement = _placed(placement, settings, rule, partitioner, len(nodes))
+    placement = _placed(placement, settings, components, len(nodes))
     model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
-    chosen_engine = engine() if isinstance(engine, type) else engine
 
     def start_trainers() -> list[ClientTrainer]:
         return [
-            chosen_engine.start(
+            start_trainer(
+                engine() if isinstance(engine, type) else engine,
                 ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
                 model_spec,
                 components,
@@ -212,6 +219,7 @@ def simulate(
             for node in nodes
         ]
 
+    sizes = _sizes(nodes, settings, partitioner) if components.sampler.needs_sizes else ()
     tested_model = build_model(model_spec, components.model).to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
@@ -242,7 +250,7 @@ def simulate(
         else _InProcess(start_trainers(), rule, pipeline)
     ) as trainers:
         if resume:
-            vector, state = resume.vector, resume.state
+            vector, state, losses = resume.vector, resume.state, resume.losses
         else:
             vector = fill_initial(
                 initial_vector(model_spec, settings.seed_of_model, components.model),
@@ -250,32 +258,35 @@ def simulate(
                 initial,
                 settings.initial,
             )
+            losses = ()
             state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
-        absent = _absent(rule, pipeline, missing or {})
+        absent = absent_clients(rule, pipeline, missing or {})
         kept = _kept(rule, pipeline, len(vector), resume)
         for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
             # 1. Who trains, where, in which pieces.
-            cohort = components.sampler.draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
+            cohort = components.sampler.draw_known(
+                settings.seed, round_number, settings.num_clients, settings.cohort_size, Known(sizes, losses)
+            )
             chunks = cut_chunks(cohort, placement, chunk_clients or -(-len(cohort) // workers))
             # 2. Each chunk trains from the same global model.
-            here = absent.get(round_number, frozenset())
-            asked, downlink = _answered(rule, chunks, here), {name: state[name] for name in rule.downlink_arrays}
+            here = late_clients(rule, chunks, settings.cohort_size) if missing is None else absent[round_number]
+            asked, downlink = answered_chunks(rule, chunks, here), {name: state[name] for name in rule.downlink_arrays}
             trained = trainers.train(asked, round_number, vector, downlink, ChunkStates(*kept))
             updates = [pipeline.on_server(update, vector) for update in trained if update.client not in here]
             if not updates:
                 raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
+            losses = losses_after(components.sampler, losses, updates, chunks, settings.num_clients)
             # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
             screened: tuple[Screened, ...] = ()
             if components.screening is not None and missing is None:
                 screened, updates = screen(components.screening, rule, vector, updates)
-            weights = [rule.weight(update.num_examples, update.num_clients) for update in updates]
             new_vector, new_state = np.empty_like(vector), initial_state(rule, len(vector))
             if not aggregate(
                 rule,
                 vector,
                 [update.arrays[PARAMETERS] for update in updates],
-                weights,
+                [rule.weight(update.num_examples, update.num_clients) for update in updates],
                 state,
                 new_vector,
                 new_state,
@@ -287,19 +298,19 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-    return SimulationResult(vector, state, rounds, *({} if held is None else held.states for held in kept))
+    return SimulationResult(vector, state, rounds, _states(kept[0]), _states(kept[1]), losses)
 
 
 def _placed(
     placement: Sequence[tuple[int, int]] | None,
     settings: TaskSettings,
-    rule: Strategy,
-    partitioner: Partitioner,
+    components: Components,
     num_nodes: int,
 ) -> Sequence[tuple[int, int]]:
     """The placement that is given, or one node; for data sets of several nodes one client each."""
-    check_cohort(rule, settings)
-    if partitioner.per_node and settings.num_clients != num_nodes:
+    check_cohort(components.strategy, settings)
+    check_sampler(components.sampler, settings)
+    if components.partitioner.per_node and settings.num_clients != num_nodes:
         raise BadInput(
             f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
             f"here {num_nodes}: set num_clients to {num_nodes}"
@@ -307,6 +318,18 @@ def _placed(
     if placement is not None:
         return placement
     return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
+
+
+def _states(held: StatesInMemory | None) -> dict[int, Arrays]:
+    return {} if held is None else held.states
+
+
+def _sizes(nodes: Sequence[DataSet], settings: TaskSettings, partitioner: Partitioner) -> tuple[int, ...]:
+    """Examples of each client."""
+    if partitioner.per_node:
+        return tuple(len(node.train) for node in nodes)
+    partition = make_partition(settings, nodes[0].train.labels, partitioner)
+    return tuple(map(partition.num_examples, range(partition.num_clients)))
 
 
 def _kept(
@@ -318,30 +341,3 @@ def _kept(
         StatesInMemory(clients, resume.client_states if resume else {}) if clients.shapes else None,
         StatesInMemory(senders, resume.sender_states if resume else {}) if senders.shapes else None,
     )
-
-
-def _absent(
-    rule: Strategy, pipeline: Pipeline, missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]]
-) -> dict[int, frozenset[int]]:
-    """The missing clients by round, whose numbers are text in JSON."""
-    absent = {int(number): frozenset(clients) for number, clients in missing.items() if clients}
-    if absent and (rule.client_state or pipeline.keeps_state(rule)):
-        keeper = "strategy whose clients keep" if rule.client_state else "transform whose senders keep"
-        raise BadInput(
-            f"a run that lost clients cannot be replayed with a {keeper} state: "
-            "no record says what state the missing clients kept"
-        )
-    return absent
-
-
-def _answered(rule: Strategy, chunks: Sequence[ChunkPlan], absent: frozenset[int]) -> list[ChunkPlan]:
-    """The chunks of which an update counts; a chunk is always trained whole."""
-    for chunk in chunks:
-        lost = absent.intersection(chunk.clients)
-        if lost and rule.uplink == Uplink.SUM and len(lost) < len(chunk.clients):
-            raise BadInput(
-                f"the clients {', '.join(map(str, sorted(lost)))} cannot be missing without the others of their chunk "
-                f"({', '.join(map(str, chunk.clients))}), for which the strategy sends one sum: give the placement and "
-                "chunk_clients of the run"
-            )
-    return [chunk for chunk in chunks if not absent.issuperset(chunk.clients)]

@@ -9,6 +9,7 @@ from typing import Any
 from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import uplink_layout
+from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import Assignment, ModelSpec, Uplink
@@ -42,7 +43,9 @@ class AskedTask:
     @property
     def updates(self) -> int:
         """The most updates that leave in one round: each client is in one of them."""
-        return min(self.assignment.settings.cohort_size, self.assignment.num_clients)
+        settings = self.assignment.settings
+        drawn = make_sampler(settings).num_drawn(settings.num_clients, settings.cohort_size)
+        return min(drawn, self.assignment.num_clients)
 
     @property
     def update_bytes(self) -> int | None:

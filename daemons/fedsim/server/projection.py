@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
+from fedsim.learning.samplers import Losses
 from fedsim.messages import rounded
 from fedsim.server.participation import count_round, expected_of, expected_of_roster
 from fedsim.server.screened import counted, kept_figures, missing_with_excluded, screening_events
@@ -104,12 +105,15 @@ class TaskProjection:
         self._seconds[made.round]["aggregate"] = made.seconds
         self._made = made
 
-    def close_round(self, number: int, roster: WriteRoster | None) -> tuple[RoundRecord, dict[str, Any]]:
+    def close_round(
+        self, number: int, roster: WriteRoster | None, losses: Losses = ()
+    ) -> tuple[RoundRecord, dict[str, Any]]:
         """The record of a round that is about to be committed, and the content of its round.json."""
         now = time.monotonic()
         self._lengths[number] = now - self._opened_at
         screened = self._made.screening
         updates = counted(roster.updates, screened) if roster else ()
+        expected = expected_of_roster(self._plan, roster) if roster else {}
         examples = sum(update.num_examples for update in updates)
         record = RoundRecord(
             round=number,
@@ -119,8 +123,8 @@ class TaskProjection:
             seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
             bytes_sent=self._bytes_sent.pop(number, 0),
             bytes_received=self._bytes_received.pop(number, 0),
-            cohort_size=self._plan.settings.cohort_size if number else 0,
-            missing=tuple(missing_with_excluded(self._plan, number, roster.missing, screened)) if roster else (),
+            cohort_size=sum(expected.values()),
+            missing=tuple(missing_with_excluded(self._plan, roster, screened)) if roster else (),
             screening=kept_figures(screened, guarded=self._plan.guarded),
             finished_at=time.time(),
         )
@@ -128,8 +132,9 @@ class TaskProjection:
         self._rounds[number] = record
         self._files[number] = dict(self._made.files)
         if roster is not None:
-            self._count(record, expected_of_roster(self._plan, roster))
-        return record, {**asdict(record), "files": self._made.files}
+            self._count(record, expected)
+        further = {"losses": losses} if losses else {}
+        return record, {**asdict(record), "files": self._made.files, "expected": expected, **further}
 
     def screening_events(self, number: int) -> list[str]:
         """What is to be said about the updates of a round that has just been closed."""
@@ -152,12 +157,14 @@ class TaskProjection:
     def _project(self, number: int, known: RoundRecord | None) -> RoundRecord:
         content = self._folder.record(number)
         self._files[number] = content.pop("files")
+        expected = content.pop("expected", None)  # an older version has not recorded it
+        content.pop("losses", None)
         lists = {"missing": tuple(content["missing"]), "screening": tuple(content.get("screening", ()))}
         record = RoundRecord(**{**content, **lists})
         if known is not None and known.tested:
             record = known
         if known is None and number:  # its row and the participation up to it are written together
-            self._count(record, expected_of(self._plan, number))
+            self._count(record, expected_of(self._plan, number) if expected is None else expected)
         self.write_round(record, self.participation)
         return record
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fedsim.learning.screenings import Screened, make_screening
 from fedsim.state_machines.plan import Plan
+from fedsim.state_machines.task_events import WriteRoster
 from fedsim.update import Update
 
 MAX_RECORDED = 200
@@ -20,12 +21,12 @@ def counted(updates: Sequence[Update], screened: Sequence[Screened]) -> tuple[Up
     return tuple(update for update in updates if (update.chunk, update.client) not in excluded)
 
 
-def missing_with_excluded(plan: Plan, number: int, missing: Collection[int], screened: Sequence[Screened]) -> list[int]:
+def missing_with_excluded(plan: Plan, roster: WriteRoster, screened: Sequence[Screened]) -> list[int]:
     """The clients whose updates do not count in a round: those that did not answer, and those that were left out."""
     excluded = [record for record in screened if record.excluded]
-    found = set(missing)
+    found = set(roster.missing)
     if excluded:
-        chunks = {chunk.id: chunk.clients for chunk in plan.chunks(number)}
+        chunks = {chunk.id: chunk.clients for chunk in plan.chunks(roster.round, roster.cohort)}
         for record in excluded:
             found.update(chunks[record.chunk] if record.client is None else (record.client,))
     return sorted(found)

@@ -259,8 +259,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._write_roster(action)
             case events.AggregateRound(number, updates):
                 self._jobs.aggregate(number, updates)
-            case events.Commit(number):
-                self._commit(number)
+            case events.Commit():
+                self._commit(action)
             case events.ClearUpdates(through):
                 self.write_behind(lambda: clear_rounds(self._context.spool, Kind.LOCALPARAM, self.uid, through))
             case events.DiscardUpdate(update):
@@ -296,8 +296,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._event("missing", f"round {roster.round} went on without the clients {missing}")
         self._files.cancel_global(roster.round)
 
-    def _commit(self, number: int) -> None:
-        record, content = self._records.close_round(number, self._roster if number else None)
+    def _commit(self, commit: events.Commit) -> None:
+        number = commit.round
+        record, content = self._records.close_round(number, self._roster if number else None, commit.losses)
         self.write(partial(self._writes.commit, number, content), lambda _: self._telemetry.committed(record))
         self.write_behind(partial(self._records.write_round, record, self._records.participation))
         for text in self._records.screening_events(number):

@@ -141,6 +141,7 @@ class TaskDir:
             "updates": [update.model_dump(mode="json", exclude_defaults=True) for update in roster.updates],
             "missing": roster.missing,
             "gathered": asdict(gathered),
+            **({"cohort": roster.cohort} if roster.cohort else {}),
         }
         write_sealed(self._roster(roster.round), content)
 
@@ -150,7 +151,7 @@ class TaskDir:
         if content is None:
             return None
         updates = tuple(Update.model_validate(update) for update in content["updates"])
-        roster = WriteRoster(content["round"], updates, tuple(content["missing"]))
+        roster = WriteRoster(content["round"], updates, tuple(content["missing"]), tuple(content.get("cohort", ())))
         return roster, Gathered(**content["gathered"])
 
     # ---- the deadline

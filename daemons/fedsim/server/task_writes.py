@@ -161,4 +161,5 @@ class TaskWrites:
             testset_parts=frozenset(item.id.part or "" for item in self._jobs.testset()),
             completed_phases=self._folder.completed_phases(),
             waited=self._folder.read_waited(committed + 1),
+            losses=tuple(self._folder.record(committed).get("losses", ())) if kept else (),
         )

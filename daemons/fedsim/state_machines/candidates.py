@@ -12,7 +12,7 @@ from fedsim.data_schema import DataSchema, some, unknown_words
 from fedsim.learning.conform import most_common, task_words
 from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import DataSetInfo, Hello, PluginInfo
-from fedsim.plugins import kind_of
+from fedsim.plugins import ATTACKS, kind_of
 from fedsim.settings import TaskSettings, plugin_group
 from fedsim.speed import SpeedRequest
 from fedsim.state_machines.guarded import unwilling
@@ -250,6 +250,8 @@ def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hel
         group = plugin_group(setting)
         offered = hello.offers(group)
         found = offered.get(plugin.name)
+        if found is None and group == ATTACKS:
+            return f"does not allow the attack {plugin.name} (institution.attacks in its client.yml)"
         if found is None:
             return f"does not offer the {kind_of(group)} {plugin.name} (it offers {', '.join(offered) or 'none'})"
         if found.digest != plugin.digest:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.learning.blocks import blocks_of_client, most_clients_of_blocks
 from fedsim.learning.partitions import make_partitioner
+from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
 from fedsim.messages import DataSetInfo, Hello, Uplink, rounded
 from fedsim.settings import TaskSettings
@@ -30,6 +31,10 @@ def capacity(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> int:
 def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | None:
     """Why a node's blocks, or its institution's least number of clients, exclude it; None if they do not."""
     able, guard = capacity(settings, hello, info), info.guard
+    if guard is not None and settings.attack:
+        return f"guards {info.name}, and no attack may use guarded data: choose an open data set"
+    if guard is not None and make_partitioner(settings).changes_features:
+        return f"guards {info.name}, and the partition {settings.partition} changes features: choose an open data set"
     if guard is not None and able < 1:
         needed = blocks_of_client(settings, guard.block_size, hello.min_examples)
         return (
@@ -59,6 +64,11 @@ def too_few_clients(plan: Plan, hellos: Mapping[str, Hello]) -> str | None:
             return (
                 f"{share.node} would have {share.num_clients} clients, and its institution wants {wanted} (min_clients)"
             )
+    if make_sampler(plan.settings).knows_more:
+        return (
+            f"the sampler {plan.settings.sampler} draws by what is known once the task runs, and an institution wants "
+            f"{max(least)} clients in each round (min_clients): choose another sampler"
+        )
     for number in range(1, min(plan.settings.num_rounds, CHECKED_ROUNDS) + 1):
         here = [0] * len(least)
         for chunk in plan.chunks(number):

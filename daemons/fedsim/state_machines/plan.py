@@ -12,9 +12,10 @@ from fedsim.config import TaskLimits
 from fedsim.data_schema import COMMON, DataSchema
 from fedsim.errors import BadInput
 from fedsim.initial import InitialModel
+from fedsim.learning.attacks import attack_note, check_attack, make_attack
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
-from fedsim.learning.samplers import make_sampler
+from fedsim.learning.samplers import NOTHING_KNOWN, Known, check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.messages import (
     Assignment,
@@ -95,11 +96,15 @@ class Plan(Message):
         """The most clients in a chunk of each node, in the plan's order."""
         return tuple(share.chunk_clients or self.chunk_clients for share in self.shares)
 
-    def chunks(self, round_number: int) -> tuple[ChunkPlan, ...]:
-        """The round's cohort, cut into chunks: a pure function of the plan."""
+    def cohort(self, round_number: int, known: Known = NOTHING_KNOWN) -> tuple[int, ...]:
+        """The round's cohort: a pure function of the plan, and of what is `known` where the sampler needs that."""
         settings = self.settings
-        cohort = make_sampler(settings).draw(settings.seed, round_number, settings.num_clients, settings.cohort_size)
-        return cut_chunks(cohort, self.placement, self.chunk_sizes)
+        size, population = settings.cohort_size, settings.num_clients
+        return make_sampler(settings).draw_known(settings.seed, round_number, population, size, known)
+
+    def chunks(self, round_number: int, cohort: Sequence[int] = ()) -> tuple[ChunkPlan, ...]:
+        """The round's cohort, cut into chunks: a pure function of the plan, unless the `cohort` was recorded."""
+        return cut_chunks(cohort or self.cohort(round_number), self.placement, self.chunk_sizes)
 
     def assignment(self, node: str) -> Assignment:
         """What is sent to a node as `initparam`."""
@@ -201,7 +206,8 @@ def make_plan(
 
 def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
     """Whether some cohort could put more clients on a node than a model's metadata can name."""
-    cohort = plan.settings.cohort_size
+    settings = plan.settings
+    cohort = make_sampler(settings).num_drawn(settings.num_clients, settings.cohort_size)
     last_chunk = ceil(cohort / min(plan.chunk_sizes)) + len(plan.shares)  # each node may have one that is not full
     for share, size in zip(plan.shares, plan.chunk_sizes, strict=True):
         here = min(cohort, share.num_clients)
@@ -268,6 +274,7 @@ def _fix(
 
     notes = [f"{name}: {note}" for name in hellos for note in infos[name].notes]
     notes += guarded_notes(infos, hellos)
+    notes += [note] if (note := attack_note(settings)) else []
     notes += [
         f"{name} trains {count} of {settings.num_clients} clients"
         for name, count in zip(hellos, counts, strict=True)
@@ -306,6 +313,8 @@ def _fix(
     strategy = make_strategy(settings)
     try:
         check_cohort(strategy, settings)
+        check_sampler(make_sampler(settings), settings)
+        check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
     except BadInput as problem:
         return Impossible(str(problem))
     workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)

@@ -10,7 +10,7 @@ from fedsim.config.institution import Institution
 from fedsim.durations import DAY_SECONDS
 from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import Assignment, Broadcast, TaskReport, Uplink
-from fedsim.plugins import short_name
+from fedsim.plugins import ATTACKS, short_name
 from fedsim.settings import TaskSettings
 from fedsim.state_machines.plan import Plan
 
@@ -56,8 +56,12 @@ def refusal(
     ) is not None:
         return problem
     settings = assignment.settings
+    if settings.attack and is_guarded(config, settings.dataset):
+        return f"the data set {settings.dataset} is guarded here, and no attack may use it"
     for group, name in settings.chosen_plugins.values():
         allowed = rules.allows(group)
+        if group == ATTACKS and allowed is not None and name not in allowed:
+            return f"this institution does not allow the attack {name} (institution.attacks)"
         if allowed is not None and name not in allowed:
             return f"this institution allows the {short_name(group)} {', '.join(allowed) or 'none'}, not {name}"
     if rules.min_privacy_level != "none":

@@ -47,17 +47,25 @@ class RoundCollector:
         counts: number of examples of each client.
         deadline: after it, enough updates close the round.
         absent: nodes from which nothing is expected; an update that arrives from them counts all the same.
+        cohort: of the round, where it does not follow from the plan alone.
     """
 
     def __init__(
-        self, plan: Plan, number: int, counts: Sequence[int], deadline: float, absent: Collection[str]
+        self,
+        plan: Plan,
+        number: int,
+        counts: Sequence[int],
+        deadline: float,
+        absent: Collection[str],
+        cohort: tuple[int, ...] = (),
     ) -> None:
         self.number = number
         self.deadline = deadline
+        self.cohort = cohort
         self.phase = RoundPhase.COLLECTING
         self._plan = plan
         self._counts = counts
-        self._chunks = {chunk.id: chunk for chunk in plan.chunks(number)}
+        self._chunks = {chunk.id: chunk for chunk in plan.chunks(number, cohort)}
         self._expected: frozenset[Key]
         if plan.uplink == Uplink.SUM:
             self._expected = frozenset((chunk_id, None) for chunk_id in self._chunks)
@@ -66,17 +74,18 @@ class RoundCollector:
                 (chunk.id, client) for chunk in self._chunks.values() for client in chunk.clients
             )
         self._arrived: dict[Key, Update] = {}
-        cohort = sum(len(chunk.clients) for chunk in self._chunks.values())
+        # Of more clients than the cohort is to have, the first to answer count.
+        self._sufficient = min(plan.settings.cohort_size, sum(len(chunk.clients) for chunk in self._chunks.values()))
         # Rounded, because 0.7 of 10 clients are 7.000000000000001.
-        self._needed = max(plan.least_updates, ceil(round(cohort * plan.settings.min_responses, 6)))
+        self._needed = max(plan.least_updates, ceil(round(self._sufficient * plan.settings.min_responses, 6)))
         self._answered = 0
         self._absent = set(absent)
         self._update_awaited()
 
     @property
     def complete(self) -> bool:
-        """Whether everything that is expected has arrived."""
-        return not self._awaited
+        """Whether everything that is expected has arrived, or as many clients as are sufficient have answered."""
+        return not self._awaited or self._answered >= self._sufficient
 
     @property
     def hopeless(self) -> bool:
@@ -150,7 +159,7 @@ class RoundCollector:
         self._move(RoundPhase.CLOSED, "enough")
         updates = tuple(self._counted(update) for update in sorted(self._arrived.values(), key=lambda one: one.place))
         missing = [client for key in self._expected - set(self._arrived) for client in self._clients_behind(key)]
-        return WriteRoster(self.number, updates, tuple(sorted(missing)))
+        return WriteRoster(self.number, updates, tuple(sorted(missing)), self.cohort)
 
     def broadcast(self, node: str) -> SendGlobal | None:
         """The round's model for a node, and what it trains; None if that is nothing, or nothing is expected from it."""
@@ -185,6 +194,10 @@ class RoundCollector:
 
     def _node_of(self, chunk: int) -> str:
         return self._plan.nodes[self._chunks[chunk].node]
+
+    def with_clients(self, updates: Iterable[Update]) -> list[tuple[Update, tuple[int, ...]]]:
+        """Updates of the round, each with the clients behind it."""
+        return [(update, self._clients_behind((update.chunk, update.client))) for update in updates]
 
     def _clients_behind(self, key: Key) -> tuple[int, ...]:
         chunk, client = key

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fedsim.learning.phases import Position
+from fedsim.learning.samplers import Known, last_losses
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
 from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
@@ -45,7 +46,7 @@ class TaskMachine(TaskMachineState):
         actions += self._models.clear(self.committed)
         if self.restored.roster is not None:
             self._roster = self.restored.roster
-            self._open(self._roster.round, now).reopen_closed()
+            self._open(self._roster.round, now, self._roster.cohort).reopen_closed()
             self._move(TaskPhase.AGGREGATING)
             return actions + self._aggregate(now)
         return actions + self._advance(now)
@@ -184,7 +185,7 @@ class TaskMachine(TaskMachineState):
             self._move(TaskPhase.CLOSING)
         clear = [events.ClearUpdates(number)] if number > 0 else []
         follow = self._models.process(number)
-        return [events.Commit(number), *clear, *follow, *self._advance(now), *self._models.clear(number)]
+        return [events.Commit(number, self._losses), *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
     def _advance(self, now: float) -> list[Action]:
         """Open the next round, or approach the end, as soon as everything that it needs is available."""
@@ -260,11 +261,13 @@ class TaskMachine(TaskMachineState):
 
     # ------------------------------------------------------------ the round
 
-    def _open(self, number: int, now: float) -> RoundCollector:
+    def _open(self, number: int, now: float, cohort: tuple[int, ...] = ()) -> RoundCollector:
         assert self.counts is not None  # noqa: S101 - no round opens without them
         deadline = now + self.settings.round_timeout_seconds - self._waited
         self._waited = 0.0
-        self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._participants.absent)
+        if self._sampler.knows_more and not cohort:
+            cohort = self.plan.cohort(number, Known(self.counts, self._losses))
+        self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._participants.absent, cohort)
         return self._collector
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
@@ -308,5 +311,8 @@ class TaskMachine(TaskMachineState):
         if not finite:
             reason = f"diverged in round {number}: the model is no longer finite; try a smaller learning rate"
             return self._finish("failed", reason)
+        if self._sampler.needs_losses and self._roster is not None:
+            updates = self._collector.with_clients(self._roster.updates)
+            self._losses = last_losses(self._losses, updates, self.settings.num_clients)
         self._collector = self._roster = None
         return self._commit(number, now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim.learning.samplers import Losses
 from fedsim.messages import Broadcast, TaskReport
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.suspension import Suspended
@@ -27,6 +28,7 @@ class Restored:
         completed_phases: the extension phases that are complete, with their answers.
         waited: for how long the round after the committed one was open, in seconds, while the server ran.
         absent: (node, why) of the nodes that take no part for now; only a snapshot knows them.
+        losses: that clients had reported up to the committed round, where the sampler needs them.
     """
 
     committed: int = -1
@@ -39,6 +41,7 @@ class Restored:
     completed_phases: tuple[CompletePhase, ...] = ()
     waited: float = 0.0
     absent: tuple[tuple[str, str], ...] = ()
+    losses: Losses = ()
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,15 @@ class SendGlobal:
 class WriteRoster:
     """Durably write which updates count in `round`, in canonical order, and who is missing, before anything is summed.
 
+    `cohort` is written as well where it does not follow from the plan alone.
+
     How many examples are behind an update is what the nodes reported before round 1, not what came with the update.
     """
 
     round: int
     updates: tuple[Update, ...]
     missing: tuple[int, ...]
+    cohort: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -216,9 +222,10 @@ class AggregateRound:
 
 @dataclass(frozen=True)
 class Commit:
-    """Make the round visible with one rename, and project it into the database."""
+    """Make the round visible with one rename, and project it into the database; `losses` are stored with it."""
 
     round: int
+    losses: Losses = ()
 
 
 @dataclass(frozen=True)

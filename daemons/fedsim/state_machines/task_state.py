@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fedsim.errors import SuspendReason
 from fedsim.learning.common_scale import scaling_phases
+from fedsim.learning.samplers import make_sampler
 from fedsim.state_machines.committed_models import CommittedModels
 from fedsim.state_machines.final_delivery import FinalDelivery
 from fedsim.state_machines.participants import Participants
@@ -46,6 +47,8 @@ class TaskMachineState:
         self._extensions = PhaseRunner(extensions, restored.completed_phases)
         self._collector: RoundCollector | None = None
         self._roster: WriteRoster | None = None
+        self._sampler = make_sampler(plan.settings)
+        self._losses = restored.losses
 
     # ------------------------------------------------------------ what progress reports show
 
@@ -134,6 +137,7 @@ class TaskMachineState:
             testset_parts=frozenset(self._models.testset_parts),
             completed_phases=self._extensions.completed,
             absent=tuple(sorted(self._participants.absent.items())),
+            losses=self._losses,
         )
 
     @property

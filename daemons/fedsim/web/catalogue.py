@@ -7,7 +7,9 @@ from typing import Any
 
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
+from fedsim.learning.attacks import check_attack, make_attack
 from fedsim.learning.partitions import make_partitioner, most_clients
+from fedsim.learning.samplers import check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import DataSetInfo, Hello
@@ -21,7 +23,10 @@ from fedsim.web.request import Site
 
 @dataclass(frozen=True)
 class DataSetSummary:
-    """A data set with the nodes that have it. If versions differ, the numbers are those of the largest."""
+    """A data set with the nodes that have it. If versions differ, the numbers are those of the largest.
+
+    `guarded`: a node guards it; `open`: on a node it is open.
+    """
 
     name: str
     nodes: tuple[str, ...]
@@ -32,6 +37,7 @@ class DataSetSummary:
     num_classes: int
     versions: int
     guarded: bool = False
+    open: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,7 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
         num_classes=largest.num_classes,
         versions=len({info.digest for _, info in holders}),
         guarded=any(info.guard is not None for _, info in holders),
+        open=any(info.guard is None for _, info in holders),
     )
 
 
@@ -108,8 +115,12 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
                 settings
             ).per_node:  # else the nodes that take part decide how many clients there are
                 check_cohort(strategy, settings)
+                field = "sampler"
+                check_sampler(make_sampler(settings), settings)
             field = "transforms"
             make_pipeline(settings, strategy)
+            field = "attack"
+            check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
         except BadInput as error:
             problems[field] = tr("%(message)s", message=str(error))
     default = TaskSettings.model_fields["dataset"].default
@@ -134,6 +145,10 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
+    if settings is not None and settings.attack and not dataset.open:
+        return {"attack": tr("no attack may use guarded data: choose an open data set")}
+    if settings is not None and not dataset.open and make_partitioner(settings).changes_features:
+        return {"partition": tr("this partition changes features, which guarded data does not allow")}
     if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)

@@ -174,6 +174,12 @@ def form_groups() -> tuple[Group, ...]:
                     tr("Compares each round's updates with each other, and can leave outliers out."),
                     none=tr("off"),
                 ),
+                _plugin(
+                    "attack",
+                    tr("Attack"),
+                    tr("For research: some of the clients attack, on nodes whose owners allow it."),
+                    none=tr("none"),
+                ),
                 FormField(
                     "transforms",
                     tr("Transforms"),

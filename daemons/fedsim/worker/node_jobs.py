@@ -14,6 +14,8 @@ from fedsim.data.load import dataset_digest
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
+from fedsim.learning.attacked import start_trainer
+from fedsim.learning.attacks import attacking_clients, make_attack
 from fedsim.learning.blocks import blocks_in_batch, divide_blocks
 from fedsim.learning.chunk import ChunkStates, senders_of, train_chunk, training_bytes
 from fedsim.learning.cohort import ChunkPlan
@@ -113,7 +115,7 @@ class NodeJobs:
             settings = settings.model_copy(update={"local_batch_size": batch})
         data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
-        self._start = lambda data: engine.start(data, spec, components, assignment.engine.device)
+        self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
         self._trainer = self._start(data)
         self._pipeline = make_pipeline(settings, self._strategy)
         return DataLoaded(num_examples=runs, partition=partition.digest)
@@ -215,7 +217,11 @@ def _too_large(job: Load) -> str | None:
         return f"the model {spec.name} has {number:,} parameters here, this institution allows {job.max_parameters:,}"
     settings = job.assignment.settings
     strategy = make_strategy(settings)
-    needed = training_bytes(number, strategy, job.assignment.num_clients, make_pipeline(settings, strategy))
+    clients = range(job.assignment.first_client, job.assignment.first_client + job.assignment.num_clients)
+    attack = make_attack(settings)
+    attackers = len(attacking_clients(attack, settings).intersection(clients)) if attack and attack.crafts else 0
+    pipeline = make_pipeline(settings, strategy)
+    needed = training_bytes(number, strategy, len(clients), pipeline, attackers)
     about = f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters"
     if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
         return f"{about}, this institution allows {job.max_memory_bytes:,} for each"

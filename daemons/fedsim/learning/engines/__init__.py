@@ -37,7 +37,7 @@ class ClientData:
     def examples(self, client: int) -> tuple[FloatArray, IntArray]:
         """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
         indices = self.partition.indices(client)
-        return self.train.take(indices), self.train.labels[indices]
+        return self.partition.change(client, self.train.take(indices)), self.train.labels[indices]
 
     def batch_order(self, round_number: int, client: int) -> IntArray:
         """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""

@@ -14,7 +14,7 @@ import numpy as np
 from blake3 import blake3
 
 from fedsim.errors import BadInput
-from fedsim.learning.examples import IntArray
+from fedsim.learning.examples import FloatArray, IntArray
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
 
@@ -44,6 +44,10 @@ class Partition:
         """A client's examples, int64 [k]: a view, not a copy."""
         return self.order[self.offsets[client] : self.offsets[client + 1]]
 
+    def change(self, client: int, features: FloatArray) -> FloatArray:  # noqa: ARG002
+        """A client's features, float32 [k, *shape], scaled, as it trains on them; a copy that may be written to."""
+        return features
+
     def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
         """The sizes of consecutive clients as runs of (how many clients, examples of each), as in `TaskReport`."""
         sizes = np.diff(self.offsets[first_client : first_client + num_clients + 1]).tolist()
@@ -72,9 +76,12 @@ class Partitioner(Plugin):
 
     Attributes:
         per_node: each node's own data is one client; the labels of other nodes are never combined with it.
+        changes_features: its clients train on other features than those of the data set (`Partition.change`). Guarded
+            data is divided in another way, which does not know of it.
     """
 
     per_node: ClassVar[bool] = False
+    changes_features: ClassVar[bool] = False
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""

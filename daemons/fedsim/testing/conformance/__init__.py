@@ -19,6 +19,7 @@ from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.plugins import Plugin
 from fedsim.testing.conformance import (
+    attacks,
     client_training,
     declarations,
     engines,
@@ -40,6 +41,7 @@ _CHECKS: dict[str, tuple[Callable[[Candidate], None], ...]] = {
     plugins.TRANSFORMS: (*declarations.CHECKS, *transforms.CHECKS),
     plugins.SAMPLERS: (*declarations.CHECKS, *samplers.CHECKS),
     plugins.SCREENINGS: (*declarations.CHECKS, *screenings.CHECKS),
+    plugins.ATTACKS: (*declarations.CHECKS, *attacks.CHECKS),
     plugins.OBJECTIVES: (*declarations.CHECKS, *client_training.OBJECTIVE_CHECKS),
     plugins.OPTIMIZERS: (*declarations.CHECKS, *client_training.OPTIMIZER_CHECKS),
     plugins.MODELS: (*declarations.CHECKS, *models.CHECKS),

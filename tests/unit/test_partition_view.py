@@ -1,0 +1,112 @@
+"""Pictures of partitions, their distances, and the partition that changes features."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from plugin_support import INFO, hello
+
+from fedsim.data import DataSet, Examples
+from fedsim.errors import BadInput
+from fedsim.learning.blocks import divide_blocks
+from fedsim.learning.engines import ClientData
+from fedsim.learning.partition_view import PartitionView, view_partition
+from fedsim.learning.partitions import make_partition
+from fedsim.learning.partitions.dirichlet import Dirichlet
+from fedsim.learning.simulate import simulate
+from fedsim.messages import GuardInfo
+from fedsim.settings import TaskSettings
+from fedsim.state_machines.guarded import unwilling
+from fedsim.web.catalogue import Catalogue, DataSetSummary, check_settings
+from fedsim.web.errors import Fault
+
+pytestmark = pytest.mark.usefixtures("deterministic_torch")
+
+
+def data(count: int = 400, size: int = 5) -> DataSet:
+    rng = np.random.default_rng(6)
+    labels = rng.integers(4, size=count).astype(np.int64)
+    return DataSet(Examples(rng.normal(size=(count, size)).astype(np.float32), labels), None, 4)
+
+
+def task(partition: str, **changes: Any) -> TaskSettings:
+    return TaskSettings(**{"model": "logistic", "partition": partition, "num_clients": 10, **changes})
+
+
+def total_variation(one: Any, other: Any) -> float:
+    return sum(abs(a / sum(one) - b / sum(other)) for a, b in zip(one, other, strict=True)) / 2
+
+
+def test_distances_are_total_variations() -> None:
+    settings = task("dirichlet", partition_options={"alpha": 0.3})
+    view = view_partition(settings, data())
+    rows = view.counts.tolist()
+    together = [sum(column) for column in zip(*rows, strict=True)]
+    assert view.counts.sum() == 400
+    assert view.sizes.tolist() == [sum(row) for row in rows]
+    assert view.distances == pytest.approx([total_variation(row, together) for row in rows], abs=1e-12)
+    weighted = sum(sum(row) * total_variation(row, together) for row in rows) / 400
+    assert view.mean_distance == pytest.approx(weighted, abs=1e-12)
+    pairs = [total_variation(one, other) for one, other in combinations(rows, 2)]
+    assert view.pair_distance == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    even = view_partition(settings, data(), partition=Dirichlet(Dirichlet.Options(alpha=1000.0)))
+    assert even.pair_distance < view.pair_distance
+
+
+def test_clients_without_a_common_label_are_as_far_apart_as_possible() -> None:
+    view = PartitionView(np.diag([10, 10, 10]))
+    assert view.pair_distance == 1.0
+    assert view.distances == pytest.approx([2 / 3] * 3)
+    assert PartitionView(np.array([[3, 4]])).pair_distance == 0.0
+
+
+def test_a_picture_shows_each_client_and_label() -> None:
+    view = PartitionView(np.array([[8, 0, 8], [0, 16, 0], [0, 0, 0]]))
+    lines = str(view).splitlines()
+    assert lines[1:4] == ["     0 |▒ ▒| 16", "     1 | █ | 16", "     2 |   | 0"]
+    picture = view.svg()
+    assert picture.count("<circle") == 3
+    assert "client 1, label 1: 16" in picture
+    assert "and 50 more clients" in str(PartitionView(np.ones((150, 2), np.int64)))
+
+
+# ---------------------------------------------------------------- feature_noise
+
+
+def test_noise_grows_with_the_clients_number() -> None:
+    settings = task("feature_noise", partition_options={"sigma": 4.0}, num_clients=4, seed=3)
+    train = data(2000, 60).train
+    noisy, plain = (
+        ClientData(settings, train, make_partition(chosen, train.labels))
+        for chosen in (settings, settings.model_copy(update={"partition": "iid", "partition_options": {}}))
+    )
+    for client in range(4):
+        (features, labels), (before, others) = noisy.examples(client), plain.examples(client)
+        assert labels.tolist() == others.tolist()
+        noise = features - before
+        assert float(noise.var()) == pytest.approx(4.0 * (client + 1) / 4, rel=0.05)
+        assert abs(float(noise.mean())) < 0.05
+        assert (features == noisy.examples(client)[0]).all(), "the same in each round"
+    assert abs(np.corrcoef(*((noisy.examples(k)[0] - plain.examples(k)[0]).ravel() for k in (2, 3)))[0, 1]) < 0.03
+
+
+def test_a_task_with_noise_is_reproducible() -> None:
+    settings = task("feature_noise", num_rounds=2, local_epochs=1)
+    one = simulate(settings, data(), chunk_clients=1)
+    assert one.digest == simulate(settings, data(), chunk_clients=1, workers=2).digest
+    assert one.digest != simulate(task("iid", num_rounds=2, local_epochs=1), data(), chunk_clients=1).digest
+
+
+def test_guarded_data_is_not_changed() -> None:
+    settings = TaskSettings(partition="feature_noise")
+    info = INFO.model_copy(update={"guard": GuardInfo(secret_digest="c" * 64, block_size=20, num_blocks=30)})
+    assert "the partition feature_noise changes features" in str(unwilling(settings, hello("a"), info))
+    with pytest.raises(BadInput, match="changes features, and this data is guarded"):
+        divide_blocks(settings, np.zeros(30, np.int64), 20, (0, 2), 1)
+    guarded = DataSetSummary("mnist", ("a",), True, 600, 100, (28, 28), 10, 1, guarded=True, open=False)
+    with pytest.raises(Fault) as refused:
+        check_settings({"partition": "feature_noise"}, Catalogue((), {"mnist": guarded}))
+    assert "changes features" in str(refused.value.problems["partition"])
