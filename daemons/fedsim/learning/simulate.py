@@ -13,16 +13,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch import nn
 
-from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import (
     aggregate,
-    client_layout,
     further_arrays,
     initial_state,
     model_digest,
     round_context,
-    uplink_layout,
 )
 from fedsim.learning.answers import absent_clients, answered_chunks, late_clients, losses_after
 from fedsim.learning.attacked import start_trainer
@@ -38,16 +35,22 @@ from fedsim.learning.errors import Diverged
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.forked import ForkedTrainers
-from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
-from fedsim.learning.networks import build_model, initial_vector, load_vector, num_parameters, shapes_of
+from fedsim.learning.networks import build_model, load_vector, num_parameters
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
-from fedsim.learning.samplers import Known, Losses, Sampler, check_sampler
+from fedsim.learning.samplers import Known, Losses, Sampler
 from fedsim.learning.screenings import Screened, Screening, screen
-from fedsim.learning.strategies import Strategy, check_cohort
+from fedsim.learning.simulated_start import (
+    first_vector,
+    placed_clients,
+    sizes_of_clients,
+    states_in_memory,
+    states_of,
+)
+from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
@@ -113,22 +116,6 @@ class _InProcess:
             for chunk in chunks
             for update in self._trainer.train(chunk, round_number, vector, downlink, states)
         ]
-
-
-class StatesInMemory:
-    """The states of a task's clients or senders, in memory; see `ClientStates`. Each is part of one chunk a round."""
-
-    def __init__(self, layout: Layout, states: Mapping[int, Arrays]) -> None:
-        self.states = dict(states)
-        self._layout = layout
-
-    def read(self, client: int) -> Arrays:
-        """See `ClientStates`."""
-        return self.states.get(client) or self._layout.views(np.zeros(self._layout.size, np.float32))
-
-    def write(self, client: int, state: Arrays) -> None:
-        """See `ClientStates`."""
-        self.states[client] = self._layout.views(self._layout.flatten(state))
 
 
 def simulate(
@@ -204,7 +191,7 @@ def simulate(
     )
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
-    placement = _placed(placement, settings, components, len(nodes))
+    placement = placed_clients(placement, settings, components, len(nodes))
     model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
 
     def start_trainers() -> list[ClientTrainer]:
@@ -219,7 +206,7 @@ def simulate(
             for node in nodes
         ]
 
-    sizes = _sizes(nodes, settings, partitioner) if components.sampler.needs_sizes else ()
+    sizes = sizes_of_clients(nodes, settings, partitioner) if components.sampler.needs_sizes else ()
     tested_model = build_model(model_spec, components.model).to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
@@ -252,17 +239,13 @@ def simulate(
         if resume:
             vector, state, losses = resume.vector, resume.state, resume.losses
         else:
-            vector = fill_initial(
-                initial_vector(model_spec, settings.seed_of_model, components.model),
-                shapes_of(tested_model),
-                initial,
-                settings.initial,
-            )
-            losses = ()
-            state = initial_state(rule, len(vector))
+            vector = first_vector(components, model_spec, settings, tested_model, initial)
+            state, losses = initial_state(rule, len(vector)), ()
             record(0, vector, 0, None)
         absent = absent_clients(rule, pipeline, missing or {})
-        kept = _kept(rule, pipeline, len(vector), resume)
+        kept = states_in_memory(
+            rule, pipeline, len(vector), (resume.client_states, resume.sender_states) if resume else ({}, {})
+        )
         for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
             # 1. Who trains, where, in which pieces.
             cohort = components.sampler.draw_known(
@@ -298,46 +281,4 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-    return SimulationResult(vector, state, rounds, _states(kept[0]), _states(kept[1]), losses)
-
-
-def _placed(
-    placement: Sequence[tuple[int, int]] | None,
-    settings: TaskSettings,
-    components: Components,
-    num_nodes: int,
-) -> Sequence[tuple[int, int]]:
-    """The placement that is given, or one node; for data sets of several nodes one client each."""
-    check_cohort(components.strategy, settings)
-    check_sampler(components.sampler, settings)
-    if components.partitioner.per_node and settings.num_clients != num_nodes:
-        raise BadInput(
-            f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
-            f"here {num_nodes}: set num_clients to {num_nodes}"
-        )
-    if placement is not None:
-        return placement
-    return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
-
-
-def _states(held: StatesInMemory | None) -> dict[int, Arrays]:
-    return {} if held is None else held.states
-
-
-def _sizes(nodes: Sequence[DataSet], settings: TaskSettings, partitioner: Partitioner) -> tuple[int, ...]:
-    """Examples of each client."""
-    if partitioner.per_node:
-        return tuple(len(node.train) for node in nodes)
-    partition = make_partition(settings, nodes[0].train.labels, partitioner)
-    return tuple(map(partition.num_examples, range(partition.num_clients)))
-
-
-def _kept(
-    rule: Strategy, pipeline: Pipeline, size: int, resume: SimulationResult | None
-) -> tuple[StatesInMemory | None, StatesInMemory | None]:
-    """What clients and senders keep; None where they keep nothing."""
-    clients, senders = client_layout(rule, size), pipeline.kept_layout(uplink_layout(rule, size))
-    return (
-        StatesInMemory(clients, resume.client_states if resume else {}) if clients.shapes else None,
-        StatesInMemory(senders, resume.sender_states if resume else {}) if senders.shapes else None,
-    )
+    return SimulationResult(vector, state, rounds, states_of(kept[0]), states_of(kept[1]), losses)

@@ -1,0 +1,102 @@
+"""What a simulation begins with: where clients are placed, the first model, and what clients and senders keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedsim.array_layout import Layout
+from fedsim.errors import BadInput
+from fedsim.learning.aggregate import client_layout, uplink_layout
+from fedsim.learning.components import Components
+from fedsim.learning.examples import DataSet, FloatArray
+from fedsim.learning.initial_arrays import fill_initial
+from fedsim.learning.networks import initial_vector, shapes_of
+from fedsim.learning.partitions import Partitioner, make_partition
+from fedsim.learning.samplers import check_sampler
+from fedsim.learning.strategies import Strategy, check_cohort
+from fedsim.learning.transforms import Pipeline
+from fedsim.messages import ModelSpec
+from fedsim.settings import TaskSettings
+from fedsim.update import Arrays
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+
+class StatesInMemory:
+    """The states of a task's clients or senders, in memory; see `ClientStates`. Each is part of one chunk a round."""
+
+    def __init__(self, layout: Layout, states: Mapping[int, Arrays]) -> None:
+        self.states = dict(states)
+        self._layout = layout
+
+    def read(self, client: int) -> Arrays:
+        """See `ClientStates`."""
+        return self.states.get(client) or self._layout.views(np.zeros(self._layout.size, np.float32))
+
+    def write(self, client: int, state: Arrays) -> None:
+        """See `ClientStates`."""
+        self.states[client] = self._layout.views(self._layout.flatten(state))
+
+
+def first_vector(
+    components: Components,
+    spec: ModelSpec,
+    settings: TaskSettings,
+    network: nn.Module,
+    initial: str | Path | Mapping[str, Any] | None,
+) -> FloatArray:
+    """The parameters before round 1: the model's own initialisation, or what training starts from."""
+    vector = initial_vector(spec, settings.seed_of_model, components.model)
+    return fill_initial(vector, shapes_of(network), initial, settings.initial)
+
+
+def placed_clients(
+    placement: Sequence[tuple[int, int]] | None,
+    settings: TaskSettings,
+    components: Components,
+    num_nodes: int,
+) -> Sequence[tuple[int, int]]:
+    """The placement that is given, or one node; for data sets of several nodes one client each."""
+    check_cohort(components.strategy, settings)
+    check_sampler(components.sampler, settings)
+    if components.partitioner.per_node and settings.num_clients != num_nodes:
+        raise BadInput(
+            f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
+            f"here {num_nodes}: set num_clients to {num_nodes}"
+        )
+    if placement is not None:
+        return placement
+    return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
+
+
+def states_of(held: StatesInMemory | None) -> dict[int, Arrays]:
+    """Those that are kept, by the number of the client or sender."""
+    return {} if held is None else held.states
+
+
+def sizes_of_clients(nodes: Sequence[DataSet], settings: TaskSettings, partitioner: Partitioner) -> tuple[int, ...]:
+    """Examples of each client."""
+    if partitioner.per_node:
+        return tuple(len(node.train) for node in nodes)
+    partition = make_partition(settings, nodes[0].train.labels, partitioner)
+    return tuple(map(partition.num_examples, range(partition.num_clients)))
+
+
+def states_in_memory(
+    rule: Strategy,
+    pipeline: Pipeline,
+    size: int,
+    before: tuple[Mapping[int, Arrays], Mapping[int, Arrays]],
+) -> tuple[StatesInMemory | None, StatesInMemory | None]:
+    """What clients and senders keep, with what they had `before`; None where they keep nothing."""
+    clients, senders = client_layout(rule, size), pipeline.kept_layout(uplink_layout(rule, size))
+    return (
+        StatesInMemory(clients, before[0]) if clients.shapes else None,
+        StatesInMemory(senders, before[1]) if senders.shapes else None,
+    )
