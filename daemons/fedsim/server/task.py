@@ -297,11 +297,10 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._files.cancel_global(roster.round)
 
     def _commit(self, commit: events.Commit) -> None:
-        number = commit.round
-        record, content = self._records.close_round(number, self._roster if number else None, commit.losses)
-        self.write(partial(self._writes.commit, number, content), lambda _: self._telemetry.committed(record))
+        record, content = self._records.close_round(commit.round, self._roster if commit.round else None, commit.losses)
+        self.write(partial(self._writes.commit, commit.round, content), lambda _: self._telemetry.committed(record))
         self.write_behind(partial(self._records.write_round, record, self._records.participation))
-        for text in self._records.screening_events(number):
+        for text in self._records.screening_events(commit.round):
             self.carry_out(events.RecordEvent("screening", text))
 
     # ------------------------------------------------------------ the end
