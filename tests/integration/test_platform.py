@@ -125,7 +125,7 @@ def test_after_a_task_the_folders_hold_only_what_must_stay(lab: Platform) -> Non
             "guarded",
             "instance",
         }
-    expected = {"checkpoints", "clock.json", "events", "format", "nodes.json"}
+    expected = {"checkpoints", "clock.json", "events", "format", "nodes.json", "resumable"}
 
     def only_the_expected() -> bool:  # a `hello` that is on its way is in `.incoming` for a moment
         return {file.split("/")[0] for file in lab.files("server")} == expected

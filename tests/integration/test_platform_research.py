@@ -22,8 +22,19 @@ ALIE: dict[str, Any] = {
     "strategy": "median",
     **LONG,
 }
-CHOICE: dict[str, Any] = {"sampler": "power_of_choice", "sampler_options": {"d": 15}, "partition": "quantity", **LONG}
-OVER: dict[str, Any] = {"sampler": "over_selection", "sampler_options": {"epsilon": 0.5}, "strategy": "median", **LONG}
+MIDDLING: dict[str, Any] = {"local_epochs": 6, "num_rounds": 5}
+CHOICE: dict[str, Any] = {
+    "sampler": "power_of_choice",
+    "sampler_options": {"d": 15},
+    "partition": "quantity",
+    **MIDDLING,
+}
+OVER: dict[str, Any] = {
+    "sampler": "over_selection",
+    "sampler_options": {"epsilon": 0.5},
+    "strategy": "median",
+    **MIDDLING,
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def test_attackers_on_two_nodes_send_what_they_send_in_one_process(lab: Platform
 def test_a_node_whose_owner_does_not_allow_the_attack_is_named(lab: Platform) -> None:
     number = lab.submit(attack="sign_flip")
     what = "node-a does not allow the attack sign_flip (institution.attacks in its client.yml)"
-    lab.await_row(lambda: what in lab.task(number).reason, what="for the reason why the task waits")
+    lab.await_row(lambda: what in " ".join(lab.task(number).waiting_for), what="for the reason why the task waits")
     assert lab.api.post(f"/tasks/{number}/stop").status_code == 202
 
 

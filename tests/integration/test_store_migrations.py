@@ -65,7 +65,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0010_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0011_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -189,7 +189,9 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
 def first_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables as the first release made them."""
     folder = tmp_path / "first"
-    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[2-9]*", "__pycache__"))
+    shutil.copytree(
+        schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[2-9]*", "v00[1-9]*", "__pycache__")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(schema_version, "MIGRATIONS", folder)
         store.migrate()
@@ -222,7 +224,9 @@ def test_a_database_of_the_first_version_keeps_its_tasks(
 def second_version(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tables of version 0.1, with a tested and an untested task in the columns of that time."""
     folder = tmp_path / "second"
-    shutil.copytree(schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[3-9]*", "__pycache__"))
+    shutil.copytree(
+        schema_version.MIGRATIONS, folder, ignore=shutil.ignore_patterns("v000[3-9]*", "v00[1-9]*", "__pycache__")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(schema_version, "MIGRATIONS", folder)
         store.migrate()

@@ -437,6 +437,31 @@ def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_co
     assert after == set(range(1, settings.num_rounds + 1)), "it must break down in every round"
 
 
+def continuing(settings: TaskSettings, after: int, seed: int, *, faults: float) -> World:
+    """A task that was complete after some rounds, and of which the server kept the last, with all of `settings`."""
+    half = World(settings.model_copy(update={"num_rounds": after}), 0, faults=0)
+    model = half.run()
+    world = World(settings, seed, faults=faults)
+    world.plan = world.plan.model_copy(update={"resumes": "f" * 32, "continued_after": after})
+    done = half.disk
+    world.disk = ServerDisk(counts=done.counts, models={after: model}, evaluated=done.evaluated, saved=done.saved)
+    return world
+
+
+@pytest.mark.parametrize("after", [3, pytest.param(5, marks=pytest.mark.long)])
+def test_a_completed_task_that_gets_more_rounds_ends_with_the_model_of_one_run_through_disasters(
+    after: int, seeds: range
+) -> None:
+    calm = World(SETTINGS, 0, faults=0).run()
+    crashes = 0
+    for seed in seeds:
+        world = continuing(SETTINGS, after, seed, faults=0.3)
+        assert world.run(restores=True) == calm, f"seed {seed}"
+        assert {number for number in world.rosters if number <= after} == set(), "no round is trained twice"
+        crashes += world.crashes
+    assert crashes > 30, "the disasters must happen"
+
+
 def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
     world = World(SETTINGS, 1, faults=0)
     final = world.run()
