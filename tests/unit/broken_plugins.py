@@ -25,6 +25,7 @@ from fedsim.learning.optimizers.sgd import Sgd
 from fedsim.learning.partitions import Partition
 from fedsim.learning.partitions.iid import Iid
 from fedsim.learning.samplers.uniform import Uniform
+from fedsim.learning.schedules.constant import Constant
 from fedsim.learning.screenings import UpdateFinding
 from fedsim.learning.screenings.norm_and_direction import Exclude, Record
 from fedsim.learning.strategies import Strategy, Uplink, weighted_mean
@@ -377,6 +378,30 @@ class LatestVelocity(Optimizer):
                 parameter.add_(self.kept[number], alpha=-learning_rate)
 
         return step
+
+
+# ------------------------------------------------------------ schedules
+
+
+class EndsAtZero(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return 1.0 - round_number / num_rounds
+
+
+class CountsItsCalls(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:  # noqa: ARG002
+        self.calls = getattr(self, "calls", 0) + 1
+        return 1.0 / self.calls
+
+
+class LinearUndeclared(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return 1.0 - (round_number - 1) / num_rounds
+
+
+class NoisySchedule(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return super().factor(round_number, num_rounds) * noise()
 
 
 # ------------------------------------------------------------ transforms

@@ -102,6 +102,12 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "clients_share_nothing": (broken.SharedVelocity, broken.LatestVelocity),
         "optimizer_trains_reproducibly": (broken.NoisyStep,),
     },
+    plugins.SCHEDULES: {
+        "factors_are_positive": (broken.EndsAtZero,),
+        "schedules_as_a_pure_function": (broken.CountsItsCalls,),
+        "depends_on_the_length_as_declared": (broken.LinearUndeclared,),
+        "schedule_trains_reproducibly": (broken.NoisySchedule,),
+    },
     plugins.ENGINES: {
         "yields_what_is_declared": (broken.Backwards, broken.SendsFloat64),
         "engine_trains_deterministically": (broken.NoisyEngine,),

@@ -42,6 +42,7 @@ from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
+from fedsim.learning.schedules import Schedule
 from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.strategies import Strategy, Uplink, check_cohort
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
@@ -137,6 +138,7 @@ def simulate(
     partition: Partitioner | type[Partitioner] | None = None,
     objective: Objective | type[Objective] | None = None,
     optimizer: Optimizer | type[Optimizer] | None = None,
+    schedule: Schedule | type[Schedule] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
     screening: Screening | type[Screening] | None = None,
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
@@ -158,11 +160,12 @@ def simulate(
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
-            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler` and
-            `screening`.
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `schedule`,
+            `sampler` and `screening`.
         partition: see `strategy`.
         objective: see `strategy`.
         optimizer: see `strategy`.
+        schedule: see `strategy`.
         sampler: see `strategy`.
         screening: see `strategy`.
         model: see `strategy`; also an installed model's name, or a function
@@ -184,6 +187,7 @@ def simulate(
         partition=partition,
         objective=objective,
         optimizer=optimizer,
+        schedule=schedule,
         sampler=sampler,
         screening=screening,
         model=model,

@@ -146,8 +146,14 @@ def form_groups() -> tuple[Group, ...]:
             tr("Local training"),
             (
                 _number("local_epochs", tr("Local epochs"), tr("Passes over its data that a client makes in a round.")),
+                _number(
+                    "max_steps",
+                    tr("Maximum steps"),
+                    tr("Most optimizer steps of a client in a round; 0: the epochs decide."),
+                ),
                 _number("local_batch_size", tr("Batch size"), tr("Examples in one step.")),
                 _number("local_learning_rate", tr("Learning rate"), tr("The clients' step size.")),
+                _plugin("schedule", tr("Schedule"), tr("How the learning rate changes from round to round.")),
                 _plugin("optimizer", tr("Optimizer"), tr("How a client's parameters follow the gradients.")),
                 _plugin("objective", tr("Objective"), tr("The loss that clients minimise.")),
             ),

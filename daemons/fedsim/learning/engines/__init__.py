@@ -40,16 +40,29 @@ class ClientData:
         return self.train.take(indices), self.train.labels[indices]
 
     def batch_order(self, round_number: int, client: int) -> IntArray:
-        """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
+        """The order of a client's examples in each epoch that begins in a round, int64 [epochs, k]."""
         rng = generator(self.settings.seed, "batches", round_number, client)
         count = self.partition.num_examples(client) // self.block_size
-        order = np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+        epochs = -(-self.num_steps(client) // self._steps_of_epoch(client))
+        order = np.stack([rng.permutation(count) for _ in range(epochs)])
         whole = order[:, :, None] * self.block_size + np.arange(self.block_size)
-        return whole.reshape(self.settings.local_epochs, -1)
+        return whole.reshape(epochs, -1)
+
+    def epochs(self, round_number: int, client: int) -> list[IntArray]:
+        """The examples that a client uses in each epoch of a round, int64 [≤ k]; cut them into batches from the left.
+
+        Only the last epoch can be shorter than the others: `max_steps` ends it after that many batches of the round.
+        """
+        order = self.batch_order(round_number, client)
+        last = self.num_steps(client) - (len(order) - 1) * self._steps_of_epoch(client)
+        return [*order[:-1], order[-1, : last * self.settings.local_batch_size]]
 
     def num_steps(self, client: int) -> int:
         """How many batches a client uses in a round."""
-        return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
+        return self.settings.num_steps(self.partition.num_examples(client))
+
+    def _steps_of_epoch(self, client: int) -> int:
+        return -(-self.partition.num_examples(client) // self.settings.local_batch_size)
 
 
 def no_state(_: int) -> Arrays:
