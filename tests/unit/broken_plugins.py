@@ -18,6 +18,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.block_array import BlockArray
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
+from fedsim.learning.metrics import LOSS, Metric, MetricSet
 from fedsim.learning.models import Model
 from fedsim.learning.objectives.classification import Classification
 from fedsim.learning.optimizers import Optimizer
@@ -328,6 +329,27 @@ class WrongGradient(Classification):
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         loss = super().loss(outputs, targets)
         return 2 * loss.detach() - loss
+
+
+class _AccuracyOfBatches:
+    """The mean over batches, of which the last is smaller."""
+
+    def __init__(self, _: int) -> None:
+        self.found: list[float] = []
+
+    def add(self, outputs: Any, labels: Any) -> None:
+        self.found.append(float((outputs.argmax(axis=1) == labels).mean()))
+
+    def value(self) -> float:
+        return float(np.mean(self.found))
+
+
+class MeanOfBatches(Classification):
+    metrics = MetricSet((Metric("accuracy", "Accuracy", accumulator=_AccuracyOfBatches), LOSS), "accuracy")
+
+
+class NoHeadline(Classification):
+    metrics = MetricSet((LOSS,), "accuracy")
 
 
 # ------------------------------------------------------------ optimizers

@@ -95,6 +95,7 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "loss_is_a_mean": (broken.SummedLoss,),
         "gradient_reduces_the_loss": (broken.WrongGradient,),
         "objective_trains_reproducibly": (broken.NoisyLoss,),
+        "metrics_do_not_depend_on_batches": (broken.MeanOfBatches, broken.NoHeadline),
     },
     plugins.OPTIMIZERS: {
         "a_step_reduces_a_convex_loss": (broken.Climbs, broken.Copies),

@@ -56,7 +56,7 @@ class SequentialTrainer:
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
         self.model = build_model(model_spec, components.model).to(self.device).train()
-        check_training(self.model, model_spec, self.device)
+        check_training(self.model, model_spec, self.device, self.objective)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
         # The same memory, unknown to autograd: the optimizer updates these.

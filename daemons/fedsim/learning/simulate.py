@@ -38,7 +38,7 @@ from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
 from fedsim.learning.networks import build_model, initial_vector, load_vector, num_parameters
-from fedsim.learning.objectives import Objective
+from fedsim.learning.objectives import Objective, check_data
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Sampler
@@ -46,6 +46,7 @@ from fedsim.learning.schedules import Schedule
 from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.strategies import Strategy, Uplink, check_cohort
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
+from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
 
@@ -195,13 +196,13 @@ def simulate(
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
     placement = _placed(placement, settings, rule, partitioner, len(nodes))
-    model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
+    model_spec = _model_spec(components, settings, nodes)
     chosen_engine = engine() if isinstance(engine, type) else engine
 
     def start_trainers() -> list[ClientTrainer]:
         return [
             chosen_engine.start(
-                ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
+                ClientData(settings, node.train, make_partition(settings, node.train.strata, partitioner)),
                 model_spec,
                 components,
                 device,
@@ -241,7 +242,7 @@ def simulate(
         if resume:
             vector, state = resume.vector, resume.state
         else:
-            vector = initial_vector(model_spec, settings.seed, components.model)
+            vector = initial_vector(model_spec, settings.seed, components.model, components.objective)
             state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
         absent = _absent(rule, pipeline, missing or {})
@@ -280,6 +281,15 @@ def simulate(
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
     return SimulationResult(vector, state, rounds, *({} if held is None else held.states for held in kept))
+
+
+def _model_spec(components: Components, settings: TaskSettings, nodes: Sequence[DataSet]) -> ModelSpec:
+    """The task's model, for data that fits the objective."""
+    spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
+    for node in nodes:
+        name = type(components.objective).__name__
+        check_data(components.objective, name, node.train.targets, node.feature_shape, spec.num_classes)
+    return spec
 
 
 def _placed(

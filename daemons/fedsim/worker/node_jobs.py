@@ -24,6 +24,7 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
+from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
@@ -96,6 +97,8 @@ class NodeJobs:
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
                 f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
+        objective = make_objective(settings)
+        check_data(objective, settings.objective, dataset.train.targets, spec.feature_shape, spec.num_classes)
         partition, block_size = _clients(job, dataset, division)
         runs = partition.runs(assignment.first_client, assignment.num_clients)
         fewest = min(size for _, size in runs)
@@ -197,7 +200,7 @@ def _division(job: Load, dataset: DataSet) -> Division | None:
 
 def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Partition, int]:
     """The task's clients, and the size of the blocks of which they are unions."""
-    assignment, labels = job.assignment, dataset.train.labels
+    assignment, labels = job.assignment, dataset.train.strata
     if division is None:
         return make_partition(assignment.settings, labels), 1
     clients = assignment.first_client, assignment.num_clients

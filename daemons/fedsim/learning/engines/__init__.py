@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from fedsim.learning.components import Components
-from fedsim.learning.examples import Examples, FloatArray, IntArray
+from fedsim.learning.examples import Examples, FloatArray, IntArray, TargetArray
 from fedsim.learning.partitions import Partition
 from fedsim.learning.randomness import generator
 from fedsim.messages import ModelSpec
@@ -34,8 +34,8 @@ class ClientData:
     partition: Partition
     block_size: int = 1
 
-    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
-        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
+    def examples(self, client: int) -> tuple[FloatArray, TargetArray]:
+        """A client's features (float32 [k, *shape]) and targets (int64 [k], see `Examples`)."""
         indices = self.partition.indices(client)
         return self.train.take(indices), self.train.labels[indices]
 
