@@ -21,6 +21,7 @@ from fedsim.errors import BadInput
 from fedsim.learning import class_metrics
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, Examples, made_up_targets
+from fedsim.learning.metrics import flat_class_values
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.simulate import simulate
 from fedsim.settings import TaskSettings
@@ -110,6 +111,7 @@ def test_metrics_of_classification_are_their_formulas() -> None:
     assert close(found.class_metrics["recall"], recall)
     assert close(found.class_metrics["precision"], precision)
     assert close(found.class_metrics["f1"], f1)
+    assert close(found.class_metrics["confusion"], theirs.confusion_matrix(labels, predicted, normalize="true"))
     assert close(found.metrics["macro_f1"], theirs.f1_score(labels, predicted, average="macro"))
     assert close(found.metrics["balanced_accuracy"], theirs.balanced_accuracy_score(labels, predicted))
     assert close(found.metrics["auc"], theirs.roc_auc_score(labels, probabilities, multi_class="ovr"))
@@ -122,6 +124,7 @@ def test_a_class_that_is_not_there_does_not_count() -> None:
     assert [value is None for value in found.class_metrics["recall"]] == [False, False, True, True]
     assert [value is None for value in found.class_metrics["precision"]] == [False, False, False, True]
     assert found.class_metrics["f1"][2:] == (0.0, None)
+    assert found.class_metrics["confusion"][2:] == (None, None)
     assert close(
         found.metrics["balanced_accuracy"], np.mean([value or 0 for value in found.class_metrics["recall"][:2]])
     )
@@ -133,6 +136,23 @@ def test_very_many_classes_are_not_ranked() -> None:
     for classes, ranked in ((most, True), (most + 1, False)):
         found = evaluated("classification", logits(50, classes), np.arange(50) % classes, "classes")
         assert ("auc" in found.metrics) == ranked
+    for classes, shown in (
+        (class_metrics.MOST_CONFUSED_CLASSES, True),
+        (class_metrics.MOST_CONFUSED_CLASSES + 1, False),
+    ):
+        found = evaluated("classification", logits(50, classes), np.arange(50) % classes, "classes")
+        assert ("confusion" in found.class_metrics) == shown
+
+
+def test_values_of_classes_become_columns() -> None:
+    values = {"recall": (0.5, None), "confusion": ((0.5, 0.5), None)}
+    assert flat_class_values(values) == {
+        ("recall", 0): 0.5,
+        ("recall", 1): None,
+        ("confusion", 0, 0): 0.5,
+        ("confusion", 0, 1): 0.5,
+        ("confusion", 1): None,
+    }
 
 
 def test_metrics_of_binary_are_their_formulas() -> None:

@@ -24,7 +24,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.evaluate import Evaluation, evaluate, predict
 from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.metrics import Metric, MetricFormat
+from fedsim.learning.metrics import ClassValue, Metric, MetricFormat
 from fedsim.learning.objectives.classification import CLASSIFICATION
 from fedsim.messages import ModelSpec
 from fedsim.spool.durable import write_all
@@ -90,7 +90,9 @@ def describe(evaluation: Evaluation | None) -> Iterator[str]:
         yield f"{metric.name} " + ", ".join(f"class {i}: {_written(metric, value)}" for i, value in values)
 
 
-def _written(metric: Metric, value: float | None) -> str:
+def _written(metric: Metric, value: ClassValue) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_written(metric, one) for one in value)
     return share(value) if metric.format is MetricFormat.SHARE else number(value)
 
 

@@ -16,6 +16,8 @@ from fedsim.learning.metrics import Accumulator, OutputArray, average_precision,
 
 MOST_RANKED_CLASSES = 100
 """Classes up to which the scores of all examples are kept, to rank them."""
+MOST_CONFUSED_CLASSES = 20
+"""Classes up to which a confusion matrix is recorded."""
 BINS = 15
 """Bins of the confidence, as in Guo et al. 2017."""
 Counts = NDArray[np.int64]
@@ -114,6 +116,21 @@ class MeanIoU(ClassIoU):
     def value(self) -> float | None:  # type: ignore[override] # one value instead of one for each class
         """All classes count the same."""
         return mean_of(super().value())
+
+
+class Confusion:
+    """Per class, the share of its examples that are predicted as each class."""
+
+    def __init__(self, num_classes: int) -> None:
+        self._counts = np.zeros((num_classes, num_classes), np.int64)
+
+    def add(self, outputs: OutputArray, labels: IntArray) -> None:
+        """Add a batch."""
+        np.add.at(self._counts, (labels, outputs.argmax(axis=1)), 1)
+
+    def value(self) -> tuple[tuple[float, ...] | None, ...]:
+        """A row for each class; None for an absent one."""
+        return tuple(tuple((row / row.sum()).tolist()) if row.any() else None for row in self._counts)
 
 
 class Kept:
@@ -240,6 +257,11 @@ def ranked_auc(num_classes: int) -> Accumulator | None:
     if num_classes == 2:
         return OfTwo(roc_auc)
     return OneVersusRest(roc_auc) if num_classes <= MOST_RANKED_CLASSES else None
+
+
+def confusion(num_classes: int) -> Accumulator | None:
+    """The confusion matrix; None of many classes, of which it would be too large a part of a round's record."""
+    return Confusion(num_classes) if num_classes <= MOST_CONFUSED_CLASSES else None
 
 
 def auc_of_two(_: int) -> Accumulator:

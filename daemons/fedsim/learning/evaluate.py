@@ -71,7 +71,7 @@ def evaluate(
     for name, accumulator in accumulators.items():
         value = accumulator.value()
         if isinstance(value, tuple):
-            class_values[name] = tuple(_finite(item) for item in value)
+            class_values[name] = tuple(item if isinstance(item, tuple) else _finite(item) for item in value)
         else:
             values[name] = _finite(value)
     return Evaluation(len(labels), values, class_values)

@@ -5,7 +5,7 @@ The web reads the descriptions, so this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from fedsim.plugins import gettext_noop
 
-# Metrics by name, and per-class metrics by name with a value for each class; None: not defined (an absent class).
+# Metrics by name, and per-class metrics by name with a value for each class, or a row of values for each class and each
+# class that was predicted; None: not defined (an absent class).
 MetricValues = dict[str, float | None]
-ClassValues = dict[str, tuple[float | None, ...]]
+ClassValue = float | tuple[float, ...] | None
+ClassValues = dict[str, tuple[ClassValue, ...]]
 OutputArray = NDArray[np.float64]
 TRAIN_PREFIX = "train_"
 
@@ -35,7 +37,7 @@ class Accumulator(Protocol):
     def add(self, outputs: OutputArray, labels: Any) -> None:
         """Add a batch: the model's outputs float64 [m, k], targets [m] or [m, k]; see `Objective.rows`."""
 
-    def value(self) -> float | tuple[float | None, ...] | None:
+    def value(self) -> float | tuple[ClassValue, ...] | None:
         """The metric over all batches; a tuple if it is per class."""
 
 
@@ -49,6 +51,7 @@ class Metric:
         higher_is_better: the direction of improvement; None if there is none.
         format: how its values are written.
         per_class: whether it has a value for each class.
+        by_prediction: whether that is a row, with a value for each class that was predicted.
         accumulator: makes an accumulator for k outputs, such as the number of classes; returns None where the metric
             does not apply. None for the loss, which comes from the objective, and for metrics that clients report.
     """
@@ -59,6 +62,7 @@ class Metric:
     format: MetricFormat = MetricFormat.NUMBER
     per_class: bool = False
     accumulator: Callable[[int], Accumulator | None] | None = None
+    by_prediction: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,15 @@ TRAIN_LOSS = Metric("train_loss", gettext_noop("Training loss"), False)
 
 NOT_DECLARED = MetricSet((), headline_name="loss")
 """For tasks whose objective is not installed: metrics are shown by their names."""
+
+
+def flat_class_values(values: Mapping[str, Sequence[Any]]) -> dict[tuple[str | int, ...], float | None]:
+    """Per-class metrics one by one, as columns of a table: by name and class, in a row also by the predicted class."""
+    found: dict[tuple[str | int, ...], float | None] = {}
+    for name, of_classes in values.items():
+        for label, value in enumerate(of_classes):
+            if isinstance(value, list | tuple):
+                found |= {(name, label, predicted): share for predicted, share in enumerate(value)}
+            else:
+                found[name, label] = value
+    return found

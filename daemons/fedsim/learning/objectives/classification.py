@@ -39,6 +39,15 @@ CLASSIFICATION = MetricSet(
         RECALL,
         PRECISION,
         Metric("f1", gettext_noop("F1"), True, per_class=True, accumulator=of_classes.ClassF1),
+        Metric(
+            "confusion",
+            gettext_noop("Confusion matrix"),
+            None,
+            MetricFormat.SHARE,
+            True,
+            of_classes.confusion,
+            by_prediction=True,
+        ),
     ),
     headline_name="accuracy",
 )
