@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import pytest
-from platform_support import Platform
+from platform_support import SMALL, Platform, small_settings
 
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
@@ -63,7 +64,13 @@ def test_numbers_are_predicted_as_in_the_simulation(lab: Platform) -> None:
     assert simulated.rounds[-1].metrics == pytest.approx(last.metrics)
 
 
-def test_an_objective_that_does_not_fit_the_data_is_what_the_task_waits_for(lab: Platform) -> None:
-    number = lab.submit(**CHOSEN | {"objective": "classification"})
-    reason = "has targets that are numbers, and this objective needs one class of each example (classification)"
+def test_an_objective_that_does_not_fit_the_data_is_refused_at_submission_and_by_the_server(lab: Platform) -> None:
+    wrong = CHOSEN | {"objective": "classification"}
+    reason = "has targets that are numbers, and this objective needs one class of each example"
+    answer = lab.api.post("/tasks", json=SMALL | wrong)
+    assert answer.status_code == 422
+    assert answer.json()["problems"]["objective"] == f"the data set prices {reason}"
+    assert lab.api.get("/options").json()["datasets"][0]["targets"] == "numbers"
+    # A task that was submitted before a node announced its data.
+    number = lab.store.tasks.create(1, small_settings(**wrong), uuid4().hex, 0).number
     assert lab.await_row(lambda: [why for why in lab.task(number).waiting_for if reason in why] or None)

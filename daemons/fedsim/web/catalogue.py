@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedsim.data_schema import Targets
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
+from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
@@ -32,6 +34,7 @@ class DataSetSummary:
     num_classes: int
     versions: int
     guarded: bool = False
+    targets: Targets = "classes"
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
         num_classes=largest.num_classes,
         versions=len({info.digest for _, info in holders}),
         guarded=any(info.guard is not None for _, info in holders),
+        targets="classes" if largest.data_schema is None else largest.data_schema.targets,
     )
 
 
@@ -134,6 +138,10 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
+    if settings is not None:
+        fits = dataset.targets, dataset.feature_shape, dataset.num_classes
+        if problem := make_objective(settings).problem(*fits):
+            return {"objective": tr("%(message)s", message=f"the data set {name} {problem}")}
     if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
