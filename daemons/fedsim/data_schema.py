@@ -20,6 +20,18 @@ LabelWord = Annotated[str, Field(max_length=MAX_NAME_CHARACTERS)]
 Rule = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,40}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
+Targets = Literal["classes", "tokens", "mask", "numbers", "flags"]
+TARGETS: dict[Targets, str] = {
+    "classes": "one class of each example",
+    "tokens": "a class at each place of a sequence",
+    "mask": "a class of each pixel",
+    "numbers": "numbers",
+    "flags": "flags, each 0 or 1",
+}
+"""Kinds of targets, for people."""
+NAMED_TARGETS = frozenset({"numbers", "flags"})
+"""Kinds of targets in which each output of a model is one column of the data."""
+
 COMMON = "common"
 SCALINGS = {
     "none": "none, as in the file",
@@ -53,8 +65,9 @@ class DataSchema(BaseModel):
     value_range: tuple[Finite, Finite] | None = Field(
         None, description="The usual range that holds an image's values: 0 to 1, -1 to 1 or 0 to 255"
     )
+    targets: Targets = Field("classes", description="What is predicted, see `TARGETS`")
     labels: Annotated[tuple[LabelWord, ...], Field(max_length=MAX_LABELS)] = Field(
-        (), description="The word of each class, in the order of the class numbers; empty: 0, 1, …"
+        (), description="The word of each class, or the name of each number or flag, in their order; empty: 0, 1, …"
     )
 
     @field_validator("features")
@@ -74,9 +87,15 @@ class DataSchema(BaseModel):
         return self.model_copy(update={"labels": () if plain else tuple(words)})
 
     @property
+    def least_outputs(self) -> int:
+        """The least number of classes, or of numbers or flags."""
+        return 1 if self.targets in NAMED_TARGETS else 2
+
+    @property
     def features_key(self) -> str:
         """Equal for schemas whose features mean the same, in whatever order they are."""
-        ordered = self.model_copy(update={"features": tuple(sorted(self.features)), "labels": ()})
+        labels = self.labels if self.targets in NAMED_TARGETS else ()
+        ordered = self.model_copy(update={"features": tuple(sorted(self.features)), "labels": labels})
         return ordered.model_dump_json()
 
     @property
@@ -104,6 +123,10 @@ class DataSchema(BaseModel):
         """
         if self.kind != other.kind:
             return f"holds {self.summary}, {whose} {other.summary}"
+        if self.targets != other.targets:
+            return f"predicts {TARGETS[self.targets]}, {whose} {TARGETS[other.targets]}"
+        if self.targets in NAMED_TARGETS and self.labels != other.labels:
+            return f"predicts {some(self.labels) or '0, 1, …'}, {whose} {some(other.labels) or '0, 1, …'}"
         own, its = set(self.features), set(other.features)
         extra = [name for name in self.features if name not in its]
         if missing := [name for name in other.features if name not in own]:

@@ -40,7 +40,8 @@ MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
 FeatureShape = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_LENGTH)], ...], Field(max_length=MAX_DIMENSIONS)]
-Classes = Annotated[int, Field(ge=2, le=MAX_CLASSES)]
+Classes = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+"""The number of classes, at least 2, or of numbers or flags that are predicted."""
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
 
 

@@ -31,6 +31,7 @@ STRATEGIES = "fedsim.strategies"
 PARTITIONS = "fedsim.partitions"
 OBJECTIVES = "fedsim.objectives"
 OPTIMIZERS = "fedsim.optimizers"
+SCHEDULES = "fedsim.schedules"
 SAMPLERS = "fedsim.samplers"
 ENGINES = "fedsim.engines"
 TRANSFORMS = "fedsim.transforms"
@@ -43,6 +44,7 @@ GROUPS = (
     PARTITIONS,
     OBJECTIVES,
     OPTIMIZERS,
+    SCHEDULES,
     SAMPLERS,
     ENGINES,
     TRANSFORMS,

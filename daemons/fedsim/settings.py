@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fedsim import plugins
 from fedsim.errors import BadInput
-from fedsim.initial import InitialSource, parse_source
+from fedsim.initial import parse_source
 from fedsim.problems import OWN_TYPES, problem_text
 from fedsim.seed_settings import translate
 
@@ -34,6 +34,7 @@ PLUGIN_SETTINGS = {
     "sampler": plugins.SAMPLERS,
     "objective": plugins.OBJECTIVES,
     "optimizer": plugins.OPTIMIZERS,
+    "schedule": plugins.SCHEDULES,
     "strategy": plugins.STRATEGIES,
     "aggregation": plugins.STRATEGIES,
     "server_step": plugins.STRATEGIES,
@@ -82,8 +83,13 @@ class TaskSettings(BaseModel):
     optimizer: Name = Field("sgd", description="The clients' optimizer")
     optimizer_options: OptionValues = Field({}, description="Options of the optimizer")
     local_epochs: int = Field(5, ge=1, le=1000, description="Passes over its data that a client makes in a round")
+    max_steps: int = Field(
+        0, ge=0, le=1_000_000, description="Most optimizer steps of a client in a round; 0: local_epochs decides"
+    )
     local_batch_size: int = Field(10, ge=1, le=1_000_000, description="Examples in one step")
     local_learning_rate: Annotated[float, Field(gt=0, le=100)] = Field(0.01, description="The clients' step size")
+    schedule: Name = Field("constant", description="How the learning rate changes from round to round")
+    schedule_options: OptionValues = Field({}, description="Options of the schedule")
     strategy: Name = Field("fedavg", description="What clients minimise besides the loss, and how updates are combined")
     strategy_options: OptionValues = Field({}, description="Options of the strategy")
     aggregation: OptionalName = Field(
@@ -146,11 +152,6 @@ class TaskSettings(BaseModel):
         return max(int(round(self.num_clients * self.fraction_train, 6)), 1)
 
     @property
-    def initial_source(self) -> InitialSource | None:
-        """What training starts from; None: the model's own initialisation."""
-        return parse_source(self.initial)
-
-    @property
     def seed_of_model(self) -> int:
         """The seed of the model's initialisation."""
         return self.seed if self.model_seed is None else self.model_seed
@@ -159,6 +160,11 @@ class TaskSettings(BaseModel):
     def seed_of_partition(self) -> int:
         """The seed of the division of the data among the clients."""
         return self.seed if self.partition_seed is None else self.partition_seed
+
+    def num_steps(self, num_examples: int) -> int:
+        """Optimizer steps of a client with this many examples in a round."""
+        steps = self.local_epochs * -(-num_examples // self.local_batch_size)
+        return min(steps, self.max_steps) if self.max_steps else steps
 
     def options(self, setting: str) -> dict[str, Any]:
         """The options of the plug-in that `setting` names; of a list it is an entry such as `transforms.clip`."""

@@ -53,6 +53,7 @@ GROUPS = {
     "fedsim.partitions": "Partitions",
     "fedsim.objectives": "Objectives",
     "fedsim.optimizers": "Client optimizers",
+    "fedsim.schedules": "Schedules of the learning rate",
     "fedsim.samplers": "Client samplers",
     "fedsim.transforms": "Transforms",
     "fedsim.screenings": "Screenings of updates",

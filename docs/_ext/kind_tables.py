@@ -9,7 +9,7 @@ from inspect import cleandoc
 from markdown_table import table
 
 from fedsim.messages import Message
-from fedsim.spool.kinds import KINDS, JsonBody, Kind, KindRoute, ParametersBody
+from fedsim.spool.kinds import KINDS, ArrayBody, JsonBody, Kind, KindRoute, ParametersBody
 
 
 def message_kinds() -> str:
@@ -33,6 +33,10 @@ def _bodies() -> Iterator[list[str]]:
             yield [f"`{kind}`", _way(route), _content(kind, route)]
 
 
+def _types(body: ArrayBody) -> str:
+    return body.dtype if isinstance(body.dtype, str) else " or ".join(body.dtype)
+
+
 def _content(kind: Kind, route: KindRoute) -> str:
     match route.body:
         case JsonBody(model):
@@ -42,7 +46,7 @@ def _content(kind: Kind, route: KindRoute) -> str:
             return f"float32 [P], finite{encoded}; `meta`: {_fields(kind, meta)}"
         case dict() as parts:
             shown = (
-                f"`{part}`: {body.dtype} of {body.dimensions.start} to {body.dimensions.stop - 1} dimensions"
+                f"`{part}`: {_types(body)} of {body.dimensions.start} to {body.dimensions.stop - 1} dimensions"
                 for part, body in parts.items()
             )
             return "arrays, " + "; ".join(shown)

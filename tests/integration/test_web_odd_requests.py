@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from web_support import PASSWORD, Site, make_site
 
 from fedsim.store.records import UserState
-from fedsim.web import accounts, forms, passwords
+from fedsim.web import accounts, form_fields, forms, passwords
 
 NUMBERS = [b"0", b"1", b"-1", b"+1", b"007", b"2147483648", b"9223372036854775808", b"9" * 400, b"1.5", b"1e3", b"0x1"]
 NUMBERS += [b"NaN", b"Infinity", b"-0", "１".encode(), "¹".encode(), b"1 ", b"1_0"]
@@ -92,7 +92,7 @@ ODD_HEADERS += [
 ODD_HEADERS += ["chunked", "-1", "9" * 30, "zh-\xff,*;q=nan"]
 QUERIES = ["limit", "before", "saved_before", "after", "newest", "all", "seen", "from", "next", "part", "v"]
 FIELDS = [
-    *(f.name for f in forms.form_fields()),
+    *(f.name for f in form_fields.form_fields()),
     forms.SOURCE,
     forms.SUBMISSION,
     "name",

@@ -339,6 +339,8 @@ def test_rounds_are_downloaded_as_csv_and_json(site: Site) -> None:
     assert [row["round"] for row in rows] == ["0", "1", "2", "3"]
     assert (rows[3]["missing"], rows[3]["seconds_train"], rows[0]["seconds_train"]) == ("17 42", "6.1", "")
     assert float(rows[3]["recall_9"]) == pytest.approx(0.7)
+    assert [rows[3][f"confusion_{place}"] for place in ("0_0", "0_1", "8_1", "9")] == ["0.25", "0.75", "0.75", ""]
+    assert "Confusion matrix" in browser.get("/tasks/1").text
     document = json.loads(browser.get("/tasks/1/rounds.json").text)
     assert document["task"]["number"] == 1
     assert document["rounds"][3]["missing"] == [17, 42]

@@ -185,5 +185,8 @@ def round_record(number: int, accuracy: float, at: float, missing: tuple[int, ..
         finished_at=at,
         train_metrics={} if number == 0 else {"train_loss": 2.3 / (number + 1)},
         metrics={"accuracy": accuracy, "loss": 2.4 / (number + 1)},
-        class_metrics={"recall": tuple(accuracy for _ in range(10))},
+        class_metrics={
+            "recall": tuple(accuracy for _ in range(10)),
+            "confusion": (*((0.25, 0.75) for _ in range(9)), None),
+        },
     )

@@ -20,6 +20,7 @@ from fedsim.learning.attacks.label_flip import LabelFlip
 from fedsim.learning.block_array import BlockArray
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
+from fedsim.learning.metrics import LOSS, Metric, MetricSet
 from fedsim.learning.models import Model
 from fedsim.learning.objectives.classification import Classification
 from fedsim.learning.optimizers import Optimizer
@@ -27,6 +28,7 @@ from fedsim.learning.optimizers.sgd import Sgd
 from fedsim.learning.partitions import Partition
 from fedsim.learning.partitions.iid import Iid
 from fedsim.learning.samplers.uniform import Uniform
+from fedsim.learning.schedules.constant import Constant
 from fedsim.learning.screenings import UpdateFinding
 from fedsim.learning.screenings.norm_and_direction import Exclude, Record
 from fedsim.learning.strategies import Strategy, Uplink, weighted_mean
@@ -331,6 +333,27 @@ class WrongGradient(Classification):
         return 2 * loss.detach() - loss
 
 
+class _AccuracyOfBatches:
+    """The mean over batches, of which the last is smaller."""
+
+    def __init__(self, _: int) -> None:
+        self.found: list[float] = []
+
+    def add(self, outputs: Any, labels: Any) -> None:
+        self.found.append(float((outputs.argmax(axis=1) == labels).mean()))
+
+    def value(self) -> float:
+        return float(np.mean(self.found))
+
+
+class MeanOfBatches(Classification):
+    metrics = MetricSet((Metric("accuracy", "Accuracy", accumulator=_AccuracyOfBatches), LOSS), "accuracy")
+
+
+class NoHeadline(Classification):
+    metrics = MetricSet((LOSS,), "accuracy")
+
+
 # ------------------------------------------------------------ optimizers
 
 
@@ -379,6 +402,30 @@ class LatestVelocity(Optimizer):
                 parameter.add_(self.kept[number], alpha=-learning_rate)
 
         return step
+
+
+# ------------------------------------------------------------ schedules
+
+
+class EndsAtZero(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return 1.0 - round_number / num_rounds
+
+
+class CountsItsCalls(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:  # noqa: ARG002
+        self.calls = getattr(self, "calls", 0) + 1
+        return 1.0 / self.calls
+
+
+class LinearUndeclared(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return 1.0 - (round_number - 1) / num_rounds
+
+
+class NoisySchedule(Constant):
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        return super().factor(round_number, num_rounds) * noise()
 
 
 # ------------------------------------------------------------ transforms

@@ -80,6 +80,18 @@ def test_the_mean_of_clients_of_any_size_is_that_of_the_sequential_engine(
     assert mean.arrays[PARAMETERS].tobytes() == again.arrays[PARAMETERS].tobytes()
 
 
+@pytest.mark.parametrize("max_steps", [1, 4, 1000])
+def test_steps_are_limited_and_learning_rates_scheduled_as_in_the_sequential_engine(max_steps: int) -> None:
+    schedule = {"schedule": "exponential", "schedule_options": {"decay": 0.5}}
+    settings, shape = settings_of(local_batch_size=7, max_steps=max_steps, **schedule), (8, 8)
+    trainer = trainer_of(BatchedEngine(), settings, shape)
+    assert isinstance(trainer, DenseTrainer)
+    assert {trainer.data.num_steps(client) for client in range(7)} != {max_steps} or max_steps < 1000
+    expected, mean = (chunk_of(engine, settings, shape) for engine in (SequentialEngine(), BatchedEngine()))
+    assert difference(expected.arrays[PARAMETERS], mean.arrays[PARAMETERS]) < 1e-5
+    assert mean.metrics[TRAIN_LOSS] == pytest.approx(expected.metrics[TRAIN_LOSS], rel=1e-5)
+
+
 def test_groups_of_any_size_give_the_same_model() -> None:
     settings, shape = settings_of(), (8, 8)
     expected = chunk_of(SequentialEngine(), settings, shape).arrays[PARAMETERS]
@@ -87,7 +99,7 @@ def test_groups_of_any_size_give_the_same_model() -> None:
     for group_bytes in (1, 60_000, 1 << 30):
         trainer = trainer_of(BatchedEngine(), settings, shape)
         assert isinstance(trainer, DenseTrainer)
-        alike = DenseTrainer(trainer.data, trainer._model, group_bytes)
+        alike = DenseTrainer(trainer.data, trainer._model, trainer.schedule, group_bytes)
         assert isinstance(alike, MeanTrainer)
         mean = alike.train_mean(range(7), 5, start, float)
         assert difference(expected, mean.arrays[PARAMETERS]) < 1e-5

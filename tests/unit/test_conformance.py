@@ -112,12 +112,19 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "loss_is_a_mean": (broken.SummedLoss,),
         "gradient_reduces_the_loss": (broken.WrongGradient,),
         "objective_trains_reproducibly": (broken.NoisyLoss,),
+        "metrics_do_not_depend_on_batches": (broken.MeanOfBatches, broken.NoHeadline),
     },
     plugins.OPTIMIZERS: {
         "a_step_reduces_a_convex_loss": (broken.Climbs, broken.Copies),
         "steps_are_deterministic": (broken.NoisyStep,),
         "clients_share_nothing": (broken.SharedVelocity, broken.LatestVelocity),
         "optimizer_trains_reproducibly": (broken.NoisyStep,),
+    },
+    plugins.SCHEDULES: {
+        "factors_are_positive": (broken.EndsAtZero,),
+        "schedules_as_a_pure_function": (broken.CountsItsCalls,),
+        "depends_on_the_length_as_declared": (broken.LinearUndeclared,),
+        "schedule_trains_reproducibly": (broken.NoisySchedule,),
     },
     plugins.ENGINES: {
         "yields_what_is_declared": (broken.Backwards, broken.SendsFloat64),

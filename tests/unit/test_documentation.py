@@ -237,6 +237,14 @@ def test_a_table_of_ones_own_is_trained_on_as_written(tmp_path: Path) -> None:
     assert float(run.stdout) > 0.8
 
 
+def test_an_objective_of_ones_own_trains_as_written(tmp_path: Path) -> None:
+    (program,) = named("python", "huber.py")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    huber, squared = map(float, run.stdout.split())
+    assert huber < 0.1 < squared
+
+
 USE_OUR_LAB = """
 from pathlib import Path
 import numpy as np

@@ -25,7 +25,7 @@ from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.participants import Participants
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import AcceptedTask, beyond_rules, refusal
-from fedsim.worker.jobs import DataLoaded, GuardOrder, Load
+from fedsim.worker.jobs import DataLoaded, GuardOrder, JobFailed, Load
 from fedsim.worker.node_jobs import NodeJobs
 
 SETTINGS = TaskSettings(num_clients=8, fraction_train=0.5, partition="iid", num_rounds=3, testset_from="a")
@@ -206,3 +206,27 @@ def test_a_worker_loads_guarded_data_only_for_tasks_that_were_planned_with_its_b
     assert isinstance(reply, DataLoaded)
     assert all(size % 20 == 0 and size >= 40 for _, size in reply.num_examples)
     assert reply.partition == ""
+
+
+@pytest.mark.parametrize(("max_steps", "refused"), [(1, True), (1000, False), (0, False)])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_client_uses_as_many_examples_as_the_institution_demands(
+    tmp_path: Path, max_steps: int, refused: bool, guarded: bool
+) -> None:
+    dataset = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits"})
+    guard = GuardOrder(path=tmp_path / "guarded" / "digits.npz", min_difference=20) if guarded else None
+    info = inspect_dataset(dataset, tmp_path, (guard.path, guard.min_difference) if guard else None)
+    chosen = {"dataset": "digits", "model": "logistic", "max_steps": max_steps, "num_clients": 4}
+    settings = SETTINGS.model_copy(update=chosen)
+    made = attempt(settings, [hello("a", datasets=(info.model_copy(update={"share_test": True}),))])
+    assert isinstance(made, Plan)
+    job = Load(assignment=made.assignment("a"), dataset=dataset, folder=tmp_path, min_examples=21, guard=guard)
+    reply = NodeJobs(1).do(job)
+    if not refused:
+        assert isinstance(reply, DataLoaded)
+        return
+    assert isinstance(reply, JobFailed)
+    assert reply.refused
+    rule = "passes over all the examples of a guarded" if guarded else "uses at least 21 examples for an update"
+    assert f"a client {rule} data set" in reply.reason or f"a client {rule} (min_examples)" in reply.reason
+    assert reply.reason.endswith("max_steps is 1: raise it, set it to 0, or choose a larger local_batch_size")

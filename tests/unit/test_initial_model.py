@@ -53,7 +53,7 @@ def saved(folder: Path, vector: np.ndarray[Any, np.dtype[np.float32]], spec: Mod
 )
 def test_the_setting_names_a_source(text: str, source: InitialSource | None) -> None:
     settings, _ = parse_settings({"initial": text})
-    assert settings.initial_source == source
+    assert parse_source(settings.initial) == source
     assert parse_source(settings.initial) == source, "it can be written and read again"
 
 

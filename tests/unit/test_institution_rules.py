@@ -72,6 +72,28 @@ def test_steps_on_guarded_data_are_bounded() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("schedule", "options", "largest"),
+    [
+        ("exponential", {"decay": 0.5}, "of 2 is"),
+        ("cosine", {"warmup_rounds": 1}, "of 2 is"),
+        ("cosine", {"warmup_rounds": 9}, "of 2, 1.6 by the schedule cosine, is"),
+    ],
+)
+def test_the_largest_learning_rate_of_a_schedule_counts(schedule: str, options: dict[str, float], largest: str) -> None:
+    chosen = {"local_learning_rate": 2.0, "num_rounds": 8, "schedule": schedule, "schedule_options": options}
+    long = assignment(settings=assignment().settings.model_copy(update=chosen))
+    rules = config(max_learning_rate=1.5)
+    rules = rules.model_copy(
+        update={"datasets": [dataset.model_copy(update={"access": "guarded"}) for dataset in rules.datasets]}
+    )
+    assert f"a local_learning_rate {largest} asked for, this institution allows 1.5 on guarded data" in str(
+        refusal(long, rules)
+    )
+    allowed = rules.model_copy(update={"institution": config(max_learning_rate=2).institution})
+    assert "max_learning_rate" not in str(refusal(long, allowed))
+
+
 def test_the_institution_chooses_who_may_ask_and_may_want_to_know_why() -> None:
     assert refused(allowed_users=["eve"]) == "this institution takes no tasks of the user ada (allowed_users)"
     assert refusal(assignment(user="ada"), config(allowed_users=["ada"])) is None

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsim.learning.metrics import CLASSIFICATION
+from fedsim.learning.objectives.classification import CLASSIFICATION
 from fedsim.store.records import RoundRecord
 from fedsim.web import charts
 

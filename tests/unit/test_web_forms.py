@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fedsim import plugins
 from fedsim.settings import PLUGIN_SETTINGS, TaskSettings, parse_settings
-from fedsim.web import forms
+from fedsim.web import form_fields, forms
 from fedsim.web.catalogue import Catalogue, DataSetSummary, NodeView, check_settings
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import translations_of
@@ -27,7 +27,7 @@ def problems(typed: dict[str, object], catalogue: Catalogue = KNOWN) -> dict[str
 
 
 def test_the_form_has_every_setting_and_menus_every_choice() -> None:
-    general = [field for group in forms.form_groups() for field in group.fields]
+    general = [field for group in form_fields.form_groups() for field in group.fields]
     assert {field.name for field in general} == {name for name in TaskSettings.model_fields if "_options" not in name}
     menus = {field.name: [value for value, _ in field.choices] for field in general if field.choices}
     for setting, group in PLUGIN_SETTINGS.items():

@@ -19,12 +19,13 @@ from fedsim.data.formats import find_format
 from fedsim.data.load import find_path
 from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
 from fedsim.data.table import Csv, Table, is_table
-from fedsim.data_schema import DataSchema, unknown_words
+from fedsim.data_schema import TARGETS, DataSchema, unknown_words
 from fedsim.errors import BadInput
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.evaluate import Evaluation, evaluate, predict
 from fedsim.learning.examples import Examples, FloatArray, IntArray
-from fedsim.learning.metrics import CLASSIFICATION, Metric, MetricFormat
+from fedsim.learning.metrics import ClassValue, Metric, MetricFormat
+from fedsim.learning.objectives.classification import CLASSIFICATION
 from fedsim.messages import ModelSpec
 from fedsim.spool.durable import write_all
 from fedsim.worker.checkpoint import load_checkpoint, task_schema
@@ -89,13 +90,21 @@ def describe(evaluation: Evaluation | None) -> Iterator[str]:
         yield f"{metric.name} " + ", ".join(f"class {i}: {_written(metric, value)}" for i, value in values)
 
 
-def _written(metric: Metric, value: float | None) -> str:
+def _written(metric: Metric, value: ClassValue) -> str:
+    if isinstance(value, tuple):
+        return " ".join(_written(metric, one) for one in value)
     return share(value) if metric.format is MetricFormat.SHARE else number(value)
 
 
 def open_model(path: Path) -> CheckpointModel:
     """Load the model of a checkpoint; raises `BadInput` if it is invalid."""
-    return CheckpointModel(path, *load_checkpoint(path), task_schema(path))
+    schema = task_schema(path)
+    if schema is not None and schema.targets != "classes":
+        raise BadInput(
+            f"{path} predicts {TARGETS[schema.targets]}, and this command gives one class of each example: load it "
+            "with fedsim.worker.checkpoint.load_checkpoint and call the model"
+        )
+    return CheckpointModel(path, *load_checkpoint(path), schema)
 
 
 def load_examples(source: PredictionSource, model: CheckpointModel) -> PredictionInput:

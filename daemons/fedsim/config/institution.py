@@ -14,6 +14,7 @@ from fedsim.plugins import (
     OPTIMIZERS,
     PARTITIONS,
     SAMPLERS,
+    SCHEDULES,
     SCREENINGS,
     STRATEGIES,
     TRANSFORMS,
@@ -38,6 +39,9 @@ class Institution(StrictModel):
     )
     optimizers: list[Annotated[Name, installed(OPTIMIZERS)]] | None = Field(
         None, description="Optimizers of the clients; null: every installed one"
+    )
+    schedules: list[Annotated[Name, installed(SCHEDULES)]] | None = Field(
+        None, description="Schedules of the learning rate; null: every installed one"
     )
     samplers: list[Annotated[Name, installed(SAMPLERS)]] | None = Field(
         None, description="Samplers of each round's cohort; null: every installed one"
@@ -83,8 +87,8 @@ class Institution(StrictModel):
     max_learning_rate: float | None = Field(
         1.0,
         gt=0,
-        description="Largest `local_learning_rate` on a guarded data set: after long steps models depend on few "
-        "examples; null: no limit",
+        description="Largest learning rate of a round on a guarded data set, `local_learning_rate` times its "
+        "`schedule`: after long steps models depend on few examples; null: no limit",
     )
     max_parameters: int | None = Field(
         None, ge=1, description="Largest number of a model's parameters, counted before it is made; null: no limit"

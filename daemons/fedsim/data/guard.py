@@ -12,7 +12,7 @@ wait until they fill a block, and a block that lost an example is retired with t
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile
@@ -56,7 +56,7 @@ class Division:
 
     def restrict(self, train: Examples) -> Examples:
         """The examples in whole blocks, block after block."""
-        return Examples(train.features[self.order], train.labels[self.order], train.scale)
+        return replace(train, features=train.features[self.order], labels=train.labels[self.order])
 
 
 def extend_division(path: Path, name: str, train: Examples, min_difference: int) -> Division:
@@ -74,7 +74,7 @@ def extend_division(path: Path, name: str, train: Examples, min_difference: int)
     """
     found = _StoredBlocks.read(path) if path.exists() else _StoredBlocks.new(min_difference)
     keys = _row_keys(train, found.secret)
-    extended = found.merged(min_difference).without_lost(keys, name, path).with_new(keys, train.labels)
+    extended = found.merged(min_difference).without_lost(keys, name, path).with_new(keys, train.strata)
     if extended is not found:
         write_bytes(path, extended.content())
     return extended.division(keys, name)
@@ -191,7 +191,7 @@ class _StoredBlocks:
 def _row_keys(train: Examples, secret: bytes) -> IntArray:
     """A keyed digest of each example and its label, int64 [n]; equal examples are told apart by their number."""
     features = np.ascontiguousarray(train.features, train.features.dtype.newbyteorder("<")).reshape(len(train), -1)
-    labels = train.labels.astype("<i8")
+    labels = np.ascontiguousarray(train.labels, train.labels.dtype.newbyteorder("<"))
     content = b"".join(
         blake3(row.tobytes() + label.tobytes(), key=secret).digest(KEY_BYTES)
         for row, label in zip(features, labels, strict=True)

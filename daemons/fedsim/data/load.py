@@ -18,8 +18,9 @@ from fedsim.data.npz import read_features
 from fedsim.data.schema import array_schema, scale_notes
 from fedsim.data.split import split_off_test
 from fedsim.data.table import Table
+from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
-from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.learning.examples import DataSet, Examples, FloatArray, check_targets
 from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, MAX_NOTES, DataSetInfo, GuardInfo
 
 
@@ -125,7 +126,10 @@ def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
 
 def dataset_digest(dataset: DataSet) -> str:
     """The blake3, as hex, of a data set's arrays with their types and shapes, and of its number of classes."""
+    kind = dataset.train.targets
     digest = blake3(f"classes {dataset.num_classes}\n".encode())
+    if kind != "classes":
+        digest.update(f"targets {kind}\n".encode())
     for name, examples in (("train", dataset.train), ("test", dataset.test)):
         if examples is None:
             continue
@@ -136,35 +140,45 @@ def dataset_digest(dataset: DataSet) -> str:
     return digest.hexdigest()
 
 
-def arrays_to_examples(features: NDArray[Any], labels: NDArray[Any], num_classes: int, source: str) -> Examples:
+def arrays_to_examples(
+    features: NDArray[Any], labels: NDArray[Any], num_classes: int, source: str, targets: Targets = "classes"
+) -> Examples:
     """Validate a received test set (see `Examples.arrays`).
 
     Args:
         features: float32 [n, *shape].
-        labels: int64 [n].
+        labels: int64 [n], or as the kind of the targets says.
         num_classes: the task's.
         source: the sender, for messages.
+        targets: the kind of the labels.
 
     Raises:
         BadInput: types, lengths or values are wrong.
     """
-    if features.dtype != np.float32 or features.ndim < 2 or labels.dtype != np.int64 or labels.ndim != 1:
+    plain = targets != "classes" or (labels.dtype == np.int64 and labels.ndim == 1)
+    if features.dtype != np.float32 or features.ndim < 2 or not plain:
         raise BadInput(
             f"{source}: a test set is float32 [n, …] and int64 [n]; got {features.dtype} {list(features.shape)} "
             f"and {labels.dtype} {list(labels.shape)}"
         )
-    examples = Examples(features, labels)
+    examples = Examples(features, labels, targets=targets)
     _check_examples(examples, num_classes, source)
     return examples
 
 
 def _check(dataset: DataSet, source: str) -> None:
     """Check what every format must guarantee, and that training and test set match."""
-    if not 2 <= dataset.num_classes <= MAX_CLASSES:
-        raise BadInput(f"{source}: has {dataset.num_classes} classes; from 2 to {MAX_CLASSES} are possible")
+    kind = dataset.train.targets
+    least, what = (1, kind) if kind in NAMED_TARGETS else (2, "classes")
+    if not least <= dataset.num_classes <= MAX_CLASSES:
+        raise BadInput(f"{source}: has {dataset.num_classes} {what}; from {least} to {MAX_CLASSES} are possible")
     _check_examples(dataset.train, dataset.num_classes, f"{source}, training set")
     if dataset.test is not None:
         _check_examples(dataset.test, dataset.num_classes, f"{source}, test set")
+        if dataset.test.targets != kind:
+            raise BadInput(
+                f"{source}: the training set has targets that are {kind}, the test set {dataset.test.targets}"
+            )
         if dataset.test.feature_shape != dataset.feature_shape:
             raise BadInput(
                 f"{source}: training examples have the shape {list(dataset.feature_shape)}, "
@@ -174,7 +188,8 @@ def _check(dataset: DataSet, source: str) -> None:
 
 def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
     features, labels = examples.features, examples.labels
-    if features.dtype not in (np.uint8, np.float32) or labels.dtype != np.int64 or labels.ndim != 1:
+    plain = examples.targets != "classes" or (labels.dtype == np.int64 and labels.ndim == 1)
+    if features.dtype not in (np.uint8, np.float32) or not plain:
         raise BadInput(
             f"{source}: features must be uint8 or float32 and labels int64 [n]; "
             f"they are {features.dtype} and {labels.dtype} {list(labels.shape)}"
@@ -190,11 +205,12 @@ def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
         raise BadInput(f"{source}: there are {len(examples.features)} examples but {count} labels")
     if not count or 0 in examples.feature_shape:
         raise BadInput(f"{source}: there are no examples (features have the shape {list(examples.features.shape)})")
-    wrong = np.flatnonzero((examples.labels < 0) | (examples.labels >= num_classes))
-    if len(wrong):
+    check_targets(labels, examples.targets, num_classes, source)
+    places = {"tokens": shape[:1], "mask": shape[-2:]}.get(examples.targets)
+    if places is not None and labels.shape[1:] != places:
         raise BadInput(
-            f"{source}: example {wrong[0]} has the label {examples.labels[wrong[0]]}; "
-            f"labels are class numbers from 0 to {num_classes - 1}"
+            f"{source}: an example has the shape {list(shape)}, its {examples.targets} {list(labels.shape[1:])}; there "
+            "must be one class for each place"
         )
     if examples.features.dtype == np.float32:
         finite = np.isfinite(examples.features.reshape(count, -1)).all(axis=1)

@@ -12,12 +12,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from pydantic import Field
 
 from fedsim.config.models import DataSetConfig
 from fedsim.data.formats import Format
 from fedsim.data.idx import MAX_DEFLATE_RATIO
+from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples
+from fedsim.plugins import PluginOptions
 
 PIXEL_SCALE = 255.0
 # Names of arrays: the first that exists is used.
@@ -40,6 +43,18 @@ class Npz(Format):
     features, labels (or x, y) in a file without a test set. `test_path` can name a separate file for the test set.
     """
 
+    class Options(PluginOptions):
+        """What the labels are."""
+
+        targets: Targets = Field(
+            "classes",
+            title="targets",
+            description="What the labels are: classes [n], tokens [n, length], a mask of classes [n, height, width], "
+            "numbers [n, k] or flags [n, k]; of numbers and flags k is 1 if there is no second dimension",
+        )
+
+    options: Options
+
     title = "npz – arrays of NumPy"
     uses_test_path = True
 
@@ -48,15 +63,21 @@ class Npz(Format):
         return path.is_file() and path.suffix.lower() == ".npz"
 
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:  # noqa: ARG002
-        """uint8 features are pixels (scale 255), all others become float32; labels are whole numbers."""
+        """uint8 features are pixels (scale 255), all others become float32; classes are whole numbers."""
+        kind = self.options.targets
         arrays = read_npz(path)
-        train = _examples(arrays, TRAIN_FEATURES, TRAIN_LABELS, path)
+        train = _examples(arrays, TRAIN_FEATURES, TRAIN_LABELS, path, kind)
         test = None
         if test_path is not None:
-            test = _examples(read_npz(test_path), TEST_FEATURES + TRAIN_FEATURES, TEST_LABELS + TRAIN_LABELS, test_path)
+            names = TEST_FEATURES + TRAIN_FEATURES, TEST_LABELS + TRAIN_LABELS
+            test = _examples(read_npz(test_path), *names, test_path, kind)
         elif any(name in arrays for name in TEST_FEATURES + TEST_LABELS):
-            test = _examples(arrays, TEST_FEATURES, TEST_LABELS, path)
+            test = _examples(arrays, TEST_FEATURES, TEST_LABELS, path, kind)
+        if kind in NAMED_TARGETS:
+            return DataSet(train, test, train.labels.shape[1])
         top = max(int(part.labels.max(initial=0)) for part in (train, test) if part is not None)
+        # Each token can be one that is predicted, and is then an input.
+        top = max(top, int(train.features.max(initial=0))) if kind == "tokens" else top
         return DataSet(train, test, max(top + 1, 2))
 
 
@@ -105,7 +126,11 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 
 def _examples(
-    arrays: dict[str, NDArray[Any]], features: tuple[str, ...], labels: tuple[str, ...], path: Path
+    arrays: dict[str, NDArray[Any]],
+    features: tuple[str, ...],
+    labels: tuple[str, ...],
+    path: Path,
+    kind: Targets = "classes",
 ) -> Examples:
     found: list[NDArray[Any]] = []
     for names in (features, labels):
@@ -116,15 +141,32 @@ def _examples(
             raise BadInput(f"{path}: no array {' or '.join(names)} (available: {available}){unnamed}")
         found.append(arrays[name])
     values, classes = plain_features(found[0], path), found[1]
+    scale = PIXEL_SCALE if values.dtype == np.uint8 and kind != "tokens" else 1.0
+    if kind in NAMED_TARGETS:
+        return Examples(values, _numbers(classes, len(values), path), scale, kind)
     if classes.dtype.kind not in "iu":
-        raise BadInput(f"{path}: labels are {classes.dtype}, they must be whole numbers: the class of each example")
+        raise BadInput(
+            f"{path}: labels are {classes.dtype}, they must be whole numbers: the class of each example; "
+            "if they are something else, say what with `targets`"
+        )
+    if kind != "classes":
+        return Examples(values, classes.astype(np.int64), scale, kind)
     if classes.ndim == 2 and classes.shape[1] == 1:
         classes = classes[:, 0]
     if classes.ndim != 1 or len(classes) != len(values):
         raise BadInput(
             f"{path}: labels have the shape {list(classes.shape)}, features {list(values.shape)}; one label for each"
         )
-    return Examples(values, classes.astype(np.int64), PIXEL_SCALE if values.dtype == np.uint8 else 1.0)
+    return Examples(values, classes.astype(np.int64), scale)
+
+
+def _numbers(array: NDArray[Any], count: int, path: Path) -> NDArray[np.float32]:
+    """Numbers or flags, float32 [n, k]."""
+    columns = array[:, None] if array.ndim == 1 else array
+    if array.dtype.kind not in "biuf" or columns.ndim != 2 or len(columns) != count:
+        raise BadInput(f"{path}: labels are {array.dtype} {list(array.shape)}; they must be numbers, [{count}, k]")
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, which is reported with its position
+        return np.ascontiguousarray(columns, np.float32)
 
 
 def plain_features(array: NDArray[Any], path: Path) -> NDArray[Any]:

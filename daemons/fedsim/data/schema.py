@@ -20,7 +20,7 @@ IMAGE_LAYOUTS = {2: "H W", 3: "C H W"}
 
 def table_schema(data_set: str, options: TableOptions, columns: Sequence[str], num_classes: int) -> DataSchema:
     """The schema of a table with these feature columns; raises `BadInput` if a name cannot be announced."""
-    for name in (*columns, *options.labels):
+    for name in (*columns, *options.labels, *options.target_columns):
         if len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
             raise BadInput(
                 f"{data_set}: the name {name[:40]!r} has {len(name)} characters or cannot be printed; "
@@ -31,12 +31,15 @@ def table_schema(data_set: str, options: TableOptions, columns: Sequence[str], n
     words: list[list[str]] = [[] for _ in range(num_classes)]
     for word, number in options.labels.items():
         words[number].append(word)
-    labels = (
-        [" / ".join(sorted(of_class)) for of_class in words] if options.labels else list(map(str, range(num_classes)))
-    )
+    labels = list(map(str, range(num_classes)))
+    if options.labels:
+        labels = [" / ".join(sorted(of_class)) for of_class in words]
+    elif options.targets != "classes":
+        labels = options.target_columns
     schema = DataSchema(
         kind="table",
         features=tuple(columns),
+        targets=options.targets,
         scaling="values" if options.scale_values else options.scale,
         scale_values=options.scale_values,
     )
@@ -47,11 +50,17 @@ def array_schema(dataset: DataSet) -> DataSchema:
     """The schema of arrays, whose features have no names: two or three dimensions are images."""
     shape = dataset.feature_shape
     if len(shape) not in IMAGE_LAYOUTS:
-        return DataSchema(kind="arrays")
+        return DataSchema(kind="arrays", targets=dataset.train.targets)
     low, high = _bounds(dataset.train)
     usual = next((bounds for bounds in USUAL_RANGES if bounds[0] <= low and high <= bounds[1]), None)
     channels = 1 if len(shape) == 2 else shape[0]
-    return DataSchema(kind="images", layout=IMAGE_LAYOUTS[len(shape)], channels=channels, value_range=usual)
+    return DataSchema(
+        kind="images",
+        layout=IMAGE_LAYOUTS[len(shape)],
+        channels=channels,
+        value_range=usual,
+        targets=dataset.train.targets,
+    )
 
 
 def scale_notes(dataset: DataSet) -> tuple[str, ...]:

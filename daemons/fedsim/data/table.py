@@ -38,13 +38,19 @@ class Table(Format):
     def load(self, config: DataSetConfig, path: Path, test_path: Path | None) -> DataSet:
         """float32 [n, columns], in the order of the training file's columns."""
         table, rows, test_rows, preparation = self._trained(config, path)
-        train = Examples(preparation.apply(table.values, rows), table.labels[rows])
+        kind = self.options.targets
+        train = Examples(preparation.apply(table.values, rows), table.labels[rows], targets=kind)
         test = None
         if test_path is not None:
             other = self._read(config, test_path, table.columns)
-            test = Examples(preparation.apply(other.values), other.labels)
+            test = Examples(preparation.apply(other.values), other.labels, targets=kind)
         elif test_rows is not None:
-            test = Examples(preparation.apply(table.values, test_rows), table.labels[test_rows])
+            test = Examples(preparation.apply(table.values, test_rows), table.labels[test_rows], targets=kind)
+        if kind != "classes":
+            outputs = len(self.options.target_columns)
+            return DataSet(
+                train, test, outputs, table_schema(f"data set {config.name}", self.options, table.columns, outputs)
+            )
         top = max(int(part.labels.max(initial=0)) for part in (train, test) if part is not None)
         num_classes = max(top + 1, max(self.options.labels.values(), default=0) + 1, 2)
         schema = table_schema(f"data set {config.name}", self.options, table.columns, num_classes)
@@ -59,7 +65,7 @@ class Table(Format):
         """The names of the columns of a file; raises `BadInput`."""
         return [composed(name) for name in self._open(file).header]
 
-    def labels(self, config: DataSetConfig, file: Path) -> IntArray:
+    def labels(self, config: DataSetConfig, file: Path) -> Any:
         """The classes of a table, int64 [n]; every line needs one. Raises `BadInput`."""
         options = self.options.model_copy(update={"missing": "mean"})
         return type(self)(options)._read(config, file).labels  # noqa: SLF001 - of this class
@@ -90,7 +96,7 @@ class Table(Format):
             if file.read(len(MAGIC)) == MAGIC:
                 return ParquetTable(path)
         options = self.options if isinstance(self.options, TextOptions) else TextOptions()
-        return TextTable(path, options.separator, options.decimal, self.options.label_column)
+        return TextTable(path, options.separator, options.decimal, next(iter(self.options.target_columns), None))
 
     def _read(
         self, config: DataSetConfig, path: Path, wanted: list[str] | None = None, *, with_labels: bool = True
@@ -98,14 +104,18 @@ class Table(Format):
         """Read a file; `wanted` are the required feature columns (in any order), None for all."""
         source = self._open(path)
         layout = TableLayout.find(self.options, f"data set {config.name}", source, wanted, with_labels=with_labels)
-        values, labels = array("d"), array("q")
+        classes = self.options.targets == "classes"
+        values, labels = array("d"), array("q" if classes or not with_labels else "d")
         for lines, cells in source.batches():
-            rows, classes = layout.read(lines, cells)
+            rows, found = layout.read(lines, cells)
             values.frombytes(rows.tobytes())
-            labels.frombytes(classes.tobytes())
+            labels.frombytes(found.tobytes())
         if not labels:
             raise BadInput(f"{path}: it contains no examples; each needs a {source.unit} below the header")
-        matrix = np.frombuffer(values).reshape(len(labels), -1)
+        matrix = np.frombuffer(values).reshape(-1, len(layout.columns))
+        if labels.typecode == "d":
+            numbers = np.frombuffer(labels).reshape(len(matrix), -1).astype(np.float32)
+            return _Rows(layout.columns, matrix, numbers)
         return _Rows(layout.columns, matrix, np.frombuffer(labels, np.int64))
 
 
@@ -140,8 +150,8 @@ def is_table(name: str | None, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The file's feature columns, float64 [n, columns] with NaN where a value is missing, and int64 labels."""
+    """The file's feature columns, float64 [n, columns] with NaN where a value is missing, and its labels."""
 
     columns: list[str]
     values: Values
-    labels: IntArray
+    labels: Any

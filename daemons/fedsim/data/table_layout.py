@@ -31,13 +31,13 @@ SHOWN_COLUMNS = 20
 
 @dataclass(frozen=True)
 class TableLayout:
-    """The positions of features and label in a row of a file, and the conversion of its cells."""
+    """The positions of features and labels in a row of a file, and the conversion of its cells."""
 
     options: TableOptions
     source: TextTable | ParquetTable
     columns: list[str]
     positions: list[int]
-    label_at: int | None
+    labels_at: list[int]
     cells: CellReader
 
     @classmethod
@@ -59,28 +59,32 @@ class TableLayout:
                 raise BadInput(
                     f"{name}: `labels` gives {text!r} the class {number}; classes are 0 to {MAX_CLASSES - 1}"
                 )
-        label, ignored = options.label_column, options.id_column
-        if wanted is None and label is None:
+        labels, ignored = options.target_columns, options.id_column
+        if wanted is None and not labels:
             raise BadInput(f"{name}: set label_column to one of {source.path}'s columns {some(header)}")
-        if with_labels and label not in header:
-            raise BadInput(f"{place}no label_column {label!r}; columns are {some(header)}")
+        for label in labels if with_labels else ():
+            if label not in header:
+                raise BadInput(f"{place}no label_column {label!r}; columns are {some(header)}")
         if with_labels and ignored is not None and ignored not in header:
             raise BadInput(f"{place}no id_column {ignored!r}; columns are {some(header)}")
-        columns = wanted or [column for column in header if column not in {label, ignored}]
+        columns = wanted or [column for column in header if column not in {*labels, ignored}]
         position = {column: at for at, column in enumerate(header)}
         missing = [column for column in columns if column not in position]
         if missing or not columns:
             problem = f"the columns {some(missing)} are missing" if missing else "no column is a feature"
             raise BadInput(f"{place}{problem}; columns are {some(header)}")
-        unused = set(header) - {*columns, label, ignored}
+        unused = set(header) - {*columns, *labels, ignored}
         if unused:
             raise BadInput(f"{place}the training file has no columns {some(sorted(unused))}; remove them")
         cells = CellReader(source.decimal_mark, tuple(options.missing_values), options.labels)
-        at = header.index(label) if with_labels and label is not None else None
+        at = list(map(header.index, labels)) if with_labels else []
         return cls(options, source, columns, [position[column] for column in columns], at, cells)
 
-    def read(self, lines: IntArray, cells: pl.DataFrame) -> tuple[Values, IntArray]:
-        """The features and the labels (0 without labels) of the rows that are not dropped."""
+    def read(self, lines: IntArray, cells: pl.DataFrame) -> tuple[Values, IntArray | Values]:
+        """The features and the labels (0 without labels) of the rows that are not dropped.
+
+        Labels are int64 [rows], numbers and flags float64 [rows, k].
+        """
         count = len(lines)
         problems: list[tuple[int, str]] = []  # the first row with each kind of problem
         columns = [cells.to_series(at) for at in self.positions]
@@ -89,7 +93,7 @@ class TableLayout:
         values, missing, wrong = self.cells.table(columns)
         keep = np.ones(count, np.bool_)
         # Every row of a file without labels needs a prediction.
-        drops = self.options.missing == "drop" and self.label_at is not None
+        drops = self.options.missing == "drop" and bool(self.labels_at)
         if drops:
             keep &= ~missing.any(axis=1)
         filled = drops or self.options.missing == "mean"
@@ -101,9 +105,19 @@ class TableLayout:
             if missing[:, number].any() and not filled:
                 problem = f"column {column} has no value; fill it, or set `missing` to drop or mean"
                 problems.append((int(missing[:, number].argmax()), problem))
-        labels = np.zeros(count, np.int64)
-        if self.label_at is not None:
-            series = cells.to_series(self.label_at)
+        labels: Any = np.zeros(count, np.int64)
+        if self.labels_at and self.options.targets != "classes":
+            labels, missing, wrong = self.cells.table([cells.to_series(at) for at in self.labels_at])
+            for at, column in enumerate(self.options.target_columns):
+                if wrong[:, at].any():
+                    row = int(wrong[:, at].argmax())
+                    problems.append((row, f"column {column}: {self._not_a_number(cells[row, self.labels_at[at]])}"))
+                if missing[:, at].any() and not drops:
+                    problem = f"column {column}: the target is missing; fill it, or set `missing: drop`"
+                    problems.append((int(missing[:, at].argmax()), problem))
+            keep &= ~missing.any(axis=1)
+        elif self.labels_at:
+            series = cells.to_series(self.labels_at[0])
             labels = self.cells.classes(series)
             if not drops and (labels == NO_LABEL).any():
                 row = int((labels == NO_LABEL).argmax())
@@ -145,7 +159,7 @@ def _check_names(header: list[str], options: TableOptions, source: TextTable | P
         raise BadInput(f"{place}the header is empty; it must contain each column once")
     if len(header) <= 2 and header[0].lower().startswith("sep="):
         raise BadInput(f"{place}{header[0]} is an instruction to a spreadsheet; remove the line")
-    if options.label_column not in header and len(header) > 1 and all(map(NUMBER.fullmatch, header)):
+    if not set(options.target_columns) & set(header) and len(header) > 1 and all(map(NUMBER.fullmatch, header)):
         raise BadInput(
             f"{place}{some(header)} look like values, not like names of columns; add a first line with the names"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from fedsim.plugins import PluginOptions
 
@@ -73,6 +73,29 @@ class TableOptions(PluginOptions):
         description="Further marks of a missing value, as [-999, unknown]; an empty cell, ?, ., NA, NaN, NULL, \\N, "
         "#N/A and other errors of spreadsheets always are",
     )
+    targets: Literal["classes", "numbers", "flags"] = Field(
+        "classes", title="targets", description="What is predicted: a class, numbers, or flags that are 0 or 1"
+    )
+    label_columns: TextList = Field(
+        [],
+        title="label columns",
+        description="With numbers and flags: the columns, instead of label_column, if several",
+    )
+
+    @property
+    def target_columns(self) -> list[str]:
+        """The columns that are predicted."""
+        return self.label_columns or ([] if self.label_column is None else [self.label_column])
+
+    @model_validator(mode="after")
+    def _one_kind_of_target(self) -> TableOptions:
+        if self.targets == "classes" and self.label_columns:
+            raise ValueError("label_columns are for the targets numbers and flags; a class is in label_column")
+        if self.targets != "classes" and self.labels:
+            raise ValueError(f"labels are classes, and the targets are {self.targets}")
+        if self.label_columns and self.label_column is not None:
+            raise ValueError("set label_column or label_columns")
+        return self
 
 
 class TextOptions(TableOptions):

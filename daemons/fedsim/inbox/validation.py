@@ -38,7 +38,7 @@ def check_contents(path: Path, file_id: FileId, sender: Identity, receiver: Role
                 check_update(path, layout)
         case ArrayBody(dtype, dimensions):
             array = open_array(path, dtype, dimensions)
-            if dtype == FLOAT32:
+            if array.dtype.str == FLOAT32:
                 check_finite(array.view("<f4"))
 
 

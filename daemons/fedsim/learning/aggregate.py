@@ -165,7 +165,7 @@ def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]
 
 
 def _most_steps(settings: TaskSettings, update: Update) -> float:
-    steps = settings.local_epochs * -(-update.num_examples // settings.local_batch_size)
+    steps = settings.num_steps(update.num_examples)
     return make_optimizer(settings).effective_steps(steps) or float(steps)
 
 

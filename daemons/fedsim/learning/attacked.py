@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from fedsim.learning.attacks import Attack, attacking_clients, context_of
 from fedsim.learning.components import Components
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine, no_state
-from fedsim.learning.examples import FloatArray, IntArray
+from fedsim.learning.examples import FloatArray, TargetArray
 from fedsim.learning.randomness import generator
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS, Arrays, Update
+
+if TYPE_CHECKING:
+    from fedsim.learning.examples import IntArray
 
 
 def start_trainer(
@@ -45,13 +49,13 @@ class PoisonedData(ClientData):
     attackers: frozenset[int] = frozenset()
     num_classes: int = 0
 
-    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
-        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
+    def examples(self, client: int) -> tuple[FloatArray, TargetArray]:
+        """See `ClientData.examples`; an attack that changes labels is refused where targets are no classes."""
         features, labels = super().examples(client)
         if client not in self.attackers:
             return features, labels
         rng = generator(self.settings.seed, "attack poison", client)
-        return self.attack.poison(features, labels, self.num_classes, rng)
+        return self.attack.poison(features, cast("IntArray", labels), self.num_classes, rng)
 
 
 class AttackedTrainer:

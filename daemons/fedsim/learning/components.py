@@ -14,6 +14,7 @@ from fedsim.learning.objectives import Objective, make_objective
 from fedsim.learning.optimizers import Optimizer, make_optimizer
 from fedsim.learning.partitions import Partitioner, make_partitioner
 from fedsim.learning.samplers import Sampler, make_sampler
+from fedsim.learning.schedules import Schedule, make_schedule
 from fedsim.learning.screenings import Screening, make_screening
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.messages import ModelSpec
@@ -32,6 +33,7 @@ class Components:
     sampler: Sampler
     objective: Objective
     optimizer: Optimizer
+    schedule: Schedule
     screening: Screening | None
     attack: Attack | None
     model: Model
@@ -47,6 +49,7 @@ class Components:
         sampler: Any = None,
         objective: Any = None,
         optimizer: Any = None,
+        schedule: Any = None,
         screening: Any = None,
         attack: Any = None,
         model: Any = None,
@@ -64,6 +67,7 @@ class Components:
             sampler=make_sampler(settings) if sampler is None else _made(sampler),
             objective=make_objective(settings) if objective is None else _made(objective),
             optimizer=make_optimizer(settings) if optimizer is None else _made(optimizer),
+            schedule=make_schedule(settings) if schedule is None else _made(schedule),
             screening=make_screening(settings) if screening is None else _made(screening),
             attack=make_attack(settings) if attack is None else _made(attack),
             model=_model(settings, model),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedsim.data_schema import DataSchema, unknown_words
+from fedsim.data_schema import NAMED_TARGETS, DataSchema, unknown_words
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, IntArray
 
@@ -58,12 +58,13 @@ def conform_all(datasets: Sequence[DataSet]) -> list[DataSet]:
     words = [schema.words(dataset.num_classes) for schema, dataset in zip(known, datasets, strict=True)]
     everyone = dict.fromkeys(word for own in (words[first], *words) for word in own)
     schema = known[first].with_words(tuple(everyone))
-    return [conform(dataset, schema, max(len(everyone), 2)) for dataset in datasets]
+    return [conform(dataset, schema, max(len(everyone), schema.least_outputs)) for dataset in datasets]
 
 
 def _ordered(examples: Examples, columns: IntArray, numbers: IntArray) -> Examples:
     features = examples.features if not len(columns) else np.ascontiguousarray(examples.features[:, columns])
-    return replace(examples, features=features, labels=numbers[examples.labels])
+    labels = examples.labels if examples.targets in NAMED_TARGETS else numbers[examples.labels]
+    return replace(examples, features=features, labels=labels)
 
 
 def task_words(words: Sequence[Sequence[str]], others: Sequence[str] = ()) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from fedsim.learning.engines import ClientData
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.networks import as_tensor, check_length, parts_of
+from fedsim.learning.schedules import Schedule, learning_rate
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, of_chunk
 
 
@@ -51,9 +52,10 @@ def _flattens_late(model: nn.Sequential) -> bool:
 class DenseTrainer:
     """Trains groups of clients together; see `ClientTrainer` and `MeanTrainer`."""
 
-    def __init__(self, data: ClientData, model: nn.Module, group_bytes: int) -> None:
+    def __init__(self, data: ClientData, model: nn.Module, schedule: Schedule, group_bytes: int) -> None:
         """`model` is the network, of which only the shapes are used; a group's arrays have about `group_bytes`."""
         self.data = data
+        self.schedule = schedule
         self._model = model
         self._group_bytes = group_bytes
         layers = dense_layers(model)
@@ -129,6 +131,7 @@ class _Group:
         self, trainer: DenseTrainer, clients: Sequence[int], round_number: int, received: Sequence[_Layer]
     ) -> None:
         self._data = trainer.data
+        self._learning_rate = learning_rate(trainer.schedule, trainer.data.settings, round_number)
         self._round = round_number
         self._received = received
         self._sizes = [trainer.data.partition.num_examples(client) for client in clients]
@@ -172,18 +175,19 @@ class _Group:
         """Each step's rows, int64 [K, b], and -learning_rate / (size of the client's batch), float32 [K, b]."""
         settings = self._data.settings
         size = min(settings.local_batch_size, most)
-        orders = [self._data.batch_order(self._round, client) for client in clients]
-        per_epoch = [-(-order.shape[1] // settings.local_batch_size) for order in orders]
-        count = max(len(order) * steps for order, steps in zip(orders, per_epoch, strict=True))
+        orders = [self._data.epochs(self._round, client) for client in clients]
+        count = max(map(self._data.num_steps, clients))
         rows = np.full((count, len(clients), size), most, np.int64)
         scales = np.zeros((count, len(clients), size), np.float32)
-        for place, (order, steps) in enumerate(zip(orders, per_epoch, strict=True)):
-            for epoch, examples in enumerate(order):
-                for step in range(steps):
-                    batch = examples[step * settings.local_batch_size :][: settings.local_batch_size]
-                    rows[epoch * steps + step, place, : len(batch)] = batch
-                    scales[epoch * steps + step, place, : len(batch)] = -settings.local_learning_rate / len(batch)
-        passes = [order.size for order in orders]
+        for place, epochs in enumerate(orders):
+            step = 0
+            for examples in epochs:
+                for start in range(0, len(examples), settings.local_batch_size):
+                    batch = examples[start : start + settings.local_batch_size]
+                    rows[step, place, : len(batch)] = batch
+                    scales[step, place, : len(batch)] = -self._learning_rate / len(batch)
+                    step += 1
+        passes = [sum(map(len, epochs)) for epochs in orders]
         return list(zip(torch.from_numpy(rows), torch.from_numpy(scales), strict=True)), passes
 
     def _step(self, rows: Tensor, batch: Tensor, targets: Tensor, scale: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from fedsim.learning.networks import (
     share_vector,
 )
 from fedsim.learning.randomness import generator
+from fedsim.learning.schedules import learning_rate
 from fedsim.learning.strategies import ClientRound, Parts
 from fedsim.messages import ModelSpec
 from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, TRAIN_LOSS, Arrays, Update
@@ -51,10 +52,11 @@ class SequentialTrainer:
         self.strategy = components.strategy
         self.objective = components.objective
         self.optimizer = components.optimizer
+        self.schedule = components.schedule
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
         self.model = build_model(model_spec, components.model).to(self.device).train()
-        check_training(self.model, model_spec, self.device)
+        check_training(self.model, model_spec, self.device, self.objective)
         self.flat = share_vector(self.model)
         self.parameters = list(self.model.parameters())
         # The same memory, unknown to autograd: the optimizer updates these.
@@ -75,13 +77,14 @@ class SequentialTrainer:
         start = as_tensor(global_vector).to(self.device)
         received = parts_of(self.model, start)
         down = self._named_parts(downlink)
+        rate = learning_rate(self.schedule, self.settings, round_number)
         for client in clients:
             self.flat.copy_(start)
             part = ClientRound(
                 received=down,
                 state=self._named_parts(state_of(client)),
                 num_steps=self.data.num_steps(client),
-                learning_rate=self.settings.local_learning_rate,
+                learning_rate=rate,
                 effective_steps=self.optimizer.effective_steps(self.data.num_steps(client)),
             )
             with torch.random.fork_rng(devices=self.cuda):
@@ -120,13 +123,13 @@ class SequentialTrainer:
                 torch.cuda.manual_seed(seed)
 
     def _train_client(self, client: int, round_number: int, received: Parts, part: ClientRound) -> float:
-        """Train the model in place; returns the mean loss over the examples of all epochs."""
+        """Train the model in place; returns the mean loss over the examples of all steps."""
         settings = self.settings
         features, labels = (torch.from_numpy(array).to(self.device) for array in self.data.examples(client))
-        order = torch.from_numpy(self.data.batch_order(round_number, client)).to(self.device)
+        order = [torch.from_numpy(epoch).to(self.device) for epoch in self.data.epochs(round_number, client)]
         augment = generator(settings.seed, "augment", round_number, client)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        step = self.optimizer.start(self.values, settings.local_learning_rate)
+        step = self.optimizer.start(self.values, part.learning_rate)
         for epoch in order:
             # One gather for each epoch, then batches are views.
             batches = torch.split(features[epoch], settings.local_batch_size)
@@ -139,7 +142,7 @@ class SequentialTrainer:
                 step(gradients)
                 del gradients  # before the next ones are computed
                 total.add_(loss.detach(), alpha=len(y))
-        return float(total) / order.numel()
+        return float(total) / sum(map(len, order))
 
 
 def _flat(arrays: Mapping[str, Parts]) -> dict[str, FloatArray]:

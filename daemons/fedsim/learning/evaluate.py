@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.data_schema import NAMED_TARGETS
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.metrics import Accumulator, ClassValues, MetricSet, MetricValues
@@ -39,34 +40,38 @@ def evaluate(
     The objective (None: classification) gives the loss and the metrics. A value that is not finite becomes None.
 
     Raises:
-        BadInput: there is no example, or one is of a class that the model does not know.
+        BadInput: there is no example, one is of a class that the model does not know, or the targets are of another
+            kind than the objective's.
     """
     objective = objective or Classification()
     labels = examples.labels
+    if examples.targets != objective.targets:
+        raise BadInput(f"the test set {objective.problem(examples.targets, examples.feature_shape, 0)}")
     if not len(labels):
         raise BadInput("the test set is empty; give it at least one example")
     loss = 0.0
     accumulators: dict[str, Accumulator] = {}
     for batch in _batches(len(labels), batch_size):
-        logits = _logits(model, examples.take(batch)).double().cpu()
+        outputs = _outputs(model, examples.take(batch)).double().cpu()
+        targets = torch.from_numpy(labels[batch].copy())
+        logits, rows = objective.rows(outputs, targets)
         num_classes = logits.shape[1]
-        if not 0 <= labels[batch].min() <= labels[batch].max() < num_classes:
+        if examples.targets not in NAMED_TARGETS and not 0 <= rows.min() <= rows.max() < num_classes:
             raise BadInput(
                 f"the test set has labels from {labels.min()} to {labels.max()}, the model knows the classes 0 to "
                 f"{num_classes - 1}: use the test set of the data that it is trained on"
             )
         if batch.start == 0:
             accumulators = _accumulators(objective.metrics, num_classes)
-        targets = torch.from_numpy(labels[batch].copy())
-        loss += float(objective.loss(logits, targets)) * len(targets)
+        loss += float(objective.loss(outputs, targets)) * len(targets)
         for accumulator in accumulators.values():
-            accumulator.add(logits.numpy(), labels[batch])
+            accumulator.add(logits.numpy(), rows.numpy())
     values: MetricValues = {"loss": _finite(loss / len(labels))}
     class_values: ClassValues = {}
     for name, accumulator in accumulators.items():
         value = accumulator.value()
         if isinstance(value, tuple):
-            class_values[name] = tuple(_finite(item) for item in value)
+            class_values[name] = tuple(item if isinstance(item, tuple) else _finite(item) for item in value)
         else:
             values[name] = _finite(value)
     return Evaluation(len(labels), values, class_values)
@@ -84,7 +89,7 @@ def _finite(value: float | None) -> float | None:
 def predict(model: nn.Module, features: NDArray[Any], *, batch_size: int = BATCH) -> FloatArray:
     """The probability of each class, float32 [n, num_classes], for features float32 [n, *shape] (`Examples.take`)."""
     parts = [
-        torch.softmax(_logits(model, features[batch].astype(np.float32)), dim=1).cpu().numpy()
+        torch.softmax(_outputs(model, features[batch].astype(np.float32)), dim=1).cpu().numpy()
         for batch in _batches(len(features), batch_size)
     ]
     return np.concatenate(parts)
@@ -95,7 +100,7 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, features: FloatArray) -> Tensor:
+def _outputs(model: nn.Module, features: FloatArray) -> Tensor:
     model.eval()
     inputs = torch.from_numpy(features).to(next(model.parameters()).device)
     outputs: Tensor = model(model.prepare(inputs, None) if isinstance(model, Prepares) else inputs)

@@ -22,7 +22,7 @@ from fedsim.learning.chunk import ChunkStates, training_bytes
 from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.components import Components
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
-from fedsim.learning.examples import Examples, FloatArray
+from fedsim.learning.examples import Examples, FloatArray, made_up_targets
 from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.partitions import Partition
 from fedsim.learning.transforms import Pipeline
@@ -174,10 +174,12 @@ class _Bench:
         self._settings = request.settings
         self.components = Components.of(self._settings)
         strategy, rng = self.components.strategy, np.random.default_rng(0)
+        targets = self.components.objective.targets
         count, most = request.examples, MOST_CHUNK_CLIENTS * 2
         train = Examples(
             rng.standard_normal((count, *self._spec.feature_shape), np.float32),
-            rng.integers(self._spec.num_classes, size=count),
+            made_up_targets(rng, targets, count, self._spec.feature_shape, self._spec.num_classes),
+            targets=targets,
         )
         partition = Partition(np.tile(np.arange(count), most), np.arange(most + 1) * count)
         self._data = ClientData(self._settings, train, partition)

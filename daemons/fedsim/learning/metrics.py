@@ -5,20 +5,21 @@ The web reads the descriptions, so this module imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.learning.examples import IntArray
 from fedsim.plugins import gettext_noop
 
-# Metrics by name, and per-class metrics by name with a value for each class; None: not defined (an absent class).
+# Metrics by name, and per-class metrics by name with a value for each class, or a row of values for each class and each
+# class that was predicted; None: not defined (an absent class).
 MetricValues = dict[str, float | None]
-ClassValues = dict[str, tuple[float | None, ...]]
+ClassValue = float | tuple[float, ...] | None
+ClassValues = dict[str, tuple[ClassValue, ...]]
 OutputArray = NDArray[np.float64]
 TRAIN_PREFIX = "train_"
 
@@ -33,10 +34,10 @@ class MetricFormat(StrEnum):
 class Accumulator(Protocol):
     """Computes a metric over the batches of a test set."""
 
-    def add(self, outputs: OutputArray, labels: IntArray) -> None:
-        """Add a batch: the model's outputs (logits) float64 [b, num_classes], labels int64 [b]."""
+    def add(self, outputs: OutputArray, labels: Any) -> None:
+        """Add a batch: the model's outputs float64 [m, k], targets [m] or [m, k]; see `Objective.rows`."""
 
-    def value(self) -> float | tuple[float | None, ...] | None:
+    def value(self) -> float | tuple[ClassValue, ...] | None:
         """The metric over all batches; a tuple if it is per class."""
 
 
@@ -50,8 +51,9 @@ class Metric:
         higher_is_better: the direction of improvement; None if there is none.
         format: how its values are written.
         per_class: whether it has a value for each class.
-        accumulator: makes an accumulator for a number of classes; returns None where the metric does not apply. None
-            for the loss, which comes from the objective, and for metrics that clients report.
+        by_prediction: whether that is a row, with a value for each class that was predicted.
+        accumulator: makes an accumulator for k outputs, such as the number of classes; returns None where the metric
+            does not apply. None for the loss, which comes from the objective, and for metrics that clients report.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Metric:
     format: MetricFormat = MetricFormat.NUMBER
     per_class: bool = False
     accumulator: Callable[[int], Accumulator | None] | None = None
+    by_prediction: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,56 +88,7 @@ class MetricSet:
         return [self.get(name) for name in found]
 
 
-class ClassAccuracy:
-    """Per class, the share of its examples whose most likely class is right; None for an absent class."""
-
-    def __init__(self, num_classes: int) -> None:
-        self._right = np.zeros(num_classes, np.int64)
-        self._all = np.zeros(num_classes, np.int64)
-
-    def add(self, outputs: OutputArray, labels: IntArray) -> None:
-        """Add a batch."""
-        right = labels[outputs.argmax(axis=1) == labels]
-        self._right += np.bincount(right, minlength=len(self._right))
-        self._all += np.bincount(labels, minlength=len(self._all))
-
-    def value(self) -> tuple[float | None, ...]:
-        """The share of each class."""
-        counts = zip(self._right, self._all, strict=True)
-        return tuple(float(right / count) if count else None for right, count in counts)
-
-
-class TotalAccuracy(ClassAccuracy):
-    """The share of the examples whose most likely class is right."""
-
-    def value(self) -> float:  # type: ignore[override] # one value instead of one for each class
-        """The share of all classes together."""
-        return float(self._right.sum() / self._all.sum())
-
-
-def _two_classes(num_classes: int) -> Accumulator | None:
-    return RocAuc() if num_classes == 2 else None
-
-
-class RocAuc:
-    """Area under the ROC curve for class 1 of two."""
-
-    def __init__(self) -> None:
-        self._scores: list[OutputArray] = []
-        self._labels: list[IntArray] = []
-
-    def add(self, outputs: OutputArray, labels: IntArray) -> None:
-        """Add a batch."""
-        # The difference of the logits ranks as the probability does, without its ties near 0 and 1.
-        self._scores.append(outputs[:, 1] - outputs[:, 0])
-        self._labels.append(labels)
-
-    def value(self) -> float | None:
-        """The area; None if a class is absent."""
-        return roc_auc(np.concatenate(self._scores), np.concatenate(self._labels))
-
-
-def roc_auc(scores: OutputArray, labels: IntArray) -> float | None:
+def roc_auc(scores: OutputArray, labels: NDArray[np.generic]) -> float | None:
     """Area under the ROC curve by ranks (Mann-Whitney); equal scores share a rank. None if a class is absent."""
     positives = int((labels == 1).sum())
     negatives = len(labels) - positives
@@ -147,16 +101,32 @@ def roc_auc(scores: OutputArray, labels: IntArray) -> float | None:
     return above / (positives * negatives)
 
 
-CLASSIFICATION = MetricSet(
-    (
-        Metric("accuracy", gettext_noop("Accuracy"), True, MetricFormat.SHARE, accumulator=TotalAccuracy),
-        Metric("loss", gettext_noop("Loss"), False),
-        Metric("train_loss", gettext_noop("Training loss"), False),
-        Metric("auc", gettext_noop("ROC AUC"), True, accumulator=_two_classes),
-        Metric("recall", gettext_noop("Recall"), True, MetricFormat.SHARE, per_class=True, accumulator=ClassAccuracy),
-    ),
-    headline_name="accuracy",
-)
+def average_precision(scores: OutputArray, labels: NDArray[np.generic]) -> float | None:
+    """Σ (R_n - R_{n-1})·P_n over the thresholds, the highest first; equal scores are one. None if no label is 1."""
+    positives = int((labels == 1).sum())
+    if not positives:
+        return None
+    values, place = np.unique(-scores, return_inverse=True)
+    found = np.cumsum(np.bincount(place, labels == 1, minlength=len(values)))
+    chosen = np.cumsum(np.bincount(place, minlength=len(values)))
+    return float(np.sum(np.diff(found, prepend=0.0) / positives * (found / chosen)))
+
+
+LOSS = Metric("loss", gettext_noop("Loss"), False)
+TRAIN_LOSS = Metric("train_loss", gettext_noop("Training loss"), False)
+"""Metrics of every objective: the loss on the test set, and what clients report of their training."""
 
 NOT_DECLARED = MetricSet((), headline_name="loss")
 """For tasks whose objective is not installed: metrics are shown by their names."""
+
+
+def flat_class_values(values: Mapping[str, Sequence[Any]]) -> dict[tuple[str | int, ...], float | None]:
+    """Per-class metrics one by one, as columns of a table: by name and class, in a row also by the predicted class."""
+    found: dict[tuple[str | int, ...], float | None] = {}
+    for name, of_classes in values.items():
+        for label, value in enumerate(of_classes):
+            if isinstance(value, list | tuple):
+                found |= {(name, label, predicted): share for predicted, share in enumerate(value)}
+            else:
+                found[name, label] = value
+    return found

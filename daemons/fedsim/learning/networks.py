@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.models import Model, make_model
+from fedsim.learning.objectives import Objective
 from fedsim.learning.randomness import generator
 from fedsim.messages import ModelSpec
 
@@ -92,10 +93,13 @@ def _check_parameters(model: object, name: str) -> None:
         )
 
 
-def check_training(model: nn.Module, spec: ModelSpec, device: torch.device | None = None) -> None:
-    """Try whether the model gives logits that every parameter has a part in: once, before a task trains for days.
+def check_training(
+    model: nn.Module, spec: ModelSpec, device: torch.device | None = None, objective: Objective | None = None
+) -> None:
+    """Try whether the model gives outputs that every parameter has a part in: once, before a task trains for days.
 
-    torch's random stream is put back afterwards.
+    Their shape is the objective's; without one they are logits [examples, classes]. torch's random stream is put back
+    afterwards.
 
     Raises:
         BadInput: it does not.
@@ -104,11 +108,14 @@ def check_training(model: nn.Module, spec: ModelSpec, device: torch.device | Non
         examples = torch.zeros(TRIED_EXAMPLES, *spec.feature_shape, device=device)
         inputs = model.prepare(examples, generator(0, "trial")) if isinstance(model, Prepares) else examples
         outputs: object = model.train()(inputs)
-        wanted = (TRIED_EXAMPLES, spec.num_classes)
+        shape: tuple[int, ...] = (spec.num_classes,)
+        if objective is not None:
+            shape = objective.output_shape(spec.feature_shape, spec.num_classes)
+        wanted = (TRIED_EXAMPLES, *shape)
         if not isinstance(outputs, Tensor) or outputs.shape != wanted:
             what = list(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
             raise BadInput(
-                f"model {spec.name} must give logits [examples, classes]: for {TRIED_EXAMPLES} examples and "
+                f"model {spec.name} must give {_wanted_outputs(shape)}: for {TRIED_EXAMPLES} examples and "
                 f"{spec.num_classes} classes {list(wanted)}; it gives {what}"
             )
         parameters = dict(model.named_parameters())
@@ -121,6 +128,10 @@ def check_training(model: nn.Module, spec: ModelSpec, device: torch.device | Non
             f"model {spec.name}: the parameter {_some(unused)} has no part in what the model gives and cannot be "
             "trained; take it out, or use it"
         )
+
+
+def _wanted_outputs(shape: tuple[int, ...]) -> str:
+    return "logits [examples, classes]" if len(shape) == 1 else "the outputs that the task's objective takes"
 
 
 def _some(names: list[str]) -> str:
@@ -176,15 +187,19 @@ def check_size(spec: ModelSpec, most: int | None, where: str) -> None:
         raise BadInput(f"the model {spec.name} has {number:,} parameters here, {where} allows {most:,}")
 
 
-def initial_vector(spec: ModelSpec, seed: int, model: Model | None = None) -> FloatArray:
+def initial_vector(
+    spec: ModelSpec, seed: int, model: Model | None = None, objective: Objective | None = None
+) -> FloatArray:
     """The parameters with which a task begins, float32 [P]; equal arguments, equal bytes.
+
+    The objective decides the shape of the outputs that the model must give, see `check_training`.
 
     Raises:
         BadInput: as `build_model` and `check_training`.
     """
     built = build_model(spec, model, seed=seed)
     vector: FloatArray = share_vector(built).numpy()
-    check_training(built, spec)
+    check_training(built, spec, objective=objective)
     return vector
 
 

@@ -114,9 +114,8 @@ def view_partition(settings: TaskSettings, dataset: DataSet, *, partition: Any =
         BadInput: the data set cannot be divided so.
     """
     partitioner = Components.of(settings, partition=partition).partitioner
-    labels = dataset.train.labels
-    divided = make_partition(settings, labels, partitioner)
-    counts = [
-        np.bincount(labels[divided.indices(k)], minlength=dataset.num_classes) for k in range(divided.num_clients)
-    ]
+    strata = dataset.train.strata
+    divided = make_partition(settings, strata, partitioner)
+    length = max(dataset.num_classes, int(strata.max(initial=0)) + 1)
+    counts = [np.bincount(strata[divided.indices(k)], minlength=length) for k in range(divided.num_clients)]
     return PartitionView(np.array(counts, np.int64))

@@ -42,9 +42,11 @@ from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import Known, Losses, Sampler
+from fedsim.learning.schedules import Schedule
 from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.simulated_start import (
     first_vector,
+    fitting_spec,
     placed_clients,
     sizes_of_clients,
     states_in_memory,
@@ -133,6 +135,7 @@ def simulate(
     partition: Partitioner | type[Partitioner] | None = None,
     objective: Objective | type[Objective] | None = None,
     optimizer: Optimizer | type[Optimizer] | None = None,
+    schedule: Schedule | type[Schedule] | None = None,
     sampler: Sampler | type[Sampler] | None = None,
     screening: Screening | type[Screening] | None = None,
     attack: Attack | type[Attack] | None = None,
@@ -157,11 +160,12 @@ def simulate(
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
-            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `sampler`,
-            `screening` and `attack`.
+            needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `schedule`,
+            `sampler`, `screening` and `attack`.
         partition: see `strategy`.
         objective: see `strategy`.
         optimizer: see `strategy`.
+        schedule: see `strategy`.
         sampler: see `strategy`.
         screening: see `strategy`.
         attack: see `strategy`.
@@ -184,6 +188,7 @@ def simulate(
         partition=partition,
         objective=objective,
         optimizer=optimizer,
+        schedule=schedule,
         sampler=sampler,
         screening=screening,
         attack=attack,
@@ -192,13 +197,13 @@ def simulate(
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
     placement = placed_clients(placement, settings, components, len(nodes))
-    model_spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
+    model_spec = fitting_spec(components, settings, nodes)
 
     def start_trainers() -> list[ClientTrainer]:
         return [
             start_trainer(
                 engine() if isinstance(engine, type) else engine,
-                ClientData(settings, node.train, make_partition(settings, node.train.labels, partitioner)),
+                ClientData(settings, node.train, make_partition(settings, node.train.strata, partitioner)),
                 model_spec,
                 components,
                 device,

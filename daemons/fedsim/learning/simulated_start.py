@@ -14,6 +14,7 @@ from fedsim.learning.components import Components
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.networks import initial_vector, shapes_of
+from fedsim.learning.objectives import check_data
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import check_sampler
 from fedsim.learning.strategies import Strategy, check_cohort
@@ -44,6 +45,15 @@ class StatesInMemory:
         self.states[client] = self._layout.views(self._layout.flatten(state))
 
 
+def fitting_spec(components: Components, settings: TaskSettings, nodes: Sequence[DataSet]) -> ModelSpec:
+    """The task's model, for data that fits the objective."""
+    spec = components.model_spec(settings, nodes[0].feature_shape, max(node.num_classes for node in nodes))
+    for node in nodes:
+        name = type(components.objective).__name__
+        check_data(components.objective, name, node.train.targets, node.feature_shape, spec.num_classes)
+    return spec
+
+
 def first_vector(
     components: Components,
     spec: ModelSpec,
@@ -52,7 +62,7 @@ def first_vector(
     initial: str | Path | Mapping[str, Any] | None,
 ) -> FloatArray:
     """The parameters before round 1: the model's own initialisation, or what training starts from."""
-    vector = initial_vector(spec, settings.seed_of_model, components.model)
+    vector = initial_vector(spec, settings.seed_of_model, components.model, components.objective)
     return fill_initial(vector, shapes_of(network), initial, settings.initial)
 
 
@@ -84,7 +94,7 @@ def sizes_of_clients(nodes: Sequence[DataSet], settings: TaskSettings, partition
     """Examples of each client."""
     if partitioner.per_node:
         return tuple(len(node.train) for node in nodes)
-    partition = make_partition(settings, nodes[0].train.labels, partitioner)
+    partition = make_partition(settings, nodes[0].train.strata, partitioner)
     return tuple(map(partition.num_examples, range(partition.num_clients)))
 
 

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.speed import SpeedRequest
-from fedsim.spool.npy import FLOAT32, INT64
+from fedsim.spool.npy import FLOAT32, TARGET_DIMENSIONS, TARGETS
 from fedsim.spool.path_template import PathTemplate
 from fedsim.update import Update
 
@@ -57,9 +57,9 @@ class ParametersBody:
 
 @dataclass(frozen=True)
 class ArrayBody:
-    """An array with one of these numbers of dimensions; floats must be finite."""
+    """An array with one of these numbers of dimensions, of this type or one of several; floats must be finite."""
 
-    dtype: str
+    dtype: str | tuple[str, ...]
     dimensions: range
 
 
@@ -132,7 +132,7 @@ KINDS: Final[dict[Kind, KindSpec]] = {
         routes=(
             KindRoute(
                 *CLIENT_TO_SERVER,
-                {"data": ArrayBody(FLOAT32, range(2, 5)), "label": ArrayBody(INT64, range(1, 2))},
+                {"data": ArrayBody(FLOAT32, range(2, 5)), "label": ArrayBody(TARGETS, TARGET_DIMENSIONS)},
             ),
         ),
         path=PathTemplate("testset/{task}/{sender}.test{part}.npy"),

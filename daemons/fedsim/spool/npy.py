@@ -29,6 +29,9 @@ MAX_PREFIX_BYTES = 12 + MAX_HEADER_BYTES
 BLOCK_BYTES = 4 << 20
 FLOAT32 = "<f4"
 INT64 = "<i8"
+TARGETS = (INT64, FLOAT32)
+TARGET_DIMENSIONS = range(1, 4)
+"""What examples are to be predicted as: classes, or numbers and flags."""
 
 _HEADER = re.compile(
     r"\{'descr': '([<>|=][a-zA-Z][1-9]\d{0,3})', 'fortran_order': (True|False), "
@@ -100,27 +103,30 @@ def read_header(path: Path) -> NpyHeader:
     return header
 
 
-def open_array(path: Path, dtype: str, dimensions: range) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
+def open_array(
+    path: Path, dtype: str | tuple[str, ...], dimensions: range
+) -> np.memmap[tuple[int, ...], np.dtype[np.generic]]:
     """Map the array at `path` read-only.
 
     Args:
         path: a `.npy` file.
-        dtype: numpy's type string that it must have, such as `<f4`.
+        dtype: numpy's type string that it must have, such as `<f4`, or several of which it must have one.
         dimensions: how many dimensions are allowed.
 
     Raises:
         BadInput: if type, dimensions or size are not right, or it is empty.
     """
     header = read_header(path)
-    if header.dtype != dtype:
-        raise BadInput(f"its numbers are {header.dtype}; they must be {dtype}")
+    allowed = (dtype,) if isinstance(dtype, str) else dtype
+    if header.dtype not in allowed:
+        raise BadInput(f"its numbers are {header.dtype}; they must be {' or '.join(allowed)}")
     if len(header.shape) not in dimensions:
         raise BadInput(
             f"it has {len(header.shape)} dimensions; allowed are {dimensions.start} to {dimensions.stop - 1}"
         )
     if header.count == 0:
         raise BadInput(f"its shape {header.shape} has no elements")
-    return np.memmap(path, dtype=dtype, mode="r", offset=header.data_offset, shape=header.shape)
+    return np.memmap(path, dtype=header.dtype, mode="r", offset=header.data_offset, shape=header.shape)
 
 
 def open_vector(path: Path, length: int | None = None) -> NDArray[np.float32]:

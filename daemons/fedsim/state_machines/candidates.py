@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fedsim.config import TaskLimits
 from fedsim.data_schema import DataSchema, some, unknown_words
 from fedsim.learning.conform import most_common, task_words
+from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import DataSetInfo, Hello, PluginInfo
 from fedsim.plugins import ATTACKS, kind_of
@@ -83,6 +84,7 @@ def choose_nodes(
         reason = (
             _unfit(settings, plugins, hello)
             or _beyond(limits, settings, hello)
+            or _wrong_targets(settings, dataset_of(settings, hello))
             or unwilling(settings, hello, dataset_of(settings, hello))
             or candidates.unknown(name, known_digest)
         )
@@ -232,7 +234,7 @@ class _Candidates:
         orders = ["\n".join(self.schema(name).features) for name in names]
         first = self.settings.nodes[0] if self.settings.nodes else names[most_common(orders)]
         schema = self.schema(first).with_words(words)
-        return Chosen(self.fit, schema, max(len(words), 2), first, self.left_out)
+        return Chosen(self.fit, schema, max(len(words), schema.least_outputs), first, self.left_out)
 
 
 def _absent(name: str, not_heard: Sequence[str]) -> str:
@@ -269,6 +271,13 @@ def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hel
             "upgrade it, or see its problems on the page Nodes"
         )
     return None
+
+
+def _wrong_targets(settings: TaskSettings, info: DataSetInfo) -> str | None:
+    """Why the task's objective cannot be minimised on this data, or None."""
+    targets = "classes" if info.data_schema is None else info.data_schema.targets
+    problem = make_objective(settings).problem(targets, info.feature_shape, info.num_classes)
+    return f"{problem} ({settings.objective}): choose another objective or data set" if problem else None
 
 
 def _beyond(limits: TaskLimits, settings: TaskSettings, hello: Hello) -> str | None:

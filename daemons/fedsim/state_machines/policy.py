@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
 from fedsim.durations import DAY_SECONDS
+from fedsim.errors import BadInput
 from fedsim.learning.partitions import make_partitioner
+from fedsim.learning.schedules import largest_learning_rate
 from fedsim.messages import Assignment, Broadcast, TaskReport, Uplink
 from fedsim.plugins import ATTACKS, short_name
 from fedsim.settings import TaskSettings
@@ -116,13 +118,25 @@ def _too_costly(assignment: Assignment, config: ClientConfig, processors: int) -
             f"{settings.num_rounds} rounds of {settings.local_epochs} epochs are {passes} passes over the data, this "
             f"institution allows {most} (max_passes)"
         )
-    rate, largest = settings.local_learning_rate, config.institution.max_learning_rate
-    if largest is not None and rate > largest and is_guarded(config, settings.dataset):
-        return (
-            f"a local_learning_rate of {rate:g} is asked for, this institution allows {largest:g} on guarded data "
-            "(max_learning_rate)"
-        )
-    return None
+    return _too_long_steps(settings, config)
+
+
+def _too_long_steps(settings: TaskSettings, config: ClientConfig) -> str | None:
+    """What the rule on steps says of the largest learning rate of all rounds."""
+    largest = config.institution.max_learning_rate
+    if largest is None or not is_guarded(config, settings.dataset):
+        return None
+    try:
+        rate = largest_learning_rate(settings)
+    except BadInput as error:
+        return str(error)
+    if rate <= largest:
+        return None
+    asked = "" if rate == settings.local_learning_rate else f", {rate:g} by the schedule {settings.schedule},"
+    return (
+        f"a local_learning_rate of {settings.local_learning_rate:g}{asked} is asked for, this institution allows "
+        f"{largest:g} on guarded data (max_learning_rate)"
+    )
 
 
 def is_guarded(config: ClientConfig, name: str) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedsim.data_schema import Targets
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.attacks import check_attack, make_attack
+from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.samplers import check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
@@ -38,6 +40,7 @@ class DataSetSummary:
     versions: int
     guarded: bool = False
     open: bool = True
+    targets: Targets = "classes"
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
         versions=len({info.digest for _, info in holders}),
         guarded=any(info.guard is not None for _, info in holders),
         open=any(info.guard is None for _, info in holders),
+        targets="classes" if largest.data_schema is None else largest.data_schema.targets,
     )
 
 
@@ -149,6 +153,10 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
         return {"attack": tr("no attack may use guarded data: choose an open data set")}
     if settings is not None and not dataset.open and make_partitioner(settings).changes_features:
         return {"partition": tr("this partition changes features, which guarded data does not allow")}
+    if settings is not None:
+        fits = dataset.targets, dataset.feature_shape, dataset.num_classes
+        if problem := make_objective(settings).problem(*fits):
+            return {"objective": tr("%(message)s", message=f"the data set {name} {problem}")}
     if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)

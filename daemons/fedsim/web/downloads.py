@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import bottle
 
+from fedsim.learning.metrics import flat_class_values
 from fedsim.learning.objectives import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import RoundRecord, Task
@@ -82,23 +83,23 @@ def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
     """The rounds as CSV: a row for each round, with columns for metrics, seconds of each phase and metrics by class."""
     names: set[str] = set()
     phases: set[str] = set()
-    classes: dict[str, int] = {}
+    places: set[tuple[str | int, ...]] = set()
     for block in _blocks(store, task):
         for record in block:
             names.update(record.metrics, record.train_metrics)
             phases.update(record.seconds)
-            for name, values in record.class_metrics.items():
-                classes[name] = max(classes.get(name, 0), len(values))
+            places.update(flat_class_values(record.class_metrics))
     metrics = [metric.name for metric in metrics_of(task.settings).in_order(names)]
     name = f"task-{task.number}-rounds.csv"
     headers = {"Content-Type": "text/csv; charset=utf-8", "Content-Disposition": f'attachment; filename="{name}"'}
-    return bottle.HTTPResponse(_csv(store, task, metrics, sorted(phases), classes), headers=headers)
+    return bottle.HTTPResponse(_csv(store, task, metrics, sorted(phases), sorted(places)), headers=headers)
 
 
-def _csv(store: Store, task: Task, metrics: list[str], phases: list[str], classes: dict[str, int]) -> Iterator[bytes]:
-    places = [(name, place) for name, count in sorted(classes.items()) for place in range(count)]
+def _csv(
+    store: Store, task: Task, metrics: list[str], phases: list[str], places: list[tuple[str | int, ...]]
+) -> Iterator[bytes]:
     heading = ["round", *metrics, *CSV_COLUMNS, *(f"seconds_{name}" for name in phases)]
-    yield _csv_lines([[*heading, *(f"{name}_{place}" for name, place in places)]])
+    yield _csv_lines([[*heading, *("_".join(map(str, place)) for place in places)]])
     for block in _blocks(store, task):
         lines = []
         for record in block:
@@ -106,9 +107,7 @@ def _csv(store: Store, task: Task, metrics: list[str], phases: list[str], classe
             values = [getattr(record, name) for name in CSV_COLUMNS]
             values[CSV_COLUMNS.index("missing")] = " ".join(map(str, record.missing))
             seconds = [record.seconds.get(phase) for phase in phases]
-            of_classes = {
-                (name, i): value for name, found in record.class_metrics.items() for i, value in enumerate(found)
-            }
+            of_classes = flat_class_values(record.class_metrics)
             lines.append([record.round, *map(measured.get, metrics), *values, *seconds, *map(of_classes.get, places)])
         yield _csv_lines(lines)
 

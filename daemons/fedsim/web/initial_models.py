@@ -8,7 +8,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from fedsim.errors import BadInput
-from fedsim.initial import InitialModel, InitialSource
+from fedsim.initial import InitialModel, InitialSource, parse_source
 from fedsim.learning.initial_arrays import ArraysInFile, describe_file, misfit
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
@@ -42,7 +42,7 @@ def find_initial(
     Raises:
         Fault: 422 with the problem at the field `initial`.
     """
-    source = settings.initial_source
+    source = parse_source(settings.initial)
     if source is None:
         return settings, None, []
     found = _of_file(request, source.file) if source.file is not None else _of_task(request, source)

@@ -171,7 +171,15 @@ def _schemas() -> dict[str, Schema]:
 
 _TASK: Final[dict[str, Schema]] = {
     "headline": TEXT,
-    "metric_info": a_map(an_object(label=TEXT, format=TEXT, higher_is_better=BOOLEAN, per_class=BOOLEAN)),
+    "metric_info": a_map(
+        an_object(
+            label=TEXT,
+            format=TEXT,
+            higher_is_better={"type": ["boolean", "null"]},
+            per_class=BOOLEAN,
+            by_prediction=BOOLEAN,
+        )
+    ),
     "num_clients": INTEGER,
     "cohort_size": INTEGER,
     "queue_position": {"type": ["integer", "null"]},

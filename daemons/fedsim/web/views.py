@@ -266,6 +266,7 @@ def _task_json(task: Task, positions: Mapping[int, int]) -> dict[str, Any]:
                 "format": metric.format.value,
                 "higher_is_better": metric.higher_is_better,
                 "per_class": metric.per_class,
+                "by_prediction": metric.by_prediction,
             }
             for metric in metrics.metrics
         },

@@ -220,7 +220,7 @@ class Tested(_Line):
     reply: Literal["tested"] = "tested"
     round: int
     metrics: dict[str, float | None]
-    class_metrics: dict[str, tuple[float | None, ...]]
+    class_metrics: dict[str, tuple[float | tuple[float, ...] | None, ...]]
     seconds: float
 
 

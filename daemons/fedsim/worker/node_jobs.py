@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +26,11 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
+from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
+from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
@@ -97,6 +99,8 @@ class NodeJobs:
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
                 f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
+        objective = make_objective(settings)
+        check_data(objective, settings.objective, dataset.train.targets, spec.feature_shape, spec.num_classes)
         partition, block_size = _clients(job, dataset, division)
         runs = partition.runs(assignment.first_client, assignment.num_clients)
         fewest = min(size for _, size in runs)
@@ -106,13 +110,14 @@ class NodeJobs:
                 f"and a client here would have {fewest}: choose fewer clients"
             )
             return JobFailed(job=job.job, reason=reason, refused=True)
+        if (reason := _too_few_steps(job, block_size, runs)) is not None:
+            return JobFailed(job=job.job, reason=reason, refused=True)
         self._dataset = dataset
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
-        if division is not None:  # a batch has whole blocks
-            batch = blocks_in_batch(settings, block_size) * block_size
-            settings = settings.model_copy(update={"local_batch_size": batch})
+        if division is not None:
+            settings = _of_whole_blocks(settings, block_size)
         data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
         self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
@@ -197,12 +202,42 @@ def _division(job: Load, dataset: DataSet) -> Division | None:
 
 def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Partition, int]:
     """The task's clients, and the size of the blocks of which they are unions."""
-    assignment, labels = job.assignment, dataset.train.labels
+    assignment, labels = job.assignment, dataset.train.strata
     if division is None:
         return make_partition(assignment.settings, labels), 1
     clients = assignment.first_client, assignment.num_clients
     size = division.size
     return divide_blocks(assignment.settings, labels[::size], size, clients, job.min_examples), size
+
+
+def _of_whole_blocks(settings: TaskSettings, block_size: int) -> TaskSettings:
+    """The settings with a batch of whole blocks."""
+    return settings.model_copy(update={"local_batch_size": blocks_in_batch(settings, block_size) * block_size})
+
+
+def _too_few_steps(job: Load, block_size: int, runs: Sequence[tuple[int, int]]) -> str | None:
+    """Why `max_steps` is too low for the rules on how many examples are behind an update.
+
+    A client of a guarded data set uses each of its examples: which of them a shorter round uses follows from the seed,
+    and a user chooses that.
+    """
+    settings = job.assignment.settings
+    if not settings.max_steps:
+        return None
+    if job.guard is not None:
+        settings = _of_whole_blocks(settings, block_size)
+        most = max(size for _, size in runs)
+        needed = -(-most // settings.local_batch_size)
+        rule = "passes over all the examples of a guarded data set, which takes more steps"
+    else:
+        needed = -(-job.min_examples // settings.local_batch_size)
+        rule = f"uses at least {job.min_examples} examples for an update (min_examples), which takes {needed} steps"
+    if settings.max_steps >= needed:
+        return None
+    return (
+        f"at this institution a client {rule}; max_steps is {settings.max_steps}: raise it, set it to 0, or choose a "
+        "larger local_batch_size"
+    )
 
 
 def _too_large(job: Load) -> str | None:

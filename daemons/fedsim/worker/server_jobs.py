@@ -33,7 +33,17 @@ from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
-from fedsim.spool.npy import FLOAT32, INT64, check_digest, hash_file, hash_vector, open_array, open_vector, write_vector
+from fedsim.spool.npy import (
+    FLOAT32,
+    TARGET_DIMENSIONS,
+    TARGETS,
+    check_digest,
+    hash_file,
+    hash_vector,
+    open_array,
+    open_vector,
+    write_vector,
+)
 from fedsim.spool.updates import open_arrays
 from fedsim.update import PARAMETERS, Update
 from fedsim.worker.jobs import (
@@ -84,7 +94,7 @@ class ServerJobs:
         started = time.monotonic()
         settings = job.settings
         check_size(job.model_spec, job.max_parameters, "server.yml (limits.max_parameters)")
-        vector = initial_vector(job.model_spec, settings.seed_of_model)
+        vector = initial_vector(job.model_spec, settings.seed_of_model, objective=make_objective(settings))
         if job.initial is not None:
             _start_from(job.initial, vector, parameter_shapes(job.model_spec))
         _empty(job.out)
@@ -181,8 +191,9 @@ class ServerJobs:
             for path, digest in zip((files.data, files.labels), files.digests or (), strict=False):
                 check_digest(path, digest)
             features = open_array(files.data, FLOAT32, range(2, 5))
-            labels = open_array(files.labels, INT64, range(1, 2))
-            test = arrays_to_examples(features, labels, num_classes, f"the test set {files.data.name}")
+            labels = open_array(files.labels, TARGETS, TARGET_DIMENSIONS)
+            kind = "classes" if files.data_schema is None else files.data_schema.targets
+            test = arrays_to_examples(features, labels, num_classes, f"the test set {files.data.name}", kind)
         else:
             raise BadInput("no test set was named")
         if files.data_schema is not None:

@@ -68,23 +68,21 @@ def rounds_table(out: Output, task: Json, found: list[Json]) -> None:
 
 def write_rounds(task: Json, found: list[Json]) -> None:
     """Write rounds of the task as CSV to standard output, in the columns of the web's download."""
+    from fedsim.learning.metrics import flat_class_values  # noqa: PLC0415 - imports numpy, which only this needs
+
     names = in_order((name for record in found for name in _measured(record)), task)
     phases = sorted({phase for record in found for phase in record["seconds"]})
-    classes = sorted({place for record in found for place in _of_classes(record)})
+    of_classes = [flat_class_values(record["class_metrics"]) for record in found]
+    classes = sorted({place for values in of_classes for place in values})
     writer = csv.writer(sys.stdout, lineterminator="\n")
     heading = ["round", *names, *ROUND_COLUMNS, *(f"seconds_{phase}" for phase in phases)]
-    writer.writerow([*heading, *(f"{name}_{i}" for name, i in classes)])
-    for record in found:
+    writer.writerow([*heading, *("_".join(map(str, place)) for place in classes)])
+    for record, by_class in zip(found, of_classes, strict=True):
         values = [record[name] for name in ROUND_COLUMNS]
         values[ROUND_COLUMNS.index("missing")] = " ".join(map(str, record["missing"]))
         measured = [record["round"], *map(_measured(record).get, names)]
         seconds = [record["seconds"].get(phase) for phase in phases]
-        writer.writerow([*measured, *values, *seconds, *map(_of_classes(record).get, classes)])
-
-
-def _of_classes(record: Json) -> dict[tuple[str, int], float | None]:
-    """The per-class metrics of a round, by name and class."""
-    return {(name, i): value for name, values in record["class_metrics"].items() for i, value in enumerate(values)}
+        writer.writerow([*measured, *values, *seconds, *map(by_class.get, classes)])
 
 
 @click.command()

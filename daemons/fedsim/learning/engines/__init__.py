@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from fedsim.learning.components import Components
-from fedsim.learning.examples import Examples, FloatArray, IntArray
+from fedsim.learning.examples import Examples, FloatArray, IntArray, TargetArray
 from fedsim.learning.partitions import Partition
 from fedsim.learning.randomness import generator
 from fedsim.messages import ModelSpec
@@ -34,22 +34,35 @@ class ClientData:
     partition: Partition
     block_size: int = 1
 
-    def examples(self, client: int) -> tuple[FloatArray, IntArray]:
-        """A client's features (float32 [k, *shape]) and labels (int64 [k])."""
+    def examples(self, client: int) -> tuple[FloatArray, TargetArray]:
+        """A client's features (float32 [k, *shape]) and targets (int64 [k], see `Examples`)."""
         indices = self.partition.indices(client)
         return self.partition.change(client, self.train.take(indices)), self.train.labels[indices]
 
     def batch_order(self, round_number: int, client: int) -> IntArray:
-        """The order of a client's examples in a round, int64 [local_epochs, k]; cut it into batches from the left."""
+        """The order of a client's examples in each epoch that begins in a round, int64 [epochs, k]."""
         rng = generator(self.settings.seed, "batches", round_number, client)
         count = self.partition.num_examples(client) // self.block_size
-        order = np.stack([rng.permutation(count) for _ in range(self.settings.local_epochs)])
+        epochs = -(-self.num_steps(client) // self._steps_of_epoch(client))
+        order = np.stack([rng.permutation(count) for _ in range(epochs)])
         whole = order[:, :, None] * self.block_size + np.arange(self.block_size)
-        return whole.reshape(self.settings.local_epochs, -1)
+        return whole.reshape(epochs, -1)
+
+    def epochs(self, round_number: int, client: int) -> list[IntArray]:
+        """The examples that a client uses in each epoch of a round, int64 [≤ k]; cut them into batches from the left.
+
+        Only the last epoch can be shorter than the others: `max_steps` ends it after that many batches of the round.
+        """
+        order = self.batch_order(round_number, client)
+        last = self.num_steps(client) - (len(order) - 1) * self._steps_of_epoch(client)
+        return [*order[:-1], order[-1, : last * self.settings.local_batch_size]]
 
     def num_steps(self, client: int) -> int:
         """How many batches a client uses in a round."""
-        return self.settings.local_epochs * -(-self.partition.num_examples(client) // self.settings.local_batch_size)
+        return self.settings.num_steps(self.partition.num_examples(client))
+
+    def _steps_of_epoch(self, client: int) -> int:
+        return -(-self.partition.num_examples(client) // self.settings.local_batch_size)
 
 
 def no_state(_: int) -> Arrays:

@@ -41,5 +41,5 @@ class BatchedEngine(Engine):
             model = build_model(model_spec, components.model)
             if dense_layers(model) is not None:
                 check_training(model, model_spec)
-                return DenseTrainer(data, model, self.options.group_megabytes << 20)
+                return DenseTrainer(data, model, components.schedule, self.options.group_megabytes << 20)
         return SequentialTrainer(data, model_spec, components, device)

@@ -87,12 +87,30 @@ def small_data(feature_shape: tuple[int, ...] = (6,), count: int = 72) -> DataSe
     return DataSet(Examples(features, labels), None, NUM_CLASSES)
 
 
-def require_reproducible_task(candidate: Candidate, group: str, setting: str, **settings: Any) -> None:
-    """Train two rounds with the plug-in, twice, and require the same digest."""
+def require_reproducible_task(
+    candidate: Candidate,
+    group: str,
+    setting: str,
+    *,
+    data: DataSet | None = None,
+    network: Callable[[tuple[int, ...], int], Any] | None = None,
+    **settings: Any,
+) -> None:
+    """Train two rounds with the plug-in, twice, and require the same digest.
+
+    Args:
+        candidate: the plug-in.
+        group: its group of entry points.
+        setting: that names it.
+        data: to train on; None: a small data set of classes.
+        network: makes the model instead of the one that the settings name.
+        settings: others of the task.
+    """
     chosen = {"model": "logistic", "partition": "iid", "num_clients": 6, "fraction_train": 1.0, **settings}
-    data = small_data(candidate.feature_shape, 12) if group == plugins.MODELS else small_data()
+    if data is None:
+        data = small_data(candidate.feature_shape, 12) if group == plugins.MODELS else small_data()
     with candidate.installed(group) as name:
         chosen |= {setting: name, options_setting(setting): dict(candidate.options)}
         task = TaskSettings(local_epochs=1, num_rounds=2, **chosen)
-        one, two = simulate(task, data, chunk_clients=2), simulate(task, data, chunk_clients=2)
+        one, two = (simulate(task, data, chunk_clients=2, model=network) for _ in range(2))
     require(one.digest == two.digest, "the same task, trained twice, gave two different models")

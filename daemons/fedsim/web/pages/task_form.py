@@ -5,7 +5,7 @@ from __future__ import annotations
 import bottle
 
 from fedsim.settings import TaskSettings
-from fedsim.web import forms
+from fedsim.web import form_fields, forms
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import Text
@@ -25,19 +25,19 @@ def show_task_form(
 ) -> bottle.HTTPResponse:
     """Show the form with `values`, which need not be valid; missing values have their default."""
     problems: Problems = fault.problems if fault else {}
-    known = {field.name for field in forms.form_fields()}
+    known = {field.name for field in form_fields.form_fields()}
     source = values.get(forms.SOURCE, "")
     filled = forms.form_values(TaskSettings.model_validate({})) | values
     problems = {forms.field_of_problem(name, filled): text for name, text in problems.items()}
     page = renderer.page(
         request,
         "task_form.html",
-        groups=forms.form_groups(),
-        option_groups=forms.option_groups,
-        plugin_settings=forms.CHOICES,
+        groups=form_fields.form_groups(),
+        option_groups=form_fields.option_groups,
+        plugin_settings=form_fields.CHOICES,
         values=filled,
         problems=problems,
-        all_fields=forms.form_fields(),
+        all_fields=form_fields.form_fields(),
         other_problems={name: text for name, text in problems.items() if name not in known},
         error=fault.text if fault else None,
         notice=notice,
