@@ -7,7 +7,7 @@ from typing import Any
 
 from fedsim import plugins
 from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings, options_setting
-from fedsim.web.form_fields import CHOICES, form_groups, option_groups
+from fedsim.web.form_fields import CHOICES, form_fields, form_groups, option_groups
 from fedsim.web.i18n import Text
 
 # Hidden fields: the task from which the form was filled, and the submission's idempotency key.
