@@ -47,8 +47,8 @@ class PartitionView:
     def distances(self) -> NDArray[np.float64]:
         """How far each client's label distribution is from that of all clients together, float64 [num_clients].
 
-        The total variation distance, ½ Σ |p - q|: 0 if they are alike, 1 if they share no label. Twice this number is
-        the "EMD" of Zhao et al. 2018, "Federated learning with non-IID data".
+        The total variation distance, half the sum of absolute differences: 0 if they are alike, 1 if they share no
+        label. Twice this number is the "EMD" of Zhao et al. 2018, "Federated learning with non-IID data".
         """
         together = self.counts.sum(axis=0) / max(1, int(self.counts.sum()))
         distances: NDArray[np.float64] = np.abs(self.shares - together).sum(axis=1) / 2
