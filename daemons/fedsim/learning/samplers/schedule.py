@@ -12,7 +12,7 @@ from fedsim.plugins import PluginOptions, gettext_noop
 Cohort = Annotated[str, Field(pattern=r"^\s*\d{1,6}(\s+\d{1,6})*\s*$", max_length=10_000)]
 
 
-class Schedule(Sampler):
+class ListedCohorts(Sampler):
     """The cohorts of rounds 1, 2, …, as they are listed; after the last one the first follows again."""
 
     title = gettext_noop("schedule – the cohorts are listed")
