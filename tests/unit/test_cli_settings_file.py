@@ -18,7 +18,7 @@ def test_values_in_yaml_stay_what_was_typed() -> None:
 def test_every_default_survives_yaml_and_json() -> None:
     defaults, _ = parse_settings({})
     yaml = "\n".join(
-        f"{name}: {json.dumps(value) if isinstance(value, dict | tuple | None) else value}"
+        f"{name}: {json.dumps(value) if isinstance(value, dict | tuple) else '' if value is None else value}"
         for name, value in defaults.model_dump().items()
     )
     for text in (yaml, defaults.model_dump_json()):
