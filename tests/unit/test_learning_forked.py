@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from fedsim.errors import BadInput
@@ -46,6 +47,13 @@ def test_nodes_with_data_of_their_own_and_any_engine_can_be_trained_at_once() ->
     nodes = [small_data(), small_data(count=60)]
     runs = [simulate(settings, nodes, workers=workers, engine=BatchedEngine) for workers in (1, 2)]
     assert runs[0].digest == runs[1].digest
+
+
+def test_a_process_that_has_computed_with_several_threads_can_fork() -> None:
+    alone = simulate(settings_of(), small_data(), chunk_clients=3).digest
+    torch.set_num_threads(2)
+    torch.nn.functional.linear(torch.ones(3000, 784), torch.ones(200, 784)).exp_()
+    assert simulate(settings_of(), small_data(), workers=2).digest == alone
 
 
 def test_a_resumed_run_continues_with_the_states_of_its_clients() -> None:

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Self
 
 import numpy as np
+import torch
 
 from fedsim.array_layout import Layout
 from fedsim.errors import BadInput, FedsimError
@@ -172,6 +173,8 @@ class ForkedTrainers:
     # ------------------------------------------------------------ in a child
 
     def _serve(self, pipe: Connection) -> None:
+        # The threads with which the parent has computed do not exist here, and OpenMP would wait for them for ever.
+        torch.set_num_threads(1)
         for ours in self._pipes:  # the parent's ends, so that a closed one is noticed here
             ours.close()
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the simulation has ended

@@ -173,8 +173,8 @@ def simulate(
             `(feature_shape, num_classes) -> torch.nn.Module`.
         engine: trains each node's clients, as an object or a class.
         device: where to train and test.
-        workers: processes that train chunks at once, each with the threads that are set here; `chunk_clients` is then
-            by default what gives each of them a chunk. The chunks decide the result, not who trains them.
+        workers: processes that train chunks at once, each with one thread; `chunk_clients` is then by default what
+            gives each of them a chunk. The chunks decide the result, not who trains them.
 
     Raises:
         BadInput: settings and data do not fit each other.

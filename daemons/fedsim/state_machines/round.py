@@ -31,7 +31,7 @@ ROUND_TRANSITIONS = TransitionTable(
             RoundPhase.COLLECTING,
             RoundPhase.CLOSED,
             ("enough", "roster restored"),
-            "all expected updates, or enough at the deadline",
+            "all updates that count, or enough at the deadline",
         ),
         Transition(RoundPhase.OVERDUE, RoundPhase.CLOSED, ("enough",), "enough updates"),
     ),

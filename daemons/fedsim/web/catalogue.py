@@ -115,9 +115,8 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
         try:
             strategy = make_strategy(settings)
             field = "aggregation" if settings.aggregation else "strategy"
-            if not make_partitioner(
-                settings
-            ).per_node:  # else the nodes that take part decide how many clients there are
+            # With a client for each node, the nodes that take part decide how many clients there are.
+            if not make_partitioner(settings).per_node:
                 check_cohort(strategy, settings)
                 field = "sampler"
                 check_sampler(make_sampler(settings), settings)
