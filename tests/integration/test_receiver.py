@@ -293,7 +293,7 @@ def test_parameters_that_are_no_finite_flat_vector_are_refused_named_and_gone(tm
         (WEB, IDS[Kind.STOP], stop_body(OTHER), f"about the task {OTHER}"),
         (WEB, IDS[Kind.INITPARAM], b'{"task": "x"}', "not a valid Submission"),
         (NODE, IDS[Kind.TESTSET], bad_vector("good"), "dimensions"),
-        (NODE, FileId(kind=Kind.TESTSET, task=TASK, part="label"), bad_vector("good"), "must be <i8"),
+        (NODE, FileId(kind=Kind.TESTSET, task=TASK, part="label"), bad_vector("float64"), "must be <i8 or <f4"),
     ],
 )
 def test_files_that_are_not_what_they_say_are_refused(

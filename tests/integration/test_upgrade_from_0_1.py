@@ -130,8 +130,11 @@ def test_a_new_task_runs_and_what_left_is_logged_in_the_same_file(lab: Upgraded)
 
 
 def test_a_finished_task_of_0_1_can_be_submitted_again(lab: Upgraded) -> None:
-    settings = lab.task(2).settings
-    assert parse_settings(settings.model_dump(mode="json"))[0] == settings
+    settings = lab.task(2).settings.model_dump(mode="json")
+    again = parse_settings(settings)[0].model_dump(mode="json")
+    # What plug-ins have learnt since has its default.
+    kept = {name: {**again[name], **value} if isinstance(value, dict) else value for name, value in settings.items()}
+    assert kept == again
 
 
 def test_settings_files_of_0_1_are_valid(tmp_path: Path) -> None:

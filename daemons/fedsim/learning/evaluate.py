@@ -64,12 +64,14 @@ def evaluate(
         if batch.start == 0:
             accumulators = _accumulators(objective.metrics, num_classes)
         loss += float(objective.loss(outputs, targets)) * len(targets)
-        for accumulator in accumulators.values():
-            accumulator.add(logits.numpy(), rows.numpy())
+        with np.errstate(over="ignore", invalid="ignore"):  # of a model that diverges; its values become None
+            for accumulator in accumulators.values():
+                accumulator.add(logits.numpy(), rows.numpy())
     values: MetricValues = {"loss": _finite(loss / len(labels))}
     class_values: ClassValues = {}
     for name, accumulator in accumulators.items():
-        value = accumulator.value()
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = accumulator.value()
         if isinstance(value, tuple):
             class_values[name] = tuple(item if isinstance(item, tuple) else _finite(item) for item in value)
         else:

@@ -89,10 +89,13 @@ class MetricSet:
 
 
 def roc_auc(scores: OutputArray, labels: NDArray[np.generic]) -> float | None:
-    """Area under the ROC curve by ranks (Mann-Whitney); equal scores share a rank. None if a class is absent."""
+    """Area under the ROC curve by ranks (Mann-Whitney); equal scores share a rank.
+
+    None if a class is absent, or a score is not a number.
+    """
     positives = int((labels == 1).sum())
     negatives = len(labels) - positives
-    if not positives or not negatives:
+    if not positives or not negatives or np.isnan(scores).any():
         return None
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
@@ -102,9 +105,12 @@ def roc_auc(scores: OutputArray, labels: NDArray[np.generic]) -> float | None:
 
 
 def average_precision(scores: OutputArray, labels: NDArray[np.generic]) -> float | None:
-    """Σ (R_n - R_{n-1})·P_n over the thresholds, the highest first; equal scores are one. None if no label is 1."""
+    """Σ (R_n - R_{n-1})·P_n over the thresholds, the highest first; equal scores are one.
+
+    None if no label is 1, or a score is not a number.
+    """
     positives = int((labels == 1).sum())
-    if not positives:
+    if not positives or np.isnan(scores).any():
         return None
     values, place = np.unique(-scores, return_inverse=True)
     found = np.cumsum(np.bincount(place, labels == 1, minlength=len(values)))

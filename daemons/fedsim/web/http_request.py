@@ -15,7 +15,7 @@ from fedsim.web.errors import Fault, Problems, status_text
 from fedsim.web.i18n import tr
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_FORM_FIELDS = 200
+MAX_FORM_FIELDS = 2000  # the task form has a field for each option of each installed plug-in
 _YEAR = 31_536_000
 
 
