@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
 
 from fedsim.array_layout import Layout
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.messages import ModelSpec
@@ -75,21 +75,15 @@ def misfit(found: Shapes, types: Mapping[str, str], wanted: Shapes) -> str | Non
         wanted: the shapes of the model's parameters.
     """
     if lacking := [name for name in wanted if name not in found]:
-        return f"lacks the parameters {_some(lacking)} of the model"
+        return f"lacks the parameters {some(lacking, LISTED)} of the model"
     if others := [name for name in found if name not in wanted]:
-        return f"has arrays that the model does not have: {_some(others)}"
+        return f"has arrays that the model does not have: {some(others, LISTED)}"
     for name, shape in wanted.items():
         if tuple(found[name]) != tuple(shape):
             return f"has {name} with the shape {list(found[name])}; the model needs {list(shape)}"
     if other := [f"{name} is {types[name]}" for name in wanted if types[name] != FLOAT32]:
-        return f"must have float32 arrays (F32), but {_some(other)}"
+        return f"must have float32 arrays (F32), but {some(other, LISTED)}"
     return None
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - LISTED
-    return ", ".join(islice(listed, LISTED)) + (f" and {more} more" if more > 0 else "")
 
 
 def fill_initial(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.models import Model, make_model
@@ -22,6 +23,7 @@ from fedsim.learning.randomness import generator
 from fedsim.messages import ModelSpec
 
 TRIED_EXAMPLES = 2
+LISTED = 3
 
 
 @runtime_checkable
@@ -76,18 +78,20 @@ def _check_parameters(model: object, name: str) -> None:
         raise BadInput(f"model {name} has no parameters: there is nothing to train")
     other = [f"{key} is {value.dtype}" for key, value in parameters.items() if value.dtype != torch.float32]
     if other:
-        raise BadInput(f"model {name}: the parameter {_some(other)}; all must be torch.float32: use `model.float()`")
+        raise BadInput(
+            f"model {name}: the parameter {some(other, LISTED)}; all must be torch.float32: use `model.float()`"
+        )
     frozen = [key for key, value in parameters.items() if not value.requires_grad]
     if frozen:
         raise BadInput(
-            f"model {name}: the parameter {_some(frozen)} is frozen (requires_grad=False), and every parameter is "
-            "trained and averaged; make what is fixed a buffer with persistent=False"
+            f"model {name}: the parameter {some(frozen, LISTED)} is frozen (requires_grad=False), and every parameter "
+            "is trained and averaged; make what is fixed a buffer with persistent=False"
         )
     kept = {key for key, value in model.state_dict().items() if isinstance(value, Tensor) and value.is_floating_point()}
     statistics = sorted(kept - {key for key, _ in model.named_parameters(remove_duplicate=False)})
     if statistics:
         raise BadInput(
-            f"model {name} keeps {_some(statistics)} besides its parameters, and federated rounds would lose "
+            f"model {name} keeps {some(statistics, LISTED)} besides its parameters, and federated rounds would lose "
             "them; use GroupNorm, or BatchNorm with track_running_stats=False; what never changes can be a buffer with "
             "persistent=False"
         )
@@ -125,17 +129,13 @@ def check_training(
     unused = [key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None]
     if unused:
         raise BadInput(
-            f"model {spec.name}: the parameter {_some(unused)} has no part in what the model gives and cannot be "
-            "trained; take it out, or use it"
+            f"model {spec.name}: the parameter {some(unused, LISTED)} has no part in what the model gives and cannot "
+            "be trained; take it out, or use it"
         )
 
 
 def _wanted_outputs(shape: tuple[int, ...]) -> str:
     return "logits [examples, classes]" if len(shape) == 1 else "the outputs that the task's objective takes"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def parameter_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:

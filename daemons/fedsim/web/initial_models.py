@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from blake3 import blake3
-
 from fedsim.errors import BadInput
 from fedsim.initial import InitialModel, InitialSource, parse_source
 from fedsim.learning.initial_arrays import ArraysInFile, describe_file, misfit
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
+from fedsim.spool.npy import hash_file
 from fedsim.store.records import Checkpoint, Task
 from fedsim.web.catalogue import Catalogue
 from fedsim.web.errors import Fault
@@ -73,16 +72,10 @@ def _of_file(request: WebRequest, name: str) -> Found:
         raise _wrong(tr("the server has no file “%(name)s” (available: %(names)s)", name=name, names=available))
     path = folder / file
     try:
-        digest = _digest(path)
+        digest = hash_file(path)
     except OSError as error:
         raise _wrong(tr("%(message)s", message=f"{file} cannot be read: {error.strerror}")) from error
     return Found(InitialModel(source="file", file=file, digest=digest), path, f"file {file}")
-
-
-def _digest(path: Path) -> str:
-    hasher = blake3()
-    hasher.update_mmap(path)
-    return hasher.hexdigest()
 
 
 def _of_task(request: WebRequest, source: InitialSource) -> Found:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray, IntArray
 from fedsim.learning.partitions import Partitioner
@@ -188,6 +189,5 @@ def attack_note(settings: TaskSettings) -> str:
     clients = sorted(attacking_clients(make_attack(settings), settings))
     if not clients:
         return ""
-    named = ", ".join(map(str, clients[:MAX_NAMED]))
-    more = f" and {len(clients) - MAX_NAMED} more" if len(clients) > MAX_NAMED else ""
-    return f"this task studies the attack {settings.attack}: the clients {named}{more} attack, do not use its model"
+    named = some([str(client) for client in clients], MAX_NAMED)
+    return f"this task studies the attack {settings.attack}: the clients {named} attack, do not use its model"
