@@ -23,6 +23,7 @@ options:
       path: {type: path, required: true, description: Where the file is.}
       content: {type: str, description: What it contains.}
       link: {type: str, description: The target of a symbolic link instead.}
+      folder: {type: bool, default: false, description: A folder instead. What is in it is not changed.}
       validate: {type: str, description: A command that must accept the new file, whose path replaces %s.}
       mode: {type: str, default: "0644", description: Its permissions.}
 author: the fedsim authors
@@ -40,6 +41,7 @@ FILE = {
     "path": {"type": "path", "required": True},
     "content": {"type": "str"},
     "link": {"type": "str"},
+    "folder": {"type": "bool", "default": False},
     "validate": {"type": "str"},
     "mode": {"type": "str", "default": "0644"},
 }
@@ -47,6 +49,8 @@ FILE = {
 
 def present(path: Path, wanted: dict[str, Any]) -> tuple[bool, str]:
     """Whether a file is as wanted, and what it contains."""
+    if wanted["folder"]:
+        return path.is_dir(), ""
     if wanted["link"] is not None:
         target = str(path.readlink()) if path.is_symlink() else ""
         return target == wanted["link"], target
@@ -59,10 +63,12 @@ def present(path: Path, wanted: dict[str, Any]) -> tuple[bool, str]:
 
 def write(module: AnsibleModule, path: Path, wanted: dict[str, Any]) -> None:
     """Replace a file at once."""
-    missing = [folder for folder in reversed(path.parents) if not folder.exists()]
-    for folder in missing:
+    folders = [path, *path.parents] if wanted["folder"] else path.parents
+    for folder in [folder for folder in reversed(folders) if not folder.exists()]:
         folder.mkdir()
         folder.chmod(0o755)
+    if wanted["folder"]:
+        return
     new = path.with_name(f".{path.name}.fedsim-new")
     new.unlink(missing_ok=True)
     if wanted["link"] is not None:
@@ -94,7 +100,7 @@ def main() -> None:
         if same:
             continue
         paths.append(str(path))
-        after = wanted["link"] if wanted["link"] is not None else wanted["content"]
+        after = wanted["link"] if wanted["link"] is not None else wanted["content"] or ""
         diff.append({"before_header": str(path), "after_header": str(path), "before": before, "after": after})
         if not module.check_mode:
             write(module, path, wanted)

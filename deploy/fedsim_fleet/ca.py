@@ -11,6 +11,7 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 from cryptography.hazmat.primitives import hashes
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from fedsim import __version__
 from fedsim.cli.options import json_option
@@ -162,6 +163,37 @@ def sign(authority: Authority, request: Path, name: str, role: str, days: int, o
     """Sign the signing REQUEST of a host (- for standard input)."""
     use: Use = HTTPS if role == HTTPS else Role(role)
     _hand_out(authority.sign(_read(request), name, use, days=days), out, as_json=as_json)
+
+
+class SigningRequest(BaseModel):
+    """One of the requests that `sign-all` signs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    role: Use
+    request: str
+
+
+class SigningRequests(RootModel[list[SigningRequest]]):
+    """The standard input of `sign-all`."""
+
+
+@ca.command()
+@days_option
+@_with_authority
+def sign_all(authority: Authority, days: int) -> None:
+    """Sign the requests of several hosts at once, for programs such as the playbooks.
+
+    Standard input is a JSON list of {"name": ..., "role": ..., "request": ...}, the output a document with the
+    certificates.
+    """
+    try:
+        requests = SigningRequests.model_validate_json(click.get_binary_stream("stdin").read()).root
+    except ValidationError as error:
+        raise BadInput(f"standard input is not a JSON list of signing requests: {error}") from error
+    issued = [authority.sign(one.request.encode(), one.name, one.role, days=days) for one in requests]
+    Output(as_json=True).document({"certificates": [_plain(item) for item in issued]})
 
 
 @ca.command()

@@ -16,8 +16,7 @@ from pathlib import Path
 from fedsim.errors import Unavailable
 from fedsim_fleet.releases import Release
 
-# Ansible needs python3-apt to install the others.
-PACKAGES = ("python3-apt", "python3-venv", "mariadb-server", "nginx-light", "age", "nftables")
+PACKAGES = ("python3-venv", "mariadb-server", "nginx-light", "age", "nftables")
 _INSTALLS = re.compile(r"^Inst (?P<name>\S+) \((?P<version>\S+) .*\[(?P<architecture>\w+)\]\)", re.MULTILINE)
 
 

@@ -39,6 +39,16 @@ def test_files_and_links_are_written_once_whatever_the_umask(tmp_path: Path) -> 
     assert call(*files) == {**call(*files), "changed": False, "paths": [], "diff": []}
 
 
+def test_a_folder_is_created_and_what_is_in_it_stays(tmp_path: Path) -> None:
+    path = tmp_path / "opt" / "repository"
+    wanted = {"path": str(path), "folder": True}
+    assert call(wanted)["paths"] == [str(path)]
+    assert [folder.stat().st_mode & 0o777 for folder in (path.parent, path)] == [0o755, 0o755]
+    (path / "Packages").touch()
+    assert not call(wanted)["changed"]
+    assert (path / "Packages").exists()
+
+
 @pytest.mark.parametrize("harm", ["content", "mode", "link"])
 def test_what_differs_is_replaced(tmp_path: Path, harm: str) -> None:
     path = tmp_path / "a.yml"

@@ -61,7 +61,14 @@ def play(folder: Path, hosts: list[str]) -> dict[str, int]:
     done = subprocess.run(
         [PROGRAMS / "ansible-playbook", "-i", "inventory.yml", "-e", json.dumps(given), "play.yml"],
         cwd=folder,
-        env={**os.environ, "HOME": str(folder), "ANSIBLE_CONFIG": "", "ANSIBLE_ROLES_PATH": str(PLAYBOOKS / "roles")},
+        env={
+            **os.environ,
+            "HOME": str(folder),
+            "ANSIBLE_CONFIG": "",
+            "ANSIBLE_ROLES_PATH": str(PLAYBOOKS / "roles"),
+            "ANSIBLE_LIBRARY": str(PLAYBOOKS / "library"),
+            "ANSIBLE_ACTION_PLUGINS": str(PLAYBOOKS / "action_plugins"),
+        },
         check=False,
         capture_output=True,
         text=True,

@@ -40,7 +40,7 @@ def requirements() -> None:
 
 @pytest.fixture(scope="session")
 def laboratory(requirements: None) -> Iterator[Laboratory]:  # noqa: ARG001 - checked first
-    """Four bare hosts, booted, and a control process in their network."""
+    """Three bare hosts, booted, and a control process in their network."""
     with Laboratory.planned() as laboratory:
         laboratory.boot()
         yield laboratory

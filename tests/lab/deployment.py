@@ -21,7 +21,7 @@ from laboratory import HOSTS, Laboratory
 
 SOURCE = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
-PLAY_SECONDS = 900  # on a busy disk four bare hosts take nearly ten minutes
+PLAY_SECONDS = 900  # on a busy disk bare hosts take nearly ten minutes
 TASK_SECONDS = 120
 # What every machine writes while it runs, and what apt and dpkg remember of packages that are gone.
 REMEMBERED = re.compile(
@@ -86,7 +86,7 @@ class Deployment:
 
     @classmethod
     def of(cls, laboratory: Laboratory, source: Path = SOURCE, packages: Path | None = None) -> Deployment:
-        """A new control machine, with the inventory as it comes, but that no one logs in to node-c as root.
+        """A new control machine, with the inventory as it comes, but that no one logs in to node-a as root.
 
         Nothing is deployed yet. What hosts install is gathered, unless it is given.
         """
@@ -101,7 +101,7 @@ class Deployment:
         example = next(path for path in examples if path.exists())
         inventory = yaml.safe_load(example.read_text(encoding="utf-8"))
         nodes = inventory["all"]["children"]["fedsim_nodes"]["hosts"]
-        nodes["node-c"] |= {"ansible_user": SUDOER, "ansible_become": True}
+        nodes["node-a"] |= {"ansible_user": SUDOER, "ansible_become": True}
         for name in set(nodes) - set(laboratory.hosts):
             del nodes[name]
         deployment.inventory.write_text(yaml.safe_dump(inventory), encoding="utf-8")

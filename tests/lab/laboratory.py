@@ -23,12 +23,7 @@ from network import Network, networks
 
 PREFIX = "fedsim-lab-"
 PROPAGATED = Path("/run/systemd/nspawn/propagate")  # systemd-nspawn leaves a folder for each machine
-HOSTS = {
-    "server": "198.18.0.10",
-    "node-a": "198.18.0.11",
-    "node-b": "198.18.0.12",
-    "node-c": "198.18.0.13",
-}
+HOSTS = {"server": "198.18.0.10", "node-a": "198.18.0.11", "node-b": "198.18.0.12"}
 
 
 @dataclass

@@ -20,7 +20,7 @@ def reaches(laboratory: Laboratory, host: str, other: str) -> bool:
     return True
 
 
-def test_four_hosts_boot_in_seconds_and_nothing_failed(laboratory: Laboratory) -> None:
+def test_hosts_boot_in_seconds_and_nothing_failed(laboratory: Laboratory) -> None:
     for name, host in laboratory.hosts.items():
         assert host.run("systemctl", "is-system-running").strip() == "running"
         assert host.run("hostname").strip() == name
@@ -60,11 +60,11 @@ def test_no_way_leads_out(laboratory: Laboratory, target: str) -> None:
 
 
 def test_a_power_cut_and_a_boot_keep_what_was_written(laboratory: Laboratory) -> None:
-    host = laboratory["node-c"]
+    host = laboratory["node-b"]
     machine, boot = host.run("cat", "/etc/machine-id"), host.run("cat", "/proc/sys/kernel/random/boot_id")
     host.run("sh", "-c", "echo kept > /var/lib/kept")
     host.power_cut()
-    assert not reaches(laboratory, "node-b", "node-c")
+    assert not reaches(laboratory, "node-a", "node-b")
     host.boot()
     assert host.run("cat", "/etc/machine-id") == machine
     assert host.run("cat", "/proc/sys/kernel/random/boot_id") != boot
@@ -72,7 +72,7 @@ def test_a_power_cut_and_a_boot_keep_what_was_written(laboratory: Laboratory) ->
 
 
 def test_a_reboot_in_order_stops_what_runs_and_keeps_the_journal(laboratory: Laboratory) -> None:
-    host = laboratory["node-c"]
+    host = laboratory["node-b"]
     host.run("sh", "-c", "echo before the reboot | systemd-cat -t lab")
     host.reboot()
     told = host.journal("--boot=-1", "-t", "lab")

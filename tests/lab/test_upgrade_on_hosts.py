@@ -77,7 +77,7 @@ def test_an_upgrade_from_0_1(lab: Deployment, tmp_path: Path) -> None:
     running = lab.submit(**LONG)
     lab.reached(running, 5)
     # The task waits for this worker, and leaves the processors to the upgrade.
-    lab.laboratory["node-c"].run("pkill", "--signal", "STOP", "--full", "fedsim.worker")
+    lab.laboratory["node-b"].run("pkill", "--signal", "STOP", "--full", "fedsim.worker")
     old_version = lab.version("server")
 
     # 1. While a task runs it refuses, and the task continues.
@@ -87,7 +87,7 @@ def test_an_upgrade_from_0_1(lab: Deployment, tmp_path: Path) -> None:
         lab.play("upgrade.yml")
     assert {lab.version(name) for name in HOSTS} == {old_version}
     lab.source = old
-    lab.laboratory["node-c"].run("pkill", "--signal", "CONT", "--full", "fedsim.worker")
+    lab.laboratory["node-b"].run("pkill", "--signal", "CONT", "--full", "fedsim.worker")
     lab.completed(running)
     lab.source = SOURCE
 

@@ -59,6 +59,23 @@ def test_a_request_may_come_and_a_certificate_go_through_pipes(tmp_path: Path) -
     assert x509.load_pem_x509_certificate(signed.encode()).subject.rfc4514_string() == "CN=web"
 
 
+def test_the_requests_of_several_hosts_are_signed_at_once(tmp_path: Path) -> None:
+    run(tmp_path, "init")
+    requests = [
+        {"name": name, "role": role, "request": run(tmp_path, "request", "another", "--key", f"{name}.key")}
+        for name, role in (("server", "server"), ("node-a", "client"))
+    ]
+    signed = json.loads(run(tmp_path, "sign-all", stdin=json.dumps(requests).encode()))["certificates"]
+    assert [(item["name"], item["role"]) for item in signed] == [("server", "server"), ("node-a", "client")]
+    for item in signed:
+        certificate = x509.load_pem_x509_certificate(item["certificate"].encode())
+        assert certificate.subject.rfc4514_string() == f"CN={item['name']}"
+    listed = json.loads(run(tmp_path, "list", "--json"))["certificates"]
+    assert [item["serial"] for item in listed] == [item["serial"] for item in signed]
+    requests[0]["role"] = "king"
+    assert "role" in run(tmp_path, "sign-all", stdin=json.dumps(requests).encode(), code=EX_DATA)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [

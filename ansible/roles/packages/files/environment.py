@@ -172,6 +172,7 @@ def main() -> None:
         print(*missing(Path(folder)), sep="\n")  # noqa: T201
     else:
         build(Path(folder), *rest)
+        print("changed")  # noqa: T201
 
 
 if __name__ == "__main__":
