@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
@@ -189,7 +190,7 @@ def sign_all(authority: Authority, days: int) -> None:
     certificates.
     """
     try:
-        requests = SigningRequests.model_validate_json(click.get_binary_stream("stdin").read()).root
+        requests = SigningRequests.model_validate_json(sys.stdin.buffer.read()).root
     except ValidationError as error:
         raise BadInput(f"standard input is not a JSON list of signing requests: {error}") from error
     issued = [authority.sign(one.request.encode(), one.name, one.role, days=days) for one in requests]
