@@ -3,6 +3,7 @@
 # with fedsim, and installs them. Prints "changed" if there are any.
 set -eu
 export DEBIAN_FRONTEND=noninteractive
+umask 022
 record=/opt/fedsim/apt/installed
 mkdir -p /opt/fedsim/apt/lists
 touch "$record"
