@@ -61,6 +61,11 @@ class TaskSettings(BaseModel):
     purpose: str = Field("", max_length=500, description="What the task is for: institutions see it and may ask for it")
     model: Name = Field("2nn", description="The model that is trained")
     model_options: OptionValues = Field({}, description="Options of the model")
+    statistics: Literal["average", "local", "frozen"] = Field(
+        "average",
+        description="What happens with float buffers of the model, such as the statistics of BatchNorm: `average` them "
+        "like parameters, keep them `local` at each client, or leave them `frozen` as they were at the start",
+    )
     initial: str = Field(
         "",
         max_length=200,

@@ -123,6 +123,7 @@ class NodeTaskJobs:
         assignment, schema = self._assignment, self._assignment.data_schema
         made_in = FileId(kind=Kind.GLOBALPARAM, task=assignment.task, round=number).made_in
         return jobs.SaveCheckpoint(
+            settings=assignment.settings,
             model_spec=assignment.model_spec,
             round=made_in,
             model=self._global(number),

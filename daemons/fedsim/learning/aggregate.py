@@ -6,7 +6,7 @@ Memory depends on neither the model's size nor the number of clients; sums are f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,20 @@ from fedsim.learning.examples import FloatArray
 from fedsim.learning.optimizers import make_optimizer
 from fedsim.learning.strategies import Block, Passes, StepContext, Strategy, Uplink
 from fedsim.settings import TaskSettings
-from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, Update, mean_metrics
+from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, PERSONAL, PERSONAL_ROUNDS, Update, mean_metrics
 
 BLOCK = 2**16
 """Parameters in a block where updates are summed one after another: 512 KiB of float64, which stays in the cache."""
 STACKED_BLOCK = 2**22
 """Parameters of all updates together where a strategy needs them side by side."""
+
+
+@dataclass(frozen=True)
+class SharedStatistics:
+    """The last `count` numbers of a flat vector are statistics; if they are `frozen`, rounds leave them as they are."""
+
+    count: int
+    frozen: bool = False
 
 
 def aggregate(
@@ -38,6 +46,7 @@ def aggregate(
     arrays: Mapping[str, Sequence[FloatArray]] | None = None,
     context: StepContext | None = None,
     block: int | None = None,
+    statistics: SharedStatistics | None = None,
 ) -> bool:
     """Compute the next global model and strategy state.
 
@@ -53,6 +62,8 @@ def aggregate(
         context: of the round; None: the first one, in which each update is one client's and all clients take part.
         block: parameters at a time in `combine` and `step`; any value gives the same bytes. The passes of
             `Strategy.prepare` use blocks of a fixed size, because they sum over blocks.
+        statistics: which of the numbers are statistics: they become what the rule combines, and the server takes no
+            step with them. None: none are.
 
     Returns:
         Whether every new parameter, and every number of the state, is finite.
@@ -89,6 +100,12 @@ def aggregate(
             }
             here_context = replace(context, arrays=combined_arrays) if arrays else context
             new, new_state = strategy.step(received, combined, old_state, here_context)
+            if statistics is not None and (first := max(0, size - statistics.count - start)) < len(received):
+                new = np.concatenate([new[:first], (received if statistics.frozen else combined)[first:]])
+                new_state = {
+                    name: np.concatenate([new_state[name][:first], old_state[name][first:]])
+                    for name in strategy.server_state
+                }
             out[here] = new
             for name in strategy.server_state:
                 state_out[name][here] = new_state[name]
@@ -133,9 +150,10 @@ def downlink_layout(strategy: Strategy, size: int) -> Layout:
     return Layout(dict.fromkeys((PARAMETERS, *strategy.downlink_arrays), (size,)))
 
 
-def client_layout(strategy: Strategy, size: int) -> Layout:
-    """The layout of what a client keeps from round to round."""
-    return Layout(dict.fromkeys(strategy.client_state, (size,)))
+def client_layout(strategy: Strategy, size: int, personal: int = 0) -> Layout:
+    """The layout of what a client keeps from round to round; `personal` is the length of its personal vector."""
+    own = {PERSONAL: (personal,), PERSONAL_ROUNDS: (1,)} if personal else {}
+    return Layout({**dict.fromkeys(strategy.client_state, (size,)), **own})
 
 
 def split_received(strategy: Strategy, vector: FloatArray) -> tuple[FloatArray, dict[str, FloatArray]]:

@@ -51,7 +51,12 @@ class ChunkStates:
 
 
 def training_bytes(
-    num_parameters: int, strategy: Strategy, num_clients: int, pipeline: Pipeline, attackers: int = 0
+    num_parameters: int,
+    strategy: Strategy,
+    num_clients: int,
+    pipeline: Pipeline,
+    attackers: int = 0,
+    personal: int = 0,
 ) -> int:
     """The memory of a worker that trains a chunk, beyond what it needs without a model; activations are not counted.
 
@@ -64,6 +69,8 @@ def training_bytes(
         num_clients: that the node holds; a chunk of a single one needs no sum.
         pipeline: of the task: what its transforms send and keep besides.
         attackers: that the node holds, whose updates are in memory together.
+        personal: the length of a client's personal vector; that of the first round and a copy to be written are in
+            memory with it and its gradients.
     """
     sent = uplink_layout(strategy, num_parameters)
     encoded = pipeline.layout(sent).num_bytes if pipeline.transforms else 0
@@ -72,7 +79,7 @@ def training_bytes(
     sums = len(strategy.uplink_arrays) if strategy.uplink == Uplink.SUM and num_clients > 1 else 0
     trained = num_parameters * (arrays * np.dtype(np.float32).itemsize + sums * np.dtype(np.float64).itemsize)
     crafted = attackers * num_parameters * (np.dtype(np.float32).itemsize + 2 * np.dtype(np.float64).itemsize)
-    return trained + encoded + kept + crafted
+    return trained + encoded + kept + crafted + 4 * personal * np.dtype(np.float32).itemsize
 
 
 class MeanArray:
@@ -149,7 +156,8 @@ def train_chunk(
             sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
             yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
 
-    sees_clients = bool(strategy.client_state) or any(part.stage == Stage.CLIENT for part in pipeline.transforms)
+    keeps = bool(strategy.client_state) or states.clients is not None
+    sees_clients = keeps or any(part.stage == Stage.CLIENT for part in pipeline.transforms)
     if strategy.uplink == Uplink.EACH_CLIENT:
         uploads = trained()
     elif isinstance(trainer, MeanTrainer) and strategy.trains_plainly and not sees_clients:

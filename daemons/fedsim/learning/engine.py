@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from fedsim.errors import BadInput
 from fedsim.learning.components import Components
 from fedsim.learning.engines import ClientData, no_state
 from fedsim.learning.errors import Diverged
@@ -15,17 +18,17 @@ from fedsim.learning.examples import FloatArray, is_finite
 from fedsim.learning.networks import (
     Prepares,
     as_tensor,
-    build_model,
     check_length,
     check_training,
-    parts_of,
-    share_vector,
+    task_network,
 )
+from fedsim.learning.optimizers import Step
 from fedsim.learning.randomness import generator
 from fedsim.learning.schedules import learning_rate
-from fedsim.learning.strategies import ClientRound, Parts
+from fedsim.learning.strategies import ClientRound, Group, Parts
+from fedsim.learning.trained_network import TrainedNetwork
 from fedsim.messages import ModelSpec
-from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, TRAIN_LOSS, Arrays, Update
+from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, PERSONAL, PERSONAL_ROUNDS, TRAIN_LOSS, Arrays, Update
 
 
 def make_deterministic(threads: int) -> None:
@@ -55,13 +58,12 @@ class SequentialTrainer:
         self.schedule = components.schedule
         self.device = torch.device(device)
         self.cuda = [self.device] if self.device.type == "cuda" else []
-        self.model = build_model(model_spec, components.model).to(self.device).train()
-        check_training(self.model, model_spec, self.device, self.objective)
-        self.flat = share_vector(self.model)
-        self.parameters = list(self.model.parameters())
-        # The same memory, unknown to autograd: the optimizer updates these.
-        self.values = [parameter.detach() for parameter in self.parameters]
-        self.prepare = self.model.prepare if isinstance(self.model, Prepares) else None
+        network = task_network(model_spec, data.settings, components.strategy, components.model)
+        network.model.to(self.device)
+        check_training(network.model, model_spec, self.device, self.objective)
+        self.network = TrainedNetwork(network, self.device)
+        model = network.model
+        self.prepare = model.prepare if isinstance(model, Prepares) else None
 
     def train(
         self,
@@ -73,16 +75,18 @@ class SequentialTrainer:
         state_of: Callable[[int], Arrays] = no_state,
     ) -> Iterator[Update]:
         """Yield the clients' updates in the order of `clients`; see `ClientTrainer`."""
-        check_length(self.model, global_vector)
+        network = self.network
+        check_length(network.model, global_vector, network.roles)
         start = as_tensor(global_vector).to(self.device)
-        received = parts_of(self.model, start)
+        received = self._shared(start)
         down = self._named_parts(downlink)
         rate = learning_rate(self.schedule, self.settings, round_number)
         for client in clients:
-            self.flat.copy_(start)
+            kept = dict(state_of(client))
+            network.begin(start, _own_of(kept, self.device))
             part = ClientRound(
                 received=down,
-                state=self._named_parts(state_of(client)),
+                state=self._named_parts({name: kept[name] for name in self.strategy.client_state}),
                 num_steps=self.data.num_steps(client),
                 learning_rate=rate,
                 effective_steps=self.optimizer.effective_steps(self.data.num_steps(client)),
@@ -90,8 +94,13 @@ class SequentialTrainer:
             with torch.random.fork_rng(devices=self.cuda):
                 self._seed_torch(round_number, client)
                 loss = self._train_client(client, round_number, received, part)
-            further, state = (_flat(given) for given in self.strategy.finish_client(self.values, received, part))
-            arrays = {PARAMETERS: self.flat.cpu().numpy(), **further}
+            network.finish()
+            values = network.values[: network.num_shared]
+            further, state = self._as_vectors(*self.strategy.finish_client(values, received, part))
+            arrays = {PARAMETERS: network.flat.cpu().numpy(), **further}
+            if network.roles.own:
+                rounds = kept.get(PERSONAL_ROUNDS, np.zeros(1, np.float32)) + np.float32(1)
+                state |= {PERSONAL: network.own.cpu().numpy(), PERSONAL_ROUNDS: rounds}
             if not isfinite(loss) or not all(map(is_finite, (*arrays.values(), *state.values()))):
                 raise Diverged(round_number, client)
             update = Update(
@@ -110,8 +119,21 @@ class SequentialTrainer:
         found = {EFFECTIVE_STEPS: part.effective_steps}
         return {name: value for name in self.strategy.uplink_metrics if (value := found.get(name)) is not None}
 
+    def _shared(self, vector: Tensor) -> Parts:
+        """The shared parameters in a vector: strategies see no statistics."""
+        return self.network.shared_parts(vector)[: self.network.num_shared]
+
     def _named_parts(self, arrays: Arrays) -> dict[str, Parts]:
-        return {name: parts_of(self.model, as_tensor(array).to(self.device)) for name, array in arrays.items()}
+        return {name: self._shared(as_tensor(array).to(self.device)) for name, array in arrays.items()}
+
+    def _as_vectors(
+        self, sent: Mapping[str, Parts], kept: Mapping[str, Parts]
+    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+        """What a client sends and keeps besides its parameters as vectors, float32 [P]."""
+        network = self.network
+        likes = {PARAMETERS: network.flat}
+        arrays = {name: network.with_statistics(list(parts), likes.get(name)) for name, parts in sent.items()}
+        return arrays, {name: network.with_statistics(list(parts)) for name, parts in kept.items()}
 
     def _seed_torch(self, round_number: int, client: int) -> None:
         """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
@@ -129,22 +151,43 @@ class SequentialTrainer:
         order = [torch.from_numpy(epoch).to(self.device) for epoch in self.data.epochs(round_number, client)]
         augment = generator(settings.seed, "augment", round_number, client)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        step = self.optimizer.start(self.values, part.learning_rate)
-        for epoch in order:
+        network, shared = self.network, self.network.num_shared
+        steps: dict[Group, Step] = {}
+        for number, epoch in enumerate(order):
+            group = self.strategy.trains(number, len(order))
+            here = {Group.ALL: slice(None), Group.SHARED: slice(shared), Group.PERSONAL: slice(shared, None)}[group]
+            parameters, values = network.parameters[here], network.values[here]
+            if group not in steps:
+                steps[group] = self.optimizer.start(values, part.learning_rate)
             # One gather for each epoch, then batches are views.
             batches = torch.split(features[epoch], settings.local_batch_size)
             targets = torch.split(labels[epoch], settings.local_batch_size)
             for x, y in zip(batches, targets, strict=True):
                 inputs = self.prepare(x, augment) if self.prepare else x
-                loss = self.objective.loss(self.model(inputs), y)
-                gradients = torch.autograd.grad(loss, self.parameters)
-                self.strategy.adjust_gradients(gradients, self.values, received, part)
-                step(gradients)
+                loss = self.objective.loss(self._outputs(inputs, client), y)
+                gradients = [gradient.float() for gradient in torch.autograd.grad(loss, parameters)]
+                if group != Group.PERSONAL:
+                    self.strategy.adjust_gradients(gradients[:shared], values[:shared], received, part)
+                steps[group](gradients)
+                network.round_parameters()
                 del gradients  # before the next ones are computed
                 total.add_(loss.detach(), alpha=len(y))
         return float(total) / sum(map(len, order))
 
+    def _outputs(self, inputs: Tensor, client: int) -> Tensor:
+        try:
+            return self.network(inputs)
+        except ValueError as error:
+            if len(inputs) > 1:
+                raise
+            raise BadInput(
+                f"the model cannot be trained with the single example of a last batch of client {client} ({error}): "
+                "choose a local_batch_size that leaves more, or a model without batch normalisation"
+            ) from error
 
-def _flat(arrays: Mapping[str, Parts]) -> dict[str, FloatArray]:
-    """Named parts as vectors, float32 [P]."""
-    return {name: torch.cat([part.reshape(-1) for part in parts]).cpu().numpy() for name, parts in arrays.items()}
+
+def _own_of(kept: Arrays, device: torch.device) -> Tensor | None:
+    """A client's personal vector; None before its first round."""
+    if PERSONAL not in kept or not kept[PERSONAL_ROUNDS][0]:
+        return None
+    return as_tensor(kept[PERSONAL]).to(device)

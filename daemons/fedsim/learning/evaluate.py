@@ -16,7 +16,7 @@ from fedsim.data_schema import NAMED_TARGETS
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.metrics import Accumulator, ClassValues, MetricSet, MetricValues
-from fedsim.learning.networks import Prepares
+from fedsim.learning.networks import Prepares, input_type
 from fedsim.learning.objectives import Objective
 from fedsim.learning.objectives.classification import Classification
 
@@ -91,7 +91,7 @@ def _finite(value: float | None) -> float | None:
 def predict(model: nn.Module, features: NDArray[Any], *, batch_size: int = BATCH) -> FloatArray:
     """The probability of each class, float32 [n, num_classes], for features float32 [n, *shape] (`Examples.take`)."""
     parts = [
-        torch.softmax(_outputs(model, features[batch].astype(np.float32)), dim=1).cpu().numpy()
+        torch.softmax(_outputs(model, features[batch].astype(np.float32)).float(), dim=1).cpu().numpy()
         for batch in _batches(len(features), batch_size)
     ]
     return np.concatenate(parts)
@@ -105,5 +105,6 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 def _outputs(model: nn.Module, features: FloatArray) -> Tensor:
     model.eval()
     inputs = torch.from_numpy(features).to(next(model.parameters()).device)
-    outputs: Tensor = model(model.prepare(inputs, None) if isinstance(model, Prepares) else inputs)
+    prepared = model.prepare(inputs, None) if isinstance(model, Prepares) else inputs
+    outputs: Tensor = model(prepared.to(input_type(model)))
     return outputs

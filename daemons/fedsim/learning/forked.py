@@ -60,6 +60,7 @@ class ForkedTrainers:
         strategy: Strategy,
         pipeline: Pipeline,
         size: int,
+        personal: int = 0,
     ) -> None:
         """Fork them.
 
@@ -68,11 +69,12 @@ class ForkedTrainers:
             make_trainers: is called in each of them; returns the trainer of each node, or one for all.
             strategy: of the task.
             pipeline: of the task.
-            size: P, the number of the model's parameters.
+            size: P, the length of the model's flat vector.
+            personal: Q, that of a client's personal vector.
         """
         self._strategy, self._pipeline, self._make_trainers = strategy, pipeline, make_trainers
         self._trainer: ChunkTrainer | None = None  # of a child, from its first chunk on
-        self._states = client_layout(strategy, size)
+        self._states = client_layout(strategy, size, personal)
         self._kept = pipeline.kept_layout(uplink_layout(strategy, size))
         self._update = pipeline.layout(uplink_layout(strategy, size))
         received = downlink_layout(strategy, size)

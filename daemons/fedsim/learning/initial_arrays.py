@@ -1,7 +1,7 @@
 """The named arrays of a model that was trained elsewhere, as the first model of a task. Imports no torch.
 
 A file is safetensors (https://huggingface.co/docs/safetensors): a checkpoint of fedsim, or any other with float32
-arrays whose names and shapes are those of the model's parameters.
+arrays whose names and shapes are those of the model's flat vector.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ if TYPE_CHECKING:
 FLOAT32 = "F32"
 LISTED = 3
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class WantedArrays:
+    """What a file must hold: the shapes of the arrays of the flat vector, in its order. It may also hold `others`."""
+
+    shapes: Shapes
+    others: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -66,28 +74,29 @@ def _model_of(metadata: Mapping[str, str]) -> ModelSpec | None:
         return None
 
 
-def misfit(found: Shapes, types: Mapping[str, str], wanted: Shapes) -> str | None:
-    """Why arrays are not the parameters of a model, as the rest of a sentence; None if they are.
+def misfit(found: Shapes, types: Mapping[str, str], wanted: WantedArrays) -> str | None:
+    """Why arrays are not those of a model, as the rest of a sentence; None if they are.
 
     Args:
         found: the shapes of the arrays.
         types: their types in the words of safetensors, such as `F32`.
-        wanted: the shapes of the model's parameters.
+        wanted: the model's.
     """
-    if lacking := [name for name in wanted if name not in found]:
+    shapes = wanted.shapes
+    if lacking := [name for name in shapes if name not in found]:
         return f"lacks the parameters {some(lacking, LISTED)} of the model"
-    if others := [name for name in found if name not in wanted]:
+    if others := [name for name in found if name not in shapes and name not in wanted.others]:
         return f"has arrays that the model does not have: {some(others, LISTED)}"
-    for name, shape in wanted.items():
+    for name, shape in shapes.items():
         if tuple(found[name]) != tuple(shape):
             return f"has {name} with the shape {list(found[name])}; the model needs {list(shape)}"
-    if other := [f"{name} is {types[name]}" for name in wanted if types[name] != FLOAT32]:
+    if other := [f"{name} is {types[name]}" for name in shapes if types[name] != FLOAT32]:
         return f"must have float32 arrays (F32), but {some(other, LISTED)}"
     return None
 
 
 def fill_initial(
-    vector: FloatArray, wanted: Shapes, initial: str | Path | Mapping[str, Any] | None, setting: str
+    vector: FloatArray, wanted: WantedArrays, initial: str | Path | Mapping[str, Any] | None, setting: str
 ) -> FloatArray:
     """Overwrite a model's flat vector with what training starts from, and return it; None: the vector as it is.
 
@@ -103,12 +112,12 @@ def fill_initial(
     return vector
 
 
-def fill_from_file(vector: FloatArray, wanted: Shapes, path: str | Path) -> None:
+def fill_from_file(vector: FloatArray, wanted: WantedArrays, path: str | Path) -> None:
     """Overwrite a model's flat vector, float32 [P], with the arrays of a file, one after another.
 
     Args:
         vector: of the model, written in place.
-        wanted: the shapes of the model's parameters, in the order of the vector.
+        wanted: the arrays of the vector.
         path: of the safetensors file.
 
     Raises:
@@ -119,16 +128,23 @@ def fill_from_file(vector: FloatArray, wanted: Shapes, path: str | Path) -> None
     if (problem := misfit(arrays.shapes, arrays.types, wanted)) is not None:
         raise BadInput(f"{path} {problem}")
     with safetensors.safe_open(path, framework="numpy") as file:
-        _fill(vector, wanted, ((name, file.get_tensor(name)) for name in wanted), str(path))
+        _fill(vector, wanted.shapes, ((name, file.get_tensor(name)) for name in wanted.shapes), str(path))
 
 
-def fill_from_arrays(vector: FloatArray, wanted: Shapes, arrays: Mapping[str, Any]) -> None:
+def fill_from_arrays(vector: FloatArray, wanted: WantedArrays, arrays: Mapping[str, Any]) -> None:
     """Overwrite a model's flat vector with arrays by their names, such as a `state_dict`; see `fill_from_file`."""
-    given = {name: np.asarray(array) for name, array in arrays.items()}
+    given = {name: _as_array(name, array) for name, array in arrays.items() if name not in wanted.others}
     types = {name: FLOAT32 if array.dtype == np.float32 else str(array.dtype) for name, array in given.items()}
     if (problem := misfit({name: array.shape for name, array in given.items()}, types, wanted)) is not None:
         raise BadInput(f"initial {problem}")
-    _fill(vector, wanted, ((name, given[name]) for name in wanted), "initial")
+    _fill(vector, wanted.shapes, ((name, given[name]) for name in wanted.shapes), "initial")
+
+
+def _as_array(name: str, given: Any) -> Any:
+    try:
+        return np.asarray(given)
+    except TypeError as error:  # such as a tensor of bfloat16, which numpy lacks
+        raise BadInput(f"initial has {name} in a type that is not float32: use `.float()`") from error
 
 
 def _fill(vector: FloatArray, wanted: Shapes, arrays: Iterable[tuple[str, Any]], source: str) -> None:

@@ -86,6 +86,7 @@ def measure(
     candidates: Sequence[Manner],
     *,
     num_parameters: int,
+    personal: int = 0,
     engine_options: Mapping[str, OptionValue] = MappingProxyType({}),
     memory_bytes: int,
     budget_seconds: float,
@@ -97,7 +98,8 @@ def measure(
     Args:
         request: what is trained.
         candidates: at least one; the first is returned if the others cannot be compared with it in this memory.
-        num_parameters: of the model.
+        num_parameters: the length of the model's flat vector.
+        personal: that of a client's personal vector.
         engine_options: of the engine, where there is one.
         memory_bytes: of this host, for all workers.
         budget_seconds: after this time no further pass over the candidates begins; two passes are always made.
@@ -107,8 +109,8 @@ def measure(
     Raises:
         BadInput: the model cannot be trained.
     """
-    bench = _Bench(request, num_parameters, engine_options, prepare, clock)
-    needed = training_bytes(num_parameters, bench.components.strategy, 2, Pipeline())
+    bench = _Bench(request, (num_parameters, personal), engine_options, prepare, clock)
+    needed = training_bytes(num_parameters, bench.components.strategy, 2, Pipeline(), personal=personal)
     if needed * sum(each.workers for each in candidates) > memory_bytes // LARGE:
         candidates = [each for each in candidates if each.workers == 1] or candidates[:1]
     if len(candidates) < 2 or needed * len(candidates) > memory_bytes // LARGE:
@@ -162,7 +164,7 @@ class _Bench:
     def __init__(
         self,
         request: SpeedRequest,
-        num_parameters: int,
+        sizes: tuple[int, int],
         engine_options: Mapping[str, OptionValue],
         prepare: Callable[[int], None],
         clock: Callable[[], float],
@@ -183,9 +185,10 @@ class _Bench:
         )
         partition = Partition(np.tile(np.arange(count), most), np.arange(most + 1) * count)
         self._data = ClientData(self._settings, train, partition)
+        num_parameters, self._personal = sizes
         self._vector: FloatArray = np.full(num_parameters, 1e-3, np.float32)
         self._down = {name: np.zeros(num_parameters, np.float32) for name in strategy.downlink_arrays}
-        self._states = ChunkStates(_NoStates(client_layout(strategy, num_parameters)))
+        self._states = ChunkStates(_NoStates(client_layout(strategy, num_parameters, self._personal)))
 
     def start(self, manner: Manner) -> ForkedTrainers:
         """Processes that train in this manner."""
@@ -196,7 +199,7 @@ class _Bench:
             return [engine.start(self._data, self._spec, self.components, "cpu")]
 
         strategy = self.components.strategy
-        return ForkedTrainers(manner.workers, make, strategy, Pipeline(), len(self._vector))
+        return ForkedTrainers(manner.workers, make, strategy, Pipeline(), len(self._vector), self._personal)
 
     def train(self, trainers: ForkedTrainers, workers: int, clients: int) -> float:
         """The seconds in which each of the processes trains a chunk of so many clients."""

@@ -37,7 +37,7 @@ from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
-from fedsim.learning.networks import build_model, load_vector, num_parameters
+from fedsim.learning.networks import load_vector, task_network
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
@@ -76,7 +76,10 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """The model after the last round, float32 [P], the rounds from 0 on, and what server, clients and senders keep."""
+    """The model after the last round, float32 [P], the rounds from 0 on, and what server, clients and senders keep.
+
+    `tensor_roles` says which tensors are in the vector.
+    """
 
     vector: FloatArray
     state: dict[str, FloatArray]
@@ -212,7 +215,8 @@ def simulate(
         ]
 
     sizes = sizes_of_clients(nodes, settings, partitioner) if components.sampler.needs_sizes else ()
-    tested_model = build_model(model_spec, components.model).to(device)
+    network = task_network(model_spec, settings, rule, components.model)
+    network.model.to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
 
@@ -225,11 +229,16 @@ def simulate(
     ) -> None:
         tested = Evaluation(0, {}, {})
         if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
-            load_vector(tested_model, vector)
-            tested = evaluate(tested_model, test, objective=components.objective)
-        digest = model_digest(vector)
+            load_vector(network.model, vector, network.roles)
+            tested = evaluate(network.model, test, objective=components.objective)
         result = RoundResult(
-            round_number, digest, num_examples, train_loss, tested.metrics, tested.class_metrics, screened
+            round_number,
+            model_digest(vector),
+            num_examples,
+            train_loss,
+            tested.metrics,
+            tested.class_metrics,
+            screened,
         )
         rounds.append(result)
         if on_round:
@@ -237,19 +246,23 @@ def simulate(
 
     # Forked before torch computes gradients here: what it then keeps does not survive a fork.
     with (
-        ForkedTrainers(workers, start_trainers, rule, pipeline, num_parameters(tested_model))
+        ForkedTrainers(workers, start_trainers, rule, pipeline, network.roles.flat_size, network.roles.own_size)
         if workers > 1
         else _InProcess(start_trainers(), rule, pipeline)
     ) as trainers:
         if resume:
             vector, state, losses = resume.vector, resume.state, resume.losses
         else:
-            vector = first_vector(components, model_spec, settings, tested_model, initial)
+            vector = first_vector(components, model_spec, settings, network, initial)
             state, losses = initial_state(rule, len(vector)), ()
             record(0, vector, 0, None)
         absent = absent_clients(rule, pipeline, missing or {})
         kept = states_in_memory(
-            rule, pipeline, len(vector), (resume.client_states, resume.sender_states) if resume else ({}, {})
+            rule,
+            pipeline,
+            len(vector),
+            (resume.client_states, resume.sender_states) if resume else ({}, {}),
+            network.roles.own_size,
         )
         for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
             # 1. Who trains, where, in which pieces.
@@ -280,6 +293,7 @@ def simulate(
                 new_state,
                 arrays=further_arrays(rule, updates),
                 context=round_context(settings, round_number, updates),
+                statistics=network.roles.shared_statistics,
             ):
                 raise Diverged(round_number)
             vector, state = new_vector, new_state

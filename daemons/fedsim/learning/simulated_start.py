@@ -12,8 +12,9 @@ from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, uplink_layout
 from fedsim.learning.components import Components
 from fedsim.learning.examples import DataSet, FloatArray
+from fedsim.learning.fixed_arrays import check_fixed, wanted_by
 from fedsim.learning.initial_arrays import fill_initial
-from fedsim.learning.networks import initial_vector, shapes_of
+from fedsim.learning.networks import TaskNetwork, initial_vector
 from fedsim.learning.objectives import check_data
 from fedsim.learning.partitions import Partitioner, make_partition
 from fedsim.learning.samplers import check_sampler
@@ -25,8 +26,6 @@ from fedsim.update import Arrays
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from torch import nn
 
 
 class StatesInMemory:
@@ -58,12 +57,15 @@ def first_vector(
     components: Components,
     spec: ModelSpec,
     settings: TaskSettings,
-    network: nn.Module,
+    network: TaskNetwork,
     initial: str | Path | Mapping[str, Any] | None,
 ) -> FloatArray:
     """The parameters before round 1: the model's own initialisation, or what training starts from."""
-    vector = initial_vector(spec, settings.seed_of_model, components.model, components.objective)
-    return fill_initial(vector, shapes_of(network), initial, settings.initial)
+    vector = initial_vector(spec, settings.seed_of_model, components.model, components.objective, network.roles)
+    filled = fill_initial(vector, wanted_by(network.roles), initial, settings.initial)
+    if initial is not None:
+        check_fixed(network, initial)
+    return filled
 
 
 def placed_clients(
@@ -103,9 +105,13 @@ def states_in_memory(
     pipeline: Pipeline,
     size: int,
     before: tuple[Mapping[int, Arrays], Mapping[int, Arrays]],
+    personal: int = 0,
 ) -> tuple[StatesInMemory | None, StatesInMemory | None]:
-    """What clients and senders keep, with what they had `before`; None where they keep nothing."""
-    clients, senders = client_layout(rule, size), pipeline.kept_layout(uplink_layout(rule, size))
+    """What clients and senders keep, with what they had `before`; None where they keep nothing.
+
+    `personal` is the length of a client's personal vector.
+    """
+    clients, senders = client_layout(rule, size, personal), pipeline.kept_layout(uplink_layout(rule, size))
     return (
         StatesInMemory(clients, before[0]) if clients.shapes else None,
         StatesInMemory(senders, before[1]) if senders.shapes else None,

@@ -89,6 +89,7 @@ class TaskJobs:
         plan = self._plan
         self._submit(
             jobs.SaveCheckpoint(
+                settings=plan.settings,
                 model_spec=plan.model_spec,
                 round=number,
                 model=self._folder.model(number),

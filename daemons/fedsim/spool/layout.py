@@ -24,6 +24,8 @@ WANTED = "wanted"
 CHECKPOINTS = "checkpoints"
 MODEL_FILE = "model.npy"
 """The global model in a round's folder on the server."""
+STATISTICS_FILE = "statistics.json"
+"""How many of the last numbers of the global model are statistics, where there are any."""
 BROADCAST_FILE = "broadcast.npy"
 """The global model with the strategy's arrays, where clients receive more than the model."""
 

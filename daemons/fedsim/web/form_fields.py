@@ -47,6 +47,11 @@ class OptionGroup:
     fields: tuple[FormField, ...]
 
 
+_STATISTICS = (
+    ("average", tr("average – like parameters")),
+    ("local", tr("local – stay with each client")),
+    ("frozen", tr("frozen – as at the start")),
+)
 _DEVICES = (("auto", tr("auto – a GPU if available")), ("cpu", tr("CPU")), ("cuda", tr("GPU (CUDA)")))
 
 
@@ -115,6 +120,13 @@ def form_groups() -> tuple[Group, ...]:
                     kind="text",
                 ),
                 _plugin("model", tr("Model"), tr("The model that is trained.")),
+                FormField(
+                    "statistics",
+                    tr("Statistics"),
+                    tr("What happens with running means and variances, such as those of BatchNorm."),
+                    kind="menu",
+                    choices=_STATISTICS,
+                ),
                 FormField(
                     "initial",
                     tr("Start from"),

@@ -8,6 +8,7 @@ import sys
 from functools import lru_cache
 from threading import Lock
 
+from fedsim.learning.initial_arrays import WantedArrays
 from fedsim.log import get_logger
 from fedsim.messages import ModelSpec
 
@@ -15,11 +16,9 @@ MAX_SECONDS = 60
 MAX_KNOWN = 256
 _one_at_a_time = Lock()
 
-Shapes = dict[str, tuple[int, ...]]
 
-
-def model_shapes(spec: ModelSpec) -> Shapes | str | None:
-    """The names and shapes of the parameters of a model.
+def model_shapes(spec: ModelSpec) -> WantedArrays | str | None:
+    """The names and shapes of the arrays of a model.
 
     Returns:
         The problem as a text where there is no such model for this data; None where the shapes cannot be found here, so
@@ -30,7 +29,7 @@ def model_shapes(spec: ModelSpec) -> Shapes | str | None:
 
 
 @lru_cache(MAX_KNOWN)
-def _described(spec: str) -> Shapes | str | None:
+def _described(spec: str) -> WantedArrays | str | None:
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "fedsim.learning.model_shapes"],
@@ -47,4 +46,6 @@ def _described(spec: str) -> Shapes | str | None:
     if "problem" in answer:
         return str(answer["problem"])
     shapes = answer["shapes"]
-    return None if shapes is None else {name: tuple(shape) for name, shape in shapes.items()}
+    if shapes is None:
+        return None
+    return WantedArrays({name: tuple(shape) for name, shape in shapes.items()}, frozenset(answer["others"]))

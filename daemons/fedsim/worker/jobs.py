@@ -75,9 +75,10 @@ class Evaluate(_Line):
 
 
 class SaveCheckpoint(_Line):
-    """Write the parameters in `model` as safetensors to `out`, and `about` as JSON next to it."""
+    """Write the model with the flat vector in `model` as safetensors to `out`, and `about` as JSON next to it."""
 
     job: Literal["save_checkpoint"] = "save_checkpoint"
+    settings: TaskSettings = TaskSettings()
     model_spec: ModelSpec
     round: int
     model: Path

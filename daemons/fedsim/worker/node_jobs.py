@@ -26,6 +26,7 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
+from fedsim.learning.networks import count_parameters, task_roles
 from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
@@ -62,6 +63,7 @@ class NodeJobs:
         self._schema: DataSchema | None = None
         self._scale: Scale = ()
         self._strategy = Strategy()
+        self._personal = 0
         self._pipeline = Pipeline()
         self._checked: tuple[Path, str] | None = None
 
@@ -120,6 +122,8 @@ class NodeJobs:
             settings = _of_whole_blocks(settings, block_size)
         data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
+        roles = task_roles(spec, settings, self._strategy)
+        self._personal = roles.own_size
         self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
         self._trainer = self._start(data)
         self._pipeline = make_pipeline(settings, self._strategy)
@@ -157,9 +161,10 @@ class NodeJobs:
         sent = uplink_layout(strategy, len(vector))
         layout, kept = self._pipeline.layout(sent), self._pipeline.kept_layout(sent)
         place = job.round, job.chunk
-        clients = StatesOnDisk(job.out, client_layout(strategy, len(vector)), *place)
+        own = client_layout(strategy, len(vector), self._personal)
+        clients = StatesOnDisk(job.out, own, *place)
         senders = StatesOnDisk(job.out, kept, *place, owner=SENDER)
-        states = ChunkStates(clients if strategy.client_state else None, senders if kept.shapes else None)
+        states = ChunkStates(clients if own.shapes else None, senders if kept.shapes else None)
         try:
             updates = train_chunk(
                 self._trainer,
@@ -242,8 +247,6 @@ def _too_few_steps(job: Load, block_size: int, runs: Sequence[tuple[int, int]]) 
 
 def _too_large(job: Load) -> str | None:
     """Why the institution's limits or this host forbid the model, before it is made and before any data is loaded."""
-    from fedsim.learning.networks import count_parameters  # noqa: PLC0415 - imports torch
-
     spec = job.assignment.model_spec
     number = count_parameters(spec)
     if number is None:
@@ -256,7 +259,8 @@ def _too_large(job: Load) -> str | None:
     attack = make_attack(settings)
     attackers = len(attacking_clients(attack, settings).intersection(clients)) if attack and attack.crafts else 0
     pipeline = make_pipeline(settings, strategy)
-    needed = training_bytes(number, strategy, len(clients), pipeline, attackers)
+    roles = task_roles(spec, settings, strategy)
+    needed = training_bytes(number, strategy, len(clients), pipeline, attackers, roles.own_size)
     about = f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters"
     if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
         return f"{about}, this institution allows {job.max_memory_bytes:,} for each"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from fedsim.data import arrays_to_examples, load_dataset
 from fedsim.errors import BadInput
 from fedsim.initial import InitialFile
 from fedsim.learning.aggregate import (
+    SharedStatistics,
     aggregate,
     downlink_layout,
     further_arrays,
@@ -26,13 +28,13 @@ from fedsim.learning.aggregate import (
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
 from fedsim.learning.examples import Examples, FloatArray
-from fedsim.learning.initial_arrays import Shapes, fill_from_file
+from fedsim.learning.initial_arrays import WantedArrays, fill_from_file
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.screenings import Screened, make_screening, screen
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
-from fedsim.spool.durable import FOLDER_MODE, remove_tree
-from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
+from fedsim.spool.durable import FOLDER_MODE, remove_tree, write_json
+from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE, STATISTICS_FILE
 from fedsim.spool.npy import (
     FLOAT32,
     TARGET_DIMENSIONS,
@@ -60,7 +62,7 @@ from fedsim.worker.jobs import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
+    from fedsim.learning.networks import TaskNetwork
 
 
 def state_file(name: str) -> str:
@@ -74,7 +76,7 @@ class ServerJobs:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self._testset: tuple[TestSetFiles, Examples] | None = None
-        self._model: nn.Module | None = None
+        self._network: TaskNetwork | None = None
 
     def do(self, job: ServerJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
@@ -89,17 +91,22 @@ class ServerJobs:
                 return self._save_checkpoint(job)
 
     def _make_initial_model(self, job: MakeInitialModel) -> Reply:
-        from fedsim.learning.networks import check_size, initial_vector, parameter_shapes  # noqa: PLC0415 - imports torch
+        from fedsim.learning.fixed_arrays import check_fixed, wanted_by  # noqa: PLC0415 - imports torch
+        from fedsim.learning.networks import check_size, initial_vector, task_network, task_roles  # noqa: PLC0415
 
         started = time.monotonic()
         settings = job.settings
         check_size(job.model_spec, job.max_parameters, "server.yml (limits.max_parameters)")
-        vector = initial_vector(job.model_spec, settings.seed_of_model, objective=make_objective(settings))
+        strategy = make_strategy(settings)
+        spec, roles = job.model_spec, task_roles(job.model_spec, settings, strategy)
+        vector = initial_vector(spec, settings.seed_of_model, objective=make_objective(settings), roles=roles)
         if job.initial is not None:
-            _start_from(job.initial, vector, parameter_shapes(job.model_spec))
+            _start_from(job.initial, vector, wanted_by(roles))
+            if roles.fixed:
+                check_fixed(task_network(spec, settings, strategy), job.initial.path)
         _empty(job.out)
         files = {MODEL_FILE: write_vector(job.out / MODEL_FILE, vector)}
-        strategy = make_strategy(settings)
+        files |= _write_statistics(job.out, roles.shared_statistics.count)
         states = initial_state(strategy, len(vector))
         for name, state in states.items():
             files[state_file(name)] = write_vector(job.out / state_file(name), state)
@@ -114,7 +121,7 @@ class ServerJobs:
     def _aggregate(self, job: Aggregate) -> Reply:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
-        for name in (MODEL_FILE, *map(state_file, strategy.server_state)):
+        for name in (MODEL_FILE, STATISTICS_FILE, *map(state_file, strategy.server_state)):
             if name in job.digests:
                 check_digest(job.base / name, job.digests[name])
         base = open_vector(job.base / MODEL_FILE)
@@ -127,6 +134,7 @@ class ServerJobs:
         screened: tuple[Screened, ...] = ()
         if (screening := make_screening(job.settings)) is not None:
             screened, updates = screen(screening, strategy, base, updates)
+        count = _count_statistics(job.base)
         _empty(job.out)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.server_state}
@@ -140,10 +148,12 @@ class ServerJobs:
             state_out,
             arrays=further_arrays(strategy, updates),
             context=round_context(job.settings, job.round, updates),
+            statistics=SharedStatistics(count, job.settings.statistics == "frozen"),
         )
         _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed
         model_file, digest = hash_vector(job.out / MODEL_FILE)
         files = {MODEL_FILE: model_file, **_write_broadcast(strategy, job.out, out, state_out)}
+        files |= _write_statistics(job.out, count)
         for name, array in state_out.items():
             _sync(array, job.out / state_file(name))
             files[state_file(name)] = hash_file(job.out / state_file(name))
@@ -159,17 +169,17 @@ class ServerJobs:
     def _evaluate(self, job: Evaluate) -> Reply:
         from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - imports torch, which aggregating never needs
         from fedsim.learning.evaluate import evaluate  # noqa: PLC0415
-        from fedsim.learning.networks import build_model, point_to  # noqa: PLC0415
+        from fedsim.learning.networks import point_to, task_network  # noqa: PLC0415
 
         started = time.monotonic()
         make_deterministic(self._threads)
         if job.digest is not None:
             check_digest(job.model, job.digest)
-        if self._model is None:
-            self._model = build_model(job.model_spec)
-        point_to(self._model, open_vector(job.model))
+        if self._network is None:
+            self._network = task_network(job.model_spec, job.settings, make_strategy(job.settings))
+        point_to(self._network.model, open_vector(job.model), self._network.roles)
         test = self._load_testset(job.testset, job.model_spec.num_classes)
-        evaluation = evaluate(self._model, test, objective=make_objective(job.settings))
+        evaluation = evaluate(self._network.model, test, objective=make_objective(job.settings))
         return Tested(
             round=job.round,
             metrics=evaluation.metrics,
@@ -210,14 +220,30 @@ class ServerJobs:
         return CheckpointSaved(round=job.round, digest=digest, size=size)
 
 
-def _start_from(initial: InitialFile, vector: FloatArray, shapes: Shapes) -> None:
+def _start_from(initial: InitialFile, vector: FloatArray, wanted: WantedArrays) -> None:
     """Let the first model, float32 [P], be that of a file, which must be the one that the task was submitted with."""
     try:
         if hash_file(initial.path) != initial.digest:
             raise BadInput(f"{initial.source} has changed since the task was submitted: submit the task again")
-        fill_from_file(vector, shapes, initial.path)
+        fill_from_file(vector, wanted, initial.path)
     except FileNotFoundError as error:
         raise BadInput(f"{initial.source}, from which the task starts, is no longer on the server") from error
+
+
+def _write_statistics(folder: Path, count: int) -> dict[str, str]:
+    """Record how many of the model's last numbers are statistics, if there are any; returns the file's digest."""
+    if not count:
+        return {}
+    write_json(folder / STATISTICS_FILE, {"statistics": count})
+    return {STATISTICS_FILE: hash_file(folder / STATISTICS_FILE)}
+
+
+def _count_statistics(folder: Path) -> int:
+    """How many of the last numbers of a round's model are statistics."""
+    try:
+        return int(json.loads((folder / STATISTICS_FILE).read_bytes())["statistics"])
+    except FileNotFoundError:
+        return 0
 
 
 def _empty(folder: Path) -> None:

@@ -11,7 +11,8 @@ import torch
 from fedsim.errors import BadInput
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.measuring import manners, measure
-from fedsim.learning.networks import build_model, count_parameters, num_parameters
+from fedsim.learning.networks import count_parameters, task_roles
+from fedsim.learning.strategies import make_strategy
 from fedsim.memory import usable_processors
 from fedsim.messages import SpeedInfo
 from fedsim.pdeathsig import end_with_parent
@@ -27,15 +28,17 @@ def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
         end_with_parent(parent, signal.SIGKILL)  # so that a measurement that is given up leaves no process
         torch.set_num_threads(threads)
 
+    roles = task_roles(spec, job.request.settings, make_strategy(job.request.settings))
     number = count_parameters(spec)
     if number is None:
-        number = num_parameters(build_model(spec))
+        number = roles.flat_size
     if job.max_parameters is not None and number > job.max_parameters:
         raise BadInput(f"the model has {number:,} parameters, this institution allows {job.max_parameters:,}")
     found = measure(
         job.request,
         manners(job.engines, usable_processors(), job.threads, job.workers),
-        num_parameters=number,
+        num_parameters=roles.flat_size,
+        personal=roles.own_size,
         engine_options=job.engine_options,
         memory_bytes=job.memory_bytes,
         budget_seconds=job.budget_seconds,

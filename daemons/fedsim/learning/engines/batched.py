@@ -13,7 +13,10 @@ from fedsim.plugins import PluginOptions
 
 
 class BatchedEngine(Engine):
-    """Trains many clients at once where the network is dense layers and the optimizer plain SGD, else one by one."""
+    """Trains many clients at once where the network is dense layers and the optimizer plain SGD, else one by one.
+
+    A network with statistics, personal, frozen, tied or lower-precision tensors is trained one by one, too.
+    """
 
     title = "batched – many clients at once, where the model allows it"
     tolerance = 1e-5
@@ -29,17 +32,20 @@ class BatchedEngine(Engine):
 
     def start(self, data: ClientData, model_spec: ModelSpec, components: Components, device: str) -> ClientTrainer:
         """Build the network, and choose how it can be trained."""
+        from torch import float32  # noqa: PLC0415
+
         from fedsim.learning.dense import DenseTrainer, dense_layers  # noqa: PLC0415 - imports torch
         from fedsim.learning.engine import SequentialTrainer  # noqa: PLC0415
-        from fedsim.learning.networks import build_model, check_training  # noqa: PLC0415
+        from fedsim.learning.networks import check_training, input_type, task_network  # noqa: PLC0415
         from fedsim.learning.objectives.classification import Classification  # noqa: PLC0415
         from fedsim.learning.optimizers.sgd import Sgd  # noqa: PLC0415
 
         optimizer = components.optimizer
         plain = type(optimizer) is Sgd and optimizer.plain and type(components.objective) is Classification
         if device == "cpu" and plain and components.strategy.trains_plainly:
-            model = build_model(model_spec, components.model)
-            if dense_layers(model) is not None:
+            network = task_network(model_spec, data.settings, components.strategy, components.model)
+            model = network.model
+            if dense_layers(model) is not None and network.roles.plain and input_type(model) == float32:
                 check_training(model, model_spec)
                 return DenseTrainer(data, model, components.schedule, self.options.group_megabytes << 20)
         return SequentialTrainer(data, model_spec, components, device)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from fedsim.settings import TaskSettings
 from fedsim.update import PARAMETERS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 Block = NDArray[np.float64]
 BlockFunction = Callable[[Sequence[FloatArray], Block], Block]
@@ -40,12 +41,22 @@ BlockFunction = Callable[[Sequence[FloatArray], Block], Block]
 Passes = Generator[BlockFunction, Block, Any]
 
 Parts = Sequence["Tensor"]
-"""A vector as long as the model, as one tensor for each of the model's parameters."""
+"""A vector as long as the model, as one tensor for each of the model's shared parameters."""
+
+
+class Group(StrEnum):
+    """Parameters that an epoch trains."""
+
+    ALL = "all"
+    SHARED = "shared"
+    PERSONAL = "personal"
+
 
 __all__ = [
     "Block",
     "BlockFunction",
     "ClientRound",
+    "Group",
     "Parts",
     "Passes",
     "StepContext",
@@ -148,6 +159,26 @@ class Strategy(Plugin):
         """
         return {}, {}
 
+    def personal_tensors(self, model: nn.Module) -> frozenset[str]:  # noqa: ARG002
+        """The names of the parameters and float buffers that stay with each client, as `state_dict` names them.
+
+        They are in no file that is sent. Each client begins with them as the model is initialised, and keeps them on
+        its node from round to round.
+
+        Raises:
+            BadInput: the model lacks what the strategy needs.
+        """
+        return frozenset()
+
+    def trains(self, epoch: int, num_epochs: int) -> Group:  # noqa: ARG002
+        """The parameters that an epoch of a client's round trains; `epoch` counts from 0."""
+        return Group.ALL
+
+    @property
+    def least_epochs(self) -> int:
+        """A client's round must have so many epochs."""
+        return 1
+
     # ------------------------------------------------------------ 2. the rule that combines
 
     @property
@@ -249,6 +280,7 @@ class ComposedStrategy(Strategy):
         self._least_updates = rule.least_updates
         self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
         self.finish_client = client.finish_client  # type: ignore[method-assign]
+        self.personal_tensors, self.trains = client.personal_tensors, client.trains  # type: ignore[method-assign]
         self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
         self.step = server.step  # type: ignore[method-assign]
 
@@ -270,6 +302,13 @@ def make_strategy(settings: TaskSettings) -> Strategy:
         raise BadInput(
             f"{settings.strategy} computes with the gradients that a client's steps add up, which those of "
             f"{settings.optimizer} with these options are not: choose sgd, plain or with momentum"
+        )
+    if strategy.least_epochs > 1 and settings.max_steps:
+        raise BadInput(f"{settings.strategy} divides a client's round by epochs: set max_steps to 0")
+    if settings.local_epochs < strategy.least_epochs:
+        raise BadInput(
+            f"{settings.strategy} needs at least {strategy.least_epochs} local_epochs with these options, not "
+            f"{settings.local_epochs}: raise local_epochs, or change the options"
         )
     if not settings.aggregation and not settings.server_step:
         return strategy

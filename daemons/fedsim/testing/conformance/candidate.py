@@ -106,11 +106,12 @@ def require_reproducible_task(
         network: makes the model instead of the one that the settings name.
         settings: others of the task.
     """
-    chosen = {"model": "logistic", "partition": "iid", "num_clients": 6, "fraction_train": 1.0, **settings}
+    usual = {"model": "logistic", "partition": "iid", "num_clients": 6, "fraction_train": 1.0, "local_epochs": 1}
+    chosen = {**usual, "num_rounds": 2, **settings}
     if data is None:
         data = small_data(candidate.feature_shape, 12) if group == plugins.MODELS else small_data()
     with candidate.installed(group) as name:
         chosen |= {setting: name, options_setting(setting): dict(candidate.options)}
-        task = TaskSettings(local_epochs=1, num_rounds=2, **chosen)
+        task = TaskSettings(**chosen)
         one, two = (simulate(task, data, chunk_clients=2, model=network) for _ in range(2))
     require(one.digest == two.digest, "the same task, trained twice, gave two different models")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedsim import plugins
 from fedsim.learning.aggregate import aggregate, initial_state, run_passes
@@ -22,6 +23,8 @@ from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, TRAIN_LOSS
 SIZE = 211
 CLIENTS = 7
 EXAMPLES = (30, 600, 10, 20, 50, 80, 130)
+BATCH = 6
+"""Of which no client's last batch is a single example, which batch normalisation does not take."""
 Server = tuple[FloatArray, dict[str, FloatArray]]
 """What the server keeps from round to round: the model, and the strategy's state."""
 
@@ -29,6 +32,11 @@ Server = tuple[FloatArray, dict[str, FloatArray]]
 def _vectors(count: int, seed: int) -> list[FloatArray]:
     rng = np.random.default_rng(seed)
     return [rng.normal(size=SIZE).astype(np.float32) for _ in range(count)]
+
+
+def _network(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network with statistics, and with layers enough to keep some of them at the clients."""
+    return nn.Sequential(nn.Linear(*feature_shape, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, num_classes))
 
 
 def _weights(strategy: Strategy) -> list[float]:
@@ -275,14 +283,16 @@ def client_state_survives_a_restart(candidate: Candidate) -> None:
             partition="iid",
             num_clients=2 * CLIENTS,
             fraction_train=0.5,
-            local_epochs=1,
+            local_epochs=candidate.make().least_epochs,
+            local_batch_size=BATCH,
             num_rounds=4,
             strategy=name,
             strategy_options=dict(candidate.options),
         )
-        whole = simulate(settings, small_data(), chunk_clients=2)
-        half = simulate(settings.model_copy(update={"num_rounds": 2}), small_data(), chunk_clients=2)
-        rest = simulate(settings, small_data(), chunk_clients=2, resume=half)
+        begun = settings.model_copy(update={"num_rounds": 2})
+        whole = simulate(settings, small_data(), chunk_clients=2, model=_network)
+        half = simulate(begun, small_data(), chunk_clients=2, model=_network)
+        rest = simulate(settings, small_data(), chunk_clients=2, model=_network, resume=half)
     require(
         whole.digest == rest.digest,
         "with a new instance in its middle, a task gives another model; keep what clients need in `client_state`",
@@ -291,7 +301,15 @@ def client_state_survives_a_restart(candidate: Candidate) -> None:
 
 def trains_reproducibly(candidate: Candidate) -> None:
     """A whole task, trained twice, ends with the same model."""
-    require_reproducible_task(candidate, plugins.STRATEGIES, "strategy", num_clients=CLIENTS)
+    require_reproducible_task(
+        candidate,
+        plugins.STRATEGIES,
+        "strategy",
+        network=_network,
+        num_clients=CLIENTS,
+        local_batch_size=BATCH,
+        local_epochs=candidate.make().least_epochs,
+    )
 
 
 CHECKS = (
