@@ -128,11 +128,11 @@ def check_training(
     Raises:
         BadInput: it does not.
     """
-    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), _buffers_put_back(model):
         examples = torch.zeros(TRIED_EXAMPLES, *spec.feature_shape, device=device)
         inputs = model.prepare(examples, generator(0, "trial")) if isinstance(model, Prepares) else examples
-        with _buffers_put_back(model):
-            outputs: object = model.train()(inputs.to(input_type(model)))
+        outputs: object = model.train()(inputs.to(input_type(model)))
         shape: tuple[int, ...] = (spec.num_classes,)
         if objective is not None:
             shape = objective.output_shape(spec.feature_shape, spec.num_classes)
