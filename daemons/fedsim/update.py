@@ -47,6 +47,7 @@ class Update(Message):
         digest: blake3 of the file that holds the arrays; empty before it is written.
         size: of that file, in bytes.
         base_digest: of the file with the global model that it started from; empty before it is written.
+        frozen_digest: of the model's frozen parameters on the node, which are sent nowhere; empty if there are none.
     """
 
     base_round: _Number
@@ -59,6 +60,7 @@ class Update(Message):
     digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size: Count = 0
     base_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    frozen_digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     # Private, so that no message can contain them.
     _arrays: Arrays = PrivateAttr(default_factory=dict)
     _client_state: Arrays = PrivateAttr(default_factory=dict)

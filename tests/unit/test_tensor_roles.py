@@ -36,9 +36,10 @@ from fedsim.learning.strategies.fedavgm import FedAvgM
 from fedsim.learning.tensor_roles import roles_of
 from fedsim.messages import Assignment, EngineInfo, ModelSpec
 from fedsim.settings import TaskSettings
-from fedsim.spool.layout import STATISTICS_FILE
-from fedsim.spool.npy import write_vector
+from fedsim.spool.layout import TENSORS_FILE
+from fedsim.spool.npy import hash_file, write_vector
 from fedsim.spool.updates import update_path
+from fedsim.update import Update
 from fedsim.worker import jobs
 from fedsim.worker.checkpoint import load_checkpoint
 from fedsim.worker.node_jobs import NodeJobs
@@ -312,7 +313,7 @@ def test_workers_give_what_one_process_gives(installed: type[Model], lab: Path) 
     expected = simulate(STEPPING, dataset)
     assert np.array_equal(np.load(last / "model.npy"), expected.vector)
     roles = task_network(SPEC, STEPPING).roles
-    counted = json.loads((last / STATISTICS_FILE).read_text())["statistics"] if roles.statistics else 0
+    counted = json.loads((last / TENSORS_FILE).read_text())["statistics"] if roles.statistics else 0
     assert counted == roles.shared_statistics.count == (0 if installed is networks.Tied else 10)
     own = DataSetConfig.model_validate(OWN)
     tested = ServerJobs(1).do(
@@ -326,6 +327,24 @@ def test_workers_give_what_one_process_gives(installed: type[Model], lab: Path) 
     )
     assert isinstance(tested, jobs.Tested)
     assert tested.metrics == pytest.approx(expected.rounds[-1].metrics)
+
+
+def test_a_node_that_builds_another_frozen_base_is_named(lab: Path) -> None:
+    settings = STEPPING.model_copy(update={"num_rounds": 1})
+    with plugins.registered(plugins.MODELS, EntryPoint(SPEC.name, "tensor_networks:FrozenBase", plugins.MODELS)):
+        train_on_workers(settings, lab)
+        (path,) = (lab / "n").glob("**/*.npy")
+        digest = hash_file(path)
+        update = Update(
+            base_round=1, num_clients=3, num_examples=48, node="node-b", digest=digest, frozen_digest="0" * 64
+        )
+        job = jobs.Aggregate(
+            settings=settings, round=1, base=lab / "0", updates=(update,), files=(path,), out=lab / "again"
+        )
+        with pytest.raises(
+            BadInput, match="node-b trained with other frozen parameters than the server: install the same version"
+        ):
+            ServerJobs(1).do(job)
 
 
 def test_a_checkpoint_holds_what_load_state_dict_needs(installed: type[Model], tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fedsim.array_layout import Layout
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.learning.fixed_arrays import frozen_digest
 from fedsim.learning.initial_arrays import FLOAT32
 from fedsim.learning.networks import build_model, task_network, task_roles
 from fedsim.learning.strategies import make_strategy
@@ -54,8 +55,12 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     layout = Layout(roles.flat_shapes)
     tensors: dict[str, NDArray[Any]] = dict(layout.views(open_vector(job.model, layout.size)))
     types: dict[str, str] = {}
+    frozen: dict[str, str] = {}
     if roles.built:  # as each host builds them; of personal tensors what clients begin with
-        built = named_tensors(task_network(job.model_spec, job.settings, strategy).model)
+        network = task_network(job.model_spec, job.settings, strategy)
+        built = named_tensors(network.model)
+        if digest_of_frozen := frozen_digest(network):
+            frozen = {"frozen": digest_of_frozen}
         types = {name: _code(built[name]) for name in roles.built}
         tensors |= {name: _bytes(built[name]) for name in roles.built}
     for name, first in roles.aliases.items():
@@ -65,7 +70,7 @@ def save_checkpoint(job: SaveCheckpoint) -> tuple[str, int]:
     job.out.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     # One key only: safetensors writes several in any order, and equal models should be equal files.
     digest, size = write_safetensors(job.out, tensors, {"fedsim": job.model_spec.model_dump_json()}, types)
-    write_json(job.out.with_suffix(".json"), {**job.about, "digest": digest, "size": size}, FOR_THE_GROUP)
+    write_json(job.out.with_suffix(".json"), {**job.about, **frozen, "digest": digest, "size": size}, FOR_THE_GROUP)
     return digest, size
 
 

@@ -26,7 +26,8 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet
-from fedsim.learning.networks import count_parameters, task_roles
+from fedsim.learning.fixed_arrays import frozen_digest
+from fedsim.learning.networks import count_parameters, task_network, task_roles
 from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
@@ -64,6 +65,7 @@ class NodeJobs:
         self._scale: Scale = ()
         self._strategy = Strategy()
         self._personal = 0
+        self._frozen = ""
         self._pipeline = Pipeline()
         self._checked: tuple[Path, str] | None = None
 
@@ -124,6 +126,8 @@ class NodeJobs:
         self._schema, self._scale = assignment.data_schema, ()
         roles = task_roles(spec, settings, self._strategy)
         self._personal = roles.own_size
+        if roles.fixed:
+            self._frozen = frozen_digest(task_network(spec, settings, self._strategy))
         self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
         self._trainer = self._start(data)
         self._pipeline = make_pipeline(settings, self._strategy)
@@ -178,7 +182,8 @@ class NodeJobs:
                 states=states,
                 slot=job.slot,
             )
-            based = (update.model_copy(update={"base_digest": job.digest or ""}) for update in updates)
+            known = {"base_digest": job.digest or "", "frozen_digest": self._frozen}
+            based = (update.model_copy(update=known) for update in updates)
             written = [write_update(job.out, update, layout) for update in based]
             if states.clients is not None:
                 clients.adopt(job.clients)

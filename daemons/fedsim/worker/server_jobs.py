@@ -34,7 +34,7 @@ from fedsim.learning.screenings import Screened, make_screening, screen
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.spool.durable import FOLDER_MODE, remove_tree, write_json
-from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE, STATISTICS_FILE
+from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE, TENSORS_FILE
 from fedsim.spool.npy import (
     FLOAT32,
     TARGET_DIMENSIONS,
@@ -91,7 +91,7 @@ class ServerJobs:
                 return self._save_checkpoint(job)
 
     def _make_initial_model(self, job: MakeInitialModel) -> Reply:
-        from fedsim.learning.fixed_arrays import check_fixed, wanted_by  # noqa: PLC0415 - imports torch
+        from fedsim.learning.fixed_arrays import check_fixed, frozen_digest, wanted_by  # noqa: PLC0415 - imports torch
         from fedsim.learning.networks import check_size, initial_vector, task_network, task_roles  # noqa: PLC0415
 
         started = time.monotonic()
@@ -102,11 +102,15 @@ class ServerJobs:
         vector = initial_vector(spec, settings.seed_of_model, objective=make_objective(settings), roles=roles)
         if job.initial is not None:
             _start_from(job.initial, vector, wanted_by(roles))
-            if roles.fixed:
-                check_fixed(task_network(spec, settings, strategy), job.initial.path)
+        frozen = ""
+        if roles.fixed:
+            network = task_network(spec, settings, strategy)
+            frozen = frozen_digest(network)
+            if job.initial is not None:
+                check_fixed(network, job.initial.path)
         _empty(job.out)
         files = {MODEL_FILE: write_vector(job.out / MODEL_FILE, vector)}
-        files |= _write_statistics(job.out, roles.shared_statistics.count)
+        files |= _write_tensors(job.out, roles.shared_statistics.count, frozen)
         states = initial_state(strategy, len(vector))
         for name, state in states.items():
             files[state_file(name)] = write_vector(job.out / state_file(name), state)
@@ -121,7 +125,7 @@ class ServerJobs:
     def _aggregate(self, job: Aggregate) -> Reply:
         started = time.monotonic()
         strategy = make_strategy(job.settings)
-        for name in (MODEL_FILE, STATISTICS_FILE, *map(state_file, strategy.server_state)):
+        for name in (MODEL_FILE, TENSORS_FILE, *map(state_file, strategy.server_state)):
             if name in job.digests:
                 check_digest(job.base / name, job.digests[name])
         base = open_vector(job.base / MODEL_FILE)
@@ -134,7 +138,14 @@ class ServerJobs:
         screened: tuple[Screened, ...] = ()
         if (screening := make_screening(job.settings)) is not None:
             screened, updates = screen(screening, strategy, base, updates)
-        count = _count_statistics(job.base)
+        count, frozen = _read_tensors(job.base)
+        for update in updates:
+            if update.frozen_digest != frozen:
+                raise BadInput(
+                    f"{update.node or 'a node'} trained with other frozen parameters than the server: "
+                    "install the same version of the model's package and the same files on every host, and submit the "
+                    "task again"
+                )
         _empty(job.out)
         out = _new_vector(job.out / MODEL_FILE, base.size)
         state_out = {name: _new_vector(job.out / state_file(name), base.size) for name in strategy.server_state}
@@ -153,7 +164,7 @@ class ServerJobs:
         _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed
         model_file, digest = hash_vector(job.out / MODEL_FILE)
         files = {MODEL_FILE: model_file, **_write_broadcast(strategy, job.out, out, state_out)}
-        files |= _write_statistics(job.out, count)
+        files |= _write_tensors(job.out, count, frozen)
         for name, array in state_out.items():
             _sync(array, job.out / state_file(name))
             files[state_file(name)] = hash_file(job.out / state_file(name))
@@ -230,20 +241,21 @@ def _start_from(initial: InitialFile, vector: FloatArray, wanted: WantedArrays) 
         raise BadInput(f"{initial.source}, from which the task starts, is no longer on the server") from error
 
 
-def _write_statistics(folder: Path, count: int) -> dict[str, str]:
-    """Record how many of the model's last numbers are statistics, if there are any; returns the file's digest."""
-    if not count:
+def _write_tensors(folder: Path, statistics: int, frozen: str) -> dict[str, str]:
+    """Record what `_read_tensors` returns, unless there is nothing to record; returns the file's digest."""
+    if not statistics and not frozen:
         return {}
-    write_json(folder / STATISTICS_FILE, {"statistics": count})
-    return {STATISTICS_FILE: hash_file(folder / STATISTICS_FILE)}
+    write_json(folder / TENSORS_FILE, {"statistics": statistics, "frozen": frozen})
+    return {TENSORS_FILE: hash_file(folder / TENSORS_FILE)}
 
 
-def _count_statistics(folder: Path) -> int:
-    """How many of the last numbers of a round's model are statistics."""
+def _read_tensors(folder: Path) -> tuple[int, str]:
+    """How many of the last numbers of a round's model are statistics, and the digest of its frozen parameters."""
     try:
-        return int(json.loads((folder / STATISTICS_FILE).read_bytes())["statistics"])
+        content = json.loads((folder / TENSORS_FILE).read_bytes())
     except FileNotFoundError:
-        return 0
+        return 0, ""
+    return int(content["statistics"]), str(content["frozen"])
 
 
 def _empty(folder: Path) -> None:
