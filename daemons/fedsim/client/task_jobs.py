@@ -81,7 +81,7 @@ class NodeTaskJobs:
         settings = self._assignment.settings
         try:
             strategy = make_strategy(settings)
-            return bool(strategy.client_state) or make_pipeline(settings, strategy).keeps_state(strategy)
+            return strategy.clients_keep_state(settings) or make_pipeline(settings, strategy).keeps_state(strategy)
         except ValueError:  # its plug-in is not installed: then nothing was trained here
             return False
 

@@ -10,17 +10,21 @@ from fedsim.learning.cohort import ChunkPlan
 from fedsim.learning.samplers import Losses, Sampler, last_losses
 from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline
+from fedsim.settings import TaskSettings
 from fedsim.update import Update
 
 
 def absent_clients(
-    rule: Strategy, pipeline: Pipeline, missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]]
+    rule: Strategy,
+    pipeline: Pipeline,
+    settings: TaskSettings,
+    missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]],
 ) -> defaultdict[int, frozenset[int]]:
     """The missing clients by round, whose numbers are text in JSON; in other rounds there are none."""
     absent = defaultdict[int, frozenset[int]](frozenset)
     absent |= {int(number): frozenset(clients) for number, clients in missing.items() if clients}
-    if absent and (rule.client_state or pipeline.keeps_state(rule)):
-        keeper = "strategy whose clients keep" if rule.client_state else "transform whose senders keep"
+    if absent and (rule.clients_keep_state(settings) or pipeline.keeps_state(rule)):
+        keeper = "strategy whose clients keep" if rule.clients_keep_state(settings) else "transform whose senders keep"
         raise BadInput(
             f"a run that lost clients cannot be replayed with a {keeper} state: "
             "no record says what state the missing clients kept"

@@ -256,7 +256,7 @@ def simulate(
             vector = first_vector(components, model_spec, settings, network, initial)
             state, losses = initial_state(rule, len(vector)), ()
             record(0, vector, 0, None)
-        absent = absent_clients(rule, pipeline, missing or {})
+        absent = absent_clients(rule, pipeline, settings, missing or {})
         kept = states_in_memory(
             rule,
             pipeline,

@@ -24,8 +24,8 @@ class Model(Plugin):
             num_classes: how many logits the network returns for each example.
 
         Returns:
-            A module from examples float32 [n, *feature_shape] to logits float32 [n, num_classes]. All its parameters
-            are float32, and each one is trained.
+            A module from examples [n, *feature_shape], of the type of its parameters, to logits [n, num_classes]. What
+            a task does with each of its tensors is in `learning.tensor_roles`.
 
         Raises:
             BadInput: the shape does not fit this model.

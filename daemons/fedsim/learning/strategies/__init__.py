@@ -159,6 +159,11 @@ class Strategy(Plugin):
         """
         return {}, {}
 
+    def clients_keep_state(self, settings: TaskSettings) -> bool:
+        """Whether clients keep anything from round to round: a `client_state`, personal tensors, or statistics."""
+        whose = getattr(self.personal_tensors, "__func__", None)
+        return bool(self.client_state) or whose is not Strategy.personal_tensors or settings.statistics == "local"
+
     def personal_tensors(self, model: nn.Module) -> frozenset[str]:  # noqa: ARG002
         """The names of the parameters and float buffers that stay with each client, as `state_dict` names them.
 
