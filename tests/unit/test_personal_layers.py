@@ -1,4 +1,4 @@
-"""FedPer, FedRep and FedBN: what stays with each client, against federated training in a few lines."""
+"""FedPer, FedRep, FedBN and Ditto: what stays with each client, against federated training in a few lines."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout
 from fedsim.learning.chunk import training_bytes
 from fedsim.learning.components import Components
-from fedsim.learning.networks import build_model
+from fedsim.learning.engines import ClientData
+from fedsim.learning.networks import build_model, load_vector
+from fedsim.learning.partitions import make_partition
 from fedsim.learning.personal import matches
 from fedsim.learning.simulate import SimulationResult, simulate
 from fedsim.learning.strategies import Strategy, make_strategy
+from fedsim.learning.strategies.ditto import Ditto
 from fedsim.learning.strategies.fedbn import FedBn
 from fedsim.learning.strategies.fedper import FedPer
 from fedsim.learning.strategies.fedrep import FedRep
@@ -79,6 +82,41 @@ def test_it_is_the_algorithm_of_its_paper(
     states = [state[PERSONAL] for state in result.client_states.values()]
     assert len(states) == 3
     assert not np.allclose(states[0], states[1]), "each client has its own"
+
+
+def test_ditto_trains_a_model_of_each_clients_own_near_the_global_one() -> None:
+    result = simulate(SETTINGS, data(), model=MODEL, strategy=Ditto(Ditto.Options(regularization=0.5)))
+    plain = simulate(SETTINGS, data(), model=MODEL)
+    assert result.digest == plain.digest, "the global model is that of FedAvg"
+    roles, own = roles_of(begun()), ClientData(SETTINGS, data().train, make_partition(SETTINGS, data().train.labels))
+    received = [
+        simulate(SETTINGS.model_copy(update={"num_rounds": number}), data(), model=MODEL).vector if number else None
+        for number in range(SETTINGS.num_rounds)
+    ]
+    for client in range(SETTINGS.num_clients):
+        model = begun().train()
+        for number, vector in enumerate(received, 1):
+            anchor = begun()
+            if vector is not None:
+                load_vector(anchor, vector)
+            x, y = (torch.from_numpy(array) for array in own.examples(client))
+            optimizer = torch.optim.SGD(model.parameters(), SETTINGS.local_learning_rate)
+            for epoch in own.epochs(number, client):
+                for batch in torch.from_numpy(epoch).split(SETTINGS.local_batch_size):
+                    pairs = zip(model.parameters(), anchor.parameters(), strict=True)
+                    pull = sum((one - other.detach()).square().sum() for one, other in pairs)
+                    optimizer.zero_grad()
+                    (nn.functional.cross_entropy(model(x[batch]), y[batch]) + 0.5 / 2 * pull).backward()
+                    optimizer.step()
+        found = Layout(roles.flat_shapes).views(result.client_states[client][PERSONAL])
+        for name, array in found.items():
+            assert np.allclose(array, model.state_dict()[name], rtol=0, atol=1e-6), name
+
+
+def test_ditto_keeps_statistics_in_its_models() -> None:
+    local = SETTINGS.model_copy(update={"statistics": "local"})
+    with pytest.raises(BadInput, match="keeps a whole model at each client, with its statistics: leave the setting"):
+        simulate(local, data(), model=MODEL, strategy=Ditto)
 
 
 def test_a_client_that_was_not_chosen_keeps_what_it_had() -> None:

@@ -46,6 +46,10 @@ def make_deterministic(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+Adjust = Callable[[Parts, Parts, Parts, ClientRound], None]
+"""`Strategy.adjust_gradients`, or that of a client's own model."""
+
+
 class SequentialTrainer:
     """Trains one client after another; a last short batch is kept."""
 
@@ -83,7 +87,8 @@ class SequentialTrainer:
         rate = learning_rate(self.schedule, self.settings, round_number)
         for client in clients:
             kept = dict(state_of(client))
-            network.begin(start, _own_of(kept, self.device))
+            own = _own_of(kept, self.device)
+            network.begin(start, None if network.roles.whole else own)
             part = ClientRound(
                 received=down,
                 state=self._named_parts({name: kept[name] for name in self.strategy.client_state}),
@@ -92,15 +97,20 @@ class SequentialTrainer:
                 effective_steps=self.optimizer.effective_steps(self.data.num_steps(client)),
             )
             with torch.random.fork_rng(devices=self.cuda):
-                self._seed_torch(round_number, client)
-                loss = self._train_client(client, round_number, received, part)
+                self._seed_torch("model", round_number, client)
+                loss = self._train_client(client, round_number, received, part, self.strategy.adjust_gradients)
             network.finish()
             values = network.values[: network.num_shared]
             further, state = self._as_vectors(*self.strategy.finish_client(values, received, part))
             arrays = {PARAMETERS: network.flat.cpu().numpy(), **further}
-            if network.roles.own:
+            if network.roles.kept_size:
+                kept_vector = network.own
+                if network.roles.whole:  # trained in the same memory as what is sent
+                    arrays = {name: array.copy() for name, array in arrays.items()}
+                    before = start if own is None else own
+                    kept_vector = self._train_own_model(client, round_number, before, received, part)
                 rounds = kept.get(PERSONAL_ROUNDS, np.zeros(1, np.float32)) + np.float32(1)
-                state |= {PERSONAL: network.own.cpu().numpy(), PERSONAL_ROUNDS: rounds}
+                state |= {PERSONAL: kept_vector.cpu().numpy(), PERSONAL_ROUNDS: rounds}
             if not isfinite(loss) or not all(map(is_finite, (*arrays.values(), *state.values()))):
                 raise Diverged(round_number, client)
             update = Update(
@@ -113,6 +123,17 @@ class SequentialTrainer:
                 },
             )
             yield update.with_arrays(arrays).with_client_state(state)
+
+    def _train_own_model(
+        self, client: int, round_number: int, start: Tensor, received: Parts, part: ClientRound
+    ) -> Tensor:
+        """Train a client's own model, which it begins with in `start`; returns its flat vector."""
+        self.network.begin(start, None)
+        with torch.random.fork_rng(devices=self.cuda):
+            self._seed_torch("personal model", round_number, client)
+            self._train_client(client, round_number, received, part, self.strategy.adjust_personal_gradients)
+        self.network.finish()
+        return self.network.flat
 
     def _further_metrics(self, part: ClientRound) -> dict[str, float]:
         """Those that the strategy declares."""
@@ -135,16 +156,18 @@ class SequentialTrainer:
         arrays = {name: network.with_statistics(list(parts), likes.get(name)) for name, parts in sent.items()}
         return arrays, {name: network.with_statistics(list(parts)) for name, parts in kept.items()}
 
-    def _seed_torch(self, round_number: int, client: int) -> None:
+    def _seed_torch(self, purpose: str, round_number: int, client: int) -> None:
         """Give torch's own stream, from which a lab's model may drop out units or draw noise, to this client."""
-        seed = int(generator(self.settings.seed, "model", round_number, client).integers(2**63))
+        seed = int(generator(self.settings.seed, purpose, round_number, client).integers(2**63))
         # Not torch.manual_seed: it would also note the seed for devices that are not there, again and again.
         torch.default_generator.manual_seed(seed)
         for device in self.cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
 
-    def _train_client(self, client: int, round_number: int, received: Parts, part: ClientRound) -> float:
+    def _train_client(
+        self, client: int, round_number: int, received: Parts, part: ClientRound, adjust: Adjust
+    ) -> float:
         """Train the model in place; returns the mean loss over the examples of all steps."""
         settings = self.settings
         features, labels = (torch.from_numpy(array).to(self.device) for array in self.data.examples(client))
@@ -167,7 +190,7 @@ class SequentialTrainer:
                 loss = self.objective.loss(self._outputs(inputs, client), y)
                 gradients = [gradient.float() for gradient in torch.autograd.grad(loss, parameters)]
                 if group != Group.PERSONAL:
-                    self.strategy.adjust_gradients(gradients[:shared], values[:shared], received, part)
+                    adjust(gradients[:shared], values[:shared], received, part)
                 steps[group](gradients)
                 network.round_parameters()
                 del gradients  # before the next ones are computed

@@ -246,7 +246,7 @@ def simulate(
 
     # Forked before torch computes gradients here: what it then keeps does not survive a fork.
     with (
-        ForkedTrainers(workers, start_trainers, rule, pipeline, network.roles.flat_size, network.roles.own_size)
+        ForkedTrainers(workers, start_trainers, rule, pipeline, network.roles.flat_size, network.roles.kept_size)
         if workers > 1
         else _InProcess(start_trainers(), rule, pipeline)
     ) as trainers:
@@ -262,7 +262,7 @@ def simulate(
             pipeline,
             len(vector),
             (resume.client_states, resume.sender_states) if resume else ({}, {}),
-            network.roles.own_size,
+            network.roles.kept_size,
         )
         for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
             # 1. Who trains, where, in which pieces.

@@ -42,6 +42,7 @@ class TensorRoles:
         aliases: each further name of a tensor that has several, and its first one.
         shapes: of all of these.
         frozen_statistics: whether training leaves `statistics` as they are.
+        whole: whether each client also keeps a flat vector of its own.
     """
 
     trained: tuple[str, ...]
@@ -52,6 +53,7 @@ class TensorRoles:
     aliases: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     frozen_statistics: bool = False
+    whole: bool = False
 
     @property
     def flat(self) -> tuple[str, ...]:
@@ -85,8 +87,13 @@ class TensorRoles:
 
     @property
     def own_size(self) -> int:
-        """Q, the length of a client's personal vector."""
+        """The length of the tensors that stay with each client."""
         return self._size(self.own)
+
+    @property
+    def kept_size(self) -> int:
+        """Q, the length of a client's personal vector: of the tensors of its own, or of a whole model."""
+        return self.flat_size if self.whole else self.own_size
 
     @property
     def shared_statistics(self) -> SharedStatistics:
@@ -147,6 +154,12 @@ def roles_of(
             f"model {name}: its strategy keeps statistics at each client, which are not frozen: leave the setting "
             "statistics at average"
         )
+    whole = strategy is not None and strategy.personal_model
+    if whole and local:
+        raise BadInput(
+            f"model {name}: its strategy keeps a whole model at each client, with its statistics: leave the setting "
+            "statistics at average"
+        )
     if len(personal) == len(trained):
         raise BadInput(f"model {name}: all trained parameters are personal, and nothing would be averaged: name fewer")
     return TensorRoles(
@@ -158,6 +171,7 @@ def roles_of(
         aliases=aliases,
         shapes={key: tuple(value.shape) for key, value in tensors.items()},
         frozen_statistics=statistics == "frozen",
+        whole=whole,
     )
 
 

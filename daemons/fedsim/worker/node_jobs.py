@@ -125,7 +125,7 @@ class NodeJobs:
         data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
         roles = task_roles(spec, settings, self._strategy)
-        self._personal = roles.own_size
+        self._personal = roles.kept_size
         if roles.fixed:
             self._frozen = frozen_digest(task_network(spec, settings, self._strategy))
         self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
@@ -265,7 +265,7 @@ def _too_large(job: Load) -> str | None:
     attackers = len(attacking_clients(attack, settings).intersection(clients)) if attack and attack.crafts else 0
     pipeline = make_pipeline(settings, strategy)
     roles = task_roles(spec, settings, strategy)
-    needed = training_bytes(number, strategy, len(clients), pipeline, attackers, roles.own_size)
+    needed = training_bytes(number, strategy, len(clients), pipeline, attackers, roles.kept_size)
     about = f"a worker needs about {needed:,} bytes for the model {spec.name} of {number:,} parameters"
     if job.max_memory_bytes is not None and needed > job.max_memory_bytes:
         return f"{about}, this institution allows {job.max_memory_bytes:,} for each"

@@ -38,7 +38,7 @@ def measure_speed(job: MeasureSpeed) -> SpeedMeasured:
         job.request,
         manners(job.engines, usable_processors(), job.threads, job.workers),
         num_parameters=roles.flat_size,
-        personal=roles.own_size,
+        personal=roles.kept_size,
         engine_options=job.engine_options,
         memory_bytes=job.memory_bytes,
         budget_seconds=job.budget_seconds,

@@ -124,6 +124,7 @@ class Strategy(Plugin):
         downlink_arrays: those of `server_state` that the clients receive with the model.
         client_state: names of the vectors, as long as the model, that each client keeps on its node from round to
             round; zeros before its first round.
+        personal_model: whether each client also trains and keeps a whole model, see `adjust_personal_gradients`.
         phases: that it adds to a task.
     """
 
@@ -134,6 +135,7 @@ class Strategy(Plugin):
     server_state: tuple[str, ...] = ()
     downlink_arrays: tuple[str, ...] = ()
     client_state: tuple[str, ...] = ()
+    personal_model: bool = False
     phases: tuple[Phase, ...] = ()
 
     # ------------------------------------------------------------ 1. the client's part
@@ -142,10 +144,15 @@ class Strategy(Plugin):
     def trains_plainly(self) -> bool:
         """Whether it leaves gradients as they are and has nothing to finish, so that an engine need not ask."""
         methods = (self.adjust_gradients, Strategy.adjust_gradients), (self.finish_client, Strategy.finish_client)
-        return all(getattr(method, "__func__", None) is base for method, base in methods)
+        return not self.personal_model and all(getattr(method, "__func__", None) is base for method, base in methods)
 
     def adjust_gradients(self, gradients: Parts, parameters: Parts, received: Parts, client: ClientRound) -> None:
         """Add to a step's gradients, in place; `received` are the parameters of the round's global model."""
+
+    def adjust_personal_gradients(
+        self, gradients: Parts, parameters: Parts, received: Parts, client: ClientRound
+    ) -> None:
+        """As `adjust_gradients`, for the whole model that a client keeps."""
 
     def finish_client(
         self,
@@ -161,14 +168,13 @@ class Strategy(Plugin):
 
     def clients_keep_state(self, settings: TaskSettings) -> bool:
         """Whether clients keep anything from round to round: a `client_state`, personal tensors, or statistics."""
-        whose = getattr(self.personal_tensors, "__func__", None)
-        return bool(self.client_state) or whose is not Strategy.personal_tensors or settings.statistics == "local"
+        kept = self.client_state or self.personal_model or settings.statistics == "local"
+        return bool(kept) or getattr(self.personal_tensors, "__func__", None) is not Strategy.personal_tensors
 
     def personal_tensors(self, model: nn.Module) -> frozenset[str]:  # noqa: ARG002
         """The names of the parameters and float buffers that stay with each client, as `state_dict` names them.
 
-        They are in no file that is sent. Each client begins with them as the model is initialised, and keeps them on
-        its node from round to round.
+        They are in no file that is sent. Each client begins with them as initialised, and keeps them on its node.
 
         Raises:
             BadInput: the model lacks what the strategy needs.
@@ -285,6 +291,8 @@ class ComposedStrategy(Strategy):
         self._least_updates = rule.least_updates
         self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
         self.finish_client = client.finish_client  # type: ignore[method-assign]
+        self.personal_model = client.personal_model
+        self.adjust_personal_gradients = client.adjust_personal_gradients  # type: ignore[method-assign]
         self.personal_tensors, self.trains = client.personal_tensors, client.trains  # type: ignore[method-assign]
         self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
         self.step = server.step  # type: ignore[method-assign]
