@@ -109,7 +109,7 @@ def test_a_resnet_18_is_trained_with_averaged_statistics(lab: Platform) -> None:
         assert (file.get_tensor("bn1.running_var") != 1).all()
 
 
-def test_a_u_net_is_trained_and_its_best_kept_rules_apply(lab: Platform) -> None:
+def test_a_u_net_is_trained_on_masks(lab: Platform) -> None:
     task = lab.completed(lab.submit(**UNET))
     assert task.digest == simulated(lab, task, SQUARES).digest
 

@@ -13,7 +13,7 @@ from test_learning_simulate import _data, _settings
 from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.initial import InitialModel, InitialSource, parse_source
-from fedsim.learning.initial_arrays import describe_file, fill_from_file, misfit
+from fedsim.learning.initial_arrays import WantedArrays, describe_file, fill_from_file, misfit
 from fedsim.learning.networks import initial_vector, parameter_shapes
 from fedsim.learning.simulate import simulate
 from fedsim.messages import ModelSpec
@@ -78,7 +78,7 @@ def test_seeds_of_model_and_partition_are_the_seed_unless_they_are_given() -> No
 
 
 def test_a_file_that_does_not_fit_is_explained(tmp_path: Path) -> None:
-    wanted = {"a.weight": (2, 3), "a.bias": (2,)}
+    wanted = WantedArrays({"a.weight": (2, 3), "a.bias": (2,)}, frozenset({"a.calls"}))
     right = {"a.weight": np.ones((2, 3), np.float32), "a.bias": np.zeros(2, np.float32)}
     cases = {
         "lacks the parameters a.bias": {"a.weight": right["a.weight"]},
@@ -93,6 +93,8 @@ def test_a_file_that_does_not_fit_is_explained(tmp_path: Path) -> None:
         assert problem in (misfit(found.shapes, found.types, wanted) or "")
         with pytest.raises(BadInput):
             fill_from_file(np.empty(8, np.float32), wanted, path)
+    save_file(right | {"a.calls": np.zeros((), np.int64)}, tmp_path / "more.safetensors")
+    fill_from_file(np.empty(8, np.float32), wanted, tmp_path / "more.safetensors")
     save_file(right | {"a.bias": np.array([0, np.inf], np.float32)}, tmp_path / "inf.safetensors")
     with pytest.raises(BadInput, match="NaN or Inf in a"):
         fill_from_file(np.empty(8, np.float32), wanted, tmp_path / "inf.safetensors")
@@ -106,7 +108,7 @@ def test_a_checkpoint_fills_the_vector_from_which_it_was_saved(tmp_path: Path) -
     path, _ = saved(tmp_path, vector)
     assert describe_file(path).model_spec == SPEC
     again = np.zeros_like(vector)
-    fill_from_file(again, parameter_shapes(SPEC), path)
+    fill_from_file(again, WantedArrays(parameter_shapes(SPEC)), path)
     assert again.tobytes() == vector.tobytes()
 
 
