@@ -74,8 +74,8 @@ class SpeedRequest(Message):
 
     @property
     def settings(self) -> TaskSettings:
-        """Settings that train so, for one epoch."""
-        return TaskSettings(
+        """Settings that train so, for one epoch, or as many as the strategy needs."""
+        once = TaskSettings(
             model=self.model_spec.name,
             model_options=self.model_spec.options,
             objective=self.objective,
@@ -88,3 +88,4 @@ class SpeedRequest(Message):
             local_epochs=1,
             local_learning_rate=1e-3,
         )
+        return once.model_copy(update={"local_epochs": once.plugin("strategy").least_epochs})

@@ -171,7 +171,7 @@ def test_client_sides_run_in_order_each_at_its_stage_and_server_sides_in_reverse
 
 def test_what_combines_with_what_derives_from_the_declarations() -> None:
     strategies = {
-        name: make_strategy(SETTINGS.model_copy(update={"strategy": name}))
+        name: make_strategy(SETTINGS.model_copy(update={"strategy": name, "local_epochs": 2}))
         for name in plugins.names(plugins.STRATEGIES)
     }
     matrix = compatibility(strategies, {"identity": IdentityTransform(), "mask": Mask(), "picky": Picky()})

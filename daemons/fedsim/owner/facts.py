@@ -13,27 +13,32 @@ from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import Assignment, ModelSpec, Uplink
+from fedsim.settings import TaskSettings
 from fedsim.web.forms import labelled_settings
 from fedsim.web.i18n import Text
 
 
 @dataclass(frozen=True)
 class AskedTask:
-    """A task that waits; numbers of bytes and parameters are None for a model whose size is not known beforehand."""
+    """A task that waits; numbers of bytes and parameters are None for a model whose size is not known beforehand.
+
+    `sent` is how many numbers of the model are sent: what is frozen or personal is not, statistics are.
+    """
 
     assignment: Assignment
     digest: str
     since: float
     parameters: int | None
+    sent: int | None
     shown: list[tuple[Text, str]]
 
     @classmethod
     def of(cls, item: dict[str, Any]) -> AskedTask:
         """The task in an item of the node's answer."""
         assignment = Assignment.model_validate(item["assignment"])
-        parameters = _parameters(assignment.model_spec.model_dump_json())
+        sizes = _sizes(assignment.model_spec.model_dump_json(), assignment.settings.model_dump_json())
         shown = labelled_settings(assignment.settings)
-        return cls(assignment, str(item["digest"]), float(item["since"]), parameters, shown)
+        return cls(assignment, str(item["digest"]), float(item["since"]), *sizes, shown)
 
     @property
     def passes(self) -> int:
@@ -51,11 +56,11 @@ class AskedTask:
     def update_bytes(self) -> int | None:
         """The size of one update's arrays, as the task's codecs encode them."""
         settings = self.assignment.settings
-        if self.parameters is None:
+        if self.sent is None:
             return None
         try:
             strategy = make_strategy(settings)
-            layout = make_pipeline(settings, strategy).layout(uplink_layout(strategy, self.parameters))
+            layout = make_pipeline(settings, strategy).layout(uplink_layout(strategy, self.sent))
         except BadInput:
             return None
         return layout.num_bytes
@@ -79,10 +84,13 @@ class AskedTask:
 
 
 @lru_cache(maxsize=100)
-def _parameters(spec: str) -> int | None:
-    from fedsim.learning.networks import count_parameters  # noqa: PLC0415 - imports torch
+def _sizes(spec: str, settings: str) -> tuple[int | None, int | None]:
+    """The model's parameters, and the numbers of it that are sent."""
+    from fedsim.learning.networks import count_parameters, task_roles  # noqa: PLC0415 - imports torch
 
+    model, chosen = ModelSpec.model_validate_json(spec), TaskSettings.model_validate_json(settings)
     try:
-        return count_parameters(ModelSpec.model_validate_json(spec))
+        count = count_parameters(model)
+        return count, None if count is None else task_roles(model, chosen, make_strategy(chosen)).flat_size
     except BadInput:
-        return None
+        return None, None

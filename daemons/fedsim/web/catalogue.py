@@ -111,7 +111,7 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
     except SettingsError as error:
         problems = explain_settings(error)
     if settings is not None:
-        field = "server_step"
+        field = "server_step" if settings.server_step else "strategy"
         try:
             strategy = make_strategy(settings)
             field = "aggregation" if settings.aggregation else "strategy"
