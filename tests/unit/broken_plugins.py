@@ -586,6 +586,11 @@ class LargerSteps(Around):
         return _scaled(update, 1.01)
 
 
+class ForgetsPersonalLayers(Around):
+    def change(self, update: Any) -> Any:
+        return update.with_client_state({name: array * 0 for name, array in update.client_state.items()})
+
+
 class WritesTheGlobalModel(Around):
     def train(self, clients: Any, round_number: int, global_vector: Any, **kwargs: Any) -> Any:
         yield from super().train(clients, round_number, global_vector, **kwargs)

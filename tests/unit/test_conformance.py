@@ -134,6 +134,7 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "engine_trains_deterministically": (broken.NoisyEngine,),
         "clients_are_independent": (broken.CountsItsClients,),
         "equals_the_sequential_engine": (broken.LargerSteps,),
+        "trains_every_role_of_tensors": (broken.ForgetsPersonalLayers, broken.LargerSteps),
         "leaves_everything_as_it_was": (broken.WritesTheGlobalModel, broken.DrawsFromTorch),
         "reports_divergence": (broken.SwallowsDivergence, broken.BlamesAnother),
         "engine_trains_whole_tasks": (broken.NoisyEngine,),

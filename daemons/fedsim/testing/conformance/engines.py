@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fedsim.learning.components import Components
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
@@ -178,11 +179,39 @@ def engine_trains_whole_tasks(candidate: Candidate) -> None:
     require(one.digest == two.digest, "the same task, trained twice, gave two different models")
 
 
+def _network(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network with statistics, a counter of whole numbers and a frozen layer."""
+    first = nn.Linear(*feature_shape, 8).requires_grad_(False)
+    return nn.Sequential(first, nn.BatchNorm1d(8, momentum=None), nn.ReLU(), nn.Linear(8, num_classes))
+
+
+def trains_every_role_of_tensors(candidate: Candidate) -> None:
+    """Statistics, frozen and personal tensors are what the engine `sequential` makes of them."""
+    engine: Engine = candidate.make()
+    for name, statistics in (("fedavg", "average"), ("fedavg", "frozen"), ("fedavg", "local"), ("fedper", "average")):
+        settings = _settings(strategy=name, statistics=statistics, local_batch_size=6)
+        expected, found = (
+            simulate(settings, small_data(FEATURES), chunk_clients=2, engine=each, model=_network)
+            for each in (SequentialEngine(), engine)
+        )
+        differences = [np.abs(expected.vector - found.vector).max()]
+        for client, kept in expected.client_states.items():
+            own = found.client_states.get(client, {})
+            differences += [np.abs(array - own.get(each, np.inf)).max() for each, array in kept.items()]
+        worst = float(max(differences)) / float(np.abs(expected.vector).max())
+        require(
+            worst <= engine.tolerance,
+            f"with {name} and {statistics} statistics a task differs from the sequential engine's by {worst:.2g}, and "
+            f"the engine declares {engine.tolerance:g}",
+        )
+
+
 CHECKS = (
     yields_what_is_declared,
     engine_trains_deterministically,
     clients_are_independent,
     equals_the_sequential_engine,
+    trains_every_role_of_tensors,
     leaves_everything_as_it_was,
     reports_divergence,
     engine_trains_whole_tasks,
