@@ -47,7 +47,7 @@ class Update(Message):
         digest: blake3 of the file that holds the arrays; empty before it is written.
         size: of that file, in bytes.
         base_digest: of the file with the global model that it started from; empty before it is written.
-        frozen_digest: of the model's frozen parameters on the node, which are sent nowhere; empty if there are none.
+        frozen_digest: of the model's frozen tensors on the node, which are sent nowhere; empty if there are none.
     """
 
     base_round: _Number

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors
 import torch
 from blake3 import blake3
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedsim.errors import BadInput
 from fedsim.learning.initial_arrays import WantedArrays
@@ -24,15 +24,19 @@ def wanted_by(roles: TensorRoles) -> WantedArrays:
     return WantedArrays(roles.flat_shapes, frozenset({*roles.built, *roles.aliases}))
 
 
-def frozen_parameters(network: TaskNetwork) -> dict[str, Tensor]:
-    """The parameters of a network that training leaves as they are, by name."""
+COUNTER = "num_batches_tracked"
+"""What batch normalisation counts; the only fixed tensor that may differ from what a host builds."""
+
+
+def frozen_tensors(network: TaskNetwork) -> dict[str, Tensor]:
+    """The parameters and whole numbers of a network that no round changes, by name."""
     tensors = named_tensors(network.model)
-    return {name: tensors[name] for name in network.roles.fixed if isinstance(tensors[name], nn.Parameter)}
+    return {name: tensors[name] for name in network.roles.fixed if name.rpartition(".")[2] != COUNTER}
 
 
 def frozen_digest(network: TaskNetwork) -> str:
-    """The blake3 of the names, types, shapes and bytes of all frozen parameters, as hex; "" if there are none."""
-    found = frozen_parameters(network)
+    """The blake3 of the names, types, shapes and bytes of all frozen tensors, as hex; "" if there are none."""
+    found = frozen_tensors(network)
     hasher = blake3()
     for name, tensor in found.items():
         hasher.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -47,12 +51,12 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 
 def check_fixed(network: TaskNetwork, initial: str | Path | Mapping[str, Any]) -> None:
-    """Check that frozen parameters in what a task starts from are those that each host builds.
+    """Check that frozen tensors in what a task starts from are those that each host builds.
 
     Raises:
         BadInput: one differs: no round sends it, so the nodes would train with another one.
     """
-    frozen = frozen_parameters(network)
+    frozen = frozen_tensors(network)
     if not frozen:
         return
     if isinstance(initial, Mapping):
@@ -65,7 +69,7 @@ def check_fixed(network: TaskNetwork, initial: str | Path | Mapping[str, Any]) -
         source = "initial" if isinstance(initial, Mapping) else str(initial)
         raise BadInput(
             f"{source} has other numbers in {some(different)}, which the model freezes and each host builds itself: "
-            "let the model's `build` load them, or train them"
+            "use the same model_seed, let the model's `build` load them, or train them"
         )
 
 

@@ -79,11 +79,10 @@ class TrainedNetwork:
         for name, built in self._fixed.items():
             self.model.get_buffer(name).copy_(built)
 
-    @torch.no_grad()
     def round_parameters(self) -> None:
         """Let parameters of lower precision follow the vectors, after a step."""
         for parameter, value in self._rounded:
-            parameter.copy_(value)
+            parameter.data.copy_(value)
 
     @torch.no_grad()
     def finish(self) -> None:

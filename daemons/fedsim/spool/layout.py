@@ -25,7 +25,7 @@ CHECKPOINTS = "checkpoints"
 MODEL_FILE = "model.npy"
 """The global model in a round's folder on the server."""
 TENSORS_FILE = "tensors.json"
-"""How many of the last numbers of the global model are statistics, and the digest of its frozen parameters, if any."""
+"""How many of the last numbers of the global model are statistics, and the digest of its frozen tensors, if any."""
 BROADCAST_FILE = "broadcast.npy"
 """The global model with the strategy's arrays, where clients receive more than the model."""
 

@@ -142,7 +142,7 @@ class ServerJobs:
         for update in updates:
             if update.frozen_digest != frozen:
                 raise BadInput(
-                    f"{update.node or 'a node'} trained with other frozen parameters than the server: "
+                    f"{update.node or 'a node'} trained with other frozen tensors than the server: "
                     "install the same version of the model's package and the same files on every host, and submit the "
                     "task again"
                 )
@@ -250,7 +250,7 @@ def _write_tensors(folder: Path, statistics: int, frozen: str) -> dict[str, str]
 
 
 def _read_tensors(folder: Path) -> tuple[int, str]:
-    """How many of the last numbers of a round's model are statistics, and the digest of its frozen parameters."""
+    """How many of the last numbers of a round's model are statistics, and the digest of its frozen tensors."""
     try:
         content = json.loads((folder / TENSORS_FILE).read_bytes())
     except FileNotFoundError:
