@@ -8,7 +8,7 @@ Buffers are copied before and after each client, because a module may replace it
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.networks import TaskNetwork, input_type, named_tensors, share_parts, split_vector
@@ -52,8 +52,8 @@ class TrainedNetwork:
         personal = dict(zip(roles.personal_statistics, own[len(roles.personal) :], strict=True))
         self._statistics |= personal
         self._changing |= personal
-        buffers = {name: tensor for name, tensor in tensors.items() if name not in dict(self.model.named_parameters())}
-        self._fixed = {name: buffers[name].clone() for name in roles.fixed if name in buffers}
+        buffers = [name for name in roles.fixed if not isinstance(tensors[name], nn.Parameter)]
+        self._fixed = {name: tensors[name].clone() for name in buffers}
         self._own_start = self.own.clone()
         self._input_type = input_type(self.model)
         for name in roles.statistics if roles.frozen_statistics else ():
