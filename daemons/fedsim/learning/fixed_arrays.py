@@ -10,10 +10,11 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.initial_arrays import WantedArrays
 from fedsim.learning.networks import TaskNetwork
-from fedsim.learning.tensor_roles import TensorRoles, named_tensors, some
+from fedsim.learning.tensor_roles import SHOWN_TENSORS, TensorRoles, named_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +69,8 @@ def check_fixed(network: TaskNetwork, initial: str | Path | Mapping[str, Any]) -
     if different:
         source = "initial" if isinstance(initial, Mapping) else str(initial)
         raise BadInput(
-            f"{source} has other numbers in {some(different)}, which the model freezes and each host builds itself: "
-            "use the same model_seed, let the model's `build` load them, or train them"
+            f"{source} has other numbers in {some(different, SHOWN_TENSORS)}, which the model freezes and each host "
+            "builds itself: use the same model_seed, let the model's `build` load them, or train them"
         )
 
 

@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.models import Model, make_model
 from fedsim.learning.objectives import Objective
 from fedsim.learning.randomness import generator
-from fedsim.learning.tensor_roles import TensorRoles, named_tensors, roles_of, some
+from fedsim.learning.tensor_roles import SHOWN_TENSORS, TensorRoles, named_tensors, roles_of
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 
@@ -150,8 +151,8 @@ def check_training(
     unused = [key for key, gradient in zip(parameters, gradients, strict=True) if gradient is None]
     if unused:
         raise BadInput(
-            f"model {spec.name}: the parameter {some(unused)} has no part in what the model gives and cannot be "
-            "trained; take it out, or use it"
+            f"model {spec.name}: the parameter {some(unused, SHOWN_TENSORS)} has no part in what the model gives and "
+            "cannot be trained; take it out, or use it"
         )
 
 

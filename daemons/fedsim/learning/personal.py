@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.strategies import Weighted
 from fedsim.plugins import gettext_noop
@@ -36,7 +37,7 @@ class PersonalLayers(Weighted):
 
     def personal_tensors(self, model: nn.Module) -> frozenset[str]:
         """The tensors that the patterns name; without patterns those of the last layer that has parameters."""
-        from fedsim.learning.tensor_roles import averaged_tensors, some  # noqa: PLC0415 - imports torch
+        from fedsim.learning.tensor_roles import SHOWN_TENSORS, averaged_tensors  # noqa: PLC0415 - imports torch
 
         names = averaged_tensors(model)
         if not self.options.personal:
@@ -46,7 +47,9 @@ class PersonalLayers(Weighted):
         for pattern in self.options.personal:
             matching = {name for name in names if matches(name, pattern)}
             if not matching:
-                raise BadInput(f"personal: no tensor of the model is called {pattern} (it has {some(names)})")
+                raise BadInput(
+                    f"personal: no tensor of the model is called {pattern} (it has {some(names, SHOWN_TENSORS)})"
+                )
             found |= matching
         return frozenset(found)
 

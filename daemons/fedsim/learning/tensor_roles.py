@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fedsim.data_schema import some
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import SharedStatistics
 
@@ -26,7 +27,7 @@ StatisticsRule = Literal["average", "local", "frozen"]
 """What happens with float buffers, such as the running mean and variance of BatchNorm."""
 TRAINABLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Types of which float32 holds each number."""
-LISTED = 3
+SHOWN_TENSORS = 3
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def roles_of(
     _check_types({key: tensors[key] for key in trained + floats}, name)
     chosen = frozenset[str]() if strategy is None else strategy.personal_tensors(model)
     if unknown := sorted(chosen - {*trained, *floats, *aliases}):
-        raise BadInput(f"model {name} has no tensor {some(unknown)} that can be personal")
+        raise BadInput(f"model {name} has no tensor {some(unknown, SHOWN_TENSORS)} that can be personal")
     chosen = frozenset(aliases.get(key, key) for key in chosen)
     personal = tuple(key for key in trained if key in chosen)
     local = {key for key in floats if key in chosen or statistics == "local"}
@@ -185,13 +186,15 @@ def _once(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _check_types(tensors: Mapping[str, Tensor], name: str) -> None:
     if lazy := [key for key, value in tensors.items() if is_lazy(value)]:
         raise BadInput(
-            f"model {name}: {some(lazy)} has no shape yet (a lazy layer): give the layer its number of inputs"
+            f"model {name}: {some(lazy, SHOWN_TENSORS)} has no shape yet (a lazy layer): give the layer "
+            "its number of inputs"
         )
     other = [f"{key} is {value.dtype}" for key, value in tensors.items() if value.dtype not in TRAINABLE_TYPES]
     if other:
         raise BadInput(
-            f"model {name}: {some(other)}; what is trained or averaged must be torch.float32, float16 or bfloat16: use "
-            "`model.float()`, or make what never changes a buffer with persistent=False"
+            f"model {name}: {some(other, SHOWN_TENSORS)}; what is trained or averaged must be torch.float32, float16 "
+            "or bfloat16: use `model.float()`, or make what never changes a buffer with "
+            "persistent=False"
         )
 
 
@@ -223,9 +226,3 @@ def normalisation_tensors(model: nn.Module) -> frozenset[str]:
         if _is_averaged(tensor)
     }
     return frozenset(found)
-
-
-def some(names: Collection[str]) -> str:
-    """The first of some names, and how many more there are."""
-    listed = list(names)
-    return ", ".join(listed[:LISTED]) + (f" and {len(listed) - LISTED} more" if len(listed) > LISTED else "")
