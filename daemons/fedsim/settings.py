@@ -12,11 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from fedsim import plugins
 from fedsim.errors import BadInput
 from fedsim.initial import parse_source
+from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, nested_options, options_setting, plugin_group
 from fedsim.problems import OWN_TYPES, problem_text
 from fedsim.seed_settings import translate
+from fedsim.stop_conditions import metric_problems, parse_condition
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+MetricName = Annotated[str, Field(pattern=r"^([A-Za-z][A-Za-z0-9_]{0,63})?$")]
 OptionalName = Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 OtherSeed = Annotated[Seed | None, BeforeValidator(lambda given: None if given == "" else given)]
@@ -24,27 +27,9 @@ MAX_OPTIONS = 100
 MOST_ROUNDS = 100_000
 MAX_TRANSFORMS = 20
 MAX_NODES = 1000
+MAX_CONDITIONS = 10
 OptionValue = str | int | float | bool | None | list[str | int | float | bool]
 OptionValues = Annotated[dict[str, OptionValue], Field(max_length=MAX_OPTIONS)]
-
-# setting -> the group of the plug-in that it names; its options are in `<setting>_options`.
-PLUGIN_SETTINGS = {
-    "model": plugins.MODELS,
-    "partition": plugins.PARTITIONS,
-    "sampler": plugins.SAMPLERS,
-    "objective": plugins.OBJECTIVES,
-    "optimizer": plugins.OPTIMIZERS,
-    "schedule": plugins.SCHEDULES,
-    "strategy": plugins.STRATEGIES,
-    "aggregation": plugins.STRATEGIES,
-    "server_step": plugins.STRATEGIES,
-    "screening": plugins.SCREENINGS,
-    "attack": plugins.ATTACKS,
-}
-# setting -> the group of the plug-ins that it lists; the options of each are in `<setting>_options`, by its name.
-PLUGIN_LISTS = {"transforms": plugins.TRANSFORMS}
-TASK_GROUPS = tuple(dict.fromkeys((*PLUGIN_SETTINGS.values(), *PLUGIN_LISTS.values())))
-"""The groups of plug-ins that tasks choose from."""
 
 
 def _split(given: object) -> object:
@@ -121,6 +106,20 @@ class TaskSettings(BaseModel):
     attack_options: OptionValues = Field({}, description="Options of the attack")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
+    stop_when: Annotated[tuple[str, ...], Field(max_length=MAX_CONDITIONS), BeforeValidator(_split)] = Field(
+        (),
+        description="Ends the task after a tested round where one of these holds: `accuracy >= 0.97` (any metric of "
+        "the objective, also `<=`), `patience 10 loss` (10 tests without a better value), `time 3600` (seconds)",
+    )
+    keep_best: MetricName = Field(
+        "", description="A metric: the tested round with its best value stays saved as a checkpoint; empty: none"
+    )
+    final_model: Literal["last", "best"] = Field(
+        "last", description="The model that nodes receive at the end: of the last round, or the best by `keep_best`"
+    )
+    max_missing_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.2, description="A task whose rounds lacked more than this share of their examples ends with a warning"
+    )
     seed: Seed = Field(0, description="Same seed, same placement: same result, to the byte")
     model_seed: OtherSeed = Field(None, description="Of the model's initialisation; empty: the seed")
     partition_seed: OtherSeed = Field(None, description="Of the division of the data; empty: the seed")
@@ -140,6 +139,18 @@ class TaskSettings(BaseModel):
     def _known_form(cls, text: str) -> str:
         source = parse_source(" ".join(text.split()))
         return "" if source is None else str(source)
+
+    @field_validator("stop_when")
+    @classmethod
+    def _conditions(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(str(parse_condition(text)) for text in texts))
+
+    @field_validator("final_model")
+    @classmethod
+    def _best_by_a_metric(cls, chosen: str, info: ValidationInfo) -> str:
+        if chosen == "best" and info.data.get("keep_best") == "":
+            raise ValueError("is the best by a metric: name it with keep_best, such as keep_best: accuracy")
+        return chosen
 
     @field_validator("nodes")
     @classmethod
@@ -190,16 +201,6 @@ class TaskSettings(BaseModel):
         return {setting: (plugin_group(setting), name) for setting, name in chosen.items()}
 
 
-def plugin_group(setting: str) -> str:
-    """The group of the plug-in that a setting, or an entry such as `transforms.clip`, names."""
-    return (PLUGIN_SETTINGS | PLUGIN_LISTS)[setting.partition(".")[0]]
-
-
-def options_setting(setting: str) -> str:
-    """The setting that holds the options of the plug-in named by `setting`."""
-    return f"{setting}_options"
-
-
 # Settings of version 0.1 that are options of a plug-in now.
 BECAME_OPTIONS = {
     "alpha": "partition_options.alpha of the partition dirichlet",
@@ -237,10 +238,10 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     settings, notes, problems = translate(given)
     kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
-        parsed = TaskSettings.model_validate(_nested(settings, problems))
+        parsed = TaskSettings.model_validate(nested_options(settings, problems))
     except ValidationError as error:
         for item in error.errors(include_url=False):
-            depth = 1 if item["loc"][:1] in {(name,) for name in (*PLUGIN_LISTS, "nodes")} else 2
+            depth = 1 if item["loc"][:1] in {(name,) for name in (*PLUGIN_LISTS, "nodes", "stop_when")} else 2
             field = ".".join(map(str, item["loc"][:depth]))
             unknown = item["type"] == "extra_forbidden"
             problems.setdefault(field, _not_a_setting(field) if unknown else problem_text(item))
@@ -248,6 +249,8 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
                 kinds[field] = (item["type"], item.get("ctx", {}))
         parsed = None
     _check_plugins(settings if parsed is None else parsed.model_dump(), problems, kinds)
+    if parsed is not None and not problems:
+        problems |= metric_problems(parsed.plugin("objective").metrics.metrics, parsed.stop_when, parsed.keep_best)
     if problems or parsed is None:
         raise SettingsError(problems, kinds)
     options: dict[str, Any] = {}
@@ -264,36 +267,6 @@ def _not_a_setting(name: str) -> str:
     if name in BECAME_OPTIONS:
         return f"is not a setting any more; it is now {BECAME_OPTIONS[name]}"
     return f"is not a setting; settings are {', '.join(TaskSettings.model_fields)}"
-
-
-def _nested(settings: dict[str, Any], problems: dict[str, str]) -> dict[str, Any]:
-    """`strategy_options.mu` as a key becomes `mu` in the dictionary `strategy_options`."""
-    for outer in map(options_setting, PLUGIN_LISTS):
-        given = settings.get(outer, {})
-        if isinstance(given, dict):  # `{clip.norm: 1}` is `{clip: {norm: 1}}`
-            dotted = {key: value for key, value in given.items() if "." in str(key) and not isinstance(value, dict)}
-            settings |= {f"{outer}.{key}": value for key, value in dotted.items()}
-            if dotted:
-                settings[outer] = {key: value for key, value in given.items() if key not in dotted}
-    for key in [key for key in settings if "." in str(key)]:
-        outer, _, inner = key.partition(".")
-        entry, _, option = inner.rpartition(".")
-        if outer in map(options_setting, PLUGIN_LISTS) and entry:
-            by_name = settings.setdefault(outer, {})
-            options = by_name.get(entry, {}) if isinstance(by_name, dict) else None
-            if not isinstance(options, dict) or option in options:
-                problems[key] = f"is given twice: in {outer} as well"
-            else:
-                settings[outer] = by_name | {entry: options | {option: settings.pop(key)}}
-            continue
-        if outer not in {options_setting(setting) for setting in PLUGIN_SETTINGS}:
-            continue
-        options = settings.setdefault(outer, {})
-        if not isinstance(options, dict) or inner in options:
-            problems[key] = f"is given twice: in {outer} as well"
-        else:
-            settings[outer] = options | {inner: settings.pop(key)}
-    return settings
 
 
 def _check_plugins(

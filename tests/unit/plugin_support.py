@@ -8,7 +8,8 @@ from fedsim import plugins
 from fedsim.config import TaskLimits
 from fedsim.data_schema import DataSchema
 from fedsim.messages import DataSetInfo, EngineInfo, Hello, PluginInfo
-from fedsim.settings import TASK_GROUPS, TaskSettings
+from fedsim.plugin_settings import TASK_GROUPS
+from fedsim.settings import TaskSettings
 from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.plan import Plan, make_plan
 

@@ -12,7 +12,7 @@ from fedsim.client.announcing import make_hello
 from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
 from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, Hello, TaskReport
-from fedsim.settings import TASK_GROUPS
+from fedsim.plugin_settings import TASK_GROUPS
 from fedsim.worker.inspector import Inspected
 
 CONFIG = ClientConfig.model_validate(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsim import plugins
-from fedsim.settings import PLUGIN_SETTINGS, TaskSettings, parse_settings
+from fedsim.plugin_settings import PLUGIN_SETTINGS
+from fedsim.settings import TaskSettings, parse_settings
 from fedsim.web import form_fields, forms
 from fedsim.web.catalogue import Catalogue, DataSetSummary, NodeView, check_settings
 from fedsim.web.errors import Fault

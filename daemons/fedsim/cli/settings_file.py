@@ -124,8 +124,8 @@ def _parse_json(text: str) -> Any:
 
 def override(settings: dict[str, Any], overrides: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """Replace settings, by fedsim's names or those of the original platform."""
+    from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
     from fedsim.seed_settings import SEED_MODELS, SEED_NAMES  # noqa: PLC0415
-    from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting  # noqa: PLC0415 - pydantic would slow every other command down
 
     changed = dict(settings)
     for name, value in overrides:

@@ -28,7 +28,7 @@ from fedsim.messages import (
     TaskReport,
     as_text,
 )
-from fedsim.settings import TASK_GROUPS
+from fedsim.plugin_settings import TASK_GROUPS
 from fedsim.wire.peer import Peer
 from fedsim.worker.inspector import Inspected
 

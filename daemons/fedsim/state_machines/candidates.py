@@ -13,8 +13,9 @@ from fedsim.learning.conform import most_common, task_words
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner
 from fedsim.messages import DataSetInfo, Hello, PluginInfo
+from fedsim.plugin_settings import plugin_group
 from fedsim.plugins import ATTACKS, kind_of
-from fedsim.settings import TaskSettings, plugin_group
+from fedsim.settings import TaskSettings
 from fedsim.speed import SpeedRequest
 from fedsim.state_machines.guarded import unwilling
 

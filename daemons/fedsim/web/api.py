@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import bottle
 
 from fedsim import __version__, plugins
-from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings
+from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS
+from fedsim.settings import TaskSettings
 from fedsim.store.records import User, UserRole, UserState
 from fedsim.web import accounts, contracts, submissions
 from fedsim.web.catalogue import read_catalogue

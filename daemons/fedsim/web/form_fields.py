@@ -7,7 +7,8 @@ from functools import cache
 from typing import Any
 
 from fedsim import plugins
-from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings, options_setting, plugin_group
+from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting, plugin_group
+from fedsim.settings import TaskSettings
 from fedsim.web.i18n import Text, tr
 
 # Settings that name plug-ins, one or several.

@@ -6,7 +6,8 @@ import secrets
 from typing import Any
 
 from fedsim import plugins
-from fedsim.settings import PLUGIN_LISTS, PLUGIN_SETTINGS, TaskSettings, options_setting
+from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting
+from fedsim.settings import TaskSettings
 from fedsim.web.form_fields import CHOICES, form_fields, form_groups, option_groups
 from fedsim.web.i18n import Text
 

@@ -14,7 +14,8 @@ import numpy as np
 from fedsim import plugins
 from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.simulate import simulate
-from fedsim.settings import TaskSettings, options_setting
+from fedsim.plugin_settings import options_setting
+from fedsim.settings import TaskSettings
 
 NAME = "conformance_candidate"
 NUM_CLASSES = 3
