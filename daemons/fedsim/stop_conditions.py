@@ -34,7 +34,7 @@ class Threshold:
 
     def __str__(self) -> str:
         """The condition, as it is set."""
-        return f"{self.metric} {self.sign} {self.value!r}"
+        return f"{self.metric} {self.sign} {_text(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,16 @@ class TimeLimit:
 
     def __str__(self) -> str:
         """The condition, as it is set."""
-        return f"time {self.seconds!r}"
+        return f"time {_text(self.seconds)}"
 
 
 Condition = Threshold | Patience | TimeLimit
+
+
+def _text(value: float) -> str:
+    """A number as short as it can be read back."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 def parse_condition(text: str) -> Condition:

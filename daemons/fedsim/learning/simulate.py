@@ -29,6 +29,7 @@ from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
+from fedsim.learning.decisions import Decisions
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -78,7 +79,8 @@ class RoundResult:
 class SimulationResult:
     """The model after the last round, float32 [P], the rounds from 0 on, and what server, clients and senders keep.
 
-    `tensor_roles` says which tensors are in the vector.
+    `tensor_roles` says which tensors are in the vector. `ended` says why it ended before its last round (`stop_when`);
+    `best` is the best round by `keep_best` and its model.
     """
 
     vector: FloatArray
@@ -87,6 +89,8 @@ class SimulationResult:
     client_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
     sender_states: dict[int, Arrays] = field(default_factory=dict, repr=False)
     losses: Losses = field(default=(), repr=False)
+    ended: str = ""
+    best: tuple[int, FloatArray] | None = field(default=None, repr=False)
 
     @property
     def digest(self) -> str:
@@ -147,7 +151,7 @@ def simulate(
     device: str = "cpu",
     workers: int = 1,
 ) -> SimulationResult:
-    """Run a task.
+    """Run a task. Of the conditions of `stop_when`, `time` is left out: a simulation has no clock.
 
     Args:
         settings: the task's.
@@ -219,6 +223,7 @@ def simulate(
     network.model.to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
+    decisions = Decisions(settings, components.objective, rounds, resume.best if resume else None)
 
     def record(
         round_number: int,
@@ -241,6 +246,7 @@ def simulate(
             screened,
         )
         rounds.append(result)
+        decisions.add(round_number, tested.metrics, vector)
         if on_round:
             on_round(result)
 
@@ -300,4 +306,15 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-    return SimulationResult(vector, state, rounds, states_of(kept[0]), states_of(kept[1]), losses)
+            if decisions.reason_to_end:
+                break
+    return SimulationResult(
+        vector,
+        state,
+        rounds,
+        states_of(kept[0]),
+        states_of(kept[1]),
+        losses,
+        ended=decisions.reason_to_end,
+        best=decisions.best,
+    )

@@ -34,21 +34,23 @@ class KeptStates:
         found = self._root.glob("task-*") if self._root.is_dir() else ()
         return sorted(int(path.name.removeprefix("task-")) for path in found)
 
-    def keep(self, number: int, folder: TaskDir) -> Resumable:
-        """Keep the state of a task that has ended, as far as there is one."""
+    def keep(self, number: int, folder: TaskDir, *, completed: bool = False) -> Resumable:
+        """Keep the state of a task that has ended, as far as there is one; one that is `completed` can be continued."""
         try:
-            return self._keep(number, folder)
+            return self._keep(number, folder, completed=completed)
         except (BadInput, DamagedFile) as error:
             return Resumable(problem=str(error))
 
-    def _keep(self, number: int, folder: TaskDir) -> Resumable:
+    def _keep(self, number: int, folder: TaskDir, *, completed: bool) -> Resumable:
         committed, plan = folder.committed(), folder.raw_plan()
         if plan is None or not committed:
             return Resumable(problem="it ended before its first model was made")
         uid = uuid4().hex
         new = TaskDir(self._root, f".task-{number:06d}.new")
         new.remove()
-        folder.copy_to(new, {**plan, "task": uid, "resumes": plan["task"]})
+        # A task that ended early may get as many rounds as it was to have: then the settings stay the same.
+        after = {"continued_after": committed[-1]} if completed else {}
+        folder.copy_to(new, {**plan, "task": uid, "resumes": plan["task"], **after})
         self.drop(number)
         new.path.rename(self._path(number))
         sync_folder(self._root)

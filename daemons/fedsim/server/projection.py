@@ -15,7 +15,6 @@ from typing import Any
 
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
-from fedsim.learning.samplers import Losses
 from fedsim.messages import rounded
 from fedsim.server.participation import count_round, expected_of, expected_of_roster
 from fedsim.server.screened import counted, kept_figures, missing_with_excluded, screening_events
@@ -23,7 +22,8 @@ from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
-from fedsim.state_machines.task_events import WriteRoster
+from fedsim.state_machines.task_events import Commit, MetricPairs, WriteRoster
+from fedsim.state_machines.task_record import NO_TOTALS
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
 from fedsim.update import TRAIN_LOSS, mean_metrics
@@ -105,11 +105,9 @@ class TaskProjection:
         self._seconds[made.round]["aggregate"] = made.seconds
         self._made = made
 
-    def close_round(
-        self, number: int, roster: WriteRoster | None, losses: Losses = ()
-    ) -> tuple[RoundRecord, dict[str, Any]]:
+    def close_round(self, commit: Commit, roster: WriteRoster | None) -> tuple[RoundRecord, dict[str, Any]]:
         """The record of a round that is about to be committed, and the content of its round.json."""
-        now = time.monotonic()
+        number, losses, now = commit.round, commit.losses, time.monotonic()
         self._lengths[number] = now - self._opened_at
         screened = self._made.screening
         updates = counted(roster.updates, screened) if roster else ()
@@ -125,6 +123,7 @@ class TaskProjection:
             bytes_received=self._bytes_received.pop(number, 0),
             cohort_size=sum(expected.values()),
             missing=tuple(missing_with_excluded(self._plan, roster, screened)) if roster else (),
+            missing_share=round(commit.missing_share, 2 if self._plan.guarded else 6),
             screening=kept_figures(screened, guarded=self._plan.guarded),
             finished_at=time.time(),
         )
@@ -133,7 +132,9 @@ class TaskProjection:
         self._files[number] = dict(self._made.files)
         if roster is not None:
             self._count(record, expected)
-        further = {"losses": losses} if losses else {}
+        further: dict[str, Any] = {"losses": losses} if losses else {}
+        if commit.totals != NO_TOTALS:
+            further["totals"] = asdict(commit.totals)
         return record, {**asdict(record), "files": self._made.files, "expected": expected, **further}
 
     def screening_events(self, number: int) -> list[str]:
@@ -158,7 +159,8 @@ class TaskProjection:
         content = self._folder.record(number)
         self._files[number] = content.pop("files")
         expected = content.pop("expected", None)  # an older version has not recorded it
-        content.pop("losses", None)
+        for name in ("losses", "totals"):
+            content.pop(name, None)
         lists = {"missing": tuple(content["missing"]), "screening": tuple(content.get("screening", ()))}
         record = RoundRecord(**{**content, **lists})
         if known is not None and known.tested:
@@ -179,6 +181,17 @@ class TaskProjection:
         )
         self._rounds[tested.round] = record
         return record
+
+    def tests(self, committed: int) -> tuple[tuple[int, MetricPairs], ...]:
+        """The metrics of the tested rounds up to the committed one."""
+        tested = sorted(number for number, record in self._rounds.items() if record.tested and number <= committed)
+        return tuple((number, tuple(self._rounds[number].metrics.items())) for number in tested)
+
+    def keep_best(self, number: int) -> None:
+        """Write to the task's row that a round's model is the best so far."""
+        metric = self._plan.settings.keep_best
+        value = self._rounds[number].metrics.get(metric)
+        self._store.tasks.set_best(self._plan.task, {"round": number, "metric": metric, "value": value})
 
     def is_tested(self, number: int) -> bool:
         """Whether the round's metrics are recorded."""
@@ -278,7 +291,7 @@ class TaskProjection:
             phase=machine.step,
             waiting_for=waiting_for,
             waiting_until=None if until is None else round(time.time() + until - time.monotonic()),
-            eta_seconds=remaining_seconds(self._lengths, self._plan.settings.num_rounds - max(machine.committed, 0)),
+            eta_seconds=remaining_seconds(self._lengths, machine.last_round - max(machine.committed, 0)),
         )
         shown = self._shown
         # A deadline that differs by less than a second is unchanged; one that has disappeared is not.

@@ -18,7 +18,7 @@ from fedsim.server.context import ServerContext
 from fedsim.server.progress import TaskProgress
 from fedsim.server.projection import TaskProjection, missing_clients
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import AGGREGATOR, EVALUATOR, TaskJobs, received_answer, received_update
+from fedsim.server.task_jobs import TaskJobs, received_answer, received_update
 from fedsim.server.task_outbox import TaskOutbox
 from fedsim.server.task_writes import TaskWrites
 from fedsim.server.telemetry import ServerTaskTelemetry
@@ -31,7 +31,6 @@ from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
-from fedsim.worker.pool import WorkerPool
 
 
 class ServerTask(TaskDriver[events.Event, events.Action]):
@@ -90,7 +89,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings, self.plan.data_schema)]
         machine = self._machine = TaskMachine(self.plan, restored, self.plan.testset_from is None, phases)
         self._roster = restored.roster
-        self._start_workers()
+        self._pool = self._jobs.start_workers(self.workers_ready)
         self._telemetry.started(machine.round, resumed=machine.committed >= 0)
         self._event("resumed" if machine.committed >= 0 else "started", f"on the nodes {', '.join(self.plan.nodes)}")
         self.record_versions()
@@ -100,18 +99,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         now = time.monotonic()
         started = events.TaskStarted(self.plan, restored, machine.own_testset)
         return self._events.record(started, now, lambda: machine.begin(now), lambda: machine.phase)
-
-    def _start_workers(self) -> None:
-        self._pool = WorkerPool(
-            (AGGREGATOR, EVALUATOR),
-            self._context.fork_servers,
-            self.workers_ready,
-            threads=self._context.config.threads_per_worker,
-            max_restarts=self._context.config.max_worker_restarts,
-            log={"task": self.plan.number},
-            version=self.plan.version,
-            on_death=self._context.metrics.worker_restarts.inc,
-        ).start()
 
     @contained
     def tick(self) -> None:
@@ -175,7 +162,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._telemetry.transfer_ended(outcome)
         if file.kind is Kind.GLOBALPARAM and file.round is not None:
             self._records.record_sent(file.round, outcome.bytes_sent)
-            if outcome.delivered and file == FileId.model_of(self.uid, self.plan.settings.num_rounds):
+            if outcome.delivered and file == FileId.model_of(self.uid, self._machine.last_round):
                 self.dispatch(events.FinalDelivered(outcome.peer.name))
         if outcome.status is Status.REFUSED:
             self.dispatch(events.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
@@ -191,7 +178,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 record = self._records.tested(reply)
                 self._telemetry.tested(record)
                 self.write(lambda: self._records.write_round(record))
-                self.dispatch(events.Evaluated(reply.round))
+                self.dispatch(events.Evaluated(reply.round, tuple(reply.metrics.items())))
             case jobs.CheckpointSaved():
                 self._telemetry.saved(reply)
                 self.write(lambda: self._records.saved(reply))
@@ -269,10 +256,14 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._jobs.evaluate(number)
             case events.Save(number):
                 self._jobs.save(number, {**self._records.about(number), **self._writes.versions.about()})
+            case events.KeepBest(number):
+                self.write_behind(partial(self._records.keep_best, number))
+            case events.RemoveCheckpoint(number, better):
+                self.write_behind(partial(self._writes.remove_checkpoint, number, better))
             case events.ClearModel(number):
                 self.write_behind(lambda: self._folder.remove_round(number))
-            case events.SendFinal(node, number):
-                self._files.send_final(node, number)
+            case events.SendFinal():
+                self._files.send_final(action)
             case events.RecordEvent(kind, text):
                 self._log.warning(kind, problem=text)
                 self._event(kind, text)
@@ -297,7 +288,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._files.cancel_global(roster.round)
 
     def _commit(self, commit: events.Commit) -> None:
-        record, content = self._records.close_round(commit.round, self._roster if commit.round else None, commit.losses)
+        record, content = self._records.close_round(commit, self._roster if commit.round else None)
         self.write(partial(self._writes.commit, commit.round, content), lambda _: self._telemetry.committed(record))
         self.write_behind(partial(self._records.write_round, record, self._records.participation))
         for text in self._records.screening_events(commit.round):
@@ -308,7 +299,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     def _finish(self, finish: events.Finish) -> None:
         """Store what nodes have yet to receive, then change the row; the start-up sweep clears what a crash leaves."""
         last = self._machine.committed
-        digest = self._records.digest(last) if finish.outcome == "completed" else None
+        released = last if finish.released is None else finish.released
+        digest = self._records.digest(released) if finish.outcome == "completed" else None
         promise = self._context.stops.promise(finish.stopped_nodes, self.uid, finish.reason)
 
         def end(moved: bool) -> None:
@@ -321,6 +313,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self._context.finals.send(self.uid)
             self.write_behind(self._clear)
             self._event(finish.outcome, finish.reason)
+            if finish.warning:
+                self.carry_out(events.RecordEvent("warning", finish.warning))
             self._telemetry.finished(finish, last, headline=self._records.latest_headline, digest=digest)
 
         self.write(partial(self._writes.end, finish, last, digest, promise), end)

@@ -21,6 +21,7 @@ from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import PhaseAnswered
 from fedsim.update import Update
 from fedsim.worker import jobs
+from fedsim.worker.pool import WorkerPool
 
 Submit = Callable[[jobs.Job, str], None]
 
@@ -39,6 +40,20 @@ class TaskJobs:
         self._folder = folder
         self._records = records
         self._submit = submit
+
+    def start_workers(self, on_ready: Callable[[], None]) -> WorkerPool:
+        """Start the task's workers; `on_ready` is called when replies can be read."""
+        config = self._context.config
+        return WorkerPool(
+            (AGGREGATOR, EVALUATOR),
+            self._context.fork_servers,
+            on_ready,
+            threads=config.threads_per_worker,
+            max_restarts=config.max_worker_restarts,
+            log={"task": self._plan.number},
+            version=self._plan.version,
+            on_death=self._context.metrics.worker_restarts.inc,
+        ).start()
 
     def make_initial_model(self) -> None:
         """Round 0."""

@@ -40,10 +40,12 @@ class TaskOutbox:
         path, digest = self._folder.broadcast(file.made_in), self._records.broadcast_digest(file.made_in)
         self._send_parameters(action.node, file, action.broadcast, path, digest)
 
-    def send_final(self, node: str, number: int) -> None:
+    def send_final(self, action: events.SendFinal) -> None:
         """Send a node the final model."""
-        file, broadcast = FileId.model_of(self._plan.task, number), Broadcast.of_final_model(number)
-        self._send_parameters(node, file, broadcast, self._folder.model(number), self._records.file_digest(number))
+        last, released = action.round, action.round if action.released is None else action.released
+        file, broadcast = FileId.model_of(self._plan.task, last), Broadcast.of_final_model(last)
+        path, digest = self._folder.model(released), self._records.file_digest(released)
+        self._send_parameters(action.node, file, broadcast, path, digest)
 
     def request_answer(self, action: events.RequestAnswer) -> None:
         """Send a node the question of an extension phase."""

@@ -19,10 +19,12 @@ from fedsim.server.task_dir import TaskDir
 from fedsim.server.task_jobs import TaskJobs
 from fedsim.spool.allowlist import want
 from fedsim.spool.clear import clear_file
+from fedsim.spool.durable import remove_file
 from fedsim.spool.files import Kind
 from fedsim.spool.npy import open_vector
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import CompletePhase, Finish, Restored
+from fedsim.state_machines.task_events import CompletePhase, Finish, Restored, Totals
+from fedsim.state_machines.task_record import NO_TOTALS
 from fedsim.store.records import Resumable, TaskState
 
 NOT_KEPT = "the server keeps no states of completed tasks (retention.continue_tasks in server.yml)"
@@ -92,27 +94,43 @@ class TaskWrites:
         Args:
             finish: how the task ends.
             last: the newest committed round.
-            digest: of its parameters, if the task is completed.
+            digest: of the final model's parameters, if the task is completed.
             promise: stores the stops; see `StopDeliveries.promise`.
         """
         plan = self._plan
         if finish.awaiting_final:
+            released = last if finish.released is None else finish.released
             delivery = Delivery(
                 task=plan.task,
                 number=plan.number,
                 round=last,
-                digest=self._records.file_digest(last),
+                digest=self._records.file_digest(released),
                 nodes=finish.awaiting_final,
             )
-            self._context.finals.keep(delivery, self._folder.model(last))
+            self._context.finals.keep(delivery, self._folder.model(released))
         promise()
         state, kept = TaskState(finish.outcome), Resumable(problem=NOT_KEPT)
         if state is not TaskState.COMPLETED or self._context.config.retention.continue_tasks:
-            kept = self._context.kept.keep(plan.number, self._folder)
-        fewer = last if state is TaskState.COMPLETED and last < plan.settings.num_rounds else None
+            kept = self._context.kept.keep(plan.number, self._folder, completed=state is TaskState.COMPLETED)
+        not_continued = state is TaskState.COMPLETED and last == plan.continued_after
         return self._context.store.tasks.move(
-            plan.task, state, reason=finish.reason, now=time.time(), digest=digest, resumable=kept, num_rounds=fewer
+            plan.task,
+            state,
+            reason=finish.reason,
+            now=time.time(),
+            digest=digest,
+            resumable=kept,
+            num_rounds=last if not_continued else None,
+            warning=finish.warning,
         )
+
+    def remove_checkpoint(self, number: int, better: int) -> None:
+        """Remove the checkpoint of a round that was the best one until the round `better`."""
+        path = self._context.spool.checkpoints / checkpoint_name(self._plan.number, number)
+        remove_file(path)
+        remove_file(path.with_suffix(".json"))
+        why = f"round {better} is better by {self._plan.settings.keep_best}"
+        self._context.store.checkpoints.mark_removed(self._plan.number, number, why=why, now=time.time())
 
     def abandon(self, reason: str) -> None:
         """Record that the task failed, and keep its state if that is possible; called in the loop."""
@@ -162,4 +180,6 @@ class TaskWrites:
             completed_phases=self._folder.completed_phases(),
             waited=self._folder.read_waited(committed + 1),
             losses=tuple(self._folder.record(committed).get("losses", ())) if kept else (),
+            tests=self._records.tests(committed),
+            totals=Totals(**self._folder.record(committed).get("totals", {})) if kept else NO_TOTALS,
         )

@@ -1,9 +1,17 @@
-"""The models of committed rounds: which of them are tested and saved, and how long each stays on disk."""
+"""The models of committed rounds: which are tested and saved, which is the best, how long each stays on disk."""
 
 from __future__ import annotations
 
 from fedsim.settings import TaskSettings
-from fedsim.state_machines.task_events import Action, ClearModel, EvaluateRound, Restored, Save
+from fedsim.state_machines.task_events import (
+    Action,
+    ClearModel,
+    EvaluateRound,
+    KeepBest,
+    RemoveCheckpoint,
+    Restored,
+    Save,
+)
 
 _TESTSET_PARTS = frozenset({"data", "label"})
 
@@ -13,15 +21,32 @@ class CommittedModels:
 
     They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own. None is
     evaluated before it is known how the test set is `scaled`.
+
+    The `best` round so far is saved as well. A better one takes its place: its checkpoint is removed as soon as the
+    better one is saved, unless it is due anyway or of a round up to `continued_after`.
     """
 
-    def __init__(self, settings: TaskSettings, restored: Restored, *, own_testset: bool, scaled: bool = True) -> None:
+    def __init__(
+        self,
+        settings: TaskSettings,
+        restored: Restored,
+        *,
+        own_testset: bool,
+        scaled: bool = True,
+        best: int | None = None,
+        continued_after: int = 0,
+    ) -> None:
         self.kept = set(restored.kept)
         self.evaluated = set(restored.evaluated)
         self.saved = set(restored.saved)
         self.testset_parts = set(_TESTSET_PARTS if own_testset else restored.testset_parts)
+        self.best = best
+        self.last = settings.num_rounds
+        self._saving: set[int] = set()
+        self._surpassed: set[int] = set()
         self._scaled = scaled
         self._settings = settings
+        self._continued_after = continued_after
 
     @property
     def testable(self) -> bool:
@@ -46,41 +71,70 @@ class CommittedModels:
 
     def save_due(self, number: int) -> bool:
         """Whether the round is one of those that are saved as a checkpoint."""
-        return number > 0 and (number % self._settings.save_every == 0 or number == self._settings.num_rounds)
+        return number > 0 and (number % self._settings.save_every == 0 or number == self.last)
 
     def process(self, number: int) -> list[Action]:
         """Test the round's model, and save it, as far as that is due and possible; the next round waits for neither."""
         return [*self._evaluate(number), *self._save(number)]
 
-    def was_evaluated(self, number: int) -> list[Action]:
-        """Note a round's evaluation; its checkpoint, which contains the metrics, was waiting for it."""
+    def was_evaluated(self, number: int, best: int | None) -> list[Action]:
+        """Note a round's evaluation, and which round is the best now; its checkpoint was waiting for its metrics."""
         if number in self.evaluated:
             return []
         self.evaluated.add(number)
-        return self._save(number)
+        keep: list[Action] = []
+        if best is not None and best != self.best:
+            if self.best is not None:
+                self._surpassed.add(self.best)
+            self.best = best
+            keep.append(KeepBest(best))
+        return [*keep, *self._save(number)]
+
+    def was_saved(self, number: int) -> list[Action]:
+        """Note that a checkpoint is stored; with a better one, those that it has surpassed are removed."""
+        self.saved.add(number)
+        self._saving.discard(number)
+        if self.best is None or self.best not in self.saved:
+            return []
+        gone = sorted(self._surpassed & self.saved)
+        self._surpassed.difference_update(gone)
+        removed = [old for old in gone if old > self._continued_after and not self.save_due(old)]
+        self.saved.difference_update(removed)
+        return [RemoveCheckpoint(old, self.best) for old in removed]
 
     def clear(self, committed: int) -> list[Action]:
         """Remove each model that is evaluated and saved as far as due, once the next round is committed."""
+        needed = {committed, self.released(committed), *self._saving}
         used = [
             number
             for number in sorted(self.kept)
-            if number != committed and not self._awaits_evaluation(number) and not self._awaits_save(number)
+            if number not in needed and not self.awaits_evaluation(number) and not self._awaits_save(number)
         ]
         self.kept.difference_update(used)
         return [ClearModel(number) for number in used]
 
+    def released(self, last: int) -> int:
+        """The round whose model is the final one of a task that ends with the round `last`."""
+        best = self.best
+        return best if self._settings.final_model == "best" and best is not None and best in self.kept else last
+
     def only_finished(self, last: int) -> bool:
-        """Whether the last round's model is all that is left, evaluated and saved."""
-        return last in self.evaluated and last in self.saved and not self.kept - {last}
+        """Whether the last round's model, and what is released, are all that is left, evaluated and saved."""
+        left = {last, self.released(last)}
+        return last in self.evaluated and left <= self.saved and not self.kept - left and not self._saving
 
-    def _evaluate(self, number: int) -> list[Action]:
-        return [EvaluateRound(number)] if self.testable and self._scaled and self._awaits_evaluation(number) else []
-
-    def _save(self, number: int) -> list[Action]:
-        return [Save(number)] if self._awaits_save(number) and not self._awaits_evaluation(number) else []
-
-    def _awaits_evaluation(self, number: int) -> bool:
+    def awaits_evaluation(self, number: int) -> bool:
+        """Whether the round is to be evaluated and was not yet."""
         return self.evaluation_due(number) and number not in self.evaluated
 
+    def _evaluate(self, number: int) -> list[Action]:
+        return [EvaluateRound(number)] if self.testable and self._scaled and self.awaits_evaluation(number) else []
+
+    def _save(self, number: int) -> list[Action]:
+        if number in self._saving or not self._awaits_save(number) or self.awaits_evaluation(number):
+            return []
+        self._saving.add(number)
+        return [Save(number)]
+
     def _awaits_save(self, number: int) -> bool:
-        return self.save_due(number) and number not in self.saved
+        return (self.save_due(number) or number == self.best) and number not in self.saved

@@ -25,6 +25,7 @@ class TaskPhase(StrEnum):
     PREPARING = "preparing"
     TRAINING = "training"
     AGGREGATING = "aggregating"
+    EVALUATING = "evaluating"
     CLOSING = "closing"
     ENDED = "ended"
 
@@ -36,6 +37,7 @@ _PREPARED = names(
     events.TestsetPartArrived,
     PhaseAnswered,
     events.TimePassed,
+    events.Evaluated,
 )
 _ENDING = names(events.StopRequested, events.Broken, events.NodeReported, events.NodeRefused, events.TimePassed)
 
@@ -56,6 +58,21 @@ TASK_TRANSITIONS = TransitionTable(
         ),
         Transition(TaskPhase.AGGREGATING, TaskPhase.TRAINING, names(events.Aggregated), "the round is committed"),
         Transition(TaskPhase.AGGREGATING, TaskPhase.CLOSING, names(events.Aggregated), "the last round is committed"),
+        Transition(
+            TaskPhase.AGGREGATING,
+            TaskPhase.EVALUATING,
+            names(events.Aggregated),
+            "the round is committed, and its test may end the task",
+        ),
+        Transition(TaskPhase.EVALUATING, TaskPhase.TRAINING, names(events.Evaluated), "the test does not end the task"),
+        Transition(TaskPhase.EVALUATING, TaskPhase.CLOSING, names(events.Evaluated), "a condition of stop_when holds"),
+        Transition(
+            TaskPhase.PREPARING,
+            TaskPhase.CLOSING,
+            names(events.Evaluated),
+            "resumed before the test of a round was recorded, and a condition of stop_when holds",
+        ),
+        Transition(TaskPhase.EVALUATING, TaskPhase.ENDED, _ENDING, "stopped or failed"),
         Transition(TaskPhase.PREPARING, TaskPhase.ENDED, _ENDING, "stopped, failed or postponed"),
         Transition(
             TaskPhase.TRAINING,

@@ -199,6 +199,17 @@ class RoundCollector:
         """Updates of the round, each with the clients behind it."""
         return [(update, self._clients_behind((update.chunk, update.client))) for update in updates]
 
+    def lost(self, missing: Collection[int]) -> tuple[int, int]:
+        """The examples of the clients that were `missing` in the round, and of all that were chosen.
+
+        None are missing where as many clients answered as are sufficient: more were chosen so that some can be late.
+        """
+        chosen = [client for chunk in self._chunks.values() for client in chunk.clients]
+        expected = sum(self._counts[client] for client in chosen)
+        if len(chosen) - len(missing) >= self._sufficient:
+            return 0, expected
+        return sum(self._counts[client] for client in missing), expected
+
     def _clients_behind(self, key: Key) -> tuple[int, ...]:
         chunk, client = key
         return self._chunks[chunk].clients if client is None else (client,)

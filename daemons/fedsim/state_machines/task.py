@@ -22,7 +22,7 @@ from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
 from fedsim.state_machines.policy import not_continued
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.suspension import Suspended
-from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, TaskStarted
+from fedsim.state_machines.task_events import Action, Event, Finish, MetricPairs, RecordEvent, TaskStarted
 from fedsim.state_machines.task_state import TaskMachineState
 from fedsim.update import Update
 
@@ -36,11 +36,14 @@ class TaskMachine(TaskMachineState):
         """The first actions, of a new task as of one that is resumed."""
         actions: list[Action] = []
         self._prepare_until = now + self.plan.prepare_timeout_seconds
+        self._course.begin(now)
         # After the last round a node that ended would only begin again; in a run that continues another none has begun.
         if not self._trained or self.plan.resumes is not None:
             actions += [events.Assign(node) for node in self.plan.nodes]
         if self.committed < 0:
             actions.append(events.CreateInitialModel())
+        if self._models.best is not None:
+            actions.append(events.KeepBest(self._models.best))
         for number in sorted(self._models.kept):
             actions += self._models.process(number)
         actions += self._models.clear(self.committed)
@@ -67,12 +70,11 @@ class TaskMachine(TaskMachineState):
                 return self._update_arrived(update, now)
             case events.Aggregated(number, finite):
                 return self._aggregated(number, now, finite=finite)
-            case events.Evaluated(number):
-                save = self._models.was_evaluated(number)
-                return save + self._models.clear(self.committed) + self._advance(now)
+            case events.Evaluated(number, metrics):
+                return self._evaluated(number, metrics, now)
             case events.Saved(number):
-                self._models.saved.add(number)
-                return self._models.clear(self.committed) + self._advance(now)
+                remove = self._models.was_saved(number)
+                return remove + self._models.clear(self.committed) + self._advance(now)
             case events.FinalDelivered(node):
                 self._delivery.settle(node)
                 return self._advance(now)
@@ -178,14 +180,28 @@ class TaskMachine(TaskMachineState):
             return []
         return self._models.add_testset_part(part) + self._advance(now)
 
-    def _commit(self, number: int, now: float) -> list[Action]:
+    def _evaluated(self, number: int, metrics: MetricPairs, now: float) -> list[Action]:
+        """A round was tested: it may be the best so far, and it may end the task."""
+        self._course.add_test(number, metrics)
+        actions = self._models.was_evaluated(number, self._course.best)
+        if not self._trained and (reason := self._course.reason_to_end(self.committed)):
+            self._ending = reason
+            self._models.last = self.committed
+            self._move(TaskPhase.CLOSING)
+            actions += self._models.process(self.committed)
+        return actions + self._models.clear(self.committed) + self._advance(now)
+
+    def _commit(self, number: int, now: float, missing_share: float = 0.0) -> list[Action]:
         self.committed = number
         self._models.kept.add(number)
         if self._trained:
             self._move(TaskPhase.CLOSING)
+        elif self._undecided:
+            self._move(TaskPhase.EVALUATING)
         clear = [events.ClearUpdates(number)] if number > 0 else []
         follow = self._models.process(number)
-        return [events.Commit(number, self._losses), *clear, *follow, *self._advance(now), *self._models.clear(number)]
+        commit = events.Commit(number, self._losses, self._course.totals, missing_share)
+        return [commit, *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
     def _advance(self, now: float) -> list[Action]:
         """Open the next round, or approach the end, as soon as everything that it needs is available."""
@@ -193,7 +209,7 @@ class TaskMachine(TaskMachineState):
             return []
         if self._trained:
             return self._approach_end(now)
-        if self.counts is None or not self._models.testable:
+        if self.counts is None or not self._models.testable or self._undecided:
             return []
         actions: list[Action] = []
         if self.committed == 0:
@@ -214,18 +230,27 @@ class TaskMachine(TaskMachineState):
             actions, complete = self._extend(Position.AFTER_TRAINING, now)
             if not complete:
                 return actions
-            actions += self._delivery.start(self._participants.present, last, now)
+            actions += self._delivery.start(self._participants.present, last, self._other_than(last), now)
         if not self._delivery.finished(now):
             return actions
-        reason = self._delivery.outcome(last, self._participants.absent)
-        return actions + self._finish("completed", reason)
+        of_all = f"{last} of {self.settings.num_rounds} rounds done: {self._ending}"
+        done = of_all if self._ending else f"{last} rounds done"
+        if (released := self._other_than(last)) is not None:
+            done += f"; the final model is that of round {released}, the best by {self.settings.keep_best}"
+        return actions + self._finish("completed", self._delivery.outcome(done, self._participants.absent))
+
+    def _other_than(self, last: int) -> int | None:
+        """The round whose model is released instead of the last one's; None if it is the last."""
+        return None if self.released == last else self.released
 
     def _finish(self, outcome: str, reason: str) -> list[Action]:
         self._move(TaskPhase.ENDED)
         if outcome == "completed":
-            return [Finish(outcome, reason, self.without_final, self.undelivered)]
+            released, warning = self._other_than(self.committed), self._course.warning
+            return [Finish(outcome, reason, self.without_final, self.undelivered, released, warning)]
         if outcome == "failed" and self.committed == self.plan.continued_after:  # it is as complete as it was before
-            return [Finish("completed", not_continued(self.committed, reason), self.plan.nodes)]
+            why, released = not_continued(self.committed, reason), self._other_than(self.committed)
+            return [Finish("completed", why, self.plan.nodes, (), released, self._course.warning)]
         return [Finish(outcome, reason, self.plan.nodes)]
 
     def _move(self, phase: TaskPhase) -> None:
@@ -314,5 +339,7 @@ class TaskMachine(TaskMachineState):
         if self._sampler.needs_losses and self._roster is not None:
             updates = self._collector.with_clients(self._roster.updates)
             self._losses = last_losses(self._losses, updates, self.settings.num_clients)
+        missing, expected = self._collector.lost(() if self._roster is None else self._roster.missing)
+        self._course.add_round(missing, expected, now)
         self._collector = self._roster = None
-        return self._commit(number, now)
+        return self._commit(number, now, missing / expected if expected else 0.0)

@@ -8,40 +8,12 @@ from fedsim.learning.samplers import Losses
 from fedsim.messages import Broadcast, TaskReport
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.suspension import Suspended
+from fedsim.state_machines.task_record import NO_TOTALS, CompletePhase, MetricPairs, Restored, Totals, WriteRoster
 from fedsim.update import Update
 
+__all__ = ["CompletePhase", "MetricPairs", "Restored", "Totals", "WriteRoster"]  # next to what is defined here
+
 # ---------------------------------------------------------------- events
-
-
-@dataclass(frozen=True)
-class Restored:
-    """What was stored of a task when it was resumed; empty for a new one.
-
-    Attributes:
-        committed: the newest committed round; -1: none.
-        counts: examples of each client, once they are fixed.
-        roster: of the round after the committed one, if it was written.
-        kept: the committed rounds whose folders are still there.
-        evaluated: those of them that are evaluated, as far as that is due.
-        saved: those of them that are saved, as far as that is due.
-        testset_parts: the files of the test set that have arrived.
-        completed_phases: the extension phases that are complete, with their answers.
-        waited: for how long the round after the committed one was open, in seconds, while the server ran.
-        absent: (node, why) of the nodes that take no part for now; only a snapshot knows them.
-        losses: that clients had reported up to the committed round, where the sampler needs them.
-    """
-
-    committed: int = -1
-    counts: tuple[int, ...] | None = None
-    roster: WriteRoster | None = None
-    kept: frozenset[int] = frozenset()
-    evaluated: frozenset[int] = frozenset()
-    saved: frozenset[int] = frozenset()
-    testset_parts: frozenset[str] = frozenset()
-    completed_phases: tuple[CompletePhase, ...] = ()
-    waited: float = 0.0
-    absent: tuple[tuple[str, str], ...] = ()
-    losses: Losses = ()
 
 
 @dataclass(frozen=True)
@@ -91,9 +63,10 @@ class Aggregated:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A round's model was tested and the result is recorded."""
+    """A round's model was tested and the result is recorded; `metrics` are those that are one number."""
 
     round: int
+    metrics: MetricPairs = ()
 
 
 @dataclass(frozen=True)
@@ -198,21 +171,6 @@ class SendGlobal:
 
 
 @dataclass(frozen=True)
-class WriteRoster:
-    """Durably write which updates count in `round`, in canonical order, and who is missing, before anything is summed.
-
-    `cohort` is written as well where it does not follow from the plan alone.
-
-    How many examples are behind an update is what the nodes reported before round 1, not what came with the update.
-    """
-
-    round: int
-    updates: tuple[Update, ...]
-    missing: tuple[int, ...]
-    cohort: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class AggregateRound:
     """Have a worker combine the roster's updates into the next model."""
 
@@ -222,10 +180,15 @@ class AggregateRound:
 
 @dataclass(frozen=True)
 class Commit:
-    """Make the round visible with one rename, and project it into the database; `losses` are stored with it."""
+    """Make the round visible with one rename, and project it into the database; `losses`, `totals` are stored with it.
+
+    `missing_share` is the share of the round's examples whose clients were missing.
+    """
 
     round: int
     losses: Losses = ()
+    totals: Totals = NO_TOTALS
+    missing_share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -257,6 +220,21 @@ class Save:
 
 
 @dataclass(frozen=True)
+class KeepBest:
+    """Record that the round's model is the best so far: retention does not remove its checkpoint."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class RemoveCheckpoint:
+    """Remove the checkpoint of a round that was saved as the best one, now that a better one is saved."""
+
+    round: int
+    better: int
+
+
+@dataclass(frozen=True)
 class ClearModel:
     """Remove the round's folder: nothing needs it any more."""
 
@@ -265,10 +243,11 @@ class ClearModel:
 
 @dataclass(frozen=True)
 class SendFinal:
-    """Send the final model to the node."""
+    """Send the final model to the node: that of the round `released`; None: of the last one, `round`."""
 
     node: str
     round: int
+    released: int | None = None
 
 
 @dataclass(frozen=True)
@@ -279,15 +258,6 @@ class RequestAnswer:
     phase: str
     round: int
     content: str = "{}"
-
-
-@dataclass(frozen=True)
-class CompletePhase:
-    """Durably record that an extension phase is complete, with its answers as (node, JSON); it is not repeated."""
-
-    phase: str
-    round: int
-    answers: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -313,6 +283,8 @@ class Finish:
     reason: str
     stopped_nodes: tuple[str, ...] = ()  # are sent a stop
     awaiting_final: tuple[str, ...] = ()  # are sent the final model after the end
+    released: int | None = None  # the round whose model is the final one; None: the last
+    warning: str = ""  # what everyone who uses the result has to know
 
 
 Action = (
@@ -327,6 +299,8 @@ Action = (
     | DiscardUpdate
     | EvaluateRound
     | Save
+    | KeepBest
+    | RemoveCheckpoint
     | ClearModel
     | SendFinal
     | RequestAnswer

@@ -8,6 +8,7 @@ from fedsim.errors import SuspendReason
 from fedsim.learning.common_scale import scaling_phases
 from fedsim.learning.samplers import make_sampler
 from fedsim.state_machines.committed_models import CommittedModels
+from fedsim.state_machines.course import TaskCourse
 from fedsim.state_machines.final_delivery import FinalDelivery
 from fedsim.state_machines.participants import Participants
 from fedsim.state_machines.phases import ExtensionPhase, PhaseRunner, TaskPhase
@@ -35,11 +36,21 @@ class TaskMachineState:
         self.restored = restored
         self.suspended: SuspendReason | None = None
         self.committed = restored.committed
+        self._course = TaskCourse(plan, restored)
+        self._ending = self._course.reason_to_end(restored.committed)
         self.phase = TaskPhase.CLOSING if self._trained else TaskPhase.PREPARING
         self._trigger = TaskStarted.__name__
         asked = {phase.name for phase in scaling_phases(plan.data_schema)}
         scaled = self.committed > 0 or asked <= {done.phase for done in restored.completed_phases}
-        self._models = CommittedModels(plan.settings, restored, own_testset=own_testset, scaled=scaled)
+        self._models = CommittedModels(
+            plan.settings,
+            restored,
+            own_testset=own_testset,
+            scaled=scaled,
+            best=self._course.best,
+            continued_after=plan.continued_after or 0,
+        )
+        self._models.last = self.last_round
         self._participants = Participants(plan, restored.counts, dict(restored.absent))
         self._delivery = FinalDelivery()
         self._waited = restored.waited
@@ -133,14 +144,31 @@ class TaskMachineState:
             counts=self.counts,
             kept=frozenset(models.kept),
             evaluated=frozenset(models.evaluated & models.kept),
-            saved=frozenset(models.saved & models.kept),
+            saved=frozenset(models.saved & (models.kept | {models.best})),
             testset_parts=frozenset(self._models.testset_parts),
             completed_phases=self._extensions.completed,
             absent=tuple(sorted(self._participants.absent.items())),
             losses=self._losses,
+            tests=self._course.tests,
+            totals=self._course.totals,
         )
+
+    @property
+    def last_round(self) -> int:
+        """The last round: as set, or the one with which the task ends early."""
+        return self.committed if self._ending else self.settings.num_rounds
+
+    @property
+    def released(self) -> int:
+        """The round whose model is the final one, if the task ends with the newest committed round."""
+        return self._models.released(self.committed)
 
     @property
     def _trained(self) -> bool:
         """Whether the last round is committed: from then on no problem of a node can fail the task."""
-        return self.committed >= self.settings.num_rounds
+        return self.committed >= self.last_round
+
+    @property
+    def _undecided(self) -> bool:
+        """Whether the test of the committed round may end the task."""
+        return self._course.decides and self.committed > 0 and self._models.awaits_evaluation(self.committed)

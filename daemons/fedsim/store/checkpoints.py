@@ -45,6 +45,8 @@ class CheckpointStore:
     def expired(self, *, finished_before: float | None, keep_tasks: int | None) -> list[tuple[Task, Checkpoint]]:
         """The checkpoints that the retention rule removes, of finished tasks only, oldest task first.
 
+        That of a task's best round stays.
+
         Args:
             finished_before: remove the checkpoints of tasks that finished before this time; None: no limit of age.
             keep_tasks: of the finished tasks that still have a checkpoint, keep those of this many that finished last;
@@ -69,6 +71,7 @@ class CheckpointStore:
                     .where(checkpoints.c.task == task.number, checkpoints.c.removed_at.is_(None))
                     .order_by(checkpoints.c.round)
                 ).mappings()
+                if row["round"] != task.best.get("round")
             ]
 
     def mark_removed(self, number: int, round_number: int, *, why: str, now: float) -> None:

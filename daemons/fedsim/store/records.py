@@ -45,6 +45,11 @@ LEGAL_MOVES: dict[TaskState, frozenset[TaskState]] = {
 }
 
 
+def done_rounds(settings: TaskSettings, newest: int) -> int:
+    """The rounds of a completed task whose `newest` is recorded: one that ended early has fewer than were set."""
+    return min(newest or settings.num_rounds, settings.num_rounds)
+
+
 class UserRole(StrEnum):
     """The permissions of a user."""
 
@@ -123,7 +128,8 @@ class Task:
     (`first_client`, `num_clients`), the rounds that chose some of them (`rounds`) and those that went on without some
     of these (`rounds_missing`), the updates that were expected (`expected`) and those that did not count (`missing`).
     `resume_*`: see `Resumable`. `repeats`: the number of the task that is run again, whose plan is taken if it fits.
-    `initial`: what its first model comes from; None: the model's own initialisation.
+    `initial`: what its first model comes from; None: the model's own initialisation. `best`: the `round` that is the
+    best so far by the `metric` that the task keeps, with its `value`. `warning`: what users of its result have to know.
     """
 
     number: int
@@ -154,6 +160,8 @@ class Task:
     resume_problem: str | None = None
     repeats: int | None = None
     initial: InitialModel | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+    warning: str | None = None
 
     @property
     def lost_clients(self) -> bool:
@@ -190,7 +198,8 @@ class RoundRecord:
 
     `metrics` and `class_metrics` (a value for each class) come from the test, and are empty where the round was not
     tested; `train_metrics` come from the clients. `seconds` holds the length of each phase, `missing` the clients that
-    did not respond or were left out, `digest` the global model's blake3. `screening` is what the task's screening found
+    did not respond or were left out, `missing_share` the share of the round's examples that those have who did not
+    respond, `digest` the global model's blake3. `screening` is what the task's screening found
     of each update, see `learning.screenings.Screened`.
     """
 
@@ -207,6 +216,7 @@ class RoundRecord:
     metrics: MetricValues = field(default_factory=dict)
     class_metrics: ClassValues = field(default_factory=dict)
     screening: tuple[dict[str, Any], ...] = ()
+    missing_share: float | None = None
 
     @property
     def tested(self) -> bool:

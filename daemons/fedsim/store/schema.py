@@ -251,6 +251,8 @@ tasks = Table(
     Column("repeats", Integer),  # no foreign key: that task may be deleted
     Column("plan", Json),
     Column("initial", InitialJson),
+    Column("best", JsonDict),
+    Column("warning", LongText),
     Index(None, "user_id", "submission", unique=True),
     sqlite_autoincrement=True,  # numbers are never reused, even after a task was deleted
     **OPTIONS,
@@ -280,6 +282,7 @@ rounds = Table(
     Column("metrics", JsonDict),
     Column("class_metrics", JsonDict),
     Column("screening", JsonTuple),
+    Column("missing_share", Real),
     **OPTIONS,
 )
 

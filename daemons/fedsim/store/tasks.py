@@ -17,7 +17,7 @@ from fedsim.initial import InitialModel
 from fedsim.settings import TaskSettings
 from fedsim.store.connections import Database
 from fedsim.store.queue import pending_in_order
-from fedsim.store.records import FINISHED, LEGAL_MOVES, UNFINISHED, Progress, Resumable, Task, TaskState
+from fedsim.store.records import FINISHED, LEGAL_MOVES, UNFINISHED, Progress, Resumable, Task, TaskState, done_rounds
 from fedsim.store.rows import to_record, to_values
 from fedsim.store.schema import events, tasks, users
 
@@ -206,12 +206,14 @@ class TaskStore:
         digest: str | None = None,
         resumable: Resumable | None = None,
         num_rounds: int | None = None,
+        warning: str = "",
     ) -> bool:
         """Move the task to `state` if LEGAL_MOVES allows it; returns whether it was moved.
 
-        `num_rounds` are those that a task has which could not be continued; None: they stay.
+        `num_rounds` are those that a task has which could not be continued; None: they stay. `warning`: what users of
+        its result have to know.
         """
-        values: dict[str, Any] = {"reason": reason}
+        values: dict[str, Any] = {"reason": reason, **({"warning": warning} if warning else {})}
         if resumable is not None:
             values |= {f"resume_{name}": getattr(resumable, name) for name in ("uid", "round", "problem")}
         if digest is not None:
@@ -241,11 +243,11 @@ class TaskStore:
         """Let a completed task wait again, for `rounds` more; False if it cannot be continued."""
         with self._database.writing() as connection:
             which = tasks.c.number == number
-            settings = connection.scalar(select(tasks.c.settings).where(which).with_for_update())
-            if settings is None:
+            chosen = select(tasks.c.settings, tasks.c.round).where(which)
+            if (row := connection.execute(chosen.with_for_update()).one_or_none()) is None:
                 return False
-            longer = settings.model_copy(update={"num_rounds": settings.num_rounds + rounds})
-            changes = {"settings": longer, "digest": None}
+            longer = row.settings.model_copy(update={"num_rounds": done_rounds(row.settings, row.round) + rounds})
+            changes = {"settings": longer, "digest": None, "warning": None}
             return _wait_again(connection, number, {TaskState.COMPLETED}, changes)
 
     def start_over(self, uid: str, new_uid: str) -> bool:
@@ -317,6 +319,11 @@ class TaskStore:
         with self._database.reading() as connection:
             found: dict[str, Any] | None = connection.scalar(select(tasks.c.plan).where(tasks.c.number == number))
             return found
+
+    def set_best(self, uid: str, best: Mapping[str, Any]) -> None:
+        """Record which round is the best so far."""
+        with self._database.writing() as connection:
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(best=dict(best)))
 
     def set_notes(self, uid: str, notes: tuple[str, ...]) -> None:
         """Record the remarks on the task's data and course."""

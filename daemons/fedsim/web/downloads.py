@@ -21,7 +21,16 @@ from fedsim.web.request import WebRequest
 from fedsim.web.views import plain, task_json
 
 BLOCK_ROUNDS = 1000
-CSV_COLUMNS = ("num_examples", "cohort_size", "missing", "bytes_sent", "bytes_received", "finished_at", "digest")
+CSV_COLUMNS = (
+    "num_examples",
+    "cohort_size",
+    "missing",
+    "missing_share",
+    "bytes_sent",
+    "bytes_received",
+    "finished_at",
+    "digest",
+)
 
 
 def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:

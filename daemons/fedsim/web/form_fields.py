@@ -55,6 +55,8 @@ _STATISTICS = (
 )
 _DEVICES = (("auto", tr("auto – a GPU if available")), ("cpu", tr("CPU")), ("cuda", tr("GPU (CUDA)")))
 
+_FINAL_MODELS = (("last", tr("of the last round")), ("best", tr("of the best round")))
+
 
 def _limits(name: str) -> tuple[str, str]:
     """The bounds of a number, from the settings' schema, for validation in the browser."""
@@ -212,6 +214,28 @@ def form_groups() -> tuple[Group, ...]:
                 _number(
                     "save_every", tr("Save every"), tr("Rounds between two checkpoints; the last is always saved.")
                 ),
+                FormField(
+                    "stop_when",
+                    tr("Stop when"),
+                    tr(
+                        "Ends the task before its last round, after a test: “accuracy >= 0.97”, “patience 10 loss” (10 "
+                        "tests without a better value), “time 3600” (seconds); several with commas. Can be empty."
+                    ),
+                    kind="text",
+                ),
+                FormField(
+                    "keep_best",
+                    tr("Keep the best by"),
+                    tr("A metric, such as accuracy: the best tested round stays saved. Can be empty."),
+                    kind="text",
+                ),
+                FormField(
+                    "final_model",
+                    tr("Final model"),
+                    tr("The model that the nodes receive at the end."),
+                    kind="menu",
+                    choices=_FINAL_MODELS,
+                ),
             ),
         ),
         Group(
@@ -243,6 +267,11 @@ def form_groups() -> tuple[Group, ...]:
                     "min_responses",
                     tr("Minimum responses"),
                     tr("Share of the cohort that must respond before the deadline."),
+                ),
+                _number(
+                    "max_missing_share",
+                    tr("Missing examples"),
+                    tr("A task whose rounds lacked more than this share (0–1) of their examples ends with a warning."),
                 ),
                 _number(
                     "round_timeout_seconds",

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from fedsim.log import get_logger
 from fedsim.settings import MOST_ROUNDS, TaskSettings
-from fedsim.store.records import Event, Task, TaskState
+from fedsim.store.records import Event, Task, TaskState, done_rounds
 from fedsim.store.tasks import TooManyTasks
 from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault, not_found
@@ -146,11 +146,12 @@ def continue_task(request: WebRequest, number: int, rounds: object) -> Task:
     """
     task = task_of(request, number)
     wanted = int(rounds) if isinstance(rounds, str) and _DIGITS.fullmatch(rounds.strip()) else rounds
-    most = MOST_ROUNDS - task.settings.num_rounds
+    done = done_rounds(task.settings, task.round)
+    most = MOST_ROUNDS - done
     if not isinstance(wanted, int) or isinstance(wanted, bool) or not 1 <= wanted <= most:
         problem = tr("Give the further rounds as a whole number from 1 to %(most)s.", most=most)
         raise Fault(422, problem, problems={"rounds": problem})
-    _check_size(request, task.settings.model_copy(update={"num_rounds": task.settings.num_rounds + wanted}))
+    _check_size(request, task.settings.model_copy(update={"num_rounds": done + wanted}))
     if request.store.tasks.unfinished_of(task.user_id) >= request.site.config.max_unfinished_tasks:
         raise _too_many(request)
     if not request.store.tasks.request_continue(number, wanted):

@@ -36,6 +36,7 @@ PHASES: dict[str, Text] = {
     "preparing": tr("preparing"),
     "training": tr("training"),
     "aggregating": tr("aggregating"),
+    "evaluating": tr("testing"),
     "closing": tr("closing"),
     "ended": tr("ended"),
     "waiting": tr("waiting"),

@@ -11,12 +11,13 @@ import click
 from fedsim.cli.api import ApiClient, Json
 from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
-from fedsim.cli.output import NONE, Output, moment, number, size
+from fedsim.cli.output import NONE, Output, moment, number, share, size
 
 ROUND_COLUMNS = (
     "num_examples",
     "cohort_size",
     "missing",
+    "missing_share",
     "bytes_sent",
     "bytes_received",
     "finished_at",
@@ -50,13 +51,23 @@ def _measured(record: Json) -> Json:
 def rounds_table(out: Output, task: Json, found: list[Json]) -> None:
     """Show rounds of the task as a table."""
     names = in_order((name for record in found for name in _measured(record)), task)
-    columns = ["round", *map(metric_name, names), "examples", "missing", "seconds", "sent", "received"]
+    columns = [
+        "round",
+        *map(metric_name, names),
+        "examples",
+        "missing",
+        "missing examples",
+        "seconds",
+        "sent",
+        "received",
+    ]
     rows = [
         [
             record["round"],
             *(metric_text(name, _measured(record).get(name), task) for name in names),
             record["num_examples"],
             f"{len(record['missing'])} of {record['cohort_size']}" if record["missing"] else NONE,
+            share(record["missing_share"]) if record["missing_share"] else NONE,
             number(record["seconds"].get("all", sum(record["seconds"].values())), 3),
             size(record["bytes_sent"]),
             size(record["bytes_received"]),

@@ -10,7 +10,7 @@ import click
 from fedsim.cli.api import ApiClient, Json, Rejected
 from fedsim.cli.commands.listings import rounds_table
 from fedsim.cli.commands.watch import hint_at_download, outcome_code, watch_task
-from fedsim.cli.follow import Snapshot
+from fedsim.cli.follow import Snapshot, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
@@ -112,7 +112,7 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
         settings["title"] or NONE,
         settings["model"],
         settings["dataset"],
-        task.state,
+        f"{task.state}, WARNING" if record["warning"] else task.state,
         f"{task.rounds_done}/{task.num_rounds}",
         task.headline if record["metrics"] else NONE,
         task.time_left.removeprefix("about ").removesuffix(" left") or NONE,
@@ -140,6 +140,13 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     else:
         done = f"round {snapshot.rounds_done} of {snapshot.num_rounds}, {snapshot.metrics}"
         out.say(", ".join(part for part in (snapshot.state, done, snapshot.activity, snapshot.time_left) if part))
+    if record["warning"]:
+        out.say(f"WARNING: {record['warning']}")
+    if best := record["best"]:
+        value = metric_text(best["metric"], best["value"], record)
+        out.say(
+            f"best round so far by {metric_name(best['metric'])}: {best['round']} ({value}); its checkpoint is kept"
+        )
     times = {"submitted": "created_at", "started": "started_at", "finished": "finished_at"}
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:

@@ -63,6 +63,8 @@ def watch_task(api: ApiClient, out: Output, number: int, retry_seconds: float = 
     if last is None:  # unreachable: `follow` ends only after a finished task
         raise AssertionError
     out.say(last.outcome)
+    if last.record["warning"]:
+        out.say(f"WARNING: {last.record['warning']}")
     return last
 
 
