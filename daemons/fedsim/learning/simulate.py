@@ -29,16 +29,14 @@ from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
-from fedsim.learning.decisions import Decisions
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
-from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.forked import ForkedTrainers
 from fedsim.learning.metrics import ClassValues, MetricValues
 from fedsim.learning.models import Model
-from fedsim.learning.networks import load_vector, task_network
+from fedsim.learning.networks import task_network
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner, make_partition
@@ -53,6 +51,7 @@ from fedsim.learning.simulated_start import (
     states_in_memory,
     states_of,
 )
+from fedsim.learning.simulated_tests import SimulatedTests
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
@@ -223,7 +222,7 @@ def simulate(
     network.model.to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
-    decisions = Decisions(settings, components.objective, rounds, resume.best if resume else None)
+    tests = SimulatedTests(settings, components.objective, network, test, rounds, resume.best if resume else None)
 
     def record(
         round_number: int,
@@ -232,10 +231,7 @@ def simulate(
         train_loss: float | None,
         screened: tuple[Screened, ...] = (),
     ) -> None:
-        tested = Evaluation(0, {}, {})
-        if test is not None and (round_number % settings.evaluate_every == 0 or round_number == settings.num_rounds):
-            load_vector(network.model, vector, network.roles)
-            tested = evaluate(network.model, test, objective=components.objective)
+        tested = tests.run(round_number, vector)
         result = RoundResult(
             round_number,
             model_digest(vector),
@@ -246,7 +242,6 @@ def simulate(
             screened,
         )
         rounds.append(result)
-        decisions.add(round_number, tested.metrics, vector)
         if on_round:
             on_round(result)
 
@@ -270,7 +265,7 @@ def simulate(
             (resume.client_states, resume.sender_states) if resume else ({}, {}),
             network.roles.kept_size,
         )
-        for round_number in range(rounds[-1].round + 1, settings.num_rounds + 1):
+        for round_number in tests.rounds_after(rounds[-1].round):
             # 1. Who trains, where, in which pieces.
             cohort = components.sampler.draw_known(
                 settings.seed, round_number, settings.num_clients, settings.cohort_size, Known(sizes, losses)
@@ -306,8 +301,6 @@ def simulate(
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
-            if decisions.reason_to_end:
-                break
     return SimulationResult(
         vector,
         state,
@@ -315,6 +308,6 @@ def simulate(
         states_of(kept[0]),
         states_of(kept[1]),
         losses,
-        ended=decisions.reason_to_end,
-        best=decisions.best,
+        ended=tests.reason_to_end,
+        best=tests.best,
     )
