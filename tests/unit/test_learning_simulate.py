@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor, nn
 
 from fedsim.errors import BadInput
-from fedsim.learning.aggregate import aggregate
+from fedsim.learning.aggregate import aggregate, model_digest
 from fedsim.learning.engines import ClientTrainer
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -223,3 +223,32 @@ def test_the_parts_of_strategies_combine_freely(rule: str, step: str) -> None:
     alone = [simulate(_settings(strategy=name), _data(), chunk_clients=2) for name in ("fedprox", "median", "fedavgm")]
     assert one.digest not in {result.digest for result in alone}
     assert sorted(one.state) == (["momentum"] if step else [])
+
+
+def test_a_task_that_a_condition_ends_has_the_rounds_of_the_whole_one_up_to_there() -> None:
+    whole = simulate(_settings(evaluate_every=1), _data())
+    accuracy = [result.metrics["accuracy"] for result in whole.rounds]
+    most = max(value for value in accuracy[1:4] if value is not None)
+    last = accuracy.index(most, 1)
+    short = simulate(_settings(evaluate_every=1, stop_when=f"accuracy >= {most!r}"), _data())
+    assert short.rounds == whole.rounds[: last + 1]
+    assert short.ended == f"accuracy is {most:.6g}, which meets `accuracy >= {most!r}`"
+    assert whole.ended == ""
+
+
+def test_the_best_model_is_that_of_the_first_round_with_the_best_value() -> None:
+    result = simulate(_settings(evaluate_every=1, keep_best="loss"), _data())
+    losses = {tested.round: tested.metrics["loss"] for tested in result.rounds[1:]}
+    assert result.best is not None
+    number, vector = result.best
+    assert number == min(losses, key=lambda tested: losses[tested] or 0.0)
+    assert model_digest(vector) == result.rounds[number].digest
+
+
+def test_what_was_before_a_continuation_is_the_best_but_does_not_end_it() -> None:
+    settings = _settings(evaluate_every=1, keep_best="loss", stop_when="patience 2 loss")
+    half = simulate(settings.model_copy(update={"num_rounds": 2}), _data())
+    full = simulate(settings, _data(), resume=half)
+    assert full.best is not None
+    assert full.rounds[:3] == half.rounds
+    assert len(full.rounds) > 3

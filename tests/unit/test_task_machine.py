@@ -55,6 +55,11 @@ def digest(*parts: object) -> str:
     return blake2b(repr(parts).encode(), digest_size=32).hexdigest()
 
 
+def scores(model: str) -> on_server.MetricPairs:
+    """The metrics of a model: as good as any, and the same for the same model."""
+    return (("loss", 1.0), ("accuracy", int(model[:8], 16) / 2**32))
+
+
 SETTINGS = TaskSettings(
     num_clients=12, fraction_train=0.5, num_rounds=6, evaluate_every=2, save_every=3, round_timeout_seconds=600
 )
@@ -73,9 +78,13 @@ class ServerDisk:
     evaluated: set[int] = field(default_factory=set)
     saved: set[int] = field(default_factory=set)
     testset: set[str] = field(default_factory=set)
+    tests: dict[int, on_server.MetricPairs] = field(default_factory=dict)
+    totals: on_server.Totals = field(default_factory=on_server.Totals)
+    best: int | None = None
     outcome: on_server.Finish | None = None
 
-    def commit(self, number: int) -> None:
+    def commit(self, number: int, totals: on_server.Totals) -> None:
+        self.totals = totals
         self.models[number] = self.made.pop(number)
         self.rosters.pop(number, None)
 
@@ -142,7 +151,8 @@ class World:
             do()
         assert self.disk.outcome is not None
         assert self.disk.outcome.outcome == "completed", self.disk.outcome.reason
-        return self.disk.models[self.plan.settings.num_rounds]
+        released = self.disk.outcome.released
+        return self.disk.models[max(self.disk.models) if released is None else released]
 
     def crash(self, host: str) -> None:
         self.crashes += 1
@@ -159,7 +169,7 @@ class World:
         backup = copy.deepcopy(self.disk)
 
         def restore() -> None:
-            if max(self.disk.models, default=-1) < self.plan.settings.num_rounds:
+            if max(self.disk.models, default=-1) < self.server.last_round:
                 self.disk = backup
                 self.crash("server")
 
@@ -184,6 +194,8 @@ class World:
             evaluated=frozenset(disk.evaluated),
             saved=frozenset(disk.saved),
             testset_parts=frozenset(disk.testset),
+            tests=tuple(sorted(disk.tests.items())),
+            totals=disk.totals,
         )
         self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.actions = ActionQueue(self.do)
@@ -238,8 +250,8 @@ class World:
             case on_server.SendGlobal(name, number, broadcast):
                 model = disk.models[number - 1]
                 self.message(lambda: self.node_got(name, number, broadcast, model))
-            case on_server.SendFinal(name, number):
-                model = disk.models[number]
+            case on_server.SendFinal(name, number, released):
+                model = disk.models[number if released is None else released]
                 final = Broadcast(used_through=number, final=True)
                 self.message(lambda: self.node_got(name, number + 1, final, model))
             case on_server.WriteRoster(number):
@@ -254,26 +266,41 @@ class World:
                 self.worker(on_server.Aggregated(number, finite=True), lambda: disk.made.update({number: made}))
             case on_server.Commit(number):
                 assert number == max(disk.models, default=-1) + 1, "rounds are committed in order, once"
-                self.store("server", self.actions, lambda: disk.commit(number))
+                self.store("server", self.actions, lambda: disk.commit(number, action.totals))
             case on_server.ClearUpdates(through):
                 disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
             case on_server.DiscardUpdate(update):
                 disk.updates.pop((update.base_round, update.chunk, update.client), None)
             case on_server.EvaluateRound(number):
-                assert disk.testset == {"data", "label"}
-                assert number not in disk.evaluated
-                assert number in disk.models, "the model must still be there"
-                self.worker(on_server.Evaluated(number), lambda: disk.evaluated.add(number))
+                self.evaluate(number)
             case on_server.Save(number):
                 assert number in disk.models
                 if number % self.plan.settings.evaluate_every == 0 or number == self.plan.settings.num_rounds:
                     assert number in disk.evaluated, "a checkpoint contains its metrics"
                 self.worker(on_server.Saved(number), lambda: disk.saved.add(number))
+            case on_server.KeepBest(number):
+                disk.best = number
+            case on_server.RemoveCheckpoint(number, better):
+                assert better in disk.saved, "the better one is saved first"
+                disk.saved.discard(number)
             case on_server.ClearModel(number):
                 assert number != max(disk.models)
                 del disk.models[number]
             case on_server.Finish():
                 self.store("server", self.actions, lambda: setattr(disk, "outcome", action))
+
+    def evaluate(self, number: int) -> None:
+        disk = self.disk
+        assert disk.testset == {"data", "label"}
+        assert number not in disk.evaluated
+        assert number in disk.models, "the model must still be there"
+        metrics = scores(disk.models[number])
+
+        def record() -> None:
+            disk.evaluated.add(number)
+            disk.tests[number] = metrics
+
+        self.worker(on_server.Evaluated(number, metrics), record)
 
     def update_came(self, update: Update) -> None:
         if self.disk.outcome is None:
@@ -444,7 +471,14 @@ def continuing(settings: TaskSettings, after: int, seed: int, *, faults: float) 
     world = World(settings, seed, faults=faults)
     world.plan = world.plan.model_copy(update={"resumes": "f" * 32, "continued_after": after})
     done = half.disk
-    world.disk = ServerDisk(counts=done.counts, models={after: model}, evaluated=done.evaluated, saved=done.saved)
+    world.disk = ServerDisk(
+        counts=done.counts,
+        models={after: model},
+        evaluated=done.evaluated,
+        saved=done.saved,
+        tests=done.tests,
+        totals=done.totals,
+    )
     return world
 
 
