@@ -76,6 +76,7 @@ class DataSetInfo(Message):
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     num_train: Count
     num_test: Count
+    num_held_out: Count = Field(0, description="On which the node tests models itself: its validation or test examples")
     feature_shape: FeatureShape
     num_classes: Classes
     share_test: bool = False
@@ -90,7 +91,7 @@ class DataSetInfo(Message):
         if self.guard is None:
             return self
         guard = self.guard.model_copy(update={"num_blocks": rounded(self.guard.num_blocks)})
-        counts = {"num_train": rounded(self.num_train), "num_test": rounded(self.num_test)}
+        counts = {name: rounded(getattr(self, name)) for name in ("num_train", "num_test", "num_held_out")}
         return self.model_copy(update={"guard": guard, **counts})
 
 

@@ -106,6 +106,10 @@ class TaskSettings(BaseModel):
     attack_options: OptionValues = Field({}, description="Options of the attack")
     evaluate_every: int = Field(5, ge=1, le=100_000, description="Rounds between two tests on the test set")
     save_every: int = Field(20, ge=1, le=100_000, description="Rounds between two checkpoints")
+    evaluation: Literal["server", "nodes", "both"] = Field(
+        "server",
+        description="Where models are tested: on the server's test set, on each node's own held-out examples, or both",
+    )
     stop_when: Annotated[tuple[str, ...], Field(max_length=MAX_CONDITIONS), BeforeValidator(_split)] = Field(
         (),
         description="Ends the task after a tested round where one of these holds: `accuracy >= 0.97` (any metric of "

@@ -88,6 +88,8 @@ IDS = {
     Kind.MEASURE: FileId(kind=Kind.MEASURE, task=TASK),
     Kind.REQUEST: FileId(kind=Kind.REQUEST, task=TASK, round=0, phase="statistics"),
     Kind.ANSWER: FileId(kind=Kind.ANSWER, task=TASK, round=0, phase="statistics"),
+    Kind.EVALUATE: FileId(kind=Kind.EVALUATE, task=TASK, round=2),
+    Kind.METRICS: FileId(kind=Kind.METRICS, task=TASK, round=2),
 }
 FORBIDDEN = [
     (sender, to, kind)

@@ -20,6 +20,7 @@ INFO = DataSetInfo(
     digest="a" * 64,
     num_train=600,
     num_test=100,
+    num_held_out=100,
     feature_shape=(28, 28),
     num_classes=10,
     share_test=True,

@@ -19,6 +19,7 @@ import pytest
 from plugin_support import INFO, UID, all_plugins, attempt, chosen_plugins, hello, planned, plugin
 
 from fedsim.config import ClientConfig
+from fedsim.evaluation import Estimate, EvaluationReport, combine
 from fedsim.messages import Assignment, Broadcast, TaskReport, Uplink
 from fedsim.settings import TaskSettings
 from fedsim.state_machines import node_events as on_node
@@ -60,6 +61,13 @@ def scores(model: str) -> on_server.MetricPairs:
     return (("loss", 1.0), ("accuracy", int(model[:8], 16) / 2**32))
 
 
+def tested_by(node: str, number: int, model: str) -> EvaluationReport:
+    """What a node reports of a model."""
+    accuracy = dict(scores(digest(model, node)))["accuracy"]
+    metrics = {"accuracy": Estimate(value=accuracy)}
+    return EvaluationReport(task=UID, node=node, round=number, num_examples=100, metrics=metrics)
+
+
 SETTINGS = TaskSettings(
     num_clients=12, fraction_train=0.5, num_rounds=6, evaluate_every=2, save_every=3, round_timeout_seconds=600
 )
@@ -81,6 +89,8 @@ class ServerDisk:
     tests: dict[int, on_server.MetricPairs] = field(default_factory=dict)
     totals: on_server.Totals = field(default_factory=on_server.Totals)
     best: int | None = None
+    reports: dict[tuple[int, str], EvaluationReport] = field(default_factory=dict)
+    node_tests: dict[int, on_server.RecordNodeTests] = field(default_factory=dict)
     outcome: on_server.Finish | None = None
 
     def commit(self, number: int, totals: on_server.Totals) -> None:
@@ -94,6 +104,7 @@ class NodeDisk:
     assignment: Assignment | None = None
     globals: dict[int, tuple[Broadcast, str]] = field(default_factory=dict)
     updates: dict[tuple[int, int, int | None], str] = field(default_factory=dict)
+    orders: dict[int, str] = field(default_factory=dict)
     final: str | None = None
 
 
@@ -196,10 +207,13 @@ class World:
             testset_parts=frozenset(disk.testset),
             tests=tuple(sorted(disk.tests.items())),
             totals=disk.totals,
+            node_tested=frozenset(disk.node_tests),
         )
         self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.actions = ActionQueue(self.do)
         self.serve(lambda: self.server.begin(self.now))
+        for report in list(disk.reports.values()):
+            self.told(on_server.NodeTested(report))
         for update in list(disk.updates.values()):
             self.told(on_server.UpdateArrived(update))
 
@@ -278,16 +292,23 @@ class World:
                 if number % self.plan.settings.evaluate_every == 0 or number == self.plan.settings.num_rounds:
                     assert number in disk.evaluated, "a checkpoint contains its metrics"
                 self.worker(on_server.Saved(number), lambda: disk.saved.add(number))
-            case on_server.KeepBest(number):
-                disk.best = number
-            case on_server.RemoveCheckpoint(number, better):
-                assert better in disk.saved, "the better one is saved first"
-                disk.saved.discard(number)
+            case on_server.OrderEvaluation() | on_server.RecordNodeTests() | on_server.DiscardReport():
+                self.have_nodes_test(action)
+            case on_server.KeepBest() | on_server.RemoveCheckpoint():
+                self.keep(action)
             case on_server.ClearModel(number):
                 assert number != max(disk.models)
                 del disk.models[number]
             case on_server.Finish():
                 self.store("server", self.actions, lambda: setattr(disk, "outcome", action))
+
+    def keep(self, action: on_server.KeepBest | on_server.RemoveCheckpoint) -> None:
+        match action:
+            case on_server.KeepBest(number):
+                self.disk.best = number
+            case on_server.RemoveCheckpoint(number, better):
+                assert better in self.disk.saved, "the better one is saved first"
+                self.disk.saved.discard(number)
 
     def evaluate(self, number: int) -> None:
         disk = self.disk
@@ -301,6 +322,44 @@ class World:
             disk.tests[number] = metrics
 
         self.worker(on_server.Evaluated(number, metrics), record)
+
+    def have_nodes_test(
+        self, action: on_server.OrderEvaluation | on_server.RecordNodeTests | on_server.DiscardReport
+    ) -> None:
+        disk = self.disk
+        match action:
+            case on_server.OrderEvaluation(name, number):
+                model = disk.models[number]
+                self.message(lambda: self.order_came(name, number, model))
+            case on_server.DiscardReport(name, number):
+                disk.reports.pop((number, name), None)
+            case on_server.RecordNodeTests(number, reports):
+                assert number in disk.models, "the model must still be there"
+                for report in reports:  # the files must still be there
+                    assert disk.reports[number, report.node] == report
+
+                def record() -> None:
+                    assert number not in disk.node_tests, "the tests of a round are recorded once"
+                    disk.node_tests[number] = action
+                    if self.plan.settings.evaluation == "nodes":
+                        mean = combine({report.node: report for report in reports}, {})["mean"]
+                        disk.tests[number] = tuple((name, value) for name, (value, _, _) in mean.items())
+                        disk.evaluated.add(number)
+                    disk.reports = {key: report for key, report in disk.reports.items() if key[0] != number}
+
+                self.store("server", self.actions, record)
+
+    def report_came(self, report: EvaluationReport) -> None:
+        self.node_disks[report.node].orders.pop(report.round, None)  # it was delivered
+        if self.disk.outcome is None:
+            self.disk.reports.setdefault((report.round, report.node), report)
+            self.told(on_server.NodeTested(report))
+
+    def order_came(self, name: str, number: int, model: str) -> None:
+        disk = self.node_disks[name]
+        if disk.assignment is not None:
+            disk.orders[number] = model
+            self.node_told(name, on_node.EvaluationOrdered(number))
 
     def update_came(self, update: Update) -> None:
         if self.disk.outcome is None:
@@ -332,6 +391,8 @@ class World:
         self.nodes[name] = machine
         self.node_actions[name] = ActionQueue(lambda action: self.node_do(name, action))
         self.node_actions[name].add(machine.begin)
+        for number in disk.orders:
+            self.node_told(name, on_node.EvaluationOrdered(number))
         if newest is not None:
             self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
 
@@ -384,6 +445,11 @@ class World:
                     self.node_told(name, on_node.WorkersIdle(1))
 
                 self.alive(name, self.random.uniform(0.5, 5), trained)
+            case on_node.TestModel(number):
+                self.test_model(name, number)
+            case on_node.SendReport(_, content):
+                report = EvaluationReport.model_validate_json(content)
+                self.message(lambda report=report: self.report_came(report))
             case on_node.SendUpdates(number, chunk_id):
                 for key in [key for key in disk.updates if key[:2] == (number, chunk_id)]:
                     update = came(name, *key, digest=disk.updates[key])
@@ -406,8 +472,20 @@ class World:
                     disk.assignment = None
                     disk.globals.clear()
                     disk.updates.clear()
+                    disk.orders.clear()
 
                 self.store(name, self.node_actions[name], clear)
+
+    def test_model(self, name: str, number: int) -> None:
+        model = self.node_disks[name].orders.get(number, "")
+
+        def tested() -> None:
+            if model:  # otherwise its report was delivered in the meantime
+                content = tested_by(name, number, model).model_dump_json()
+                self.node_told(name, on_node.ModelTested(number, content))
+            self.node_told(name, on_node.WorkersIdle(1))
+
+        self.alive(name, self.random.uniform(0.5, 5), tested)
 
     def testset_came(self, name: str, part: str) -> None:
         self.disk.testset.add(part)

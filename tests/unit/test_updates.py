@@ -10,7 +10,7 @@ import pytest
 from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.messages import read_message
-from fedsim.server.task_jobs import received_update
+from fedsim.server.task_arrivals import received_update
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Arrived, Metadata
 from fedsim.spool.npy import hash_file, open_vector

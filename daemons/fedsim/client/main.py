@@ -57,7 +57,7 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
         "metrics",
         "owner_socket",
     )
-    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.MEASURE, Kind.REQUEST, Kind.STOP)
+    received_kinds = (Kind.INITPARAM, Kind.GLOBALPARAM, Kind.MEASURE, Kind.REQUEST, Kind.EVALUATE, Kind.STOP)
     serves_while_suspended = True
 
     def setup(self) -> None:
@@ -243,7 +243,8 @@ class ClientDaemon(TaskDaemon[ClientConfig]):
     def files_arrived(self, items: list[Arrived]) -> None:
         """Start assigned tasks, pass global models to theirs, process stops."""
         if self._inspected is not None:  # before, nothing runs, and then everything is scanned
-            self._scan({item.id.task or "" for item in items if item.id.kind in {Kind.GLOBALPARAM, Kind.REQUEST}})
+            of_tasks = {Kind.GLOBALPARAM, Kind.REQUEST, Kind.EVALUATE}
+            self._scan({item.id.task or "" for item in items if item.id.kind in of_tasks})
             self._meter.scan()
 
     def transfer_ended(self, outcome: Outcome) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 
 from fedsim.client.audit_log import OfferedFile, audit_line
 from fedsim.client.context import NodeContext
+from fedsim.client.model_tests import ModelTests
 from fedsim.client.offer_schedule import OfferSchedule
 from fedsim.client.phase_answers import PhaseAnswers
 from fedsim.client.task_jobs import NodeTaskJobs
@@ -32,7 +33,7 @@ from fedsim.state_machines.policy import beyond_rules
 from fedsim.update import Update
 from fedsim.wire.sender import Outcome, Status
 from fedsim.worker import jobs
-from fedsim.worker.pool import WorkerPool
+from fedsim.worker.evaluation_jobs import HeldOutTested
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         self._jobs = NodeTaskJobs(assignment, context)
         self._events = EventFile(self._jobs.updates)
         self._answers = PhaseAnswers(assignment.task, context)
+        self._tests = ModelTests(assignment.task, context)
         self._offers = OfferSchedule()
         self._telemetry = NodeTaskTelemetry(assignment, context.metrics)
         self._versions: WorkerVersions | None = None
@@ -123,7 +125,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         def read() -> _Stored:
             if refusal is None:
                 log.add(lines)
-                want(self._context.spool, self.uid, {Kind.GLOBALPARAM: None, Kind.REQUEST: None})
+                want(self._context.spool, self.uid, dict.fromkeys((Kind.GLOBALPARAM, Kind.REQUEST, Kind.EVALUATE)))
             return self._read()
 
         def begin(stored: _Stored) -> list[events.Action]:
@@ -137,9 +139,9 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     @contained
     def scan_received(self) -> None:
-        """Process the questions and the newest global model that were received."""
-        for request in self._answers.arrived():
-            self.dispatch(request)
+        """Process the questions, the models to be tested and the newest global model that were received."""
+        for received in (*self._answers.arrived(), *self._tests.arrived()):
+            self.dispatch(received)
         self.in_turn(self._global_arrived)
 
     def _global_arrived(self) -> list[events.Action]:
@@ -192,6 +194,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 clear_file(self._context.spool.path(file, self._node))
             elif file.kind is Kind.ANSWER:
                 self._answers.delivered(file)
+            elif file.kind is Kind.METRICS:
+                self._tests.delivered(file)
         elif file.kind is Kind.TESTSET and outcome.code == "source_missing":
             pass  # it was offered twice, and cleared once the server had it
         elif outcome.status is Status.REFUSED:
@@ -220,6 +224,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self.dispatch(events.Trained(reply.round, reply.chunk))
             case jobs.AnswerMade():
                 self.dispatch(events.Answered(reply.phase, reply.round, json.dumps(reply.content)))
+            case HeldOutTested():
+                self.dispatch(events.ModelTested(reply.round, reply.report.model_dump_json()))
             case jobs.ClientDiverged():
                 self.dispatch(events.TrainingDiverged(reply.round, reply.client))
             case jobs.CheckpointSaved():
@@ -261,6 +267,10 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self.submit(self._answers.job(phase, number))
             case events.SendAnswer(phase, number, content):
                 self._offer([self._answers.answer(phase, number, content)])
+            case events.TestModel(number):
+                self.submit(self._tests.job(number))
+            case events.SendReport(number, content):
+                self._offer([self._tests.report(number, content)])
             case events.TrainChunk(number, chunk):
                 self.submit(self._jobs.train(number, chunk))
             case events.SendUpdates(number, chunk_id):
@@ -306,23 +316,12 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._log.warning("other_version", version=version, problem=problem)
 
     def _load(self) -> None:
-        config = self._context.config
         first = self._jobs.load()
         if first is None:
             self.dispatch(events.Failed(f"there is no data set {self.assignment.settings.dataset} here"))
             return
         assert self._versions is not None  # noqa: S101 - read before the first action
-        self._pool = WorkerPool(
-            [str(number) for number in range(self._jobs.workers)],
-            self._context.fork_servers,
-            self.workers_ready,
-            threads=self.assignment.engine.threads,
-            max_restarts=config.max_worker_restarts,
-            log={"task": self.assignment.number, "node": config.name},
-            version=self._versions.version,
-            on_death=self._context.metrics.worker_restarts.inc,
-            first=first,
-        ).start()
+        self._pool = self._jobs.start_workers(self._versions.version, first, self.workers_ready)
         self.record_versions()
 
     def _offer(self, files: Sequence[OfferedFile]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from fedsim.spool.durable import remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
 from fedsim.worker import jobs
+from fedsim.worker.pool import WorkerPool
 
 GONE: Final = "what its clients kept when it ended is no longer on this node (keep_client_states)"
 
@@ -59,6 +61,21 @@ class NodeTaskJobs:
             installed_memory_bytes=installed_memory() // self.workers,
             guard=self._guard,
         )
+
+    def start_workers(self, version: str, first: jobs.Load, on_ready: Callable[[], None]) -> WorkerPool:
+        """Start the task's workers, of a version of fedsim; each loads the data, and `on_ready` hears of replies."""
+        config = self._context.config
+        return WorkerPool(
+            [str(number) for number in range(self.workers)],
+            self._context.fork_servers,
+            on_ready,
+            threads=self._assignment.engine.threads,
+            max_restarts=config.max_worker_restarts,
+            log={"task": self._assignment.number, "node": config.name},
+            version=version,
+            on_death=self._context.metrics.worker_restarts.inc,
+            first=first,
+        ).start()
 
     def take_states(self) -> str | None:
         """Take over what clients kept in the run that this task resumes; returns why that is not possible."""

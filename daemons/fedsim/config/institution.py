@@ -56,6 +56,9 @@ class Institution(StrictModel):
         [], description="Attacks that a task may study on this node's open data; []: none, null: every installed one"
     )
     min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
+    min_test_examples: int = Field(
+        10, ge=1, description="Minimum number of held-out examples behind metrics that leave the node"
+    )
     min_difference: int = Field(
         20,
         ge=2,

@@ -241,6 +241,9 @@ class DataSetConfig(StrictModel):
     test_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None, description="If there is no test set: share of the examples to hold out, always the same ones"
     )
+    validation_share: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Share of the examples that never train, on which this node tests models; guarded: of blocks"
+    )
 
     @model_validator(mode="before")
     @classmethod

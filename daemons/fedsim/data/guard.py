@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from blake3 import blake3
 
+from fedsim.data.split import is_held_out
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, IntArray
 from fedsim.spool.durable import write_bytes
@@ -41,6 +42,7 @@ class Division:
         secret_digest: of the secret by which they were divided.
         waiting: examples that do not fill a block yet.
         retired: examples whose block lost one.
+        numbers: int64 [num_blocks], by which the blocks are known whatever other blocks there are.
     """
 
     order: IntArray
@@ -48,11 +50,29 @@ class Division:
     secret_digest: str
     waiting: int
     retired: int
+    numbers: IntArray
 
     @property
     def num_blocks(self) -> int:
         """How many whole blocks there are."""
         return len(self.order) // self.size
+
+    def hold_out(self, share: float, name: str) -> tuple[Division, IntArray]:
+        """The division without a share of its blocks, and the indices of the examples in those, for validation.
+
+        Whether a block is held out depends on its number and the node's secret alone: other blocks, and a larger
+        share, change nothing for it. Raises `BadInput` if no block is left on one side.
+        """
+        key = bytes.fromhex(self.secret_digest)
+        digests = [blake3(int(number).to_bytes(8, "little"), key=key).digest(KEY_BYTES) for number in self.numbers]
+        held = is_held_out(digests, share)
+        if held.all() or not held.any():
+            raise BadInput(
+                f"data set {name}: validation_share {share} of {self.num_blocks} blocks leaves none for training or "
+                "validation"
+            )
+        blocks = self.order.reshape(-1, self.size)
+        return replace(self, order=blocks[~held].reshape(-1), numbers=self.numbers[~held]), blocks[held].reshape(-1)
 
     def restrict(self, train: Examples) -> Examples:
         """The examples in whole blocks, block after block."""
@@ -185,7 +205,8 @@ class _StoredBlocks:
             )
         order = inside[np.lexsort((keys[inside], blocks[inside]))]
         waiting, retired = int((blocks == WAITING).sum()), int((blocks == RETIRED).sum())
-        return Division(order, self.size, blake3(self.secret).hexdigest(), waiting, retired)
+        digest, numbers = blake3(self.secret).hexdigest(), blocks[order[:: self.size]]
+        return Division(order, self.size, digest, waiting, retired, numbers)
 
 
 def _row_keys(train: Examples, secret: bytes) -> IntArray:

@@ -16,7 +16,7 @@ from fedsim.data.formats import find_format
 from fedsim.data.guard import extend_division
 from fedsim.data.npz import read_features
 from fedsim.data.schema import array_schema, scale_notes
-from fedsim.data.split import split_off_test
+from fedsim.data.split import hold_out, split_off_test
 from fedsim.data.table import Table
 from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
@@ -42,6 +42,8 @@ def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
         raise BadInput(f"{source}: {error.filename or path} cannot be read: {error.strerror or error}") from error
     if dataset.test is None and config.test_share is not None:
         dataset = split_off_test(dataset, config.test_share, source)
+    if config.validation_share is not None and config.access == "open":
+        dataset = hold_out(dataset, config.validation_share, source)
     _check(dataset, source)
     return dataset if dataset.data_schema is not None else replace(dataset, data_schema=array_schema(dataset))
 
@@ -100,12 +102,16 @@ def inspect_dataset(config: DataSetConfig, folder: Path, guard: tuple[Path, int]
     info = describe(config, dataset)
     if guard is None:
         return info
-    division = extend_division(guard[0], config.name, dataset.train, guard[1])
+    division, num_held_out = extend_division(guard[0], config.name, dataset.train, guard[1]), info.num_held_out
+    if config.validation_share is not None:
+        division, held_out = division.hold_out(config.validation_share, config.name)
+        num_held_out = len(held_out)
     notes = [f"guarded, in blocks of {division.size} examples"]
     if division.retired:
         notes.append("some examples are used no more, because others of their blocks are gone")
     blocks = GuardInfo(secret_digest=division.secret_digest, block_size=division.size, num_blocks=division.num_blocks)
     update = {"guard": blocks, "num_train": len(division.order), "notes": (*notes, *info.notes)[:MAX_NOTES]}
+    update["num_held_out"] = num_held_out
     return info.model_copy(update=update)
 
 
@@ -116,6 +122,7 @@ def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
         digest=dataset_digest(dataset),
         num_train=len(dataset.train),
         num_test=0 if dataset.test is None else len(dataset.test),
+        num_held_out=0 if (held_out := dataset.held_out or dataset.test) is None else len(held_out),
         feature_shape=dataset.feature_shape,
         num_classes=dataset.num_classes,
         share_test=config.share and dataset.test is not None,
@@ -130,7 +137,7 @@ def dataset_digest(dataset: DataSet) -> str:
     digest = blake3(f"classes {dataset.num_classes}\n".encode())
     if kind != "classes":
         digest.update(f"targets {kind}\n".encode())
-    for name, examples in (("train", dataset.train), ("test", dataset.test)):
+    for name, examples in (("train", dataset.train), ("test", dataset.test), ("held out", dataset.held_out)):
         if examples is None:
             continue
         for part, array in (("features", examples.features), ("labels", examples.labels)):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, IntArray
@@ -36,8 +39,37 @@ def split_indices(count: int, test_share: float, source: str) -> tuple[IntArray,
 def split_off_test(dataset: DataSet, test_share: float, source: str) -> DataSet:
     """Move a share of the training examples to a test set; `BadInput` if one side would be empty."""
     train, test = split_indices(len(dataset.train), test_share, source)
-    return replace(dataset, train=_some(dataset.train, train), test=_some(dataset.train, test))
+    return replace(dataset, train=some_examples(dataset.train, train), test=some_examples(dataset.train, test))
 
 
-def _some(examples: Examples, indices: IntArray) -> Examples:
+def hold_out(dataset: DataSet, share: float, source: str) -> DataSet:
+    """Move a share of the training examples to those that are held out for validation.
+
+    Whether an example is held out depends on its own features and label alone: it stays so whatever other examples the
+    file gains or loses, a larger share holds out further ones, and equal examples are on the same side.
+
+    Raises:
+        BadInput: one side would be empty.
+    """
+    train = dataset.train
+    features = np.ascontiguousarray(train.features, train.features.dtype.newbyteorder("<")).reshape(len(train), -1)
+    labels = np.ascontiguousarray(train.labels, train.labels.dtype.newbyteorder("<"))
+    rows = zip(features, labels, strict=True)
+    held = is_held_out([blake3(row.tobytes() + label.tobytes()).digest(8) for row, label in rows], share)
+    if held.all() or not held.any():
+        raise BadInput(
+            f"{source}: validation_share {share} of {len(train)} examples leaves none for training or validation"
+        )
+    kept, moved = np.flatnonzero(~held), np.flatnonzero(held)
+    return replace(dataset, train=some_examples(train, kept), held_out=some_examples(train, moved))
+
+
+def is_held_out(digests: Sequence[bytes], share: float) -> NDArray[np.bool_]:
+    """Whether each digest of 8 bytes is one of the `share` of all digests that begin with the smallest numbers."""
+    numbers = np.frombuffer(b"".join(digests), "<u8")
+    return numbers < np.uint64(min(int(share * 2**64), 2**64 - 1))
+
+
+def some_examples(examples: Examples, indices: IntArray) -> Examples:
+    """The examples with these indices."""
     return replace(examples, features=examples.features[indices], labels=examples.labels[indices])

@@ -45,6 +45,7 @@ def conform(dataset: DataSet, schema: DataSchema, num_classes: int) -> DataSet:
         None if dataset.test is None else _ordered(dataset.test, columns, numbers),
         num_classes,
         ordered,
+        None if dataset.held_out is None else _ordered(dataset.held_out, columns, numbers),
     )
 
 

@@ -79,6 +79,12 @@ def evaluate(
     return Evaluation(len(labels), values, class_values)
 
 
+def model_outputs(model: nn.Module, examples: Examples, *, batch_size: int = BATCH) -> Tensor:
+    """The outputs for all examples, float64 [n, …] on the CPU; the model is left in evaluation mode."""
+    parts = [_outputs(model, examples.take(batch)).double().cpu() for batch in _batches(len(examples), batch_size)]
+    return torch.cat(parts)
+
+
 def _accumulators(metrics: MetricSet, num_classes: int) -> dict[str, Accumulator]:
     made = {metric.name: metric.accumulator(num_classes) for metric in metrics.metrics if metric.accumulator}
     return {name: accumulator for name, accumulator in made.items() if accumulator is not None}

@@ -90,14 +90,15 @@ class DataSet:
 
     With numbers and flags `num_classes` is how many of them each example has.
 
-
-    `data_schema` says what the numbers mean; a format that gives none gets that of its arrays.
+    `data_schema` says what the numbers mean; a format that gives none gets that of its arrays. `held_out` are examples
+    that never train, for validation on the node alone.
     """
 
     train: Examples
     test: Examples | None
     num_classes: int
     data_schema: DataSchema | None = None
+    held_out: Examples | None = None
 
     @property
     def feature_shape(self) -> tuple[int, ...]:

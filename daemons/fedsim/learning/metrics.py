@@ -126,6 +126,12 @@ NOT_DECLARED = MetricSet((), headline_name="loss")
 """For tasks whose objective is not installed: metrics are shown by their names."""
 
 
+def flat_node_values(tests: Mapping[str, Any]) -> dict[tuple[str | int, ...], float | None]:
+    """The tests of a round on the nodes' own data one by one, as columns of a table: by node and metric."""
+    nodes: Mapping[str, Mapping[str, Any]] = tests.get("nodes", {})
+    return {("node", node, name): one[0] for node, found in nodes.items() for name, one in found["metrics"].items()}
+
+
 def flat_class_values(values: Mapping[str, Sequence[Any]]) -> dict[tuple[str | int, ...], float | None]:
     """Per-class metrics one by one, as columns of a table: by name and class, in a row also by the predicted class."""
     found: dict[tuple[str | int, ...], float | None] = {}

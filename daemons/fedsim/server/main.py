@@ -45,6 +45,9 @@ MAX_UNKNOWN_TASKS = 10
 """Maximum number of stops that are under way to a node because of tasks that are not in the database."""
 
 
+REPORTS = (Kind.ANSWER, Kind.METRICS)
+
+
 class ServerDaemon(TaskDaemon[ServerConfig]):
     """Coordinate the tasks: choose nodes, send global models, collect updates, aggregate, evaluate, save."""
 
@@ -54,7 +57,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
     metrics_model = ServerMetrics
     metrics: ServerMetrics
     fixed_keys = ("name", "spool", "database", "database_password_file", "insecure_plaintext", "metrics")
-    received_kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER)
+    received_kinds = (Kind.HELLO, Kind.INITPARAM, Kind.STOP, Kind.LOCALPARAM, Kind.TESTSET, *REPORTS)
     serves_while_suspended = False
 
     def setup(self) -> None:
@@ -162,14 +165,14 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         late = set()
         for item in items:
             uid = item.id.task or ""
-            if item.id.kind not in {Kind.TESTSET, Kind.LOCALPARAM, Kind.ANSWER}:
+            if item.id.kind not in {Kind.TESTSET, Kind.LOCALPARAM, *REPORTS}:
                 continue
             if uid in self._tasks.running:
                 self._tasks.running[uid].file_arrived(item)
             elif uid not in self._tasks:
                 late.add(uid)
         for uid in late:  # for a task that is over
-            clear_task(self.spool, uid, (Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER))
+            clear_task(self.spool, uid, (Kind.LOCALPARAM, Kind.TESTSET, *REPORTS))
         if kinds & {Kind.INITPARAM, Kind.STOP}:
             self._poll.start()
 

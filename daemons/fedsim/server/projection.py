@@ -16,13 +16,14 @@ from typing import Any
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
 from fedsim.messages import rounded
+from fedsim.server.node_metrics import with_node_tests
 from fedsim.server.participation import count_round, expected_of, expected_of_roster
 from fedsim.server.screened import counted, kept_figures, missing_with_excluded, screening_events
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
-from fedsim.state_machines.task_events import Commit, MetricPairs, WriteRoster
+from fedsim.state_machines.task_events import Commit, MetricPairs, RecordNodeTests, WriteRoster
 from fedsim.state_machines.task_record import NO_TOTALS
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
@@ -163,7 +164,7 @@ class TaskProjection:
             content.pop(name, None)
         lists = {"missing": tuple(content["missing"]), "screening": tuple(content.get("screening", ()))}
         record = RoundRecord(**{**content, **lists})
-        if known is not None and known.tested:
+        if known is not None and (known.tested or known.node_metrics):
             record = known
         if known is None and number:  # its row and the participation up to it are written together
             self._count(record, expected_of(self._plan, number) if expected is None else expected)
@@ -181,6 +182,17 @@ class TaskProjection:
         )
         self._rounds[tested.round] = record
         return record
+
+    def node_tested(self, action: RecordNodeTests) -> RoundRecord:
+        """Add what nodes reported to the round's record, and return it."""
+        record = with_node_tests(self._plan, self._rounds[action.round], action)
+        self._rounds[action.round] = record
+        return record
+
+    @property
+    def node_tested_rounds(self) -> frozenset[int]:
+        """The rounds of which the nodes' tests are recorded."""
+        return frozenset(number for number, record in self._rounds.items() if record.node_metrics)
 
     def tests(self, committed: int) -> tuple[tuple[int, MetricPairs], ...]:
         """The metrics of the tested rounds up to the committed one."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection
 from functools import partial
 
-from fedsim.errors import BadInput, SuspendReason, Unavailable
+from fedsim.errors import SuspendReason, Unavailable
 from fedsim.learning.transforms import task_phases
 from fedsim.messages import TaskReport
 from fedsim.runtime.driver import TaskDriver, contained
@@ -17,9 +17,11 @@ from fedsim.runtime.event_file import EventFile
 from fedsim.server.context import ServerContext
 from fedsim.server.progress import TaskProgress
 from fedsim.server.projection import TaskProjection, missing_clients
+from fedsim.server.task_arrivals import TaskArrivals
 from fedsim.server.task_dir import TaskDir
-from fedsim.server.task_jobs import TaskJobs, received_answer, received_update
+from fedsim.server.task_jobs import TaskJobs
 from fedsim.server.task_outbox import TaskOutbox
+from fedsim.server.task_reports import TaskReports
 from fedsim.server.task_writes import TaskWrites
 from fedsim.server.telemetry import ServerTaskTelemetry
 from fedsim.spool.clear import clear_file, clear_rounds, clear_task
@@ -46,6 +48,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._files = TaskOutbox(plan, context, self._folder, self._records)
         self._jobs = TaskJobs(plan, context, self._folder, self._records, self.submit)
         self._writes = TaskWrites(plan, context, self._folder, self._records, self._jobs)
+        self._reports = TaskReports(plan, context)
+        self._arrivals = TaskArrivals(plan, self._records, self._reports)
         self._roster: events.WriteRoster | None = None
         self._machine = TaskMachine(plan, events.Restored(), own_testset=plan.testset_from is None)
         self._events = EventFile(self._folder.path)
@@ -93,7 +97,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         self._telemetry.started(machine.round, resumed=machine.committed >= 0)
         self._event("resumed" if machine.committed >= 0 else "started", f"on the nodes {', '.join(self.plan.nodes)}")
         self.record_versions()
-        for kind in (Kind.ANSWER, Kind.LOCALPARAM):
+        for kind in (Kind.ANSWER, Kind.METRICS, Kind.LOCALPARAM):
             for item in self._context.spool.arrived(kind, self.uid):
                 self.file_arrived(item)
         now = time.monotonic()
@@ -127,33 +131,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
     @contained
     def file_arrived(self, item: Arrived) -> None:
         """A file of this task has arrived."""
-        if item.id.kind is Kind.TESTSET:
-            self.dispatch(events.TestsetPartArrived(item.sender or "", item.id.part or ""))
-        elif item.id.kind is Kind.ANSWER:
-            self.in_turn(lambda: self._answer_arrived(item))
-        else:
-            self.in_turn(lambda: self._update_arrived(item))
+        self.in_turn(lambda: self._file_arrived(item))
 
-    def _answer_arrived(self, item: Arrived) -> list[events.Action]:
-        try:
-            answer = received_answer(item)
-        except (BadInput, FileNotFoundError) as error:  # its phase may have ended without it
-            self._log.warning("answer_refused", file=item.path.name, problem=str(error))
-            clear_file(item.path)
-            return []
-        return self.handle(answer)
-
-    def _update_arrived(self, item: Arrived) -> list[events.Action]:
-        if not self._machine.accepts_updates_of(item.id.round or 0):
-            clear_file(item.path)  # its metadata may have been cleared before it arrived
-            return []
-        try:
-            update = received_update(item, self._records.base_digest(item.id.round or 0))
-        except BadInput as error:
-            self._log.warning("update_refused", file=item.path.name, problem=str(error))
-            clear_file(item.path)
-            return []
-        return self.handle(events.UpdateArrived(update))
+    def _file_arrived(self, item: Arrived) -> list[events.Action]:
+        event = self._arrivals.read(item, accepts_updates_of=self._machine.accepts_updates_of)
+        return [] if event is None else self.handle(event)
 
     @contained
     def transfer_ended(self, outcome: Outcome) -> None:
@@ -164,7 +146,9 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._records.record_sent(file.round, outcome.bytes_sent)
             if outcome.delivered and file == FileId.model_of(self.uid, self._machine.last_round):
                 self.dispatch(events.FinalDelivered(outcome.peer.name))
-        if outcome.status is Status.REFUSED:
+        if outcome.status is Status.REFUSED and file.kind is Kind.EVALUATE:
+            self.dispatch(self._reports.refused(outcome))
+        elif outcome.status is Status.REFUSED:
             self.dispatch(events.NodeRefused(outcome.peer.name, f"the {file.kind}: {outcome.message}"))
 
     def worker_replied(self, reply: jobs.Reply) -> None:
@@ -254,6 +238,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 clear_file(self._jobs.update_path(update))
             case events.EvaluateRound(number):
                 self._jobs.evaluate(number)
+            case events.OrderEvaluation() | events.RecordNodeTests() | events.DiscardReport():
+                self._have_nodes_test(action)
             case events.Save(number):
                 self._jobs.save(number, {**self._records.about(number), **self._writes.versions.about()})
             case events.KeepBest(number):
@@ -277,6 +263,18 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 self.quit()
             case events.Finish():
                 self._finish(action)
+
+    def _have_nodes_test(self, action: events.OrderEvaluation | events.RecordNodeTests | events.DiscardReport) -> None:
+        match action:
+            case events.OrderEvaluation():
+                self._files.order_evaluation(action)
+            case events.DiscardReport(node, number):
+                clear_file(self._reports.path(node, number))
+            case events.RecordNodeTests(number):
+                self._files.cancel_evaluation(number)
+                record = self._records.node_tested(action)
+                self.write(lambda: self._records.write_round(record))
+                self.write_behind(partial(self._reports.clear, number))
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
         gathered = self._records.closed(roster.round, sum(update.size for update in roster.updates))

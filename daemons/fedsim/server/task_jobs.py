@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedsim.config import DataSetConfig, ServerConfig
-from fedsim.errors import BadInput
 from fedsim.learning.common_scale import fitted
-from fedsim.messages import PhaseAnswer, read_message
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import TaskProjection, checkpoint_name
 from fedsim.server.task_dir import TaskDir
@@ -18,7 +15,6 @@ from fedsim.spool.files import Kind
 from fedsim.spool.layout import Arrived
 from fedsim.spool.updates import file_id
 from fedsim.state_machines.plan import Plan
-from fedsim.state_machines.task_events import PhaseAnswered
 from fedsim.update import Update
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
@@ -135,42 +131,6 @@ class TaskJobs:
         data, labels = by_part["data"], by_part["label"]
         digests = (data.metadata().digest, labels.metadata().digest)
         return jobs.TestSetFiles(data=data.path, labels=labels.path, digests=digests, data_schema=schema)
-
-
-def received_update(item: Arrived, base_digest: str | None) -> Update:
-    """The update in a file that arrived: only what the connection proved is used, not what the file claims.
-
-    Args:
-        item: the file.
-        base_digest: of the file with the model from which the round's updates are trained, if it is known.
-
-    Raises:
-        BadInput: its metadata cannot be read, or it was trained from another model of its round.
-    """
-    metadata = item.metadata()
-    update = read_message(Update, metadata.meta, f"the metadata of {item.path.name}")
-    if base_digest is not None and update.base_digest not in {"", base_digest}:
-        raise BadInput("it was trained from another model of this round, from before this server was restored")
-    proved = {
-        "node": metadata.sender,
-        "base_round": item.id.round,
-        "chunk": item.id.chunk,
-        "client": item.id.client,
-        "digest": metadata.digest,
-        "size": metadata.size,
-    }
-    return update.model_copy(update=proved)
-
-
-def received_answer(item: Arrived) -> PhaseAnswered:
-    """The answer of an extension phase in a file that arrived.
-
-    Raises:
-        BadInput: it cannot be read.
-        FileNotFoundError: its phase has ended meanwhile.
-    """
-    answer = read_message(PhaseAnswer, item.path.read_bytes(), f"the answer {item.path.name}")
-    return PhaseAnswered(item.sender or "", item.id.phase or "", item.id.round or 0, json.dumps(answer.content))
 
 
 def own_dataset(config: ServerConfig, name: str) -> DataSetConfig | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from fedsim.evaluation import EvaluationOrder
 from fedsim.messages import Broadcast, PhaseRequest
 from fedsim.server.context import ServerContext
 from fedsim.server.projection import TaskProjection
@@ -46,6 +47,18 @@ class TaskOutbox:
         file, broadcast = FileId.model_of(self._plan.task, last), Broadcast.of_final_model(last)
         path, digest = self._folder.model(released), self._records.file_digest(released)
         self._send_parameters(action.node, file, broadcast, path, digest)
+
+    def order_evaluation(self, action: events.OrderEvaluation) -> None:
+        """Send a node a model that it is to test."""
+        file = FileId(kind=Kind.EVALUATE, task=self._plan.task, round=action.round)
+        meta = EvaluationOrder(scale=self._folder.common_scale(self._plan)).model_dump(mode="json")
+        peer, path = self._context.nodes.addresses[action.node], self._folder.model(action.round)
+        self._context.outbox.send(peer, file, path, meta=meta, digest=self._records.file_digest(action.round))
+
+    def cancel_evaluation(self, number: int) -> None:
+        """Stop sending a model that was to be tested: it is recorded without the nodes that did not report."""
+        wanted = (Kind.EVALUATE, self._plan.task, number)
+        self._context.outbox.cancel(lambda file: (file.kind, file.task, file.round) == wanted)
 
     def request_answer(self, action: events.RequestAnswer) -> None:
         """Send a node the question of an extension phase."""

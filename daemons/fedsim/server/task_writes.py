@@ -144,7 +144,11 @@ class TaskWrites:
     def _allow(self) -> None:
         """Let the receiver accept what the nodes are about to be asked for; updates as soon as there is a model."""
         plan = self._plan
-        kinds: dict[Kind, Collection[str]] = {Kind.LOCALPARAM: plan.nodes, Kind.ANSWER: plan.nodes}
+        kinds: dict[Kind, Collection[str]] = {
+            Kind.LOCALPARAM: plan.nodes,
+            Kind.ANSWER: plan.nodes,
+            Kind.METRICS: plan.nodes,
+        }
         if plan.testset_from is not None:
             kinds[Kind.TESTSET] = (plan.testset_from,)
         committed = self._folder.committed()
@@ -181,5 +185,6 @@ class TaskWrites:
             waited=self._folder.read_waited(committed + 1),
             losses=tuple(self._folder.record(committed).get("losses", ())) if kept else (),
             tests=self._records.tests(committed),
+            node_tested=self._records.node_tested_rounds,
             totals=Totals(**self._folder.record(committed).get("totals", {})) if kept else NO_TOTALS,
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
+from fedsim.evaluation import EvaluationOrder, EvaluationReport
 from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.speed import SpeedRequest
 from fedsim.spool.npy import FLOAT32, TARGET_DIMENSIONS, TARGETS
@@ -38,6 +39,8 @@ class Kind(StrEnum):
     MEASURE = "measure"
     REQUEST = "request"
     ANSWER = "answer"
+    EVALUATE = "evaluate"
+    METRICS = "metrics"
     STOP = "stop"
 
 
@@ -165,6 +168,18 @@ KINDS: Final[dict[Kind, KindSpec]] = {
     Kind.ANSWER: KindSpec(
         routes=(KindRoute(*CLIENT_TO_SERVER, JsonBody(PhaseAnswer)),),
         path=PathTemplate("answer/{task}/round-{round}/{sender}.phase-{phase}.json"),
+        limit="max_json_bytes",
+        on_demand=True,
+    ),
+    Kind.EVALUATE: KindSpec(
+        routes=(KindRoute(*SERVER_TO_CLIENT, ParametersBody(EvaluationOrder)),),
+        path=PathTemplate("evaluate/{task}/round-{round}.npy"),
+        limit="max_parameter_bytes",
+        on_demand=True,
+    ),
+    Kind.METRICS: KindSpec(
+        routes=(KindRoute(*CLIENT_TO_SERVER, JsonBody(EvaluationReport)),),
+        path=PathTemplate("metrics/{task}/round-{round}/{sender}.json"),
         limit="max_json_bytes",
         on_demand=True,
     ),

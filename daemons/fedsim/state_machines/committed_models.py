@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fedsim.settings import TaskSettings
+from fedsim.state_machines.node_tests import NodeTests
 from fedsim.state_machines.task_events import (
     Action,
     ClearModel,
@@ -19,8 +22,8 @@ _TESTSET_PARTS = frozenset({"data", "label"})
 class CommittedModels:
     """The rounds whose folders are still there (`kept`), and which of them were evaluated and saved.
 
-    They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own. None is
-    evaluated before it is known how the test set is `scaled`.
+    They are evaluated on the test set, of which `testset_parts` have arrived; all if the server has its own, or if only
+    nodes test (see `NodeTests`). None is evaluated before it is known how the test set is `scaled`.
 
     The `best` round so far is saved as well. A better one takes its place: its checkpoint is removed as soon as the
     better one is saved, unless it is due anyway or of a round up to `continued_after`.
@@ -38,8 +41,13 @@ class CommittedModels:
     ) -> None:
         self.kept = set(restored.kept)
         self.evaluated = set(restored.evaluated)
+        self.node_tests = NodeTests(
+            restored.node_tested, settings.round_timeout_seconds, active=settings.evaluation != "server"
+        )
         self.saved = set(restored.saved)
-        self.testset_parts = set(_TESTSET_PARTS if own_testset else restored.testset_parts)
+        self._at_server = settings.evaluation != "nodes"
+        none_needed = own_testset or not self._at_server
+        self.testset_parts = set(_TESTSET_PARTS if none_needed else restored.testset_parts)
         self.best = best
         self.last = settings.num_rounds
         self._saving: set[int] = set()
@@ -78,10 +86,24 @@ class CommittedModels:
         return [*self._evaluate(number), *self._save(number)]
 
     def was_evaluated(self, number: int, best: int | None) -> list[Action]:
-        """Note a round's evaluation, and which round is the best now; its checkpoint was waiting for its metrics."""
+        """Note that the server tested a round, and which is the best now; a checkpoint was waiting for the metrics."""
         if number in self.evaluated:
             return []
         self.evaluated.add(number)
+        return self._follow(number, best)
+
+    def nodes_tested(self, number: int, best: int | None) -> list[Action]:
+        """Note that the nodes' tests of a round are recorded, and which is the best now."""
+        if not self._at_server:
+            self.evaluated.add(number)
+        return self._follow(number, best)
+
+    def order_tests(self, nodes: Collection[str], now: float) -> list[Action]:
+        """Have the nodes test the models that are due."""
+        due = [number for number in sorted(self.kept) if self.evaluation_due(number)]
+        return self.node_tests.order(due, nodes, now) if self._scaled else []
+
+    def _follow(self, number: int, best: int | None) -> list[Action]:
         keep: list[Action] = []
         if best is not None and best != self.best:
             if self.best is not None:
@@ -121,14 +143,16 @@ class CommittedModels:
     def only_finished(self, last: int) -> bool:
         """Whether the last round's model, and what is released, are all that is left, evaluated and saved."""
         left = {last, self.released(last)}
-        return last in self.evaluated and left <= self.saved and not self.kept - left and not self._saving
+        return not self.awaits_evaluation(last) and left <= self.saved and not self.kept - left and not self._saving
 
     def awaits_evaluation(self, number: int) -> bool:
-        """Whether the round is to be evaluated and was not yet."""
-        return self.evaluation_due(number) and number not in self.evaluated
+        """Whether the round is to be evaluated and was not yet, by the server or by the nodes."""
+        tested = number in self.evaluated and (not self.node_tests.active or number in self.node_tests.done)
+        return self.evaluation_due(number) and not tested
 
     def _evaluate(self, number: int) -> list[Action]:
-        return [EvaluateRound(number)] if self.testable and self._scaled and self.awaits_evaluation(number) else []
+        due = self._at_server and self.evaluation_due(number) and number not in self.evaluated
+        return [EvaluateRound(number)] if self.testable and self._scaled and due else []
 
     def _save(self, number: int) -> list[Action]:
         if number in self._saving or not self._awaits_save(number) or self.awaits_evaluation(number):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from fedsim.evaluation import EvaluationReport, combine
 from fedsim.learning.objectives import metrics_of
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import MetricPairs, Restored, Totals
@@ -78,6 +81,12 @@ class TaskCourse:
         """A round was tested; only metrics that decide something are kept."""
         if number > 0:
             self._tests[number] = {name: value for name, value in metrics if name in self._names}
+
+    def add_node_tests(self, number: int, reports: Iterable[EvaluationReport]) -> None:
+        """Nodes tested a round: where the server does not, what counts is their mean."""
+        if self._settings.evaluation == "nodes":
+            mean = combine({report.node: report for report in reports}, self._directions)["mean"]
+            self.add_test(number, tuple((name, value) for name, (value, _, _) in mean.items()))
 
     def add_round(self, missing: int, expected: int, now: float) -> None:
         """A round is committed, of whose `expected` examples these were `missing`."""

@@ -22,6 +22,7 @@ from fedsim.state_machines.node_events import (
     ClearUsedUpdates,
     End,
     EndWorkers,
+    EvaluationOrdered,
     Event,
     Failed,
     FinalKept,
@@ -29,13 +30,16 @@ from fedsim.state_machines.node_events import (
     KeepFinal,
     LoadData,
     Loaded,
+    ModelTested,
     NodeTaskStarted,
     Report,
     RequestArrived,
     SendAnswer,
+    SendReport,
     SendTestset,
     SendUpdates,
     Stopped,
+    TestModel,
     TrainChunk,
     Trained,
     TrainingDiverged,
@@ -102,6 +106,8 @@ class NodeMachine:
         self._num_examples: tuple[tuple[int, int], ...] = ()
         self._partition = ""
         self._untrained: deque[Chunk] = deque()
+        self._untested: deque[int] = deque()
+        self._ordered: set[int] = set()
         self._idle = 0
         self._unanswered: list[AnswerRequest] = []  # until the data is loaded
         self._asked: set[tuple[str, int]] = set()
@@ -145,6 +151,10 @@ class NodeMachine:
                 return self._global_arrived(number, broadcast)
             case RequestArrived(phase, number):
                 return self._request_arrived(phase, number)
+            case EvaluationOrdered(number):
+                return self._evaluation_ordered(number)
+            case ModelTested(number, content):
+                return [SendReport(number, content)] if self.phase is NodePhase.READY else []
             case Answered(phase, number, content):
                 return [SendAnswer(phase, number, content)] if self.phase is NodePhase.READY else []
             case Trained(number, chunk):
@@ -204,6 +214,13 @@ class NodeMachine:
             case NodePhase.READY:
                 return [AnswerRequest(phase, number)]
         return []
+
+    def _evaluation_ordered(self, number: int) -> list[Action]:
+        if number in self._ordered or self.phase not in {NodePhase.LOADING, NodePhase.READY}:
+            return []
+        self._ordered.add(number)
+        self._untested.append(number)
+        return self._train()
 
     def _give_up(self, phase: NodePhase, reason: str) -> list[Action]:
         """Report why, and wait for the server's `stop`: the server, not the node, ends a task."""
@@ -265,9 +282,12 @@ class NodeMachine:
         ]
 
     def _train(self) -> list[Action]:
+        """Give idle workers what there is to do: chunks first, for which a round waits, then models to be tested."""
         actions: list[Action] = []
-        while self._idle and self._untrained and self.phase is NodePhase.READY:
-            chunk = self._untrained.popleft()
+        while self._idle and (self._untrained or self._untested) and self.phase is NodePhase.READY:
             self._idle -= 1
-            actions.append(TrainChunk(self.round, chunk))
+            if self._untrained:
+                actions.append(TrainChunk(self.round, self._untrained.popleft()))
+            else:
+                actions.append(TestModel(self._untested.popleft()))
         return actions

@@ -55,6 +55,21 @@ class Answered:
 
 
 @dataclass(frozen=True)
+class EvaluationOrdered:
+    """A verified model of `round` is in the spool, to be tested on this node's held-out examples."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class ModelTested:
+    """A worker has tested a round's model; `content` is the report, as JSON."""
+
+    round: int
+    content: str
+
+
+@dataclass(frozen=True)
 class Trained:
     """A chunk's updates are stored, ready to be sent."""
 
@@ -110,6 +125,8 @@ Event = (
     | GlobalArrived
     | RequestArrived
     | Answered
+    | EvaluationOrdered
+    | ModelTested
     | Trained
     | TrainingDiverged
     | Failed
@@ -152,6 +169,21 @@ class SendAnswer:
     """Send the answer to a phase's question."""
 
     phase: str
+    round: int
+    content: str
+
+
+@dataclass(frozen=True)
+class TestModel:
+    """Give the model of a round to an idle worker, to be tested."""
+
+    round: int
+
+
+@dataclass(frozen=True)
+class SendReport:
+    """Send the report on a round's model."""
+
     round: int
     content: str
 
@@ -209,6 +241,8 @@ Action = (
     | SendTestset
     | AnswerRequest
     | SendAnswer
+    | TestModel
+    | SendReport
     | TrainChunk
     | SendUpdates
     | ClearUsedUpdates

@@ -38,7 +38,9 @@ _PREPARED = names(
     PhaseAnswered,
     events.TimePassed,
     events.Evaluated,
+    events.NodeTested,
 )
+_TESTED = names(events.Evaluated, events.NodeTested, events.NodeReported, events.TimePassed)
 _ENDING = names(events.StopRequested, events.Broken, events.NodeReported, events.NodeRefused, events.TimePassed)
 
 TASK_TRANSITIONS = TransitionTable(
@@ -64,12 +66,12 @@ TASK_TRANSITIONS = TransitionTable(
             names(events.Aggregated),
             "the round is committed, and its test may end the task",
         ),
-        Transition(TaskPhase.EVALUATING, TaskPhase.TRAINING, names(events.Evaluated), "the test does not end the task"),
-        Transition(TaskPhase.EVALUATING, TaskPhase.CLOSING, names(events.Evaluated), "a condition of stop_when holds"),
+        Transition(TaskPhase.EVALUATING, TaskPhase.TRAINING, _TESTED, "the test does not end the task"),
+        Transition(TaskPhase.EVALUATING, TaskPhase.CLOSING, _TESTED, "a condition of stop_when holds"),
         Transition(
             TaskPhase.PREPARING,
             TaskPhase.CLOSING,
-            names(events.Evaluated),
+            _TESTED,
             "resumed before the test of a round was recorded, and a condition of stop_when holds",
         ),
         Transition(TaskPhase.EVALUATING, TaskPhase.ENDED, _ENDING, "stopped or failed"),
@@ -91,7 +93,14 @@ TASK_TRANSITIONS = TransitionTable(
             TaskPhase.ENDED,
             (
                 *_ENDING,
-                *names(events.TaskStarted, events.Evaluated, events.Saved, events.FinalDelivered, PhaseAnswered),
+                *names(
+                    events.TaskStarted,
+                    events.Evaluated,
+                    events.NodeTested,
+                    events.Saved,
+                    events.FinalDelivered,
+                    PhaseAnswered,
+                ),
             ),
             "everything is recorded and the final model delivered, or its deadline passed",
         ),

@@ -280,7 +280,7 @@ def _fix(
         for name, count in zip(hellos, counts, strict=True)
         if len(hellos) > 1 and count > limits.max_node_weight * settings.num_clients
     ]
-    tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data)
+    tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data, evaluation=settings.evaluation)
     if isinstance(tests, Waiting | Impossible):
         return tests
     model_spec = ModelSpec.of(settings, info.feature_shape, chosen.num_classes)
@@ -306,6 +306,7 @@ def _fix(
             dataset_digest=infos[name].digest,
             guard=None if (guard := infos[name].guard) is None else guard.secret_digest,
             num_train=infos[name].num_train,
+            num_held_out=infos[name].num_held_out,
             approval=infos[name].require_approval,
         )
         shares.append(share)

@@ -22,6 +22,7 @@ class NodeShare(Message):
     dataset_digest: str | None = None
     guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
     num_train: int | None = Field(None, description="Training examples that the node announced")
+    num_held_out: int = Field(0, description="Examples that the node announced to test models on")
     approval: bool = Field(False, description="Whether the node's owner must approve the task before it begins")
 
     @property
@@ -29,7 +30,8 @@ class NodeShare(Message):
         """What a checkpoint's JSON says of it: of guarded data no exact count."""
         if self.guard is None or self.num_train is None:
             return self
-        return self.model_copy(update={"num_train": rounded(self.num_train)})
+        held_out = rounded(self.num_held_out)
+        return self.model_copy(update={"num_train": rounded(self.num_train), "num_held_out": held_out})
 
 
 class RecordedPlan(Message):

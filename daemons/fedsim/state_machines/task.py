@@ -18,16 +18,16 @@ from fedsim.learning.phases import Position
 from fedsim.learning.samplers import Known, last_losses
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
-from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
+from fedsim.state_machines.evaluating import EvaluatingTask
+from fedsim.state_machines.phases import TaskPhase
 from fedsim.state_machines.policy import not_continued
 from fedsim.state_machines.round import RoundCollector
 from fedsim.state_machines.suspension import Suspended
-from fedsim.state_machines.task_events import Action, Event, Finish, MetricPairs, RecordEvent, TaskStarted
-from fedsim.state_machines.task_state import TaskMachineState
+from fedsim.state_machines.task_events import Action, Event, Finish, RecordEvent, TaskStarted
 from fedsim.update import Update
 
 
-class TaskMachine(TaskMachineState):
+class TaskMachine(EvaluatingTask):
     """One task from its plan to its end. `begin` once, then `handle` for every event; both return actions in order."""
 
     # ------------------------------------------------------------ events in, actions out
@@ -46,6 +46,7 @@ class TaskMachine(TaskMachineState):
             actions.append(events.KeepBest(self._models.best))
         for number in sorted(self._models.kept):
             actions += self._models.process(number)
+        actions += self._order_tests(now)
         actions += self._models.clear(self.committed)
         if self.restored.roster is not None:
             self._roster = self.restored.roster
@@ -72,6 +73,8 @@ class TaskMachine(TaskMachineState):
                 return self._aggregated(number, now, finite=finite)
             case events.Evaluated(number, metrics):
                 return self._evaluated(number, metrics, now)
+            case events.NodeTested(report):
+                return self._models.node_tests.add(report, self.plan.nodes) + self._node_tests_completed(now)
             case events.Saved(number):
                 remove = self._models.was_saved(number)
                 return remove + self._models.clear(self.committed) + self._advance(now)
@@ -102,7 +105,8 @@ class TaskMachine(TaskMachineState):
         if self._trained:
             return self._reported_after_training(node, report, now)
         if report is None:  # the node does not know the task (any more); what it still has is not sent again
-            return [events.Assign(node), *self._send_globals([node]), *self._extensions.request(node)]
+            again = [*self._extensions.request(node), *self._models.node_tests.repeat(node)]
+            return [events.Assign(node), *self._send_globals([node]), *again]
         match report.state:
             case "failed" if self.counts is not None and self.settings.min_responses < 1:
                 return self._node_failed(node, f"failed: {report.reason}", now)
@@ -129,6 +133,7 @@ class TaskMachine(TaskMachineState):
     def _exclude_from_delivery(self, node: str, why: str) -> None:
         self._participants.absent[node] = why
         self._delivery.settle(node)
+        self._models.node_tests.node_left(node)
         self._extensions.node_left(node)
 
     def _node_failed(self, node: str, why: str, now: float) -> list[Action]:
@@ -138,8 +143,10 @@ class TaskMachine(TaskMachineState):
         if self._collector is not None and not self._collector.closed:
             self._collector.exclude(node)
         self._extensions.node_left(node)
+        self._models.node_tests.node_left(node)
         record = RecordEvent("node_failed", f"node {node} {why}; the task goes on without its clients")
-        return [record, *self._close_if_enough(now), *self._continue_extension(now)]
+        tested = self._node_tests_completed(now)
+        return [record, *tested, *self._close_if_enough(now), *self._continue_extension(now)]
 
     def _node_ready(self, node: str, report: TaskReport, now: float) -> list[Action]:
         known = self.counts
@@ -175,22 +182,6 @@ class TaskMachine(TaskMachineState):
 
     # ------------------------------------------------------------ the test set and the models
 
-    def _testset_part_arrived(self, node: str, part: str, now: float) -> list[Action]:
-        if self._models.testable or node != self.plan.testset_from:
-            return []
-        return self._models.add_testset_part(part) + self._advance(now)
-
-    def _evaluated(self, number: int, metrics: MetricPairs, now: float) -> list[Action]:
-        """A round was tested: it may be the best so far, and it may end the task."""
-        self._course.add_test(number, metrics)
-        actions = self._models.was_evaluated(number, self._course.best)
-        if not self._trained and (reason := self._course.reason_to_end(self.committed)):
-            self._ending = reason
-            self._models.last = self.committed
-            self._move(TaskPhase.CLOSING)
-            actions += self._models.process(self.committed)
-        return actions + self._models.clear(self.committed) + self._advance(now)
-
     def _commit(self, number: int, now: float, missing_share: float = 0.0) -> list[Action]:
         self.committed = number
         self._models.kept.add(number)
@@ -199,7 +190,7 @@ class TaskMachine(TaskMachineState):
         elif self._undecided:
             self._move(TaskPhase.EVALUATING)
         clear = [events.ClearUpdates(number)] if number > 0 else []
-        follow = self._models.process(number)
+        follow = [*self._models.process(number), *self._order_tests(now)]
         commit = events.Commit(number, self._losses, self._course.totals, missing_share)
         return [commit, *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
@@ -216,7 +207,7 @@ class TaskMachine(TaskMachineState):
             actions, complete = self._extend(Position.BEFORE_TRAINING, now)
             if not complete:
                 return actions
-            actions += self._models.scale_known()
+            actions += [*self._models.scale_known(), *self._order_tests(now)]
         self._open(self.committed + 1, now)
         self._move(TaskPhase.TRAINING)
         return actions + (self._close_if_enough(now) or self._send_globals(self.plan.nodes))
@@ -253,9 +244,6 @@ class TaskMachine(TaskMachineState):
             return [Finish("completed", why, self.plan.nodes, (), released, self._course.warning)]
         return [Finish(outcome, reason, self.plan.nodes)]
 
-    def _move(self, phase: TaskPhase) -> None:
-        self.phase = TASK_TRANSITIONS.move(self.phase, phase, self._trigger)
-
     # ------------------------------------------------------------ extension phases and time
 
     def _extend(self, position: Position, now: float) -> tuple[list[Action], bool]:
@@ -274,7 +262,8 @@ class TaskMachine(TaskMachineState):
             return self._finish("failed", problem)
         if self._is_preparing and self._prepare_until is not None and now >= self._prepare_until:
             return self._postpone()
-        return self._continue_extension(now) + self._close_if_enough(now) + self._advance(now)
+        tested = self._node_tests_completed(now)
+        return tested + self._continue_extension(now) + self._close_if_enough(now) + self._advance(now)
 
     def _postpone(self) -> list[Action]:
         """Nodes have missed the deadline of the preparation: the task gives its place to others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim.evaluation import EvaluationReport
 from fedsim.learning.samplers import Losses
 from fedsim.messages import Broadcast, TaskReport
 from fedsim.state_machines.plan import Plan
@@ -70,6 +71,13 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class NodeTested:
+    """A node's report on a round's model is in the spool; it was compared with what the server knows."""
+
+    report: EvaluationReport
+
+
+@dataclass(frozen=True)
 class Saved:
     """A round's checkpoint is stored and recorded."""
 
@@ -129,6 +137,7 @@ Event = (
     | UpdateArrived
     | Aggregated
     | Evaluated
+    | NodeTested
     | Saved
     | FinalDelivered
     | NodeRefused
@@ -209,6 +218,31 @@ class DiscardUpdate:
 class EvaluateRound:
     """Have a worker test the round's model, and record the result."""
 
+    round: int
+
+
+@dataclass(frozen=True)
+class OrderEvaluation:
+    """Send a round's model to a node, which tests it on its own held-out data."""
+
+    node: str
+    round: int
+
+
+@dataclass(frozen=True)
+class RecordNodeTests:
+    """Durably record what nodes reported of a round, and which did not; remove the reports, cancel what is sent."""
+
+    round: int
+    reports: tuple[EvaluationReport, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DiscardReport:
+    """Remove a report that counts no more."""
+
+    node: str
     round: int
 
 
@@ -298,6 +332,9 @@ Action = (
     | ClearUpdates
     | DiscardUpdate
     | EvaluateRound
+    | OrderEvaluation
+    | RecordNodeTests
+    | DiscardReport
     | Save
     | KeepBest
     | RemoveCheckpoint

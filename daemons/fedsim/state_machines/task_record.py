@@ -72,6 +72,7 @@ class Restored:
         losses: that clients had reported up to the committed round, where the sampler needs them.
         tests: the tested rounds up to the committed one, with those of their metrics that decide something.
         totals: up to the committed round.
+        node_tested: the rounds of which the nodes' tests are recorded.
     """
 
     committed: int = -1
@@ -87,3 +88,4 @@ class Restored:
     losses: Losses = ()
     tests: tuple[tuple[int, MetricPairs], ...] = ()
     totals: Totals = NO_TOTALS
+    node_tested: frozenset[int] = frozenset()

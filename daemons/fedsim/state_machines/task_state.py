@@ -98,7 +98,7 @@ class TaskMachineState:
             return self._participants.not_ready
         if not self._models.testable and self.plan.testset_from is not None:
             return (self.plan.testset_from,)
-        return ()
+        return self._models.node_tests.awaited
 
     @property
     def undelivered(self) -> tuple[str, ...]:
@@ -113,6 +113,12 @@ class TaskMachineState:
     @property
     def wake_at(self) -> float | None:
         """When `TimePassed` is due; None if nothing depends on time."""
+        tested = self._models.node_tests.deadline
+        of_phase = self._deadline_of_phase
+        return of_phase if tested is None or (of_phase is not None and of_phase < tested) else tested
+
+    @property
+    def _deadline_of_phase(self) -> float | None:
         if self._extensions.deadline is not None:
             return self._extensions.deadline
         if self._collector is not None and not self._collector.closed:
@@ -138,6 +144,8 @@ class TaskMachineState:
         """What a new machine needs to continue like this one; None while more than that is in memory."""
         if self.phase is not TaskPhase.TRAINING or self._collector is None or not self._collector.untouched:
             return None
+        if self._models.node_tests.deadline is not None:
+            return None
         models = self._models
         return Restored(
             committed=self.committed,
@@ -151,6 +159,7 @@ class TaskMachineState:
             losses=self._losses,
             tests=self._course.tests,
             totals=self._course.totals,
+            node_tested=frozenset(models.node_tests.done & models.kept),
         )
 
     @property

@@ -35,8 +35,14 @@ def choose_test_set(
     notes: list[str],
     *,
     own_data: bool,
+    evaluation: str = "server",
 ) -> TestSetSource | Waiting | Impossible:
-    """The test set: the server's own, if it has one whose numbers mean the same, else the one that a node shares."""
+    """The test set: the server's own, if it has one whose numbers mean the same, else the one that a node shares.
+
+    None is needed where `evaluation` says that only nodes test.
+    """
+    if evaluation == "nodes":
+        return _on_nodes({name: infos[name] for name in hellos}, notes)
     own, problem = server.info, server.problem
     if own is not None and own.num_test > 0:
         # A test set may well lack a class; one that the nodes do not have cannot be tested.
@@ -77,6 +83,18 @@ def choose_test_set(
         f"there is no test set of {info.name}: put one into the server's data folder, "
         "or let a node share its own (`share: true` at the data set in its client.yml)"
     )
+
+
+def _on_nodes(infos: Mapping[str, DataSetInfo], notes: list[str]) -> TestSetSource | Impossible:
+    """No test set at the server: each node tests on what it holds out; those that hold out nothing are noted."""
+    without = sorted(name for name, info in infos.items() if not info.num_held_out)
+    if len(without) == len(infos):
+        return Impossible(
+            f"no node has examples of {next(iter(infos.values())).name} on which it could test models: set "
+            "validation_share at the data set in client.yml, or evaluation: server in the task"
+        )
+    notes += [f"{name} holds out no examples: models are not tested on its data" for name in without]
+    return TestSetSource(None)
 
 
 def _not_sharing(node: str, hellos: Mapping[str, Hello]) -> str:

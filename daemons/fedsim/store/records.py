@@ -200,7 +200,9 @@ class RoundRecord:
     tested; `train_metrics` come from the clients. `seconds` holds the length of each phase, `missing` the clients that
     did not respond or were left out, `missing_share` the share of the round's examples that those have who did not
     respond, `digest` the global model's blake3. `screening` is what the task's screening found
-    of each update, see `learning.screenings.Screened`.
+    of each update, see `learning.screenings.Screened`. `node_metrics`: the tests on the nodes' own data, with
+    `nodes`: by node its `num_examples`, why they are `withheld`, and its `metrics` as (value, low, high); `missing`:
+    nodes that did not report; `mean`: like the metrics of a node; `worst`: (node, value) by metric.
     """
 
     round: int
@@ -217,6 +219,7 @@ class RoundRecord:
     class_metrics: ClassValues = field(default_factory=dict)
     screening: tuple[dict[str, Any], ...] = ()
     missing_share: float | None = None
+    node_metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:

@@ -14,7 +14,7 @@ from fedsim.store.rows import field_names, to_record, to_values
 from fedsim.store.schema import rounds, tasks
 
 # Written after the round's model has been tested, later than the rest: a record without them keeps them.
-METRICS = ("train_metrics", "metrics", "class_metrics")
+METRICS = ("train_metrics", "metrics", "class_metrics", "node_metrics")
 
 
 def lock_task(connection: Connection, uid: str) -> int:

@@ -283,6 +283,7 @@ rounds = Table(
     Column("class_metrics", JsonDict),
     Column("screening", JsonTuple),
     Column("missing_share", Real),
+    Column("node_metrics", JsonDict),
     **OPTIONS,
 )
 

@@ -55,6 +55,7 @@ _STATISTICS = (
 )
 _DEVICES = (("auto", tr("auto – a GPU if available")), ("cpu", tr("CPU")), ("cuda", tr("GPU (CUDA)")))
 
+_EVALUATIONS = (("server", tr("the server's test set")), ("nodes", tr("the nodes' own data")), ("both", tr("both")))
 _FINAL_MODELS = (("last", tr("of the last round")), ("best", tr("of the best round")))
 
 
@@ -213,6 +214,13 @@ def form_groups() -> tuple[Group, ...]:
                 _number("evaluate_every", tr("Test every"), tr("Rounds between two tests on the test set.")),
                 _number(
                     "save_every", tr("Save every"), tr("Rounds between two checkpoints; the last is always saved.")
+                ),
+                FormField(
+                    "evaluation",
+                    tr("Test on"),
+                    tr("Where models are tested: on the server's test set, on data that each node holds out, or both."),
+                    kind="menu",
+                    choices=_EVALUATIONS,
                 ),
                 FormField(
                     "stop_when",

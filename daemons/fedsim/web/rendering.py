@@ -14,7 +14,7 @@ from markupsafe import Markup
 from fedsim import __version__
 from fedsim.store.records import User, UserState
 from fedsim.web import i18n
-from fedsim.web.views import event_text, figure_text, metric_label, metric_value, phase_text
+from fedsim.web.views import estimate_text, event_text, figure_text, metric_label, metric_value, phase_text
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -67,6 +67,7 @@ class Renderer:
             UserState=UserState,
             metric_label=metric_label,
             metric_value=metric_value,
+            estimate_text=estimate_text,
             phase_text=phase_text,
             figure_text=figure_text,
             event_text=event_text,

@@ -219,6 +219,19 @@ def screened_nodes(newest_first: Sequence[RoundRecord]) -> tuple[int, list[Scree
     return newest.round, nodes
 
 
+def node_tests(newest_first: Sequence[RoundRecord]) -> tuple[int, dict[str, Any]] | None:
+    """The newest of these rounds that nodes tested on their own data, and its tests; None if there is none."""
+    newest = next((record for record in newest_first if record.node_metrics), None)
+    return None if newest is None else (newest.round, newest.node_metrics)
+
+
+def estimate_text(metric: Metric, estimate: Sequence[float | None] | None) -> str:
+    """A value of the metric with its confidence interval, if there is one."""
+    value, low, high = estimate or (None, None, None)
+    shown = metric_value(metric, value)
+    return shown if low is None else f"{shown} ({metric_value(metric, low)} – {metric_value(metric, high)})"
+
+
 def _range(name: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
     values = [value for one in found if (value := one["figures"].get(name)) is not None]
     return (name, f"{min(values):.3g}", f"{max(values):.3g}") if values else (name, "–", "–")

@@ -16,6 +16,7 @@ from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
 from fedsim.settings import OptionValues, TaskSettings
 from fedsim.speed import SpeedRequest
 from fedsim.update import Update
+from fedsim.worker.evaluation_jobs import HeldOutTested, TestHeldOut
 
 
 class _Line(BaseModel):
@@ -180,7 +181,7 @@ class MeasureSpeed(_Line):
 
 
 HostJob = InspectHost | Inspect
-NodeJob = Load | WriteTestset | Train | AnswerPhase
+NodeJob = Load | WriteTestset | Train | AnswerPhase | TestHeldOut
 ServerJob = MakeInitialModel | Aggregate | Evaluate | SaveCheckpoint
 Job = HostJob | NodeJob | ServerJob | MeasureSpeed
 
@@ -213,10 +214,7 @@ class ModelMade(_Line):
 
 
 class Tested(_Line):
-    """The result of a test: metrics by name, and per-class metrics by name.
-
-    A value that is not finite is None: a model that is about to diverge can still be tested.
-    """
+    """The result of a test: metrics and per-class metrics by name; None where a value is not finite."""
 
     reply: Literal["tested"] = "tested"
     round: int
@@ -322,6 +320,7 @@ Reply = (
     | DataLoaded
     | ChunkTrained
     | AnswerMade
+    | HeldOutTested
     | SpeedMeasured
     | ClientDiverged
     | JobFailed

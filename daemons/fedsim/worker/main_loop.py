@@ -14,6 +14,7 @@ from fedsim.log import configure_logging, get_logger
 from fedsim.messages import as_text
 from fedsim.problems import problems_text
 from fedsim.spool.host_errors import host_errors
+from fedsim.worker.evaluation_jobs import TestHeldOut
 from fedsim.worker.jobs import (
     Aggregate,
     AnswerPhase,
@@ -95,7 +96,7 @@ class Worker:
             case Load(assignment=assignment):
                 self._task = f"model {assignment.model_spec.name} on data set {assignment.settings.dataset}"
                 return self._node_jobs().do(job)
-            case WriteTestset() | Train() | AnswerPhase():
+            case WriteTestset() | Train() | AnswerPhase() | TestHeldOut():
                 return self._node_jobs().do(job)
             case MeasureSpeed():
                 from fedsim.worker import speed  # noqa: PLC0415
@@ -115,7 +116,7 @@ class Worker:
                 return f"data set {job.dataset.name}"
             case AnswerPhase():
                 return f"the phase {job.phase} of the {self._task}"
-            case Load() | WriteTestset() | Train():
+            case Load() | WriteTestset() | Train() | TestHeldOut():
                 return self._task
             case MeasureSpeed():
                 return f"model {job.request.model_spec.name}"

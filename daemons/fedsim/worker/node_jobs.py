@@ -11,8 +11,10 @@ from fedsim import plugins
 from fedsim.data import load_dataset
 from fedsim.data.guard import Division, read_division
 from fedsim.data.load import dataset_digest
+from fedsim.data.split import some_examples
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.evaluation import EvaluationReport
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.attacked import start_trainer
 from fedsim.learning.attacks import attacking_clients, make_attack
@@ -25,17 +27,19 @@ from fedsim.learning.conform import conform
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.learning.errors import Diverged
-from fedsim.learning.examples import DataSet
+from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.fixed_arrays import frozen_digest
 from fedsim.learning.networks import count_parameters, task_network, task_roles
 from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
+from fedsim.messages import Assignment
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
+from fedsim.worker.evaluation_jobs import HeldOutTested, TestHeldOut
 from fedsim.worker.jobs import (
     AnswerMade,
     AnswerPhase,
@@ -58,6 +62,7 @@ class NodeJobs:
     def __init__(self, threads: int) -> None:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
+        self._assignment: Assignment | None = None
         self._client_data: ClientData | None = None
         self._trainer: ClientTrainer | None = None
         self._start: Callable[[ClientData], ClientTrainer] | None = None
@@ -80,6 +85,8 @@ class NodeJobs:
                 return self._train(job)
             case AnswerPhase():
                 return self._answer(job)
+            case TestHeldOut():
+                return self._test_held_out(job)
 
     def _load(self, job: Load) -> Reply:
         assignment = job.assignment
@@ -93,7 +100,9 @@ class NodeJobs:
                 f"the data set {job.dataset.name} here is not the one that the task was planned with: it has changed "
                 "since; submit the task again"
             )
-        division = _division(job, dataset)
+        division, held_out = _division(job, dataset)
+        if held_out is not None:
+            dataset = replace(dataset, held_out=held_out)
         if division is not None:  # nothing that is computed from here on knows of other examples
             dataset = replace(dataset, train=division.restrict(dataset.train))
         if assignment.data_schema is not None:
@@ -116,7 +125,7 @@ class NodeJobs:
             return JobFailed(job=job.job, reason=reason, refused=True)
         if (reason := _too_few_steps(job, block_size, runs)) is not None:
             return JobFailed(job=job.job, reason=reason, refused=True)
-        self._dataset = dataset
+        self._dataset, self._assignment = dataset, assignment
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
@@ -149,6 +158,28 @@ class NodeJobs:
             raise BadInput(f"the task has no phase {job.phase} here (it has {', '.join(phases) or 'none'})")
         content = phases[job.phase].answer(job.content, self._client_data)
         return AnswerMade(phase=job.phase, round=job.round, content=content)
+
+    def _test_held_out(self, job: TestHeldOut) -> Reply:
+        from fedsim.learning.networks import build_model, point_to  # noqa: PLC0415 - imports torch
+        from fedsim.learning.node_evaluation import evaluate_with_intervals  # noqa: PLC0415
+
+        if self._dataset is None or self._assignment is None:
+            raise BadInput("a model came before the data was loaded")
+        started, assignment = time.monotonic(), self._assignment
+        examples, settings = self._dataset.held_out or self._dataset.test, assignment.settings
+        report = EvaluationReport(task=assignment.task, node=job.node, round=job.round, metrics={})
+        if examples is None or len(examples) < job.min_examples:
+            few = "fewer held-out examples than this institution lets numbers leave of"
+            report = report.model_copy(update={"withheld": "no held-out examples" if examples is None else few})
+        else:
+            if job.digest is not None:
+                check_digest(job.model, job.digest)
+            network = build_model(assignment.model_spec)
+            point_to(network, open_vector(job.model))
+            seed = settings.seed, job.round, assignment.first_client
+            metrics = evaluate_with_intervals(network, apply_scale(examples, job.scale), make_objective(settings), seed)
+            report = report.model_copy(update={"num_examples": len(examples), "metrics": metrics})
+        return HeldOutTested(round=job.round, report=report, seconds=time.monotonic() - started)
 
     def _train(self, job: Train) -> Reply:
         if self._trainer is None or self._start is None or self._client_data is None:
@@ -197,17 +228,20 @@ class NodeJobs:
         return ChunkTrained(round=job.round, chunk=job.chunk, updates=tuple(written), seconds=seconds)
 
 
-def _division(job: Load, dataset: DataSet) -> Division | None:
-    """The blocks of a guarded data set, which must be those that the task was planned with."""
+def _division(job: Load, dataset: DataSet) -> tuple[Division | None, Examples | None]:
+    """The blocks of a guarded data set, which must be those that the task was planned with, and what is held out."""
     if job.guard is None:
-        return None
+        return None, None
     division = read_division(job.guard.path, job.dataset.name, dataset.train, job.guard.min_difference)
     if job.assignment.guard != division.secret_digest:
         raise BadInput(
             f"the data set {job.dataset.name} is guarded here, and the task was not planned with the blocks that it is "
             "divided into: submit the task again"
         )
-    return division
+    if job.dataset.validation_share is None:
+        return division, None
+    division, indices = division.hold_out(job.dataset.validation_share, job.dataset.name)
+    return division, some_examples(dataset.train, indices)
 
 
 def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Partition, int]:

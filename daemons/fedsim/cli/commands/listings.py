@@ -77,13 +77,37 @@ def rounds_table(out: Output, task: Json, found: list[Json]) -> None:
     out.table(columns, rows, numbers=columns)
 
 
+def node_tests_table(out: Output, task: Json, record: Json) -> None:
+    """Show the tests of a round on the nodes' own data."""
+    tests = record["node_metrics"]
+    names = in_order(tests["mean"], task)
+
+    def cell(name: str, found: Json) -> str:
+        if name not in found or found[name][0] is None:
+            return NONE
+        value, low, high = (None if one is None else metric_text(name, one, task) for one in found[name])
+        return f"{value} ({low} – {high})" if low is not None else str(value)
+
+    rows = [
+        [node, one["num_examples"], *(cell(name, one["metrics"]) for name in names), one["withheld"]]
+        for node, one in tests["nodes"].items()
+    ]
+    rows += [[node, NONE, *(NONE for _ in names), "did not report"] for node in tests["missing"]]
+    rows.append(["all, weighted", NONE, *(cell(name, tests["mean"]) for name in names), ""])
+    worst = (tests["worst"].get(name) for name in names)
+    rows.append(["worst", NONE, *(NONE if one is None else one[0] for one in worst), ""])
+    out.table([f"round {record['round']} on", "examples", *map(metric_name, names), "no numbers because"], rows)
+
+
 def write_rounds(task: Json, found: list[Json]) -> None:
     """Write rounds of the task as CSV to standard output, in the columns of the web's download."""
-    from fedsim.learning.metrics import flat_class_values  # noqa: PLC0415 - imports numpy, which only this needs
+    from fedsim.learning.metrics import flat_class_values, flat_node_values  # noqa: PLC0415 - imports numpy, which only this needs
 
     names = in_order((name for record in found for name in _measured(record)), task)
     phases = sorted({phase for record in found for phase in record["seconds"]})
-    of_classes = [flat_class_values(record["class_metrics"]) for record in found]
+    of_classes = [
+        flat_class_values(record["class_metrics"]) | flat_node_values(record["node_metrics"]) for record in found
+    ]
     classes = sorted({place for values in of_classes for place in values})
     writer = csv.writer(sys.stdout, lineterminator="\n")
     heading = ["round", *names, *ROUND_COLUMNS, *(f"seconds_{phase}" for phase in phases)]

@@ -19,7 +19,7 @@ from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
-from fedsim.web.views import PHASES, planned_settings, screened_nodes, task_view, task_views
+from fedsim.web.views import PHASES, node_tests, planned_settings, screened_nodes, task_view, task_views
 
 PAGE_SIZE = 20
 SHOWN_ROUNDS = 50
@@ -114,6 +114,7 @@ class TaskPages:
             "num_rounds_recorded": store.rounds.count(number),
             "phases": _phases(rounds.shown),
             "screened": screened_nodes(rounds.shown),
+            "node_tests": node_tests(rounds.shown),
             "tested": None
             if tested is None
             else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),

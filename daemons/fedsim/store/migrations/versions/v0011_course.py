@@ -1,4 +1,4 @@
-"""The best round of a task, what its users are warned of, and the share of a round's examples that were missing."""
+"""The best round and the warning of a task; the missing share of a round's examples, and the tests on its nodes."""
 
 from __future__ import annotations
 
@@ -21,3 +21,5 @@ def upgrade() -> None:
     of_rounds = {column["name"] for column in inspect(op.get_bind()).get_columns("rounds")}
     if "missing_share" not in of_rounds:
         op.add_column("rounds", Column("missing_share", Real))
+    if "node_metrics" not in of_rounds:
+        op.add_column("rounds", Column("node_metrics", LongText))
