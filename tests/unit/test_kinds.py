@@ -99,9 +99,16 @@ def test_the_table_says_who_may_send_what() -> None:
         Kind.GLOBALPARAM,
         Kind.MEASURE,
         Kind.REQUEST,
+        Kind.EVALUATE,
         Kind.STOP,
     }
-    assert permitted_kinds(Role.CLIENT, Role.SERVER) == {Kind.HELLO, Kind.LOCALPARAM, Kind.TESTSET, Kind.ANSWER}
+    assert permitted_kinds(Role.CLIENT, Role.SERVER) == {
+        Kind.HELLO,
+        Kind.LOCALPARAM,
+        Kind.TESTSET,
+        Kind.ANSWER,
+        Kind.METRICS,
+    }
     assert received_kinds(Role.WEB) == permitted_kinds(Role.WEB, Role.CLIENT) == frozenset()
     assert {kind for kind, spec in KINDS.items() if spec.on_demand} == set(Kind) - {
         Kind.HELLO,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor, nn
 
 from fedsim.errors import BadInput
@@ -15,6 +17,8 @@ from fedsim.learning.engines import ClientTrainer
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.learning.node_evaluation import evaluate_with_intervals
+from fedsim.learning.objectives.classification import Classification
 from fedsim.learning.optimizers import Optimizer, Step
 from fedsim.learning.samplers import Sampler, make_sampler
 from fedsim.learning.simulate import RoundResult, SimulationResult, simulate
@@ -252,3 +256,53 @@ def test_what_was_before_a_continuation_is_the_best_but_does_not_end_it() -> Non
     assert full.best is not None
     assert full.rounds[:3] == half.rounds
     assert len(full.rounds) > 3
+
+
+def _two_hospitals() -> list[DataSet]:
+    """Two nodes with data of their own: one holds examples out, the other has a test set."""
+    first, second = _data(1), _data(2, 300)
+    held_out = Examples(second.train.features[:80], second.train.labels[:80])
+    return [first, replace(second, test=None, held_out=held_out)]
+
+
+def test_models_are_tested_where_the_data_is_and_the_mean_is_the_result() -> None:
+    settings = _settings(partition="local", num_clients=2, fraction_train=1, evaluation="nodes")
+    result = simulate(settings, _two_hospitals())
+    last = result.rounds[-1].node_metrics
+    assert {node: found["num_examples"] for node, found in last["nodes"].items()} == {"0": 100, "1": 80}
+    of_nodes = [last["nodes"][node]["metrics"]["accuracy"] for node in ("0", "1")]
+    for one in of_nodes:
+        assert one.low <= one.value <= one.high
+        assert one.low < one.high
+    mean = (100 * of_nodes[0].value + 80 * of_nodes[1].value) / 180
+    assert result.rounds[-1].metrics["accuracy"] == pytest.approx(mean)
+    assert last["worst"]["accuracy"] == min(("0", of_nodes[0].value), ("1", of_nodes[1].value), key=lambda one: one[1])
+    assert result.rounds[1].node_metrics == {}
+    again = simulate(settings, _two_hospitals())
+    assert again.rounds == result.rounds
+    assert simulate(settings.model_copy(update={"evaluation": "server"}), _two_hospitals()).digest == result.digest
+
+
+def test_intervals_of_a_metric_cover_what_a_normal_approximation_says() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(2, size=1000)
+    outputs = np.where(rng.random(1000) < 0.8, labels, 1 - labels)
+    features = np.eye(2, dtype=np.float32)[outputs]
+    found = evaluate_with_intervals(_Given(), Examples(features, labels), Classification(), (1, 2))["accuracy"]
+    assert found.value is not None
+    assert found.low is not None
+    assert found.high is not None
+    half = 1.96 * np.sqrt(found.value * (1 - found.value) / 1000)
+    assert found.low == pytest.approx(found.value - half, abs=0.006)
+    assert found.high == pytest.approx(found.value + half, abs=0.006)
+
+
+class _Given(nn.Module):
+    """A model whose outputs are its inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs

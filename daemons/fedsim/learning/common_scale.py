@@ -116,6 +116,7 @@ def scale_together(datasets: Sequence[DataSet]) -> list[DataSet]:
             dataset,
             train=apply_scale(dataset.train, scale),
             test=None if dataset.test is None else apply_scale(dataset.test, scale),
+            held_out=None if dataset.held_out is None else apply_scale(dataset.held_out, scale),
         )
         for dataset in datasets
     ]

@@ -46,6 +46,7 @@ from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.simulated_start import (
     first_vector,
     fitting_spec,
+    held_out_on,
     placed_clients,
     sizes_of_clients,
     states_in_memory,
@@ -63,7 +64,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """The record of a round. The metrics are empty where it was not evaluated; `train_loss` is None in round 0."""
+    """The record of a round. The metrics are empty where it was not evaluated; `train_loss` is None in round 0.
+
+    `node_metrics`: the tests on what each node holds out, named by its first client (`evaluation: nodes` or `both`).
+    """
 
     round: int
     digest: str
@@ -72,6 +76,7 @@ class RoundResult:
     metrics: MetricValues
     class_metrics: ClassValues
     screening: tuple[Screened, ...] = ()
+    node_metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -222,7 +227,15 @@ def simulate(
     network.model.to(device)
     test = next((node.test for node in nodes if node.test is not None), None)
     rounds = list(resume.rounds) if resume else []
-    tests = SimulatedTests(settings, components.objective, network, test, rounds, resume.best if resume else None)
+    tests = SimulatedTests(
+        settings,
+        components.objective,
+        network,
+        test,
+        held_out_on(nodes, placement),
+        rounds,
+        resume.best if resume else None,
+    )
 
     def record(
         round_number: int,
@@ -240,6 +253,7 @@ def simulate(
             tested.metrics,
             tested.class_metrics,
             screened,
+            tests.of_nodes,
         )
         rounds.append(result)
         if on_round:

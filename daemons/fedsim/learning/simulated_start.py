@@ -11,7 +11,7 @@ from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, uplink_layout
 from fedsim.learning.components import Components
-from fedsim.learning.examples import DataSet, FloatArray
+from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.fixed_arrays import check_fixed, wanted_by
 from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.networks import TaskNetwork, initial_vector
@@ -85,6 +85,13 @@ def placed_clients(
     if placement is not None:
         return placement
     return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
+
+
+def held_out_on(nodes: Sequence[DataSet], placement: Sequence[tuple[int, int]]) -> list[tuple[int, Examples]]:
+    """What each node holds out, by (its first client, the examples); with one data set for all nodes there is one."""
+    held_out = [node.test if node.held_out is None else node.held_out for node in nodes]
+    firsts = [first for first, _ in placement]
+    return [(first, some) for first, some in zip(firsts, held_out, strict=False) if some is not None]
 
 
 def states_of(held: StatesInMemory | None) -> dict[int, Arrays]:

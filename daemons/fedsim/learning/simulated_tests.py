@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
+from fedsim.evaluation import EvaluationReport, combine
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.metrics import MetricValues
 from fedsim.learning.networks import TaskNetwork, load_vector
+from fedsim.learning.node_evaluation import evaluate_with_intervals
 from fedsim.learning.objectives import Objective
 from fedsim.settings import TaskSettings
 from fedsim.stop_conditions import TimeLimit, best_round, directions, parse_condition, reason_to_stop
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from fedsim.learning.simulate import RoundResult
 
 
+NO_TASK = "0" * 32
+
+
 class SimulatedTests:
     """Tests the models of the rounds that are due, on one test set.
 
@@ -25,7 +30,8 @@ class SimulatedTests:
         settings: the task's.
         objective: of the task.
         network: the task's, into which parameters are loaded.
-        examples: the test set; None: nothing is tested.
+        examples: the test set; None: nothing is tested on it.
+        nodes: what each node holds out, by (first client, examples), for `evaluation: nodes` or `both`.
         earlier: rounds that were simulated before; the best of them counts, but they do not end the task.
         best: the best of them, with its model.
     """
@@ -36,6 +42,7 @@ class SimulatedTests:
         objective: Objective,
         network: TaskNetwork,
         examples: Examples | None,
+        nodes: Sequence[tuple[int, Examples]],
         earlier: Iterable[RoundResult],
         best: tuple[int, FloatArray] | None,
     ) -> None:
@@ -44,7 +51,9 @@ class SimulatedTests:
         self._settings = settings
         self._objective = objective
         self._network = network
-        self._examples = examples
+        self._examples = examples if settings.evaluation != "nodes" else None
+        self._nodes = nodes if settings.evaluation != "server" else ()
+        self.of_nodes: dict[str, Any] = {}
         self._directions = directions(objective.metrics.metrics)
         conditions = map(parse_condition, settings.stop_when)
         self._conditions = [condition for condition in conditions if not isinstance(condition, TimeLimit)]
@@ -58,19 +67,44 @@ class SimulatedTests:
             yield number
 
     def run(self, number: int, vector: FloatArray) -> Evaluation:
-        """Test the round's model, float32 [P], if that is due; the result is empty if it is not."""
-        settings = self._settings
+        """Test the round's model, float32 [P], if that is due; the result is empty if it is not.
+
+        `of_nodes` has then the tests on the nodes' own data, see `evaluation.combine`; where there are no others, their
+        mean is the result.
+        """
+        settings, self.of_nodes = self._settings, {}
         due = number % settings.evaluate_every == 0 or number == settings.num_rounds
-        if self._examples is None or not due:
+        if not due or (self._examples is None and not self._nodes):
             return Evaluation(0, {}, {})
         load_vector(self._network.model, vector, self._network.roles)
-        tested = evaluate(self._network.model, self._examples, objective=self._objective)
+        if self._nodes:
+            self.of_nodes = self._test_on_nodes(number)
+        if self._examples is not None:
+            tested = evaluate(self._network.model, self._examples, objective=self._objective)
+        else:
+            mean: MetricValues = {name: value for name, (value, _, _) in self.of_nodes["mean"].items()}
+            tested = Evaluation(sum(len(examples) for _, examples in self._nodes), mean, {})
         if number:
-            self._tests.append((number, tested.metrics))
-            name = settings.keep_best
-            higher = bool(self._directions.get(name))
-            if name and best_round([*self._earlier, *self._tests], name, higher=higher) == number:
-                self.best = number, vector
-            if number < settings.num_rounds:
-                self.reason_to_end = reason_to_stop(self._conditions, self._tests, 0.0, self._directions)
+            self._decide(number, tested.metrics, vector)
         return tested
+
+    def _test_on_nodes(self, number: int) -> dict[str, Any]:
+        reports = {}
+        for first_client, examples in self._nodes:
+            seed = self._settings.seed, number, first_client
+            metrics = evaluate_with_intervals(self._network.model, examples, self._objective, seed)
+            node = str(first_client)
+            reports[node] = EvaluationReport(
+                task=NO_TASK, node=node, round=number, num_examples=len(examples), metrics=metrics
+            )
+        found = {node: {"num_examples": one.num_examples, "metrics": one.metrics} for node, one in reports.items()}
+        return {"nodes": found, **combine(reports, self._directions)}
+
+    def _decide(self, number: int, metrics: MetricValues, vector: FloatArray) -> None:
+        settings, name = self._settings, self._settings.keep_best
+        self._tests.append((number, metrics))
+        higher = bool(self._directions.get(name))
+        if name and best_round([*self._earlier, *self._tests], name, higher=higher) == number:
+            self.best = number, vector
+        if number < settings.num_rounds:
+            self.reason_to_end = reason_to_stop(self._conditions, self._tests, 0.0, self._directions)
