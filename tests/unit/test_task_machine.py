@@ -351,6 +351,7 @@ class World:
 
     def report_came(self, report: EvaluationReport) -> None:
         self.node_disks[report.node].orders.pop(report.round, None)  # it was delivered
+        self.node_told(report.node, on_node.ReportDelivered(report.round))
         if self.disk.outcome is None:
             self.disk.reports.setdefault((report.round, report.node), report)
             self.told(on_server.NodeTested(report))

@@ -196,6 +196,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._answers.delivered(file)
             elif file.kind is Kind.METRICS:
                 self._tests.delivered(file)
+                self.dispatch(events.ReportDelivered(file.round or 0))
         elif file.kind is Kind.TESTSET and outcome.code == "source_missing":
             pass  # it was offered twice, and cleared once the server had it
         elif outcome.status is Status.REFUSED:

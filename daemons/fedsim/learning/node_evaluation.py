@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedsim.data_schema import NAMED_TARGETS
+from fedsim.errors import BadInput
 from fedsim.evaluation import Estimate
 from fedsim.learning.evaluate import model_outputs
 from fedsim.learning.examples import Examples
@@ -38,6 +40,10 @@ def evaluate_with_intervals(
     """
     outputs = model_outputs(model, examples)
     targets = torch.from_numpy(examples.labels.copy())
+    rows = objective.rows(outputs, targets)
+    num_classes = rows[0].shape[1]
+    if examples.targets not in NAMED_TARGETS and not 0 <= rows[1].min() <= rows[1].max() < num_classes:
+        raise BadInput(f"held-out examples have labels that are not among the {num_classes} classes of the model")
     values = _values(objective, outputs, targets)
     if outputs.numel() > MOST_NUMBERS:
         return {name: Estimate(value=value) for name, value in values.items()}

@@ -261,6 +261,7 @@ class TaskProjection:
             "missing": {past: list(self._rounds[past].missing) for past in self._lacking(number)},
             "excluded": {past: found for past in self._lacking(number) if (found := excluded_by(self._rounds[past]))},
             "notes": list(self._notes()),
+            **({"node_metrics": record.node_metrics} if record.node_metrics else {}),
         }
 
     def _lacking(self, through: int) -> list[int]:

@@ -46,6 +46,8 @@ class CommittedModels:
         )
         self.saved = set(restored.saved)
         self._at_server = settings.evaluation != "nodes"
+        if not self._at_server:
+            self.evaluated |= self.node_tests.done
         none_needed = own_testset or not self._at_server
         self.testset_parts = set(_TESTSET_PARTS if none_needed else restored.testset_parts)
         self.best = best

@@ -33,6 +33,7 @@ from fedsim.state_machines.node_events import (
     ModelTested,
     NodeTaskStarted,
     Report,
+    ReportDelivered,
     RequestArrived,
     SendAnswer,
     SendReport,
@@ -155,6 +156,9 @@ class NodeMachine:
                 return self._evaluation_ordered(number)
             case ModelTested(number, content):
                 return [SendReport(number, content)] if self.phase is NodePhase.READY else []
+            case ReportDelivered(number):
+                self._ordered.discard(number)
+                return []
             case Answered(phase, number, content):
                 return [SendAnswer(phase, number, content)] if self.phase is NodePhase.READY else []
             case Trained(number, chunk):
@@ -229,6 +233,7 @@ class NodeMachine:
         self._move(phase)
         self._reason = reason[:MAX_TEXT]
         self._untrained.clear()
+        self._untested.clear()
         return [EndWorkers(), Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:

@@ -70,6 +70,13 @@ class ModelTested:
 
 
 @dataclass(frozen=True)
+class ReportDelivered:
+    """The server has the report on a round's model, which was removed; it may ask again if it lost the report."""
+
+    round: int
+
+
+@dataclass(frozen=True)
 class Trained:
     """A chunk's updates are stored, ready to be sent."""
 
@@ -127,6 +134,7 @@ Event = (
     | Answered
     | EvaluationOrdered
     | ModelTested
+    | ReportDelivered
     | Trained
     | TrainingDiverged
     | Failed

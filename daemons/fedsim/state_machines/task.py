@@ -128,7 +128,7 @@ class TaskMachine(EvaluatingTask):
             # It has the final model; or it ended the task with it, or lost everything: there is nothing to wait for. A
             # node that does not know a run that continues another may not have begun with it yet.
             self._delivery.settle(node)
-        return self._advance(now)
+        return self._node_tests_completed(now) + self._advance(now)
 
     def _exclude_from_delivery(self, node: str, why: str) -> None:
         self._participants.absent[node] = why
@@ -178,7 +178,7 @@ class TaskMachine(EvaluatingTask):
         if not self._trained:
             return self._finish("failed", f"node {node} refused {reason}")
         self._exclude_from_delivery(node, f"refused {reason}")
-        return self._advance(now)
+        return self._node_tests_completed(now) + self._advance(now)
 
     # ------------------------------------------------------------ the test set and the models
 

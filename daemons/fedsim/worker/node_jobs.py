@@ -34,7 +34,7 @@ from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, make_partition
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
-from fedsim.messages import Assignment
+from fedsim.messages import Assignment, as_text
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
@@ -168,17 +168,21 @@ class NodeJobs:
         started, assignment = time.monotonic(), self._assignment
         examples, settings = self._dataset.held_out or self._dataset.test, assignment.settings
         report = EvaluationReport(task=assignment.task, node=job.node, round=job.round, metrics={})
+        if job.digest is not None:
+            check_digest(job.model, job.digest)
         if examples is None or len(examples) < job.min_examples:
             few = "fewer held-out examples than this institution lets numbers leave of"
             report = report.model_copy(update={"withheld": "no held-out examples" if examples is None else few})
         else:
-            if job.digest is not None:
-                check_digest(job.model, job.digest)
             network = build_model(assignment.model_spec)
             point_to(network, open_vector(job.model))
             seed = settings.seed, job.round, assignment.first_client
-            metrics = evaluate_with_intervals(network, apply_scale(examples, job.scale), make_objective(settings), seed)
-            report = report.model_copy(update={"num_examples": len(examples), "metrics": metrics})
+            scaled = apply_scale(examples, job.scale)
+            try:
+                metrics = evaluate_with_intervals(network, scaled, make_objective(settings), seed)
+                report = report.model_copy(update={"num_examples": len(examples), "metrics": metrics})
+            except BadInput as error:
+                report = report.model_copy(update={"withheld": as_text(str(error))})
         return HeldOutTested(round=job.round, report=report, seconds=time.monotonic() - started)
 
     def _train(self, job: Train) -> Reply:
