@@ -140,6 +140,30 @@ def test_show_prints_settings_state_rounds_and_checkpoints(web: Web, terminal: T
     assert document["checkpoints"][0]["digest"] == checkpoint.digest
 
 
+def test_a_warning_the_best_round_and_tests_on_nodes_are_shown(web: Web, terminal: Terminal) -> None:
+    task = web.site.task("ada", num_rounds=2)
+    nodes = {
+        "node-1": {"num_examples": 80, "withheld": "", "metrics": {"accuracy": [0.9, 0.85, 0.95]}},
+        "node-2": {"num_examples": 0, "withheld": "no held-out examples", "metrics": {}},
+    }
+    found = {
+        "nodes": nodes,
+        "missing": ["node-3"],
+        "mean": {"accuracy": [0.9, None, None]},
+        "worst": {"accuracy": ["node-1", 0.9]},
+    }
+    web.site.run_rounds(task, 2, node_metrics=found, missing=(3,), missing_share=0.25)
+    web.site.store.tasks.set_best(task.uid, {"round": 2, "metric": "accuracy", "value": 0.875})
+    assert web.site.store.tasks.move(task.uid, TaskState.COMPLETED, now=web.site.now, warning="a third was missing")
+    shown = terminal.run("show", 1).out
+    for text in ("WARNING: a third was missing", "best round so far by accuracy: 2", "no held-out examples", "worst"):
+        assert text in shown
+    assert "did not report" in shown
+    assert "WARNING" in terminal.run("tasks").out
+    assert "WARNING: a third was missing" in terminal.run("watch", 1).out
+    assert "25" in terminal.run("rounds", 1).out
+
+
 def test_rounds_come_as_table_csv_or_json(web: Web, terminal: Terminal) -> None:
     task = web.site.task("ada", num_rounds=4)
     assert "no rounds yet" in terminal.run("rounds", 1).err

@@ -199,6 +199,17 @@ class TestCheckpoints:
         assert self.expired(store, keep_tasks=1) == [(old, 10), (newer, 10)]
         assert self.expired(store, keep_tasks=1, finished_before=550.0) == [(old, 10), (newer, 10), (long, 10)]
 
+    def test_the_best_round_of_a_task_stays(self, store: Store) -> None:
+        old = self.finished_task(store, 100.0, 10, 20)
+        task = store.tasks.get(old)
+        assert task is not None
+        best = {"round": 10, "metric": "accuracy", "value": 0.9}
+        store.tasks.set_best(task.uid, best)
+        assert self.expired(store, finished_before=200.0) == [(old, 20)]
+        again = store.tasks.get(old)
+        assert again is not None
+        assert again.best == best
+
     def test_what_is_deleted_or_still_runs_does_not_expire(self, store: Store) -> None:
         old = self.finished_task(store, 100.0, 10, 20)
         running = new_task(store, state=RUNNING)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from web_support import PASSWORD, Site, make_site
@@ -165,6 +166,50 @@ def test_the_page_shows_what_a_screening_found_of_each_node(site: Site) -> None:
     assert record["screening"][2] == excluded
     site.run_rounds(task, 4, first=4)
     assert "round 3" in browser.get("/tasks/1").text, "the newest round that was screened"
+
+
+NODE_METRICS: dict[str, Any] = {
+    "nodes": {
+        "node-1": {"num_examples": 80, "withheld": "", "metrics": {"accuracy": [0.9, 0.85, 0.95]}},
+        "node-2": {"num_examples": 0, "withheld": "no held-out examples", "metrics": {}},
+    },
+    "missing": ["node-3"],
+    "mean": {"accuracy": [0.9, 0.85, 0.95]},
+    "worst": {"accuracy": ["node-1", 0.9]},
+}
+
+
+def test_the_page_shows_the_tests_on_the_nodes_own_data(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin", evaluation="nodes")
+    site.run_rounds(task, 2)
+    assert 'id="node-tests"' not in browser.get("/tasks/1").text
+    site.run_rounds(task, 3, first=3, node_metrics=NODE_METRICS, missing=(3,), missing_share=0.25)
+    page = browser.get("/tasks/1").text
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.partition('id="node-tests"')[2].partition("</section>")[0]))
+    assert "node-1 80 90.00% (85.00% – 95.00%)" in text
+    assert "node-2 – no held-out examples" in text
+    assert "node-3 – did not report in time" in text
+    assert "Worst node – node-1" in text
+    assert "25.00%" in page, "the share of missing examples"
+    assert browser.get("/api/v1/tasks/1/rounds").json()["rounds"][-1]["node_metrics"] == NODE_METRICS
+    rows = list(csv.DictReader(io.StringIO(browser.get("/tasks/1/rounds.csv").text)))
+    assert (rows[3]["node_node-1_accuracy"], rows[3]["missing_share"]) == ("0.9", "0.25")
+
+
+def test_a_warning_is_on_the_page_and_in_the_list(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, task.settings.num_rounds)
+    site.store.tasks.set_best(task.uid, {"round": 2, "metric": "accuracy", "value": 0.875})
+    assert site.store.tasks.move(task.uid, TaskState.COMPLETED, now=site.now, warning="a third was missing")
+    page = browser.get("/tasks/1").text
+    assert 'role="alert"' in page
+    assert "a third was missing" in page
+    assert "Best round so far by Accuracy: round 2 with 87.50%" in page
+    assert "a third was missing" in browser.get("/tasks").text
+    record = browser.get("/api/v1/tasks/1").json()["task"]
+    assert (record["warning"], record["best"]["round"]) == ("a third was missing", 2)
 
 
 def test_the_live_part_comes_alone_and_only_when_it_changed(site: Site) -> None:

@@ -102,7 +102,14 @@ class Site:
         return self.store.tasks.create(owner.id, TaskSettings.model_validate(settings), uid, self.now)
 
     def run_rounds(
-        self, task: Task, rounds: int, *, first: int = 0, missing: tuple[int, ...] = (), screening: Any = ()
+        self,
+        task: Task,
+        rounds: int,
+        *,
+        first: int = 0,
+        missing: tuple[int, ...] = (),
+        screening: Any = (),
+        **found: Any,
     ) -> None:
         """Move a task on as the server does: claimed, running, `rounds` of it committed."""
         if self.store.tasks.get(task.number).state is TaskState.PENDING:  # type: ignore[union-attr] # it exists
@@ -113,7 +120,7 @@ class Site:
             self.now += 1
             accuracy = 0.9 - 0.8 / (number + 1)
             record = replace(round_record(number, accuracy, self.now, missing), screening=screening if number else ())
-            self.store.rounds.record(task.uid, record)
+            self.store.rounds.record(task.uid, replace(record, **found))
         left = task.settings.num_rounds - rounds
         self.store.tasks.set_progress(
             task.uid, Progress(rounds + 1, "training", ("node-2",), self.now + 600, float(left * 7))

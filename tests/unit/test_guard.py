@@ -189,3 +189,20 @@ def test_a_client_of_any_task_is_a_union_of_whole_blocks(
                 assert np.array_equal(
                     np.unique(used // size, return_counts=True)[1] % size, np.zeros(len(used) // size)
                 )
+
+
+def test_whole_blocks_are_held_out_and_stay_so_when_examples_come_or_the_share_grows(tmp_path: Path) -> None:
+    path, data = tmp_path / "a.npz", people(2000)
+    division = extend_division(path, "a", data, 20)
+    train, held_out = division.hold_out(0.2, "a")
+    held = {frozenset(block) for block in data.features[held_out, 0].astype(int).reshape(-1, 20).tolist()}
+    assert blocks(train, data) | held == blocks(division, data)
+    assert not blocks(train, data) & held
+    assert 5 <= len(held) <= 40
+    grown = joined(data, people(600, seed=9, first=2000))
+    _, later = extend_division(path, "a", grown, 20).hold_out(0.2, "a")
+    assert held <= {frozenset(block) for block in grown.features[later, 0].astype(int).reshape(-1, 20).tolist()}
+    _, more = division.hold_out(0.5, "a")
+    assert set(held_out.tolist()) < set(more.tolist())
+    with pytest.raises(BadInput, match="leaves none for training or validation"):
+        division.hold_out(0.000001, "a")
