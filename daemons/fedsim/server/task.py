@@ -275,6 +275,7 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
                 record = self._records.node_tested(action)
                 self.write(lambda: self._records.write_round(record))
                 self.write_behind(partial(self._reports.clear, number))
+                self._telemetry.nodes_tested(record)
 
     def _write_roster(self, roster: events.WriteRoster) -> None:
         gathered = self._records.closed(roster.round, sum(update.size for update in roster.updates))

@@ -65,6 +65,13 @@ class ServerTaskTelemetry(TaskTelemetry):
         for name, value in record.metrics.items():
             self._metrics.tested(self._task, name, nan if value is None else value)
 
+    def nodes_tested(self, record: RoundRecord) -> None:
+        """Nodes tested a round's model on their own data."""
+        found = record.node_metrics
+        withheld = [node for node, one in found["nodes"].items() if one["withheld"]]
+        missing = ", ".join((*withheld, *found["missing"])) or None
+        self.log.info("nodes_tested", round=record.round, nodes=len(found["nodes"]) - len(withheld), without=missing)
+
     def saved(self, saved: CheckpointSaved) -> None:
         """A checkpoint was saved."""
         self.log.info("checkpoint_saved", round=saved.round, digest=saved.digest, bytes=saved.size)
