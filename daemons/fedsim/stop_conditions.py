@@ -153,9 +153,7 @@ def reason_to_stop(
                 best = best_round(tests, metric, higher=bool(known.get(metric)))
                 later = 0 if best is None else sum(tested > best for tested, _ in tests)
                 if later >= most:
-                    return (
-                        f"{metric} has not improved in the {later} tests since round {best}, which meets `{condition}`"
-                    )
+                    return f"{metric} has not improved in {later} tests since round {best}, which meets `{condition}`"
             case TimeLimit(limit):
                 if seconds >= limit:
                     return f"{seconds:.0f} s had passed at round {number}, which meets `{condition}`"

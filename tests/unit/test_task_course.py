@@ -135,6 +135,7 @@ def test_an_early_end_leaves_every_node_with_the_final_model() -> None:
 def in_round_two(settings: TaskSettings) -> tuple[TaskMachine, list[on_server.Action]]:
     """A machine that has just committed round 2 of `settings`, at time 20, and its answers."""
     machine, _plan, sends = started(settings)
+    machine.handle(on_server.Evaluated(0, (("accuracy", 0.1),)), 0)
     actions: list[on_server.Action] = []
     for number in (1, 2):
         for update in answers(sends):
