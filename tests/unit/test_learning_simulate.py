@@ -273,7 +273,8 @@ def test_models_are_tested_where_the_data_is_and_the_mean_is_the_result() -> Non
     of_nodes = [last["nodes"][node]["metrics"]["accuracy"] for node in ("0", "1")]
     for one in of_nodes:
         assert one.low <= one.value <= one.high
-        assert one.low < one.high
+    losses = [last["nodes"][node]["metrics"]["loss"] for node in ("0", "1")]
+    assert all(one.low < one.value < one.high for one in losses)
     mean = (100 * of_nodes[0].value + 80 * of_nodes[1].value) / 180
     assert result.rounds[-1].metrics["accuracy"] == pytest.approx(mean)
     assert last["worst"]["accuracy"] == min(("0", of_nodes[0].value), ("1", of_nodes[1].value), key=lambda one: one[1])
