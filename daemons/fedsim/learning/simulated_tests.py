@@ -16,7 +16,6 @@ from fedsim.settings import TaskSettings
 from fedsim.stop_conditions import TimeLimit, best_round, directions, parse_condition, reason_to_stop
 
 if TYPE_CHECKING:
-
     from fedsim.learning.simulate import RoundResult
 
 
