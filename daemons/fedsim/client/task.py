@@ -140,8 +140,10 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
     @contained
     def scan_received(self) -> None:
         """Process the questions, the models to be tested and the newest global model that were received."""
-        for received in (*self._answers.arrived(), *self._tests.arrived()):
-            self.dispatch(received)
+        for request in self._answers.arrived():
+            self.dispatch(request)
+        for order in self._tests.arrived():
+            self.dispatch(order)
         self.in_turn(self._global_arrived)
 
     def _global_arrived(self) -> list[events.Action]:

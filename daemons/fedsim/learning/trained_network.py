@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.networks import TaskNetwork, input_type, named_tensors, share_parts, split_vector
+from fedsim.learning.networks import TaskNetwork, input_type, share_parts, split_vector
+from fedsim.learning.tensor_roles import named_tensors
 
 
 class TrainedNetwork:

@@ -181,7 +181,7 @@ def engine_trains_whole_tasks(candidate: Candidate) -> None:
 
 def _network(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """A network with statistics, a counter of whole numbers and a frozen layer."""
-    first = nn.Linear(*feature_shape, 8).requires_grad_(False)
+    first = nn.Linear(feature_shape[0], 8).requires_grad_(False)
     return nn.Sequential(first, nn.BatchNorm1d(8, momentum=None), nn.ReLU(), nn.Linear(8, num_classes))
 
 

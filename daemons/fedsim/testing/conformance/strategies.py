@@ -36,7 +36,7 @@ def _vectors(count: int, seed: int) -> list[FloatArray]:
 
 def _network(feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """A network with statistics, and with layers enough to keep some of them at the clients."""
-    return nn.Sequential(nn.Linear(*feature_shape, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, num_classes))
+    return nn.Sequential(nn.Linear(feature_shape[0], 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, num_classes))
 
 
 def _weights(strategy: Strategy) -> list[float]:
