@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from plugin_support import INFO, UID, attempt, hello
-from test_task_machine import SETTINGS, World, answers, plan_for, started, tested_by
+from test_task_machine import SETTINGS, World, answers, plan_for, report_of, started
 
 from fedsim.data.split import hold_out
 from fedsim.errors import BadInput
@@ -76,7 +76,7 @@ def in_round_three(settings: TaskSettings) -> tuple[TaskMachine, list[on_server.
 
 
 def reported(node: str, number: int) -> on_server.NodeTested:
-    return on_server.NodeTested(tested_by(node, number, "model"))
+    return on_server.NodeTested(report_of(node, number, "model"))
 
 
 def test_nodes_that_answer_too_late_are_missing_and_hold_up_nothing() -> None:

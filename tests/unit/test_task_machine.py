@@ -61,7 +61,7 @@ def scores(model: str) -> on_server.MetricPairs:
     return (("loss", 1.0), ("accuracy", int(model[:8], 16) / 2**32))
 
 
-def tested_by(node: str, number: int, model: str) -> EvaluationReport:
+def report_of(node: str, number: int, model: str) -> EvaluationReport:
     """What a node reports of a model."""
     accuracy = dict(scores(digest(model, node)))["accuracy"]
     metrics = {"accuracy": Estimate(value=accuracy)}
@@ -482,7 +482,7 @@ class World:
 
         def tested() -> None:
             if model:  # otherwise its report was delivered in the meantime
-                content = tested_by(name, number, model).model_dump_json()
+                content = report_of(name, number, model).model_dump_json()
                 self.node_told(name, on_node.ModelTested(number, content))
             self.node_told(name, on_node.WorkersIdle(1))
 

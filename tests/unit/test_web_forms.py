@@ -35,7 +35,7 @@ def test_the_form_has_every_setting_and_menus_every_choice() -> None:
         assert [name for name in menus[setting] if name] == list(plugins.names(group))
     for name, values in menus.items():
         for value in values:
-            TaskSettings.model_validate({name: value})
+            TaskSettings.model_validate({"keep_best": "accuracy", name: value})
 
 
 def test_a_form_sent_back_unchanged_gives_the_same_settings() -> None:

@@ -25,7 +25,7 @@ from fedsim.learning.networks import (
 from fedsim.learning.optimizers import Step
 from fedsim.learning.randomness import generator
 from fedsim.learning.schedules import learning_rate
-from fedsim.learning.strategies import ClientRound, Group, Parts
+from fedsim.learning.strategies import ClientRound, Parts, TrainedPart
 from fedsim.learning.trained_network import TrainedNetwork
 from fedsim.messages import ModelSpec
 from fedsim.update import EFFECTIVE_STEPS, PARAMETERS, PERSONAL, PERSONAL_ROUNDS, TRAIN_LOSS, Arrays, Update
@@ -175,10 +175,14 @@ class SequentialTrainer:
         augment = generator(settings.seed, "augment", round_number, client)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         network, shared = self.network, self.network.num_shared
-        steps: dict[Group, Step] = {}
+        steps: dict[TrainedPart, Step] = {}
         for number, epoch in enumerate(order):
             group = self.strategy.trains(number, len(order))
-            here = {Group.ALL: slice(None), Group.SHARED: slice(shared), Group.PERSONAL: slice(shared, None)}[group]
+            here = {
+                TrainedPart.ALL: slice(None),
+                TrainedPart.SHARED: slice(shared),
+                TrainedPart.PERSONAL: slice(shared, None),
+            }[group]
             parameters, values = network.parameters[here], network.values[here]
             if group not in steps:
                 steps[group] = self.optimizer.start(values, part.learning_rate)
@@ -189,7 +193,7 @@ class SequentialTrainer:
                 inputs = self.prepare(x, augment) if self.prepare else x
                 loss = self.objective.loss(self._outputs(inputs, client), y)
                 gradients = [gradient.float() for gradient in torch.autograd.grad(loss, parameters)]
-                if group != Group.PERSONAL:
+                if group != TrainedPart.PERSONAL:
                     adjust(gradients[:shared], values[:shared], received, part)
                 steps[group](gradients)
                 network.round_parameters()

@@ -160,7 +160,7 @@ class NodeJobs:
         return AnswerMade(phase=job.phase, round=job.round, content=content)
 
     def _test_held_out(self, job: TestHeldOut) -> Reply:
-        from fedsim.learning.networks import build_model, point_to  # noqa: PLC0415 - imports torch
+        from fedsim.learning.networks import point_to, task_network  # noqa: PLC0415 - imports torch
         from fedsim.learning.node_evaluation import evaluate_with_intervals  # noqa: PLC0415
 
         if self._dataset is None or self._assignment is None:
@@ -174,12 +174,12 @@ class NodeJobs:
             few = "fewer held-out examples than this institution lets numbers leave of"
             report = report.model_copy(update={"withheld": "no held-out examples" if examples is None else few})
         else:
-            network = build_model(assignment.model_spec)
-            point_to(network, open_vector(job.model))
+            network = task_network(assignment.model_spec, settings, self._strategy)
+            point_to(network.model, open_vector(job.model), network.roles)
             seed = settings.seed, job.round, assignment.first_client
             scaled = apply_scale(examples, job.scale)
             try:
-                metrics = evaluate_with_intervals(network, scaled, make_objective(settings), seed)
+                metrics = evaluate_with_intervals(network.model, scaled, make_objective(settings), seed)
                 report = report.model_copy(update={"num_examples": len(examples), "metrics": metrics})
             except BadInput as error:
                 report = report.model_copy(update={"withheld": as_text(str(error))})

@@ -44,7 +44,7 @@ Parts = Sequence["Tensor"]
 """A vector as long as the model, as one tensor for each of the model's shared parameters."""
 
 
-class Group(StrEnum):
+class TrainedPart(StrEnum):
     """Parameters that an epoch trains."""
 
     ALL = "all"
@@ -56,11 +56,11 @@ __all__ = [
     "Block",
     "BlockFunction",
     "ClientRound",
-    "Group",
     "Parts",
     "Passes",
     "StepContext",
     "Strategy",
+    "TrainedPart",
     "Uplink",
     "Weighted",
     "make_strategy",
@@ -181,9 +181,9 @@ class Strategy(Plugin):
         """
         return frozenset()
 
-    def trains(self, epoch: int, num_epochs: int) -> Group:  # noqa: ARG002
+    def trains(self, epoch: int, num_epochs: int) -> TrainedPart:  # noqa: ARG002
         """The parameters that an epoch of a client's round trains; `epoch` counts from 0."""
-        return Group.ALL
+        return TrainedPart.ALL
 
     @property
     def least_epochs(self) -> int:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedsim.learning.personal import PersonalLayers
-from fedsim.learning.strategies import Group
+from fedsim.learning.strategies import TrainedPart
 from fedsim.plugins import gettext_noop
 
 
@@ -36,6 +36,6 @@ class FedRep(PersonalLayers):
         """One for the representation."""
         return self.options.head_epochs + 1
 
-    def trains(self, epoch: int, num_epochs: int) -> Group:  # noqa: ARG002
+    def trains(self, epoch: int, num_epochs: int) -> TrainedPart:  # noqa: ARG002
         """The head, then the representation."""
-        return Group.PERSONAL if epoch < self.options.head_epochs else Group.SHARED
+        return TrainedPart.PERSONAL if epoch < self.options.head_epochs else TrainedPart.SHARED
