@@ -46,7 +46,9 @@ def test_the_same_task_again_gives_the_same_bytes_as_one_process_would(lab: Plat
 def test_every_strategy_and_every_partition_give_what_one_process_gives(lab: Platform) -> None:
     make_deterministic(1)
     dataset = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), lab.folder)
-    strategies, partitions = plugins.names(plugins.STRATEGIES), plugins.names(plugins.PARTITIONS)
+    # `fedbn` needs a model with batch normalisation: test_platform_any_model.py.
+    strategies = [name for name in plugins.names(plugins.STRATEGIES) if name != "fedbn"]
+    partitions = plugins.names(plugins.PARTITIONS)
     pairs = {*((strategy, "shards") for strategy in strategies), *(("fedavg", partition) for partition in partitions)}
     chosen = {
         (strategy, partition): {

@@ -187,11 +187,11 @@ def test_the_page_shows_the_tests_on_the_nodes_own_data(site: Site) -> None:
     site.run_rounds(task, 3, first=3, node_metrics=NODE_METRICS, missing=(3,), missing_share=0.25)
     page = browser.get("/tasks/1").text
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.partition('id="node-tests"')[2].partition("</section>")[0]))
-    assert "node-1 80 90.00% (85.00% – 95.00%)" in text
+    assert "node-1 80 90.00 % (85.00 % – 95.00 %)" in text
     assert "node-2 – no held-out examples" in text
     assert "node-3 – did not report in time" in text
     assert "Worst node – node-1" in text
-    assert "25.00%" in page, "the share of missing examples"
+    assert "25.00 %" in page, "the share of missing examples"
     assert browser.get("/api/v1/tasks/1/rounds").json()["rounds"][-1]["node_metrics"] == NODE_METRICS
     rows = list(csv.DictReader(io.StringIO(browser.get("/tasks/1/rounds.csv").text)))
     assert (rows[3]["node_node-1_accuracy"], rows[3]["missing_share"]) == ("0.9", "0.25")
@@ -206,7 +206,7 @@ def test_a_warning_is_on_the_page_and_in_the_list(site: Site) -> None:
     page = browser.get("/tasks/1").text
     assert 'role="alert"' in page
     assert "a third was missing" in page
-    assert "Best round so far by Accuracy: round 2 with 87.50%" in page
+    assert "Best round so far by Accuracy: round 2 with 87.50 %" in page
     assert "a third was missing" in browser.get("/tasks").text
     record = browser.get("/api/v1/tasks/1").json()["task"]
     assert (record["warning"], record["best"]["round"]) == ("a third was missing", 2)
