@@ -41,8 +41,8 @@ SMALL: dict[str, Any] = {
     "num_nodes": 2,
 }
 
-LONG: dict[str, Any] = {"local_epochs": 20, "num_rounds": 5}
-"""Rounds of half a second or so, so that there is a middle in which something can happen."""
+LONG: dict[str, Any] = {"local_epochs": 6, "num_rounds": 5}
+"""Rounds of a third of a second or so, so that there is a middle in which something can happen."""
 
 
 def lives(process: psutil.Process) -> bool:

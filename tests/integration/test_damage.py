@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from platform_support import Platform, digits_lab, undisturbed
 
-LONG = {"strategy": "scaffold", "local_epochs": 20, "num_rounds": 5}
+LONG = {"strategy": "scaffold", "local_epochs": 6, "num_rounds": 5}
 
 
 @pytest.fixture(scope="module")

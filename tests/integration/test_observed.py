@@ -16,7 +16,7 @@ from service_support import Service
 from fedsim import __version__
 from fedsim.testing.local_cluster import NodeSpec
 
-LONG = {"local_epochs": 10, "num_rounds": 10, "evaluate_every": 2, "save_every": 5}
+LONG = {"local_epochs": 5, "num_rounds": 10, "evaluate_every": 2, "save_every": 5}
 ANY_PORT = {"metrics": {"port": 0}}
 
 

@@ -13,8 +13,8 @@ from safetensors import safe_open
 
 NUM_PARAMETERS = 64 * 200 + 200 + 200 * 200 + 200 + 200 * 10 + 10
 INT8: dict[str, Any] = {"transforms": ["difference", "int8"], "num_rounds": 2}
-TOPK: dict[str, Any] = {"transforms": ["difference", "topk"], "num_rounds": 4, "local_epochs": 10}
-CHOSEN = {"strategy": "scaffold", "num_rounds": 6, "local_epochs": 20}
+TOPK: dict[str, Any] = {"transforms": ["difference", "topk"], "num_rounds": 4, "local_epochs": 6}
+CHOSEN = {"strategy": "scaffold", "num_rounds": 6, "local_epochs": 6}
 
 
 @pytest.fixture(scope="module")

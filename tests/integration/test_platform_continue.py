@@ -16,7 +16,7 @@ from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
 
 HALF, WHOLE = 3, 6
-STATEFUL: dict[str, Any] = {"strategy": "scaffold", "local_epochs": 10}
+STATEFUL: dict[str, Any] = {"strategy": "scaffold", "local_epochs": 4}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def go_on(lab: Platform, number: int, rounds: int = WHOLE - HALF) -> Any:
         {"strategy": "fedavgm", "strategy_options": {"momentum": 0.9}},
         {"strategy": "fedadam"},
         STATEFUL,
-        {"transforms": ["difference", "topk"], "local_epochs": 10},
+        {"transforms": ["difference", "topk"], "local_epochs": 4},
     ],
     ids=["fedavg", "fedavgm", "fedadam", "scaffold", "topk"],
 )
@@ -62,7 +62,7 @@ def test_two_halves_have_the_digest_of_the_whole(lab: Platform, tmp_path: Path, 
 
 
 def test_a_restart_in_the_middle_of_the_further_rounds_changes_nothing(lab: Platform, tmp_path: Path) -> None:
-    chosen = STATEFUL | {"local_epochs": 20}
+    chosen = STATEFUL | {"local_epochs": 8}
     number = lab.submit(**chosen, num_rounds=HALF)
     lab.completed(number)
     lab.kill("server")

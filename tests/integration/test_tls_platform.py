@@ -24,8 +24,8 @@ PROCESSES = {
     "web": ("web", Role.WEB),
 }
 HOSTS = dict(PROCESSES.values())
-# Rounds of a quarter of a second or so, so that there is a middle to be disturbed in.
-LONG = {"local_epochs": 10, "num_rounds": 30}
+# Rounds of a third of a second or so, so that there is a middle to be disturbed in.
+LONG = {"local_epochs": 6, "num_rounds": 30}
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fedsim.store.records import Task
 from fedsim.worker.interpreters import interpreter_of
 
 OLD = "0.0.9"
-LONG = {"local_epochs": 20, "num_rounds": 8, "save_every": 8, "num_nodes": 1}
+LONG = {"local_epochs": 6, "num_rounds": 8, "save_every": 8, "num_nodes": 1}
 
 
 def install(opt: Path) -> Path:

@@ -42,7 +42,7 @@ def test_no_fsync_blocks_the_loop_of_a_daemon(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("PYTHONPATH", str(hook))
     monkeypatch.setenv("FSYNC_NOTES", str(notes))
     with digits_lab(tmp_path / "lab") as lab:
-        number = lab.submit(local_epochs=40, num_rounds=4, evaluate_every=2, save_every=2)
+        number = lab.submit(local_epochs=12, num_rounds=4, evaluate_every=2, save_every=2)
         lab.await_round(number, 2)
         for victim in ("server", "node-a"):
             lab.kill(victim)

@@ -1,4 +1,4 @@
-"""`fedsim-ca` from end to end, as an owner of a lab types it: real processes, exit codes, documents."""
+"""`fedsim-ca` from end to end, as an owner of a lab types it: exit codes, documents, pipes."""
 
 from __future__ import annotations
 
@@ -18,44 +18,50 @@ PROGRAM = Path(sys.executable).with_name("fedsim-ca")
 PASSPHRASE = "a passphrase for tests"
 
 
-def run(
-    folder: Path, *arguments: str, code: int = 0, stdin: bytes = b"", environment: dict[str, str] | None = None
-) -> str:
-    given = {"FEDSIM_CA_PASSPHRASE": PASSPHRASE} if environment is None else environment
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FEDSIM")}
+def run(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FEDSIM")}
     done = subprocess.run(
-        [PROGRAM, *arguments], cwd=folder, input=stdin, env=inherited | given, capture_output=True, check=False
+        [PROGRAM, *arguments], cwd=folder, input=stdin, env=environment, capture_output=True, check=False
     )
-    assert done.returncode == code, done.stderr.decode()
-    return (done.stdout if code == 0 else done.stderr).decode()
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
 
 
-def test_from_a_new_authority_to_a_revoked_host(tmp_path: Path) -> None:
-    assert "Created the authority" in run(tmp_path, "init")
-    run(tmp_path, "request", "node-a", "--key", "host.key", "--out", "host.csr")
-    run(tmp_path, "sign", "host.csr", "--name", "node-a", "--role", "client", "--out", "host.crt")
+def test_from_a_new_authority_to_a_revoked_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FEDSIM_CA_PASSPHRASE", PASSPHRASE)
+
+    def run(*arguments: str) -> str:
+        assert main(arguments) == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert "Created the authority" in run("init")
+    run("request", "node-a", "--key", "host.key", "--out", "host.csr")
+    run("sign", "host.csr", "--name", "node-a", "--role", "client", "--out", "host.crt")
     certificate = x509.load_pem_x509_certificate((tmp_path / "host.crt").read_bytes())
-    listed = json.loads(run(tmp_path, "list", "--json"))
+    listed = json.loads(run("list", "--json"))
     (item,) = listed["certificates"]
     assert (item["name"], item["role"], item["serial"]) == ("node-a", "client", f"{certificate.serial_number:x}")
     assert item["days_left"] == 364
-    assert "node-a" in run(tmp_path, "list")
-    assert json.loads(run(tmp_path, "show", "node-a", "--json"))["state"] == "valid"
-    assert "BEGIN CERTIFICATE" in run(tmp_path, "show")
-    renewed = json.loads(run(tmp_path, "renew", "node-a", "--days", "20", "--json"))
+    assert "node-a" in run("list")
+    assert json.loads(run("show", "node-a", "--json"))["state"] == "valid"
+    assert "BEGIN CERTIFICATE" in run("show")
+    renewed = json.loads(run("renew", "node-a", "--days", "20", "--json"))
     assert renewed["days_left"] == 19
-    (revoked,) = json.loads(run(tmp_path, "revoke", "node-a", "--keep-newest", "--json"))["revoked"]
+    (revoked,) = json.loads(run("revoke", "node-a", "--keep-newest", "--json"))["revoked"]
     assert revoked["serial"] == item["serial"]
-    crl = x509.load_pem_x509_crl(run(tmp_path, "crl").encode())
+    crl = x509.load_pem_x509_crl(run("crl").encode())
     assert [entry.serial_number for entry in crl] == [certificate.serial_number]
 
 
 def test_a_request_may_come_and_a_certificate_go_through_pipes(tmp_path: Path) -> None:
     (tmp_path / "pass").write_text(PASSPHRASE + "\n", encoding="utf-8")
     file = ("--passphrase-file", "pass")
-    run(tmp_path, "init", *file, environment={})
+    run(tmp_path, "init", *file)
     request = run(tmp_path, "request", "web", "--key", "web.key").encode()
-    signed = run(tmp_path, "sign", "-", "--name", "web", "--role", "web", *file, stdin=request, environment={})
+    signed = run(tmp_path, "sign", "-", "--name", "web", "--role", "web", *file, stdin=request)
     assert x509.load_pem_x509_certificate(signed.encode()).subject.rfc4514_string() == "CN=web"
 
 
@@ -104,7 +110,12 @@ def test_every_failure_says_what_happened_and_ends_with_its_code(
     assert told in capsys.readouterr().err
 
 
-def test_without_a_passphrase_it_says_where_it_looks(tmp_path: Path) -> None:
-    told = run(tmp_path, "init", code=EX_DATA, environment={})
+def test_without_a_passphrase_it_says_where_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEDSIM_CA_PASSPHRASE", raising=False)
+    assert main(["init"]) == EX_DATA
+    told = capsys.readouterr().err
     assert "--passphrase-file" in told
     assert "FEDSIM_CA_PASSPHRASE" in told

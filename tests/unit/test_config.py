@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -47,19 +47,21 @@ def test_every_line_that_a_sample_comments_out_is_valid_too(name: str, tmp_path:
 
 
 @pytest.mark.parametrize("name", DAEMONS)
-def test_validate_config_exits_with_78_and_names_every_problem(name: str, tmp_path: Path) -> None:
+def test_validate_config_exits_with_78_and_names_every_problem(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = entry_points(group="console_scripts", name=f"fedsim-{name}")
+    run = program.load()
     content = yaml.safe_load((SAMPLES / f"{name}.yml").read_text(encoding="utf-8"))
     path = tmp_path / "wrong.yml"
     path.write_text(yaml.safe_dump({**content, "name": "no spaces please", "colour": "blue"}), encoding="utf-8")
-    program = Path(sys.executable).with_name(f"fedsim-{name}")
-    run = subprocess.run([program, "--config", path, "--validate-config"], capture_output=True, text=True, check=False)
-    assert run.returncode == EX_CONFIG
-    assert "At 'name':" in run.stderr
-    assert "At 'colour': unknown key (available: " in run.stderr
-    good = subprocess.run(
-        [program, "--config", SAMPLES / f"{name}.yml", "--validate-config"], capture_output=True, text=True, check=False
-    )
-    assert good.returncode == 0, good.stderr
+    monkeypatch.setattr(sys, "argv", [program.name, "--config", str(path), "--validate-config"])
+    assert run() == EX_CONFIG
+    told = capsys.readouterr().err
+    assert "At 'name':" in told
+    assert "At 'colour': unknown key (available: " in told
+    sys.argv[2] = str(SAMPLES / f"{name}.yml")
+    assert run() == 0, capsys.readouterr().err
 
 
 def problems(tmp_path: Path, text: str, model: type[BaseModel] = ServerConfig) -> list[str]:

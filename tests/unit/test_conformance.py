@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +207,22 @@ def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
     ("group", "name"), [pytest.param(group, name, id=name) for group in GROUPS for name in plugins.names(group)]
 )
 def test_a_built_in_plugin_passes_every_check(group: str, name: str, tmp_path: Path) -> None:
-    check_plugin(group, _candidate(group, plugins.load(group, name), name, tmp_path), skip=SKIPPED.get(name, ()))
+    skipped = {"does_not_import_torch", *SKIPPED.get(name, ())}  # of all at once: the next test
+    check_plugin(group, _candidate(group, plugins.load(group, name), name, tmp_path), skip=skipped)
+
+
+def test_no_built_in_plugin_imports_torch_with_its_module() -> None:
+    modules = sorted({plugins.load(group, name).__module__ for group in GROUPS for name in plugins.names(group)})
+    program = """
+import sys
+from importlib import import_module
+for module in sys.argv[1:]:
+    import_module(module)
+    if "torch" in sys.modules:
+        sys.exit(f"{module} imports torch")
+"""
+    run = subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,30 @@
-"""The documentation promises nothing that is not so: its files, links and examples are taken from it and tried."""
+"""The documentation promises nothing that is not so: its files, links, tables and settings are tried."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import click
 import generate
 import pytest
 import yaml
+from documentation_support import PAGES, ROOT, TEXT, named
 from pydantic import BaseModel
 
 from fedsim import errors
 from fedsim.cli.main import cli
-from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, TlsConfig, WebConfig, load_config
+from fedsim.config import ClientConfig, ReceiverConfig, ServerConfig, WebConfig, load_config
 from fedsim.seed_settings import SEED_NAMES
 from fedsim.settings import TaskSettings, parse_settings
-from fedsim.spool.files import Role
 from fedsim.spool.kinds import KINDS, Kind
-from fedsim.wire import Identity
 from fedsim.wire.protocol.frames import FrameType
-from fedsim.wire.tls import Credentials
 from fedsim_fleet.ca import ca
 
-ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
 HOW_TO = (ROOT / "docs" / "how-to" / "certificates.md").read_text(encoding="utf-8")
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
-TEXT = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *PAGES))
 MAX_README_LINES = 180
 PROTOCOL = (ROOT / "daemons" / "fedsim" / "wire" / "PROTOCOL.md").read_text(encoding="utf-8")
 SAMPLES = ROOT / "etc" / "fedsim"
@@ -41,18 +34,7 @@ CONFIGS: dict[str, type[BaseModel]] = {
     "client": ClientConfig,
     "web": WebConfig,
 }
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MAX_PICTURE_BYTES = 200 * 1024
-
-
-def blocks(language: str) -> list[str]:
-    """The code blocks of README and pages in a language."""
-    return [content for name, content in BLOCK.findall(TEXT) if name == language]
-
-
-def named(language: str, name: str) -> list[str]:
-    """Those whose first line is a comment with this name."""
-    return [content for content in blocks(language) if content.startswith(f"# {name}\n")]
 
 
 def cells(markdown: str) -> list[list[str]]:
@@ -184,16 +166,6 @@ def test_the_lab_by_hand_has_valid_files_that_know_each_other(tmp_path: Path) ->
     assert (node.data / node.datasets[0].path).is_dir()
 
 
-def test_certificates_are_made_as_documented(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    for name in ("certificates.sh", "request.sh", "https.sh"):
-        (script,) = named("sh", name)
-        subprocess.run(["/bin/sh", "-ec", script], cwd=tmp_path, env=environment, check=True)
-    files = {"certificate": "host.crt", "key": "host.key", "authority": "ca/ca.crt", "revoked": "ca/crl.pem"}
-    tls = TlsConfig(**{key: tmp_path / file for key, file in files.items()})
-    assert Credentials(tls, Identity("node-a", Role.CLIENT)).not_after > time.time()
-
-
 def test_the_commands_for_certificates_exist() -> None:
     told = set(re.findall(r"`?fedsim-ca ([a-z]+)", HOW_TO))
     assert told == set(ca.commands) - {"crl", "show", "sign-all"}
@@ -221,98 +193,9 @@ def test_pictures_are_small() -> None:
     assert [picture.name for picture in pictures if picture.stat().st_size > MAX_PICTURE_BYTES] == []
 
 
-def test_the_simulation_runs_as_written(tmp_path: Path) -> None:
-    (program,) = named("python", "simulate.py")
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    accuracy, digest = run.stdout.split()
-    assert float(accuracy) > 0.8
-    assert re.fullmatch("[0-9a-f]{64}", digest)
-
-
-def test_a_table_of_ones_own_is_trained_on_as_written(tmp_path: Path) -> None:
-    (program,) = named("python", "customers.py")
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert float(run.stdout) > 0.8
-
-
-def test_an_objective_of_ones_own_trains_as_written(tmp_path: Path) -> None:
-    (program,) = named("python", "huber.py")
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    huber, squared = map(float, run.stdout.split())
-    assert huber < 0.1 < squared
-
-
-USE_OUR_LAB = """
-from pathlib import Path
-import numpy as np
-from fedsim.config import DataSetConfig
-from fedsim.data import load_dataset
-from fedsim.learning.simulate import simulate
-from fedsim.settings import parse_settings
-
-rng = np.random.default_rng(0)
-Path("mine").mkdir()
-labels = rng.integers(3, size=300)
-np.save("mine/features.npy", rng.normal(size=(300, 4)) + labels[:, None] * 3)
-np.save("mine/labels.npy", labels)
-mine = load_dataset(DataSetConfig(name="mine", path=Path("mine"), test_share=0.2), Path())
-settings, _ = parse_settings({"model": "narrow", "model_options": {"width": "32"}, "dataset": "mine",
-                              "partition": "iid", "num_clients": 10, "fraction_train": 1, "num_rounds": 5,
-                              "local_learning_rate": 0.05})
-print(simulate(settings, mine).rounds[-1].metrics["accuracy"])
-"""
-
-
-USE_ROBUST_RULES = """
-from pathlib import Path
-from fedsim.config import DataSetConfig
-from fedsim.data import load_dataset
-from fedsim.learning.simulate import simulate
-from fedsim.settings import parse_settings
-
-digits = load_dataset(DataSetConfig(name="digits", path=Path("digits"), format="digits"), Path())
-settings, _ = parse_settings({"dataset": "digits", "partition": "iid", "num_clients": 10, "fraction_train": 1,
-                              "num_rounds": 3, "local_learning_rate": 0.1, "strategy": "my_trimmed_mean",
-                              "strategy_options": {"share": 0.2}})
-print(simulate(settings, digits).rounds[-1].metrics["accuracy"])
-"""
-
-
-def use(package: str, program: str, folder: Path) -> float:
-    """Install the package whose files the pages show, run a program that uses it, and return the number it prints."""
-    source, installed = folder / "source", folder / "installed"
-    module = package.replace("-", "_")
-    for language, name in (("toml", f"{package}/pyproject.toml"), ("python", f"{package}/{module}.py")):
-        (content,) = named(language, name)
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_text(content, encoding="utf-8")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index"]
-    install += ["--no-build-isolation", "--no-deps", "--target", str(installed), str(source / package)]
-    subprocess.run(install, check=True)
-    environment = {**os.environ, "PYTHONPATH": str(installed)}
-    run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=folder, env=environment
-    )
-    assert run.returncode == 0, run.stderr
-    return float(run.stdout)
-
-
-def test_a_model_and_a_format_of_ones_own_are_found_once_installed(tmp_path: Path) -> None:
-    assert use("our-lab", USE_OUR_LAB, tmp_path) > 0.8
-
-
 def test_settings_with_options_are_accepted_as_shown() -> None:
-    pytest.importorskip("fedsim.plugins")
     for shown in named("yaml", "task.yml"):
         assert parse_settings(yaml.safe_load(shown))[1] == []
-
-
-def test_a_strategy_of_ones_own_trains_with_its_option_once_installed(tmp_path: Path) -> None:
-    pytest.importorskip("fedsim.plugins")
-    assert use("robust-rules", USE_ROBUST_RULES, tmp_path) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -41,12 +41,31 @@ def open_descriptors() -> int:
 
 
 @pytest.fixture
-def servers() -> Iterator[ForkServers]:
+def fresh() -> Iterator[ForkServers]:
+    """Fork servers of one test."""
     with DefaultSelector() as selector:
         servers = ForkServers(selector)
         yield servers
         servers.close()
         assert not selector.get_map()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[ForkServers]:
+    """Fork servers of many tests: importing torch takes longer than a test."""
+    with DefaultSelector() as selector:
+        servers = ForkServers(selector)
+        yield servers
+        servers.close()
+        assert not selector.get_map()
+
+
+@pytest.fixture
+def servers(shared: ForkServers) -> Iterator[ForkServers]:
+    """The shared fork servers, without a worker before and after the test."""
+    yield shared
+    while not all(server.idle for server in shared):
+        turn(shared)
 
 
 def pool(servers: ForkServers, *, max_restarts: int, on_death: Callable[[], None] = lambda: None) -> WorkerPool:
@@ -246,38 +265,38 @@ def maps_of(process: psutil.Process) -> str:
 
 
 def test_a_warm_fork_server_has_torch_before_there_is_a_task_and_its_workers_have_the_usual_priority(
-    servers: ForkServers,
+    fresh: ForkServers,
 ) -> None:
-    servers.warm(1)
-    (warming,) = servers
-    turn(servers)
-    warm = servers.of(1)
+    fresh.warm(1)
+    (warming,) = fresh
+    turn(fresh)
+    warm = fresh.of(1)
     assert (warm, warm.warm) == (warming, True)
-    servers.warm(1)  # is nothing more to do
-    (process,) = (child for child in psutil.Process().children() if "fedsim.worker" in child.cmdline())
+    fresh.warm(1)  # is nothing more to do
+    process = psutil.Process(warm._process.pid)
     assert "libtorch" in maps_of(process)
     assert "nvidia" not in maps_of(process), "a context of a GPU"
-    workers = pool(servers, max_restarts=0)
-    assert the_worker(servers).nice() == psutil.Process().nice()
+    workers = pool(fresh, max_restarts=0)
+    assert the_worker(fresh).nice() == psutil.Process().nice()
     workers.close()
 
 
-def test_a_worker_does_not_wait_for_a_fork_server_that_warms_at_low_priority(servers: ForkServers) -> None:
-    servers.warm(1)
-    (warming,) = servers
-    asked = servers.of(1)
+def test_a_worker_does_not_wait_for_a_fork_server_that_warms_at_low_priority(fresh: ForkServers) -> None:
+    fresh.warm(1)
+    (warming,) = fresh
+    asked = fresh.of(1)
     assert asked is not warming
     assert not warming.alive
     assert asked.warm is None
 
 
-def test_a_fork_server_without_workers_makes_room_for_another_number_of_threads(servers: ForkServers) -> None:
-    first = servers.of(1)
-    assert servers.of(1) is first
-    second = servers.of(2)
+def test_a_fork_server_without_workers_makes_room_for_another_number_of_threads(fresh: ForkServers) -> None:
+    first = fresh.of(1)
+    assert fresh.of(1) is first
+    second = fresh.of(2)
     assert not first.alive
-    assert servers.of(2) is second
-    assert servers.of(None) is second
+    assert fresh.of(2) is second
+    assert fresh.of(None) is second
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here torch itself is asked for the GPU")
