@@ -10,10 +10,12 @@ TORCH_INDEX ?=
 # What the hosts of a lab run: make gather RELEASES="bookworm trixie"
 RELEASES ?= bookworm
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-# Files of tests run side by side, as most wait for processes more than they compute. The tests of one file share daemons
-# and stay together; files begin in the order of their names, the long ones first.
-JOBS ?= 2
-AT_ONCE := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# Files of tests run side by side. The tests of one file share daemons and stay together; files begin in the order of their
+# names. Two processors are busy with two files of unit tests, and with three of integration tests, which also wait: for
+# processes, time limits, disks. JOBS=… for another number.
+BUSY := 2
+test-integration: BUSY := 3
+AT_ONCE = -n $(or $(JOBS),$(BUSY)) --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes: they need not compile the same code each time.
 unexport PYTHONDONTWRITEBYTECODE
 APT := age nftables mariadb-server chromium chromium-driver dataset-fashion-mnist fonts-noto-cjk \

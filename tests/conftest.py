@@ -8,6 +8,10 @@ from importlib.metadata import distributions
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Files of tests run side by side, each on a processor: torch's threads would wait for each other. It reads this when it
+# is imported; workers of daemons and tests of several threads set the number themselves.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # No deadline: a machine under load is slow, and that is no failure. CI draws the same examples each time, so that a red
 # run means a change; the long tier draws many more.
 settings.register_profile("default", deadline=None)

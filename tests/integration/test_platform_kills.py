@@ -123,8 +123,8 @@ def disturbed_is_undisturbed(lab: Platform, strategy: str, kills: int) -> None:
     assert anomalies(lab.folder / "log") == []
 
 
-def test_thirty_kills_change_no_byte_no_row_and_leave_no_anomaly(lab: Platform) -> None:
-    disturbed_is_undisturbed(lab, "fedavg", 30)
+def test_fifteen_kills_change_no_byte_no_row_and_leave_no_anomaly(lab: Platform) -> None:
+    disturbed_is_undisturbed(lab, "fedavg", sum(AT_ONCE))
 
 
 @pytest.mark.long
