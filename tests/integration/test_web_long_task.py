@@ -23,8 +23,9 @@ from fedsim.web import accounts, charts
 
 NUM_ROUNDS = 10_000
 HTMX = {"HX-Request": "true"}
-# Of the processor, by the thread that asks, in which pages are made; reading every round takes many times as long.
-ENOUGH_SECONDS = 1.0
+# Of the processor, by the thread that asks, in which pages are made: several times what it takes, a fraction of what
+# reading every round takes.
+ENOUGH_SECONDS = 0.4
 ENOUGH_BYTES = 150_000
 
 
@@ -61,10 +62,13 @@ def browser(site: Site) -> Browser:
 
 
 def quick(browser: Browser, path: str, **headers: str) -> str:
-    began = thread_time()
-    answer = browser.get(path, headers=headers)
+    seconds = []
+    for _ in range(2):  # the first one may compile templates
+        began = thread_time()
+        answer = browser.get(path, headers=headers)
+        seconds.append(thread_time() - began)
     assert answer.status_code == 200
-    assert thread_time() - began < ENOUGH_SECONDS
+    assert min(seconds) < ENOUGH_SECONDS
     assert len(answer.content) < ENOUGH_BYTES
     return html.unescape(answer.text)
 
