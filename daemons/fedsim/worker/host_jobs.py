@@ -47,7 +47,7 @@ def do(job: HostJob) -> Reply:
         case InspectHost(device=device):
             torch = Torch.installed()
             gpu = _gpu() if torch.may_find_gpu else None
-            processor = _cpu() if gpu is None else f"{_cpu()}; {gpu}"
+            processor = processor_kind() if gpu is None else f"{processor_kind()}; {gpu}"
             return HostInspected(device=_device(device, gpu), processor=processor[:200], torch=torch.version)
 
 
@@ -66,7 +66,7 @@ def _device(wanted: Literal["auto", "cpu", "cuda"], gpu: str | None) -> Literal[
     return "cpu" if wanted == "cpu" or gpu is None else "cuda"
 
 
-def _cpu() -> str:
+def processor_kind() -> str:
     """The kind of processor, on which bitwise reproducibility depends."""
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
