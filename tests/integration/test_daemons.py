@@ -207,7 +207,7 @@ def test_deleting_a_task_ends_the_wait_for_a_node_that_never_comes_back(lab: Pla
     assert (lab.server_spool / "final" / uid).is_dir()
     lab.api.delete(f"/tasks/{number}")
     lab.await_row(lambda: lab.store.tasks.get(number) is None or None)
-    assert not (lab.server_spool / "final" / uid).exists()
+    lab.await_gone(lab.server_spool / "final", uid)
     lab.start("node-b-receiver", "node-b")
     # What it still holds of the task is not wanted any more.
     lab.await_gone(lab.node_spool("node-b") / "initparam", f"{uid}.json")

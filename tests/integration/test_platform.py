@@ -56,6 +56,7 @@ def test_every_strategy_and_every_partition_give_what_one_process_gives(lab: Pla
             "partition": partition,
             "num_rounds": 2,
             **({"num_clients": 2, "fraction_train": 1.0} if partition == "local" else {}),
+            **({"local_epochs": 2} if strategy == "fedrep" else {}),
         }
         for strategy, partition in sorted(pairs)
     }
