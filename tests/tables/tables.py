@@ -2,7 +2,7 @@
 
 Each module `table_<name>.py` has rows, which are tasks for `simulate`, and puts what they give next to what the paper
 says. A row that was computed is written to `docs/reference/tables/<name>.json` at once and is not computed again,
-unless it is asked for with `--again`; so a table of many hours goes on where it was interrupted. `<name>.md` next to
+unless it is asked for with `--again`; so a table of many hours goes on where it was interrupted. `<name>.inc` next to
 it is what the documentation includes.
 """
 
@@ -61,7 +61,7 @@ def compute(name: str, row: Row) -> Found:
 def write_page(name: str) -> str:
     """Write the table as the documentation includes it, and return it."""
     text = table(name).markdown(read_records(name))
-    (RECORDS / f"{name}.md").write_text(text, encoding="utf-8")
+    (RECORDS / f"{name}.inc").write_text(text, encoding="utf-8")
     return text
 
 

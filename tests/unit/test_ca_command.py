@@ -18,13 +18,13 @@ PROGRAM = Path(sys.executable).with_name("fedsim-ca")
 PASSPHRASE = "a passphrase for tests"
 
 
-def run(folder: Path, *arguments: str, stdin: bytes = b"") -> str:
+def run(folder: Path, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("FEDSIM")}
     done = subprocess.run(
         [PROGRAM, *arguments], cwd=folder, input=stdin, env=environment, capture_output=True, check=False
     )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout.decode()
+    assert done.returncode == code, done.stderr.decode()
+    return (done.stderr if code else done.stdout).decode()
 
 
 def test_from_a_new_authority_to_a_revoked_host(
@@ -66,12 +66,14 @@ def test_a_request_may_come_and_a_certificate_go_through_pipes(tmp_path: Path) -
 
 
 def test_the_requests_of_several_hosts_are_signed_at_once(tmp_path: Path) -> None:
-    run(tmp_path, "init")
+    (tmp_path / "pass").write_text(PASSPHRASE + "\n", encoding="utf-8")
+    file = ("--passphrase-file", "pass")
+    run(tmp_path, "init", *file)
     requests = [
         {"name": name, "role": role, "request": run(tmp_path, "request", "another", "--key", f"{name}.key")}
         for name, role in (("server", "server"), ("node-a", "client"))
     ]
-    signed = json.loads(run(tmp_path, "sign-all", stdin=json.dumps(requests).encode()))["certificates"]
+    signed = json.loads(run(tmp_path, "sign-all", *file, stdin=json.dumps(requests).encode()))["certificates"]
     assert [(item["name"], item["role"]) for item in signed] == [("server", "server"), ("node-a", "client")]
     for item in signed:
         certificate = x509.load_pem_x509_certificate(item["certificate"].encode())
@@ -79,7 +81,7 @@ def test_the_requests_of_several_hosts_are_signed_at_once(tmp_path: Path) -> Non
     listed = json.loads(run(tmp_path, "list", "--json"))["certificates"]
     assert [item["serial"] for item in listed] == [item["serial"] for item in signed]
     requests[0]["role"] = "king"
-    assert "role" in run(tmp_path, "sign-all", stdin=json.dumps(requests).encode(), code=EX_DATA)
+    assert "role" in run(tmp_path, "sign-all", *file, stdin=json.dumps(requests).encode(), code=EX_DATA)
 
 
 @pytest.mark.parametrize(

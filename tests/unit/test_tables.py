@@ -27,7 +27,7 @@ def test_each_row_is_a_task_of_its_own_and_records_belong_to_rows(name: str) -> 
 
 @pytest.mark.parametrize("name", names())
 def test_the_documentation_shows_what_is_recorded(name: str) -> None:
-    assert (RECORDS / f"{name}.md").read_text(encoding="utf-8") == table(name).markdown(read_records(name))
+    assert (RECORDS / f"{name}.inc").read_text(encoding="utf-8") == table(name).markdown(read_records(name))
 
 
 def test_at_least_three_rules_resist_all_attacks_on_iid_data() -> None:
