@@ -55,7 +55,7 @@ def test_what_cannot_be_offered_is_reported_and_costs_nothing_else(lab: Platform
     ("model", "reason"),
     [
         ("raising", "ValueError: seven is not a width"),
-        ("double", "the parameter 1.weight is torch.float64"),
+        ("double", "1.weight is torch.float64, 1.bias is torch.float64"),
         ("striking", "model striking on data set digits: RuntimeError: no more than two at a time"),
     ],
 )
