@@ -119,7 +119,7 @@ bench-%: $(VENV)/.tests-installed
 
 # A row takes minutes to hours; those that are recorded are left out: make tables-mcmahan ROWS='2nn-*' JOBS=2
 tables-%: $(VENV)/.tests-installed  ## the tables of published results, next to the papers: mcmahan, niid, robust
-	$(BIN)/python tests/tables/tables.py $* --jobs $(JOBS) $(if $(ROWS),--rows '$(ROWS)')
+	$(BIN)/python tests/tables/tables.py $* --jobs $(or $(JOBS),1) $(if $(ROWS),--rows '$(ROWS)')
 
 bench-peers: $(VENV)/.tests-installed  ## the same work by rsync, scp, Flower, NVIDIA FLARE and pfl
 	$(BENCH) --peers
