@@ -10,7 +10,7 @@ from tables import table
 
 pytestmark = pytest.mark.timeout(1500)
 ROWS = [
-    ("robust", "iid-median-none"),
+    ("robust", "iid-multi_krum-min_max"),
     pytest.param("robust", "iid-median-alie", marks=pytest.mark.long),
     pytest.param("mcmahan", "2nn-iid-e1-b10-lr0.1", marks=pytest.mark.long),
 ]
