@@ -46,7 +46,7 @@ PUBLISHED = (
     Line("cnn", 20, "50", 32, 426),
     Line("cnn", 20, "10", 18, 173),
 )
-MODELS = {"2nn": ("mcmahan_2nn", 0.97), "cnn": ("cnn", 0.99)}
+MODELS = {"2nn": ("2nn", 0.97), "cnn": ("cnn", 0.99)}
 DATA = {"iid": "iid", "non-iid": "shards"}
 
 
