@@ -14,7 +14,6 @@ from typing import Any, Literal
 Tests = Sequence[tuple[int, Mapping[str, float | None]]]
 """The tests of a task: the round and its metrics by name, in the order of the rounds."""
 
-TRAIN_PREFIX = "train_"
 LOSS = "loss"
 MAX_SECONDS = 10**9
 FORMS = "must be like `accuracy >= 0.97`, `loss <= 0.1`, `patience 10 loss` or `time 3600`"
@@ -89,7 +88,7 @@ def directions(metrics: Iterable[Any]) -> dict[str, bool | None]:
     """
     found: dict[str, bool | None] = {LOSS: False}
     for metric in metrics:
-        if not metric.per_class and not metric.name.startswith(TRAIN_PREFIX):
+        if metric.one_number:
             found[metric.name] = metric.higher_is_better
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from plugin_support import INFO, UID, attempt, hello
+from test_task_course import changed
 from test_task_machine import SETTINGS, World, answers, plan_for, report_of, started
 
 from fedsim.data.split import hold_out
@@ -19,11 +20,6 @@ from fedsim.state_machines.candidates import Impossible
 from fedsim.state_machines.node import NodeMachine
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task import TaskMachine
-
-
-def changed(**changes: object) -> TaskSettings:
-    return SETTINGS.model_copy(update=changes)
-
 
 ON_NODES = changed(evaluation="nodes")
 

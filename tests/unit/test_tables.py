@@ -13,7 +13,7 @@ from fedsim.settings import parse_settings
 from tables import names, table
 
 RESISTING = 3
-"""At least so many robust rules resist all attacks with IID data."""
+"""The least number of robust rules that resist all attacks on IID data."""
 
 
 @pytest.mark.parametrize("name", names())

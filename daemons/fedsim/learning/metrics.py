@@ -22,6 +22,17 @@ ClassValue = float | tuple[float, ...] | None
 ClassValues = dict[str, tuple[ClassValue, ...]]
 OutputArray = NDArray[np.float64]
 TRAIN_PREFIX = "train_"
+ROUND_COLUMNS = (
+    "num_examples",
+    "cohort_size",
+    "missing",
+    "missing_share",
+    "bytes_sent",
+    "bytes_received",
+    "finished_at",
+    "digest",
+)
+"""Fields of a round's record that are columns of a CSV file of rounds, besides its metrics."""
 
 
 class MetricFormat(StrEnum):
@@ -63,6 +74,11 @@ class Metric:
     per_class: bool = False
     accumulator: Callable[[int], Accumulator | None] | None = None
     by_prediction: bool = False
+
+    @property
+    def one_number(self) -> bool:
+        """Whether each test gives one value of it."""
+        return not self.per_class and not self.name.startswith(TRAIN_PREFIX)
 
 
 @dataclass(frozen=True)

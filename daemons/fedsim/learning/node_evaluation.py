@@ -14,7 +14,7 @@ from fedsim.errors import BadInput
 from fedsim.evaluation import Estimate
 from fedsim.learning.evaluate import model_outputs
 from fedsim.learning.examples import Examples
-from fedsim.learning.metrics import TRAIN_PREFIX, MetricSet
+from fedsim.learning.metrics import MetricSet
 from fedsim.learning.objectives import Objective
 
 RESAMPLES = 200
@@ -75,7 +75,7 @@ def _values(objective: Objective, outputs: Tensor, targets: Tensor) -> dict[str,
 def _metrics(metrics: MetricSet, outputs: NDArray[np.float64], rows: NDArray[np.generic]) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for metric in metrics.metrics:
-        if metric.accumulator is None or metric.per_class or metric.name.startswith(TRAIN_PREFIX):
+        if metric.accumulator is None or not metric.one_number:
             continue
         if (accumulator := metric.accumulator(outputs.shape[1])) is None:
             continue

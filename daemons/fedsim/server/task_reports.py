@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedsim.errors import BadInput
 from fedsim.evaluation import EvaluationReport, problem_of
-from fedsim.learning.metrics import TRAIN_PREFIX, MetricFormat
+from fedsim.learning.metrics import MetricFormat
 from fedsim.learning.objectives import metrics_of
 from fedsim.log import get_logger
 from fedsim.messages import as_text, read_message
@@ -16,6 +16,7 @@ from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Arrived
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import NodeTested
+from fedsim.stop_conditions import LOSS
 from fedsim.wire.sender import Outcome
 
 
@@ -27,8 +28,9 @@ class TaskReports:
         self._context = context
         self._log = get_logger(task=plan.number)
         described = metrics_of(plan.settings).metrics
-        plain = [metric for metric in described if not metric.per_class and not metric.name.startswith(TRAIN_PREFIX)]
-        self._shares = {"loss": False} | {metric.name: metric.format is MetricFormat.SHARE for metric in plain}
+        self._shares = {LOSS: False} | {
+            metric.name: metric.format is MetricFormat.SHARE for metric in described if metric.one_number
+        }
         self._held_out = {share.node: share.num_held_out for share in plan.shares}
 
     def read(self, item: Arrived) -> NodeTested | None:
@@ -48,7 +50,7 @@ class TaskReports:
         return NodeTested(report)
 
     def refused(self, outcome: Outcome) -> NodeTested:
-        """What stands for the report of a node that refused the model."""
+        """An empty report, of a node that refused the model."""
         number = outcome.file_id.round or 0
         return NodeTested(self._without(outcome.peer.name, number, f"it refused the model: {outcome.message}"))
 

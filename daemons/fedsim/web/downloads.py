@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import bottle
 
-from fedsim.learning.metrics import flat_class_values, flat_node_values
+from fedsim.learning.metrics import ROUND_COLUMNS, flat_class_values, flat_node_values
 from fedsim.learning.objectives import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import RoundRecord, Task
@@ -21,16 +21,6 @@ from fedsim.web.request import WebRequest
 from fedsim.web.views import plain, task_json
 
 BLOCK_ROUNDS = 1000
-CSV_COLUMNS = (
-    "num_examples",
-    "cohort_size",
-    "missing",
-    "missing_share",
-    "bytes_sent",
-    "bytes_received",
-    "finished_at",
-    "digest",
-)
 
 
 def checkpoint_file(request: WebRequest, task: Task, round_number: int, *, sidecar: bool) -> bottle.HTTPResponse:
@@ -107,14 +97,14 @@ def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
 def _csv(
     store: Store, task: Task, metrics: list[str], phases: list[str], places: list[tuple[str | int, ...]]
 ) -> Iterator[bytes]:
-    heading = ["round", *metrics, *CSV_COLUMNS, *(f"seconds_{name}" for name in phases)]
+    heading = ["round", *metrics, *ROUND_COLUMNS, *(f"seconds_{name}" for name in phases)]
     yield _csv_lines([[*heading, *("_".join(map(str, place)) for place in places)]])
     for block in _blocks(store, task):
         lines = []
         for record in block:
             measured = record.metrics | record.train_metrics
-            values = [getattr(record, name) for name in CSV_COLUMNS]
-            values[CSV_COLUMNS.index("missing")] = " ".join(map(str, record.missing))
+            values = [getattr(record, name) for name in ROUND_COLUMNS]
+            values[ROUND_COLUMNS.index("missing")] = " ".join(map(str, record.missing))
             seconds = [record.seconds.get(phase) for phase in phases]
             of_classes = flat_class_values(record.class_metrics) | flat_node_values(record.node_metrics)
             lines.append([record.round, *map(measured.get, metrics), *values, *seconds, *map(of_classes.get, places)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
@@ -16,19 +16,12 @@ from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
 from fedsim.settings import OptionValues, TaskSettings
 from fedsim.speed import SpeedRequest
 from fedsim.update import Update
-from fedsim.worker.evaluation_jobs import HeldOutTested, TestHeldOut
-
-
-class _Line(BaseModel):
-    """A field that the reader does not know is left out: daemon and worker may be neighbouring versions."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
+from fedsim.worker.evaluation_jobs import HeldOutTested, JobLine, TestHeldOut
 
 # ---------------------------------------------------------------- jobs of a server's worker
 
 
-class MakeInitialModel(_Line):
+class MakeInitialModel(JobLine):
     """Write `model.npy`, made from the task's seed or taken from the file `initial`, into the folder `out`."""
 
     job: Literal["make_initial_model"] = "make_initial_model"
@@ -39,20 +32,20 @@ class MakeInitialModel(_Line):
     out: Path
 
 
-class Aggregate(_Line):
+class Aggregate(JobLine):
     """Combine the updates, each in its file, with the round in `base` (`digests`: of its files) into `out`."""
 
     job: Literal["aggregate"] = "aggregate"
     settings: TaskSettings
     round: int
     base: Path
-    digests: dict[str, str] = {}
+    digests: dict[str, str] = Field(default_factory=dict)
     updates: tuple[Update, ...]
     files: tuple[Path, ...]
     out: Path
 
 
-class TestSetFiles(_Line):
+class TestSetFiles(JobLine):
     """The location of the test set: two files from a node, or the server's own data set and the schema."""
 
     data: Path | None = None
@@ -63,7 +56,7 @@ class TestSetFiles(_Line):
     data_schema: DataSchema | None = None
 
 
-class Evaluate(_Line):
+class Evaluate(JobLine):
     """Test the parameters in `model`, whose digest was recorded, on the test set."""
 
     job: Literal["evaluate"] = "evaluate"
@@ -75,7 +68,7 @@ class Evaluate(_Line):
     testset: TestSetFiles
 
 
-class SaveCheckpoint(_Line):
+class SaveCheckpoint(JobLine):
     """Write the model with the flat vector in `model` as safetensors to `out`, and `about` as JSON next to it."""
 
     job: Literal["save_checkpoint"] = "save_checkpoint"
@@ -91,21 +84,21 @@ class SaveCheckpoint(_Line):
 # ---------------------------------------------------------------- jobs of a node's worker
 
 
-class InspectHost(_Line):
+class InspectHost(JobLine):
     """Look at the processor, and whether there is the device that is wanted."""
 
     job: Literal["inspect_host"] = "inspect_host"
     device: Literal["auto", "cpu", "cuda"]
 
 
-class GuardOrder(_Line):
+class GuardOrder(JobLine):
     """Where the division of a guarded data set is kept, and the least size of its blocks."""
 
     path: Path
     min_difference: int
 
 
-class Inspect(_Line):
+class Inspect(JobLine):
     """Look at a data set in `folder`."""
 
     job: Literal["inspect"] = "inspect"
@@ -114,7 +107,7 @@ class Inspect(_Line):
     guard: GuardOrder | None = None
 
 
-class Load(_Line):
+class Load(JobLine):
     """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
 
     `max_memory_bytes` and `installed_memory_bytes` are each worker's part of what the institution allows and of what
@@ -132,7 +125,7 @@ class Load(_Line):
     guard: GuardOrder | None = None
 
 
-class WriteTestset(_Line):
+class WriteTestset(JobLine):
     """Write the loaded data set's test set to the two paths."""
 
     job: Literal["write_testset"] = "write_testset"
@@ -140,7 +133,7 @@ class WriteTestset(_Line):
     labels: Path
 
 
-class Train(_Line):
+class Train(JobLine):
     """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`.
 
     `scale` is the task's common scaling, if it has one, and `slot` that of the chunk (see `cut_chunks`).
@@ -157,7 +150,7 @@ class Train(_Line):
     scale: tuple[tuple[float, float], ...] = ()
 
 
-class AnswerPhase(_Line):
+class AnswerPhase(JobLine):
     """Answer the question of a phase that the task's strategy or a transform adds."""
 
     job: Literal["answer_phase"] = "answer_phase"
@@ -166,13 +159,13 @@ class AnswerPhase(_Line):
     content: dict[str, JsonValue]
 
 
-class MeasureSpeed(_Line):
+class MeasureSpeed(JobLine):
     """Find how this host trains quickest with one of `engines`; `threads` and `workers` are fixed unless None."""
 
     job: Literal["measure_speed"] = "measure_speed"
     request: SpeedRequest
     engines: tuple[str, ...]
-    engine_options: OptionValues = {}
+    engine_options: OptionValues = Field(default_factory=dict)
     threads: int | None
     workers: int | None
     max_parameters: int | None = None
@@ -189,7 +182,7 @@ Job = HostJob | NodeJob | ServerJob | MeasureSpeed
 # ---------------------------------------------------------------- replies
 
 
-class Done(_Line):
+class Done(JobLine):
     """The job is done, without a result."""
 
     reply: Literal["done"] = "done"
@@ -197,7 +190,7 @@ class Done(_Line):
     round: int = 0
 
 
-class ModelMade(_Line):
+class ModelMade(JobLine):
     """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
     `digest` is over the parameters alone (`model_digest`), `files` over each file in `out`, as the wire offers it.
@@ -213,7 +206,7 @@ class ModelMade(_Line):
     screening: tuple[Screened, ...] = ()
 
 
-class Tested(_Line):
+class Tested(JobLine):
     """The result of a test: metrics and per-class metrics by name; None where a value is not finite."""
 
     reply: Literal["tested"] = "tested"
@@ -223,7 +216,7 @@ class Tested(_Line):
     seconds: float
 
 
-class CheckpointSaved(_Line):
+class CheckpointSaved(JobLine):
     """The checkpoint is in place."""
 
     reply: Literal["checkpoint_saved"] = "checkpoint_saved"
@@ -232,7 +225,7 @@ class CheckpointSaved(_Line):
     size: int
 
 
-class HostInspected(_Line):
+class HostInspected(JobLine):
     """What this host computes with."""
 
     reply: Literal["host_inspected"] = "host_inspected"
@@ -241,14 +234,14 @@ class HostInspected(_Line):
     torch: str
 
 
-class DataSetInspected(_Line):
+class DataSetInspected(JobLine):
     """The data set can be used."""
 
     reply: Literal["data_set_inspected"] = "data_set_inspected"
     dataset: DataSetInfo
 
 
-class DataLoaded(_Line):
+class DataLoaded(JobLine):
     """The task's data is in memory; `num_examples` are runs of (how many clients, examples of each), in order.
 
     `partition` is the digest of the sizes of all clients.
@@ -259,7 +252,7 @@ class DataLoaded(_Line):
     partition: str = ""
 
 
-class ChunkTrained(_Line):
+class ChunkTrained(JobLine):
     """The chunk's updates are written."""
 
     reply: Literal["chunk_trained"] = "chunk_trained"
@@ -269,7 +262,7 @@ class ChunkTrained(_Line):
     seconds: float
 
 
-class AnswerMade(_Line):
+class AnswerMade(JobLine):
     """The answer to a phase's question."""
 
     reply: Literal["answer_made"] = "answer_made"
@@ -278,7 +271,7 @@ class AnswerMade(_Line):
     content: dict[str, JsonValue]
 
 
-class SpeedMeasured(_Line):
+class SpeedMeasured(JobLine):
     """How this host trains quickest."""
 
     reply: Literal["speed_measured"] = "speed_measured"
@@ -286,7 +279,7 @@ class SpeedMeasured(_Line):
     seconds: float
 
 
-class ClientDiverged(_Line):
+class ClientDiverged(JobLine):
     """A client's parameters are not finite."""
 
     reply: Literal["client_diverged"] = "client_diverged"
@@ -294,7 +287,7 @@ class ClientDiverged(_Line):
     client: int
 
 
-class JobFailed(_Line):
+class JobFailed(JobLine):
     """The job cannot be done with what was given; the reason is for people.
 
     `round` is that of the chunk that was to be trained. `refused`: the institution forbids it. `suspends`: it can be

@@ -19,6 +19,7 @@ import psutil
 from threadpoolctl import threadpool_limits
 
 from fedsim.spool.durable import write_bytes
+from fedsim.worker.host_jobs import processor_kind
 
 ROOT = Path(__file__).parents[3]
 RESULTS = ROOT / "build" / "bench"
@@ -107,14 +108,10 @@ def _durable_writes(folder: Path) -> None:
 
 def machine() -> str:
     """The machine in words: processor, cores that may be used, memory, kernel, Python."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
     memory = psutil.virtual_memory().total / 2**30
     cores = len(os.sched_getaffinity(0))
-    return f"{model}, {cores} cores, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+    versions = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{processor_kind()}, {cores} cores, {memory:.0f} GiB, {versions}"
 
 
 @contextmanager

@@ -13,17 +13,6 @@ from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, number, share, size
 
-ROUND_COLUMNS = (
-    "num_examples",
-    "cohort_size",
-    "missing",
-    "missing_share",
-    "bytes_sent",
-    "bytes_received",
-    "finished_at",
-    "digest",
-)
-
 
 @click.command()
 @click.argument("task", metavar="NUMBER", type=click.IntRange(1))
@@ -101,7 +90,11 @@ def node_tests_table(out: Output, task: Json, record: Json) -> None:
 
 def write_rounds(task: Json, found: list[Json]) -> None:
     """Write rounds of the task as CSV to standard output, in the columns of the web's download."""
-    from fedsim.learning.metrics import flat_class_values, flat_node_values  # noqa: PLC0415 - imports numpy, which only this needs
+    from fedsim.learning.metrics import (  # noqa: PLC0415 - imports numpy, which only this needs
+        ROUND_COLUMNS,
+        flat_class_values,
+        flat_node_values,
+    )
 
     names = in_order((name for record in found for name in _measured(record)), task)
     phases = sorted({phase for record in found for phase in record["seconds"]})

@@ -187,7 +187,7 @@ class Strategy(Plugin):
 
     @property
     def least_epochs(self) -> int:
-        """A client's round must have so many epochs."""
+        """The least number of local epochs."""
         return 1
 
     # ------------------------------------------------------------ 2. the rule that combines
