@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import structlog
 from presence import DATA
 from torch import nn
 
@@ -29,6 +28,5 @@ def mnist() -> DataSet:
 
 def run(settings: Mapping[str, Any], dataset: DataSet, model: Build | None = None) -> SimulationResult:
     """Run a task with the engine that trains clients together where it can."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     make_deterministic(1)
     return simulate(TaskSettings.model_validate(settings), dataset, model=model, engine=BatchedEngine)

@@ -19,6 +19,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
 
@@ -51,6 +53,11 @@ def table(name: str) -> Table:
     return module
 
 
+def log_errors_only() -> None:
+    """What a process of the pool starts with: the progress of rows is shown instead of their logs."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+
+
 def compute(name: str, row: Row) -> Found:
     """Run a row in this process."""
     started = time.monotonic()
@@ -79,7 +86,7 @@ def main() -> int:
     if not chosen:
         sys.stderr.write(f"no row of {given.name} matches {given.rows!r}\n")
         return EX_USAGE
-    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn"), log_errors_only) as pool:
         running = {pool.submit(compute, given.name, row): row for row in missing}
         for count, done in enumerate(as_completed(running), 1):
             row, found = running[done], done.result()

@@ -310,7 +310,6 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
             self._context.stops.send(finish.stopped_nodes, self.uid, finish.reason)
             if finish.awaiting_final:
                 self._context.finals.send(self.uid)
-            self.write_behind(self._clear)
             self._event(finish.outcome, finish.reason)
             if finish.warning:
                 self.carry_out(events.RecordEvent("warning", finish.warning))
@@ -318,7 +317,8 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
 
         self.write(partial(self._writes.end, finish, last, digest, promise), end)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove its files from the spool: after it has ended, in the writer's thread."""
         self._events.keep(self._context.config.spool / "events", f"task-{self.plan.number:06d}")
         clear_task(self._context.spool, self.uid)
 

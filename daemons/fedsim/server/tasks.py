@@ -124,10 +124,12 @@ class ClaimedTasks(WaitingTasks):
         for uid in ended:
             running = self.running.pop(uid)
             self._context.restarts.forget(uid)
-            if not isinstance(running.outcome, Postpone):
-                self._late.pop(running.plan.number, None)
-            else:
+            if isinstance(running.outcome, Postpone):
                 self._postpone(running.plan, dict(running.outcome.nodes))
+                continue
+            self._late.pop(running.plan.number, None)
+            if not running.abandoned:
+                self._context.writer.submit(running.clear)  # from now on its files are late, and cleared as they arrive
         return bool(ended)
 
     def resume_interrupted(self) -> None:
