@@ -20,7 +20,7 @@ settings.register_profile("long", deadline=None, max_examples=2000, suppress_hea
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 
-DISASTERS = 100
+DISASTERS = 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -115,7 +115,7 @@ def test_a_u_net_is_trained_on_masks(lab: Platform) -> None:
 
 
 def test_personal_layers_stay_on_their_node_over_a_kill(lab: Platform) -> None:
-    chosen = {**RESNET, "strategy": "fedper", "num_rounds": 4, "local_epochs": 3}
+    chosen = {**RESNET, "strategy": "fedper", "num_rounds": 4}
     number = lab.submit(**chosen)
     lab.await_round(number, 2)
     lab.kill("node-a")

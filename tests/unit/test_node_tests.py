@@ -28,7 +28,7 @@ ON_NODES = changed(evaluation="nodes")
 
 
 @pytest.mark.parametrize("evaluation", ["nodes", "both"])
-def test_a_hundred_disasters_record_the_same_numbers_once(evaluation: str, seeds: range) -> None:
+def test_disasters_record_the_same_numbers_once(evaluation: str, seeds: range) -> None:
     settings = changed(evaluation=evaluation, keep_best="accuracy", final_model="best")
     calm = World(settings, 0, faults=0)
     model = calm.run()
@@ -40,7 +40,7 @@ def test_a_hundred_disasters_record_the_same_numbers_once(evaluation: str, seeds
         assert world.run(restores=True) == model, f"seed {seed}"
         assert world.disk.node_tests == calm.disk.node_tests, f"seed {seed}"
         crashes += world.crashes
-    assert crashes > 100, "the disasters must happen"
+    assert crashes > len(seeds), "the disasters must happen"
 
 
 def test_a_task_that_only_nodes_test_needs_no_test_set_and_ends_by_their_mean(seeds: range) -> None:

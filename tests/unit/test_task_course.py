@@ -103,7 +103,7 @@ def ending_after_four() -> str:
     return f"accuracy {sign} {score(world, 4)!r}"
 
 
-def test_a_hundred_disasters_end_after_the_same_round_with_the_same_model(seeds: range) -> None:
+def test_disasters_end_after_the_same_round_with_the_same_model(seeds: range) -> None:
     settings = changed(stop_when=(ending_after_four(),))
     calm = World(settings, 0, faults=0)
     model = calm.run()
@@ -118,7 +118,7 @@ def test_a_hundred_disasters_end_after_the_same_round_with_the_same_model(seeds:
         assert max(world.rosters) == 4, f"seed {seed}: no round is trained after the last one"
         assert 4 in world.disk.saved, "the last round is saved"
         crashes += world.crashes
-    assert crashes > 100, "the disasters must happen"
+    assert crashes > len(seeds), "the disasters must happen"
 
 
 def test_an_early_end_leaves_every_node_with_the_final_model() -> None:
@@ -212,7 +212,7 @@ def test_further_rounds_of_a_task_that_ended_early_are_not_ended_by_what_was_bef
 # ---------------------------------------------------------------- the best model
 
 
-def test_a_hundred_disasters_release_the_same_best_model(seeds: range) -> None:
+def test_disasters_release_the_same_best_model(seeds: range) -> None:
     settings = changed(keep_best="accuracy", final_model="best", evaluate_every=1, save_every=4)
     calm = World(settings, 0, faults=0)
     model = calm.run()

@@ -503,7 +503,7 @@ def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[t
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "median"])
-def test_a_hundred_disasters_end_with_the_same_model(strategy: str, seeds: range) -> None:
+def test_disasters_end_with_the_same_model(strategy: str, seeds: range) -> None:
     settings = SETTINGS.model_copy(update={"strategy": strategy})
     calm = World(settings, 0, faults=0).run()
     crashes = 0
@@ -511,10 +511,10 @@ def test_a_hundred_disasters_end_with_the_same_model(strategy: str, seeds: range
         world = World(settings, seed, faults=0.3)
         assert world.run(restores=True) == calm, f"seed {seed}"
         crashes += world.crashes
-    assert crashes > 100, "the disasters must happen"
+    assert crashes > len(seeds), "the disasters must happen"
 
 
-def test_a_node_that_breaks_down_in_a_hundred_disasters_holds_up_no_round_and_costs_only_its_own_clients(
+def test_a_node_that_breaks_down_in_disasters_holds_up_no_round_and_costs_only_its_own_clients(
     seeds: range,
 ) -> None:
     settings = SETTINGS.model_copy(update={"min_responses": 0.3, "round_timeout_seconds": 50_000})
@@ -572,7 +572,7 @@ def test_a_completed_task_that_gets_more_rounds_ends_with_the_model_of_one_run_t
         assert world.run(restores=True) == calm, f"seed {seed}"
         assert {number for number in world.rosters if number <= after} == set(), "no round is trained twice"
         crashes += world.crashes
-    assert crashes > 30, "the disasters must happen"
+    assert crashes > 0.3 * len(seeds), "the disasters must happen"
 
 
 def test_every_node_ends_with_the_final_model_and_an_empty_disk() -> None:
