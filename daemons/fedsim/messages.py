@@ -84,6 +84,8 @@ class DataSetInfo(Message):
     data_schema: DataSchema | None = None
     notes: Annotated[tuple[Text, ...], Field(max_length=MAX_NOTES)] = ()
     guard: GuardInfo | None = Field(None, description="None: the data set is open; else num_train are those in blocks")
+    natural_clients: Annotated[tuple[Count, ...], Field(max_length=64)] = ()
+    """How many clients open data names with at least 1, 2, 4, 8 … examples."""
 
     @property
     def shown(self) -> DataSetInfo:
@@ -259,6 +261,7 @@ class Assignment(Message):
     guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
     first_client: Count
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)]
+    own_clients: bool = Field(False, description="Whether they are formed of this node's data alone, which is open")
     model_spec: ModelSpec
     data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")
     engine: EngineInfo
@@ -331,10 +334,7 @@ def rounded(count: int) -> int:
 
 
 def as_text(text: str, most: int = MAX_TEXT) -> str:
-    """Truncate `text` to at most `most` characters, with a note about the truncation.
-
-    Undecodable bytes (of a file name that is not UTF-8) become question marks.
-    """
+    """Truncate `text` to at most `most` characters, with a note; undecodable bytes of file names become "?"."""
     text = text.encode(errors="replace").decode()
     if len(text) <= most:
         return text

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 from blake3 import blake3
 
-from fedsim.data.split import is_held_out
+from fedsim.data.split import is_held_out, some_examples
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, IntArray
 from fedsim.spool.durable import write_bytes
@@ -76,7 +76,7 @@ class Division:
 
     def restrict(self, train: Examples) -> Examples:
         """The examples in whole blocks, block after block."""
-        return replace(train, features=train.features[self.order], labels=train.labels[self.order])
+        return some_examples(train, self.order)
 
 
 def extend_division(path: Path, name: str, train: Examples, min_difference: int) -> Division:

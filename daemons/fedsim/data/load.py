@@ -21,6 +21,7 @@ from fedsim.data.table import Table
 from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
 from fedsim.learning.examples import DataSet, Examples, FloatArray, check_targets
+from fedsim.learning.partitions.natural import sizes_in_steps
 from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, MAX_NOTES, DataSetInfo, GuardInfo
 
 
@@ -117,6 +118,7 @@ def inspect_dataset(config: DataSetConfig, folder: Path, guard: tuple[Path, int]
 
 def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
     """Describe a loaded data set for the server."""
+    clients = dataset.train.clients
     return DataSetInfo(
         name=config.name,
         digest=dataset_digest(dataset),
@@ -128,6 +130,7 @@ def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:
         share_test=config.share and dataset.test is not None,
         data_schema=dataset.data_schema,
         notes=scale_notes(dataset),
+        natural_clients=() if clients is None or config.access != "open" else sizes_in_steps(clients),
     )
 
 
@@ -144,6 +147,9 @@ def dataset_digest(dataset: DataSet) -> str:
             little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
             digest.update(f"{name} {part} {little.dtype.str} {little.shape} / {examples.scale}\n".encode())
             digest.update(little.data.cast("B"))
+    if (clients := dataset.train.clients) is not None:
+        digest.update(f"clients {clients.shape}\n".encode())
+        digest.update(np.ascontiguousarray(clients, "<i8").data.cast("B"))
     return digest.hexdigest()
 
 
@@ -212,6 +218,9 @@ def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
         raise BadInput(f"{source}: there are {len(examples.features)} examples but {count} labels")
     if not count or 0 in examples.feature_shape:
         raise BadInput(f"{source}: there are no examples (features have the shape {list(examples.features.shape)})")
+    clients = examples.clients
+    if clients is not None and (clients.shape != (count,) or not 0 <= clients.min() <= clients.max() < count):
+        raise BadInput(f"{source}: the clients of the examples must be numbers from 0 on, one for each example")
     check_targets(labels, examples.targets, num_classes, source)
     places = {"tokens": shape[:1], "mask": shape[-2:]}.get(examples.targets)
     if places is not None and labels.shape[1:] != places:

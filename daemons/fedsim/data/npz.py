@@ -5,6 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +20,7 @@ from fedsim.data.formats import Format
 from fedsim.data.idx import MAX_DEFLATE_RATIO
 from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
-from fedsim.learning.examples import DataSet, Examples
+from fedsim.learning.examples import DataSet, Examples, IntArray, numbered
 from fedsim.plugins import PluginOptions
 
 PIXEL_SCALE = 255.0
@@ -28,6 +29,7 @@ TRAIN_FEATURES = ("x_train", "train_features", "train_images", "features", "x")
 TRAIN_LABELS = ("y_train", "train_labels", "labels", "y")
 TEST_FEATURES = ("x_test", "test_features", "test_images")
 TEST_LABELS = ("y_test", "test_labels")
+CLIENTS = ("clients_train", "train_clients", "clients")
 ENCRYPTED = 1
 """The flag of an encrypted ZIP entry."""
 DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
@@ -41,6 +43,7 @@ class Npz(Format):
 
     Also supported are train_features or train_images, train_labels, test_features or test_images, test_labels, and
     features, labels (or x, y) in a file without a test set. `test_path` can name a separate file for the test set.
+    The array clients (or clients_train, train_clients), of texts or whole numbers, says whose each training example is.
     """
 
     class Options(PluginOptions):
@@ -67,6 +70,7 @@ class Npz(Format):
         kind = self.options.targets
         arrays = read_npz(path)
         train = _examples(arrays, TRAIN_FEATURES, TRAIN_LABELS, path, kind)
+        train = replace(train, clients=_clients(arrays, len(train), path))
         test = None
         if test_path is not None:
             names = TEST_FEATURES + TRAIN_FEATURES, TEST_LABELS + TRAIN_LABELS
@@ -158,6 +162,20 @@ def _examples(
             f"{path}: labels have the shape {list(classes.shape)}, features {list(values.shape)}; one label for each"
         )
     return Examples(values, classes.astype(np.int64), scale)
+
+
+def _clients(arrays: dict[str, NDArray[Any]], count: int, path: Path) -> IntArray | None:
+    """To which client each training example belongs, int64 [n], if there is an array that says it."""
+    name = next((name for name in CLIENTS if name in arrays), None)
+    if name is None:
+        return None
+    found = arrays[name]
+    if found.dtype.kind not in "iuUS" or found.shape != (count,):
+        raise BadInput(
+            f"{path}: array {name} is {found.dtype} {list(found.shape)}; it must be the text or the whole number of "
+            f"each example's client, [{count}]"
+        )
+    return numbered(found)
 
 
 def _numbers(array: NDArray[Any], count: int, path: Path) -> NDArray[np.float32]:

@@ -72,4 +72,5 @@ def is_held_out(digests: Sequence[bytes], share: float) -> NDArray[np.bool_]:
 
 def some_examples(examples: Examples, indices: IntArray) -> Examples:
     """The examples with these indices."""
-    return replace(examples, features=examples.features[indices], labels=examples.labels[indices])
+    clients = None if examples.clients is None else examples.clients[indices]
+    return replace(examples, features=examples.features[indices], labels=examples.labels[indices], clients=clients)

@@ -24,7 +24,7 @@ from fedsim.data.table_parquet import MAGIC, ParquetTable
 from fedsim.data.table_scaling import Preparation, prepare
 from fedsim.data.table_text import TextTable
 from fedsim.errors import BadInput
-from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray
+from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray, numbered
 from fedsim.plugins import PluginOptions
 
 
@@ -39,7 +39,8 @@ class Table(Format):
         """float32 [n, columns], in the order of the training file's columns."""
         table, rows, test_rows, preparation = self._trained(config, path)
         kind = self.options.targets
-        train = Examples(preparation.apply(table.values, rows), table.labels[rows], targets=kind)
+        clients = None if table.clients is None else table.clients[rows]
+        train = Examples(preparation.apply(table.values, rows), table.labels[rows], targets=kind, clients=clients)
         test = None
         if test_path is not None:
             other = self._read(config, test_path, table.columns)
@@ -106,17 +107,20 @@ class Table(Format):
         layout = TableLayout.find(self.options, f"data set {config.name}", source, wanted, with_labels=with_labels)
         classes = self.options.targets == "classes"
         values, labels = array("d"), array("q" if classes or not with_labels else "d")
+        names: list[str] = []
         for lines, cells in source.batches():
-            rows, found = layout.read(lines, cells)
+            rows, found, of_clients = layout.read(lines, cells)
+            names += of_clients
             values.frombytes(rows.tobytes())
             labels.frombytes(found.tobytes())
         if not labels:
             raise BadInput(f"{path}: it contains no examples; each needs a {source.unit} below the header")
         matrix = np.frombuffer(values).reshape(-1, len(layout.columns))
+        clients = numbered(names) if names else None
         if labels.typecode == "d":
             numbers = np.frombuffer(labels).reshape(len(matrix), -1).astype(np.float32)
-            return _Rows(layout.columns, matrix, numbers)
-        return _Rows(layout.columns, matrix, np.frombuffer(labels, np.int64))
+            return _Rows(layout.columns, matrix, numbers, clients)
+        return _Rows(layout.columns, matrix, np.frombuffer(labels, np.int64), clients)
 
 
 class Csv(Table):
@@ -150,8 +154,9 @@ def is_table(name: str | None, path: Path) -> bool:
 
 @dataclass(frozen=True)
 class _Rows:
-    """The file's feature columns, float64 [n, columns] with NaN where a value is missing, and its labels."""
+    """The file's feature columns, float64 [n, columns] with NaN where a value is missing, its labels and clients."""
 
     columns: list[str]
     values: Values
     labels: Any
+    clients: IntArray | None

@@ -38,6 +38,7 @@ class TableLayout:
     columns: list[str]
     positions: list[int]
     labels_at: list[int]
+    client_at: int | None
     cells: CellReader
 
     @classmethod
@@ -59,7 +60,7 @@ class TableLayout:
                 raise BadInput(
                     f"{name}: `labels` gives {text!r} the class {number}; classes are 0 to {MAX_CLASSES - 1}"
                 )
-        labels, ignored = options.target_columns, options.id_column
+        labels, ignored, client = options.target_columns, options.id_column, options.client_column
         if wanted is None and not labels:
             raise BadInput(f"{name}: set label_column to one of {source.path}'s columns {some(header)}")
         for label in labels if with_labels else ():
@@ -67,23 +68,27 @@ class TableLayout:
                 raise BadInput(f"{place}no label_column {label!r}; columns are {some(header)}")
         if with_labels and ignored is not None and ignored not in header:
             raise BadInput(f"{place}no id_column {ignored!r}; columns are {some(header)}")
-        columns = wanted or [column for column in header if column not in {*labels, ignored}]
+        # Of a test file, or a file for prediction, no one asks whose its examples are.
+        if wanted is None and client is not None and client not in header:
+            raise BadInput(f"{place}no client_column {client!r}; columns are {some(header)}")
+        columns = wanted or [column for column in header if column not in {*labels, ignored, client}]
         position = {column: at for at, column in enumerate(header)}
         missing = [column for column in columns if column not in position]
         if missing or not columns:
             problem = f"the columns {some(missing)} are missing" if missing else "no column is a feature"
             raise BadInput(f"{place}{problem}; columns are {some(header)}")
-        unused = set(header) - {*columns, *labels, ignored}
+        unused = set(header) - {*columns, *labels, ignored, client}
         if unused:
             raise BadInput(f"{place}the training file has no columns {some(sorted(unused))}; remove them")
         cells = CellReader(source.decimal_mark, tuple(options.missing_values), options.labels)
         at = list(map(header.index, labels)) if with_labels else []
-        return cls(options, source, columns, [position[column] for column in columns], at, cells)
+        client_at = position[client] if wanted is None and client is not None else None
+        return cls(options, source, columns, [position[column] for column in columns], at, client_at, cells)
 
-    def read(self, lines: IntArray, cells: pl.DataFrame) -> tuple[Values, IntArray | Values]:
-        """The features and the labels (0 without labels) of the rows that are not dropped.
+    def read(self, lines: IntArray, cells: pl.DataFrame) -> tuple[Values, IntArray | Values, list[str]]:
+        """The features, the labels (0 without labels) and the names of the clients of the rows that are not dropped.
 
-        Labels are int64 [rows], numbers and flags float64 [rows, k].
+        Labels are int64 [rows], numbers and flags float64 [rows, k]; without a client column there are no names.
         """
         count = len(lines)
         problems: list[tuple[int, str]] = []  # the first row with each kind of problem
@@ -126,10 +131,14 @@ class TableLayout:
                 row = int((labels == WRONG_LABEL).argmax())
                 problems.append((row, self._no_class(series[row])))
             keep &= labels != NO_LABEL
+        names = [] if self.client_at is None else _names(cells.to_series(self.client_at))
+        unnamed = [at for at, name in enumerate(names) if not name and keep[at]]
+        if unnamed:
+            problems.append((unnamed[0], f"column {self.options.client_column} does not say whose the row is; fill it"))
         if problems:
             row, problem = min(problems, key=lambda item: item[0])
             raise BadInput(f"{self.source.path}: {self.source.unit} {lines[row]}: {problem}")
-        return values[keep], labels[keep]
+        return values[keep], labels[keep], [name for name, kept in zip(names, keep, strict=False) if kept]
 
     def _check_type(self, series: pl.Series, column: str) -> None:
         if series.dtype.is_nested() or series.dtype.is_temporal():
@@ -151,6 +160,11 @@ class TableLayout:
         if self.options.labels:
             return f"`labels` has no class for {text!r}, only for {some(list(self.options.labels))}"
         return f"the label {text!r} is not a class number (0, 1, …); set `labels` to the class of each label"
+
+
+def _names(series: pl.Series) -> list[str]:
+    """The cells as text, "" where there is none."""
+    return ["" if cell is None else str(cell).strip() for cell in series.to_list()]
 
 
 def _check_names(header: list[str], options: TableOptions, source: TextTable | ParquetTable, place: str) -> None:

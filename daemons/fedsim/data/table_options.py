@@ -53,6 +53,9 @@ class TableOptions(PluginOptions):
     id_column: TextValue | None = Field(
         None, title="id column", description='A column to ignore; "" is the one without a name'
     )
+    client_column: TextValue | None = Field(
+        None, title="client column", description="The column that says to which client of `natural` a row belongs"
+    )
     labels: Annotated[dict[str, int], BeforeValidator(_text_keys)] = Field(
         {}, title="labels", description="Class number of each label in the file, if labels are not 0, 1 …"
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
-from fedsim.learning.partitions import Partition, make_partitioner
+from fedsim.learning.partitions import OwnClients, make_partitioner
 from fedsim.messages import rounded
 from fedsim.settings import TaskSettings
 
@@ -31,37 +31,9 @@ def most_clients_of_blocks(settings: TaskSettings, num_blocks: int, size: int, m
     return int(num_blocks >= least) if partitioner.per_node else partitioner.most_clients(num_blocks, least)
 
 
-class BlockPartition(Partition):
-    """The clients of one node from `first_client` on, each with the examples of its blocks."""
-
-    def __init__(self, blocks: Partition, size: int, first_client: int) -> None:
-        order = (blocks.order[:, None] * size + np.arange(size)).reshape(-1)
-        super().__init__(order, blocks.offsets * size)
-        object.__setattr__(self, "_first", first_client)
-
-    def num_examples(self, client: int) -> int:
-        """How many examples a client holds."""
-        return super().num_examples(client - self._first)
-
-    def indices(self, client: int) -> IntArray:
-        """A client's examples, int64 [k]."""
-        return super().indices(client - self._first)
-
-    def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
-        """See `Partition`."""
-        return super().runs(first_client - self._first, num_clients)
-
-    @property
-    def digest(self) -> str:
-        """Empty: a node knows only its own clients."""
-        return ""
-
-    _first: int
-
-
 def divide_blocks(
     settings: TaskSettings, labels: IntArray, size: int, clients: tuple[int, int], min_examples: int
-) -> BlockPartition:
+) -> OwnClients:
     """Divide a node's blocks among its clients, by the task's partition.
 
     Args:
@@ -77,6 +49,8 @@ def divide_blocks(
     partitioner, least = make_partitioner(settings), blocks_of_client(settings, size, min_examples)
     if partitioner.changes_features:
         raise BadInput(f"the partition {settings.partition} changes features, and this data is guarded")
+    if partitioner.natural:
+        raise BadInput(f"the partition {settings.partition} divides by client, and this data is guarded in blocks")
     first, count = clients
     most = most_clients_of_blocks(settings, len(labels), size, min_examples)
     if count > most:
@@ -88,4 +62,5 @@ def divide_blocks(
         divided = partitioner.divide(labels, count, least, settings.seed_of_partition)
     except BadInput as error:
         raise BadInput(f"of blocks of {size} examples: {error}") from error
-    return BlockPartition(divided, size, first)
+    order = (divided.order[:, None] * size + np.arange(size)).reshape(-1)
+    return OwnClients(order, divided.offsets * size, first)

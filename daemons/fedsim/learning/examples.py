@@ -37,12 +37,14 @@ class Examples:
         labels: int64 [n], classes counted from 0; other targets have other shapes, see `TARGET_DIMENSIONS`.
         scale: features are divided by it when a batch is read: 255 for pixels, 1 for no scaling.
         targets: the kind of the labels.
+        clients: int64 [n], to which client each example belongs, by numbers from 0; None where the data does not say.
     """
 
     features: NDArray[Any]
     labels: Any
     scale: float = 1.0
     targets: Targets = "classes"
+    clients: IntArray | None = None
 
     def __len__(self) -> int:
         """How many examples."""
@@ -104,6 +106,11 @@ class DataSet:
     def feature_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return self.train.feature_shape
+
+
+def numbered(names: Any) -> IntArray:
+    """The number of each name in the sorted names, int64 [n]: the names themselves stay where they are read."""
+    return np.unique(np.asarray(names), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def check_targets(labels: NDArray[Any], targets: Targets, num_outputs: int, source: str) -> None:

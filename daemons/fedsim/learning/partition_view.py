@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedsim.learning.components import Components
 from fedsim.learning.examples import DataSet, IntArray
-from fedsim.learning.partitions import make_partition
+from fedsim.learning.partitions import partition_of
 from fedsim.settings import TaskSettings
 
 MAX_SHOWN = 100
@@ -115,7 +115,7 @@ def view_partition(settings: TaskSettings, dataset: DataSet, *, partition: Any =
     """
     partitioner = Components.of(settings, partition=partition).partitioner
     strata = dataset.train.strata
-    divided = make_partition(settings, strata, partitioner)
+    divided = partition_of(settings, dataset.train, partitioner)
     length = max(dataset.num_classes, int(strata.max(initial=0)) + 1)
     counts = [np.bincount(strata[divided.indices(k)], minlength=length) for k in range(divided.num_clients)]
     return PartitionView(np.array(counts, np.int64))

@@ -39,7 +39,7 @@ from fedsim.learning.models import Model
 from fedsim.learning.networks import task_network
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
-from fedsim.learning.partitions import Partitioner, make_partition
+from fedsim.learning.partitions import Partitioner
 from fedsim.learning.samplers import Known, Losses, Sampler
 from fedsim.learning.schedules import Schedule
 from fedsim.learning.screenings import Screened, Screening, screen
@@ -47,6 +47,7 @@ from fedsim.learning.simulated_start import (
     first_vector,
     fitting_spec,
     held_out_on,
+    partitions_of_nodes,
     placed_clients,
     sizes_of_clients,
     states_in_memory,
@@ -159,8 +160,8 @@ def simulate(
 
     Args:
         settings: the task's.
-        dataset: the data set that all nodes hold; or, for partition `local`, each node's own, whose columns are
-            ordered by name as most have them. The test set is the first that there is.
+        dataset: the data set that all nodes hold; or, for the partitions `local` and `natural`, each node's own, whose
+            columns are ordered by name as most have them. The test set is the first that there is.
         chunk_clients: most clients in a chunk, on all nodes or on each; None: a node's part of the cohort is one chunk.
         placement: (first_client, num_clients) of each node; None: one node, or one for each data set.
         on_round: is called for each round, round 0 (the initial model's evaluation) included.
@@ -207,22 +208,22 @@ def simulate(
     )
     partitioner, rule = components.partitioner, components.strategy
     pipeline = make_pipeline(settings, rule) if transforms is None else Pipeline(transforms, settings.seed)
-    placement = placed_clients(placement, settings, components, len(nodes))
+    placement = placed_clients(placement, settings, components, nodes)
     model_spec = fitting_spec(components, settings, nodes)
 
     def start_trainers() -> list[ClientTrainer]:
         return [
             start_trainer(
                 engine() if isinstance(engine, type) else engine,
-                ClientData(settings, node.train, make_partition(settings, node.train.strata, partitioner)),
+                ClientData(settings, node.train, partition),
                 model_spec,
                 components,
                 device,
             )
-            for node in nodes
+            for node, partition in zip(nodes, partitions_of_nodes(nodes, settings, partitioner, placement), strict=True)
         ]
 
-    sizes = sizes_of_clients(nodes, settings, partitioner) if components.sampler.needs_sizes else ()
+    sizes = sizes_of_clients(nodes, settings, partitioner, placement) if components.sampler.needs_sizes else ()
     network = task_network(model_spec, settings, rule, components.model)
     network.model.to(device)
     test = next((node.test for node in nodes if node.test is not None), None)

@@ -16,7 +16,7 @@ from fedsim.learning.fixed_arrays import check_fixed, wanted_by
 from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.networks import TaskNetwork, initial_vector
 from fedsim.learning.objectives import check_data
-from fedsim.learning.partitions import Partitioner, make_partition
+from fedsim.learning.partitions import Partition, Partitioner, partition_of
 from fedsim.learning.samplers import check_sampler
 from fedsim.learning.strategies import Strategy, check_cohort
 from fedsim.learning.transforms import Pipeline
@@ -72,11 +72,18 @@ def placed_clients(
     placement: Sequence[tuple[int, int]] | None,
     settings: TaskSettings,
     components: Components,
-    num_nodes: int,
+    nodes: Sequence[DataSet],
 ) -> Sequence[tuple[int, int]]:
-    """The placement that is given, or one node; for data sets of several nodes one client each."""
+    """The placement that is given, or one node; for data sets of several nodes one client each, or all that it names.
+
+    Raises:
+        BadInput: `num_clients` is not the number of the nodes' clients, or a plug-in does not fit it.
+    """
     check_cohort(components.strategy, settings)
     check_sampler(components.sampler, settings)
+    num_nodes = len(nodes)
+    if components.partitioner.natural and num_nodes > 1:
+        return _placed_natural(placement, settings, components.partitioner, nodes)
     if components.partitioner.per_node and settings.num_clients != num_nodes:
         raise BadInput(
             f"num_clients is {settings.num_clients}, but partition {settings.partition} has one client for each node, "
@@ -85,6 +92,38 @@ def placed_clients(
     if placement is not None:
         return placement
     return [(node, 1) for node in range(num_nodes)] if num_nodes > 1 else [(0, settings.num_clients)]
+
+
+def _placed_natural(
+    placement: Sequence[tuple[int, int]] | None,
+    settings: TaskSettings,
+    partitioner: Partitioner,
+    nodes: Sequence[DataSet],
+) -> Sequence[tuple[int, int]]:
+    """The clients that each node's data names, one node after another."""
+    if placement is not None:
+        return placement
+    sizes = [np.bincount(partitioner.groups(node.train)) for node in nodes]
+    counts = [int((one >= settings.min_partition_size).sum()) for one in sizes]
+    if sum(counts) != settings.num_clients:
+        raise BadInput(
+            f"num_clients is {settings.num_clients}, and the nodes' data names {' + '.join(map(str, counts))} clients "
+            f"with at least {settings.min_partition_size} examples: set num_clients to {sum(counts)}, or give the "
+            "placement"
+        )
+    firsts = np.cumsum([0, *counts[:-1]]).tolist()
+    return list(zip(firsts, counts, strict=True))
+
+
+def partitions_of_nodes(
+    nodes: Sequence[DataSet],
+    settings: TaskSettings,
+    partitioner: Partitioner,
+    placement: Sequence[tuple[int, int]],
+) -> list[Partition]:
+    """The partition of each data set."""
+    own = placement if partitioner.natural and len(nodes) > 1 else [None] * len(nodes)
+    return [partition_of(settings, node.train, partitioner, here) for node, here in zip(nodes, own, strict=True)]
 
 
 def held_out_on(nodes: Sequence[DataSet], placement: Sequence[tuple[int, int]]) -> list[tuple[int, Examples]]:
@@ -99,12 +138,23 @@ def states_of(held: StatesInMemory | None) -> dict[int, Arrays]:
     return {} if held is None else held.states
 
 
-def sizes_of_clients(nodes: Sequence[DataSet], settings: TaskSettings, partitioner: Partitioner) -> tuple[int, ...]:
+def sizes_of_clients(
+    nodes: Sequence[DataSet],
+    settings: TaskSettings,
+    partitioner: Partitioner,
+    placement: Sequence[tuple[int, int]],
+) -> tuple[int, ...]:
     """Examples of each client."""
     if partitioner.per_node:
         return tuple(len(node.train) for node in nodes)
-    partition = make_partition(settings, nodes[0].train.strata, partitioner)
-    return tuple(map(partition.num_examples, range(partition.num_clients)))
+    partitions = partitions_of_nodes(nodes, settings, partitioner, placement)
+    if len(partitions) == 1:
+        placement = [(0, settings.num_clients)]
+    return tuple(
+        partition.num_examples(client)
+        for partition, (first, count) in zip(partitions, placement, strict=False)
+        for client in range(first, first + count)
+    )
 
 
 def states_in_memory(

@@ -76,8 +76,8 @@ def choose_nodes(
     """Choose nodes whose numbers mean the same; see `make_plan` for the arguments.
 
     With `nodes` exactly those take part, and the schema is that of the first one listed. Else the schema is that of
-    most nodes; of equally common orders of columns the first node's by name. With partition `local`, and where the data
-    is guarded, each node has its own data; otherwise all have the same arrays.
+    most nodes; of equally common orders of columns the first node's by name. With the partitions `local` and `natural`,
+    and where the data is guarded, each node has its own data; otherwise all have the same arrays.
     """
     candidates = _Candidates(settings, dict(sorted(hellos.items())))
     candidates.drop_unnamed()
@@ -97,6 +97,7 @@ def choose_nodes(
         return candidates.nothing_fits(not_heard)
     if candidates.keep_largest_group() == 1 and settings.num_nodes == 0 and not_heard and not settings.nodes:
         return Waiting(f"waiting for {', '.join(not_heard)} to announce themselves (or set num_nodes)")
+    candidates.drop_copies()
     words = candidates.keep_words(server_dataset)
     if (waiting := candidates.required_missing(not_heard)) is not None:
         return waiting
@@ -113,6 +114,7 @@ class _Candidates:
         self.fit = hellos
         self.left_out: dict[str, str] = {}
         self.local = make_partitioner(settings).per_node
+        self.natural = make_partitioner(settings).natural
 
     def info(self, name: str) -> DataSetInfo:
         """The task's data set on a node."""
@@ -120,7 +122,7 @@ class _Candidates:
 
     def own_data(self, name: str) -> bool:
         """Whether the node's clients are formed from its own data, whatever other nodes have."""
-        return self.local or self.info(name).guard is not None
+        return self.local or self.natural or self.info(name).guard is not None
 
     def unknown(self, name: str, known_digest: str | None) -> str | None:
         """Why a node's copy of the data is not the known one, or None."""
@@ -202,6 +204,17 @@ class _Candidates:
         if info.digest != its.digest:
             return f"has other data (digest {info.digest[:12]}) than {other} ({its.digest[:12]})"
         return f"numbers its labels otherwise, or orders its columns otherwise, than {other}"
+
+    def drop_copies(self) -> None:
+        """With `natural`: leave out nodes whose data another one has, unless all have the same: each client is one."""
+        first: dict[str, str] = {}
+        for name in self.fit:
+            first.setdefault(self.info(name).digest, name)
+        if not self.natural or len(first) == 1:
+            return
+        for name in [name for name in self.fit if first[self.info(name).digest] != name]:
+            other = first[self.info(name).digest]
+            self.leave_out(name, f"has the same data as {other}, whose clients would take part twice")
 
     def keep_words(self, server_dataset: DataSetInfo | None) -> tuple[str, ...]:
         """Fix the words of the task's classes, and leave out nodes that have others."""

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fedsim.learning.blocks import blocks_of_client, most_clients_of_blocks
-from fedsim.learning.partitions import make_partitioner
+from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
+from fedsim.learning.partitions.natural import clients_of_size
 from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
 from fedsim.messages import DataSetInfo, Hello, Uplink, rounded
@@ -20,7 +21,10 @@ CHECKED_ROUNDS = 1000
 
 
 def capacity(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> int:
-    """How many clients of the task a node can have; with guarded data no more than its blocks allow."""
+    """How many clients of the task a node can have; no more than its blocks of guarded data, or its data, allow."""
+    if info.guard is None and make_partitioner(settings).natural:
+        least = max(settings.min_partition_size, hello.min_examples)
+        return min(hello.clients, clients_of_size(info.natural_clients, least))
     if info.guard is None:
         return hello.clients
     guard = info.guard
@@ -28,13 +32,37 @@ def capacity(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> int:
     return min(hello.clients, most)
 
 
+def limits_of(own_clients: bool, own_data: bool) -> str:
+    """What limits the `capacity` of nodes besides their own number of clients, in words."""
+    if own_clients:
+        return " that their data names"
+    return " of whole blocks of guarded data" if own_data else ""
+
+
+def too_many(settings: TaskSettings, info: DataSetInfo) -> str | None:
+    """Why the clients are too many for data that all nodes have, or None."""
+    if make_partitioner(settings).natural:
+        most = clients_of_size(info.natural_clients, settings.min_partition_size)
+        problem = f"{settings.num_clients} clients are too many: the data names at most {most} that are large enough"
+    else:
+        most = most_clients(settings, info.num_train)
+        problem = too_many_clients(settings, info.num_train, most)
+    return f"{info.name}: {problem}" if settings.num_clients > most else None
+
+
 def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | None:
     """Why a node's blocks, or its institution's least number of clients, exclude it; None if they do not."""
-    able, guard = capacity(settings, hello, info), info.guard
+    able, guard, natural = capacity(settings, hello, info), info.guard, make_partitioner(settings).natural
     if guard is not None and settings.attack:
         return f"guards {info.name}, and no attack may use guarded data: choose an open data set"
     if guard is not None and make_partitioner(settings).changes_features:
         return f"guards {info.name}, and the partition {settings.partition} changes features: choose an open data set"
+    if natural and guard is not None:
+        return f"guards {info.name} in blocks of examples, which are not its clients': choose an open data set"
+    if natural and not info.natural_clients:
+        return f"has data of {info.name} that does not say to which client an example belongs"
+    if natural and able < 1:
+        return f"has data of {info.name} that names no client with as many examples as are asked for"
     if guard is not None and able < 1:
         needed = blocks_of_client(settings, guard.block_size, hello.min_examples)
         return (

@@ -14,7 +14,7 @@ from fedsim.errors import BadInput
 from fedsim.initial import InitialModel
 from fedsim.learning.attacks import attack_note, check_attack, make_attack
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
-from fedsim.learning.partitions import make_partitioner, most_clients, too_many_clients
+from fedsim.learning.partitions import make_partitioner
 from fedsim.learning.samplers import NOTHING_KNOWN, Known, check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.messages import (
@@ -33,7 +33,7 @@ from fedsim.messages import (
 from fedsim.settings import TaskSettings
 from fedsim.speed import USUAL_CHUNK_CLIENTS
 from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Waiting, choose_nodes, dataset_of
-from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, too_few_clients
+from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, limits_of, too_few_clients, too_many
 from fedsim.state_machines.repeated import Repeats, on_the_same_nodes, recorded_manner, take_plan
 from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out
 from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
@@ -53,6 +53,9 @@ class Plan(Message):
     chunk_clients: int
     initial: InitialModel | None = Field(None, description="What the first model comes from; None: its own start")
     dataset_digest: str | None = Field(description="The same on every node; None where each has its own data")
+    own_clients: bool = Field(
+        False, description="With `natural`: whether the nodes' data, and so their clients, differ"
+    )
     model_spec: ModelSpec
     data_schema: DataSchema | None = Field(None, description="The order of columns and labels in this task")
     schema_from: Name | None = Field(None, description="The node whose order of columns that is")
@@ -117,6 +120,7 @@ class Plan(Message):
             guard=share.guard,
             first_client=share.first_client,
             num_clients=share.num_clients,
+            own_clients=self.own_clients,
             model_spec=self.model_spec,
             data_schema=self.data_schema,
             engine=share.engine,
@@ -248,22 +252,25 @@ def _fix(
     hellos, left_out = chosen.hellos, dict(chosen.left_out)
     infos = {name: dataset_of(settings, hello) for name, hello in hellos.items()}
     info = infos[chosen.schema_from]
-    local = make_partitioner(settings).per_node
-    own_data = local or info.guard is not None
+    local, natural = make_partitioner(settings).per_node, make_partitioner(settings).natural
+    own_clients = natural and len({infos[name].digest for name in hellos}) > 1
+    own_data = local or own_clients or info.guard is not None
     if local:
         settings = settings.model_copy(update={"num_clients": len(hellos)})
         counts = [1] * len(hellos)
     elif recorded is not None:
         counts = [share.num_clients for share in recorded.shares]
     else:
-        most = most_clients(settings, info.num_train)
-        if not own_data and settings.num_clients > most:
-            return Impossible(f"{info.name}: {too_many_clients(settings, info.num_train, most)}")
-        capacities = [capacity(settings, hello, infos[name]) for name, hello in hellos.items()]
+        if not own_data and (problem := too_many(settings, info)):
+            return Impossible(problem)
+        capacities = [
+            hello.clients if natural and not own_clients else capacity(settings, hello, infos[name])
+            for name, hello in hellos.items()
+        ]
         if sum(capacities) < settings.num_clients:
             return Waiting(
                 f"{settings.num_clients} clients are wanted, the nodes {', '.join(hellos)} "
-                f"can simulate {sum(capacities)} together{' of whole blocks of guarded data' if own_data else ''}"
+                f"can simulate {sum(capacities)} together{limits_of(own_clients, own_data)}"
             )
         if settings.num_clients < len(hellos):
             unused = list(hellos)[settings.num_clients :]
@@ -327,6 +334,7 @@ def _fix(
         shares=tuple(shares),
         chunk_clients=recorded.chunk_clients if recorded else max(chunk_clients, least_chunk(hellos.values())),
         dataset_digest=None if own_data else info.digest,
+        own_clients=own_clients,
         model_spec=model_spec,
         data_schema=chosen.data_schema,
         schema_from=chosen.schema_from,

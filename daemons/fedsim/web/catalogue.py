@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import Any
 
 from fedsim.data_schema import Targets
@@ -11,6 +12,7 @@ from fedsim.errors import BadInput
 from fedsim.learning.attacks import check_attack, make_attack
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner, most_clients
+from fedsim.learning.partitions.natural import clients_of_size
 from fedsim.learning.samplers import check_sampler, make_sampler
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
@@ -27,7 +29,8 @@ from fedsim.web.request import Site
 class DataSetSummary:
     """A data set with the nodes that have it. If versions differ, the numbers are those of the largest.
 
-    `guarded`: a node guards it; `open`: on a node it is open.
+    `guarded`: a node guards it; `open`: on a node it is open. `natural_clients`: how many clients all versions together
+    name with at least 1, 2, 4, 8 … examples.
     """
 
     name: str
@@ -41,6 +44,7 @@ class DataSetSummary:
     guarded: bool = False
     open: bool = True
     targets: Targets = "classes"
+    natural_clients: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def _days(hello: Hello | None, now: float) -> int | None:
 
 def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetSummary:
     largest = max((info for _, info in holders), key=lambda info: info.num_train)
+    natural = {info.digest: info.natural_clients for _, info in holders}.values()
     return DataSetSummary(
         name=name,
         nodes=tuple(node.name for node, _ in holders),
@@ -91,6 +96,7 @@ def _dataset(name: str, holders: list[tuple[NodeView, DataSetInfo]]) -> DataSetS
         guarded=any(info.guard is not None for _, info in holders),
         open=any(info.guard is None for _, info in holders),
         targets="classes" if largest.data_schema is None else largest.data_schema.targets,
+        natural_clients=tuple(map(sum, zip_longest(*natural, fillvalue=0))),
     )
 
 
@@ -156,6 +162,8 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
         fits = dataset.targets, dataset.feature_shape, dataset.num_classes
         if problem := make_objective(settings).problem(*fits):
             return {"objective": tr("%(message)s", message=f"the data set {name} {problem}")}
+    if settings is not None and make_partitioner(settings).natural:
+        return _check_natural(settings, dataset)
     if settings is None or dataset.guarded or make_partitioner(settings).per_node:
         return {}
     most = most_clients(settings, dataset.num_train)
@@ -167,6 +175,26 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             most=most,
             examples=dataset.num_train,
             name=name,
+        )
+    }
+
+
+def _check_natural(settings: TaskSettings, dataset: DataSetSummary) -> Problems:
+    """Check a task whose clients are those that the data names."""
+    if not dataset.open:
+        return {"partition": tr("guarded data is divided into blocks, which are not its clients': choose open data")}
+    if not dataset.natural_clients:
+        problem = tr("the data set %(name)s does not say to which client an example belongs", name=dataset.name)
+        return {"partition": problem}
+    most = clients_of_size(dataset.natural_clients, settings.min_partition_size)
+    if settings.num_clients <= most:
+        return {}
+    return {
+        "num_clients": tr(
+            "must be at most %(most)s: %(name)s names no more clients with at least %(least)s examples",
+            most=most,
+            name=dataset.name,
+            least=settings.min_partition_size,
         )
     }
 

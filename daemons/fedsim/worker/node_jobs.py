@@ -31,7 +31,7 @@ from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.fixed_arrays import frozen_digest
 from fedsim.learning.networks import count_parameters, task_network, task_roles
 from fedsim.learning.objectives import check_data, make_objective
-from fedsim.learning.partitions import Partition, make_partition
+from fedsim.learning.partitions import Partition, partition_of
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.messages import Assignment, as_text
@@ -250,11 +250,11 @@ def _division(job: Load, dataset: DataSet) -> tuple[Division | None, Examples | 
 
 def _clients(job: Load, dataset: DataSet, division: Division | None) -> tuple[Partition, int]:
     """The task's clients, and the size of the blocks of which they are unions."""
-    assignment, labels = job.assignment, dataset.train.strata
-    if division is None:
-        return make_partition(assignment.settings, labels), 1
+    assignment = job.assignment
     clients = assignment.first_client, assignment.num_clients
-    size = division.size
+    if division is None:
+        return partition_of(assignment.settings, dataset.train, own=clients if assignment.own_clients else None), 1
+    size, labels = division.size, dataset.train.strata
     return divide_blocks(assignment.settings, labels[::size], size, clients, job.min_examples), size
 
 

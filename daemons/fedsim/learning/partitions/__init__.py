@@ -14,7 +14,7 @@ import numpy as np
 from blake3 import blake3
 
 from fedsim.errors import BadInput
-from fedsim.learning.examples import FloatArray, IntArray
+from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
 
@@ -59,6 +59,30 @@ class Partition:
         return sizes_digest(np.diff(self.offsets).tolist())
 
 
+@dataclass(frozen=True)
+class OwnClients(Partition):
+    """The clients of one node alone, numbered from `first_client` on."""
+
+    first_client: int = 0
+
+    def num_examples(self, client: int) -> int:
+        """How many examples a client holds."""
+        return super().num_examples(client - self.first_client)
+
+    def indices(self, client: int) -> IntArray:
+        """A client's examples, int64 [k]."""
+        return super().indices(client - self.first_client)
+
+    def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
+        """See `Partition`."""
+        return super().runs(first_client - self.first_client, num_clients)
+
+    @property
+    def digest(self) -> str:
+        """Empty: a node knows only its own clients."""
+        return ""
+
+
 def partition_of_owners(owner: IntArray, num_clients: int) -> Partition:
     """The partition in which example i belongs to client `owner[i]`, int64 [n]; `num_clients` stands for no client."""
     sizes = np.bincount(owner, minlength=num_clients)[:num_clients]
@@ -78,10 +102,16 @@ class Partitioner(Plugin):
         per_node: each node's own data is one client; the labels of other nodes are never combined with it.
         changes_features: its clients train on other features than those of the data set (`Partition.change`). Guarded
             data is divided in another way, which does not know of it.
+        natural: the data itself says who its clients are (`Examples.clients`), and nodes have clients of their own.
     """
 
     per_node: ClassVar[bool] = False
     changes_features: ClassVar[bool] = False
+    natural: ClassVar[bool] = False
+
+    def groups(self, examples: Examples) -> IntArray:
+        """What `divide` goes by, int64 [n]: the labels of the examples; raises `BadInput` if they have none."""
+        return examples.strata
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""
@@ -95,7 +125,7 @@ class Partitioner(Plugin):
         """Divide the examples; memory is O(n + num_clients).
 
         Args:
-            labels: int64 [n], the training labels.
+            labels: int64 [n], the training labels, or what else `groups` gives.
             num_clients: at most `most_clients(n, min_size)`.
             min_size: the least number of examples of a client.
             seed: the task's; draw from `fedsim.learning.randomness.generator(seed, "partition <name>")`.
@@ -141,3 +171,29 @@ def make_partition(settings: TaskSettings, labels: IntArray, partitioner: Partit
     if not partitioner.per_node and clients > (most := partitioner.most_clients(len(labels), least)):
         raise BadInput(f"num_clients: {too_many_clients(settings, len(labels), most)}")
     return partitioner.divide(labels, clients, least, settings.seed_of_partition)
+
+
+def partition_of(
+    settings: TaskSettings,
+    train: Examples,
+    partitioner: Partitioner | None = None,
+    own: tuple[int, int] | None = None,
+) -> Partition:
+    """Divide training examples according to the task's settings.
+
+    Args:
+        settings: see `make_partition`.
+        train: the examples.
+        partitioner: instead of the one that the settings name.
+        own: the first client of this node and how many it has, if they are formed of this node's data alone.
+
+    Raises:
+        BadInput: as `make_partition`, or the examples lack what the partition goes by.
+    """
+    partitioner = partitioner or make_partitioner(settings)
+    groups = partitioner.groups(train)
+    if own is None:
+        return make_partition(settings, groups, partitioner)
+    first, count = own
+    here = make_partition(settings.model_copy(update={"num_clients": count}), groups, partitioner)
+    return OwnClients(here.order, here.offsets, first)

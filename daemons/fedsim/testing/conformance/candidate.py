@@ -80,12 +80,12 @@ def require(condition: object, problem: str) -> None:
 
 
 def small_data(feature_shape: tuple[int, ...] = (6,), count: int = 72) -> DataSet:
-    """A data set of three classes whose means differ, the same in each call."""
+    """A data set of three classes whose means differ and that names six clients, the same in each call."""
     rng = np.random.default_rng(11)
     labels = np.arange(count, dtype=np.int64) % NUM_CLASSES
     features = rng.normal(size=(count, *feature_shape)).astype(np.float32)
     features += labels.reshape(-1, *[1] * len(feature_shape)).astype(np.float32)
-    return DataSet(Examples(features, labels), None, NUM_CLASSES)
+    return DataSet(Examples(features, labels, clients=np.arange(count, dtype=np.int64) % 6), None, NUM_CLASSES)
 
 
 def require_reproducible_task(
