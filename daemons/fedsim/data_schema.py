@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 MAX_FEATURES = 100_000
 MAX_NAME_CHARACTERS = 300
 MAX_LABELS = 10**5
+MAX_ALPHABET = 20_000
 SHOWN_NAMES = 10
 
 FeatureName = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)]
@@ -46,12 +47,12 @@ SCALINGS = {
 class DataSchema(BaseModel):
     """What the numbers of a data set mean: its features, and the words of its classes.
 
-    A table has named features, images a layout and a range of values, other arrays only their shape.
+    A table has named features, images a layout and a range of values, text an alphabet, other arrays only their shape.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    kind: Literal["table", "images", "arrays"]
+    kind: Literal["table", "images", "text", "arrays"]
     features: Annotated[tuple[FeatureName, ...], Field(max_length=MAX_FEATURES)] = Field(
         (), description="Names of a table's features, in the order of its columns"
     )
@@ -64,6 +65,9 @@ class DataSchema(BaseModel):
     channels: Annotated[int, Field(ge=0, le=10**6)] = Field(0, description="Number of an image's channels")
     value_range: tuple[Finite, Finite] | None = Field(
         None, description="The usual range that holds an image's values: 0 to 1, -1 to 1 or 0 to 255"
+    )
+    alphabet: Annotated[str, Field(max_length=MAX_ALPHABET)] = Field(
+        "", description="The characters of a text's symbols, from 1 on; 0 is any other one"
     )
     targets: Targets = Field("classes", description="What is predicted, see `TARGETS`")
     labels: Annotated[tuple[LabelWord, ...], Field(max_length=MAX_LABELS)] = Field(
@@ -111,6 +115,8 @@ class DataSchema(BaseModel):
         if self.kind == "images":
             values = "of any value" if self.value_range is None else "from {:g} to {:g}".format(*self.value_range)
             return f"images ({self.layout}, {self.channels} channel{'s' if self.channels != 1 else ''}, {values})"
+        if self.kind == "text":
+            return f"text with an alphabet of {len(self.alphabet)} characters"
         return "arrays without names of features"
 
     def difference(self, other: DataSchema, *, whose: str = "the task's data", scaling: bool = True) -> str:
@@ -140,7 +146,17 @@ class DataSchema(BaseModel):
             return text
         if (self.layout, self.channels, self.value_range) != (other.layout, other.channels, other.value_range):
             return f"holds {self.summary}, {whose} {other.summary}"
+        if self.alphabet != other.alphabet:
+            return self._other_alphabet(other, whose)
         return ""
+
+    def _other_alphabet(self, other: DataSchema, whose: str) -> str:
+        own = [repr(char) for char in self.alphabet if char not in other.alphabet]
+        lacking = [repr(char) for char in other.alphabet if char not in self.alphabet]
+        if own or lacking:
+            differ = f"has {some(own)}" if own else f"lacks {some(lacking)}"
+            return f"holds {self.summary} that {differ}, {whose} {other.summary}"
+        return f"has the characters of its alphabet in another order than {whose}"
 
     def scaling_difference(self, other: DataSchema, whose: str) -> str:
         """How the scaling of this data set differs from that of `other`, in words; "" if it does not."""

@@ -225,7 +225,7 @@ class DataSetConfig(StrictModel):
     test_path: DataPath | None = Field(None, description="Where the test set is a file of its own")
     format: Annotated[str, installed(FORMATS)] | None = Field(
         None,
-        description="idx, npz, csv, parquet, digits, cifar10 or an installed one; detected from the files if omitted",
+        description="an installed one, such as idx, npz, csv, parquet or text; detected from the files if omitted",
     )
     format_options: Annotated[dict[str, Any], AfterValidator(check_format_options)] = Field(
         {}, description="Options of the format; they can also be given as keys of the data set"

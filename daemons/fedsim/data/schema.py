@@ -67,7 +67,7 @@ def scale_notes(dataset: DataSet) -> tuple[str, ...]:
     """What is to be said about features that are far out of scale: of the largest one, its order of magnitude."""
     train, schema = dataset.train, dataset.data_schema
     largest = max(map(abs, _bounds(train)))
-    if largest <= LARGEST_PLAIN:
+    if largest <= LARGEST_PLAIN or (schema is not None and schema.kind == "text"):
         return ()
     what = "features reach"
     if schema is not None and schema.features:

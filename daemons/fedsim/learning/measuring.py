@@ -178,8 +178,11 @@ class _Bench:
         strategy, rng = self.components.strategy, np.random.default_rng(0)
         targets = self.components.objective.targets
         count, most = request.examples, MOST_CHUNK_CLIENTS * 2
+        features = rng.standard_normal((count, *self._spec.feature_shape), np.float32)
+        if targets == "tokens":  # which are symbols
+            features = rng.integers(self._spec.num_classes, size=features.shape).astype(np.float32)
         train = Examples(
-            rng.standard_normal((count, *self._spec.feature_shape), np.float32),
+            features,
             made_up_targets(rng, targets, count, self._spec.feature_shape, self._spec.num_classes),
             targets=targets,
         )
