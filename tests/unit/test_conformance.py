@@ -47,6 +47,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (8, 8, 4)},
     "cnn": {"channels": (4, 8), "hidden": 16},
     "cifar_cnn": {"channels": 8, "hidden": (24, 16)},
+    "shakespeare_lstm": {"embedding": 4, "hidden": 8, "layers": 1},
 }
 # What a plug-in does not promise.
 SKIPPED: dict[str, set[str]] = {
@@ -168,6 +169,8 @@ pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
 def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
     """The plug-in, not with its default options; a data format with a sample that the format `name` reads."""
+    if name == "shakespeare_lstm":
+        return Candidate(plugin, OPTIONS[name], feature_shape=(8,))
     if group != plugins.FORMATS:
         return Candidate(plugin, OPTIONS.get(name, {}))
     if name == "digits":

@@ -10,6 +10,7 @@ from fedsim.data_schema import Targets
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.attacks import check_attack, make_attack
+from fedsim.learning.models import wrong_targets
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.partitions.natural import clients_of_size
@@ -128,6 +129,9 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
                 check_sampler(make_sampler(settings), settings)
             field = "transforms"
             make_pipeline(settings, strategy)
+            field = "model"
+            if problem := wrong_targets(settings.model, settings.plugin("model"), make_objective(settings).targets):
+                problems[field] = tr("%(message)s", message=problem)
             field = "attack"
             check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
         except BadInput as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim import plugins
+from fedsim.data_schema import TARGETS, Targets
 from fedsim.errors import BadInput
 from fedsim.messages import ModelSpec
 from fedsim.plugins import Plugin
@@ -14,7 +15,13 @@ if TYPE_CHECKING:
 
 
 class Model(Plugin):
-    """The base of all models."""
+    """The base of all models.
+
+    Attributes:
+        targets: the kind of targets that it is made for; None: it gives one row of outputs for each example.
+    """
+
+    targets: ClassVar[Targets | None] = None
 
     def build(self, feature_shape: tuple[int, ...], num_classes: int) -> nn.Module:
         """Make the network, with random initial parameters from torch's global stream.
@@ -24,8 +31,8 @@ class Model(Plugin):
             num_classes: how many logits the network returns for each example.
 
         Returns:
-            A module from examples [n, *feature_shape], of the type of its parameters, to logits [n, num_classes]. What
-            a task does with each of its tensors is in `learning.tensor_roles`.
+            A module from examples [n, *feature_shape], of the type of its parameters, to logits [n, num_classes], or
+            what else the objective takes. What a task does with each of its tensors is in `learning.tensor_roles`.
 
         Raises:
             BadInput: the shape does not fit this model.
@@ -37,6 +44,14 @@ def make_model(spec: ModelSpec) -> Model:
     """The model that a specification names; raises `BadInput` if it cannot be made."""
     model: Model = plugins.make(plugins.MODELS, spec.name, spec.options)
     return model
+
+
+def wrong_targets(name: str, model: Model, targets: Targets) -> str:
+    """Why an objective with these targets cannot train the model, as a sentence; "" if nothing is known against it."""
+    own = model.targets
+    if own is None or own == targets:
+        return ""
+    return f"model {name} predicts {TARGETS[own]}, the objective {TARGETS[targets]}: choose another model or objective"
 
 
 def image_shape(model: str, feature_shape: tuple[int, ...], least: int) -> tuple[int, int, int]:
