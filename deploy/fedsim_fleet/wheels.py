@@ -28,7 +28,7 @@ REQUIREMENTS = "requirements.txt"
 RECIPE = "recipe"
 # The distribution is called fedsim-lab because fedsim is another project on PyPI.
 _OWN_WHEEL = "fedsim_lab-*.whl"
-_EXTRAS = "openid"  # which `web.yml: openid` needs
+_EXTRAS = "openid,images"  # which `web.yml: openid` and the data format `image_folder` need
 _PURPOSE = "gathering Python wheels"
 # The earliest time that a zip file can store, so that the same source gives the same wheel.
 _EPOCH = "315532800"

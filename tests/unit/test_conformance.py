@@ -12,6 +12,7 @@ import broken_plugins as broken
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 
 from fedsim import plugins
 from fedsim.errors import BadInput
@@ -201,6 +202,11 @@ def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
         case "text":
             sample.write_text("Ann:\nHow now?\n\nBob:\nIt is I.\n", encoding="utf-8")
             return Candidate(plugin, sample=sample, dataset={"length": 4, "speakers": True})
+        case "image_folder":
+            for at, ending in enumerate(("png", "png", "pgm")):
+                file = sample / f"class-{at % 2}" / f"{at}.{ending}"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels[at, 0, :6, :6]).save(file)
         case "idx":
             sample.mkdir()
             for file, array in (("images-idx3", pixels[:, 0, :6, :6]), ("labels-idx1", labels)):
