@@ -20,12 +20,15 @@ from fedsim.learning.examples import IntArray
 from fedsim.learning.partitions import partition_of
 from fedsim.learning.partitions.natural import clients_of_size, sizes_in_steps
 from fedsim.learning.simulate import simulate
-from fedsim.messages import DataSetInfo, GuardInfo
+from fedsim.messages import DataSetInfo, GuardInfo, TaskReport
 from fedsim.settings import TaskSettings
 from fedsim.state_machines.candidates import Impossible, Waiting
+from fedsim.state_machines.participants import Participants
 from fedsim.state_machines.plan import Plan
 from fedsim.web.catalogue import Catalogue, DataSetSummary, check_settings
 from fedsim.web.errors import Fault
+from fedsim.worker.jobs import DataLoaded, Load
+from fedsim.worker.node_jobs import NodeJobs
 
 SPEAKERS = ["b"] * 5 + ["a"] * 2 + ["c"] * 3 + ["d"]
 
@@ -200,3 +203,36 @@ def test_a_simulation_takes_the_clients_of_each_data_set() -> None:
     assert few.rounds[-1].num_examples == 16
     with pytest.raises(BadInput, match="the nodes' data names 3 \\+ 3 clients with at least 1 examples"):
         simulate(task(5), [one, two])
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_workers_form_the_clients_that_the_plan_gives_them(tmp_path: Path, same: bool) -> None:
+    infos, configs = {}, {}
+    for number, node in enumerate(("a", "b")):
+        x = np.random.default_rng(0 if same else number).normal(size=(44, 3)).astype(np.float32)
+        names = np.array(SPEAKERS * 4 if same or node == "a" else ["x", "y"] * 22)
+        np.savez(tmp_path / f"{node}.npz", x=x, y=np.arange(44) % 2, clients=names)
+        configs[node] = config(f"{node}.npz", test_share=0.2, share=True)
+        infos[node] = inspect_dataset(configs[node], tmp_path)
+    made = planned(task(4, dataset="letters", min_partition_size=2, testset_from="a"), **infos)
+    assert isinstance(made, Plan)
+    assert made.own_clients is not same
+    reported = Participants(made, None, {})
+    for node in made.nodes:
+        job = Load(assignment=made.assignment(node), dataset=configs[node], folder=tmp_path, min_examples=1)
+        loaded = NodeJobs(1).do(job)
+        assert isinstance(loaded, DataLoaded)
+        assert (loaded.partition == "") is not same
+        report = TaskReport(task=made.task, state="ready", num_examples=loaded.num_examples, partition=loaded.partition)
+        assert reported.add_ready(node, report) is None
+    data = [load_dataset(configs[node], tmp_path) for node in made.nodes]
+    whole = [partition_of(made.settings, one.train, own=own) for one, own in zip(data, made.placement, strict=True)]
+    if same:
+        whole = [partition_of(made.settings, data[0].train)] * 2
+    sizes = [
+        partition.num_examples(client)
+        for partition, (first, count) in zip(whole, made.placement, strict=True)
+        for client in range(first, first + count)
+    ]
+    assert reported.counts == tuple(sizes)
+    assert min(sizes) >= 2

@@ -44,11 +44,11 @@ class PlainText(Format):
 
         length: int = Field(80, ge=1, le=10_000, title="length", description="Characters of an example")
         alphabet: str = Field(
-            ALPHABET,
-            min_length=1,
+            "",
             max_length=MAX_ALPHABET,
             title="alphabet",
-            description="The characters that are told apart, the same on every node: those of ASCII by default",
+            description="The characters that are told apart, the same on every node; empty: line end, space, digits, "
+            "letters and punctuation of ASCII",
         )
         speakers: bool = Field(
             False, title="speakers", description="Whether it is a play, `NAME:` before each speech; each is a client"
@@ -69,6 +69,10 @@ class PlainText(Format):
 
     options: Options
 
+    @property
+    def _alphabet(self) -> str:
+        return self.options.alphabet or ALPHABET
+
     def detect(self, path: Path) -> bool:  # noqa: ARG002 - a file of text may be anything
         """Never."""
         return False
@@ -78,8 +82,8 @@ class PlainText(Format):
         train, test = self._read(path), None if test_path is None else self._read(test_path)
         if test is None and config.test_share is not None:
             train, test = _last_of_each(train, config.test_share, f"data set {config.name}: {path}")
-        schema = DataSchema(kind="text", alphabet=self.options.alphabet, targets="tokens")
-        return DataSet(train, test, len(self.options.alphabet) + 1, schema)
+        schema = DataSchema(kind="text", alphabet=self._alphabet, targets="tokens")
+        return DataSet(train, test, len(self._alphabet) + 1, schema)
 
     def _read(self, path: Path) -> Examples:
         if path.is_dir():
@@ -100,7 +104,7 @@ class PlainText(Format):
         clients = None
         if path.is_dir() or self.options.speakers:
             clients = numbered(np.repeat(list(windows), list(map(len, windows.values()))))
-        symbols = rows[:, :-1].astype(np.uint8 if len(self.options.alphabet) < 256 else np.float32)
+        symbols = rows[:, :-1].astype(np.uint8 if len(self._alphabet) < 256 else np.float32)
         return Examples(symbols, rows[:, 1:].astype(np.int64), targets="tokens", clients=clients)
 
     def _windows(self, text: str, path: Path) -> IntArray:
@@ -117,7 +121,7 @@ class PlainText(Format):
 
     def _symbols(self, text: str, path: Path) -> IntArray:
         """The symbols of a text, int64 [characters]; `BadInput` if many characters are not in the alphabet."""
-        known = _points(self.options.alphabet)
+        known = _points(self._alphabet)
         order = np.argsort(known)
         points = _points(text)
         at = np.minimum(np.searchsorted(known, points, sorter=order), len(known) - 1)
