@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ShakespeareLstm(Model):
     """The Shakespeare model of McMahan et al. 2017: characters in 8 dimensions, two LSTM layers of 256, a softmax.
 
-    With N symbols it has 798,720 + 265 N parameters, of which 2,048 are second biases that torch's LSTM has. The paper
-    counts 866,578, for a number of symbols that it does not state, and trains on 80 characters at a time.
+    With N symbols it has 798,720 + 265 N parameters, of which 2,048 are second biases that torch's LSTM has: 866,560
+    for the 256 values of a byte, where the paper counts 866,578. The paper trains on 80 characters at a time.
     """
 
     title = gettext_noop("Shakespeare LSTM – two LSTM layers, for characters")
