@@ -93,6 +93,15 @@ def test_each_speaker_is_tested_on_what_comes_last(tmp_path: Path) -> None:
     assert text_of(data.test.labels[1])[-1] == "\n"
 
 
+def test_a_test_set_may_lack_most_speakers(tmp_path: Path) -> None:
+    speech = "abcdefghij"
+    (tmp_path / "play.txt").write_text(f"A:\n{speech}\n\nB:\n{speech}\n\nC:\n{speech * 5}\n", encoding="utf-8")
+    data = load(tmp_path, length=10, speakers=True, test_share=0.2)
+    assert data.test is not None
+    assert data.test.clients is not None
+    assert data.test.clients.tolist() == [2]
+
+
 def test_the_alphabet_decides_the_symbols_and_must_be_the_same(folder: Path) -> None:
     letters = "".join(sorted(set(PLAY)))
     own = load(folder, length=10, alphabet=letters)

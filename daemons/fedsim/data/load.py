@@ -24,6 +24,9 @@ from fedsim.learning.examples import DataSet, Examples, FloatArray, check_target
 from fedsim.learning.partitions.natural import sizes_in_steps
 from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, MAX_NOTES, DataSetInfo, GuardInfo
 
+MAX_CLIENTS = 10**7
+"""Most clients that a data set names; a test set has the numbers of all, and may lack most of them."""
+
 
 def load_dataset(config: DataSetConfig, folder: Path) -> DataSet:
     """Read a data set from the node's data folder.
@@ -219,8 +222,8 @@ def _check_examples(examples: Examples, num_classes: int, source: str) -> None:
     if not count or 0 in examples.feature_shape:
         raise BadInput(f"{source}: there are no examples (features have the shape {list(examples.features.shape)})")
     clients = examples.clients
-    if clients is not None and (clients.shape != (count,) or not 0 <= clients.min() <= clients.max() < count):
-        raise BadInput(f"{source}: the clients of the examples must be numbers from 0 on, one for each example")
+    if clients is not None and (clients.shape != (count,) or not 0 <= clients.min() <= clients.max() < MAX_CLIENTS):
+        raise BadInput(f"{source}: each example must have the number of its client, from 0 to {MAX_CLIENTS - 1}")
     check_targets(labels, examples.targets, num_classes, source)
     places = {"tokens": shape[:1], "mask": shape[-2:]}.get(examples.targets)
     if places is not None and labels.shape[1:] != places:
