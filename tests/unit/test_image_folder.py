@@ -120,7 +120,7 @@ def test_images_with_more_bits_are_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_one_class_is_none(tmp_path: Path) -> None:
+def test_one_class_is_not_enough(tmp_path: Path) -> None:
     save(tmp_path, "cat/1.png", 7)
-    with pytest.raises(BadInput, match="1 folders with images; each class needs a folder"):
+    with pytest.raises(BadInput, match="1 folders with images; at least two are needed"):
         load(tmp_path)

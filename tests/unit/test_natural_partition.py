@@ -101,7 +101,7 @@ def test_an_array_of_clients_that_does_not_fit_is_named(tmp_path: Path, clients:
 
 def test_a_row_of_no_client_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("who,a,y\nann,1,0\n,2,1\n", encoding="utf-8")
-    with pytest.raises(BadInput, match=r"x\.csv: line 3: column who does not say whose the row is"):
+    with pytest.raises(BadInput, match=r"x\.csv: line 3: column who is empty; name the client of each row"):
         load_dataset(config("x.csv", label_column="y", client_column="who"), tmp_path)
     with pytest.raises(BadInput, match="no client_column 'author'; columns are who, a, y"):
         load_dataset(config("x.csv", label_column="y", client_column="author"), tmp_path)

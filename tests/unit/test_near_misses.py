@@ -39,7 +39,7 @@ IDX = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
         (["x.pkl"], "x.pkl", "is pickled, and nothing is ever unpickled"),
         (["x.npy"], "x.npy", "holds one array, but features and labels are needed"),
         (["cifar-10-binary.tar.gz"], "cifar-10-binary.tar.gz", "is an archive; unpack it"),
-        (["bank.data"], "bank.data", "may be a table, then set `format: csv`"),
+        (["bank.data"], "bank.data", r"may be a table \(set `format: csv`\) or plain text"),
         (["bank/a.csv", "bank/b.csv"], "bank", "it is a folder: set `path` to one file, such as a.csv"),
         (["other/x.xyz"], "other", "its files match no known format; set `format`"),
     ],

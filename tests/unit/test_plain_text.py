@@ -139,7 +139,7 @@ def test_the_alphabet_decides_the_symbols_and_must_be_the_same(folder: Path) -> 
         ("我们先明白了这一点".encode(), {"length": 3}, r"9 of 9 characters are not in the alphabet, such as '一'"),
         (b"too short", {}, "no text has the 81 characters of an example"),
         (b"Once upon a time.\n", {"speakers": True}, r"play\.txt: line 1: a play begins with a speaker"),
-        (b"\n\n", {"speakers": True}, "no one says anything"),
+        (b"\n\n", {"speakers": True}, "found no speech"),
         (b"a" * 200, {"test_share": 0.1}, "test_share 0.1 of each client's examples leaves none"),
     ],
 )

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 PIXEL_SCALE = 255.0
 FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
-"""Of Pillow's formats those that are read; PPM includes PGM and PBM. Others run programs of their own, such as EPS."""
+"""The formats that are read, of all of Pillow's; PPM includes PGM and PBM. Some others, such as EPS, start programs."""
 ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".pbm", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 MODES = {"gray": "L", "rgb": "RGB"}
 GRAY_MODES = frozenset({"1", "L", "LA"})
 WIDE_MODES = frozenset({"I", "F", "I;16", "I;16B", "I;16L"})
 MAX_PIXELS = 50_000_000
-"""Of one file: what a header claims is refused before memory is taken for it."""
+"""Of one file. A header that claims more is refused before memory is allocated."""
 SPLITS = ("train", "test")
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError, struct.error, zlib.error)
 """What Pillow raises for damaged files."""
@@ -46,7 +46,7 @@ DAMAGED = (OSError, ValueError, SyntaxError, EOFError, OverflowError, IndexError
 class ImageFolder(Format):
     """A folder for each class, with its images; or the folders train and test, with a folder for each class in both.
 
-    Needs Pillow (the extra `images`). Images of one size are taken as they are; `height` and `width` scale others. With
+    Needs Pillow (the extra `images`). All images have one size, or `height` and `width` scale them. With
     `client_folders` there is a folder for each client, with the folders of the classes in it.
     """
 
@@ -54,7 +54,7 @@ class ImageFolder(Format):
     uses_test_path = True
 
     class Options(PluginOptions):
-        """What becomes of the images."""
+        """How images are read."""
 
         colours: Literal["gray", "rgb"] | None = Field(
             None, title="colours", description="gray or rgb; if omitted rgb, or gray where all images are"
@@ -72,7 +72,7 @@ class ImageFolder(Format):
     options: Options
 
     def detect(self, path: Path) -> bool:
-        """Whether the folders below hold images, at the depth that is usual."""
+        """Whether the folders below hold images, in folders of classes."""
         if not path.is_dir():
             return False
         inside = path / "train" if (path / "train").is_dir() else path
@@ -83,7 +83,7 @@ class ImageFolder(Format):
         """Pixels uint8 [n, H, W] or [n, 3, H, W], scale 255."""
         source = f"data set {config.name}"
         if (self.options.height is None) != (self.options.width is None):
-            raise BadInput(f"{source}: set both height and width, or none of them")
+            raise BadInput(f"{source}: set both height and width, or neither")
         if not path.is_dir():
             raise BadInput(f"{source}: {path} is not a folder with a folder for each class")
         split = test_path is None and all((path / name).is_dir() for name in SPLITS)
@@ -92,9 +92,11 @@ class ImageFolder(Format):
         tested = [] if tests is None else list(self._files(tests))
         words = sorted({word for word, _, _ in (*files, *tested)})
         if not files or len(words) < 2:
-            raise BadInput(f"{path}: {len(words)} folders with images; each class needs a folder with its images")
+            raise BadInput(f"{path}: {len(words)} folders with images; at least two are needed, one for each class")
         if len(words) > MAX_CLASSES or any(len(word) > MAX_NAME_CHARACTERS or not word.isprintable() for word in words):
-            raise BadInput(f"{path}: there are too many classes, or the name of one is too long or cannot be printed")
+            raise BadInput(
+                f"{path}: there are more than {MAX_CLASSES} classes, or a name of one is too long or not printable"
+            )
         colours = self.options.colours or self._colours(files + tested)
         train, test = self._examples(files, words, colours), None
         if tested:
@@ -170,7 +172,7 @@ def _opened(file: Path) -> Image.Image:
             f"{file}: images are read with Pillow, which is not installed here: install fedsim-lab[images]"
         ) from error
     try:
-        with warnings.catch_warnings():  # of a size that is refused below
+        with warnings.catch_warnings():  # such sizes are refused below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=FORMATS)
     except PermissionError:

@@ -34,7 +34,7 @@ _ENDINGS = {
         ".jsonl",
     ): f"is not read; {_AS_TABLE}",
     (".tar.gz", ".tgz", ".tar", ".zip", ".7z", ".tar.xz"): "is an archive; unpack it, and set `path` to its content",
-    (".txt", ".data", ".dat"): "may be a table, then set `format: csv`, or plain text, then set `format: text`",
+    (".txt", ".data", ".dat"): "may be a table (set `format: csv`) or plain text (set `format: text`)",
 }
 
 

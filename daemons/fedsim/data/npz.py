@@ -43,7 +43,7 @@ class Npz(Format):
 
     Also supported are train_features or train_images, train_labels, test_features or test_images, test_labels, and
     features, labels (or x, y) in a file without a test set. `test_path` can name a separate file for the test set.
-    The array clients (or clients_train, train_clients), of texts or whole numbers, says whose each training example is.
+    The array clients (or clients_train, train_clients) names the client of each training example, as text or number.
     """
 
     class Options(PluginOptions):
@@ -165,7 +165,7 @@ def _examples(
 
 
 def _clients(arrays: dict[str, NDArray[Any]], count: int, path: Path) -> IntArray | None:
-    """To which client each training example belongs, int64 [n], if there is an array that says it."""
+    """To which client each training example belongs, int64 [n], if the file has such an array."""
     name = next((name for name in CLIENTS if name in arrays), None)
     if name is None:
         return None

@@ -1,8 +1,8 @@
 """Plain text as sequences of characters, for the objective `next_token`.
 
 An example is a window of `length` characters, its target the same window one character further; windows do not overlap.
-Character number i of the alphabet is symbol i + 1. Symbol 0 is any other character, and what fills a window that is too
-short. The alphabet is stated, never collected from a file, so that symbols mean the same on every node.
+Character number i of the alphabet is symbol i + 1. Symbol 0 is any other character, and the padding of a window that is
+too short. The alphabet is stated, never collected from a file, so that symbols mean the same on every node.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PlainText(Format):
     """A text file, or a folder of .txt files of one client each; only `format: text` selects it.
 
     With `speakers` a file is a play: each speech begins with a line that has the speaker's name and a colon, and ends
-    with an empty line. A speaker is a client, and speaks all its speeches one after another.
+    with an empty line. Each speaker is a client, whose speeches are joined in their order.
     """
 
     title = "text – characters, to predict what follows"
@@ -47,7 +47,7 @@ class PlainText(Format):
             "",
             max_length=MAX_ALPHABET,
             title="alphabet",
-            description="The characters that are told apart, the same on every node; empty: line end, space, digits, "
+            description="Characters with symbols of their own, the same on every node; empty: line end, space, digits, "
             "letters and punctuation of ASCII",
         )
         speakers: bool = Field(
@@ -56,8 +56,8 @@ class PlainText(Format):
         padding: bool = Field(
             False,
             title="padding",
-            description="Whether the rest of a text that fills no example becomes one, filled up with symbol 0, which "
-            "is then predicted, too",
+            description="Whether the rest of a text, which is shorter than an example, becomes one, padded with "
+            "symbol 0, which is then predicted as well",
         )
 
         @field_validator("alphabet")
@@ -73,7 +73,7 @@ class PlainText(Format):
     def _alphabet(self) -> str:
         return self.options.alphabet or ALPHABET
 
-    def detect(self, path: Path) -> bool:  # noqa: ARG002 - a file of text may be anything
+    def detect(self, path: Path) -> bool:  # noqa: ARG002 - a text file can be anything
         """Never."""
         return False
 
@@ -149,7 +149,7 @@ def _text(path: Path) -> str:
 
 
 def _speeches(path: Path) -> dict[str, str]:
-    """What each speaker of a play says, by the name. A speech without a name goes on with the last speaker."""
+    """What each speaker of a play says, by the name. A speech without a name is the last speaker's."""
     said: dict[str, list[str]] = {}
     speaker, begins = None, True
     for number, line in enumerate(_text(path).split("\n"), 1):
@@ -166,7 +166,7 @@ def _speeches(path: Path) -> dict[str, str]:
             said.setdefault(speaker, []).append(f"{line}\n")
             begins = False
     if not said:
-        raise BadInput(f"{path}: no one says anything; a line `NAME:` comes before each speech")
+        raise BadInput(f"{path}: found no speech; a line `NAME:` comes before each one")
     return {name: "".join(lines) for name, lines in said.items()}
 
 

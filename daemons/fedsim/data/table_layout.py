@@ -68,7 +68,7 @@ class TableLayout:
                 raise BadInput(f"{place}no label_column {label!r}; columns are {some(header)}")
         if with_labels and ignored is not None and ignored not in header:
             raise BadInput(f"{place}no id_column {ignored!r}; columns are {some(header)}")
-        # Of a test file, or a file for prediction, no one asks whose its examples are.
+        # Test files and files for prediction need no client column.
         if wanted is None and client is not None and client not in header:
             raise BadInput(f"{place}no client_column {client!r}; columns are {some(header)}")
         columns = wanted or [column for column in header if column not in {*labels, ignored, client}]
@@ -134,7 +134,7 @@ class TableLayout:
         names = [] if self.client_at is None else _names(cells.to_series(self.client_at))
         unnamed = [at for at, name in enumerate(names) if not name and keep[at]]
         if unnamed:
-            problems.append((unnamed[0], f"column {self.options.client_column} does not say whose the row is; fill it"))
+            problems.append((unnamed[0], f"column {self.options.client_column} is empty; name the client of each row"))
         if problems:
             row, problem = min(problems, key=lambda item: item[0])
             raise BadInput(f"{self.source.path}: {self.source.unit} {lines[row]}: {problem}")

@@ -74,7 +74,7 @@ def placed_clients(
     components: Components,
     nodes: Sequence[DataSet],
 ) -> Sequence[tuple[int, int]]:
-    """The placement that is given, or one node; for data sets of several nodes one client each, or all that it names.
+    """The placement that is given, or one node; for several data sets one client of each, or all that they name.
 
     Raises:
         BadInput: `num_clients` is not the number of the nodes' clients, or a plug-in does not fit it.

@@ -18,7 +18,7 @@ class Model(Plugin):
     """The base of all models.
 
     Attributes:
-        targets: the kind of targets that it is made for; None: it gives one row of outputs for each example.
+        targets: the only kind of targets that it can predict; None: it gives one row of outputs for each example.
     """
 
     targets: ClassVar[Targets | None] = None

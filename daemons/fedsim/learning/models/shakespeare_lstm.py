@@ -34,7 +34,7 @@ class ShakespeareLstm(Model):
             256, title=gettext_noop("Hidden units"), description=gettext_noop("Units of each LSTM layer.")
         )
         layers: Annotated[int, Field(ge=1, le=16)] = Field(
-            2, title=gettext_noop("Layers"), description=gettext_noop("LSTM layers, one upon another.")
+            2, title=gettext_noop("Layers"), description=gettext_noop("Number of stacked LSTM layers.")
         )
 
     options: Options

@@ -102,7 +102,7 @@ class Partitioner(Plugin):
         per_node: each node's own data is one client; the labels of other nodes are never combined with it.
         changes_features: its clients train on other features than those of the data set (`Partition.change`). Guarded
             data is divided in another way, which does not know of it.
-        natural: the data itself says who its clients are (`Examples.clients`), and nodes have clients of their own.
+        natural: the data itself names its clients (`Examples.clients`), and nodes with other data have other clients.
     """
 
     per_node: ClassVar[bool] = False
@@ -110,7 +110,7 @@ class Partitioner(Plugin):
     natural: ClassVar[bool] = False
 
     def groups(self, examples: Examples) -> IntArray:
-        """What `divide` goes by, int64 [n]: the labels of the examples; raises `BadInput` if they have none."""
+        """What `divide` divides by, int64 [n]: the labels of the examples; raises `BadInput` if they have none."""
         return examples.strata
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
@@ -188,7 +188,7 @@ def partition_of(
         own: the first client of this node and how many it has, if they are formed of this node's data alone.
 
     Raises:
-        BadInput: as `make_partition`, or the examples lack what the partition goes by.
+        BadInput: as `make_partition`, or the examples lack what the partition divides by.
     """
     partitioner = partitioner or make_partitioner(settings)
     groups = partitioner.groups(train)

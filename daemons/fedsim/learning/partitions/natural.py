@@ -1,4 +1,4 @@
-"""The partition in which the data itself says who its clients are."""
+"""The partition whose clients the data itself names."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fedsim.plugins import PluginOptions, gettext_noop
 
 
 class Natural(Partitioner):
-    """The clients that the data names: speakers, writers, hospitals; a column or a file says whose an example is.
+    """The clients that the data names, such as speakers or hospitals: by a column, an array, or a file of each client.
 
-    Those with at least the least size can take part, and `num_clients` of them do, numbered in the order of their
-    names. Nodes with other data have other clients; those with the same data divide its clients among them.
+    `num_clients` of those with at least the least size take part, numbered in the order of their names. Nodes with
+    other data have other clients; those with the same data divide its clients among them.
     """
 
     title = gettext_noop("natural – the clients that the data names, such as speakers")
@@ -30,7 +30,9 @@ class Natural(Partitioner):
         selection: Literal["largest", "random"] = Field(
             "largest",
             title=gettext_noop("Selection"),
-            description=gettext_noop("Which clients take part if the data names more: the largest, or drawn ones."),
+            description=gettext_noop(
+                "Which clients take part if the data names more: the largest, or ones drawn at random."
+            ),
         )
 
     options: Options
@@ -47,18 +49,18 @@ class Natural(Partitioner):
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:
         """`labels` are the clients of the examples, as `groups` gives them."""
         sizes = np.bincount(labels)
-        able = np.flatnonzero(sizes >= max(min_size, 1))
-        if len(able) < num_clients:
+        eligible = np.flatnonzero(sizes >= max(min_size, 1))
+        if len(eligible) < num_clients:
             raise BadInput(
-                f"num_clients: {num_clients} clients are asked for, and the data names {len(able)} with at least "
+                f"num_clients: {num_clients} clients are asked for, and the data names {len(eligible)} with at least "
                 f"{min_size} examples: choose fewer clients or a smaller min_partition_size"
             )
         if self.options.selection == "random":
-            able = generator(seed, "partition natural").permutation(able)
+            eligible = generator(seed, "partition natural").permutation(eligible)
         else:
-            able = able[np.argsort(-sizes[able], kind="stable")]
+            eligible = eligible[np.argsort(-sizes[eligible], kind="stable")]
         owner = np.full(len(sizes), num_clients, np.int64)
-        owner[np.sort(able[:num_clients])] = np.arange(num_clients)
+        owner[np.sort(eligible[:num_clients])] = np.arange(num_clients)
         return partition_of_owners(owner[labels], num_clients)
 
 
