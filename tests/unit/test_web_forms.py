@@ -91,7 +91,7 @@ def test_a_number_comes_back_to_its_last_digit_when_a_task_is_run_again(rate: fl
         ("title", "x" * 121, "must have at most 120 characters"),
         ("title", 7, "must be text"),
         ("partition", "pie", f"unknown partition 'pie' (available: {', '.join(plugins.names(plugins.PARTITIONS))})"),
-        ("model", "resnet", "unknown model 'resnet' (available: 2nn, cifar_cnn, cnn, logistic, mlp)"),
+        ("model", "resnet", f"unknown model 'resnet' (available: {', '.join(plugins.names(plugins.MODELS))})"),
         ("dataset", "imagenet", "no node has the data set “imagenet” (available: mnist)"),
         ("dataset", "../etc", NAME_RULE),
     ],
