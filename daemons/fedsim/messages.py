@@ -17,6 +17,7 @@ from fedsim.errors import BadInput, SuspendReason
 from fedsim.plugins import Provenance, short_name
 from fedsim.problems import problems_text
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
+from fedsim.text import rounded
 
 Uid = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -267,6 +268,7 @@ class Assignment(Message):
     engine: EngineInfo
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(None, description="None: as many as client.yml says")
     uplink: Uplink
+    slots: Annotated[int, Field(ge=1)] | None = Field(None, description="Clients at once, if rounds are asynchronous")
     send_testset: bool = False
     user: Annotated[str, Field(max_length=200, description="Who submitted the task, as the server names them")] = ""
     resumes: Uid | None = Field(None, description="The run of this task that has ended, which this continues")
@@ -275,7 +277,8 @@ class Assignment(Message):
     @property
     def digest(self) -> str:
         """The digest of everything that is asked of the node, which is what its owner approves."""
-        content = json.dumps(self.model_dump(mode="json", exclude={"begin"}), sort_keys=True)
+        left_out = {"begin"} if self.slots is not None else {"begin", "slots"}  # as before there were any
+        content = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return sha256(content.encode()).hexdigest()
 
 
@@ -289,11 +292,12 @@ class Chunk(Message):
 class Broadcast(Message):
     """The metadata of `globalparam`: what this node trains in the round. `final`: nothing, it is the final model.
 
-    `used_through` says that the node's updates up to that round were used and can be cleared.
+    `used_through`: the node's updates up to that round can be cleared; `used`: those of further (round, chunk), too.
     """
 
     chunks: tuple[Chunk, ...] = ()
     used_through: Count = 0
+    used: Annotated[tuple[tuple[Count, Count], ...], Field(max_length=1_000_000)] = ()
     final: bool = False
     scale: Annotated[tuple[tuple[Finite, Finite], ...], Field(max_length=MAX_FEATURES)] = Field(
         (), description="With `scale: common`: what is subtracted from each column, and by what it is divided"
@@ -325,12 +329,6 @@ class Stop(Message):
 
     task: Uid
     reason: Text = ""
-
-
-def rounded(count: int) -> int:
-    """The two leading digits of a count, as it is shown of guarded data."""
-    unit = int(10 ** max(0, len(str(count)) - 2))
-    return count // unit * unit
 
 
 def as_text(text: str, most: int = MAX_TEXT) -> str:

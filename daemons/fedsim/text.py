@@ -29,3 +29,9 @@ def plain_lines(text: str) -> str:
 
 def _is_visible(char: str) -> bool:
     return char.isprintable() or unicodedata.category(char) == _KEPT_SEPARATOR
+
+
+def rounded(count: int) -> int:
+    """The two leading digits of a count, as it is shown of guarded data."""
+    unit = int(10 ** max(0, len(str(count)) - 2))
+    return count // unit * unit

@@ -17,7 +17,7 @@ from fedsim.config import ClientConfig, DataSetConfig
 from fedsim.data.load import inspect_dataset
 from fedsim.durations import DAY_SECONDS
 from fedsim.learning.strategies import Uplink
-from fedsim.messages import Broadcast, Chunk, DataSetInfo, GuardInfo, TaskReport, rounded
+from fedsim.messages import Broadcast, Chunk, DataSetInfo, GuardInfo, TaskReport
 from fedsim.settings import TaskSettings
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import Spool
@@ -25,6 +25,7 @@ from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.participants import Participants
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import AcceptedTask, beyond_rules, refusal
+from fedsim.text import rounded
 from fedsim.worker.jobs import DataLoaded, GuardOrder, JobFailed, Load
 from fedsim.worker.node_jobs import NodeJobs
 

@@ -91,11 +91,13 @@ class ServerDisk:
     best: int | None = None
     reports: dict[tuple[int, str], EvaluationReport] = field(default_factory=dict)
     node_tests: dict[int, on_server.RecordNodeTests] = field(default_factory=dict)
+    used: tuple[tuple[int, int, int], ...] = ()
+    bases: dict[int, str] = field(default_factory=dict)
     outcome: on_server.Finish | None = None
 
-    def commit(self, number: int, totals: on_server.Totals) -> None:
-        self.totals = totals
-        self.models[number] = self.made.pop(number)
+    def commit(self, number: int, totals: on_server.Totals, used: tuple[tuple[int, int, int], ...]) -> None:
+        self.totals, self.used = totals, used
+        self.models[number] = self.bases[number + 1] = self.made.pop(number)
         self.rosters.pop(number, None)
 
 
@@ -208,6 +210,7 @@ class World:
             tests=tuple(sorted(disk.tests.items())),
             totals=disk.totals,
             node_tested=frozenset(disk.node_tests),
+            used=disk.used,
         )
         self.server = TaskMachine(self.plan, restored, own_testset=False)
         self.actions = ActionQueue(self.do)
@@ -275,12 +278,12 @@ class World:
             case on_server.AggregateRound(number, updates):
                 assert disk.rosters[number].updates == updates
                 for update in updates:  # the files must still be there
-                    assert disk.updates[number, update.chunk, update.client].digest == update.digest
-                made = digest(disk.models[number - 1], [(u.place, u.digest, u.num_examples) for u in updates])
+                    assert disk.updates[update.base_round, update.chunk, update.client].digest == update.digest
+                made = combined(disk.models[number - 1], updates)
                 self.worker(on_server.Aggregated(number, finite=True), lambda: disk.made.update({number: made}))
             case on_server.Commit(number):
                 assert number == max(disk.models, default=-1) + 1, "rounds are committed in order, once"
-                self.store("server", self.actions, lambda: disk.commit(number, action.totals))
+                self.store("server", self.actions, lambda: disk.commit(number, action.totals, action.used))
             case on_server.ClearUpdates(through):
                 disk.updates = {key: update for key, update in disk.updates.items() if key[0] > through}
             case on_server.DiscardUpdate(update):
@@ -363,6 +366,10 @@ class World:
             self.node_told(name, on_node.EvaluationOrdered(number))
 
     def update_came(self, update: Update) -> None:
+        key = (update.base_round, update.chunk, update.client)
+        base = self.disk.bases.get(update.base_round)
+        if base is not None and update.digest != digest(base, *key):
+            return  # trained from another model of this round, from before the server was restored
         if self.disk.outcome is None:
             self.disk.updates[update.base_round, update.chunk, update.client] = update
             self.told(on_server.UpdateArrived(update))
@@ -411,7 +418,7 @@ class World:
         disk.globals[number] = (broadcast, model)
         machine = self.nodes[name]
         assert machine is not None
-        earlier = [old for old in disk.globals if old < machine.round]
+        earlier = [old for old in disk.globals if old < machine.round and old not in machine.models_in_use]
         chosen = max(earlier or disk.globals)
         self.node_told(name, on_node.GlobalArrived(chosen, disk.globals[chosen][0]))
 
@@ -455,10 +462,12 @@ class World:
                 for key in [key for key in disk.updates if key[:2] == (number, chunk_id)]:
                     update = came(name, *key, digest=disk.updates[key])
                     self.message(lambda update=update: self.update_came(update))
-            case on_node.ClearUsedUpdates(through):
-                disk.updates = {key: value for key, value in disk.updates.items() if key[0] > through}
-            case on_node.ClearGlobals(keep):
-                disk.globals = {number: value for number, value in disk.globals.items() if number == keep}
+            case on_node.ClearUsedUpdates(through, further):
+                disk.updates = {
+                    key: value for key, value in disk.updates.items() if key[0] > through and key[:2] not in further
+                }
+            case on_node.ClearGlobals(keep, further):
+                disk.globals = {number: value for number, value in disk.globals.items() if number in {keep, *further}}
             case on_node.KeepFinal(number):
                 model = disk.globals[number][1]
 
@@ -491,6 +500,11 @@ class World:
     def testset_came(self, name: str, part: str) -> None:
         self.disk.testset.add(part)
         self.told(on_server.TestsetPartArrived(name, part))
+
+
+def combined(model: str, updates: tuple[Update, ...]) -> str:
+    """The model that updates make of another one; it depends on their order, and on the rounds in which they began."""
+    return digest(model, [(one.base_round, one.place, one.digest, one.num_examples) for one in updates])
 
 
 def keys(plan: Plan, chunk: int, clients: tuple[int, ...], number: int) -> set[tuple[int, int, int | None]]:

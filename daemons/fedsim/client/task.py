@@ -148,7 +148,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
 
     def _global_arrived(self) -> list[events.Action]:
         before = self._machine.round
-        newest = self._jobs.newest_global(before)
+        newest = self._jobs.newest_global(before, self._machine.models_in_use)
         if newest is None:
             return []
         rules = self._context.config.institution
@@ -278,14 +278,11 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self.submit(self._jobs.train(number, chunk))
             case events.SendUpdates(number, chunk_id):
                 self._offer([self._as_offered(update) for update in self._updates.of_chunk(number, chunk_id)])
-            case events.ClearUsedUpdates(through):
-                self._context.outbox.cancel(
-                    lambda file: file.task == self.uid and file.kind is Kind.LOCALPARAM and (file.round or 0) <= through
-                )
-                self._updates.clear(through)
-            case events.ClearGlobals(keep):
+            case events.ClearUsedUpdates():
+                self._jobs.clear_used(action, self._updates)
+            case events.ClearGlobals(keep, further):
                 for item in self._context.spool.arrived(Kind.GLOBALPARAM, self.uid):
-                    if item.id.round != keep:
+                    if item.id.round not in {keep, *further}:
                         clear_file(item.path)
             case events.KeepFinal(number):
                 self.submit(self._jobs.keep_final(number))

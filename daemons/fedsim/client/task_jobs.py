@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +21,8 @@ from fedsim.spool.client_states import keep_states, take_states
 from fedsim.spool.durable import remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
+from fedsim.spool.updates import UpdateIndex
+from fedsim.state_machines.node_events import ClearUsedUpdates
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
@@ -163,13 +165,14 @@ class NodeTaskJobs:
         ids = [FileId(kind=Kind.TESTSET, task=self._assignment.task, part=part) for part in ("data", "label")]
         return [(file, spool.path(file, node)) for file in ids]
 
-    def newest_global(self, current: int) -> tuple[int, Broadcast] | None:
+    def newest_global(self, current: int, in_use: Collection[int]) -> tuple[int, Broadcast] | None:
         """The newest global model that was received: its round and metadata.
 
-        Models of rounds before the current one were removed: one that is there was received later, and precedes.
+        Models of rounds before the current one were removed, except those `in_use`: any other one that is there was
+        received later, and precedes.
         """
         arrived = self._context.spool.arrived(Kind.GLOBALPARAM, self._assignment.task)
-        earlier = [item for item in arrived if (item.id.round or 0) < current]
+        earlier = [item for item in arrived if (item.id.round or 0) < current and item.id.round not in in_use]
         for item in reversed(earlier or arrived):
             try:
                 metadata = item.metadata()
@@ -177,6 +180,19 @@ class NodeTaskJobs:
             except BadInput as error:
                 self._log.warning("global_model_not_understood", file=item.path.name, problem=str(error))
         return None
+
+    def clear_used(self, action: ClearUsedUpdates, updates: UpdateIndex) -> None:
+        """Remove updates that were used, also where they are on their way once more."""
+        through, further, task = action.through, set(action.further), self._assignment.task
+
+        def used(file: FileId) -> bool:
+            of_round = file.round or 0
+            mine = file.task == task and file.kind is Kind.LOCALPARAM
+            return mine and (of_round <= through or (of_round, file.chunk) in further)
+
+        self._context.outbox.cancel(used)
+        updates.clear(through)
+        updates.clear_chunks(further)
 
     def prune_models(self) -> None:
         """Remove all final models except those of the newest tasks."""

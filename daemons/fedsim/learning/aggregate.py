@@ -5,7 +5,7 @@ Memory depends on neither the model's size nor the number of clients; sums are f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -165,9 +165,20 @@ def split_received(strategy: Strategy, vector: FloatArray) -> tuple[FloatArray, 
     return views.pop(PARAMETERS), views
 
 
-def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]) -> StepContext:
+def weights_of(strategy: Strategy, number: int, updates: Iterable[Update]) -> list[float]:
+    """The weights of the updates that round `number` uses."""
+    return [
+        strategy.weight(update.num_examples, update.num_clients) * strategy.staleness_weight(number - update.base_round)
+        for update in updates
+    ]
+
+
+def round_context(
+    settings: TaskSettings, number: int, updates: Sequence[Update], strategy: Strategy | None = None
+) -> StepContext:
     """What the rule and the server's step know of round `number`, whose updates count.
 
+    The `strategy` says what stale updates count; without one all count as new ones.
     Steps that nodes report are bounded by those of a client that holds all examples of the update.
     """
     bounded = [
@@ -179,7 +190,13 @@ def round_context(settings: TaskSettings, number: int, updates: Sequence[Update]
         for update in updates
     ]
     num_clients = sum(update.num_clients for update in updates)
-    return StepContext(number, num_clients, settings.num_clients, settings.seed, mean_metrics(bounded))
+    discount = 1.0
+    if strategy is not None and strategy.buffering is not None:
+        counted = (strategy.staleness_weight(number - one.base_round) * one.num_clients for one in updates)
+        discount = sum(counted) / num_clients
+    return StepContext(
+        number, num_clients, settings.num_clients, settings.seed, mean_metrics(bounded), discount=discount
+    )
 
 
 def _most_steps(settings: TaskSettings, update: Update) -> float:

@@ -7,8 +7,8 @@ import numpy as np
 from fedsim.errors import BadInput
 from fedsim.learning.examples import IntArray
 from fedsim.learning.partitions import OwnClients, make_partitioner
-from fedsim.messages import rounded
 from fedsim.settings import TaskSettings
+from fedsim.text import rounded
 
 
 def blocks_in_batch(settings: TaskSettings, size: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -199,3 +199,32 @@ class ChunkTrainer:
             states=states,
             slot=chunk.slot,
         )
+
+
+class InProcessTrainers:
+    """Trains chunks one after another in this process; a context manager, like `ForkedTrainers`."""
+
+    def __init__(self, trainers: Sequence[ClientTrainer], strategy: Strategy, pipeline: Pipeline) -> None:
+        self._trainer = ChunkTrainer(trainers, strategy, pipeline)
+
+    def __enter__(self) -> Self:
+        """There is nothing to start."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """There is nothing to end."""
+
+    def train(
+        self,
+        chunks: Sequence[ChunkPlan],
+        round_number: int,
+        vector: FloatArray,
+        downlink: Arrays,
+        states: ChunkStates,
+    ) -> list[Update]:
+        """See `ForkedTrainers`."""
+        return [
+            update.copied()
+            for chunk in chunks
+            for update in self._trainer.train(chunk, round_number, vector, downlink, states)
+        ]

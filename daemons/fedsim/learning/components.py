@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from fedsim import plugins
 from fedsim.learning.attacks import Attack, check_attack, make_attack
+from fedsim.learning.buffering_checks import check_buffering
 from fedsim.learning.models import Model
 from fedsim.learning.objectives import Objective, make_objective
 from fedsim.learning.optimizers import Optimizer, make_optimizer
@@ -74,6 +75,7 @@ class Components:
             model_name=_name(settings.model if model is None else model),
         )
         check_attack(made.attack, settings, made.strategy, made.partitioner)
+        check_buffering(made.strategy, settings, made.sampler, made.screening, made.attack)
         return made
 
     def model_spec(self, settings: TaskSettings, feature_shape: tuple[int, ...], num_classes: int) -> ModelSpec:

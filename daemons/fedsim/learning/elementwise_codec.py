@@ -25,6 +25,7 @@ class ElementwiseCodec(Transform):
     accepts = Form.SPARSE
     gives = Form.ENCODED
     encoding: ClassVar[Encoding]
+    uses_received = False
 
     def encode(self, part: FloatArray) -> NDArray[Any]:
         """The numbers that are sent for a block, float32 [b]."""

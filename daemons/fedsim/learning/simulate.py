@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
 
-from fedsim.errors import BadInput
 from fedsim.learning.aggregate import (
     aggregate,
     further_arrays,
     initial_state,
     model_digest,
     round_context,
+    weights_of,
 )
-from fedsim.learning.answers import absent_clients, answered_chunks, late_clients, losses_after
 from fedsim.learning.attacked import start_trainer
 from fedsim.learning.attacks import Attack
-from fedsim.learning.chunk import ChunkStates, ChunkTrainer
-from fedsim.learning.cohort import ChunkPlan, cut_chunks
+from fedsim.learning.buffered_rounds import buffered_rounds
+from fedsim.learning.buffering import Arrival
+from fedsim.learning.chunk import ChunkStates, InProcessTrainers
+from fedsim.learning.cohort import cut_chunks
+from fedsim.learning.cohort_rounds import CohortRounds
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
@@ -40,7 +42,7 @@ from fedsim.learning.networks import task_network
 from fedsim.learning.objectives import Objective
 from fedsim.learning.optimizers import Optimizer
 from fedsim.learning.partitions import Partitioner
-from fedsim.learning.samplers import Known, Losses, Sampler
+from fedsim.learning.samplers import Losses, Sampler
 from fedsim.learning.schedules import Schedule
 from fedsim.learning.screenings import Screened, Screening, screen
 from fedsim.learning.simulated_start import (
@@ -57,7 +59,7 @@ from fedsim.learning.simulated_tests import SimulatedTests
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.transforms import Pipeline, Transform, make_pipeline
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, Update, mean_metric
+from fedsim.update import PARAMETERS, TRAIN_LOSS, Arrays, mean_metric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,6 +70,7 @@ class RoundResult:
     """The record of a round. The metrics are empty where it was not evaluated; `train_loss` is None in round 0.
 
     `node_metrics`: the tests on what each node holds out, named by its first client (`evaluation: nodes` or `both`).
+    `arrivals`: what an asynchronous round summed, in this order.
     """
 
     round: int
@@ -78,6 +81,7 @@ class RoundResult:
     class_metrics: ClassValues
     screening: tuple[Screened, ...] = ()
     node_metrics: dict[str, Any] = field(default_factory=dict)
+    arrivals: tuple[Arrival, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,8 @@ class SimulationResult:
     """The model after the last round, float32 [P], the rounds from 0 on, and what server, clients and senders keep.
 
     `tensor_roles` says which tensors are in the vector. `ended` says why it ended before its last round (`stop_when`);
-    `best` is the best round by `keep_best` and its model.
+    `best` is the best round by `keep_best` and its model. `models` are those that updates which are not used yet began
+    with, if the rounds are asynchronous.
     """
 
     vector: FloatArray
@@ -96,40 +101,12 @@ class SimulationResult:
     losses: Losses = field(default=(), repr=False)
     ended: str = ""
     best: tuple[int, FloatArray] | None = field(default=None, repr=False)
+    models: dict[int, FloatArray] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
         """The final model's digest."""
         return self.rounds[-1].digest
-
-
-class _InProcess:
-    """Trains chunks one after another in this process; a context manager, like `ForkedTrainers`."""
-
-    def __init__(self, trainers: Sequence[ClientTrainer], strategy: Strategy, pipeline: Pipeline) -> None:
-        self._trainer = ChunkTrainer(trainers, strategy, pipeline)
-
-    def __enter__(self) -> Self:
-        """There is nothing to start."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """There is nothing to end."""
-
-    def train(
-        self,
-        chunks: Sequence[ChunkPlan],
-        round_number: int,
-        vector: FloatArray,
-        downlink: Arrays,
-        states: ChunkStates,
-    ) -> list[Update]:
-        """See `ForkedTrainers`."""
-        return [
-            update.copied()
-            for chunk in chunks
-            for update in self._trainer.train(chunk, round_number, vector, downlink, states)
-        ]
 
 
 def simulate(
@@ -142,6 +119,7 @@ def simulate(
     resume: SimulationResult | None = None,
     initial: str | Path | Mapping[str, Any] | None = None,
     missing: Mapping[int, Collection[int]] | Mapping[str, Collection[int]] | None = None,
+    replay: Mapping[Any, Sequence[Any]] | None = None,
     transforms: Sequence[Transform] | None = None,
     strategy: Strategy | type[Strategy] | None = None,
     partition: Partitioner | type[Partitioner] | None = None,
@@ -170,6 +148,9 @@ def simulate(
             model's parameters, such as a `state_dict`; None: the model's own initialisation.
         missing: the clients without which a round went on, by round: the `missing` of a checkpoint's JSON replays a run
             of the platform that lost clients. What a screening left out is among them, so nothing is screened again.
+        replay: what each asynchronous round summed, in this order, as [base round, client]: the `buffered` of a
+            checkpoint's JSON, or the `arrivals` of rounds. None: a clock decides that follows from the seed, see
+            `buffering.arrivals_by_clock`.
         transforms: of each update, between training and aggregation; None: those that the settings list.
         strategy: an object, or a class that is made with its default options, instead of what the settings name; it
             needs no installed package. The same holds for `partition`, `objective`, `optimizer`, `schedule`,
@@ -244,6 +225,7 @@ def simulate(
         num_examples: int,
         train_loss: float | None,
         screened: tuple[Screened, ...] = (),
+        arrivals: tuple[Arrival, ...] = (),
     ) -> None:
         tested = tests.run(round_number, vector)
         result = RoundResult(
@@ -255,6 +237,7 @@ def simulate(
             tested.class_metrics,
             screened,
             tests.of_nodes,
+            arrivals,
         )
         rounds.append(result)
         if on_round:
@@ -264,15 +247,14 @@ def simulate(
     with (
         ForkedTrainers(workers, start_trainers, rule, pipeline, network.roles.flat_size, network.roles.kept_size)
         if workers > 1
-        else _InProcess(start_trainers(), rule, pipeline)
+        else InProcessTrainers(start_trainers(), rule, pipeline)
     ) as trainers:
         if resume:
-            vector, state, losses = resume.vector, resume.state, resume.losses
+            vector, state = resume.vector, resume.state
         else:
             vector = first_vector(components, model_spec, settings, network, initial)
-            state, losses = initial_state(rule, len(vector)), ()
+            state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
-        absent = absent_clients(rule, pipeline, settings, missing or {})
         kept = states_in_memory(
             rule,
             pipeline,
@@ -280,20 +262,22 @@ def simulate(
             (resume.client_states, resume.sender_states) if resume else ({}, {}),
             network.roles.kept_size,
         )
+        source = buffered_rounds(
+            rule, settings, pipeline, replay, missing, resume.models if resume else {}, trainers.train, placement
+        ) or CohortRounds(
+            settings,
+            components,
+            pipeline,
+            lambda cohort: cut_chunks(cohort, placement, chunk_clients or -(-len(cohort) // workers)),
+            ChunkStates(*kept),
+            missing=missing,
+            sizes=sizes,
+            losses=resume.losses if resume else (),
+            train=trainers.train,
+        )
         for round_number in tests.rounds_after(rounds[-1].round):
-            # 1. Who trains, where, in which pieces.
-            cohort = components.sampler.draw_known(
-                settings.seed, round_number, settings.num_clients, settings.cohort_size, Known(sizes, losses)
-            )
-            chunks = cut_chunks(cohort, placement, chunk_clients or -(-len(cohort) // workers))
-            # 2. Each chunk trains from the same global model.
-            here = late_clients(rule, chunks, settings.cohort_size) if missing is None else absent[round_number]
-            asked, downlink = answered_chunks(rule, chunks, here), {name: state[name] for name in rule.downlink_arrays}
-            trained = trainers.train(asked, round_number, vector, downlink, ChunkStates(*kept))
-            updates = [pipeline.on_server(update, vector) for update in trained if update.client not in here]
-            if not updates:
-                raise BadInput(f"round {round_number} lacks all of its clients: nothing can be aggregated")
-            losses = losses_after(components.sampler, losses, updates, chunks, settings.num_clients)
+            # 1. and 2. The updates that count in the round, in order: those of its cohort, or of several rounds'.
+            updates = source.updates(round_number, vector, {name: state[name] for name in rule.downlink_arrays})
             # 3. Their updates, or those that the screening does not exclude, become the next model, in canonical order.
             screened: tuple[Screened, ...] = ()
             if components.screening is not None and missing is None:
@@ -303,26 +287,28 @@ def simulate(
                 rule,
                 vector,
                 [update.arrays[PARAMETERS] for update in updates],
-                [rule.weight(update.num_examples, update.num_clients) for update in updates],
+                weights_of(rule, round_number, updates),
                 state,
                 new_vector,
                 new_state,
                 arrays=further_arrays(rule, updates),
-                context=round_context(settings, round_number, updates),
+                context=round_context(settings, round_number, updates, rule),
                 statistics=network.roles.shared_statistics,
             ):
                 raise Diverged(round_number)
             vector, state = new_vector, new_state
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
-            record(round_number, vector, sum(update.num_examples for update in updates), loss, screened)
+            num_examples = sum(update.num_examples for update in updates)
+            record(round_number, vector, num_examples, loss, screened, source.arrivals)
     return SimulationResult(
         vector,
         state,
         rounds,
         states_of(kept[0]),
         states_of(kept[1]),
-        losses,
+        source.losses,
         ended=tests.reason_to_end,
         best=tests.best,
+        models=source.models,
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 from fedsim.evaluation import EvaluationReport, combine
 from fedsim.learning.objectives import metrics_of
-from fedsim.messages import rounded
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import RecordNodeTests
 from fedsim.stop_conditions import directions
 from fedsim.store.records import RoundRecord
+from fedsim.text import rounded
 
 
 def with_node_tests(plan: Plan, record: RoundRecord, tests: RecordNodeTests) -> RoundRecord:

@@ -59,3 +59,10 @@ def _missing_of(plan: Plan, missing: tuple[int, ...]) -> Counter[str]:
     return Counter(
         {node: bisect_left(missing, end) - bisect_left(missing, first) for node, (first, end) in bounds.items()}
     )
+
+
+def summed_of(plan: Plan, roster: WriteRoster | None) -> tuple[tuple[int, int], ...]:
+    """What an asynchronous round summed, in this order: the round in which each update began, and its client."""
+    if plan.buffering is None or roster is None:
+        return ()
+    return tuple((update.base_round, -1 if update.client is None else update.client) for update in roster.updates)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
-from fedsim.messages import rounded
+from fedsim.server.loss_rise import loss_rise
 from fedsim.server.node_metrics import with_node_tests
-from fedsim.server.participation import count_round, expected_of, expected_of_roster
+from fedsim.server.participation import count_round, expected_of, expected_of_roster, summed_of
 from fedsim.server.screened import counted, kept_figures, missing_with_excluded, screening_events
 from fedsim.server.task_dir import Gathered, TaskDir
 from fedsim.spool.layout import BROADCAST_FILE, MODEL_FILE
@@ -27,13 +27,12 @@ from fedsim.state_machines.task_events import Commit, MetricPairs, RecordNodeTes
 from fedsim.state_machines.task_record import NO_TOTALS
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
-from fedsim.update import TRAIN_LOSS, mean_metrics
+from fedsim.text import rounded
+from fedsim.update import mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 LISTED_MISSING = 50
 CAME_LATE = "came online after the task was planned"
-RISE = 1e9
-LEAST_LOSS = 1e-3
 
 
 def checkpoint_name(number: int, round_number: int) -> str:
@@ -64,6 +63,7 @@ class TaskProjection:
         self._opened_at = time.monotonic()
         self._shown: Progress | None = None
         self._rise: str | None = None
+        self._known_bases: dict[int, str] = {}
         self.participation: dict[str, dict[str, int]] = {}
         self.left_out = dict(plan.left_out)
 
@@ -127,6 +127,7 @@ class TaskProjection:
             missing_share=round(commit.missing_share, 2 if self._plan.guarded else 6),
             screening=kept_figures(screened, guarded=self._plan.guarded),
             finished_at=time.time(),
+            buffered=summed_of(self._plan, roster),
         )
         self._opened_at = now
         self._rounds[number] = record
@@ -136,6 +137,8 @@ class TaskProjection:
         further: dict[str, Any] = {"losses": losses} if losses else {}
         if commit.totals != NO_TOTALS:
             further["totals"] = asdict(commit.totals)
+        if self._plan.buffering is not None:
+            further |= {"used": commit.used, "bases": self._bases(number + 1)}
         return record, {**asdict(record), "files": self._made.files, "expected": expected, **further}
 
     def screening_events(self, number: int) -> list[str]:
@@ -160,9 +163,10 @@ class TaskProjection:
         content = self._folder.record(number)
         self._files[number] = content.pop("files")
         expected = content.pop("expected", None)  # an older version has not recorded it
-        for name in ("losses", "totals"):
+        for name in ("losses", "totals", "used"):
             content.pop(name, None)
-        lists = {"missing": tuple(content["missing"]), "screening": tuple(content.get("screening", ()))}
+        self._known_bases |= {int(base): digest for base, digest in content.pop("bases", {}).items()}
+        lists = {name: tuple(content.get(name, ())) for name in ("missing", "screening", "buffered")}
         record = RoundRecord(**{**content, **lists})
         if known is not None and (known.tested or known.node_metrics):
             record = known
@@ -220,7 +224,13 @@ class TaskProjection:
 
     def base_digest(self, number: int) -> str | None:
         """The digest of the file from which clients train in a round; None if the round before is not committed."""
-        return self.broadcast_digest(number - 1) if number - 1 in self._files else None
+        return self.broadcast_digest(number - 1) if number - 1 in self._files else self._known_bases.get(number)
+
+    def _bases(self, newest: int) -> dict[int, str]:
+        """The same for each asynchronous round in which an update can have begun that a round from `newest` on uses."""
+        oldest = newest - self._plan.buffering.max_staleness if self._plan.buffering else newest
+        found = {number: self.base_digest(number) for number in range(max(1, oldest), newest + 1)}
+        return {number: digest for number, digest in found.items() if digest is not None}
 
     def files(self, number: int) -> dict[str, str]:
         """The digests of a committed round's files, by name."""
@@ -261,12 +271,18 @@ class TaskProjection:
             "missing": {past: list(self._rounds[past].missing) for past in self._lacking(number)},
             "excluded": {past: found for past in self._lacking(number) if (found := excluded_by(self._rounds[past]))},
             "notes": list(self._notes()),
+            **({"buffered": self._summed(number)} if self._plan.buffering else {}),
             **({"node_metrics": record.node_metrics} if record.node_metrics else {}),
         }
 
     def _lacking(self, through: int) -> list[int]:
         """The rounds up to this one that went on without clients."""
         return sorted(number for number, record in self._rounds.items() if record.missing and number <= through)
+
+    def _summed(self, through: int) -> dict[int, list[list[int]]]:
+        """What the asynchronous rounds up to this one summed, as `simulate(replay=…)` takes it."""
+        rounds = sorted((number, record.buffered) for number, record in self._rounds.items() if 0 < number <= through)
+        return {number: [list(one) for one in buffered] for number, buffered in rounds}
 
     def saved(self, saved: CheckpointSaved) -> None:
         """Write the row of a checkpoint that was saved."""
@@ -319,23 +335,6 @@ def excluded_by(record: RoundRecord) -> list[dict[str, Any]]:
     """The updates that a round's screening left out, without their figures."""
     names = ("node", "chunk", "client", "outside")
     return [{name: found[name] for name in names} for found in record.screening if found["excluded"]]
-
-
-def loss_rise(records: Iterable[RoundRecord]) -> str | None:
-    """What is to be said about a loss that has risen a billionfold since the first round that has one; None if none."""
-    first: float | None = None
-    for record in sorted(records, key=lambda record: record.round):
-        for loss in (record.train_metrics.get(TRAIN_LOSS), record.metrics.get("loss")):
-            if loss is None:
-                continue
-            if first is None:
-                first = loss
-            elif loss > RISE * max(first, LEAST_LOSS):
-                return (
-                    f"the loss rose from {first:.3g} to {loss:.3g} in round {record.round}: the training does not "
-                    "converge; scale the features, or choose a smaller local_learning_rate"
-                )
-    return None
 
 
 def remaining_seconds(lengths: Mapping[int, float], rounds_left: int) -> float | None:

@@ -186,5 +186,6 @@ class TaskWrites:
             losses=tuple(self._folder.record(committed).get("losses", ())) if kept else (),
             tests=self._records.tests(committed),
             node_tested=self._records.node_tested_rounds,
+            used=tuple(map(tuple, self._folder.record(committed).get("used", ()))) if kept else (),
             totals=Totals(**self._folder.record(committed).get("totals", {})) if kept else NO_TOTALS,
         )

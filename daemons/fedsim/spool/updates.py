@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from fedsim.array_layout import ALIGNMENT, Layout
 from fedsim.errors import BadInput
-from fedsim.spool.durable import make_folder, remove_tree, write_bytes
+from fedsim.spool.durable import make_folder, remove_file, remove_tree, write_bytes
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.npy import open_array, write_parts
 from fedsim.update import Update
@@ -111,6 +111,14 @@ class UpdateIndex:
         for number in self._folders():
             if number <= through:
                 remove_tree(self._folder / f"round-{number:06d}")
+
+    def clear_chunks(self, chunks: Iterable[tuple[int, int]]) -> None:
+        """Remove the updates of these (round, chunk)."""
+        for number, chunk in chunks:
+            for update in self._rounds.get(number, {}).pop(chunk, []):
+                path = self.path(update)
+                remove_file(metadata_path(path))  # first: without it the update does not count
+                remove_file(path)
 
     def _folders(self) -> list[int]:
         found = self._folder.iterdir() if self._folder.is_dir() else ()

@@ -10,8 +10,9 @@ from fedsim.learning.partitions import make_partitioner, most_clients, too_many_
 from fedsim.learning.partitions.natural import clients_of_size
 from fedsim.learning.samplers import make_sampler
 from fedsim.learning.strategies import make_strategy
-from fedsim.messages import DataSetInfo, Hello, Uplink, rounded
+from fedsim.messages import DataSetInfo, Hello, Uplink
 from fedsim.settings import TaskSettings
+from fedsim.text import rounded
 
 if TYPE_CHECKING:
     from fedsim.state_machines.plan import Plan
@@ -68,6 +69,11 @@ def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | 
         return (
             f"guards {info.name} in about {rounded(guard.num_blocks)} blocks of {guard.block_size} examples, and a "
             f"client needs {needed}: choose a smaller local_batch_size or min_partition_size"
+        )
+    if guard is not None and make_strategy(settings).buffering is not None:
+        return (
+            f"guards {info.name}, and the rounds of {settings.strategy} are asynchronous: when its updates come would "
+            "tell more than is guarded; choose an open data set"
         )
     if hello.min_clients == 1 or make_partitioner(settings).per_node:
         return None

@@ -4,6 +4,9 @@ With each `globalparam` the node trains its chunks and sends their updates. An u
 `globalparam` reports that it was used, and offered again from time to time: a server that was restored from a backup
 may have lost it. A `globalparam` of an earlier round comes from such a server, and the node trains that round again.
 The final model ends the task. `NODE_TRANSITIONS` lists the phases.
+
+Where rounds are asynchronous (`Assignment.slots`), the next model interrupts no client that is training: its update is
+sent all the same, and kept until a `globalparam` lists it as used or has left its round behind.
 """
 
 from __future__ import annotations
@@ -112,11 +115,19 @@ class NodeMachine:
         self._idle = 0
         self._unanswered: list[AnswerRequest] = []  # until the data is loaded
         self._asked: set[tuple[str, int]] = set()
+        self._slots = assignment.slots
+        self._training: set[tuple[int, int]] = set()
+        self._used_through = 0
 
     @property
     def ended(self) -> bool:
         """Whether the task is over here: no event has an effect any more."""
         return self.phase is NodePhase.ENDED
+
+    @property
+    def models_in_use(self) -> tuple[int, ...]:
+        """The rounds before this one from whose models clients are training."""
+        return tuple(sorted({number for number, _ in self._training} - {self.round}))
 
     @property
     def report(self) -> TaskReport:
@@ -190,10 +201,13 @@ class NodeMachine:
 
     def _is_over(self, number: int) -> bool:
         """Whether updates of this round are no longer expected."""
+        if self._slots is not None and self.phase is not NodePhase.CLOSING:
+            return not self._used_through < number <= self.round
         return number != self.round or self.phase is NodePhase.CLOSING
 
     def _clear_late(self, number: int) -> list[Action]:
         """Remove what was computed for a round that is over; what came of a later one may be of the server's past."""
+        self._training = {under_way for under_way in self._training if under_way[0] != number}
         return [] if number > self.round else [ClearUsedUpdates(number)]
 
     def _loaded(self, loaded: Loaded) -> list[Action]:
@@ -234,6 +248,7 @@ class NodeMachine:
         self._reason = reason[:MAX_TEXT]
         self._untrained.clear()
         self._untested.clear()
+        self._training.clear()
         return [EndWorkers(), Report()]
 
     def _global_arrived(self, number: int, broadcast: Broadcast) -> list[Action]:
@@ -248,11 +263,36 @@ class NodeMachine:
             self._untrained.clear()
             return [KeepFinal(number)]
         self.round = number
+        if self._slots is not None:
+            return self._leave_used(broadcast) + self._begin_round(number, broadcast)
         actions: list[Action] = [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number)]
         return actions + self._begin_round(number, broadcast)
 
+    def _leave_used(self, broadcast: Broadcast, gone: Iterable[tuple[int, int]] = ()) -> list[Action]:
+        """Asynchronous: drop what was used, or is `gone`; send what a restart found of earlier rounds."""
+        self._used_through, left = broadcast.used_through, {*broadcast.used, *gone}
+        kept = {key for key in self.stored if key[0] > broadcast.used_through and key[:2] not in left}
+        self.stored = frozenset(kept)
+        self.trained = {one for one in self.trained if one[0] > broadcast.used_through and one not in left}
+        unsent = sorted({key[:2] for key in kept if key[0] < self.round} - self.trained)
+        self.trained.update(unsent)
+        return [
+            ClearUsedUpdates(broadcast.used_through, tuple(sorted(left))),
+            ClearGlobals(self.round, self.models_in_use),
+            *(SendUpdates(*one) for one in unsent),
+        ]
+
     def _set_back(self, number: int, broadcast: Broadcast) -> list[Action]:
         """The server is in an earlier round again: what was trained since is based on models that it no longer has."""
+        if self._slots is not None:
+            self.round = number
+            known = {*self.trained, *(key[:2] for key in self.stored)}
+            actions = self._leave_used(broadcast, {one for one in known if one[0] > number})
+            return [
+                *actions,
+                *(SendUpdates(*one) for one in sorted(self.trained)),
+                *self._begin_round(number, broadcast),
+            ]
         actions: list[Action] = [ClearUsedUpdates(self.round), ClearGlobals(number)]
         self.round = number
         self.stored, self.trained = frozenset(), set()
@@ -262,6 +302,8 @@ class NodeMachine:
         actions: list[Action] = []
         self._untrained.clear()
         for chunk in broadcast.chunks:
+            if self._slots is not None and (number, chunk.id) in self._training | self.trained:
+                continue
             if self._was_trained(number, chunk):  # before a restart; sending twice costs nothing
                 self.trained.add((number, chunk.id))
                 actions.append(SendUpdates(number, chunk.id))
@@ -275,24 +317,32 @@ class NodeMachine:
         return self.stored.issuperset((number, chunk.id, client) for client in clients)
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
+        self._training.discard((number, chunk))
         if self._is_over(number):
             return self._clear_late(number)
         self.trained.add((number, chunk))
-        return [SendUpdates(number, chunk)]
+        cleared = number != self.round and number not in self.models_in_use
+        return [SendUpdates(number, chunk), *([ClearGlobals(self.round, self.models_in_use)] if cleared else [])]
 
     def _offer_again(self) -> list[Action]:
         testset: list[Action] = [SendTestset()] if self.assignment.send_testset else []
         return testset + [
-            SendUpdates(self.round, chunk) for number, chunk in sorted(self.trained) if number == self.round
+            SendUpdates(number, chunk)
+            for number, chunk in sorted(self.trained)
+            if number == self.round or self._slots is not None
         ]
 
     def _train(self) -> list[Action]:
         """Give idle workers what there is to do: chunks first, for which a round waits, then models to be tested."""
         actions: list[Action] = []
-        while self._idle and (self._untrained or self._untested) and self.phase is NodePhase.READY:
-            self._idle -= 1
-            if self._untrained:
-                actions.append(TrainChunk(self.round, self._untrained.popleft()))
-            else:
+        while self._idle and self.phase is NodePhase.READY:
+            if self._untrained and (self._slots is None or len(self._training) < self._slots):
+                chunk = self._untrained.popleft()
+                self._training.add((self.round, chunk.id))
+                actions.append(TrainChunk(self.round, chunk))
+            elif self._untested:
                 actions.append(TestModel(self._untested.popleft()))
+            else:
+                break
+            self._idle -= 1
         return actions

@@ -214,16 +214,18 @@ class SendUpdates:
 
 @dataclass(frozen=True)
 class ClearUsedUpdates:
-    """Remove the updates of rounds up to this one: they were used."""
+    """Remove the updates of rounds up to this one, and further ones as (round, chunk): they were used."""
 
     through: int
+    further: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
 class ClearGlobals:
-    """Remove the global models of all rounds but this one."""
+    """Remove the global models of all rounds but this one, and `further` ones from which clients are training."""
 
     keep: int
+    further: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,8 @@ TASK_TRANSITIONS = TransitionTable(
         Transition(
             TaskPhase.TRAINING,
             TaskPhase.AGGREGATING,
-            names(events.UpdateArrived, events.NodeReported, events.TimePassed),
+            # An asynchronous round can have enough as soon as it opens.
+            tuple(dict.fromkeys((*names(events.UpdateArrived, events.Aggregated), *_PREPARED))),
             "all updates arrived, or the deadline passed and enough did",
         ),
         Transition(TaskPhase.AGGREGATING, TaskPhase.TRAINING, names(events.Aggregated), "the round is committed"),

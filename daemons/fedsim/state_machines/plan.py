@@ -9,18 +9,17 @@ from typing import Annotated
 from pydantic import Field
 
 from fedsim.config import TaskLimits
-from fedsim.data_schema import COMMON, DataSchema
-from fedsim.errors import BadInput
+from fedsim.data_schema import DataSchema
 from fedsim.initial import InitialModel
-from fedsim.learning.attacks import attack_note, check_attack, make_attack
+from fedsim.learning.attacks import attack_note
+from fedsim.learning.buffering import Buffering, drawn_chunks
+from fedsim.learning.buffering_checks import buffering_of
 from fedsim.learning.cohort import ChunkPlan, cut_chunks
 from fedsim.learning.partitions import make_partitioner
-from fedsim.learning.samplers import NOTHING_KNOWN, Known, check_sampler, make_sampler
-from fedsim.learning.strategies import check_cohort, make_strategy
+from fedsim.learning.samplers import NOTHING_KNOWN, Known, make_sampler
+from fedsim.learning.strategies import make_strategy
 from fedsim.messages import (
     Assignment,
-    Broadcast,
-    Chunk,
     DataSetInfo,
     Hello,
     Message,
@@ -34,6 +33,7 @@ from fedsim.settings import TaskSettings
 from fedsim.speed import USUAL_CHUNK_CLIENTS
 from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Waiting, choose_nodes, dataset_of
 from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, limits_of, too_few_clients, too_many
+from fedsim.state_machines.plan_checks import too_long, unfit_parts
 from fedsim.state_machines.repeated import Repeats, on_the_same_nodes, recorded_manner, take_plan
 from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out
 from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
@@ -62,6 +62,7 @@ class Plan(Message):
     left_out: tuple[tuple[Name, str], ...] = Field((), description="Nodes that were online and take no part, and why")
     notes: tuple[str, ...] = Field((), description="What is to be said about the data")
     uplink: Uplink = Field(description="What the strategy needs of each chunk")
+    buffering: Buffering | None = Field(None, description="Of asynchronous rounds; None: rounds wait for their cohorts")
     least_updates: int = Field(1, description="A round waits for so many updates, whatever its deadline")
     testset_from: Name | None = Field(description="The node that sends its test set; None: the server has its own")
     max_node_weight: float = Field(1, description="A larger share of the examples at one node is noted")
@@ -107,7 +108,16 @@ class Plan(Message):
 
     def chunks(self, round_number: int, cohort: Sequence[int] = ()) -> tuple[ChunkPlan, ...]:
         """The round's cohort, cut into chunks: a pure function of the plan, unless the `cohort` was recorded."""
+        if self.buffering is not None:
+            return drawn_chunks(self.settings.seed, round_number, self.placement, self.buffering.size)
         return cut_chunks(cohort or self.cohort(round_number), self.placement, self.chunk_sizes)
+
+    @property
+    def _slots(self) -> list[int]:
+        """How many clients each node trains at once: its part of the concurrency M, at least one."""
+        clients = [share.num_clients for share in self.shares]
+        at_once = 0 if self.buffering is None else self.buffering.concurrency
+        return share_out(min(max(at_once, len(clients)), sum(clients)), clients)
 
     def assignment(self, node: str) -> Assignment:
         """What is sent to a node as `initparam`."""
@@ -126,6 +136,7 @@ class Plan(Message):
             engine=share.engine,
             workers=share.workers,
             uplink=self.uplink,
+            slots=None if self.buffering is None else self._slots[self.nodes.index(node)],
             send_testset=self.testset_from == node,
             user=self.user,
             resumes=self.resumes,
@@ -205,34 +216,7 @@ def make_plan(
     if (problem := too_few_clients(plan, hellos)) is not None:
         return Impossible(problem)
     further = {"user": user, "plugins": dict(plugins), "notes": (*plan.notes, *notes)}
-    return _too_long(plan, broadcast_bytes) or plan.model_copy(update=further)
-
-
-def _too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
-    """Whether some cohort could put more clients on a node than a model's metadata can name."""
-    settings = plan.settings
-    cohort = make_sampler(settings).num_drawn(settings.num_clients, settings.cohort_size)
-    last_chunk = ceil(cohort / min(plan.chunk_sizes)) + len(plan.shares)  # each node may have one that is not full
-    for share, size in zip(plan.shares, plan.chunk_sizes, strict=True):
-        here = min(cohort, share.num_clients)
-        end = share.first_client + share.num_clients
-        clients = range(end - here, end)  # as many as can be drawn here, and those with the longest numbers
-        chunks = tuple(Chunk(id=last_chunk, clients=tuple(clients[at : at + size])) for at in range(0, here, size))
-        longest = Broadcast(chunks=chunks, used_through=plan.settings.num_rounds, scale=_longest_scale(plan))
-        length = len(longest.model_dump_json())
-        if length > broadcast_bytes:
-            return Impossible(
-                f"a round can choose {here} clients on {share.node}: to list them beside the model takes {length} "
-                f"bytes, {broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
-            )
-    return None
-
-
-def _longest_scale(plan: Plan) -> tuple[tuple[float, float], ...]:
-    """As long as the numbers of a common scaling can be as JSON."""
-    schema = plan.data_schema
-    common = schema is not None and schema.scaling == COMMON
-    return ((-1.2345678901234567e-100,) * 2,) * len(schema.features) if common and schema is not None else ()
+    return too_long(plan, broadcast_bytes) or plan.model_copy(update=further)
 
 
 def _fix(
@@ -319,12 +303,8 @@ def _fix(
         shares.append(share)
         first += count
     strategy = make_strategy(settings)
-    try:
-        check_cohort(strategy, settings)
-        check_sampler(make_sampler(settings), settings)
-        check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
-    except BadInput as problem:
-        return Impossible(str(problem))
+    if (problem := unfit_parts(strategy, settings)) is not None:
+        return Impossible(problem)
     workers = sum(share.workers or own_workers(hellos[share.node]) for share in shares)
     chunk_clients = min(USUAL_CHUNK_CLIENTS, max(1, ceil(settings.cohort_size / workers)))
     return Plan(
@@ -341,6 +321,7 @@ def _fix(
         left_out=tuple(sorted(left_out.items())),
         notes=tuple(notes),
         uplink=strategy.uplink,
+        buffering=buffering_of(strategy, settings),
         least_updates=strategy.least_updates,
         testset_from=tests.node,
         max_node_weight=limits.max_node_weight,

@@ -150,7 +150,7 @@ class RoundCollector:
         self._move(RoundPhase.OVERDUE, "deadline")
         return False
 
-    def reopen_closed(self) -> None:
+    def reopen_with(self, roster: WriteRoster) -> None:  # noqa: ARG002
         """Continue after a restart that found the round's roster."""
         self._move(RoundPhase.CLOSED, "roster restored")
 

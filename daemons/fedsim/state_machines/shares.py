@@ -7,7 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.messages import EngineInfo, Message, Name, rounded
+from fedsim.messages import EngineInfo, Message, Name
+from fedsim.text import rounded
 
 
 class NodeShare(Message):

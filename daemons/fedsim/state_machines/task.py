@@ -12,12 +12,13 @@ same. Once the last round is committed, no problem of a node fails the task any 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fedsim.learning.phases import Position
 from fedsim.learning.samplers import Known, last_losses
 from fedsim.messages import TaskReport
 from fedsim.state_machines import task_events as events
+from fedsim.state_machines.buffered_round import BufferedRound
 from fedsim.state_machines.evaluating import EvaluatingTask
 from fedsim.state_machines.phases import TaskPhase
 from fedsim.state_machines.policy import not_continued
@@ -50,7 +51,7 @@ class TaskMachine(EvaluatingTask):
         actions += self._models.clear(self.committed)
         if self.restored.roster is not None:
             self._roster = self.restored.roster
-            self._open(self._roster.round, now, self._roster.cohort).reopen_closed()
+            self._open(self._roster.round, now, self._roster.cohort).reopen_with(self._roster)
             self._move(TaskPhase.AGGREGATING)
             return actions + self._aggregate(now)
         return actions + self._advance(now)
@@ -182,16 +183,20 @@ class TaskMachine(EvaluatingTask):
 
     # ------------------------------------------------------------ the test set and the models
 
-    def _commit(self, number: int, now: float, missing_share: float = 0.0) -> list[Action]:
+    def _commit(self, number: int, now: float, missing_share: float = 0.0, used: Sequence[Update] = ()) -> list[Action]:
+        """Commit a round, which has used these updates."""
         self.committed = number
         self._models.kept.add(number)
         if self._trained:
             self._move(TaskPhase.CLOSING)
         elif self._undecided:
             self._move(TaskPhase.EVALUATING)
-        clear = [events.ClearUpdates(number)] if number > 0 else []
+        clear: list[Action] = [events.ClearUpdates(number)] if number > 0 else []
+        if self._buffer is not None:
+            clear = self._buffer.clear(number, used)
         follow = [*self._models.process(number), *self._order_tests(now)]
-        commit = events.Commit(number, self._losses, self._course.totals, missing_share)
+        keys = () if self._buffer is None else self._buffer.used
+        commit = events.Commit(number, self._losses, self._course.totals, missing_share, keys)
         return [commit, *clear, *follow, *self._advance(now), *self._models.clear(number)]
 
     def _advance(self, now: float) -> list[Action]:
@@ -281,7 +286,11 @@ class TaskMachine(EvaluatingTask):
         self._waited = 0.0
         if self._sampler.knows_more and not cohort:
             cohort = self.plan.cohort(number, Known(self.counts, self._losses))
-        self._collector = RoundCollector(self.plan, number, self.counts, deadline, self._participants.absent, cohort)
+        absent = self._participants.absent
+        if self._buffer is not None:
+            self._collector = BufferedRound(self.plan, number, self.counts, deadline, absent, self._buffer)
+        else:
+            self._collector = RoundCollector(self.plan, number, self.counts, deadline, absent, cohort)
         return self._collector
 
     def _send_globals(self, nodes: Iterable[str]) -> list[Action]:
@@ -293,6 +302,8 @@ class TaskMachine(EvaluatingTask):
 
     def _update_arrived(self, update: Update, now: float) -> list[Action]:
         collector = self._collector
+        if self._buffer is not None and not self._trained:
+            return self._buffer.arrived(update, self.committed + 1) or self._close_if_enough(now)
         if collector is None or collector.closed or not collector.expects(update):
             # An update of the round that is being aggregated may be part of the roster: its file stays.
             in_roster = collector is not None and collector.closed and update.base_round == collector.number
@@ -330,5 +341,8 @@ class TaskMachine(EvaluatingTask):
             self._losses = last_losses(self._losses, updates, self.settings.num_clients)
         missing, expected = self._collector.lost(() if self._roster is None else self._roster.missing)
         self._course.add_round(missing, expected, now)
+        used = () if self._roster is None else self._roster.updates
+        if self._buffer is not None:
+            self._buffer.commit()
         self._collector = self._roster = None
-        return self._commit(number, now, missing / expected if expected else 0.0)
+        return self._commit(number, now, missing / expected if expected else 0.0, used)

@@ -191,13 +191,14 @@ class AggregateRound:
 class Commit:
     """Make the round visible with one rename, and project it into the database; `losses`, `totals` are stored with it.
 
-    `missing_share` is the share of the round's examples whose clients were missing.
+    `missing_share` is the share of the round's examples whose clients were missing; `used`: see `Restored`.
     """
 
     round: int
     losses: Losses = ()
     totals: Totals = NO_TOTALS
     missing_share: float = 0.0
+    used: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from fedsim.update import Update
 
 @dataclass(frozen=True)
 class WriteRoster:
-    """Durably write which updates count in `round`, in canonical order, and who is missing, before anything is summed.
+    """Durably write which updates count in `round`, in the order in which they are summed, before anything is.
+
+    That is the canonical order, or in an asynchronous round the order of their arrival. It says who is `missing`, too.
 
     `cohort` is written as well where it does not follow from the plan alone.
 
@@ -31,6 +33,9 @@ class CompletePhase:
     round: int
     answers: tuple[tuple[str, str], ...] = ()
 
+
+UsedKey = tuple[int, int, int]
+"""An update that an asynchronous round used: the round in which it began, its chunk, its client (-1: all of them)."""
 
 MetricPairs = tuple[tuple[str, float | None], ...]
 """The metrics of a test by name, as pairs."""
@@ -73,6 +78,8 @@ class Restored:
         tests: the tested rounds up to the committed one, with those of their metrics that decide something.
         totals: up to the committed round.
         node_tested: the rounds of which the nodes' tests are recorded.
+        used: what asynchronous rounds used, as far as it could come again.
+        buffered: updates that have arrived and are not used yet; only a snapshot knows them.
     """
 
     committed: int = -1
@@ -89,3 +96,5 @@ class Restored:
     tests: tuple[tuple[int, MetricPairs], ...] = ()
     totals: Totals = NO_TOTALS
     node_tested: frozenset[int] = frozenset()
+    used: tuple[UsedKey, ...] = ()
+    buffered: tuple[Update, ...] = ()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fedsim.errors import SuspendReason
 from fedsim.learning.common_scale import scaling_phases
 from fedsim.learning.samplers import make_sampler
+from fedsim.state_machines.buffered_round import UpdateBuffer
 from fedsim.state_machines.committed_models import CommittedModels
 from fedsim.state_machines.course import TaskCourse
 from fedsim.state_machines.final_delivery import FinalDelivery
@@ -60,6 +61,9 @@ class TaskMachineState:
         self._roster: WriteRoster | None = None
         self._sampler = make_sampler(plan.settings)
         self._losses = restored.losses
+        self._buffer: UpdateBuffer | None = None
+        if plan.buffering is not None:
+            self._buffer = UpdateBuffer(plan, plan.buffering, restored.used, restored.buffered)
 
     # ------------------------------------------------------------ what progress reports show
 
@@ -138,7 +142,8 @@ class TaskMachineState:
 
     def accepts_updates_of(self, number: int) -> bool:
         """Whether an update of this round can still count."""
-        return not self.ended and number > self.committed
+        oldest = self.committed + 1 if self._buffer is None else self._buffer.oldest(self.committed + 1)
+        return not self.ended and number >= oldest
 
     def snapshot(self) -> Restored | None:
         """What a new machine needs to continue like this one; None while more than that is in memory."""
@@ -160,6 +165,8 @@ class TaskMachineState:
             tests=self._course.tests,
             totals=self._course.totals,
             node_tested=frozenset(models.node_tests.done & models.kept),
+            used=() if self._buffer is None else self._buffer.used,
+            buffered=() if self._buffer is None else tuple(self._buffer.waiting.values()),
         )
 
     @property

@@ -202,7 +202,8 @@ class RoundRecord:
     respond, `digest` the global model's blake3. `screening` is what the task's screening found
     of each update, see `learning.screenings.Screened`. `node_metrics`: the tests on the nodes' own data, with
     `nodes`: by node its `num_examples`, why they are `withheld`, and its `metrics` as (value, low, high); `missing`:
-    nodes that did not report; `mean`: like the metrics of a node; `worst`: (node, value) by metric.
+    nodes that did not report; `mean`: like the metrics of a node; `worst`: (node, value) by metric. `buffered`: what an
+    asynchronous round summed, in this order, as (round in which the update began, client).
     """
 
     round: int
@@ -220,6 +221,7 @@ class RoundRecord:
     screening: tuple[dict[str, Any], ...] = ()
     missing_share: float | None = None
     node_metrics: dict[str, Any] = field(default_factory=dict)
+    buffered: tuple[tuple[int, int], ...] = ()
 
     @property
     def tested(self) -> bool:

@@ -284,6 +284,7 @@ rounds = Table(
     Column("screening", JsonTuple),
     Column("missing_share", Real),
     Column("node_metrics", JsonDict),
+    Column("buffered", JsonTuple),
     **OPTIONS,
 )
 

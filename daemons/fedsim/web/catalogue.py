@@ -10,11 +10,13 @@ from fedsim.data_schema import Targets
 from fedsim.durations import DAY_SECONDS
 from fedsim.errors import BadInput
 from fedsim.learning.attacks import check_attack, make_attack
+from fedsim.learning.buffering_checks import check_buffering, is_asynchronous
 from fedsim.learning.models import wrong_targets
 from fedsim.learning.objectives import make_objective
 from fedsim.learning.partitions import make_partitioner, most_clients
 from fedsim.learning.partitions.natural import clients_of_size
 from fedsim.learning.samplers import check_sampler, make_sampler
+from fedsim.learning.screenings import make_screening
 from fedsim.learning.strategies import check_cohort, make_strategy
 from fedsim.learning.transforms import make_pipeline
 from fedsim.messages import DataSetInfo, Hello
@@ -134,6 +136,9 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
                 problems[field] = tr("%(message)s", message=problem)
             field = "attack"
             check_attack(make_attack(settings), settings, strategy, make_partitioner(settings))
+            field = "strategy"
+            sampler, screening = make_sampler(settings), make_screening(settings)
+            check_buffering(strategy, settings, sampler, screening, make_attack(settings))
         except BadInput as error:
             problems[field] = tr("%(message)s", message=str(error))
     default = TaskSettings.model_fields["dataset"].default
@@ -162,6 +167,8 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
         return {"attack": tr("no attack may use guarded data: choose an open data set")}
     if settings is not None and not dataset.open and make_partitioner(settings).changes_features:
         return {"partition": tr("this partition changes features, which guarded data does not allow")}
+    if settings is not None and not dataset.open and is_asynchronous(settings):
+        return {"strategy": tr("asynchronous rounds do not work with guarded data: choose an open data set")}
     if settings is not None:
         fits = dataset.targets, dataset.feature_shape, dataset.num_classes
         if problem := make_objective(settings).problem(*fits):

@@ -24,6 +24,7 @@ from fedsim.learning.aggregate import (
     model_digest,
     round_context,
     uplink_layout,
+    weights_of,
 )
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
@@ -153,12 +154,12 @@ class ServerJobs:
             strategy,
             base,
             [update.arrays[PARAMETERS] for update in updates],
-            [strategy.weight(update.num_examples, update.num_clients) for update in updates],
+            weights_of(strategy, job.round, updates),
             {name: open_vector(job.base / state_file(name)) for name in strategy.server_state},
             out,
             state_out,
             arrays=further_arrays(strategy, updates),
-            context=round_context(job.settings, job.round, updates),
+            context=round_context(job.settings, job.round, updates, strategy),
             statistics=SharedStatistics(count, job.settings.statistics == "frozen"),
         )
         _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed

@@ -42,10 +42,13 @@ class Sampler(Plugin):
     Attributes:
         needs_sizes: whether it draws by the clients' numbers of examples.
         needs_losses: whether it draws by the losses that clients have reported.
+        draws_singly: whether it also says which clients train where there are no cohorts, because each client is as
+            likely as any other: then rounds can be asynchronous.
     """
 
     needs_sizes: ClassVar[bool] = False
     needs_losses: ClassVar[bool] = False
+    draws_singly: ClassVar[bool] = False
 
     def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:
         """Draw the round's cohort: `num_drawn` different clients of `num_clients`, ascending.

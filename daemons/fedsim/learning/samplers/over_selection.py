@@ -18,6 +18,7 @@ class OverSelection(Uniform):
     """
 
     title = gettext_noop("over_selection – draws more, and the first to answer count")
+    draws_singly = False
 
     class Options(PluginOptions):
         """How many more."""

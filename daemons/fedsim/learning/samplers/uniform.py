@@ -11,6 +11,7 @@ class Uniform(Sampler):
     """Each round draws its clients without replacement, all with the same probability (McMahan et al. 2017)."""
 
     title = gettext_noop("uniform – all clients with the same probability")
+    draws_singly = True
 
     def draw(self, seed: int, round_number: int, num_clients: int, cohort_size: int) -> tuple[int, ...]:
         """The cost is proportional to the cohort, not to the population (Floyd's method inside numpy)."""

@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedsim.errors import BadInput
+from fedsim.learning.buffering import Buffering
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.optimizers import make_optimizer
-from fedsim.learning.phases import Phase, distinct_phases
+from fedsim.learning.phases import Phase
 from fedsim.messages import Uplink
 from fedsim.plugins import Plugin, PluginOptions, gettext_noop
 from fedsim.settings import TaskSettings
@@ -98,6 +99,7 @@ class StepContext:
         seed: the task's, for `generator`.
         metrics: of the updates that count, each the mean over their examples; none is larger than the task allows.
         arrays: a block of each further array of the updates, combined; float64 [b]. Only the step has them.
+        discount: the mean of the updates' `staleness_weight` over their clients.
     """
 
     round: int
@@ -106,6 +108,7 @@ class StepContext:
     seed: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     arrays: Mapping[str, Block] = field(default_factory=dict)
+    discount: float = 1.0
 
 
 class Strategy(Plugin):
@@ -126,6 +129,8 @@ class Strategy(Plugin):
             round; zeros before its first round.
         personal_model: whether each client also trains and keeps a whole model, see `adjust_personal_gradients`.
         phases: that it adds to a task.
+        buffering: of asynchronous rounds; None: a round waits for its cohort. The clients send what does not depend on
+            the newest model, such as differences, because the server combines updates of several rounds.
     """
 
     uplink: Uplink = Uplink.SUM
@@ -137,6 +142,7 @@ class Strategy(Plugin):
     client_state: tuple[str, ...] = ()
     personal_model: bool = False
     phases: tuple[Phase, ...] = ()
+    buffering: Buffering | None = None
 
     # ------------------------------------------------------------ 1. the client's part
 
@@ -200,6 +206,10 @@ class Strategy(Plugin):
     def weight(self, num_examples: int, num_clients: int) -> float:  # noqa: ARG002
         """The weight of an update of `num_clients` clients with `num_examples` examples in all."""
         return float(num_examples)
+
+    def staleness_weight(self, staleness: int) -> float:  # noqa: ARG002
+        """s(τ): by what the weight of an update is multiplied that began τ rounds before the one that uses it."""
+        return 1.0
 
     def prepare(self, weights: Sequence[float], context: StepContext) -> Passes:  # noqa: ARG002
         """Passes over all updates before `combine`: distances, norms, a choice of updates.
@@ -279,30 +289,6 @@ def weighted_mean(updates: Iterable[FloatArray], weights: Sequence[float]) -> Bl
     return total
 
 
-class ComposedStrategy(Strategy):
-    """A strategy whose three parts come from up to three strategies."""
-
-    def __init__(self, client: Strategy, rule: Strategy, server: Strategy) -> None:
-        super().__init__()
-        self.uplink, self.uplink_arrays, self.server_state = rule.uplink, client.uplink_arrays, server.server_state
-        self.uplink_metrics = (*client.uplink_metrics, *server.uplink_metrics)
-        self.downlink_arrays, self.client_state = client.downlink_arrays, client.client_state
-        self.phases = distinct_phases((*client.phases, *rule.phases, *server.phases))
-        self._least_updates = rule.least_updates
-        self.adjust_gradients = client.adjust_gradients  # type: ignore[method-assign]
-        self.finish_client = client.finish_client  # type: ignore[method-assign]
-        self.personal_model = client.personal_model
-        self.adjust_personal_gradients = client.adjust_personal_gradients  # type: ignore[method-assign]
-        self.personal_tensors, self.trains = client.personal_tensors, client.trains  # type: ignore[method-assign]
-        self.weight, self.prepare, self.combine = rule.weight, rule.prepare, rule.combine  # type: ignore[method-assign]
-        self.step = server.step  # type: ignore[method-assign]
-
-    @property
-    def least_updates(self) -> int:
-        """Of the rule."""
-        return self._least_updates
-
-
 def make_strategy(settings: TaskSettings) -> Strategy:
     """The strategy that the settings name; `aggregation` and `server_step` replace two of its parts.
 
@@ -325,9 +311,14 @@ def make_strategy(settings: TaskSettings) -> Strategy:
         )
     if not settings.aggregation and not settings.server_step:
         return strategy
-    rule = settings.plugin("aggregation") if settings.aggregation else strategy
+    rule: Strategy = settings.plugin("aggregation") if settings.aggregation else strategy
     server: Strategy = settings.plugin("server_step") if settings.server_step else strategy
     server_name = settings.server_step or settings.strategy
+    if strategy.buffering or rule.buffering or server.buffering:
+        parts = dict.fromkeys(filter(None, (settings.strategy, settings.aggregation, settings.server_step)))
+        raise BadInput(f"{', '.join(parts)}: the parts of a strategy with asynchronous rounds cannot be combined")
+    from fedsim.learning.composed_strategy import ComposedStrategy  # noqa: PLC0415 - which is a Strategy
+
     for needs, name, gives, arrays in (
         (settings.strategy, server_name, "the server step", set(strategy.downlink_arrays) - set(server.server_state)),
         (server_name, settings.strategy, "the strategy", set(server.uplink_arrays) - set(strategy.uplink_arrays)),

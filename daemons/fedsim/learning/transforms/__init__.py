@@ -24,7 +24,7 @@ from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.common_scale import scaling_phases
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.phases import Phase, distinct_phases
+from fedsim.learning.phases import Phase, Position, distinct_phases
 from fedsim.learning.strategies import Strategy, Uplink, make_strategy
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
@@ -85,6 +85,8 @@ class Transform(Plugin):
         accepts: the last form in which it can be given updates.
         gives: the form in which it returns them; None: that in which they came.
         needs_before: names of transforms that must come before it.
+        uses_received: whether `on_server` needs the numbers of the model that an update started from, which the server
+            no longer has where rounds are asynchronous.
     """
 
     stage: ClassVar[Stage] = Stage.UPLOAD
@@ -94,6 +96,7 @@ class Transform(Plugin):
     accepts: ClassVar[Form] = Form.DENSE
     gives: ClassVar[Form | None] = None
     needs_before: ClassVar[frozenset[str]] = frozenset()
+    uses_received: ClassVar[bool] = True
 
     def on_client(self, update: Update, sending: Sending) -> Update:  # noqa: ARG002
         """Transform an update on its node.
@@ -235,6 +238,7 @@ def compatibility(
     found = {
         (name, other): _declared((name, strategy), (other, transform))
         or _needs_values(strategy, transform)
+        or _needs_rounds(strategy, transform)
         or transform.problem_with(strategy)
         for name, strategy in strategies.items()
         for other, transform in transforms.items()
@@ -253,4 +257,19 @@ def _declared(first: tuple[str, object], second: tuple[str, object]) -> str:
 def _needs_values(strategy: Strategy, transform: Transform) -> str:
     if strategy.uplink == Uplink.EACH_CLIENT and transform.visible == Visible.ONLY_SUM:
         return "the strategy needs each client's update, and the server would only see their sum"
+    return ""
+
+
+def _needs_rounds(strategy: Strategy, transform: Transform) -> str:
+    """Why a transform does not work where the updates of several rounds are combined; empty if it does."""
+    if strategy.buffering is None:
+        return ""
+    if transform.kept_layout(Layout(dict.fromkeys(strategy.uplink_arrays, (1,)))).shapes:
+        return (
+            "its senders keep something for their next round, and with asynchronous rounds an update may be discarded"
+        )
+    if any(phase.position is Position.WITHIN_ROUND for phase in transform.phases):
+        return "it asks the nodes within each round, and asynchronous rounds have no cohort"
+    if transform.uses_received:
+        return "it needs the model that each update started from, which with asynchronous rounds is an older one"
     return ""

@@ -10,4 +10,5 @@ class IdentityTransform(Transform):
     """Changes nothing: for tests, and for measuring what the pipeline costs."""
 
     title = gettext_noop("identity – changes nothing")
+    uses_received = False
     accepts = Form.ENCODED

@@ -33,6 +33,7 @@ class Int8(Transform):
     title = gettext_noop("int8 – a quarter of the bytes, rounded at random")
     accepts = Form.SPARSE
     gives = Form.ENCODED
+    uses_received = False
 
     class Options(PluginOptions):
         """The blocks."""

@@ -1,0 +1,75 @@
+"""Asynchronous rounds over two nodes, one of them slow: nobody waits for it, kills lose nothing, the record is enough."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from platform_support import DIGITS, Platform, digits_lab, small_settings
+
+from fedsim.config import DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.engine import make_deterministic
+from fedsim.learning.simulate import simulate
+
+ROUNDS = 24
+BUFFERED: dict[str, Any] = {
+    "strategy": "fedbuff",
+    "strategy_options": {"buffer_size": 4, "concurrency": 4, "max_staleness": 100},
+    "local_epochs": 20,
+    "num_rounds": ROUNDS,
+    "save_every": ROUNDS,
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    with digits_lab(tmp_path_factory.mktemp("buffered")) as lab:
+        yield lab
+
+
+def record_of(lab: Platform, number: int) -> dict[str, list[list[int]]]:
+    """What each round summed, as the JSON next to the last checkpoint says."""
+    checkpoint = lab.server_spool / "checkpoints" / f"task-{number}" / f"round-{ROUNDS:04d}.json"
+    found: dict[str, list[list[int]]] = json.loads(checkpoint.read_text())["buffered"]
+    return found
+
+
+def test_rounds_do_not_wait_for_a_slow_node_and_the_record_gives_the_same_bytes(lab: Platform, tmp_path: Path) -> None:
+    number = lab.submit(**BUFFERED)
+    lab.await_round(number, 2)
+    stopped = lab.workers("node-b")
+    for worker in stopped:
+        worker.send_signal(signal.SIGSTOP)
+    lab.await_round(number, 6)  # with the updates of node-a alone
+    for worker in stopped:
+        worker.send_signal(signal.SIGCONT)
+    lab.kill("server")
+    lab.start("server")
+    lab.await_round(number, 8)
+    lab.kill("node-a")
+    lab.start("node-a")
+    task = lab.completed(number)
+    record = record_of(lab, number)
+    assert sorted(map(int, record)) == list(range(1, ROUNDS + 1))
+    assert all(len(summed) == 4 for summed in record.values())
+    used = Counter(tuple(one) for summed in record.values() for one in summed)
+    assert max(used.values()) == 1, "an update counts once"
+    stale = [int(at) - base for at, summed in record.items() for base, _ in summed]
+    assert max(stale) >= 3, "what node-b had begun before it was stopped counted later"
+    assert {client >= 10 for _, client in used} == {False, True}, "both nodes took part"
+    make_deterministic(1)
+    dataset = load_dataset(DataSetConfig.model_validate(DIGITS), tmp_path)
+    again = simulate(small_settings(**BUFFERED), dataset, placement=[(0, 10), (10, 10)], replay=record)
+    assert again.digest == task.digest
+
+
+def test_what_does_not_combine_is_refused_at_submission(lab: Platform) -> None:
+    answer = lab.api.post("/tasks", json={"dataset": "digits", "strategy": "fedbuff", "sampler": "over_selection"})
+    assert answer.status_code == 422
+    assert "over_selection draws cohorts: choose uniform" in answer.text
