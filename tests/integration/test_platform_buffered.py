@@ -1,4 +1,4 @@
-"""Asynchronous rounds over two nodes, one of them slow: nobody waits for it, kills lose nothing, the record is enough."""
+"""Asynchronous rounds over two nodes, one of them slow: none waits for it, kills lose nothing, the record is enough."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from fedsim.spool.files import Kind
 from fedsim.spool.npy import open_vector
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import CompletePhase, Finish, Restored, Totals
-from fedsim.state_machines.task_record import NO_TOTALS
+from fedsim.state_machines.task_record import NO_TOTALS, UsedKey
 from fedsim.store.records import Resumable, TaskState
 
 NOT_KEPT = "the server keeps no states of completed tasks (retention.continue_tasks in server.yml)"
@@ -186,6 +186,11 @@ class TaskWrites:
             losses=tuple(self._folder.record(committed).get("losses", ())) if kept else (),
             tests=self._records.tests(committed),
             node_tested=self._records.node_tested_rounds,
-            used=tuple(map(tuple, self._folder.record(committed).get("used", ()))) if kept else (),
+            used=self._used(committed) if kept else (),
             totals=Totals(**self._folder.record(committed).get("totals", {})) if kept else NO_TOTALS,
         )
+
+    def _used(self, committed: int) -> tuple[UsedKey, ...]:
+        """What asynchronous rounds have used, as stored with the newest one."""
+        stored = self._folder.record(committed).get("used", ())
+        return tuple((base_round, chunk, client) for base_round, chunk, client in stored)

@@ -287,9 +287,9 @@ class NodeMachine:
         if self._slots is not None:
             self.round = number
             known = {*self.trained, *(key[:2] for key in self.stored)}
-            actions = self._leave_used(broadcast, {one for one in known if one[0] > number})
+            left = self._leave_used(broadcast, {one for one in known if one[0] > number})
             return [
-                *actions,
+                *left,
                 *(SendUpdates(*one) for one in sorted(self.trained)),
                 *self._begin_round(number, broadcast),
             ]

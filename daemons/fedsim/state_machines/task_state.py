@@ -141,9 +141,8 @@ class TaskMachineState:
         return self._collector.number, now - self._collector.deadline + self.settings.round_timeout_seconds
 
     def accepts_updates_of(self, number: int) -> bool:
-        """Whether an update of this round can still count."""
-        oldest = self.committed + 1 if self._buffer is None else self._buffer.oldest(self.committed + 1)
-        return not self.ended and number >= oldest
+        """Whether an update of this round can still count; of a stale one of an asynchronous task it is to be said."""
+        return not self.ended and number > (self.committed if self._buffer is None else 0)
 
     def snapshot(self) -> Restored | None:
         """What a new machine needs to continue like this one; None while more than that is in memory."""
