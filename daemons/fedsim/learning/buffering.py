@@ -48,10 +48,6 @@ class Arrival:
     client: int
 
 
-Record = Mapping[int, Sequence[Arrival]]
-"""What each round summed, in this order."""
-
-
 def drawn_chunks(seed: int, round_number: int, placement: Placement, size: int) -> tuple[ChunkPlan, ...]:
     """What nodes train from a round's model, each client a chunk of its own, on each node in the order given.
 
