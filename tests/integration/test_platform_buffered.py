@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.learning.engine import make_deterministic
 from fedsim.learning.simulate import simulate
+from fedsim.spool.files import metadata_path
 
+UPDATE = re.compile(r"round-(\d+)/.*client-(\d+)\.npy$")
 ROUNDS = 24
 BUFFERED: dict[str, Any] = {
     "strategy": "fedbuff",
@@ -40,32 +44,62 @@ def record_of(lab: Platform, number: int) -> dict[str, list[list[int]]]:
     return found
 
 
-def test_rounds_do_not_wait_for_a_slow_node_and_the_record_gives_the_same_bytes(lab: Platform, tmp_path: Path) -> None:
+def updates_in(folder: Path) -> set[tuple[int, int]]:
+    """The complete updates in a folder, as (round in which they began, client)."""
+    return {
+        (int(match[1]), int(match[2]))
+        for path in folder.glob("round-*/*.npy")
+        if (match := UPDATE.search(str(path))) and metadata_path(path).exists()
+    }
+
+
+def kill_holding_updates(lab: Platform, name: str, folder: Path) -> set[tuple[int, int]]:
+    """Kill a daemon while there are updates in its folder; returns them."""
+    while True:
+        lab.await_row(lambda: updates_in(folder) or None, what=f"for updates in {folder}")
+        os.kill(lab.processes[name].pid, signal.SIGSTOP)
+        found = updates_in(folder)
+        if found:
+            lab.kill(name)
+            return found
+        os.kill(lab.processes[name].pid, signal.SIGCONT)
+
+
+def test_rounds_wait_for_no_slow_node_kills_lose_nothing_and_the_record_gives_the_same_bytes(
+    lab: Platform, tmp_path: Path
+) -> None:
     number = lab.submit(**BUFFERED)
+    uid = lab.task(number).uid
     lab.await_round(number, 2)
     stopped = lab.workers("node-b")
     for worker in stopped:
         worker.send_signal(signal.SIGSTOP)
     lab.await_round(number, 6)  # with the updates of node-a alone
+    on_node = kill_holding_updates(lab, "node-a", lab.node_spool("node-a") / "localparam" / uid)
+    lab.start("node-a")
+    lab.await_round(number, lab.task(number).round + 2)
     for worker in stopped:
         worker.send_signal(signal.SIGCONT)
-    lab.kill("server")
+    on_server = kill_holding_updates(lab, "server", lab.server_spool / "localparam" / uid)
     lab.start("server")
-    lab.await_round(number, 8)
-    lab.kill("node-a")
-    lab.start("node-a")
     task = lab.completed(number)
+
     record = record_of(lab, number)
     assert sorted(map(int, record)) == list(range(1, ROUNDS + 1))
     assert all(len(summed) == 4 for summed in record.values())
-    used = Counter(tuple(one) for summed in record.values() for one in summed)
+    rows = {row.round: [list(one) for one in row.buffered] for row in lab.store.rounds.of_task(number) if row.round}
+    assert rows == {int(at): summed for at, summed in record.items()}, "the database has the same record"
+    used = Counter((base, client) for summed in record.values() for base, client in summed)
     assert max(used.values()) == 1, "an update counts once"
+    assert on_node | on_server <= used.keys(), "what was on disk when a daemon was killed counts"
     stale = [int(at) - base for at, summed in record.items() for base, _ in summed]
     assert max(stale) >= 3, "what node-b had begun before it was stopped counted later"
     assert {client >= 10 for _, client in used} == {False, True}, "both nodes took part"
+
     make_deterministic(1)
     dataset = load_dataset(DataSetConfig.model_validate(DIGITS), tmp_path)
     again = simulate(small_settings(**BUFFERED), dataset, placement=[(0, 10), (10, 10)], replay=record)
+    assert [row.digest for row in lab.store.rounds.of_task(number)] == [result.digest for result in again.rounds]
     assert again.digest == task.digest
 
 

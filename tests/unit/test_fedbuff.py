@@ -124,6 +124,15 @@ def test_the_clock_fills_buffers_with_clients_that_train_one_model_at_a_time() -
     assert 1 < np.mean(staleness) < 5, "Little's law: M/K rounds pass while a client trains"
 
 
+@pytest.mark.parametrize(("size", "concurrency"), [(4, 4), (3, 2), (1, 4)])
+def test_no_client_of_the_clock_trains_twice_from_one_model(size: int, concurrency: int) -> None:
+    """It would give the same update twice; nodes do not do it either."""
+    rounds = list(islice(arrivals_by_clock(7, 4, Buffering(size, concurrency, max_staleness=1)), 60))
+    used = [one for arrivals in rounds for one in arrivals]
+    assert len(used) == 60 * size
+    assert len(set(used)) == len(used)
+
+
 def test_the_clock_uses_nothing_staler_than_allowed() -> None:
     rounds = list(islice(arrivals_by_clock(7, 20, Buffering(size=1, concurrency=10, max_staleness=3)), 60))
     staleness = {number - one.base_round for number, arrivals in enumerate(rounds, 1) for one in arrivals}

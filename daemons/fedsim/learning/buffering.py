@@ -75,8 +75,9 @@ def arrivals_by_clock(seed: int, num_clients: int, buffering: Buffering) -> Iter
 
     M clients train at once (at most all there are). Each time a client takes is drawn from a half-normal distribution,
     by the seed and by how many have begun before it. As soon as a client has finished, another one begins with the
-    newest model, drawn uniformly among those that are not training. Transfers, sums and tests take no time. An update
-    that is staler than allowed is not used.
+    newest model, drawn uniformly among those that are not training and have not trained from this model, which would
+    give the same update again; where there is none, fewer than M train until the next model. Transfers, sums and tests
+    take no time. An update that is staler than allowed is not used.
 
     Args:
         seed: the task's.
@@ -84,31 +85,33 @@ def arrivals_by_clock(seed: int, num_clients: int, buffering: Buffering) -> Iter
         buffering: of the strategy, with its K.
     """
     training: list[tuple[float, int, int, int]] = []  # end, how many began before, base round, client
-    idle = list(range(num_clients))
+    idle = set(range(num_clients))
+    of_newest = set[int]()  # the clients that have begun with the newest model
     begun, round_number, buffer = 0, 1, list[Arrival]()
 
-    def begin(now: float) -> None:
+    def fill(now: float) -> None:
+        """Let clients begin until M train."""
         nonlocal begun
-        chance = generator(seed, "clock", begun)
-        client = idle.pop(int(chance.integers(len(idle))))
-        heapq.heappush(training, (now + abs(float(chance.standard_normal())), begun, round_number, client))
-        begun += 1
+        while len(training) < buffering.concurrency and (able := sorted(idle - of_newest)):
+            chance = generator(seed, "clock", begun)
+            client = able[int(chance.integers(len(able)))]
+            idle.remove(client)
+            of_newest.add(client)
+            heapq.heappush(training, (now + abs(float(chance.standard_normal())), begun, round_number, client))
+            begun += 1
 
-    for _ in range(min(buffering.concurrency, num_clients)):
-        begin(0.0)
+    now = 0.0
     while True:
+        fill(now)
         now, _, base_round, client = heapq.heappop(training)
+        idle.add(client)
         if round_number - base_round <= buffering.max_staleness:
             buffer.append(Arrival(base_round, client))
-        full = len(buffer) == buffering.size
-        if full:
-            round_number += 1
-        idle.append(client)
-        idle.sort()
-        begin(now)
-        if full:
+        if len(buffer) == buffering.size:
             yield tuple(buffer)
             buffer.clear()
+            of_newest.clear()
+            round_number += 1
 
 
 def read_record(given: Mapping[Any, Sequence[Any]], max_staleness: float = inf) -> dict[int, tuple[Arrival, ...]]:
