@@ -21,11 +21,11 @@ from fedsim.learning.simulate import simulate
 from fedsim.spool.files import metadata_path
 
 UPDATE = re.compile(r"round-(\d+)/.*client-(\d+)\.npy$")
-ROUNDS = 24
+ROUNDS = 16
 BUFFERED: dict[str, Any] = {
     "strategy": "fedbuff",
     "strategy_options": {"buffer_size": 4, "concurrency": 4, "max_staleness": 100},
-    "local_epochs": 20,
+    "local_epochs": 10,
     "num_rounds": ROUNDS,
     "save_every": ROUNDS,
 }

@@ -46,7 +46,7 @@ def check_record(world: World) -> None:
         assert all(one.num_examples == 50 for one in roster.updates), "what a node reports is not trusted"
 
 
-def test_a_hundred_disasters_lose_and_double_nothing_and_the_record_gives_the_same_model(seeds: range) -> None:
+def test_disasters_lose_and_double_nothing_and_the_record_gives_the_same_model(seeds: range) -> None:
     crashes = stale = 0
     for seed in seeds:
         world = World(BUFFERED, seed, faults=0.3)
@@ -55,8 +55,8 @@ def test_a_hundred_disasters_lose_and_double_nothing_and_the_record_gives_the_sa
         check_record(world)
         crashes += world.crashes
         stale += sum(one.base_round < roster.round for roster in world.rosters.values() for one in roster.updates)
-    assert crashes > 100, "the disasters must happen"
-    assert stale > 100, "updates must be stale"
+    assert crashes > len(seeds), "the disasters must happen"
+    assert stale > len(seeds), "updates must be stale"
 
 
 def test_a_restored_backup_ends_with_the_model_of_what_was_decided_last(seeds: range) -> None:

@@ -1,4 +1,4 @@
-"""A loss that rises beyond all measure, which users are told of."""
+"""Detects a loss that has risen so far that the training does not converge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LEAST_LOSS = 1e-3
 
 
 def loss_rise(records: Iterable[RoundRecord]) -> str | None:
-    """What is to be said about a loss that has risen a billionfold since the first round that has one; None if none."""
+    """A note on a loss that has risen a billionfold since the first round that has one; None if none has."""
     first: float | None = None
     for record in sorted(records, key=lambda record: record.round):
         for loss in (record.train_metrics.get(TRAIN_LOSS), record.metrics.get("loss")):

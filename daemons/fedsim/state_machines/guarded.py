@@ -72,8 +72,8 @@ def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | 
         )
     if guard is not None and make_strategy(settings).buffering is not None:
         return (
-            f"guards {info.name}, and the rounds of {settings.strategy} are asynchronous: when its updates come would "
-            "tell more than is guarded; choose an open data set"
+            f"guards {info.name}, and the rounds of {settings.strategy} are asynchronous: the times of its updates "
+            "would reveal more than the guard allows; choose an open data set"
         )
     if hello.min_clients == 1 or make_partitioner(settings).per_node:
         return None

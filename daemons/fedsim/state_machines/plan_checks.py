@@ -39,10 +39,13 @@ def too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
     settings = plan.settings
     cohort, sizes = make_sampler(settings).num_drawn(settings.num_clients, settings.cohort_size), plan.chunk_sizes
     used: tuple[tuple[int, int], ...] = ()
+    last_chunk = ceil(cohort / min(sizes)) + len(plan.shares)  # each node may have one that is not full
+    advice = "choose a smaller fraction_train or more nodes"
     if (buffering := plan.buffering) is not None:
         cohort, sizes = buffering.size, (1,) * len(plan.shares)
-        used = ((settings.num_rounds, len(sizes) * cohort),) * (cohort * (buffering.max_staleness + 1))
-    last_chunk = ceil(cohort / min(sizes)) * len(plan.shares) + len(plan.shares)  # each may have one that is not full
+        last_chunk = cohort * len(plan.shares)
+        used = ((settings.num_rounds, last_chunk),) * (cohort * (buffering.max_staleness + 1))
+        advice = "choose a smaller buffer_size or max_staleness"
     for share, size in zip(plan.shares, sizes, strict=True):
         here = min(cohort, share.num_clients)
         end = share.first_client + share.num_clients
@@ -53,7 +56,7 @@ def too_long(plan: Plan, broadcast_bytes: int) -> Impossible | None:
         if length > broadcast_bytes:
             return Impossible(
                 f"a round can choose {here} clients on {share.node}: to list them beside the model takes {length} "
-                f"bytes, {broadcast_bytes} are taken; choose a smaller fraction_train or more nodes"
+                f"bytes, {broadcast_bytes} are taken; {advice}"
             )
     return None
 

@@ -141,7 +141,7 @@ class TaskMachineState:
         return self._collector.number, now - self._collector.deadline + self.settings.round_timeout_seconds
 
     def accepts_updates_of(self, number: int) -> bool:
-        """Whether an update of this round can still count; of a stale one of an asynchronous task it is to be said."""
+        """Whether an update of this round is examined, in an asynchronous task also if it is too stale."""
         return not self.ended and number > (self.committed if self._buffer is None else 0)
 
     def snapshot(self) -> Restored | None:
