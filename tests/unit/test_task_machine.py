@@ -222,7 +222,19 @@ class World:
 
     def told(self, event: on_server.Event) -> None:
         if self.disk.outcome is None:
-            self.serve(lambda: self.server.handle(event, self.now))
+            self.serve(lambda: self.read(event))
+
+    def read(self, event: on_server.Event) -> list[on_server.Action]:
+        """Handle an event in its turn, when the models of all committed rounds are known."""
+        if isinstance(event, on_server.UpdateArrived) and self.of_another_model(event.update):
+            return []
+        return self.server.handle(event, self.now)
+
+    def of_another_model(self, update: Update) -> bool:
+        """Whether it was trained from another model of its round, from before the server was restored."""
+        base = self.disk.bases.get(update.base_round)
+        key = (update.base_round, update.chunk, update.client)
+        return base is not None and update.digest != digest(base, *key)
 
     def serve(self, step: Callable[[], list[on_server.Action]]) -> None:
         self.actions.add(step)
@@ -366,11 +378,7 @@ class World:
             self.node_told(name, on_node.EvaluationOrdered(number))
 
     def update_came(self, update: Update) -> None:
-        key = (update.base_round, update.chunk, update.client)
-        base = self.disk.bases.get(update.base_round)
-        if base is not None and update.digest != digest(base, *key):
-            return  # trained from another model of this round, from before the server was restored
-        if self.disk.outcome is None:
+        if self.disk.outcome is None and not self.of_another_model(update):
             self.disk.updates[update.base_round, update.chunk, update.client] = update
             self.told(on_server.UpdateArrived(update))
 
