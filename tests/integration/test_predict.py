@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import socket
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import safetensors.torch
 import torch
 from cli_support import Result, Terminal
 
+from fedsim import plugins
 from fedsim.data_schema import DataSchema
+from fedsim.learning.models import Model
 from fedsim.messages import ModelSpec
 from fedsim.spool.npy import write_vector
 from fedsim.worker.checkpoint import load_checkpoint, save_checkpoint
@@ -64,6 +67,17 @@ def test_a_checkpoint_of_version_0_1_can_still_be_used(checkpoint: Path, tmp_pat
     again, its_spec = load_checkpoint(old)
     assert its_spec == spec
     assert all(torch.equal(one, two) for one, two in zip(module.parameters(), again.parameters(), strict=True))
+
+
+@pytest.fixture
+def regression(tmp_path: Path) -> Path:
+    """A checkpoint that predicts the columns `high` = 5 · right and `low` = 5 · left."""
+    vector = np.concatenate([WEIGHTS.ravel(), BIAS])
+    path = save(tmp_path / "numbers.safetensors", "logistic", (2,), 2, vector)
+    schema = DataSchema(kind="table", features=("left", "right"), targets="numbers", labels=("high", "low"))
+    about = {"data_schema": schema.model_dump(mode="json"), "settings": {"objective": "regression"}}
+    write(path.with_suffix(".json"), json.dumps(about))
+    return path
 
 
 def write(path: Path, text: str) -> Path:
@@ -249,3 +263,74 @@ def test_columns_and_labels_are_those_of_the_models_task(terminal: Terminal, che
     other = terminal.run(*predict, write(tmp_path / "new.csv", "right,middle\n1,3\n"))
     assert other.code == 65
     assert "lacks the columns left of the data of round-0001.safetensors and has middle instead" in other.err
+
+
+# ---------------------------------------------------------------- other targets than classes
+
+
+def test_numbers_are_predicted_by_name_and_tested_with_the_tasks_objective(
+    terminal: Terminal, regression: Path, tmp_path: Path
+) -> None:
+    data = write(tmp_path / "new.csv", "low,right,left,high\n15,1,3,5\n5,3,1,11\n")
+    predict = ("predict", "--checkpoint", regression, "--data", data)
+    result = terminal.run(*predict, "--label-column", "low", "--label-column", "high")
+    assert rows(result) == [
+        {"example": "0", "label_high": "5.0", "label_low": "15.0", "predicted_high": "5", "predicted_low": "15"},
+        {"example": "1", "label_high": "11.0", "label_low": "5.0", "predicted_high": "15", "predicted_low": "5"},
+    ]
+    assert "mse 4, mae 1" in result.err
+    without = write(tmp_path / "plain.csv", "left,right\n3,1\n")
+    found = rows(terminal.run("predict", "--checkpoint", regression, "--data", without))
+    assert found == [{"example": "0", "predicted_high": "5", "predicted_low": "15"}]
+    refused = terminal.run(*predict, "--label-column", "low")
+    assert refused.code == 65
+    assert "predicts high, low, given are low" in refused.err
+
+
+def test_flags_get_a_probability_each(terminal: Terminal, tmp_path: Path) -> None:
+    path = save(tmp_path / "flags.safetensors", "logistic", (2,), 2, np.concatenate([WEIGHTS.ravel(), BIAS]))
+    schema = DataSchema(kind="arrays", targets="flags")
+    write(path.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
+    np.savez(tmp_path / "new.npz", x=np.float32([[1, -1], [-1, 0]]), y=np.int64([[0, 1], [0, 1]]))
+    result = terminal.run("predict", "--checkpoint", path, "--data", tmp_path / "new.npz")
+    found = rows(result)
+    assert [(row["predicted_0"], row["predicted_1"]) for row in found] == [("0", "1"), ("1", "0")]
+    assert [(row["label_0"], row["label_1"]) for row in found] == [("0.0", "1.0"), ("0.0", "1.0")]
+    assert float(found[0]["probability_1"]) == pytest.approx(1 / (1 + np.exp(-5)), rel=1e-5)
+    assert "exact_match 50.00%" in result.err
+
+
+class PixelModel(Model):
+    """Each pixel's class by its value: 1 above zero."""
+
+    title = "pixels"
+
+    def build(self, feature_shape: tuple[int, ...], num_classes: int) -> torch.nn.Module:
+        assert (feature_shape, num_classes) == ((2, 3), 2)
+        return Pixels()
+
+
+class Pixels(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.stack([-self.factor * images, self.factor * images], dim=1)
+
+
+def test_classes_of_pixels_are_written_as_an_array(terminal: Terminal, tmp_path: Path) -> None:
+    with plugins.registered(plugins.MODELS, EntryPoint("pixels", f"{__name__}:PixelModel", plugins.MODELS)):
+        path = save(tmp_path / "mask.safetensors", "pixels", (2, 3), 2, np.ones(1, np.float32))
+        schema = DataSchema(kind="arrays", targets="mask")
+        write(path.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
+        images = np.random.default_rng(0).normal(size=(2500, 2, 3)).astype(np.float32)
+        np.savez(tmp_path / "new.npz", x=images, y=(images > 0).astype(np.int64))
+        predict = ("predict", "--checkpoint", path, "--data", tmp_path / "new.npz")
+        result = terminal.run(*predict, "--output", tmp_path / "predicted.npy")
+        assert result.code == 0, result.err
+        assert "mean_dice 1, mean_iou 1" in result.err
+        np.testing.assert_array_equal(np.load(tmp_path / "predicted.npy"), (images > 0).astype(np.int64))
+        refused = terminal.run(*predict)
+        assert refused.code == 65
+        assert "write the array to a file, --output FILE.npy" in refused.err

@@ -1,17 +1,16 @@
-"""The implementation of `fedsim predict`: loads a checkpoint and examples, and writes predictions."""
+"""The implementation of `fedsim predict`: loads a checkpoint and examples, and tests the model on them."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from torch import nn
 
+from fedsim import plugins
 from fedsim.cli.output import number, share
 from fedsim.config import ClientConfig, DataSetConfig, load_config
 from fedsim.data import DataSet, load_dataset, load_features
@@ -19,19 +18,24 @@ from fedsim.data.formats import find_format
 from fedsim.data.load import find_path
 from fedsim.data.npz import PIXEL_SCALE, TEST_LABELS, TRAIN_LABELS, read_features, read_npz
 from fedsim.data.table import Csv, Table, is_table
-from fedsim.data_schema import TARGETS, DataSchema, unknown_words
+from fedsim.data_schema import NAMED_TARGETS, DataSchema, Targets, unknown_words
 from fedsim.errors import BadInput
 from fedsim.learning.common_scale import apply_scale, scale_of
-from fedsim.learning.evaluate import Evaluation, evaluate, predict
+from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.learning.metrics import ClassValue, Metric, MetricFormat
-from fedsim.learning.objectives.classification import CLASSIFICATION
+from fedsim.learning.objectives import Objective
 from fedsim.messages import ModelSpec
-from fedsim.spool.durable import write_all
-from fedsim.worker.checkpoint import load_checkpoint, task_schema
+from fedsim.worker.checkpoint import TaskOfCheckpoint, load_checkpoint, task_of
 
-BLOCK = 2000
-"""Number of examples that are predicted and written at a time."""
+OBJECTIVES: dict[Targets, str] = {
+    "classes": "classification",
+    "tokens": "next_token",
+    "mask": "segmentation",
+    "numbers": "regression",
+    "flags": "multilabel",
+}
+"""The objective whose metrics are computed where that of the task is not known."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class PredictionSource:
 
     path: Path
     dataset_format: str | None = None
-    label_column: str | None = None
+    label_columns: tuple[str, ...] = ()
     part: str | None = None
     like: str | None = None
     config: Path = Path("/etc/fedsim/client.yml")
@@ -60,16 +64,30 @@ class PredictionInput:
 
 @dataclass(frozen=True)
 class CheckpointModel:
-    """The model of a checkpoint, its specification, and the columns and labels of its task, if they are recorded."""
+    """The model of a checkpoint, its specification and objective, and the task's columns and labels if recorded."""
 
     path: Path
     module: nn.Module
     spec: ModelSpec
+    objective: Objective
     data_schema: DataSchema | None = None
+
+    @property
+    def targets(self) -> Targets:
+        """What it predicts."""
+        return self.objective.targets
 
     def evaluate(self, given: PredictionInput) -> Evaluation | None:
         """The metrics of the model on the examples; None without labels."""
-        return evaluate(self.module, given.features) if given.labelled else None
+        return evaluate(self.module, given.features, objective=self.objective) if given.labelled else None
+
+    def describe(self, evaluation: Evaluation) -> Iterator[str]:
+        """Describe an evaluation: a line for the metrics, and a line for each per-class metric."""
+        metrics = self.objective.metrics.in_order(evaluation.metrics)
+        yield ", ".join(f"{metric.name} {_written(metric, evaluation.metrics[metric.name])}" for metric in metrics)
+        for metric in self.objective.metrics.in_order(evaluation.class_metrics):
+            values = enumerate(evaluation.class_metrics[metric.name])
+            yield f"{metric.name} " + ", ".join(f"class {i}: {_written(metric, value)}" for i, value in values)
 
 
 def as_json_values(evaluation: Evaluation | None) -> dict[str, Any]:
@@ -79,17 +97,6 @@ def as_json_values(evaluation: Evaluation | None) -> dict[str, Any]:
     return {"metrics": evaluation.metrics, "class_metrics": evaluation.class_metrics}
 
 
-def describe(evaluation: Evaluation | None) -> Iterator[str]:
-    """Describe an evaluation: a line for the metrics, and a line for each per-class metric."""
-    if evaluation is None:
-        return
-    metrics = CLASSIFICATION.in_order(evaluation.metrics)
-    yield ", ".join(f"{metric.name} {_written(metric, evaluation.metrics[metric.name])}" for metric in metrics)
-    for metric in CLASSIFICATION.in_order(evaluation.class_metrics):
-        values = enumerate(evaluation.class_metrics[metric.name])
-        yield f"{metric.name} " + ", ".join(f"class {i}: {_written(metric, value)}" for i, value in values)
-
-
 def _written(metric: Metric, value: ClassValue) -> str:
     if isinstance(value, tuple):
         return " ".join(_written(metric, one) for one in value)
@@ -97,14 +104,16 @@ def _written(metric: Metric, value: ClassValue) -> str:
 
 
 def open_model(path: Path) -> CheckpointModel:
-    """Load the model of a checkpoint; raises `BadInput` if it is invalid."""
-    schema = task_schema(path)
-    if schema is not None and schema.targets != "classes":
-        raise BadInput(
-            f"{path} predicts {TARGETS[schema.targets]}, and this command gives one class of each example: load it "
-            "with fedsim.worker.checkpoint.load_checkpoint and call the model"
-        )
-    return CheckpointModel(path, *load_checkpoint(path), schema)
+    """Load the model of a checkpoint; raises `BadInput` if it is invalid, or its objective is not installed."""
+    task = task_of(path)
+    return CheckpointModel(path, *load_checkpoint(path), _objective(task), task.data_schema)
+
+
+def _objective(task: TaskOfCheckpoint) -> Objective:
+    targets = "classes" if task.data_schema is None else task.data_schema.targets
+    name = task.objective or OBJECTIVES[targets]
+    objective: Objective = plugins.make("fedsim.objectives", name, task.objective_options)
+    return objective
 
 
 def load_examples(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
@@ -117,16 +126,16 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
     table = is_table(source.dataset_format, path)
     if source.like is not None and not table:
         raise BadInput(f"{path} is not a table: omit --like, which scales the columns of a table")
-    if source.label_column is not None and not table:
+    if source.label_columns and not table:
         raise BadInput(f"{path} is not a table: omit --label-column")
     try:
         if source.like is not None:
             given = _table_like(source, model)
-        elif table and source.label_column is None:
+        elif table and not source.label_columns:
             names, columns = _read_columns(path)
             given = _in_order(_unlabelled(columns, "the table"), names, model)
         elif path.suffix.lower() == ".npy" or (path.suffix.lower() == ".npz" and not _has_labels(path)):
-            given = _unlabelled(read_features(path), "the array")
+            given = _unlabelled(read_features(path), "the array", tokens=model.targets == "tokens")
         else:
             given = _of_data_set(source, model)
     except OSError as error:
@@ -137,12 +146,18 @@ def load_examples(source: PredictionSource, model: CheckpointModel) -> Predictio
             f"The examples of {path} have the shape {list(shape)}, but {model.path} was trained for "
             f"{list(model.spec.feature_shape)}: use the data or the checkpoint that matches the other"
         )
-    highest = int(given.features.labels.max(initial=0))
-    if given.labelled and highest >= model.spec.num_classes:
-        raise BadInput(
-            f"{path} has the class {highest}, but {model.path} knows the classes 0 to {model.spec.num_classes - 1}"
-        )
+    if given.labelled:
+        _check_labels(given.features, source, model)
     return given
+
+
+def _check_labels(examples: Examples, source: PredictionSource, model: CheckpointModel) -> None:
+    labels, expected = examples.labels, model.spec.num_classes
+    if model.targets in NAMED_TARGETS:
+        if labels.shape[1:] != (expected,):
+            raise BadInput(f"{source.path} has {labels.shape[1]} {model.targets}, but {model.path} predicts {expected}")
+    elif (highest := int(labels.max(initial=0))) >= expected:
+        raise BadInput(f"{source.path} has the class {highest}, but {model.path} knows the classes 0 to {expected - 1}")
 
 
 def _of_data_set(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
@@ -150,7 +165,8 @@ def _of_data_set(source: PredictionSource, model: CheckpointModel) -> Prediction
     path = source.path.absolute()
     config = DataSetConfig.model_validate(
         {"name": "given", "path": path.name, "format": source.dataset_format}
-        | ({} if source.label_column is None else {"label_column": source.label_column})
+        | _labels_in(source, model)
+        | ({} if model.targets == "classes" else {"targets": model.targets})
     )
     dataset = load_dataset(config, path.parent)
     if source.part == "test" and dataset.test is None:
@@ -163,12 +179,27 @@ def _of_data_set(source: PredictionSource, model: CheckpointModel) -> Prediction
     return _in_order(PredictionInput(dataset.train, labelled=True, source=whole), names, model)
 
 
+def _labels_in(source: PredictionSource, model: CheckpointModel) -> dict[str, Any]:
+    """The columns of labels, as a data set's configuration names them; numbers and flags in the order of the task."""
+    given = source.label_columns
+    if not given:
+        return {}
+    if model.targets in NAMED_TARGETS:
+        known = model.data_schema.labels if model.data_schema is not None else given
+        if set(given) != set(known):
+            raise BadInput(f"--label-column: {model.path} predicts {', '.join(known)}, given are {', '.join(given)}")
+        return {"label_columns": list(known)}
+    if len(given) > 1:
+        raise BadInput(f"one --label-column holds the class; {len(given)} are given")
+    return {"label_column": given[0]}
+
+
 def _in_order(given: PredictionInput, names: Sequence[str], model: CheckpointModel) -> PredictionInput:
     """The columns of a table in the order of the model's task, and scaled as in the task."""
     schema = model.data_schema
     if schema is None or schema.kind != "table" or not names:
         return given
-    own = DataSchema(kind="table", features=tuple(names))
+    own = DataSchema(kind="table", features=tuple(names), targets=schema.targets, labels=schema.labels)
     if text := own.difference(schema, whose=f"the data of {model.path.name}", scaling=False):
         raise BadInput(f"The table {text}")
     features = given.features.features[:, [names.index(name) for name in schema.features]]
@@ -176,8 +207,8 @@ def _in_order(given: PredictionInput, names: Sequence[str], model: CheckpointMod
     return replace(given, features=ordered)
 
 
-def _unlabelled(features: Any, source: str) -> PredictionInput:
-    scale = PIXEL_SCALE if features.dtype == np.uint8 else 1.0
+def _unlabelled(features: Any, source: str, *, tokens: bool = False) -> PredictionInput:
+    scale = PIXEL_SCALE if features.dtype == np.uint8 and not tokens else 1.0
     return PredictionInput(Examples(features, np.zeros(len(features), np.int64), scale), labelled=False, source=source)
 
 
@@ -198,13 +229,18 @@ def _table_like(source: PredictionSource, model: CheckpointModel) -> PredictionI
     table = find_format(config, find_path(node.data, config.path))
     if not isinstance(table, Table):
         raise BadInput(f"The data set {source.like} is not a table: omit --like, which scales the columns of a table")
-    if source.label_column is not None:
-        table = type(table)(table.options.model_copy(update={"label_column": source.label_column}))
+    if source.label_columns:
+        changed = _labels_in(source, model)
+        none: dict[str, Any] = {"label_column": None, "label_columns": []}
+        table = type(table)(table.options.model_copy(update=none | changed))
     origin = f"the table, prepared as {source.like}"
-    if table.options.label_column not in table.header(source.path):
+    if not set(table.options.target_columns) <= set(table.header(source.path)):
         return _in_order(_unlabelled(features, origin), names, model)
-    labels = _as_in_task(table.labels(config, source.path), own, model)
-    return _in_order(PredictionInput(Examples(features, labels), labelled=True, source=origin), names, model)
+    labels = table.labels(config, source.path)
+    if model.targets == "classes":
+        labels = _as_in_task(labels, own, model)
+    examples = Examples(features, labels, targets=model.targets)
+    return _in_order(PredictionInput(examples, labelled=True, source=origin), names, model)
 
 
 def _as_in_task(labels: IntArray, own: DataSet, model: CheckpointModel) -> IntArray:
@@ -225,26 +261,3 @@ def _read_columns(path: Path) -> tuple[list[str], FloatArray]:
     except BadInput as error:
         advice = "--label-column names a column with the class; --like fills and scales the columns as the node does"
         raise BadInput(f"{error} ({advice})") from error
-
-
-def write_predictions(model: CheckpointModel, given: PredictionInput, file: BinaryIO) -> None:
-    """Write CSV: example (counted from 0), label where there are labels, predicted, and each class's probability."""
-    columns = ["example", *(["label"] if given.labelled else []), "predicted"]
-    _write(file, [[*columns, *(f"probability_{label}" for label in range(model.spec.num_classes))]])
-    for start in range(0, len(given.features), BLOCK):
-        here = slice(start, start + BLOCK)
-        probabilities = predict(model.module, given.features.take(here))
-        labels = given.features.labels[here]
-        _write(
-            file,
-            [
-                [start + i, *([labels[i]] if given.labelled else []), row.argmax(), *(f"{p:.6g}" for p in row)]
-                for i, row in enumerate(probabilities)
-            ],
-        )
-
-
-def _write(file: BinaryIO, rows: list[list[Any]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_all(file, text.getvalue().encode())

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.data_schema import NAMED_TARGETS
+from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.metrics import Accumulator, ClassValues, MetricSet, MetricValues
@@ -94,13 +94,34 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and isfinite(value) else None
 
 
-def predict(model: nn.Module, features: NDArray[Any], *, batch_size: int = BATCH) -> FloatArray:
-    """The probability of each class, float32 [n, num_classes], for features float32 [n, *shape] (`Examples.take`)."""
+def predict(
+    model: nn.Module, features: NDArray[Any], targets: Targets = "classes", *, batch_size: int = BATCH
+) -> NDArray[Any]:
+    """What a model predicts for features float32 [n, *shape] (`Examples.take`).
+
+    Returns:
+        Of classes and flags the probability of each, float32 [n, k]; of numbers these, float32 [n, k]; of tokens and
+        masks the most probable class at each place, int64 [n, length] or [n, height, width].
+    """
     parts = [
-        torch.softmax(_outputs(model, features[batch].astype(np.float32)).float(), dim=1).cpu().numpy()
+        _predicted(_outputs(model, features[batch].astype(np.float32)).float(), targets).cpu().numpy()
         for batch in _batches(len(features), batch_size)
     ]
     return np.concatenate(parts)
+
+
+def _predicted(outputs: Tensor, targets: Targets) -> Tensor:
+    match targets:
+        case "classes":
+            return torch.softmax(outputs, dim=1)
+        case "flags":
+            return torch.sigmoid(outputs)
+        case "numbers":
+            return outputs
+        case "tokens":
+            return outputs.argmax(dim=-1)
+        case "mask":
+            return outputs.argmax(dim=1)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -129,14 +130,28 @@ def write_safetensors(
     return hasher.hexdigest(), size
 
 
-def task_schema(path: Path) -> DataSchema | None:
-    """The columns and labels of a checkpoint's task, from the JSON next to it; None if that is not there or older."""
+@dataclass(frozen=True)
+class TaskOfCheckpoint:
+    """What the JSON next to a checkpoint says of its task: columns and labels, and the objective with its options."""
+
+    data_schema: DataSchema | None = None
+    objective: str | None = None
+    objective_options: dict[str, Any] = field(default_factory=dict)
+
+
+def task_of(path: Path) -> TaskOfCheckpoint:
+    """The task of a checkpoint, as far as the JSON next to it says it; raises `BadInput` if that is invalid."""
     try:
-        about = json.loads(path.with_suffix(".json").read_bytes()).get("data_schema")
-        return None if about is None else DataSchema.model_validate(about)
+        about = json.loads(path.with_suffix(".json").read_bytes())
+        schema, settings = about.get("data_schema"), about.get("settings") or {}
+        return TaskOfCheckpoint(
+            None if schema is None else DataSchema.model_validate(schema),
+            settings.get("objective"),
+            dict(settings.get("objective_options") or {}),
+        )
     except FileNotFoundError:
-        return None
-    except (ValueError, AttributeError) as error:
+        return TaskOfCheckpoint()
+    except (ValueError, AttributeError, TypeError) as error:
         raise BadInput(f"{path.with_suffix('.json')} does not describe a checkpoint of fedsim: {error}") from error
 
 

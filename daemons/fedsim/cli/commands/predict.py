@@ -10,19 +10,25 @@ import click
 
 from fedsim.cli.options import json_option
 from fedsim.cli.output import Output
+from fedsim.data_schema import TARGETS
 from fedsim.errors import BadInput, NotThere
 
 
 @click.command()
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A .safetensors file of fedsim.")
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="A file or folder with examples.")
-@click.option("--output", type=click.Path(path_type=Path), help="The CSV file to write [default: standard output].")
+@click.option("--output", type=click.Path(path_type=Path), help="The file to write [default: standard output].")
 @click.option("--force", is_flag=True, help="Overwrite an existing output file.")
 @click.option(
     "--dataset-format",
     help="idx, npz, csv, digits, cifar10 or an installed format; detected from the files if omitted.",
 )
-@click.option("--label-column", help="The column of a table with the class; without it the table has no labels.")
+@click.option(
+    "--label-column",
+    "label_columns",
+    multiple=True,
+    help="The column of a table with the class, or with numbers or flags (repeat it) [default: there are no labels].",
+)
 @click.option(
     "--part", type=click.Choice(["test", "train"]), help="The part of a data set to predict [default: the test set]."
 )
@@ -42,17 +48,18 @@ def predict(
     output: Path | None,
     force: bool,
     dataset_format: str | None,
-    label_column: str | None,
+    label_columns: tuple[str, ...],
     part: str | None,
     like: str | None,
     config: Path,
     as_json: bool,
 ) -> None:
-    """Predict the classes of examples with a checkpoint.
+    """Predict with a checkpoint: the classes of examples, or what else its task has learned.
 
     Writes CSV: for each example its label, if the data has labels, the predicted class and the probability of each
-    class. If the data has labels, the metrics are printed to standard error (with --json to standard output; the
-    predictions are then written only to --output).
+    class; with numbers and flags a column for each of them. The classes of tokens or pixels are written to --output as
+    an array of NumPy (.npy). If the data has labels, the metrics are printed to standard error (with --json to standard
+    output; the predictions are then written only to --output).
 
     A node that scales its table trained on scaled columns: --like prepares new examples in the same way.
     """
@@ -65,15 +72,16 @@ def predict(
     from fedsim.cli.prediction import (  # noqa: PLC0415 - torch
         PredictionSource,
         as_json_values,
-        describe,
         load_examples,
         open_model,
-        write_predictions,
     )
+    from fedsim.cli.prediction_files import ARRAYS, write_predictions  # noqa: PLC0415 - with the above
     from fedsim.spool.durable import replacing  # noqa: PLC0415 - with the above
 
     model = open_model(checkpoint)
-    examples = load_examples(PredictionSource(data, dataset_format, label_column, part, like, config), model)
+    if model.targets in ARRAYS and output is None and not as_json:
+        raise BadInput(f"{checkpoint} predicts {TARGETS[model.targets]}: write the array to a file, --output FILE.npy")
+    examples = load_examples(PredictionSource(data, dataset_format, label_columns, part, like, config), model)
     if not as_json or output is not None:
         try:
             with replacing(output) if output else nullcontext(sys.stdout.buffer) as file:
@@ -85,8 +93,8 @@ def predict(
         about = {"checkpoint": str(checkpoint), "output": str(output) if output else None}
         out.document({**about, "num_examples": len(examples.features), **as_json_values(evaluation)})
         return
-    if model.data_schema is not None and (words := model.data_schema.labels):
+    if model.targets == "classes" and model.data_schema is not None and (words := model.data_schema.labels):
         out.note(f"classes: {', '.join(f'{number} {word}' for number, word in enumerate(words))}")
     out.note(f"{len(examples.features)} examples ({examples.source}) predicted with {checkpoint}.")
-    for line in describe(evaluation):
+    for line in model.describe(evaluation) if evaluation is not None else ():
         out.note(line)
