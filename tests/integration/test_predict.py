@@ -291,7 +291,7 @@ def test_flags_get_a_probability_each(terminal: Terminal, tmp_path: Path) -> Non
     path = save(tmp_path / "flags.safetensors", "logistic", (2,), 2, np.concatenate([WEIGHTS.ravel(), BIAS]))
     schema = DataSchema(kind="arrays", targets="flags")
     write(path.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
-    np.savez(tmp_path / "new.npz", x=np.float32([[1, -1], [-1, 0]]), y=np.int64([[0, 1], [0, 1]]))
+    np.savez(tmp_path / "new.npz", x=np.array([[1, -1], [-1, 0]], np.float32), y=np.array([[0, 1], [0, 1]]))
     result = terminal.run("predict", "--checkpoint", path, "--data", tmp_path / "new.npz")
     found = rows(result)
     assert [(row["predicted_0"], row["predicted_1"]) for row in found] == [("0", "1"), ("1", "0")]

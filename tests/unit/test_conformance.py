@@ -56,6 +56,8 @@ SKIPPED: dict[str, set[str]] = {
     "natural": {"another_seed_divides_differently"},  # all clients of the data are asked for
     "text": {"recognises_its_files", "a_wrong_line_is_named"},  # any line is text
 }
+WITH_PROCESSES = {"ray"}
+"""Those that start processes are checked in the integration suite."""
 BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
     plugins.STRATEGIES: {
         "has_title_and_description": (broken.Untitled, broken.Undocumented),
@@ -221,7 +223,13 @@ def _candidate(group: str, plugin: Any, name: str, folder: Path) -> Candidate:
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [pytest.param(group, name, id=name) for group in GROUPS for name in plugins.names(group)]
+    ("group", "name"),
+    [
+        pytest.param(group, name, id=name)
+        for group in GROUPS
+        for name in plugins.names(group)
+        if name not in WITH_PROCESSES
+    ],
 )
 def test_a_built_in_plugin_passes_every_check(group: str, name: str, tmp_path: Path) -> None:
     skipped = {"does_not_import_torch", *SKIPPED.get(name, ())}  # of all at once: the next test

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from fedsim import __version__, plugins
 from fedsim.config import AUTO, ClientConfig
 from fedsim.config.institution import Institution
+from fedsim.errors import BadInput
+from fedsim.learning.engines import Engine
 from fedsim.memory import usable_processors
 from fedsim.messages import (
     MAX_LISTED,
@@ -29,6 +31,7 @@ from fedsim.messages import (
     as_text,
 )
 from fedsim.plugin_settings import TASK_GROUPS
+from fedsim.plugins import Plugin
 from fedsim.wire.peer import Peer
 from fedsim.worker.inspector import Inspected
 
@@ -105,7 +108,16 @@ def engines_of(config: ClientConfig) -> tuple[str, ...]:
     """The engines that a plan can name for this node, the simplest first."""
     if config.engine != AUTO:
         return (config.engine,)
-    return tuple(sorted(plugins.names(plugins.ENGINES), key=lambda name: (name != "sequential", name))[:MAX_PLUGINS])
+    measured = filter(_is_measured, plugins.names(plugins.ENGINES))
+    return tuple(sorted(measured, key=lambda name: (name != "sequential", name))[:MAX_PLUGINS])
+
+
+def _is_measured(engine: str) -> bool:
+    try:
+        plugin: type[Plugin] = plugins.load(plugins.ENGINES, engine)
+    except BadInput:  # of a package that is broken; `problems` names it
+        return False
+    return issubclass(plugin, Engine) and plugin.measured
 
 
 def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:

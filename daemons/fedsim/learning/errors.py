@@ -18,3 +18,7 @@ class Diverged(FedsimError):  # noqa: N818 - what happened to the model; it ends
             f"diverged in round {round_number}{whose}: the model is no longer finite; "
             "try a smaller local_learning_rate, or fewer local_epochs"
         )
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[int, int | None]]:
+        """Of what it is made, for other processes."""
+        return Diverged, (self.round_number, self.client)
