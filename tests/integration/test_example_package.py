@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import site
 import subprocess
@@ -59,6 +60,15 @@ def test_its_own_tests_pass(python: Path, tmp_path: Path) -> None:
     printed = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", folder=tmp_path)
     assert "passed" in printed
     assert "failed" not in printed
+
+
+@pytest.mark.parametrize("name", ["vision-models", pytest.param("lora-transformer", marks=pytest.mark.long)])
+def test_the_tests_of_packages_with_models_pass(name: str, tmp_path: Path) -> None:
+    package = shutil.copytree(EXAMPLE.parent / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    found = {**os.environ, "PYTHONPATH": str(package)}
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=package, env=found)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_it_trains_over_two_nodes_to_what_one_process_gives(python: Path, tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from fedsim.learning.strategies.fedbn import FedBn
 from fedsim.settings import TaskSettings
 from fedsim.testing.conformance import Candidate, checks
 
-TASK = TaskSettings(partition="iid", num_clients=2, fraction_train=1.0, local_epochs=1, num_rounds=3)
+TASK = TaskSettings(
+    partition="iid",
+    num_clients=2,
+    fraction_train=1.0,
+    local_epochs=5,
+    local_batch_size=10,
+    local_learning_rate=0.1,
+    num_rounds=5,
+)
 SMALL = {"width": 4, "stem": "small"}
 
 
@@ -78,6 +86,6 @@ def test_what_stays_with_the_clients_is_not_in_the_model_that_is_sent():
 
 
 def test_a_u_net_learns_to_find_the_square():
-    settings = TASK.model_copy(update={"objective": "segmentation", "num_rounds": 6, "local_learning_rate": 0.1})
+    settings = TASK.model_copy(update={"objective": "segmentation"})
     result = simulate(settings, images("mask"), model=UNet(UNet.Options(width=4, depth=2)))
     assert result.rounds[-1].metrics["mean_dice"] > 0.9
