@@ -10,12 +10,22 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
+from argon2 import PasswordHasher
 from database_support import MariaDb, Place, program
 from presence import missing
 from sqlalchemy import delete
 
 from fedsim.store import Store, open_store
 from fedsim.store.schema import metadata
+from fedsim.web import passwords
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cheap_password_hashes() -> Iterator[None]:
+    """Hashes of passwords in the tests' own process take no time; what they cost is a matter of the unit tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        yield
 
 
 @pytest.fixture(scope="session")

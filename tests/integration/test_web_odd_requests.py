@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from argon2 import PasswordHasher
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -218,9 +217,7 @@ class Door:
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     limits = dict.fromkeys(("login_attempts", "registrations_per_address", "registrations_overall"), 10**9)
     site = make_site(tmp_path_factory.mktemp("web"), behind_proxy=True, **limits)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passwords, "_HASHER", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
-        yield Door(site)
+    yield Door(site)
     site.store.close()
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from argon2 import PasswordHasher
 
 from fedsim.config import WebConfig
 from fedsim.messages import DataSetInfo, EngineInfo, Hello, PluginInfo
 from fedsim.settings import TaskSettings
 from fedsim.store import Store, open_store
 from fedsim.store.records import Checkpoint, Node, Progress, RoundRecord, Task, TaskState, UserRole, UserState
-from fedsim.web import accounts
+from fedsim.web import accounts, passwords
 from fedsim.web.app import make_app
 
 PASSWORD = "a long enough password"
@@ -142,8 +141,8 @@ class Site:
 
 @cache
 def hashed_password() -> str:
-    """Real, but made once: good hashing is meant to be slow."""
-    return PasswordHasher().hash(PASSWORD)
+    """Made once."""
+    return passwords.hash_password(PASSWORD)
 
 
 def make_site(folder: Path, **config: Any) -> Site:

@@ -21,6 +21,11 @@ def test_the_most_common_passwords_are_refused() -> None:
     assert not [word for word in COMMON[::10] if passwords.password_problem(word) is None]
 
 
+def test_a_hash_costs_what_rfc_9106_recommends() -> None:
+    """Its second recommendation, for memory that is scarce: argon2id with 64 MiB, 3 passes and 4 lanes."""
+    assert passwords.hash_password("correct horse battery").startswith("$argon2id$v=19$m=65536,t=3,p=4$")
+
+
 def test_a_reset_password_has_128_bits(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path}/fedsim.db")
     store.migrate()
