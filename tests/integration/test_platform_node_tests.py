@@ -77,6 +77,34 @@ def test_a_kill_in_the_middle_changes_no_number(lab: Platform, calm: dict[int, d
     assert found == calm
 
 
+def test_each_clients_own_model_is_tested_over_a_kill_of_a_node(lab: Platform) -> None:
+    chosen: dict[str, Any] = {
+        **ON_NODES,
+        "strategy": "fedper",
+        "partition": "labels_per_client",
+        "partition_options": {"labels": 2},
+        "evaluate_every": 1,
+        "num_rounds": 5,
+    }
+    number = lab.submit(**chosen)
+    lab.await_round(number, 2)
+    lab.kill("node-a")
+    lab.start("node-a")
+    expected = simulated(**chosen)
+    assert lab.completed(number).digest == expected.digest
+    found = {record.round: record.node_metrics for record in lab.store.rounds.of_task(number)}
+    for result in expected.rounds:
+        assert found[result.round]["missing"] in ((), [])
+        for node, first in (("node-a", "0"), ("node-b", "10")):
+            here, there = found[result.round]["nodes"][node], result.node_metrics["nodes"][first]
+            assert here["num_examples"] == there["num_examples"]
+            values = {name: [one.value, one.low, one.high] for name, one in there["metrics"].items()}
+            assert here["metrics"] == values
+    own = expected.rounds[-1].node_metrics["mean"]["accuracy"][0]
+    plain = simulated(**{**chosen, "strategy": "fedavg"}).rounds[-1].node_metrics["mean"]["accuracy"][0]
+    assert own > plain + 0.05, "with two labels for each client, personal layers are worth something"
+
+
 def test_a_condition_ends_a_task_with_the_best_model_as_its_final_one(lab: Platform) -> None:
     chosen: dict[str, Any] = {
         "evaluation": "nodes",

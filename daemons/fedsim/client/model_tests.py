@@ -12,11 +12,15 @@ from fedsim.client.audit_log import OfferedFile
 from fedsim.client.context import NodeContext
 from fedsim.evaluation import EvaluationOrder, EvaluationReport
 from fedsim.messages import read_message
+from fedsim.settings import TaskSettings
 from fedsim.spool.clear import clear_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
 from fedsim.state_machines.node_events import EvaluationOrdered
 from fedsim.worker.evaluation_jobs import TestHeldOut
+
+KEPT_TESTS = 3
+"""Rounds due to be tested after which states of clients stay, although the server has not asked for the test yet."""
 
 
 class ModelTests:
@@ -25,6 +29,14 @@ class ModelTests:
     def __init__(self, uid: str, context: NodeContext) -> None:
         self._uid = uid
         self._context = context
+
+    def awaited(self, settings: TaskSettings, number: int) -> tuple[int, ...]:
+        """The rounds before `number` whose tests may still need what clients kept after them."""
+        if settings.evaluation == "server":
+            return ()
+        newest = (number - 1) // settings.evaluate_every * settings.evaluate_every
+        due = range(newest, -1, -settings.evaluate_every)[:KEPT_TESTS]
+        return tuple(sorted({*due, *(order.round for order in self.arrived())}))
 
     def arrived(self) -> list[EvaluationOrdered]:
         """The models in the spool."""
@@ -37,7 +49,13 @@ class ModelTests:
         order = read_message(EvaluationOrder, metadata.meta, f"metadata of {path.name}")
         least = config.institution.min_test_examples
         return TestHeldOut(
-            round=number, node=config.name, model=path, digest=metadata.digest, scale=order.scale, min_examples=least
+            round=number,
+            node=config.name,
+            model=path,
+            digest=metadata.digest,
+            scale=order.scale,
+            min_examples=least,
+            states=self._context.spool.folder(Kind.LOCALPARAM) / self._uid,
         )
 
     def report(self, number: int, content: str) -> OfferedFile:

@@ -275,7 +275,7 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case events.SendReport(number, content):
                 self._offer([self._tests.report(number, content)])
             case events.TrainChunk(number, chunk):
-                self.submit(self._jobs.train(number, chunk))
+                self.submit(self._jobs.train(number, chunk, self._tests.awaited(self.assignment.settings, number)))
             case events.SendUpdates(number, chunk_id):
                 self._offer([self._as_offered(update) for update in self._updates.of_chunk(number, chunk_id)])
             case events.ClearUsedUpdates():

@@ -117,8 +117,8 @@ class NodeTaskJobs:
         most = self._context.config.institution.max_memory_bytes
         return None if most is None else most // self.workers
 
-    def train(self, number: int, chunk: Chunk) -> jobs.Train:
-        """Train a chunk from the round's model."""
+    def train(self, number: int, chunk: Chunk, tested: tuple[int, ...] = ()) -> jobs.Train:
+        """Train a chunk from the round's model; what clients kept after the rounds `tested` stays."""
         model = self._global(number)
         digest, scale = read_metadata(model).digest, self._scale(number)
         return jobs.Train(
@@ -130,6 +130,7 @@ class NodeTaskJobs:
             digest=digest,
             out=self.updates,
             scale=scale,
+            tested=tested,
         )
 
     def write_testset(self) -> jobs.WriteTestset:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.data_schema import NAMED_TARGETS
+from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
 from fedsim.evaluation import Estimate
 from fedsim.learning.evaluate import model_outputs
@@ -38,11 +38,17 @@ def evaluate_with_intervals(
     Raises:
         BadInput: a label is not one of the model's.
     """
-    outputs = model_outputs(model, examples)
     targets = torch.from_numpy(examples.labels.copy())
+    return estimates(model_outputs(model, examples), targets, examples.targets, objective, seed)
+
+
+def estimates(
+    outputs: Tensor, targets: Tensor, kind: Targets, objective: Objective, seed: tuple[int, ...]
+) -> dict[str, Estimate]:
+    """As `evaluate_with_intervals`, from outputs (float64 [n, …]) and the targets of the same examples."""
     rows = objective.rows(outputs, targets)
     num_classes = rows[0].shape[1]
-    if examples.targets not in NAMED_TARGETS and not 0 <= rows[1].min() <= rows[1].max() < num_classes:
+    if kind not in NAMED_TARGETS and not 0 <= rows[1].min() <= rows[1].max() < num_classes:
         raise BadInput(f"held-out examples have labels that are not among the {num_classes} classes of the model")
     values = _values(objective, outputs, targets)
     if outputs.numel() > MOST_NUMBERS:

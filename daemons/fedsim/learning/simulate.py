@@ -31,7 +31,7 @@ from fedsim.learning.cohort_rounds import CohortRounds
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
-from fedsim.learning.engines import ClientData, ClientTrainer, Engine
+from fedsim.learning.engines import ClientData, ClientTrainer, Engine, no_state
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet, FloatArray
@@ -214,10 +214,19 @@ def simulate(
         components.objective,
         network,
         test,
-        held_out_on(nodes, placement),
+        held_out_on(nodes, placement, settings, partitioner, personal=bool(network.roles.kept_size)),
         rounds,
         resume.best if resume else None,
     )
+
+    kept = states_in_memory(
+        rule,
+        pipeline,
+        network.roles.flat_size,
+        (resume.client_states, resume.sender_states) if resume else ({}, {}),
+        network.roles.kept_size,
+    )
+    state_of = no_state if kept[0] is None else kept[0].read
 
     def record(
         round_number: int,
@@ -227,7 +236,7 @@ def simulate(
         screened: tuple[Screened, ...] = (),
         arrivals: tuple[Arrival, ...] = (),
     ) -> None:
-        tested = tests.run(round_number, vector)
+        tested = tests.run(round_number, vector, state_of)
         result = RoundResult(
             round_number,
             model_digest(vector),
@@ -255,13 +264,6 @@ def simulate(
             vector = first_vector(components, model_spec, settings, network, initial)
             state = initial_state(rule, len(vector))
             record(0, vector, 0, None)
-        kept = states_in_memory(
-            rule,
-            pipeline,
-            len(vector),
-            (resume.client_states, resume.sender_states) if resume else ({}, {}),
-            network.roles.kept_size,
-        )
         source = buffered_rounds(
             rule, settings, pipeline, replay, missing, resume.models if resume else {}, trainers.train, placement
         ) or CohortRounds(

@@ -11,13 +11,15 @@ from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
 from fedsim.learning.aggregate import client_layout, uplink_layout
 from fedsim.learning.components import Components
-from fedsim.learning.examples import DataSet, Examples, FloatArray
+from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.fixed_arrays import check_fixed, wanted_by
+from fedsim.learning.held_out import ClientsHeldOut, held_out_of
 from fedsim.learning.initial_arrays import fill_initial
 from fedsim.learning.networks import TaskNetwork, initial_vector
 from fedsim.learning.objectives import check_data
 from fedsim.learning.partitions import Partition, Partitioner, partition_of
 from fedsim.learning.samplers import check_sampler
+from fedsim.learning.simulated_tests import SimulatedNode
 from fedsim.learning.strategies import Strategy, check_cohort
 from fedsim.learning.transforms import Pipeline
 from fedsim.messages import ModelSpec
@@ -126,11 +128,31 @@ def partitions_of_nodes(
     return [partition_of(settings, node.train, partitioner, here) for node, here in zip(nodes, own, strict=True)]
 
 
-def held_out_on(nodes: Sequence[DataSet], placement: Sequence[tuple[int, int]]) -> list[tuple[int, Examples]]:
-    """What each node holds out, by (its first client, the examples); with one data set for all nodes there is one."""
-    held_out = [node.test if node.held_out is None else node.held_out for node in nodes]
-    firsts = [first for first, _ in placement]
-    return [(first, some) for first, some in zip(firsts, held_out, strict=False) if some is not None]
+def held_out_on(
+    nodes: Sequence[DataSet],
+    placement: Sequence[tuple[int, int]],
+    settings: TaskSettings,
+    partitioner: Partitioner,
+    *,
+    personal: bool,
+) -> list[SimulatedNode]:
+    """What each node tests models on; with one data set for all nodes the first one stands for them all.
+
+    Where models are `personal` each node tests those of its own clients.
+    """
+    if not personal:
+        held_out = [held_out_of(node) for node in nodes]
+        shared = zip(placement, held_out, strict=False)
+        return [SimulatedNode(first, count, some) for (first, count), some in shared if some is not None]
+    partitions = partitions_of_nodes(nodes, settings, partitioner, placement)
+    dealt = [ClientsHeldOut.of(node, partition) for node, partition in zip(nodes, partitions, strict=True)]
+    if len(nodes) == 1:
+        dealt *= len(placement)
+    return [
+        SimulatedNode(first, count, some.examples, some)
+        for (first, count), some in zip(placement, dealt, strict=True)
+        if some is not None and some.num_examples(first, count)
+    ]
 
 
 def states_of(held: StatesInMemory | None) -> dict[int, Arrays]:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedsim.evaluation import EvaluationReport, combine
 from fedsim.learning.evaluate import Evaluation, evaluate
 from fedsim.learning.examples import Examples, FloatArray
+from fedsim.learning.held_out import ClientsHeldOut
 from fedsim.learning.metrics import MetricValues
 from fedsim.learning.networks import TaskNetwork, load_vector
 from fedsim.learning.node_evaluation import evaluate_with_intervals
 from fedsim.learning.objectives import Objective
+from fedsim.learning.personal_tests import evaluate_own_models
 from fedsim.settings import TaskSettings
 from fedsim.stop_conditions import TimeLimit, best_round, directions, parse_condition, reason_to_stop
+from fedsim.update import Arrays
 
 if TYPE_CHECKING:
     from fedsim.learning.simulate import RoundResult
 
 
 NO_TASK = "0" * 32
+
+
+@dataclass(frozen=True)
+class SimulatedNode:
+    """A node's clients, and on what it tests models: the global one, or with `clients` those of its clients."""
+
+    first_client: int
+    num_clients: int
+    examples: Examples
+    clients: ClientsHeldOut | None = None
 
 
 class SimulatedTests:
@@ -30,7 +44,7 @@ class SimulatedTests:
         objective: of the task.
         network: the task's, into which parameters are loaded.
         examples: the test set; None: nothing is tested on it.
-        nodes: what each node holds out, by (first client, examples), for `evaluation: nodes` or `both`.
+        nodes: what each node holds out, for `evaluation: nodes` or `both`.
         earlier: rounds that were simulated before; the best of them counts, but they do not end the task.
         best: the best of them, with its model.
     """
@@ -41,7 +55,7 @@ class SimulatedTests:
         objective: Objective,
         network: TaskNetwork,
         examples: Examples | None,
-        nodes: Sequence[tuple[int, Examples]],
+        nodes: Sequence[SimulatedNode],
         earlier: Iterable[RoundResult],
         best: tuple[int, FloatArray] | None,
     ) -> None:
@@ -65,8 +79,10 @@ class SimulatedTests:
             number += 1
             yield number
 
-    def run(self, number: int, vector: FloatArray) -> Evaluation:
+    def run(self, number: int, vector: FloatArray, state_of: Callable[[int], Arrays]) -> Evaluation:
         """Test the round's model, float32 [P], if that is due; the result is empty if it is not.
+
+        `state_of` returns what a client kept after the round.
 
         `of_nodes` has then the tests on the nodes' own data, see `evaluation.combine`; where there are no others, their
         mean is the result.
@@ -75,27 +91,34 @@ class SimulatedTests:
         due = number % settings.evaluate_every == 0 or number == settings.num_rounds
         if not due or (self._examples is None and not self._nodes):
             return Evaluation(0, {}, {})
-        load_vector(self._network.model, vector, self._network.roles)
         if self._nodes:
-            self.of_nodes = self._test_on_nodes(number)
+            self.of_nodes = self._test_on_nodes(number, vector, state_of)
+        load_vector(self._network.model, vector, self._network.roles)
         if self._examples is not None:
             tested = evaluate(self._network.model, self._examples, objective=self._objective)
         else:
             mean: MetricValues = {name: value for name, (value, _, _) in self.of_nodes["mean"].items()}
-            tested = Evaluation(sum(len(examples) for _, examples in self._nodes), mean, {})
+            counts = [found["num_examples"] for found in self.of_nodes["nodes"].values()]
+            tested = Evaluation(sum(counts), mean, {})
         if number:
             self._decide(number, tested.metrics, vector)
         return tested
 
-    def _test_on_nodes(self, number: int) -> dict[str, Any]:
+    def _test_on_nodes(self, number: int, vector: FloatArray, state_of: Callable[[int], Arrays]) -> dict[str, Any]:
         reports = {}
-        for first_client, examples in self._nodes:
-            seed = self._settings.seed, number, first_client
-            metrics = evaluate_with_intervals(self._network.model, examples, self._objective, seed)
-            node = str(first_client)
-            reports[node] = EvaluationReport(
-                task=NO_TASK, node=node, round=number, num_examples=len(examples), metrics=metrics
-            )
+        for here in self._nodes:
+            seed = self._settings.seed, number, here.first_client
+            if here.clients is None:
+                load_vector(self._network.model, vector, self._network.roles)
+                metrics = evaluate_with_intervals(self._network.model, here.examples, self._objective, seed)
+                count = len(here.examples)
+            else:
+                clients = range(here.first_client, here.first_client + here.num_clients)
+                count, metrics = evaluate_own_models(
+                    self._network, vector, here.clients, clients, state_of, self._objective, seed
+                )
+            node = str(here.first_client)
+            reports[node] = EvaluationReport(task=NO_TASK, node=node, round=number, num_examples=count, metrics=metrics)
         found = {node: {"num_examples": one.num_examples, "metrics": one.metrics} for node, one in reports.items()}
         return {"nodes": found, **combine(reports, self._directions)}
 

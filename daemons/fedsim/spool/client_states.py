@@ -10,6 +10,7 @@ DIGEST is that of the numbers, which are checked against it before they are used
 A client starts a round with the newest state of an earlier round. So a chunk that is trained again, because its worker
 or its host ended before the update was written, starts with the same states. The new states are written before the
 update and adopted after it; what a restart finds between the two is adopted if the update is there, else removed.
+A test of a client's own model needs its newest state up to that round, which stays as long as the test is due.
 
 client-states/task-000007.<uid>/    the clients' folders of a task that has ended, until it is resumed or continued
 
@@ -20,7 +21,8 @@ repeated: it is not of an earlier round, so they start with the one before it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,7 @@ from fedsim.update import Arrays
 ENDED = "client-states"
 """The folder of the states of ended tasks, in the spool."""
 KEPT = 2
-"""States of a client that stay: the newest, and that from which the newest was trained."""
+"""States of a client that stay in any case: the newest, and that from which the newest was trained."""
 CLIENT, SENDER = "client", "sender"
 """Whose states they are."""
 _NEW = re.compile(r"round-(\d{6,7})\.chunk-(\d{6,7})\.(client|sender)-(\d{6,7})\.([0-9a-f]{32})\.npy")
@@ -68,10 +70,22 @@ class StatesOnDisk:
         name = f"{_new_name(self._round, self._chunk, self._name(client))}.{_digest(vector)}.npy"
         write_vector(self._folder / "clients" / "new" / name, vector)
 
-    def adopt(self, clients: Iterable[int]) -> None:
-        """Let the written states of these clients count; their updates are written."""
+    def oldest(self, client: int) -> Arrays:
+        """A client's oldest state that is still there, of any round; zeros if there is none."""
+        size = self._layout.size
+        while found := _states(self._folder, self._name(client)):
+            with suppress(FileNotFoundError):  # another worker has just removed it
+                return self._layout.views(_open(found[0], size))
+        return self._layout.views(np.zeros(size, np.float32))
+
+    def adopt(self, clients: Iterable[int], tested: Collection[int] = ()) -> None:
+        """Let the written states of these clients count; their updates are written.
+
+        Older ones are removed, but for those that the tests of the rounds `tested` need.
+        """
         for client in clients:
             _adopt(self._folder, self._round, self._chunk, self._name(client))
+            _remove_used(self._folder, self._name(client), tested)
 
     def _name(self, number: int) -> str:
         return _owner_name(self._owner, number)
@@ -119,8 +133,15 @@ def _adopt(folder: Path, number: int, chunk: int, owner: str) -> None:
     for path in _new_paths(folder, number, chunk, owner):
         digest = path.stem.rpartition(".")[2]
         move_into_place(path, folder / "clients" / owner / f"round-{number:06d}.{digest}.npy")
-    for path in _states(folder, owner)[:-KEPT]:
-        remove_file(path)
+
+
+def _remove_used(folder: Path, owner: str, tested: Collection[int]) -> None:
+    states = _states(folder, owner)
+    after = [[path for path in states if _round_of(path) <= number] for number in tested]
+    needed = {*states[-KEPT:], *(found[-1] for found in after if found)}
+    for path in states:
+        if path not in needed:
+            remove_file(path)
 
 
 def _states(folder: Path, owner: str) -> list[Path]:

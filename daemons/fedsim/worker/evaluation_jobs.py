@@ -19,7 +19,8 @@ class JobLine(BaseModel):
 class TestHeldOut(JobLine):
     """Test the parameters in `model`, of a round, on this node's held-out examples, for the report of `node`.
 
-    Fewer than `min_examples` of them give no number. `scale` is the task's common scaling, if it has one.
+    Fewer than `min_examples` of them give no number. `scale` is the task's common scaling, if it has one, and `states`
+    the task's folder with what its clients keep.
     """
 
     job: Literal["test_held_out"] = "test_held_out"
@@ -29,6 +30,7 @@ class TestHeldOut(JobLine):
     digest: str | None = None
     scale: tuple[tuple[float, float], ...] = ()
     min_examples: int
+    states: Path
 
 
 class HeldOutTested(JobLine):

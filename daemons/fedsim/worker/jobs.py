@@ -136,7 +136,8 @@ class WriteTestset(JobLine):
 class Train(JobLine):
     """Train the clients of a chunk from the parameters in `model`; write the updates into the task's folder `out`.
 
-    `scale` is the task's common scaling, if it has one, and `slot` that of the chunk (see `cut_chunks`).
+    `scale` is the task's common scaling, if it has one, and `slot` that of the chunk (see `cut_chunks`). What clients
+    kept after each of the rounds `tested` stays, because their models are still to be tested.
     """
 
     job: Literal["train"] = "train"
@@ -148,6 +149,7 @@ class Train(JobLine):
     digest: str | None = None
     out: Path
     scale: tuple[tuple[float, float], ...] = ()
+    tested: tuple[int, ...] = ()
 
 
 class AnswerPhase(JobLine):

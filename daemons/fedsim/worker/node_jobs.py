@@ -14,7 +14,6 @@ from fedsim.data.load import dataset_digest
 from fedsim.data.split import some_examples
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
-from fedsim.evaluation import EvaluationReport
 from fedsim.learning.aggregate import client_layout, split_received, uplink_layout
 from fedsim.learning.attacked import start_trainer
 from fedsim.learning.attacks import attacking_clients, make_attack
@@ -34,12 +33,12 @@ from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, partition_of
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
-from fedsim.messages import Assignment, as_text
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
-from fedsim.worker.evaluation_jobs import HeldOutTested, TestHeldOut
+from fedsim.worker.evaluation_jobs import TestHeldOut
+from fedsim.worker.held_out_tests import HeldOutTests
 from fedsim.worker.jobs import (
     AnswerMade,
     AnswerPhase,
@@ -62,7 +61,7 @@ class NodeJobs:
     def __init__(self, threads: int) -> None:
         make_deterministic(threads)
         self._dataset: DataSet | None = None
-        self._assignment: Assignment | None = None
+        self._tests: HeldOutTests | None = None
         self._client_data: ClientData | None = None
         self._trainer: ClientTrainer | None = None
         self._start: Callable[[ClientData], ClientTrainer] | None = None
@@ -86,7 +85,9 @@ class NodeJobs:
             case AnswerPhase():
                 return self._answer(job)
             case TestHeldOut():
-                return self._test_held_out(job)
+                if self._tests is None:
+                    raise BadInput("a model came before the data was loaded")
+                return self._tests.test(job)
 
     def _load(self, job: Load) -> Reply:
         assignment = job.assignment
@@ -125,7 +126,7 @@ class NodeJobs:
             return JobFailed(job=job.job, reason=reason, refused=True)
         if (reason := _too_few_steps(job, block_size, runs)) is not None:
             return JobFailed(job=job.job, reason=reason, refused=True)
-        self._dataset, self._assignment = dataset, assignment
+        self._dataset = dataset
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
@@ -135,6 +136,7 @@ class NodeJobs:
         self._schema, self._scale = assignment.data_schema, ()
         roles = task_roles(spec, settings, self._strategy)
         self._personal = roles.kept_size
+        self._tests = HeldOutTests(assignment, dataset, self._strategy, roles, partition, block_size)
         if roles.fixed:
             self._frozen = frozen_digest(task_network(spec, settings, self._strategy))
         self._start = lambda data: start_trainer(engine, data, spec, components, assignment.engine.device)
@@ -158,32 +160,6 @@ class NodeJobs:
             raise BadInput(f"the task has no phase {job.phase} here (it has {', '.join(phases) or 'none'})")
         content = phases[job.phase].answer(job.content, self._client_data)
         return AnswerMade(phase=job.phase, round=job.round, content=content)
-
-    def _test_held_out(self, job: TestHeldOut) -> Reply:
-        from fedsim.learning.networks import point_to, task_network  # noqa: PLC0415 - imports torch
-        from fedsim.learning.node_evaluation import evaluate_with_intervals  # noqa: PLC0415
-
-        if self._dataset is None or self._assignment is None:
-            raise BadInput("a model came before the data was loaded")
-        started, assignment = time.monotonic(), self._assignment
-        examples, settings = self._dataset.held_out or self._dataset.test, assignment.settings
-        report = EvaluationReport(task=assignment.task, node=job.node, round=job.round, metrics={})
-        if job.digest is not None:
-            check_digest(job.model, job.digest)
-        if examples is None or len(examples) < job.min_examples:
-            few = "fewer held-out examples than this institution lets numbers leave of"
-            report = report.model_copy(update={"withheld": "no held-out examples" if examples is None else few})
-        else:
-            network = task_network(assignment.model_spec, settings, self._strategy)
-            point_to(network.model, open_vector(job.model), network.roles)
-            seed = settings.seed, job.round, assignment.first_client
-            scaled = apply_scale(examples, job.scale)
-            try:
-                metrics = evaluate_with_intervals(network.model, scaled, make_objective(settings), seed)
-                report = report.model_copy(update={"num_examples": len(examples), "metrics": metrics})
-            except BadInput as error:
-                report = report.model_copy(update={"withheld": as_text(str(error))})
-        return HeldOutTested(round=job.round, report=report, seconds=time.monotonic() - started)
 
     def _train(self, job: Train) -> Reply:
         if self._trainer is None or self._start is None or self._client_data is None:
@@ -221,7 +197,7 @@ class NodeJobs:
             based = (update.model_copy(update=known) for update in updates)
             written = [write_update(job.out, update, layout) for update in based]
             if states.clients is not None:
-                clients.adopt(job.clients)
+                clients.adopt(job.clients, job.tested)
             if states.senders is not None:
                 senders.adopt(senders_of(ChunkPlan(job.chunk, 0, job.clients, job.slot), strategy))
         except Diverged as diverged:

@@ -36,17 +36,27 @@ class Partition:
         """The population."""
         return len(self.offsets) - 1
 
+    def row(self, client: int) -> int:
+        """Where a client of the task is among those that are divided here."""
+        return client
+
     def num_examples(self, client: int) -> int:
         """How many examples a client holds."""
-        return int(self.offsets[client + 1] - self.offsets[client])
+        row = self.row(client)
+        return int(self.offsets[row + 1] - self.offsets[row])
 
     def indices(self, client: int) -> IntArray:
         """A client's examples, int64 [k]: a view, not a copy."""
-        return self.order[self.offsets[client] : self.offsets[client + 1]]
+        row = self.row(client)
+        return self.order[self.offsets[row] : self.offsets[row + 1]]
 
     def change(self, client: int, features: FloatArray) -> FloatArray:  # noqa: ARG002
         """A client's features, float32 [k, *shape], scaled, as it trains on them; a copy that may be written to."""
         return features
+
+    def change_held_out(self, client: int, features: FloatArray) -> FloatArray:
+        """The same for the examples on which the client's own model is tested."""
+        return self.change(client, features)
 
     def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
         """The sizes of consecutive clients as runs of (how many clients, examples of each), as in `TaskReport`."""
@@ -65,13 +75,9 @@ class OwnClients(Partition):
 
     first_client: int = 0
 
-    def num_examples(self, client: int) -> int:
-        """How many examples a client holds."""
-        return super().num_examples(client - self.first_client)
-
-    def indices(self, client: int) -> IntArray:
-        """A client's examples, int64 [k]."""
-        return super().indices(client - self.first_client)
+    def row(self, client: int) -> int:
+        """Counted from the node's first client."""
+        return client - self.first_client
 
     def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
         """See `Partition`."""

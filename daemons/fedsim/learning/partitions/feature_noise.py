@@ -19,7 +19,8 @@ class FeatureNoise(Iid):
     """Divided as by `iid`; client i of N then adds noise from Gau(σ · i / N) to its features, i from 1 on.
 
     Li et al. 2022, "Federated learning on non-IID data silos: an experimental study" (NIID-Bench), section 4.2:
-    σ · i / N is the variance. The noise of an example is the same in each round; tests have none.
+    σ · i / N is the variance. The noise of an example is the same in each round. Tests have none, but for
+    those of clients' own models: a client's held-out examples have noise of the same kind.
     """
 
     title = gettext_noop("feature_noise – alike, with noise that grows with the client's number")
@@ -53,6 +54,13 @@ class NoisyPartition(Partition):
 
     def change(self, client: int, features: FloatArray) -> FloatArray:
         """Add the client's noise, in place."""
-        noise = generator(self.seed, "partition feature_noise", client).standard_normal(features.shape, np.float32)
+        return self._with_noise("partition feature_noise", client, features)
+
+    def change_held_out(self, client: int, features: FloatArray) -> FloatArray:
+        """Add other noise of the same variance, in place."""
+        return self._with_noise("held-out feature_noise", client, features)
+
+    def _with_noise(self, purpose: str, client: int, features: FloatArray) -> FloatArray:
+        noise = generator(self.seed, purpose, client).standard_normal(features.shape, np.float32)
         features += np.float32(sqrt(self.sigma * (client + 1) / self.num_clients)) * noise
         return features

@@ -41,13 +41,9 @@ class LocalPartition(Partition):
         """A node knows only its own client."""
         return ""
 
-    def num_examples(self, client: int) -> int:  # noqa: ARG002 - each client that is asked for is this node's one
-        """How many examples the node holds."""
-        return len(self.order)
-
-    def indices(self, client: int) -> IntArray:  # noqa: ARG002
-        """All of them."""
-        return self.order
+    def row(self, client: int) -> int:  # noqa: ARG002 - each client that is asked for is this node's one
+        """The only one."""
+        return 0
 
     def runs(self, first_client: int, num_clients: int) -> tuple[tuple[int, int], ...]:
         """One client with everything."""
