@@ -181,6 +181,10 @@ class TaskSettings(BaseModel):
         """The seed of the division of the data among the clients."""
         return self.seed if self.partition_seed is None else self.partition_seed
 
+    def tests_round(self, number: int) -> bool:
+        """Whether the model after a round is tested: the first one, each `evaluate_every`-th and the last."""
+        return number % self.evaluate_every == 0 or number == self.num_rounds
+
     def num_steps(self, num_examples: int) -> int:
         """Optimizer steps of a client with this many examples in a round."""
         steps = self.local_epochs * -(-num_examples // self.local_batch_size)

@@ -24,13 +24,26 @@ PERSONAL_ROUNDS = "personal_rounds"
 """In how many rounds a client has trained its personal vector, float32 [1]; 0: it still has none."""
 TRAIN_LOSS = "train_loss"
 """The metric that every engine reports: the mean loss over all training steps."""
+UPDATE_NORM = "update_norm"
+"""A metric of updates that were trained one by one: the L2 norm by which a client moved the parameters."""
 EFFECTIVE_STEPS = "effective_steps"
 """A metric for strategies that declare it: how many plain gradient steps those of a client count for."""
 MAX_METRICS = 100
 MAX_METRIC = 1e39
 """Beyond every float32, in which losses are computed; the sum over any number of examples stays finite."""
+MAX_CLIENT_FIGURES = 200
+"""Most clients of whom an update names figures: they travel in the header of its file."""
 _Number = Annotated[int, Field(ge=0, le=1_000_000)]
 _Metric = Annotated[float, Field(ge=-MAX_METRIC, le=MAX_METRIC, allow_inf_nan=False)]
+
+
+class ClientFigures(Message):
+    """What a node lets be known of a single client's training: its examples, mean loss, and the norm of its update."""
+
+    client: _Number
+    num_examples: Annotated[int, Field(ge=1, le=10**12)]
+    loss: _Metric
+    norm: _Metric
 
 
 class Update(Message):
@@ -43,6 +56,7 @@ class Update(Message):
         num_clients: the number of clients that it represents.
         num_examples: how many examples they trained on.
         metrics: name -> mean over these examples.
+        client_figures: of single clients, where the institution allows it.
         node: the authenticated sender; None on the node itself.
         digest: blake3 of the file that holds the arrays; empty before it is written.
         size: of that file, in bytes.
@@ -56,6 +70,7 @@ class Update(Message):
     num_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
     metrics: Annotated[dict[Name, _Metric], Field(default_factory=dict, max_length=MAX_METRICS)]
+    client_figures: Annotated[tuple[ClientFigures, ...], Field(max_length=MAX_CLIENT_FIGURES)] = ()
     node: Name | None = None
     digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     size: Count = 0
@@ -130,6 +145,7 @@ def of_chunk(updates: Sequence[Update]) -> Update:
                 "num_clients": len(updates),
                 "num_examples": sum(update.num_examples for update in updates),
                 "metrics": mean_metrics(updates),
+                "client_figures": tuple(one for each in updates for one in each.client_figures)[:MAX_CLIENT_FIGURES],
             }
         )
         .with_arrays({})

@@ -152,13 +152,18 @@ def test_a_warning_the_best_round_and_tests_on_nodes_are_shown(web: Web, termina
         "mean": {"accuracy": [0.9, None, None]},
         "worst": {"accuracy": ["node-1", 0.9]},
     }
-    web.site.run_rounds(task, 2, node_metrics=found, missing=(3,), missing_share=0.25)
+    one = {"num_clients": 5, "num_examples": 300, "loss": 0.5, "client_norm": None, "norm": 2.0}
+    apart = {"node": "node-1", "distance": 1.5, "cosine": 0.625}
+    contributed = {"norm": 2.0, "nodes": {"node-1": {**one, **apart}}, "clients": {"7": {**one, **apart}}}
+    web.site.run_rounds(task, 2, node_metrics=found, missing=(3,), missing_share=0.25, contributions=contributed)
     web.site.store.tasks.set_best(task.uid, {"round": 2, "metric": "accuracy", "value": 0.875})
     assert web.site.store.tasks.move(task.uid, TaskState.COMPLETED, now=web.site.now, warning="a third was missing")
     shown = terminal.run("show", 1).out
     for text in ("WARNING: a third was missing", "best round so far by accuracy: 2", "no held-out examples", "worst"):
         assert text in shown
     assert "did not report" in shown
+    assert "client 7 of node-1" in shown
+    assert all(figure in shown for figure in ("0.75", "0.625")), "drift and cosine"
     assert "WARNING" in terminal.run("tasks").out
     assert "WARNING: a third was missing" in terminal.run("watch", 1).out
     assert "25" in terminal.run("rounds", 1).out

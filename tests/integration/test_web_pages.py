@@ -197,6 +197,33 @@ def test_the_page_shows_the_tests_on_the_nodes_own_data(site: Site) -> None:
     assert (rows[3]["node_node-1_accuracy"], rows[3]["missing_share"]) == ("0.9", "0.25")
 
 
+ONE: dict[str, Any] = {"num_clients": 5, "num_examples": 300, "loss": 0.5, "client_norm": 3.0, "norm": 2.0}
+CONTRIBUTIONS: dict[str, Any] = {
+    "norm": 4.0,
+    "nodes": {"node-1": {**ONE, "node": "node-1", "distance": 1.0, "cosine": 0.75}},
+    "clients": {
+        str(client): {**ONE, "node": "node-1", "num_clients": 1, "client_norm": None, "distance": None, "cosine": None}
+        for client in range(30)
+    },
+}
+
+
+def test_the_page_shows_what_nodes_and_clients_contributed(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin")
+    site.run_rounds(task, 2)
+    assert 'id="contributions"' not in browser.get("/tasks/1").text
+    site.run_rounds(task, 3, first=3, contributions=CONTRIBUTIONS)
+    table = browser.get("/tasks/1").text.partition('id="contributions"')[2].partition("</section>")[0]
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", table))
+    assert "node-1 5 300 0.5 2 3 0.25 0.75" in text
+    assert "client 3 of node-1 1 300 0.5 2 – – –" in text
+    assert table.count("client ") == 20
+    assert browser.get("/api/v1/tasks/1/rounds").json()["rounds"][-1]["contributions"] == CONTRIBUTIONS
+    rows = list(csv.DictReader(io.StringIO(browser.get("/tasks/1/rounds.csv").text)))
+    assert (rows[3]["node_node-1_train_loss"], rows[3]["node_node-1_update_cosine"]) == ("0.5", "0.75")
+
+
 def test_a_warning_is_on_the_page_and_in_the_list(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin")

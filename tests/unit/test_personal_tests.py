@@ -14,6 +14,7 @@ from tensor_networks import CLASSES, INPUTS, SETTINGS, data, federated
 from torch import nn
 
 from fedsim.array_layout import Layout
+from fedsim.learning import node_evaluation
 from fedsim.learning.aggregate import client_layout
 from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.held_out import ClientsHeldOut, deal_held_out
@@ -36,6 +37,12 @@ MODEL = networks.Normalised()
 HEAD = ("3.weight", "3.bias")
 NORMALISATION = ("1.weight", "1.bias", "1.running_mean", "1.running_var")
 ON_NODES = SETTINGS.model_copy(update={"evaluation": "nodes", "evaluate_every": 3})
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The intervals are not looked at here, and take longer than all the rest."""
+    monkeypatch.setattr(node_evaluation, "RESAMPLES", 2)
 
 
 def begun() -> nn.Module:
@@ -110,6 +117,18 @@ def test_the_servers_test_still_sees_the_personal_layers_as_initialised() -> Non
     server = both.model_copy(update={"evaluation": "server"})
     with_both, alone = (simulate(settings, data(), model=MODEL, strategy=FedPer) for settings in (both, server))
     assert [one.metrics for one in with_both.rounds] == [one.metrics for one in alone.rounds]
+
+
+def test_what_personal_layers_are_worth_is_measured() -> None:
+    chosen = {"partition": "labels_per_client", "partition_options": {"labels": 1}, "num_clients": 2, "model": "2nn"}
+    settings = ON_NODES.model_copy(update=chosen)
+    own, shared = (
+        simulate(settings.model_copy(update={"strategy": name}), data()).rounds[-1].node_metrics
+        for name in ("fedper", "fedavg")
+    )
+    assert own["nodes"]["0"]["num_examples"] == shared["nodes"]["0"]["num_examples"]
+    assert own["mean"]["accuracy"][0] == 1, "a head of its own knows the only label of its client"
+    assert shared["mean"]["accuracy"][0] < 1
 
 
 # ---------------------------------------------------------------- dealing

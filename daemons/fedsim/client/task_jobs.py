@@ -58,6 +58,7 @@ class NodeTaskJobs:
             dataset=dataset,
             folder=config.data,
             min_examples=config.institution.min_examples,
+            client_figures=config.institution.least_shown,
             max_parameters=config.institution.max_parameters,
             max_memory_bytes=self._memory_of_worker,
             installed_memory_bytes=installed_memory() // self.workers,

@@ -57,7 +57,9 @@ class Institution(StrictModel):
     )
     min_examples: int = Field(1, ge=1, description="Minimum number of examples behind an update that leaves the node")
     min_test_examples: int = Field(
-        10, ge=1, description="Minimum number of held-out examples behind metrics that leave the node"
+        10,
+        ge=1,
+        description="Minimum number of examples behind metrics that leave the node: held-out ones, or a client's",
     )
     min_difference: int = Field(
         20,
@@ -67,6 +69,11 @@ class Institution(StrictModel):
     )
     min_clients: int = Field(
         1, ge=1, le=1_000_000, description="Least number of clients behind an update; with `local` a node has one"
+    )
+    client_figures: bool = Field(
+        False,
+        description="Whether loss and update norm of single clients leave, of those with `min_test_examples`; the "
+        "node's own always do",
     )
     individual_updates: bool = Field(
         False, description="Whether rules that need each client's update, such as median, are exempt from min_clients"
@@ -102,6 +109,11 @@ class Institution(StrictModel):
     min_privacy_level: Literal["none", "secure_aggregation", "differential_privacy"] = Field(
         "none", description="Tasks below it are refused; this version supports only none"
     )
+
+    @property
+    def least_shown(self) -> int | None:
+        """The least number of examples of a client whose own figures may leave; None: none may."""
+        return self.min_test_examples if self.client_figures else None
 
     def allows(self, group: str) -> list[str] | None:
         """The allowed plug-ins of a group that tasks choose from; None: every installed one."""

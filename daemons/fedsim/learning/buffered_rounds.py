@@ -70,6 +70,10 @@ class BufferedRounds:
                 trained[one] = self._pipeline.on_server(update, model)
         return [trained[one] for one in arrivals]
 
+    def node_of(self, update: Update) -> int:
+        """The node, by its place, of an update; each is of one client."""
+        return self._node(update.client or 0)
+
     def _node(self, client: int) -> int:
         return next(at for at, (first, count) in enumerate(self._placement) if first <= client < first + count)
 

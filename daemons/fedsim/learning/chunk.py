@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from types import MappingProxyType
 from typing import Protocol, Self
 
@@ -18,7 +19,7 @@ from fedsim.learning.engines import ClientTrainer, MeanTrainer, no_state
 from fedsim.learning.examples import BLOCK, FloatArray
 from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
-from fedsim.update import Arrays, Update, of_chunk
+from fedsim.update import PARAMETERS, TRAIN_LOSS, UPDATE_NORM, Arrays, ClientFigures, Update, of_chunk
 
 
 class ClientStates(Protocol):
@@ -129,6 +130,25 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
     return of_chunk(seen).with_arrays({name: mean.divide(weights) for name, mean in means.items()})
 
 
+def with_figures(update: Update, received: FloatArray | None, least_shown: int | None) -> Update:
+    """A client's update with the norm by which it moved the received parameters, in blocks; None: it holds changes.
+
+    With `least_shown` examples or more the figures are also those of this single client.
+    """
+    trained, square = update.arrays[PARAMETERS], 0.0
+    for start in range(0, trained.size, BLOCK):
+        here = slice(start, start + BLOCK)
+        moved = np.subtract(trained[here], 0 if received is None else received[here], dtype=np.float64)
+        square += float(np.einsum("i,i->", moved, moved))
+    norm = sqrt(square)
+    shown: tuple[ClientFigures, ...] = ()
+    if least_shown is not None and update.client is not None and update.num_examples >= least_shown:
+        loss = update.metrics[TRAIN_LOSS]
+        shown = (ClientFigures(client=update.client, num_examples=update.num_examples, loss=loss, norm=norm),)
+    metrics = {**update.metrics, UPDATE_NORM: norm}
+    return update.model_copy(update={"metrics": metrics, "client_figures": shown})
+
+
 def train_chunk(
     trainer: ClientTrainer,
     strategy: Strategy,
@@ -141,11 +161,13 @@ def train_chunk(
     downlink: Arrays = MappingProxyType({}),
     states: ChunkStates = ChunkStates(),
     slot: int = 0,
+    least_shown: int | None = None,
 ) -> Iterator[Update]:
     """Train a chunk and yield what is sent for it: its mean, or each client's update where the strategy needs those.
 
     The arrays of an update are valid until the next one is requested. What a client or a sender keeps is written before
-    its update is yielded; one client's is in memory at a time. `slot` is the chunk's (`ChunkPlan`).
+    its update is yielded; one client's is in memory at a time. `slot` is the chunk's (`ChunkPlan`). The figures of a
+    single client go with it if the client has `least_shown` examples; None: those of none.
     """
 
     def trained() -> Iterator[Update]:
@@ -153,7 +175,8 @@ def train_chunk(
         for update in trainer.train(clients, round_number, global_vector, downlink=downlink, state_of=state_of):
             if states.clients is not None and update.client is not None:
                 states.clients.write(update.client, update.client_state)
-            sent = update.model_copy(update={"chunk": chunk}).with_client_state({})
+            measured = with_figures(update, None if strategy.buffering else global_vector, least_shown)
+            sent = measured.model_copy(update={"chunk": chunk}).with_client_state({})
             yield pipeline.on_client(Stage.CLIENT, sent, global_vector)
 
     keeps = bool(strategy.client_state) or states.clients is not None
@@ -198,6 +221,7 @@ class ChunkTrainer:
             downlink=downlink,
             states=states,
             slot=chunk.slot,
+            least_shown=1,
         )
 
 

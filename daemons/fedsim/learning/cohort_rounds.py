@@ -50,6 +50,7 @@ class CohortRounds:
         self.losses = losses
         self.models: dict[int, FloatArray] = {}
         self.arrivals: tuple[Arrival, ...] = ()
+        self._nodes: dict[int, int] = {}
         self._settings = settings
         self._rule, self._sampler = components.strategy, components.sampler
         self._pipeline = pipeline
@@ -67,6 +68,7 @@ class CohortRounds:
         known = Known(self._sizes, self.losses)
         cohort = self._sampler.draw_known(settings.seed, number, settings.num_clients, settings.cohort_size, known)
         chunks = self._cut(cohort)
+        self._nodes = {chunk.id: chunk.node for chunk in chunks}
         # 2. Each chunk trains from the same global model.
         here = self._absent[number] if self._recorded else late_clients(rule, chunks, settings.cohort_size)
         trained = self._train(answered_chunks(rule, chunks, here), number, vector, downlink, self._states)
@@ -75,3 +77,7 @@ class CohortRounds:
             raise BadInput(f"round {number} lacks all of its clients: nothing can be aggregated")
         self.losses = losses_after(self._sampler, self.losses, updates, chunks, settings.num_clients)
         return updates
+
+    def node_of(self, update: Update) -> int:
+        """The node, by its place, of an update of the newest round."""
+        return self._nodes[update.chunk]

@@ -148,6 +148,18 @@ def flat_node_values(tests: Mapping[str, Any]) -> dict[tuple[str | int, ...], fl
     return {("node", node, name): one[0] for node, found in nodes.items() for name, one in found["metrics"].items()}
 
 
+CONTRIBUTED = {"loss": "train_loss", "norm": "update_norm", "distance": "update_distance", "cosine": "update_cosine"}
+"""The figures of a node's training that tables of rounds have, and what they call them."""
+
+
+def flat_contributions(contributions: Mapping[str, Any]) -> dict[tuple[str | int, ...], float | None]:
+    """What nodes contributed to a round one by one, as columns of a table: by node and figure."""
+    nodes: Mapping[str, Mapping[str, Any]] = contributions.get("nodes", {})
+    return {
+        ("node", node, column): found[name] for node, found in nodes.items() for name, column in CONTRIBUTED.items()
+    }
+
+
 def flat_class_values(values: Mapping[str, Sequence[Any]]) -> dict[tuple[str | int, ...], float | None]:
     """Per-class metrics one by one, as columns of a table: by name and class, in a row also by the predicted class."""
     found: dict[tuple[str | int, ...], float | None] = {}

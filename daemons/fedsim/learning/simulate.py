@@ -31,6 +31,7 @@ from fedsim.learning.cohort_rounds import CohortRounds
 from fedsim.learning.common_scale import scale_together
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
+from fedsim.learning.contributions import NO_CONTRIBUTIONS, Contributions, measure_contributions
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine, no_state
 from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.errors import Diverged
@@ -71,6 +72,7 @@ class RoundResult:
 
     `node_metrics`: the tests on what each node holds out, named by its first client (`evaluation: nodes` or `both`).
     `arrivals`: what an asynchronous round summed, in this order.
+    `contributions`: loss, norm of the update and drift of each node, also named so, and of each client.
     """
 
     round: int
@@ -82,6 +84,7 @@ class RoundResult:
     screening: tuple[Screened, ...] = ()
     node_metrics: dict[str, Any] = field(default_factory=dict)
     arrivals: tuple[Arrival, ...] = ()
+    contributions: Contributions = NO_CONTRIBUTIONS
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,7 @@ def simulate(
         train_loss: float | None,
         screened: tuple[Screened, ...] = (),
         arrivals: tuple[Arrival, ...] = (),
+        contributions: Contributions = NO_CONTRIBUTIONS,
     ) -> None:
         tested = tests.run(round_number, vector, state_of)
         result = RoundResult(
@@ -247,6 +251,7 @@ def simulate(
             screened,
             tests.of_nodes,
             arrivals,
+            contributions,
         )
         rounds.append(result)
         if on_round:
@@ -298,11 +303,18 @@ def simulate(
                 statistics=network.roles.shared_statistics,
             ):
                 raise Diverged(round_number)
+            found = measure_contributions(
+                rule,
+                vector,
+                updates,
+                lambda update: str(placement[source.node_of(update)][0]),
+                drift=settings.tests_round(round_number),
+            )
             vector, state = new_vector, new_state
             # 4. The round is tested, where it is due, and reported.
             loss = mean_metric(updates, TRAIN_LOSS)
             num_examples = sum(update.num_examples for update in updates)
-            record(round_number, vector, num_examples, loss, screened, source.arrivals)
+            record(round_number, vector, num_examples, loss, screened, source.arrivals, found)
     return SimulationResult(
         vector,
         state,

@@ -88,7 +88,7 @@ class SimulatedTests:
         mean is the result.
         """
         settings, self.of_nodes = self._settings, {}
-        due = number % settings.evaluate_every == 0 or number == settings.num_rounds
+        due = settings.tests_round(number)
         if not due or (self._examples is None and not self._nodes):
             return Evaluation(0, {}, {})
         if self._nodes:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedsim.learning.common_scale import fitted
 from fedsim.learning.objectives import metrics_of
+from fedsim.server.contributions import kept_contributions, metrics_of_training
 from fedsim.server.loss_rise import loss_rise
 from fedsim.server.node_metrics import with_node_tests
 from fedsim.server.participation import count_round, expected_of, expected_of_roster, summed_of
@@ -28,7 +29,6 @@ from fedsim.state_machines.task_record import NO_TOTALS
 from fedsim.store import Store
 from fedsim.store.records import Checkpoint, Event, Progress, RoundRecord
 from fedsim.text import rounded
-from fedsim.update import mean_metrics
 from fedsim.worker.jobs import CheckpointSaved, ModelMade, Tested
 
 LISTED_MISSING = 50
@@ -118,7 +118,7 @@ class TaskProjection:
             round=number,
             digest=self._made.digest,
             num_examples=rounded(examples) if self._plan.guarded else examples,
-            train_metrics={**mean_metrics(updates)},
+            train_metrics=metrics_of_training(updates),
             seconds={**self._seconds.pop(number, {}), "all": self._lengths[number]},
             bytes_sent=self._bytes_sent.pop(number, 0),
             bytes_received=self._bytes_received.pop(number, 0),
@@ -126,6 +126,7 @@ class TaskProjection:
             missing=tuple(missing_with_excluded(self._plan, roster, screened)) if roster else (),
             missing_share=round(commit.missing_share, 2 if self._plan.guarded else 6),
             screening=kept_figures(screened, guarded=self._plan.guarded),
+            contributions=kept_contributions(self._plan, self._made.contributions),
             finished_at=time.time(),
             buffered=summed_of(self._plan, roster),
         )

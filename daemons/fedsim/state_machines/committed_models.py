@@ -77,7 +77,7 @@ class CommittedModels:
 
     def evaluation_due(self, number: int) -> bool:
         """Whether the round is one of those that are tested."""
-        return number % self._settings.evaluate_every == 0 or number == self._settings.num_rounds
+        return self._settings.tests_round(number)
 
     def save_due(self, number: int) -> bool:
         """Whether the round is one of those that are saved as a checkpoint."""

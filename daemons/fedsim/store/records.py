@@ -203,7 +203,8 @@ class RoundRecord:
     of each update, see `learning.screenings.Screened`. `node_metrics`: the tests on the nodes' own data, with
     `nodes`: by node its `num_examples`, why they are `withheld`, and its `metrics` as (value, low, high); `missing`:
     nodes that did not report; `mean`: like the metrics of a node; `worst`: (node, value) by metric. `buffered`: what an
-    asynchronous round summed, in this order, as (round in which the update began, client).
+    asynchronous round summed, in this order, as (round in which the update began, client). `contributions`: loss, norm
+    of the update and drift by node and by client, see `learning.contributions.Contributions`.
     """
 
     round: int
@@ -222,6 +223,7 @@ class RoundRecord:
     missing_share: float | None = None
     node_metrics: dict[str, Any] = field(default_factory=dict)
     buffered: tuple[tuple[int, int], ...] = ()
+    contributions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tested(self) -> bool:

@@ -285,6 +285,7 @@ rounds = Table(
     Column("missing_share", Real),
     Column("node_metrics", JsonDict),
     Column("buffered", JsonTuple),
+    Column("contributions", JsonDict),
     **OPTIONS,
 )
 

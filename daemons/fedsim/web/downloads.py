@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import bottle
 
-from fedsim.learning.metrics import ROUND_COLUMNS, flat_class_values, flat_node_values
+from fedsim.learning.metrics import ROUND_COLUMNS, flat_class_values, flat_contributions, flat_node_values
 from fedsim.learning.objectives import metrics_of
 from fedsim.store import Store
 from fedsim.store.records import RoundRecord, Task
@@ -87,7 +87,7 @@ def rounds_csv(store: Store, task: Task) -> bottle.HTTPResponse:
         for record in block:
             names.update(record.metrics, record.train_metrics)
             phases.update(record.seconds)
-            places.update(flat_class_values(record.class_metrics), flat_node_values(record.node_metrics))
+            places.update(_by_place(record))
     metrics = [metric.name for metric in metrics_of(task.settings).in_order(names)]
     name = f"task-{task.number}-rounds.csv"
     headers = {"Content-Type": "text/csv; charset=utf-8", "Content-Disposition": f'attachment; filename="{name}"'}
@@ -106,9 +106,15 @@ def _csv(
             values = [getattr(record, name) for name in ROUND_COLUMNS]
             values[ROUND_COLUMNS.index("missing")] = " ".join(map(str, record.missing))
             seconds = [record.seconds.get(phase) for phase in phases]
-            of_classes = flat_class_values(record.class_metrics) | flat_node_values(record.node_metrics)
+            of_classes = _by_place(record)
             lines.append([record.round, *map(measured.get, metrics), *values, *seconds, *map(of_classes.get, places)])
         yield _csv_lines(lines)
+
+
+def _by_place(record: RoundRecord) -> dict[tuple[str | int, ...], float | None]:
+    """The values of a round by class or by node."""
+    of_nodes = flat_node_values(record.node_metrics) | flat_contributions(record.contributions)
+    return flat_class_values(record.class_metrics) | of_nodes
 
 
 def _csv_lines(lines: list[list[Any]]) -> bytes:

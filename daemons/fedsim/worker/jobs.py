@@ -11,6 +11,7 @@ from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
 from fedsim.initial import InitialFile
+from fedsim.learning.contributions import Contributions
 from fedsim.learning.screenings import Screened
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
 from fedsim.settings import OptionValues, TaskSettings
@@ -110,6 +111,7 @@ class Inspect(JobLine):
 class Load(JobLine):
     """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
 
+    `client_figures` is the least number of examples of a client whose own figures may leave; None: none may.
     `max_memory_bytes` and `installed_memory_bytes` are each worker's part of what the institution allows and of what
     the host has.
     """
@@ -122,6 +124,7 @@ class Load(JobLine):
     max_memory_bytes: int | None = None
     installed_memory_bytes: int | None = None
     min_examples: int
+    client_figures: int | None = None
     guard: GuardOrder | None = None
 
 
@@ -196,7 +199,8 @@ class ModelMade(JobLine):
     """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
     `digest` is over the parameters alone (`model_digest`), `files` over each file in `out`, as the wire offers it.
-    `screening`: what the task's screening found of each update, in canonical order.
+    `screening`: what the task's screening found of each update, in canonical order. `contributions`: of nodes and
+    clients to the model.
     """
 
     reply: Literal["model_made"] = "model_made"
@@ -206,6 +210,7 @@ class ModelMade(JobLine):
     finite: bool
     seconds: float
     screening: tuple[Screened, ...] = ()
+    contributions: Contributions = Contributions()
 
 
 class Tested(JobLine):

@@ -69,6 +69,7 @@ class NodeJobs:
         self._scale: Scale = ()
         self._strategy = Strategy()
         self._personal = 0
+        self._least_shown: int | None = None
         self._frozen = ""
         self._pipeline = Pipeline()
         self._checked: tuple[Path, str] | None = None
@@ -135,7 +136,7 @@ class NodeJobs:
         data = self._client_data = ClientData(settings, dataset.train, partition, block_size)
         self._schema, self._scale = assignment.data_schema, ()
         roles = task_roles(spec, settings, self._strategy)
-        self._personal = roles.kept_size
+        self._personal, self._least_shown = roles.kept_size, job.client_figures
         self._tests = HeldOutTests(assignment, dataset, self._strategy, roles, partition, block_size)
         if roles.fixed:
             self._frozen = frozen_digest(task_network(spec, settings, self._strategy))
@@ -192,12 +193,13 @@ class NodeJobs:
                 downlink=downlink,
                 states=states,
                 slot=job.slot,
+                least_shown=self._least_shown,
             )
             known = {"base_digest": job.digest or "", "frozen_digest": self._frozen}
             based = (update.model_copy(update=known) for update in updates)
             written = [write_update(job.out, update, layout) for update in based]
             if states.clients is not None:
-                clients.adopt(job.clients, job.tested)
+                clients.adopt(job.clients, job.tested if self._personal else ())
             if states.senders is not None:
                 senders.adopt(senders_of(ChunkPlan(job.chunk, 0, job.clients, job.slot), strategy))
         except Diverged as diverged:

@@ -28,6 +28,7 @@ from fedsim.learning.aggregate import (
 )
 from fedsim.learning.common_scale import apply_scale, scale_of
 from fedsim.learning.conform import conform
+from fedsim.learning.contributions import measure_contributions
 from fedsim.learning.examples import Examples, FloatArray
 from fedsim.learning.initial_arrays import WantedArrays, fill_from_file
 from fedsim.learning.objectives import make_objective
@@ -162,6 +163,7 @@ class ServerJobs:
             context=round_context(job.settings, job.round, updates, strategy),
             statistics=SharedStatistics(count, job.settings.statistics == "frozen"),
         )
+        contributions = measure_contributions(strategy, base, updates, drift=job.settings.tests_round(job.round))
         _sync(out, job.out / MODEL_FILE)  # the names of the files become durable when the round is committed
         model_file, digest = hash_vector(job.out / MODEL_FILE)
         files = {MODEL_FILE: model_file, **_write_broadcast(strategy, job.out, out, state_out)}
@@ -176,6 +178,7 @@ class ServerJobs:
             finite=finite,
             seconds=time.monotonic() - started,
             screening=screened,
+            contributions=contributions,
         )
 
     def _evaluate(self, job: Evaluate) -> Reply:

@@ -13,6 +13,8 @@ from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, number, share, size
 
+SHOWN_CLIENTS = 20
+
 
 @click.command()
 @click.argument("task", metavar="NUMBER", type=click.IntRange(1))
@@ -88,18 +90,38 @@ def node_tests_table(out: Output, task: Json, record: Json) -> None:
     out.table([f"round {record['round']} on", "examples", *map(metric_name, names), "no numbers because"], rows)
 
 
+def contributions_table(out: Output, record: Json) -> None:
+    """Show what nodes, and clients of whom it is known, contributed to a round."""
+    found, mean = record["contributions"], record["contributions"]["norm"]
+
+    def row(who: str, one: Json) -> list[Any]:
+        drift = None if one["distance"] is None or not mean else one["distance"] / mean
+        figures = (one["loss"], one["norm"], one["client_norm"], drift, one["cosine"])
+        return [who, one["num_clients"], one["num_examples"], *(NONE if x is None else f"{x:.3g}" for x in figures)]
+
+    rows = [row(node, one) for node, one in found["nodes"].items()]
+    clients = list(found["clients"].items())[:SHOWN_CLIENTS]
+    rows += [row(f"client {client} of {one['node']}", one) for client, one in clients]
+    heading = [f"round {record['round']} on", "clients", "examples", "training loss", "norm of update"]
+    out.table([*heading, "mean norm of clients", "drift from mean", "cosine to mean"], rows)
+
+
 def write_rounds(task: Json, found: list[Json]) -> None:
     """Write rounds of the task as CSV to standard output, in the columns of the web's download."""
     from fedsim.learning.metrics import (  # noqa: PLC0415 - imports numpy, which only this needs
         ROUND_COLUMNS,
         flat_class_values,
+        flat_contributions,
         flat_node_values,
     )
 
     names = in_order((name for record in found for name in _measured(record)), task)
     phases = sorted({phase for record in found for phase in record["seconds"]})
     of_classes = [
-        flat_class_values(record["class_metrics"]) | flat_node_values(record["node_metrics"]) for record in found
+        flat_class_values(record["class_metrics"])
+        | flat_node_values(record["node_metrics"])
+        | flat_contributions(record["contributions"])
+        for record in found
     ]
     classes = sorted({place for values in of_classes for place in values})
     writer = csv.writer(sys.stdout, lineterminator="\n")

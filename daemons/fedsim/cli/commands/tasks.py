@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from fedsim.cli.api import ApiClient, Json, Rejected
-from fedsim.cli.commands.listings import node_tests_table, rounds_table
+from fedsim.cli.commands.listings import contributions_table, node_tests_table, rounds_table
 from fedsim.cli.commands.watch import hint_at_download, outcome_code, watch_task
 from fedsim.cli.follow import Snapshot, metric_name, metric_text
 from fedsim.cli.options import asks_web
@@ -174,6 +174,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if (tested := next((one for one in reversed(rounds) if one["node_metrics"]), None)) is not None:
         out.say("")
         node_tests_table(out, record, tested)
+    if (trained := next((one for one in reversed(rounds) if one["contributions"]), None)) is not None:
+        out.say("")
+        contributions_table(out, trained)
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])

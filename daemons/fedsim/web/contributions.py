@@ -1,0 +1,49 @@
+"""What nodes and clients contributed to a round, as rows of a table on the task's page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedsim.store.records import RoundRecord
+
+SHOWN_CLIENTS = 20
+
+
+@dataclass(frozen=True)
+class ContributionRow:
+    """One node, or one of its clients; `figures` are loss, norm, mean norm of its clients, drift and cosine."""
+
+    node: str
+    client: str | None
+    clients: int
+    examples: int
+    figures: tuple[str, ...]
+
+
+def contributions_of(newest_first: Sequence[RoundRecord]) -> tuple[int, list[ContributionRow]] | None:
+    """The newest of these rounds that was trained, with its nodes and those clients that drifted furthest."""
+    newest = next((record for record in newest_first if record.contributions), None)
+    if newest is None:
+        return None
+    found: Mapping[str, Any] = newest.contributions
+    nodes, clients = found["nodes"], found["clients"]
+    furthest = sorted(clients, key=lambda client: _reach(clients[client]), reverse=True)[:SHOWN_CLIENTS]
+    return newest.round, [
+        *(_row(node, None, one, found["norm"]) for node, one in nodes.items()),
+        *(_row(clients[client]["node"], client, clients[client], found["norm"]) for client in furthest),
+    ]
+
+
+def _reach(one: Mapping[str, Any]) -> float:
+    """How far a client is from the mean, or how far it moved where only that is known."""
+    known = one["norm"] if one["distance"] is None else one["distance"]
+    return -1.0 if known is None else float(known)
+
+
+def _row(node: str, client: str | None, one: Mapping[str, Any], mean: float | None) -> ContributionRow:
+    drift = None if one["distance"] is None or not mean else one["distance"] / mean
+    figures = (one["loss"], one["norm"], one["client_norm"], drift, one["cosine"])
+    shown = tuple("–" if value is None else f"{value:.3g}" for value in figures)
+    return ContributionRow(node, client, one["num_clients"], one["num_examples"], shown)
