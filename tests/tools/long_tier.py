@@ -33,7 +33,7 @@ ON_BARE_HOSTS = (
     "tests/lab/test_interruptions_on_hosts.py",
     "tests/lab/test_releases_on_hosts.py",
 )
-COURSES = ("tests/unit/test_task_course.py", "tests/unit/test_node_tests.py")
+COURSES = ("tests/unit/test_task_course.py", "tests/unit/test_node_tests.py", "tests/unit/test_buffered_machine.py")
 PARTS = {
     "disasters": Part(("tests/unit/test_task_machine.py", "--seeds", "10000", "--timeout", "1500")),
     "courses": Part((*COURSES, "-k", "disasters", "--seeds", "5000", "--timeout", "1500", *SIDE_BY_SIDE)),

@@ -99,9 +99,8 @@ def measure_contributions(
         rows[row, number] = 1.0
     total = rows[: len(nodes)].sum()
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        base = None if strategy.buffering else received
-        unknown = None, *[[None] * len(rows)] * 3
-        norm, norms, distances, cosines = _measure(rows, len(nodes), total, base, updates) if drift else unknown
+        measured = _measure(rows, len(nodes), total, None if strategy.buffering else received, updates, drift=drift)
+    norm, norms, distances, cosines = measured
     found: dict[str, Contribution] = {}
     for row, node in enumerate(nodes):
         here = [update for update in updates if node_of(update) == node]
@@ -115,12 +114,12 @@ def measure_contributions(
             distance=distances[row],
             cosine=cosines[row],
         )
-    measured = {number: row for row, number in enumerate(single, len(nodes))}
+    measured_rows = {number: row for row, number in enumerate(single, len(nodes))}
     clients: dict[int, Contribution] = {}
     for number, update in enumerate(updates):
         for own in update.client_figures:
             known = Contribution(node=node_of(update), num_examples=own.num_examples, loss=own.loss, norm=own.norm)
-            if (at := measured.get(number)) is not None:
+            if (at := measured_rows.get(number)) is not None:
                 seen = {"norm": norms[at], "distance": distances[at], "cosine": cosines[at]}
                 known = known.model_copy(update=seen)
             clients[own.client] = known
@@ -128,7 +127,13 @@ def measure_contributions(
 
 
 def _measure(
-    rows: Rows, num_nodes: int, total: float, received: FloatArray | None, updates: Sequence[Update]
+    rows: Rows,
+    num_nodes: int,
+    total: float,
+    received: FloatArray | None,
+    updates: Sequence[Update],
+    *,
+    drift: bool,
 ) -> tuple[float | None, list[float | None], list[float | None], list[float | None]]:
     """The norm of the mean update; of each row its norm, its distance from the mean, and its cosine to it.
 
@@ -138,7 +143,11 @@ def _measure(
         total: the sum of their weights.
         received: float32 [P]; None: the updates hold changes.
         updates: u of them, with their arrays.
+        drift: whether to compute anything; else nothing is known.
     """
+    if not drift:
+        nothing: list[float | None] = [None] * len(rows)
+        return None, nothing, nothing, nothing
     weights = rows.sum(axis=1)
     squares, products, distances = (np.zeros(len(rows)) for _ in range(3))
     square = 0.0

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedsim.learning.contributions import Contribution, Contributions
-from fedsim.messages import rounded
 from fedsim.state_machines.plan import Plan
+from fedsim.text import rounded
 from fedsim.update import UPDATE_NORM, Update, mean_metrics
 
 MAX_RECORDED = 200
