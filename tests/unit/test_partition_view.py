@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from itertools import combinations
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 from plugin_support import INFO, hello
 
 from fedsim.data import DataSet, Examples
+from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.learning.blocks import divide_blocks
 from fedsim.learning.engines import ClientData
-from fedsim.learning.partition_view import PartitionView, view_partition
+from fedsim.learning.partition_view import PartitionView, strata_names, view_counts, view_partition
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.partitions.dirichlet import Dirichlet
 from fedsim.learning.simulate import simulate
@@ -67,10 +69,61 @@ def test_a_picture_shows_each_client_and_label() -> None:
     view = PartitionView(np.array([[8, 0, 8], [0, 16, 0], [0, 0, 0]]))
     lines = str(view).splitlines()
     assert lines[1:4] == ["     0 |▒ ▒| 16", "     1 | █ | 16", "     2 |   | 0"]
-    picture = view.svg()
-    assert picture.count("<circle") == 3
-    assert "client 1, label 1: 16" in picture
+    picture = ET.fromstring(view.svg())  # noqa: S314 - our own
+    (discs,) = (group for group in picture.iter() if group.get("class") == "discs")
+    drawn = {float(path.get("stroke-width", 0)): path.get("d", "").count("M") for path in discs}
+    (small, two), (large, one) = sorted(drawn.items())
+    assert (two, one) == (2, 1)
+    assert (small / large) ** 2 == pytest.approx(1 / 2, rel=0.15), "the area is in proportion"
+    (sizes,) = (path for path in picture.iter() if path.get("class") == "sizes")
+    assert sizes.get("d", "").count("M") == 2, "a client without examples has no bar"
+    words = PartitionView(np.eye(2, dtype=np.int64), ("<b>", "x" * 30)).svg()
+    assert "&lt;b&gt;</text>" in words
+    assert "x" * 13 + "…" in words
     assert "and 50 more clients" in str(PartitionView(np.ones((150, 2), np.int64)))
+
+
+def test_a_picture_of_a_large_task_is_small() -> None:
+    counts = np.random.default_rng(1).integers(1, 500, size=(1000, 200))
+    assert len(PartitionView(counts).svg()) < 60_000
+
+
+EXACT = ["dirichlet", "balanced", "labels_per_client", "shards"]
+
+
+@pytest.mark.parametrize("name", [*EXACT, "iid", "quantity"])
+def test_counts_of_labels_are_enough_for_a_picture(name: str) -> None:
+    options: dict[str, Any] = {"balanced": True} if name == "balanced" else {}
+    settings = task("dirichlet" if name == "balanced" else name, partition_options=options, seed=5)
+    dataset = data()
+    whole, counted = (
+        view_partition(settings, dataset),
+        view_counts(settings, [dataset.train.labels.tolist().count(label) for label in range(4)]),
+    )
+    assert counted.sizes.tolist() == whole.sizes.tolist()
+    assert counted.exact is (name in EXACT)
+    assert (counted.counts.tolist() == whole.counts.tolist()) is counted.exact
+
+
+def test_rows_and_document_hold_every_client() -> None:
+    view = PartitionView(np.array([[8, 0], [1, 3]]), ("no", "yes"), ("a", "b"))
+    assert list(view.csv_rows()) == [
+        ["client", "num_examples", "distance", "label_no", "label_yes"],
+        ["a", 8, pytest.approx(0.25), 8, 0],
+        ["b", 4, pytest.approx(0.5), 1, 3],
+    ]
+    document = view.document()
+    assert (document["counts"], document["sizes"]) == ([[8, 0], [1, 3]], [8, 4])
+    assert document["pair_distance"] == pytest.approx(0.75)
+    assert view.size_quantiles == (4, 5, 6, 7, 8)
+
+
+def test_labels_are_named_as_partitions_see_them() -> None:
+    numbers = DataSchema(kind="arrays", targets="numbers", labels=("price",))
+    assert strata_names(numbers, 3) == ("tenth 1", "tenth 2", "tenth 3")
+    assert strata_names(DataSchema(kind="arrays", targets="flags", labels=("a", "b")), 3) == ("a", "b", "none")
+    assert strata_names(DataSchema(kind="arrays", labels=("no", "yes")), 2) == ("no", "yes")
+    assert strata_names(DataSchema(kind="arrays"), 2) == ("0", "1")
 
 
 # ---------------------------------------------------------------- feature_noise

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.learning.components import Components
+from fedsim.data_schema import DataSchema
 from fedsim.learning.examples import DataSet, IntArray
-from fedsim.learning.partitions import partition_of
+from fedsim.learning.partition_picture import MAX_CLIENTS, draw_partition
+from fedsim.learning.partitions import Partition, make_partition, make_partitioner, partition_of
 from fedsim.settings import TaskSettings
 
-MAX_SHOWN = 100
-"""Most clients in a picture."""
 SHADES = " ░▒▓█"
-_CELL = 16
 
 
 @dataclass(frozen=True)
@@ -26,20 +25,38 @@ class PartitionView:
     """The labels of each client.
 
     Attributes:
-        counts: int64 [num_clients, num_classes], how many examples of each label a client holds.
+        counts: int64 [num_clients, num_labels], how many examples of each label a client holds.
+        labels: what each label is called; without names they are numbered.
+        clients: what each client is called; without names they are numbered.
+        exact: whether the counts are those of the task; otherwise only the sizes are, and the labels are an example of
+            what the partition does (see `view_counts`).
     """
 
     counts: IntArray
+    labels: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
+    exact: bool = True
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """The name or number of each label."""
+        return self.labels or tuple(map(str, range(self.counts.shape[1])))
+
+    @cached_property
     def sizes(self) -> IntArray:
         """Examples of each client, int64 [num_clients]."""
         sizes: IntArray = self.counts.sum(axis=1)
         return sizes
 
+    @property
+    def size_quantiles(self) -> tuple[float, float, float, float, float]:
+        """The least size of a client, the quartiles, and the largest."""
+        least, low, middle, high, most = map(float, np.quantile(self.sizes, (0, 0.25, 0.5, 0.75, 1)))
+        return least, low, middle, high, most
+
     @cached_property
     def shares(self) -> NDArray[np.float64]:
-        """The label distribution of each client, float64 [num_clients, num_classes]; zeros if it holds nothing."""
+        """The label distribution of each client, float64 [num_clients, num_labels]; zeros if it holds nothing."""
         shares: NDArray[np.float64] = self.counts / np.maximum(self.sizes, 1)[:, None]
         return shares
 
@@ -71,35 +88,47 @@ class PartitionView:
 
     def __str__(self) -> str:
         """A picture for terminals: a row for each client, a column for each label, dark where it holds much."""
+        names = [str(client) for client in self.clients or range(len(self.counts))][:MAX_CLIENTS]
+        room = max(6, *map(len, names))
         rows = []
-        for client, shares in enumerate(self.shares[:MAX_SHOWN]):
+        for client, shares in enumerate(self.shares[:MAX_CLIENTS]):
             cells = "".join(SHADES[int(np.ceil(share * (len(SHADES) - 1)))] for share in shares)
-            rows.append(f"{client:6} |{cells}| {self.sizes[client]}")
-        if len(self.counts) > MAX_SHOWN:
-            rows.append(f"       and {len(self.counts) - MAX_SHOWN} more clients")
+            rows.append(f"{names[client]:>{room}} |{cells}| {self.sizes[client]}")
+        if len(self.counts) > MAX_CLIENTS:
+            rows.append(f"{' ' * room} and {len(self.counts) - MAX_CLIENTS} more clients")
         about = f"distance from all: {self.mean_distance:.3f}, of two clients: {self.pair_distance:.3f}"
-        return "\n".join(["client  labels, examples", *rows, about])
+        return "\n".join([f"{'client':>{room}}  labels, examples", *rows, about])
 
     def svg(self) -> str:
         """The picture as SVG: a disc for each client (to the right) and label (down), with an area by its examples."""
-        shown = self.counts[:MAX_SHOWN]
-        most = max(1, int(shown.max(initial=0)))
-        width, height = (_CELL * (length + 2) for length in shown.shape)
-        discs = [
-            f'<circle cx="{_CELL * (client + 1.5):g}" cy="{_CELL * (label + 1.5):g}" '
-            f'r="{_CELL / 2 * sqrt(count / most):.2f}"><title>client {client}, label {label}: {count}</title></circle>'
-            for client, row in enumerate(shown.tolist())
-            for label, count in enumerate(row)
-            if count
-        ]
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-            f'height="{height}" fill="#3566a5">{"".join(discs)}</svg>\n'
-        )
+        return draw_partition(self.counts, self.label_names, self.clients)
 
     def _repr_svg_(self) -> str:
         """For notebooks."""
         return self.svg()
+
+    def document(self) -> dict[str, Any]:
+        """All of it for JSON."""
+        return {
+            "num_clients": len(self.counts),
+            "exact": self.exact,
+            "clients": list(self.clients),
+            "labels": list(self.label_names),
+            "sizes": self.sizes.tolist(),
+            "counts": self.counts.tolist(),
+            "distances": self.distances.tolist(),
+            "mean_distance": self.mean_distance,
+            "pair_distance": self.pair_distance,
+        }
+
+    def csv_rows(self) -> Iterator[list[str | int | float]]:
+        """A heading and a row for each client, for CSV; the columns of labels are `label_…`."""
+        yield ["client", "num_examples", "distance", *(f"label_{name}" for name in self.label_names)]
+        names = self.clients or range(len(self.counts))
+        for name, size, distance, counts in zip(
+            names, self.sizes.tolist(), self.distances.tolist(), self.counts.tolist(), strict=True
+        ):
+            yield [name, size, distance, *counts]
 
 
 def view_partition(settings: TaskSettings, dataset: DataSet, *, partition: Any = None) -> PartitionView:
@@ -113,9 +142,48 @@ def view_partition(settings: TaskSettings, dataset: DataSet, *, partition: Any =
     Raises:
         BadInput: the data set cannot be divided so.
     """
-    partitioner = Components.of(settings, partition=partition).partitioner
+    partitioner = partition() if inspect.isclass(partition) else partition
     strata = dataset.train.strata
     divided = partition_of(settings, dataset.train, partitioner)
-    length = max(dataset.num_classes, int(strata.max(initial=0)) + 1)
+    counts = _count(divided, strata, strata_length(dataset))
+    return PartitionView(counts, strata_names(dataset.data_schema, counts.shape[1]))
+
+
+def view_counts(settings: TaskSettings, label_counts: Sequence[int], labels: tuple[str, ...] = ()) -> PartitionView:
+    """How a task would divide a data set of which only the number of examples of each label is known.
+
+    The sizes are those of the task. The labels are too if the partition goes `by_counts`; otherwise they are those of
+    a data set with its examples in another order.
+
+    Args:
+        settings: the task's; its partition is not one of each node's own data.
+        label_counts: how many training examples have each label (see `Examples.strata`).
+        labels: what each label is called.
+
+    Raises:
+        BadInput: the examples cannot be divided so.
+    """
+    strata = np.repeat(np.arange(len(label_counts), dtype=np.int64), np.array(label_counts, np.int64))
+    counts = _count(make_partition(settings, strata), strata, len(label_counts))
+    return PartitionView(counts, labels, exact=make_partitioner(settings).by_counts)
+
+
+def strata_length(dataset: DataSet) -> int:
+    """How many labels partitions tell apart in a data set."""
+    return max(dataset.num_classes, int(dataset.train.strata.max(initial=0)) + 1)
+
+
+def strata_names(schema: DataSchema | None, length: int) -> tuple[str, ...]:
+    """What the labels that partitions see are called, see `Examples.strata`; empty: they have numbers."""
+    if schema is None:
+        return ()
+    if schema.targets == "numbers":
+        return tuple(f"tenth {number + 1}" for number in range(length))
+    words = schema.labels[:length]
+    return (*words, *("none" if schema.targets == "flags" else str(rest) for rest in range(len(words), length)))
+
+
+def _count(divided: Partition, strata: IntArray, length: int) -> IntArray:
+    """The examples of each label (of `length`) at each client, int64 [num_clients, length]."""
     counts = [np.bincount(strata[divided.indices(k)], minlength=length) for k in range(divided.num_clients)]
-    return PartitionView(np.array(counts, np.int64))
+    return np.array(counts, np.int64)

@@ -109,6 +109,8 @@ class Partitioner(Plugin):
         changes_features: its clients train on other features than those of the data set (`Partition.change`). Guarded
             data is divided in another way, which does not know of it.
         natural: the data itself names its clients (`Examples.clients`), and nodes with other data have other clients.
+        by_counts: how many examples of each label a client holds follows from how many there are, whatever their order.
+            Pictures of other partitions, where only these numbers are known, show the sizes and an example of labels.
     """
 
     per_node: ClassVar[bool] = False
@@ -118,6 +120,7 @@ class Partitioner(Plugin):
     def groups(self, examples: Examples) -> IntArray:
         """What `divide` divides by, int64 [n]: the labels of the examples; raises `BadInput` if they have none."""
         return examples.strata
+    by_counts: ClassVar[bool] = False
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""

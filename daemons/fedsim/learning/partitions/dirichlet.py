@@ -29,6 +29,7 @@ class Dirichlet(Partitioner):
     """
 
     title = gettext_noop("dirichlet – label shares drawn with alpha")
+    by_counts = True
 
     class Options(PluginOptions):
         """The concentration."""

@@ -22,6 +22,7 @@ class LabelsPerClient(Partitioner):
     """
 
     title = gettext_noop("labels_per_client – k labels at each client")
+    by_counts = True
 
     class Options(PluginOptions):
         """The number of labels."""

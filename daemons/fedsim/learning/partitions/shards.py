@@ -16,6 +16,7 @@ class Shards(Partitioner):
     """Sorted by label and cut into equal shards, two of them for each client (McMahan et al. 2017, section 3)."""
 
     title = gettext_noop("shards – sorted by label, two shards each: few labels per client")
+    by_counts = True
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """Shards are of equal size, and each client takes two."""
