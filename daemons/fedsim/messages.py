@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from fedsim.data_schema import MAX_FEATURES, DataSchema, Finite
 from fedsim.errors import BadInput, SuspendReason
+from fedsim.label_counts import LabelCounts
 from fedsim.plugins import Provenance, short_name
 from fedsim.problems import problems_text
 from fedsim.settings import OptionValues, SettingsError, TaskSettings, parse_settings
@@ -87,6 +88,7 @@ class DataSetInfo(Message):
     guard: GuardInfo | None = Field(None, description="None: the data set is open; else num_train are those in blocks")
     natural_clients: Annotated[tuple[Count, ...], Field(max_length=64)] = ()
     """How many clients open data names with at least 1, 2, 4, 8 … examples."""
+    label_counts: LabelCounts | None = Field(None, description="Training examples of each label; None: not shown")
 
     @property
     def shown(self) -> DataSetInfo:

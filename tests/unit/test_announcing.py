@@ -11,7 +11,8 @@ from fedsim import __version__, plugins
 from fedsim.client.announcing import make_hello
 from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
-from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, Hello, TaskReport
+from fedsim.label_counts import MOST_LABELS
+from fedsim.messages import MAX_LISTED, MAX_PROBLEMS, MAX_RUNS, MAX_TEXT, DataSetInfo, GuardInfo, Hello, TaskReport
 from fedsim.plugin_settings import TASK_GROUPS
 from fedsim.worker.inspector import Inspected
 
@@ -54,6 +55,39 @@ def test_sizes_that_do_not_fit_beside_others_wait_and_say_so() -> None:
     ]
     (problem,) = hello.problems
     assert f"{2:032x}" in problem
+
+
+def shows(*names: str, **institution: int) -> ClientConfig:
+    listed = [{"name": name, "path": name, "show_labels": True, "access": "open"} for name in names]
+    return ClientConfig.model_validate(
+        {"name": "a", "server": {"port": 1}, "datasets": listed, "institution": institution}
+    )
+
+
+def test_counts_of_labels_leave_where_the_owner_shows_them_and_by_the_institutions_rule() -> None:
+    counted = INFO.model_copy(update={"label_counts": (5, 40, 25)})
+    guarded = counted.model_copy(
+        update={"guard": GuardInfo(secret_digest="a" * 64, block_size=2, num_blocks=3), "label_counts": (123, 456)}
+    )
+    for config, info, expected in (
+        (CONFIG, counted, None),
+        (shows("digits"), counted, (None, 40, None)),  # 5 alone would follow from the sum
+        (shows("digits", min_count=5), counted, (5, 40, 25)),
+        (shows("digits"), guarded, (120, 450)),
+    ):
+        hello = make_hello(config, Inspected((info,)), [], [])
+        assert hello.datasets[0].label_counts == expected
+        assert hello.problems == ()
+
+
+def test_counts_of_labels_that_do_not_fit_are_left_out_with_the_reason() -> None:
+    names = [f"d{number}" for number in range(22)]
+    many = [INFO.model_copy(update={"name": name, "label_counts": (10,) * MOST_LABELS}) for name in names[:-1]]
+    hello = make_hello(shows(*names), Inspected((*many, INFO.model_copy(update={"name": "d21"}))), [], [])
+    assert [info.label_counts is not None for info in hello.datasets] == [True] * 20 + [False] * 2
+    full, over = hello.problems
+    assert full == "the counts of the labels of d20 do not fit next to those of other data sets"
+    assert over == f"the data set d21 has more than {MOST_LABELS} labels: they are not counted"
 
 
 def test_a_plugin_that_cannot_be_named_or_loaded_is_left_out_and_reported() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from itertools import combinations
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -10,12 +13,14 @@ import numpy as np
 import pytest
 from plugin_support import INFO, hello
 
+from fedsim import plugins
 from fedsim.data import DataSet, Examples
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.label_counts import shown_counts
 from fedsim.learning.blocks import divide_blocks
 from fedsim.learning.engines import ClientData
-from fedsim.learning.partition_view import PartitionView, strata_names, view_counts, view_partition
+from fedsim.learning.partition_view import KnownLabels, PartitionView, strata_names, view_known, view_partition
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.partitions.dirichlet import Dirichlet
 from fedsim.learning.simulate import simulate
@@ -96,13 +101,51 @@ def test_counts_of_labels_are_enough_for_a_picture(name: str) -> None:
     options: dict[str, Any] = {"balanced": True} if name == "balanced" else {}
     settings = task("dirichlet" if name == "balanced" else name, partition_options=options, seed=5)
     dataset = data()
-    whole, counted = (
-        view_partition(settings, dataset),
-        view_counts(settings, [dataset.train.labels.tolist().count(label) for label in range(4)]),
-    )
+    labels = dataset.train.labels.tolist()
+    known = KnownLabels("a", 400, {str(label): labels.count(label) for label in range(4)})
+    whole, counted = view_partition(settings, dataset), view_known(settings, [known])
     assert counted.sizes.tolist() == whole.sizes.tolist()
     assert counted.exact is (name in EXACT)
     assert (counted.counts.tolist() == whole.counts.tolist()) is counted.exact
+
+
+def test_of_data_of_nodes_each_is_a_client_and_labels_are_matched_by_name() -> None:
+    known = [KnownLabels("a", 30, {"no": 20, "yes": 10}), KnownLabels("b", 50, {"yes": 35, "no": None, "other": None})]
+    view = view_known(task("local"), known, "rest")
+    assert (view.clients, view.labels) == (("a", "b"), ("no", "yes", "rest"))
+    assert view.counts.tolist() == [[20, 10, 0], [0, 35, 15]]
+    alone = view_known(task("dirichlet", num_clients=3), known[1:], "rest")
+    assert (alone.labels, alone.exact, int(alone.sizes.sum())) == (("yes", "rest"), False, 50)
+    with pytest.raises(BadInput, match="depends on more than the labels"), unknown_partition() as name:
+        view_known(task(name), known[:1])
+
+
+@contextmanager
+def unknown_partition() -> Iterator[str]:
+    """A partition of a package that does not say what follows from the counts of labels."""
+    point = EntryPoint("odd", "fedsim.learning.partitions:Partitioner", plugins.PARTITIONS)
+    with plugins.registered(plugins.PARTITIONS, point):
+        yield "odd"
+
+
+@pytest.mark.parametrize(
+    ("counts", "least", "guarded", "shown"),
+    [
+        ([120, 80, 15], 10, False, (120, 80, 15)),
+        ([123, 87, 15], 10, True, (120, 87, 15)),
+        ([120, 80, 0], 10, False, (120, 80, None)),
+        ([120, 80, 3], 10, False, (120, None, None)),  # 3 alone would follow from the number of all examples
+        ([120, 11, 9, 8], 10, False, (120, 11, None, None)),
+        ([4, 3], 10, False, (None, None)),
+    ],
+)
+def test_small_counts_are_left_out_and_do_not_follow_from_the_others(
+    counts: list[int], least: int, guarded: bool, shown: tuple[int | None, ...]
+) -> None:
+    found = shown_counts(counts, least, guarded=guarded)
+    assert found == shown
+    hidden = [count for count, kept in zip(counts, found, strict=True) if kept is None]
+    assert sum(hidden) == 0 or sum(hidden) >= min(least, sum(counts))
 
 
 def test_rows_and_document_hold_every_client() -> None:
@@ -114,6 +157,8 @@ def test_rows_and_document_hold_every_client() -> None:
     ]
     document = view.document()
     assert (document["counts"], document["sizes"]) == ([[8, 0], [1, 3]], [8, 4])
+    again = PartitionView.of_document(document)
+    assert (again.document(), again.label_names, again.clients) == (document, view.label_names, view.clients)
     assert document["pair_distance"] == pytest.approx(0.75)
     assert view.size_quantiles == (4, 5, 6, 7, 8)
 

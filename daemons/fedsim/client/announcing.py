@@ -13,6 +13,7 @@ from fedsim import __version__, plugins
 from fedsim.config import AUTO, ClientConfig
 from fedsim.config.institution import Institution
 from fedsim.errors import BadInput
+from fedsim.label_counts import MOST_COUNTS, MOST_LABELS, shown_counts
 from fedsim.learning.engines import Engine
 from fedsim.memory import usable_processors
 from fedsim.messages import (
@@ -68,9 +69,14 @@ def make_hello(
     """
     problems = [*remarks]  # notes about omissions precede the data sets' problems, of which there may be many
     shared = {dataset.name for dataset in config.datasets if dataset.share}
+    counts = _label_counts(config, seen.datasets, problems)
     datasets = [
         dataset.model_copy(
-            update={"share_test": dataset.name in shared, "require_approval": config.requires_approval(dataset.name)}
+            update={
+                "label_counts": counts.get(dataset.name),
+                "share_test": dataset.name in shared,
+                "require_approval": config.requires_approval(dataset.name),
+            }
         )
         for dataset in _within_bytes(seen.datasets, problems)
     ]
@@ -159,6 +165,24 @@ def _within_bytes(datasets: Iterable[DataSetInfo], problems: list[str]) -> list[
         else:
             left -= size
             fitting.append(dataset)
+    return fitting
+
+
+def _label_counts(
+    config: ClientConfig, datasets: Iterable[DataSetInfo], problems: list[str]
+) -> dict[str, tuple[int | None, ...]]:
+    """The counts of labels that owners show, by data set and by the institution's rules, as far as they fit."""
+    left, fitting = MOST_COUNTS, {}
+    for dataset in (one for one in config.datasets if one.show_labels):
+        for info in (info for info in datasets if info.name == dataset.name):
+            if info.label_counts is None:
+                problems.append(f"the data set {info.name} has more than {MOST_LABELS} labels: they are not counted")
+            elif len(info.label_counts) > left:
+                problems.append(f"the counts of the labels of {info.name} do not fit next to those of other data sets")
+            else:
+                left -= len(info.label_counts)
+                least, guarded = config.institution.min_count, info.guard is not None
+                fitting[info.name] = shown_counts(info.label_counts, least, guarded=guarded)
     return fitting
 
 

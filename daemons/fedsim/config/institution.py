@@ -61,6 +61,11 @@ class Institution(StrictModel):
         ge=1,
         description="Minimum number of examples behind metrics that leave the node: held-out ones, or a client's",
     )
+    min_count: int = Field(
+        10,
+        ge=1,
+        description="Least number of examples that a count of `show_labels` stands for; smaller ones stay here",
+    )
     min_difference: int = Field(
         20,
         ge=2,

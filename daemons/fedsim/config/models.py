@@ -231,6 +231,7 @@ class DataSetConfig(StrictModel):
         {}, description="Options of the format; they can also be given as keys of the data set"
     )
     share: bool = Field(False, description="Whether the test set may be sent to the server")
+    show_labels: bool = Field(False, description="Whether users see how many training examples have each label")
     require_approval: bool = Field(
         False, description="Whether the owner approves each task on it, as `institution.require_approval` does for all"
     )

@@ -20,7 +20,9 @@ from fedsim.data.split import hold_out, split_off_test
 from fedsim.data.table import Table
 from fedsim.data_schema import NAMED_TARGETS, Targets
 from fedsim.errors import BadInput
-from fedsim.learning.examples import DataSet, Examples, FloatArray, check_targets
+from fedsim.label_counts import MOST_LABELS
+from fedsim.learning.examples import DataSet, Examples, FloatArray, IntArray, check_targets
+from fedsim.learning.partition_view import strata_length
 from fedsim.learning.partitions.natural import sizes_in_steps
 from fedsim.messages import MAX_CLASSES, MAX_DIMENSIONS, MAX_LENGTH, MAX_NOTES, DataSetInfo, GuardInfo
 
@@ -105,7 +107,7 @@ def inspect_dataset(config: DataSetConfig, folder: Path, guard: tuple[Path, int]
     dataset = load_dataset(config, folder)
     info = describe(config, dataset)
     if guard is None:
-        return info
+        return _with_labels(info, config, dataset.train.strata)
     division, num_held_out = extend_division(guard[0], config.name, dataset.train, guard[1]), info.num_held_out
     if config.validation_share is not None:
         division, held_out = division.hold_out(config.validation_share, config.name)
@@ -116,7 +118,18 @@ def inspect_dataset(config: DataSetConfig, folder: Path, guard: tuple[Path, int]
     blocks = GuardInfo(secret_digest=division.secret_digest, block_size=division.size, num_blocks=division.num_blocks)
     update = {"guard": blocks, "num_train": len(division.order), "notes": (*notes, *info.notes)[:MAX_NOTES]}
     update["num_held_out"] = num_held_out
-    return info.model_copy(update=update)
+    return _with_labels(info.model_copy(update=update), config, dataset.train.strata[division.order])
+
+
+def _with_labels(info: DataSetInfo, config: DataSetConfig, strata: IntArray) -> DataSetInfo:
+    """With the number of training examples of each label, int64 [n], if the owner shows it and they are not too many.
+
+    What of it leaves the node depends on the institution's `min_count`, see `client.announcing`.
+    """
+    length = strata_length(strata, info.num_classes)
+    if not config.show_labels or length > MOST_LABELS:
+        return info
+    return info.model_copy(update={"label_counts": tuple(np.bincount(strata, minlength=length).tolist())})
 
 
 def describe(config: DataSetConfig, dataset: DataSet) -> DataSetInfo:

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.data_schema import DataSchema
+from fedsim.errors import BadInput
+from fedsim.label_counts import NamedCounts
 from fedsim.learning.examples import DataSet, IntArray
 from fedsim.learning.partition_picture import MAX_CLIENTS, draw_partition
 from fedsim.learning.partitions import Partition, make_partition, make_partitioner, partition_of
+from fedsim.messages import DataSetInfo
 from fedsim.settings import TaskSettings
 
 SHADES = " ░▒▓█"
@@ -121,10 +124,16 @@ class PartitionView:
             "pair_distance": self.pair_distance,
         }
 
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> PartitionView:
+        """The view that `document` describes."""
+        counts = np.array(document["counts"], np.int64).reshape(document["num_clients"], len(document["labels"]))
+        return cls(counts, tuple(document["labels"]), tuple(document["clients"]), document["exact"])
+
     def csv_rows(self) -> Iterator[list[str | int | float]]:
         """A heading and a row for each client, for CSV; the columns of labels are `label_…`."""
         yield ["client", "num_examples", "distance", *(f"label_{name}" for name in self.label_names)]
-        names = self.clients or range(len(self.counts))
+        names: Sequence[str | int] = self.clients or range(len(self.counts))
         for name, size, distance, counts in zip(
             names, self.sizes.tolist(), self.distances.tolist(), self.counts.tolist(), strict=True
         ):
@@ -142,35 +151,67 @@ def view_partition(settings: TaskSettings, dataset: DataSet, *, partition: Any =
     Raises:
         BadInput: the data set cannot be divided so.
     """
-    partitioner = partition() if inspect.isclass(partition) else partition
+    partitioner: Any = partition() if inspect.isclass(partition) else partition
     strata = dataset.train.strata
     divided = partition_of(settings, dataset.train, partitioner)
-    counts = _count(divided, strata, strata_length(dataset))
+    counts = _count(divided, strata, strata_length(strata, dataset.num_classes))
     return PartitionView(counts, strata_names(dataset.data_schema, counts.shape[1]))
 
 
-def view_counts(settings: TaskSettings, label_counts: Sequence[int], labels: tuple[str, ...] = ()) -> PartitionView:
-    """How a task would divide a data set of which only the number of examples of each label is known.
+@dataclass(frozen=True)
+class KnownLabels:
+    """What is known of a node's training examples: how many there are, and how many have each label (None: few)."""
 
-    The sizes are those of the task. The labels are too if the partition goes `by_counts`; otherwise they are those of
-    a data set with its examples in another order.
+    node: str
+    num_train: int
+    counts: NamedCounts
+
+
+def view_known(settings: TaskSettings, known: Sequence[KnownLabels], rest: str = "others") -> PartitionView:
+    """How a task would divide data of which only the number of examples of each label is known.
+
+    The sizes are those of the task. The labels are too if they follow from these numbers (`Partitioner.from_counts`);
+    otherwise they are those of a data set with its examples in another order.
 
     Args:
-        settings: the task's; its partition is not one of each node's own data.
-        label_counts: how many training examples have each label (see `Examples.strata`).
-        labels: what each label is called.
+        settings: the task's.
+        known: of each node, if the partition makes each node's data a client; otherwise of one, as all have the same.
+        rest: what the labels are called together whose number is not known.
 
     Raises:
-        BadInput: the examples cannot be divided so.
+        BadInput: the examples cannot be divided so, or nothing about this partition follows from these numbers.
     """
-    strata = np.repeat(np.arange(len(label_counts), dtype=np.int64), np.array(label_counts, np.int64))
-    counts = _count(make_partition(settings, strata), strata, len(label_counts))
-    return PartitionView(counts, labels, exact=make_partitioner(settings).by_counts)
+    partitioner = make_partitioner(settings)
+    names = list(dict.fromkeys(name for one in known for name in one.counts))
+    table = np.array([[one.counts.get(name) or 0 for name in names] for one in known], np.int64)
+    # Rounded counts add up to less than all although no label is missing.
+    some = np.array([None in one.counts.values() for one in known])
+    left = some * np.maximum(np.array([one.num_train for one in known], np.int64) - table.sum(axis=1), 0)
+    shown = [column for column, name in enumerate(names) if any(one.counts.get(name) is not None for one in known)]
+    table, names = table[:, shown], [names[column] for column in shown]
+    if (left > 0).any():
+        table, names = np.concatenate([table, left[:, None]], axis=1), [*names, rest]
+    if partitioner.per_node:
+        return PartitionView(table, tuple(names), tuple(one.node for one in known))
+    if not partitioner.from_counts:
+        raise BadInput(f"what clients hold with the partition {settings.partition} depends on more than the labels")
+    strata = np.repeat(np.arange(len(names), dtype=np.int64), table[0])
+    counts = _count(make_partition(settings, strata, partitioner), strata, len(names))
+    exact = partitioner.from_counts == "labels" and not (left > 0).any()
+    return PartitionView(counts, tuple(names), exact=exact)
 
 
-def strata_length(dataset: DataSet) -> int:
-    """How many labels partitions tell apart in a data set."""
-    return max(dataset.num_classes, int(dataset.train.strata.max(initial=0)) + 1)
+def named_counts(info: DataSetInfo) -> NamedCounts | None:
+    """The counts of labels that a node announced, by the labels' names; None if it shows none."""
+    if info.label_counts is None:
+        return None
+    names = strata_names(info.data_schema, len(info.label_counts)) or map(str, range(len(info.label_counts)))
+    return dict(zip(names, info.label_counts, strict=True))
+
+
+def strata_length(strata: IntArray, num_classes: int) -> int:
+    """How many labels partitions tell apart in examples of these strata, int64 [n]."""
+    return max(num_classes, int(strata.max(initial=0)) + 1)
 
 
 def strata_names(schema: DataSchema | None, length: int) -> tuple[str, ...]:

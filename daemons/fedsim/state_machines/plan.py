@@ -35,7 +35,7 @@ from fedsim.state_machines.candidates import Chosen, Impossible, Measuring, Wait
 from fedsim.state_machines.guarded import capacity, guarded_notes, least_chunk, limits_of, too_few_clients, too_many
 from fedsim.state_machines.plan_checks import too_long, unfit_parts
 from fedsim.state_machines.repeated import Repeats, on_the_same_nodes, recorded_manner, take_plan
-from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out
+from fedsim.state_machines.shares import NodeShare, RecordedPlan, share_out, with_labels
 from fedsim.state_machines.speeds import known_speed, manner_of, not_measured, own_workers, speed_request, unmeasured
 from fedsim.state_machines.testset_choice import OwnTestSet, choose_test_set
 
@@ -215,7 +215,9 @@ def make_plan(
         return plan
     if (problem := too_few_clients(plan, hellos)) is not None:
         return Impossible(problem)
-    further = {"user": user, "plugins": dict(plugins), "notes": (*plan.notes, *notes)}
+    infos = {name: dataset_of(settings, hellos[name]) for name in plan.nodes}
+    shares = with_labels(plan.shares, infos, each=make_partitioner(settings).per_node)
+    further = {"shares": shares, "user": user, "plugins": dict(plugins), "notes": (*plan.notes, *notes)}
     return too_long(plan, broadcast_bytes) or plan.model_copy(update=further)
 
 

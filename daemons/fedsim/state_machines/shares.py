@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
 
-from fedsim.messages import EngineInfo, Message, Name
+from fedsim.label_counts import MOST_COUNTS, NamedCounts
+from fedsim.learning.partition_view import named_counts
+from fedsim.messages import DataSetInfo, EngineInfo, Message, Name
 from fedsim.text import rounded
 
 
@@ -24,6 +26,7 @@ class NodeShare(Message):
     guard: str | None = Field(None, description="Digest of the secret that divides the node's guarded data set")
     num_train: int | None = Field(None, description="Training examples that the node announced")
     num_held_out: int = Field(0, description="Examples that the node announced to test models on")
+    label_counts: NamedCounts | None = Field(None, description="Of the labels of its data, if its owner shows them")
     approval: bool = Field(False, description="Whether the node's owner must approve the task before it begins")
 
     @property
@@ -42,6 +45,22 @@ class RecordedPlan(Message):
     chunk_clients: Annotated[int, Field(ge=1)]
     schema_from: Name | None = None
     version: str
+
+
+def with_labels(shares: Sequence[NodeShare], infos: Mapping[str, DataSetInfo], *, each: bool) -> tuple[NodeShare, ...]:
+    """Shares with the counts of labels that the nodes announced, for pictures of the partition.
+
+    Where all have the same data, one node has them; with `each`, where clients have data of their node alone, each node
+    does, unless these are too many to be recorded. Nodes divide guarded data in ways that no one else can draw.
+    """
+    found: dict[str, NamedCounts] = {}
+    for share in shares:
+        counts = named_counts(infos[share.node])
+        if counts is not None and (each or (not found and all(one.guard is None for one in shares))):
+            found[share.node] = counts
+    if sum(map(len, found.values())) > MOST_COUNTS:
+        return tuple(shares)
+    return tuple(share.model_copy(update={"label_counts": found.get(share.node)}) for share in shares)
 
 
 def share_out(total: int, capacities: Sequence[int]) -> list[int]:

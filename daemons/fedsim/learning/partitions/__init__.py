@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from blake3 import blake3
@@ -17,6 +17,8 @@ from fedsim.errors import BadInput
 from fedsim.learning.examples import Examples, FloatArray, IntArray
 from fedsim.plugins import Plugin
 from fedsim.settings import TaskSettings
+
+FromCounts = Literal["labels", "sizes", ""]
 
 
 @dataclass(frozen=True)
@@ -109,18 +111,19 @@ class Partitioner(Plugin):
         changes_features: its clients train on other features than those of the data set (`Partition.change`). Guarded
             data is divided in another way, which does not know of it.
         natural: the data itself names its clients (`Examples.clients`), and nodes with other data have other clients.
-        by_counts: how many examples of each label a client holds follows from how many there are, whatever their order.
-            Pictures of other partitions, where only these numbers are known, show the sizes and an example of labels.
+        from_counts: what follows from how many examples have each label, whatever their order: how many of each label
+            a client holds ("labels"), only how many examples it holds ("sizes"), or neither. Where no more is known,
+            pictures show this.
     """
 
     per_node: ClassVar[bool] = False
     changes_features: ClassVar[bool] = False
     natural: ClassVar[bool] = False
+    from_counts: ClassVar[FromCounts] = ""
 
     def groups(self, examples: Examples) -> IntArray:
         """What `divide` divides by, int64 [n]: the labels of the examples; raises `BadInput` if they have none."""
         return examples.strata
-    by_counts: ClassVar[bool] = False
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """The largest number of clients with at least `min_size` examples each that `num_examples` allow."""

@@ -29,7 +29,7 @@ class Dirichlet(Partitioner):
     """
 
     title = gettext_noop("dirichlet – label shares drawn with alpha")
-    by_counts = True
+    from_counts = "labels"
 
     class Options(PluginOptions):
         """The concentration."""

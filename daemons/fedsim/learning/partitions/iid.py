@@ -13,7 +13,7 @@ class Iid(Shards):
     """Shuffled, then cut into equal parts: independent and identically distributed clients."""
 
     title = gettext_noop("iid – shuffled, every client alike")
-    by_counts = False
+    from_counts = "sizes"
 
     def divide(self, labels: IntArray, num_clients: int, min_size: int, seed: int) -> Partition:  # noqa: ARG002
         """Examples that do not fill a shard belong to no client."""

@@ -22,7 +22,7 @@ class LabelsPerClient(Partitioner):
     """
 
     title = gettext_noop("labels_per_client – k labels at each client")
-    by_counts = True
+    from_counts = "labels"
 
     class Options(PluginOptions):
         """The number of labels."""

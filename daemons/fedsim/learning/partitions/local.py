@@ -15,7 +15,7 @@ class Local(Partitioner):
 
     title = gettext_noop("local – each node's own file is one client")
     per_node = True
-    by_counts = True
+    from_counts = "labels"
 
     def size(self, num_examples: int, num_clients: int) -> int:  # noqa: ARG002
         """All that the node has."""

@@ -22,6 +22,7 @@ class Quantity(Partitioner):
     """
 
     title = gettext_noop("quantity – alike, but of unequal size")
+    from_counts = "sizes"
 
     class Options(PluginOptions):
         """How unequal."""

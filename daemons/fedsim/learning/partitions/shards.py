@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from fedsim.learning.examples import IntArray
-from fedsim.learning.partitions import Partition, Partitioner
+from fedsim.learning.partitions import FromCounts, Partition, Partitioner
 from fedsim.learning.randomness import generator
 from fedsim.plugins import gettext_noop
 
@@ -16,7 +18,7 @@ class Shards(Partitioner):
     """Sorted by label and cut into equal shards, two of them for each client (McMahan et al. 2017, section 3)."""
 
     title = gettext_noop("shards – sorted by label, two shards each: few labels per client")
-    by_counts = True
+    from_counts: ClassVar[FromCounts] = "labels"
 
     def most_clients(self, num_examples: int, min_size: int) -> int:
         """Shards are of equal size, and each client takes two."""
