@@ -12,11 +12,12 @@ from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS
 from fedsim.settings import TaskSettings
 from fedsim.store.records import User, UserRole, UserState
 from fedsim.web import accounts, contracts, submissions
-from fedsim.web.catalogue import read_catalogue
+from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.downloads import checkpoint_file
 from fedsim.web.errors import Fault, Problems, not_found, status_text
 from fedsim.web.i18n import tr
 from fedsim.web.openapi import document
+from fedsim.web.partitions import partition_of_settings, partition_of_task
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import json_response
 from fedsim.web.routes import Access, Route
@@ -50,6 +51,8 @@ class ApiRoutes:
             Route("GET", task + "/rounds", self.rounds, contract=contracts.ROUNDS),
             Route("GET", task + "/participation", self.participation, contract=contracts.PARTICIPATION),
             Route("GET", task + "/plan", self.plan, contract=contracts.PLAN),
+            Route("GET", task + "/partition", self.partition, contract=contracts.PARTITION),
+            Route("POST", ROOT + "/partition", self.preview, contract=contracts.PREVIEW),
             Route("GET", task + "/events", self.events, contract=contracts.EVENTS),
             Route("GET", task + "/checkpoints", self.checkpoints, contract=contracts.CHECKPOINTS),
             Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint, contract=contracts.CHECKPOINT),
@@ -138,6 +141,15 @@ class ApiRoutes:
         """How each node trains the task: engine, processes, threads, chunk size; null before it is planned."""
         submissions.task_of(request, number)
         return {"plan": request.store.tasks.plan(number)}
+
+    def partition(self, request: WebRequest, number: int) -> Json:
+        """How the task divides its data among clients; null with the reason where it is not shown."""
+        return partition_of_task(request, submissions.task_of(request, number)).document(request)
+
+    def preview(self, request: WebRequest) -> Json:
+        """How a task with these settings would divide the data; nothing is submitted."""
+        settings, _ = check_settings(request.json_body(), read_catalogue(request.site))
+        return partition_of_settings(request, settings).document(request)
 
     def events(self, request: WebRequest, number: int) -> Json:
         """The events of the task, newest first."""

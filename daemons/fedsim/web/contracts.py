@@ -7,7 +7,7 @@ from typing import Final
 from fedsim.settings import MOST_ROUNDS
 from fedsim.store.records import UserRole, UserState
 from fedsim.web.accounts import MAX_LABEL_CHARACTERS
-from fedsim.web.openapi import INTEGER, TEXT, Contract, Query, a_list, a_map, an_object, component
+from fedsim.web.openapi import BOOLEAN, INTEGER, TEXT, Contract, Query, a_list, a_map, an_object, component
 
 MAX_KEY_CHARACTERS: Final = 255
 _STRETCH: Final = (Query("after", INTEGER), Query("limit", INTEGER), Query("newest", {"enum": ["0", "1"]}))
@@ -44,6 +44,23 @@ SUBMIT = Contract(
     errors=(404,),
 )
 PLAN = Contract({200: an_object(plan={"type": ["object", "null"]})})
+_NUMBERS = a_list({"type": "number"})
+_PARTITION = an_object(
+    num_clients=INTEGER,
+    exact=BOOLEAN,
+    clients=a_list(TEXT),
+    labels=a_list(TEXT),
+    sizes=a_list(INTEGER),
+    counts=a_list(a_list(INTEGER)),
+    distances=_NUMBERS,
+    mean_distance={"type": "number"},
+    pair_distance={"type": "number"},
+)
+_SHOWN_PARTITION = an_object(
+    partition={"anyOf": [_PARTITION, {"type": "null"}]}, hidden=a_list(TEXT), reason={"type": ["string", "null"]}
+)
+PARTITION = Contract({200: _SHOWN_PARTITION})
+PREVIEW = Contract({200: _SHOWN_PARTITION}, body=component("Settings"))
 ROUNDS = Contract({200: an_object(rounds=a_list(component("Round")), total=INTEGER)}, _STRETCH)
 PARTICIPATION = Contract(
     {200: an_object(nodes=a_map(a_map(INTEGER)), missing=a_map(a_list(INTEGER)), clients=a_map(a_list(INTEGER)))}

@@ -14,6 +14,8 @@ from fedsim.web.i18n import Text
 # Hidden fields: the task from which the form was filled, and the submission's idempotency key.
 SOURCE = "from"
 SUBMISSION = "submission"
+# The button that shows the partition instead of submitting the task.
+PREVIEW = "preview"
 # Prefix of the task form's fields that the log-in page carries along.
 CARRIED_PREFIX = "kept."
 MAX_TYPED_CHARACTERS = 500

@@ -5,10 +5,12 @@ from __future__ import annotations
 import bottle
 
 from fedsim.web import forms, submissions
+from fedsim.web.catalogue import check_settings, read_catalogue
 from fedsim.web.errors import Fault
 from fedsim.web.i18n import tr
 from fedsim.web.pages.login import show_login
 from fedsim.web.pages.task_form import show_task_form
+from fedsim.web.partitions import partition_of_settings
 from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
@@ -40,8 +42,10 @@ class SubmitPages:
         return show_task_form(self._renderer, request, values | {forms.SOURCE: str(source)})
 
     def submit(self, request: WebRequest) -> bottle.HTTPResponse:
-        """Submit the form; if there are problems, it is shown again with its input."""
+        """Submit the form, or with `preview` show its partition; if there are problems, the input is shown again."""
         try:
+            if forms.PREVIEW in request.form:
+                return self._preview(request)
             key = request.form.get(forms.SUBMISSION, "")
             source = request.form.get(forms.SOURCE, "")
             repeats = int(source) if source.isascii() and source.isdigit() and len(source) < MOST_DIGITS else None
@@ -51,6 +55,11 @@ class SubmitPages:
                 raise
             return show_task_form(self._renderer, request, forms.typed_values(request.form), fault=fault)
         return see_other(f"/tasks/{made.task.number}")
+
+    def _preview(self, request: WebRequest) -> bottle.HTTPResponse:
+        settings, _ = check_settings(forms.settings_from(request.form), read_catalogue(request.site))
+        shown = partition_of_settings(request, settings)
+        return show_task_form(self._renderer, request, forms.typed_values(request.form), partition=shown)
 
     def outdated(self, request: WebRequest) -> bottle.HTTPResponse:
         """The form was opened in a session that has ended: show it again, after a log-in if necessary."""

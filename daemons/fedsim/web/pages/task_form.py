@@ -10,6 +10,7 @@ from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
 from fedsim.web.i18n import Text
 from fedsim.web.initial_models import known_files
+from fedsim.web.partitions import ShownPartition
 from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import page_response
@@ -22,8 +23,9 @@ def show_task_form(
     *,
     fault: Fault | None = None,
     notice: Text | None = None,
+    partition: ShownPartition | None = None,
 ) -> bottle.HTTPResponse:
-    """Show the form with `values`, which need not be valid; missing values have their default."""
+    """Show the form with `values`, which need not be valid; missing ones have their default. Below is a `partition`."""
     problems: Problems = fault.problems if fault else {}
     known = {field.name for field in form_fields.form_fields()}
     source = values.get(forms.SOURCE, "")
@@ -41,6 +43,7 @@ def show_task_form(
         other_problems={name: text for name, text in problems.items() if name not in known},
         error=fault.text if fault else None,
         notice=notice,
+        partition=partition,
         catalogue=read_catalogue(request.site),
         source=source if source.isascii() and source.isdigit() else "",
         submission=values.get(forms.SUBMISSION) or forms.new_submission(),

@@ -16,6 +16,7 @@ from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
 from fedsim.web.contributions import contributions_of
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
+from fedsim.web.partitions import partition_csv, partition_of_task
 from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
@@ -49,6 +50,7 @@ class TaskPages:
             Route("POST", task + "/delete", self.delete),
             Route("GET", task + "/rounds.csv", self.rounds_csv),
             Route("GET", task + "/rounds.json", self.rounds_json),
+            Route("GET", task + "/partition.csv", self.partition_csv),
             Route("GET", task + "/checkpoints/<round_number:int>", self.checkpoint),
         ]
 
@@ -124,6 +126,7 @@ class TaskPages:
                 request, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)
             ),
             "plan": store.tasks.plan(number),
+            "partition": None if request.header("HX-Request") else partition_of_task(request, task),
             "events": store.events.newest(task=number, limit=SHOWN_EVENTS),
         }
         return self._live_part(request, "task.html", "_task.html", values)
@@ -156,6 +159,10 @@ class TaskPages:
     def rounds_json(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
         """The task with its rounds as JSON."""
         return rounds_json(request.store, submissions.task_of(request, number))
+
+    def partition_csv(self, request: WebRequest, number: int) -> bottle.HTTPResponse:
+        """The partition as CSV."""
+        return partition_csv(request, submissions.task_of(request, number))
 
     def checkpoint(self, request: WebRequest, number: int, round_number: int) -> bottle.HTTPResponse:
         """The file of a checkpoint, or with `part=json` its metadata."""
