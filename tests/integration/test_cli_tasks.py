@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 from cli_support import Terminal, Web, serving
+from web_support import hello
 
 from fedsim.cli import api
 from fedsim.initial import InitialModel
-from fedsim.store.records import Resumable, TaskState
+from fedsim.store.records import Node, Resumable, TaskState
 
 
 @pytest.fixture
@@ -291,3 +293,38 @@ def test_a_watched_submission_ends_as_the_task_does(
     assert result.code == 1
     assert result.document["task"]["state"] == "failed"
     assert "diverged in round 2" in result.err
+
+
+def test_the_partition_is_shown_before_and_after_submission(web: Web, terminal: Terminal) -> None:
+    result = terminal.run("partition", "--set", "num_clients=4", "--set", "partition=shards")
+    assert result.code != 0
+    assert "do not show how many examples have each label" in result.err
+    said = hello("node-1", num_train=2000)
+    said["datasets"][0]["label_counts"] = [200] * 10
+    web.site.now += 1
+    web.site.store.nodes.record(Node("node-1", web.site.now, said))
+    settings = ("--set", "num_clients=4", "--set", "partition=shards")
+    result = terminal.run("partition", *settings)
+    assert result.code == 0, result.err
+    assert result.out.count("| 500") == 4
+    assert terminal.run("submit", "-", typed="{num_clients: 4, partition: shards}").code == 0
+    shown = terminal.run("partition", "--task", "1", "--json")
+    assert [sum(row) for row in json.loads(shown.out)["counts"]] == [500] * 4
+    assert terminal.run("partition", "--task", "1", *settings).code == 64
+
+
+def test_data_on_this_machine_is_divided_without_the_web(tmp_path: Path, terminal: Terminal) -> None:
+    terminal.use("http://127.0.0.1:9", "nothing answers there")
+    data, picture, table = tmp_path / "data.csv", tmp_path / "picture.svg", tmp_path / "clients.csv"
+    data.write_text("x,y\n" + "".join(f"{row},{int(row % 3 > 0)}\n" for row in range(60)), encoding="utf-8")
+    options = ("--data", data, "--label-column", "y", "--set", "num_clients=3", "--set", "partition=quantity")
+    result = terminal.run("partition", *options, "--svg", picture, "--csv", table)
+    assert result.code == 0, result.err
+    assert "labels: 0, 1" in result.out
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert [sum(int(row[f"label_{name}"]) for row in rows) for name in "01"] == [20, 40]
+    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    again = terminal.run("partition", *options, "--svg", picture)
+    assert "already exists" in again.err
+    bad = terminal.run("partition", "--data", data, "--label-column", "y", "--set", "num_clients=99")
+    assert "99 clients are too many for 60 training examples" in bad.err

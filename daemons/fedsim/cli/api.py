@@ -168,6 +168,14 @@ class ApiClient:
         plan: Json | None = self._ask("GET", f"tasks/{number}/plan", what=f"Task {number}")["plan"]
         return plan
 
+    def task_partition(self, number: int) -> Json:
+        """How the task divides its data, or the reason why this is not shown."""
+        return self._ask("GET", f"tasks/{number}/partition", what=f"Task {number}")
+
+    def partition(self, settings: Json) -> Json:
+        """How a task with these settings would divide the nodes' data, or the reason why this is not shown."""
+        return self._ask("POST", "partition", json=settings)
+
     def participation(self, number: int) -> Json:
         """How nodes and clients took part in the task."""
         return self._ask("GET", f"tasks/{number}/participation", what=f"Task {number}")

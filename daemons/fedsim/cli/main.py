@@ -12,6 +12,7 @@ from fedsim.cli.commands.admin import admin
 from fedsim.cli.commands.demo import demo
 from fedsim.cli.commands.download import download
 from fedsim.cli.commands.listings import nodes, options, rounds
+from fedsim.cli.commands.partition import partition
 from fedsim.cli.commands.predict import predict
 from fedsim.cli.commands.tasks import continue_task, delete, rerun, resume, show, stop, submit, tasks
 from fedsim.cli.commands.watch import watch
@@ -23,8 +24,8 @@ from fedsim.command import EPILOG, run_command
 def cli() -> None:
     """Federated learning on the lab's machines.
 
-    Log in once with `fedsim login`; then submit tasks, watch them, and download what they made. `fedsim predict` and
-    `fedsim admin` need no web.
+    Log in once with `fedsim login`; then submit tasks, watch them, and download what they made. `fedsim predict`,
+    `fedsim admin`, and `fedsim partition` with data need no web.
     """
 
 
@@ -45,6 +46,7 @@ for _command in (
     rounds,
     nodes,
     options,
+    partition,
     predict,
     admin,
 ):

@@ -47,20 +47,28 @@ plaintext_option = click.option(
 )
 
 
+def web_options(function: Callable[P, int | None]) -> Callable[P, int | None]:
+    """The options that say where and as whom to ask the web, for `open_api`."""
+    return url_option(token_file_option(plaintext_option(json_option(function))))
+
+
+def open_api(url: str | None, token_file: Path | None, *, insecure_plaintext: bool) -> ApiClient:
+    """The API of the web that these options choose, to be used as a context manager."""
+    credentials = read_credentials(token_file or default_path())
+    chosen = choose_url(credentials, url, insecure_plaintext=insecure_plaintext)
+    return ApiClient(chosen, credentials.token)
+
+
 def asks_web(function: Callable[Concatenate[ApiClient, Output, P], int | None]) -> Callable[P, int | None]:
     """A command that asks the web: gets an `Api` and an `Output` before its own parameters."""
 
-    @url_option
-    @token_file_option
-    @plaintext_option
-    @json_option
+    @web_options
     @wraps(function)
     def command(*args: P.args, **kwargs: P.kwargs) -> int | None:
         url, token_file = kwargs.pop("url"), kwargs.pop("token_file")
         insecure_plaintext, as_json = bool(kwargs.pop("insecure_plaintext")), bool(kwargs.pop("as_json"))
-        credentials = read_credentials(token_file if isinstance(token_file, Path) else default_path())
-        chosen = choose_url(credentials, url if isinstance(url, str) else None, insecure_plaintext=insecure_plaintext)
-        with ApiClient(chosen, credentials.token) as api:
+        where = url if isinstance(url, str) else None, token_file if isinstance(token_file, Path) else None
+        with open_api(*where, insecure_plaintext=insecure_plaintext) as api:
             return function(api, Output(as_json=as_json), *args, **kwargs)
 
     return command
