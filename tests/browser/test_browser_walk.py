@@ -66,7 +66,7 @@ def test_a_person_walks_from_registering_to_the_downloaded_model(
 
 
 def test_everything_works_with_javascript_off(web: Web, open_browser: OpenBrowser, screenshots: Path) -> None:
-    web.site.node("node-1")
+    web.site.node("node-1", label_counts=(6000,) * 10)
     browser = open_browser(WIDE, "en", javascript=False)
     driver, shots = StoreDriver(web, ENGLISH), Shots(browser, screenshots, "no-script", WIDE[0])
     browser.get(f"{web.url}/register")
@@ -79,7 +79,10 @@ def test_everything_works_with_javascript_off(web: Web, open_browser: OpenBrowse
     find(browser, "main form button.primary").click()
     patient.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#num_rounds-note .problem"))
     assert find(browser, "[name=title]").get_attribute("value") == "no script"
-    fill_in(browser, num_rounds="10")
+    fill_in(browser, num_rounds="10", num_clients="30")
+    find(browser, "[name=preview]").click()
+    patient.until(lambda _: browser.find_elements(By.CSS_SELECTOR, "#partition-shown svg .discs path"))
+    shots.take("partition-shown")
     find(browser, "main form button.primary").click()
     patient.until(lambda _: browser.current_url == f"{web.url}/tasks/1")
     driver.begin(1)
@@ -97,7 +100,7 @@ def test_everything_works_with_javascript_off(web: Web, open_browser: OpenBrowse
 
 
 def test_dark_pages_and_an_administrators_view(web: Web, open_browser: OpenBrowser, screenshots: Path) -> None:
-    web.site.node("node-1")
+    web.site.node("node-1", label_counts=(6000,) * 10)
     web.site.admin("root")
     task = web.site.task("root", title="a failed one")
     web.site.run_rounds(task, 4, missing=(1,))
@@ -112,6 +115,8 @@ def test_dark_pages_and_an_administrators_view(web: Web, open_browser: OpenBrows
     send(browser)
     for page in ("tasks/1", "admin/users", "admin/tasks", "tasks/new", "nope"):
         browser.get(f"{web.url}/{page}")
+        for summary in browser.find_elements(By.CSS_SELECTOR, "#partition > summary"):
+            summary.click()
         shots.take(page.replace("/", "-"))
     background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(20, 24, 27)"

@@ -26,7 +26,7 @@ from fedsim.testing.local_cluster import LocalCluster, NodeSpec
 from fedsim.web.accounts import create_admin, make_token
 
 T = TypeVar("T")
-DIGITS: dict[str, Any] = {"name": "digits", "path": "digits", "format": "digits", "share": True}
+DIGITS: dict[str, Any] = {"name": "digits", "path": "digits", "format": "digits", "share": True, "show_labels": True}
 # Small and quick, on both nodes.
 SMALL: dict[str, Any] = {
     "dataset": "digits",

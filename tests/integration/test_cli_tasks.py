@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 from cli_support import Terminal, Web, serving
-from web_support import hello
 
 from fedsim.cli import api
 from fedsim.initial import InitialModel
-from fedsim.store.records import Node, Resumable, TaskState
+from fedsim.store.records import Resumable, TaskState
 
 
 @pytest.fixture
@@ -299,10 +298,8 @@ def test_the_partition_is_shown_before_and_after_submission(web: Web, terminal: 
     result = terminal.run("partition", "--set", "num_clients=4", "--set", "partition=shards")
     assert result.code != 0
     assert "do not show how many examples have each label" in result.err
-    said = hello("node-1", num_train=2000)
-    said["datasets"][0]["label_counts"] = [200] * 10
     web.site.now += 1
-    web.site.store.nodes.record(Node("node-1", web.site.now, said))
+    web.site.node(num_train=2000, label_counts=(200,) * 10)
     settings = ("--set", "num_clients=4", "--set", "partition=shards")
     result = terminal.run("partition", *settings)
     assert result.code == 0, result.err

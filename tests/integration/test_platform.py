@@ -16,6 +16,7 @@ from fedsim import plugins
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.learning.engine import make_deterministic
+from fedsim.learning.partition_view import view_partition
 from fedsim.learning.simulate import simulate
 from fedsim.store.records import TaskState
 from fedsim.worker.checkpoint import load_checkpoint
@@ -68,6 +69,13 @@ def test_every_strategy_and_every_partition_give_what_one_process_gives(lab: Pla
         for pair, settings in chosen.items()
     }
     assert {pair: lab.completed(number).digest for pair, number in numbers.items()} == expected
+    for (strategy, partition), number in numbers.items():
+        shown = lab.api.get(f"/tasks/{number}/partition").json()["partition"]
+        view = view_partition(small_settings(**chosen[strategy, partition]), dataset)
+        copies = 2 if partition == "local" else 1
+        assert shown["sizes"] == view.sizes.tolist() * copies
+        if shown["exact"]:
+            assert shown["counts"] == view.counts.tolist() * copies
 
 
 def test_a_task_with_another_model_follows_without_any_restart(lab: Platform) -> None:

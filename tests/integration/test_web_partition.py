@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 from test_web_submit import fields_of
-from web_support import Browser, Site, hello, make_site
+from web_support import Browser, Site, make_site
 
-from fedsim.messages import EngineInfo
+from fedsim.messages import EngineInfo, GuardInfo
 from fedsim.state_machines.shares import NodeShare, RecordedPlan
-from fedsim.store.records import Node
 
-COUNTS = [600] * 10
+COUNTS = (600,) * 10
 MOST_ADDED = 60_000
 """Bytes that a picture adds to a page."""
 
@@ -27,11 +26,9 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.store.close()
 
 
-def announce(site: Site, name: str = "node-1", **changed: Any) -> None:
-    said = hello(name, num_train=6000)
-    said["datasets"][0] |= changed
+def announce(site: Site, name: str = "node-1", **said: Any) -> None:
     site.now += 1
-    site.store.nodes.record(Node(name, site.now, said))
+    site.node(name, **{"num_train": 6000, **said})
 
 
 def preview(browser: Browser, form: dict[str, str], **changed: str) -> str:
@@ -64,7 +61,7 @@ def test_what_owners_do_not_show_is_not_there(site: Site) -> None:
     page = preview(browser, form)
     assert "do not show how many examples have each label" in page
     assert "<svg" not in page.split('id="partition-shown"')[1]
-    guard = {"secret_digest": "a" * 64, "block_size": 20, "num_blocks": 300}
+    guard = GuardInfo(secret_digest="a" * 64, block_size=20, num_blocks=300)
     announce(site, guard=guard, label_counts=COUNTS)
     assert "each node divides its own" in preview(browser, form)
     announce(site, "node-2")
@@ -108,7 +105,7 @@ def test_api_page_and_csv_of_a_task_show_what_its_plan_records(site: Site) -> No
 
 
 def test_large_partitions_are_not_computed_for_a_page(site: Site) -> None:
-    announce(site, num_train=60_000_000, label_counts=[6_000_000] * 10)
+    announce(site, num_train=60_000_000, label_counts=(6_000_000,) * 10)
     browser = site.user("lin")
     csrf = {"X-CSRF-Token": browser.csrf("/profile")}
     answer = browser.post("/api/v1/partition", json={"partition": "iid"}, headers=csrf).json()

@@ -13,7 +13,7 @@ from typing import Any, Self
 import httpx
 
 from fedsim.config import WebConfig
-from fedsim.messages import DataSetInfo, EngineInfo, Hello, PluginInfo
+from fedsim.messages import DataSetInfo, EngineInfo, GuardInfo, Hello, PluginInfo
 from fedsim.settings import TaskSettings
 from fedsim.store import Store, open_store
 from fedsim.store.records import Checkpoint, Node, Progress, RoundRecord, Task, TaskState, UserRole, UserState
@@ -90,8 +90,9 @@ class Site:
     def admin(self, name: str = "root") -> Browser:
         return self.user(name, UserRole.ADMIN)
 
-    def node(self, name: str = "node-1", *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> None:
-        self.store.nodes.record(Node(name, self.now, hello(name, num_train=num_train, datasets=datasets)))
+    def node(self, name: str = "node-1", **said: Any) -> None:
+        """A node announces itself with what `hello` takes."""
+        self.store.nodes.record(Node(name, self.now, hello(name, **said)))
 
     def task(self, user: str, **settings: Any) -> Task:
         owner = self.store.users.by_name(user)
@@ -153,7 +154,14 @@ def make_site(folder: Path, **config: Any) -> Site:
     return Site(folder, checked, store, RecordingNotifier())
 
 
-def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("mnist",)) -> dict[str, Any]:
+def hello(
+    name: str,
+    *,
+    num_train: int = 60_000,
+    datasets: tuple[str, ...] = ("mnist",),
+    label_counts: tuple[int, ...] | None = None,
+    guard: GuardInfo | None = None,
+) -> dict[str, Any]:
     """What a node announces, as the server records it."""
     infos = tuple(
         DataSetInfo(
@@ -163,6 +171,8 @@ def hello(name: str, *, num_train: int = 60_000, datasets: tuple[str, ...] = ("m
             num_test=10_000,
             feature_shape=(28, 28, 1),
             num_classes=10,
+            label_counts=label_counts,
+            guard=guard,
         )
         for dataset in datasets
     )

@@ -14,10 +14,14 @@ MAX_CLIENTS = 100
 MAX_LABELS = 40
 """Most labels in a picture; further ones are left out."""
 FEW_CLIENTS = 40
+FEW_NAMES = 8
+STEPS = (1, 2, 5, 10, 20)
+"""Each so many clients have their name or number below them."""
 LEVELS = 12
 """Sizes of discs: discs of one size are one path, which takes a tenth of the bytes of as many circles."""
 LETTERS = 14
-_MARGIN, _BARS, _GAP, _FOOT = 112, 40, 10, 22
+LETTER_WIDTH = 8
+_BARS, _GAP, _ROW, _FOOT = 40, 10, 16, 22
 
 
 def draw_partition(counts: IntArray, labels: Sequence[str], clients: Sequence[str]) -> str:
@@ -34,48 +38,53 @@ def draw_partition(counts: IntArray, labels: Sequence[str], clients: Sequence[st
     """
     shown = counts[:MAX_CLIENTS, :MAX_LABELS]
     num_clients, num_labels = shown.shape
-    column, row = 16 if num_clients <= FEW_CLIENTS else 9, 16
+    names = [_word(name) for name in clients[:num_clients] or map(str, range(num_clients))]
+    longest = LETTER_WIDTH * max(map(len, names), default=1)
+    column = 16 if num_clients <= FEW_CLIENTS else 9
+    if clients and num_clients <= FEW_NAMES:
+        column = max(column, longest)
+    left = LETTER_WIDTH * max(map(len, map(_word, labels[:num_labels])), default=1) + longest // 2
     top = _BARS + _GAP
-    width, height = _MARGIN + column * num_clients + 8, top + row * num_labels + _FOOT
+    height, width = top + _ROW * num_labels + _FOOT, left + column * num_clients + longest // 2
+    columns = [left + column * client + column // 2 for client in range(num_clients)]
     words = [
-        f'<text x="{_MARGIN - 6}" y="{top + row * label + 12}" text-anchor="end">{_word(labels[label])}</text>'
+        f'<text x="{left - 6}" y="{top + _ROW * label + 12}" text-anchor="end">{escape(_word(labels[label]))}</text>'
         for label in range(num_labels)
     ]
-    step = 1 if clients and num_clients <= 10 else 5 if num_clients <= FEW_CLIENTS else 10
-    for client in range(0, num_clients, step):
-        middle = _MARGIN + column * client + column // 2
-        name = _word(clients[client]) if clients else str(client)
-        words.append(f'<text x="{middle}" y="{height - 6}" text-anchor="middle">{name}</text>')
+    step = next(step for step in STEPS if step * column > longest or step == STEPS[-1])
+    words += [
+        f'<text x="{columns[client]}" y="{height - 6}" text-anchor="middle">{escape(names[client])}</text>'
+        for client in range(0, num_clients, step)
+    ]
     sizes = counts[:MAX_CLIENTS].sum(axis=1)
     largest = max(1, int(sizes.max(initial=0)))
     bars = "".join(
-        f"M{_MARGIN + column * client + column // 2} {_BARS}v{-max(1, round(_BARS * size / largest))}"
-        for client, size in enumerate(sizes.tolist())
+        f"M{x} {_BARS}v{-max(1, round(_BARS * size / largest))}"
+        for x, size in zip(columns, sizes.tolist(), strict=True)
         if size
     )
     discs = "".join(
-        f'<path stroke-width="{(min(column, row) - 1) * level / LEVELS:g}" d="{path}"/>'
-        for level, path in sorted(_discs(shown, column, row, top).items())
+        f'<path stroke-width="{(min(column, _ROW) - 1) * level / LEVELS:g}" d="{path}"/>'
+        for level, path in sorted(_discs(shown, columns, top).items())
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12" fill="#666" stroke="none">'
-        f'{"".join(words)}<path class="sizes" stroke="#b45309" stroke-width="{column - 4}" d="{bars}"/>'
+        f'{"".join(words)}<path class="sizes" stroke="#b45309" stroke-width="{min(column, _ROW) - 4}" d="{bars}"/>'
         f'<g class="discs" stroke="#3566a5" stroke-linecap="round">{discs}</g></svg>\n'
     )
 
 
-def _discs(shown: IntArray, column: int, row: int, top: int) -> dict[int, str]:
+def _discs(shown: IntArray, columns: Sequence[int], top: int) -> dict[int, str]:
     """The discs as paths, by level. A line of no length with round ends is a disc."""
     most = max(1, int(shown.max(initial=0)))
     paths: dict[int, list[str]] = defaultdict(list)
-    for client, counts in enumerate(shown.tolist()):
+    for x, counts in zip(columns, shown.tolist(), strict=True):
         for label, count in enumerate(counts):
             if count:
-                x, y = _MARGIN + column * client + column // 2, top + row * label + row // 2
-                paths[ceil(LEVELS * sqrt(count / most))].append(f"M{x} {y}h0")
+                paths[ceil(LEVELS * sqrt(count / most))].append(f"M{x} {top + _ROW * label + _ROW // 2}h0")
     return {level: "".join(parts) for level, parts in paths.items()}
 
 
 def _word(text: str) -> str:
-    return escape(text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…")
+    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
