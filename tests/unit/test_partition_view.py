@@ -6,15 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
-from plugin_support import INFO, hello
+from plugin_support import INFO, hello, planned
 
 from fedsim import plugins
-from fedsim.data import DataSet, Examples
+from fedsim.config import DataSetConfig
+from fedsim.data import DataSet, Examples, inspect_dataset
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
 from fedsim.label_counts import shown_counts
@@ -24,9 +26,10 @@ from fedsim.learning.partition_view import KnownLabels, PartitionView, strata_na
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.partitions.dirichlet import Dirichlet
 from fedsim.learning.simulate import simulate
-from fedsim.messages import GuardInfo
+from fedsim.messages import DataSetInfo, GuardInfo
 from fedsim.settings import TaskSettings
 from fedsim.state_machines.guarded import unwilling
+from fedsim.state_machines.shares import RecordedPlan
 from fedsim.web.catalogue import Catalogue, DataSetSummary, check_settings
 from fedsim.web.errors import Fault
 
@@ -146,6 +149,39 @@ def test_small_counts_are_left_out_and_do_not_follow_from_the_others(
     assert found == shown
     hidden = [count for count, kept in zip(counts, found, strict=True) if kept is None]
     assert sum(hidden) == 0 or sum(hidden) >= min(least, sum(counts))
+
+
+def test_a_plan_records_the_counts_that_a_picture_needs() -> None:
+    counts = (60,) * 9 + (None,)
+    shown = INFO.model_copy(update={"label_counts": counts})
+    guarded = shown.model_copy(
+        update={"guard": GuardInfo(secret_digest="c" * 64, block_size=20, num_blocks=30), "digest": "d" * 64}
+    )
+
+    def recorded(partition: str, **datasets: DataSetInfo) -> dict[str, Any]:
+        hellos = [hello(node, datasets=(info,)) for node, info in datasets.items()]
+        plan = planned(*hellos, settings=TaskSettings(partition=partition, num_clients=4))
+        again = RecordedPlan.model_validate_json(plan.record.model_dump_json())
+        return {share.node: share.label_counts for share in again.shares}
+
+    by_name = {str(label): count for label, count in enumerate(counts)}
+    assert recorded("iid", a=INFO, b=shown, c=shown) == {"a": None, "b": by_name, "c": None}, "once for equal data"
+    assert recorded("local", a=INFO, b=shown, c=shown) == {"a": None, "b": by_name, "c": by_name}
+    assert recorded("iid", a=guarded, b=guarded) == {"a": None, "b": None}, "each node divides its own"
+    assert recorded("local", a=guarded) == {"a": by_name}
+
+
+def test_what_a_node_inspects_has_counts_only_if_its_owner_shows_them(tmp_path: Path) -> None:
+    rows = "".join(f"{row},{row % 3}\n" for row in range(60))
+    (tmp_path / "data.csv").write_text(f"x,y\n{rows}", encoding="utf-8")
+    listed = {"name": "d", "path": "data.csv", "label_column": "y"}
+    for further, guard, expected in (
+        ({"access": "open"}, None, None),
+        ({"access": "open", "show_labels": True}, None, (20, 20, 20)),
+        ({"show_labels": True}, (tmp_path / "d.npz", 15), (15, 15, 15)),
+    ):
+        config = DataSetConfig.model_validate(listed | further)
+        assert inspect_dataset(config, tmp_path, guard).label_counts == expected
 
 
 def test_rows_and_document_hold_every_client() -> None:
