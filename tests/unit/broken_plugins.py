@@ -262,6 +262,12 @@ class IgnoresTheSeed(Iid):
         return super().divide(labels, num_clients, min_size, 0)
 
 
+class ClaimsToFollowFromCounts(Iid):
+    """Which labels a client of `iid` gets depends on the order of the examples."""
+
+    from_counts = "labels"
+
+
 # ------------------------------------------------------------ samplers
 
 

@@ -84,6 +84,7 @@ BROKEN: dict[str, dict[str, tuple[Any, ...]]] = {
         "respects_the_least_size": (broken.GivesAllToOne,),
         "divides_deterministically": (broken.ShufflesAnyhow,),
         "another_seed_divides_differently": (broken.IgnoresTheSeed,),
+        "follows_from_counts_as_it_says": (broken.ClaimsToFollowFromCounts,),
         "tasks_train_reproducibly": (broken.ShufflesAnyhow,),
     },
     plugins.SAMPLERS: {
