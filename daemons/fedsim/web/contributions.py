@@ -23,10 +23,11 @@ class ContributionRow:
 
 
 def contributions_of(newest_first: Sequence[RoundRecord]) -> tuple[int, list[ContributionRow]] | None:
-    """The newest of these rounds that was trained, with its nodes and those clients that drifted furthest."""
-    newest = next((record for record in newest_first if record.contributions), None)
-    if newest is None:
+    """The newest of these rounds of which drift is known, or the newest: its nodes, and the clients furthest off."""
+    trained = [record for record in newest_first if record.contributions]
+    if not trained:
         return None
+    newest = next((record for record in trained if record.contributions["norm"] is not None), trained[0])
     found: Mapping[str, Any] = newest.contributions
     nodes, clients = found["nodes"], found["clients"]
     furthest = sorted(clients, key=lambda client: _reach(clients[client]), reverse=True)[:SHOWN_CLIENTS]

@@ -174,9 +174,10 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if (tested := next((one for one in reversed(rounds) if one["node_metrics"]), None)) is not None:
         out.say("")
         node_tests_table(out, record, tested)
-    if (trained := next((one for one in reversed(rounds) if one["contributions"]), None)) is not None:
+    if trained := [one for one in reversed(rounds) if one["contributions"]]:
         out.say("")
-        contributions_table(out, trained)
+        known = next((one for one in trained if one["contributions"]["norm"] is not None), trained[0])
+        contributions_table(out, known)
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])
