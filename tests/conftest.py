@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from importlib.metadata import distributions
 
 import pytest
@@ -41,3 +42,17 @@ def pytest_sessionstart() -> None:
             "the distribution `fedsim` (0.1, renamed to fedsim-lab) is still installed and registers the same models: "
             "run `rm -rf fedsim.egg-info; .venv/bin/pip uninstall --yes fedsim; .venv/bin/pip install --no-deps -e .`"
         )
+
+
+@pytest.fixture
+def deterministic_torch() -> Iterator[None]:
+    """Torch as in a worker, on one thread; afterwards as it was."""
+    import torch  # noqa: PLC0415 - takes seconds, and most tests do without
+
+    from fedsim.learning.engine import make_deterministic  # noqa: PLC0415 - with torch
+
+    threads = torch.get_num_threads()
+    make_deterministic(1)
+    yield
+    torch.set_deterministic_debug_mode("default")
+    torch.set_num_threads(threads)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from plugin_support import INFO, attempt, hello
-from presence import real_data
 from pydantic import ValidationError
 
 from fedsim.config import DataSetConfig
@@ -20,7 +19,6 @@ from fedsim.errors import BadInput
 from fedsim.learning.conform import conform_all
 from fedsim.learning.networks import check_training, count_parameters, network_on_meta
 from fedsim.learning.objectives.classification import Classification
-from fedsim.learning.simulate import simulate
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
 from fedsim.state_machines.plan import Plan
@@ -170,33 +168,3 @@ def test_the_model_is_refused_for_other_objectives() -> None:
     assert network is not None
     with pytest.raises(BadInput, match="must give logits"):
         check_training(network.to_empty(device="cpu"), spec, objective=Classification())
-
-
-@pytest.mark.usefixtures("deterministic_torch")
-def test_shakespeare_by_speaker_is_learnt_in_a_few_rounds() -> None:
-    data = load_dataset(config("input.txt", speakers=True, length=40, test_share=0.1), real_data("shakespeare"))
-    assert data.train.clients is not None
-    assert data.train.clients.max() > 200
-    assert data.test is not None
-    few = np.arange(0, len(data.test), 40)
-    test = type(data.test)(data.test.features[few], data.test.labels[few], targets="tokens")
-    settings = TaskSettings(
-        dataset="shakespeare",
-        model="shakespeare_lstm",
-        model_options={"hidden": 64},
-        objective="next_token",
-        partition="natural",
-        num_clients=20,
-        fraction_train=0.2,
-        local_batch_size=10,
-        local_epochs=1,
-        max_steps=40,
-        optimizer="adam",
-        local_learning_rate=0.01,
-        num_rounds=4,
-    )
-    result = simulate(settings, DataSet(data.train, test, data.num_classes, data.data_schema))
-    first, last = (result.rounds[at].metrics for at in (0, -1))
-    assert (first["accuracy"] or 0) < 0.1
-    assert (last["accuracy"] or 0) > 0.26  # a space at each place is right in fewer than 18 of 100
-    assert (last["perplexity"] or 97) < 13
