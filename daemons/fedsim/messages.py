@@ -86,8 +86,7 @@ class DataSetInfo(Message):
     data_schema: DataSchema | None = None
     notes: Annotated[tuple[Text, ...], Field(max_length=MAX_NOTES)] = ()
     guard: GuardInfo | None = Field(None, description="None: the data set is open; else num_train are those in blocks")
-    natural_clients: Annotated[tuple[Count, ...], Field(max_length=64)] = ()
-    """How many clients open data names with at least 1, 2, 4, 8 … examples."""
+    natural_clients: Annotated[tuple[Count, ...], Field(max_length=64, description="Of 1, 2, 4, 8 … examples")] = ()
     label_counts: LabelCounts | None = Field(None, description="Training examples of each label; None: not shown")
 
     @property
@@ -279,7 +278,8 @@ class Assignment(Message):
     @property
     def digest(self) -> str:
         """The digest of everything that is asked of the node, which is what its owner approves."""
-        left_out = {"begin"} if self.slots is not None else {"begin", "slots"}  # as before there were any
+        later = ("slots", "own_clients")  # without these the digest is that of earlier versions
+        left_out = {"begin", *(name for name in later if not getattr(self, name))}
         content = json.dumps(self.model_dump(mode="json", exclude=left_out), sort_keys=True)
         return sha256(content.encode()).hexdigest()
 

@@ -43,7 +43,7 @@ class ClientFigures(Message):
     client: _Number
     num_examples: Annotated[int, Field(ge=1, le=10**12)]
     loss: _Metric
-    norm: _Metric
+    norm: Annotated[_Metric, Field(ge=0)]
 
 
 class Update(Message):

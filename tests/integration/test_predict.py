@@ -13,10 +13,12 @@ import pytest
 import safetensors.torch
 import torch
 from cli_support import Result, Terminal
+from PIL import Image
 
 from fedsim import plugins
 from fedsim.data_schema import DataSchema
 from fedsim.learning.models import Model
+from fedsim.learning.networks import count_parameters
 from fedsim.messages import ModelSpec
 from fedsim.spool.npy import write_vector
 from fedsim.worker.checkpoint import load_checkpoint, save_checkpoint
@@ -334,3 +336,32 @@ def test_classes_of_pixels_are_written_as_an_array(terminal: Terminal, tmp_path:
         refused = terminal.run(*predict)
         assert refused.code == 65
         assert "write the array to a file, --output FILE.npy" in refused.err
+
+
+def test_text_is_read_as_the_task_read_it(terminal: Terminal, tmp_path: Path) -> None:
+    spec = ModelSpec(name="shakespeare_lstm", options={"hidden": 4, "embedding": 2}, feature_shape=(5,), num_classes=4)
+    vector = np.zeros(count_parameters(spec), np.float32)
+    write_vector(tmp_path / "text.npy", vector)
+    path = tmp_path / "text.safetensors"
+    save_checkpoint(SaveCheckpoint(model_spec=spec, round=1, model=tmp_path / "text.npy", out=path, about={"round": 1}))
+    schema = DataSchema(kind="text", targets="tokens", alphabet="abc")
+    write(path.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
+    data = write(tmp_path / "new.txt", "abcabcabcabcabc")
+    predict = ("predict", "--checkpoint", path, "--data", data, "--dataset-format", "text")
+    result = terminal.run(*predict, "--output", tmp_path / "predicted.npy")
+    assert result.code == 0, result.err
+    assert np.load(tmp_path / "predicted.npy").shape == (2, 5)
+    assert "perplexity 4" in result.err
+
+
+def test_folders_of_images_have_the_tasks_classes(terminal: Terminal, tmp_path: Path) -> None:
+    vector = np.concatenate([np.zeros(3 * 6), [0, 0, 1]]).astype(np.float32)
+    path = save(tmp_path / "photos.safetensors", "logistic", (2, 3), 3, vector)
+    schema = DataSchema(kind="images", labels=("ant", "cat", "dog"))
+    write(path.with_suffix(".json"), json.dumps({"data_schema": schema.model_dump(mode="json")}))
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("L", (3, 2)).save(tmp_path / "photos" / name / "1.png")
+    result = terminal.run("predict", "--checkpoint", path, "--data", tmp_path / "photos")
+    assert [(row["label"], row["predicted"]) for row in rows(result)] == [("1", "2"), ("2", "2")]
+    assert "accuracy 50.00%" in result.err

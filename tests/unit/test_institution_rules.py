@@ -14,6 +14,7 @@ from fedsim.config import ClientConfig
 from fedsim.durations import DAY_SECONDS
 from fedsim.messages import Broadcast, Chunk, EngineInfo
 from fedsim.state_machines.node_events import EndWorkers, GlobalArrived, Report, TrainChunk
+from fedsim.state_machines.own_engines import announced_options, with_private_options
 from fedsim.state_machines.policy import AcceptedTask, refusal
 from fedsim.worker.jobs import JobFailed, Load
 from fedsim.worker.node_jobs import NodeJobs
@@ -50,6 +51,23 @@ def test_more_threads_than_processors_are_refused() -> None:
     asked = assignment(engine=EngineInfo(threads=64))
     assert refusal(asked, config(), processors=2) == "64 threads are asked for, this node has 2 processors"
     assert refusal(asked, config(), processors=64) is None
+
+
+def test_the_server_chooses_no_cluster_for_the_data_of_a_node() -> None:
+    elsewhere = {"address": "203.0.113.9:6379"}
+    ray = {"name": "ray", "threads": 1}
+    own = config().model_copy(update={"engine": "ray", "engine_options": {"address": "10.0.0.1:6379", "processes": 4}})
+    reason = refusal(assignment(engine=EngineInfo(**ray, options=elsewhere)), config(), processors=2)
+    assert reason == "the engine ray is used only where the node's owner has chosen it (engine in client.yml)"
+    reason = refusal(assignment(engine=EngineInfo(**ray, options=elsewhere)), own, processors=2)
+    assert reason == "only the node's owner sets address of the engine ray (engine_options)"
+    planned = EngineInfo(**ray, options=announced_options(own))
+    assert planned.options == {"processes": 4}, "no message holds the address"
+    assert refusal(assignment(engine=planned), own, processors=2) is None
+    assert with_private_options(planned, own).options == own.engine_options
+    assert with_private_options(EngineInfo(name="batched"), own).options == {}
+    unknown = refusal(assignment(engine=EngineInfo(name="nowhere", threads=1)), config(), processors=2)
+    assert unknown == "the engine nowhere is not installed here"
 
 
 def test_the_passes_over_the_data_are_bounded() -> None:

@@ -22,7 +22,14 @@ from fedsim.errors import BadInput
 from fedsim.label_counts import shown_counts
 from fedsim.learning.blocks import divide_blocks
 from fedsim.learning.engines import ClientData
-from fedsim.learning.partition_view import KnownLabels, PartitionView, strata_names, view_known, view_partition
+from fedsim.learning.partition_view import (
+    KnownLabels,
+    PartitionView,
+    named_counts,
+    strata_names,
+    view_known,
+    view_partition,
+)
 from fedsim.learning.partitions import make_partition
 from fedsim.learning.partitions.dirichlet import Dirichlet
 from fedsim.learning.simulate import simulate
@@ -149,6 +156,11 @@ def test_small_counts_are_left_out_and_do_not_follow_from_the_others(
     assert found == shown
     hidden = [count for count, kept in zip(counts, found, strict=True) if kept is None]
     assert sum(hidden) == 0 or sum(hidden) >= min(least, sum(counts))
+
+
+def test_counts_of_more_examples_than_there_are_say_nothing() -> None:
+    assert named_counts(INFO.model_copy(update={"num_train": 30, "label_counts": (10, 20)})) == {"0": 10, "1": 20}
+    assert named_counts(INFO.model_copy(update={"num_train": 30, "label_counts": (10, 10**10)})) is None
 
 
 def test_a_plan_records_the_counts_that_a_picture_needs() -> None:

@@ -19,7 +19,7 @@ from fedsim.learning.aggregate import client_layout
 from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.held_out import ClientsHeldOut, deal_held_out
 from fedsim.learning.networks import build_model
-from fedsim.learning.partitions import Partition, make_partition
+from fedsim.learning.partitions import Partition, make_partition, partition_of
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import Strategy
 from fedsim.learning.strategies.ditto import Ditto
@@ -220,3 +220,20 @@ def test_what_clients_kept_stays_until_the_tests_that_need_it(tmp_path: Path) ->
     assert not StatesOnDisk(tmp_path, layout, 2, 0).oldest(8)[PERSONAL_ROUNDS].any()
     trained(7)
     assert [after(number) for number in (2, 6, 7)] == [0, 6, 7], "the test is recorded"
+
+
+def test_clients_that_the_data_names_hold_out_their_own_examples() -> None:
+    """What speaker 2 of four says is held out by nobody here: it has too little to train on."""
+    rng = np.random.default_rng(0)
+    named = np.repeat([3, 0, 1, 2], [20, 30, 25, 2])
+    train = Examples(rng.normal(size=(77, INPUTS)).astype(np.float32), rng.integers(CLASSES, size=77), clients=named)
+    of_test = np.array([0, 2, 3, 3, 1, 0])
+    test = Examples(rng.normal(size=(6, INPUTS)).astype(np.float32), np.zeros(6, np.int64), clients=of_test)
+    settings = SETTINGS.model_copy(update={"partition": "natural", "num_clients": 3, "min_partition_size": 5})
+    partition = partition_of(settings, train)
+    held_out = ClientsHeldOut.of(DataSet(train, test, CLASSES), partition)
+    assert held_out is not None
+    for client in range(3):
+        (name,) = set(named[partition.indices(client)])
+        assert held_out.dealt.indices(client).tolist() == np.flatnonzero(of_test == name).tolist()
+    assert held_out.num_examples(0, 3) == 5

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from fedsim.array_layout import Layout
 from fedsim.errors import BadInput
-from fedsim.messages import read_message
-from fedsim.server.task_arrivals import received_update
+from fedsim.messages import EngineInfo, read_message
+from fedsim.server.task_arrivals import TaskArrivals, received_update
 from fedsim.spool.files import FileId, Kind, metadata_path
 from fedsim.spool.layout import Arrived, Metadata
 from fedsim.spool.npy import hash_file, open_vector
 from fedsim.spool.updates import UpdateIndex, update_path, write_update
-from fedsim.update import PARAMETERS, Update, mean_metric
+from fedsim.state_machines.shares import NodeShare
+from fedsim.state_machines.task_events import UpdateArrived
+from fedsim.update import PARAMETERS, ClientFigures, Update, mean_metric
 
 
 def update(chunk: int = 0, client: int | None = None, *, base_round: int = 1, loss: float = 0.5) -> Update:
@@ -120,3 +124,26 @@ def test_an_update_that_was_trained_from_another_model_of_its_round_is_not_used(
     else:
         with pytest.raises(BadInput, match="another model of this round"):
             received_update(item, servers)
+
+
+def test_figures_are_only_of_clients_that_an_update_can_be_of(tmp_path: Path) -> None:
+    share = NodeShare(node="node-a", first_client=2, num_clients=3, engine=EngineInfo(name="sequential"))
+    plan = SimpleNamespace(number=1, shares=(share,))
+    records = SimpleNamespace(base_digest=lambda _: None)
+    arrivals = TaskArrivals(plan, records, None)  # type: ignore[arg-type] - what they are asked for here
+
+    def kept(client: int | None) -> list[int]:
+        figures = [{"client": one, "num_examples": 5, "loss": 1.0, "norm": 1.0} for one in (0, 2, 3, 4, 5, 3)]
+        meta = {**update(base_round=3).model_dump(mode="json"), "client_figures": figures}
+        path = tmp_path / "chunk-000000.npy"
+        stored = Metadata(sender="node-a", digest="d" * 64, size=168, meta=meta)
+        metadata_path(path).write_text(stored.model_dump_json())
+        file = FileId(kind=Kind.LOCALPARAM, task="5" * 32, round=3, chunk=0, client=client)
+        found = arrivals.read(Arrived(file, "node-a", path), accepts_updates_of=lambda _: True)
+        assert isinstance(found, UpdateArrived)
+        return [one.client for one in found.update.client_figures]
+
+    assert kept(None) == [2, 3, 4]
+    assert kept(3) == [3]
+    with pytest.raises(ValidationError):
+        ClientFigures(client=0, num_examples=5, loss=1.0, norm=-1.0)

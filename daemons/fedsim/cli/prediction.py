@@ -163,12 +163,11 @@ def _check_labels(examples: Examples, source: PredictionSource, model: Checkpoin
 def _of_data_set(source: PredictionSource, model: CheckpointModel) -> PredictionInput:
     """Read labelled data in one of the formats of `fedsim.data`."""
     path = source.path.absolute()
-    config = DataSetConfig.model_validate(
-        {"name": "given", "path": path.name, "format": source.dataset_format}
-        | _labels_in(source, model)
-        | ({} if model.targets == "classes" else {"targets": model.targets})
-    )
-    dataset = load_dataset(config, path.parent)
+    place = {"name": "given", "path": path.name, "format": source.dataset_format}
+    reader = find_format(DataSetConfig.model_validate(place), path)
+    options = {name: value for name, value in _of_task(model).items() if name in type(reader).Options.model_fields}
+    config = DataSetConfig.model_validate(place | _labels_in(source, model) | options)
+    dataset = _with_task_labels(load_dataset(config, path.parent), model)
     if source.part == "test" and dataset.test is None:
         raise BadInput(f"{source.path} has no test set: omit --part")
     test = dataset.test if source.part != "train" else None
@@ -177,6 +176,28 @@ def _of_data_set(source: PredictionSource, model: CheckpointModel) -> Prediction
         return _in_order(PredictionInput(test, labelled=True, source="the test set"), names, model)
     whole = "all examples" if dataset.test is None else "the training set"
     return _in_order(PredictionInput(dataset.train, labelled=True, source=whole), names, model)
+
+
+def _of_task(model: CheckpointModel) -> dict[str, Any]:
+    """What the task says of its data, by the keys of a data set in `client.yml`."""
+    found: dict[str, Any] = {} if model.targets == "classes" else {"targets": model.targets}
+    if model.targets == "tokens":
+        found["length"] = model.spec.feature_shape[0]
+    if model.data_schema is not None and model.data_schema.alphabet:
+        found["alphabet"] = model.data_schema.alphabet
+    return found
+
+
+def _with_task_labels(dataset: DataSet, model: CheckpointModel) -> DataSet:
+    """Classes that have words get the numbers of the same words in the task."""
+    own = dataset.data_schema
+    if model.targets != "classes" or own is None or not own.labels:
+        return dataset
+    train, test = (
+        None if part is None else replace(part, labels=_as_in_task(part.labels, dataset, model))
+        for part in (dataset.train, dataset.test)
+    )
+    return dataset if train is None else replace(dataset, train=train, test=test)
 
 
 def _labels_in(source: PredictionSource, model: CheckpointModel) -> dict[str, Any]:

@@ -10,11 +10,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from fedsim import __version__, plugins
-from fedsim.config import AUTO, ClientConfig
+from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
-from fedsim.errors import BadInput
 from fedsim.label_counts import MOST_COUNTS, MOST_LABELS, shown_counts
-from fedsim.learning.engines import Engine
 from fedsim.memory import usable_processors
 from fedsim.messages import (
     MAX_LISTED,
@@ -32,7 +30,7 @@ from fedsim.messages import (
     as_text,
 )
 from fedsim.plugin_settings import TASK_GROUPS
-from fedsim.plugins import Plugin
+from fedsim.state_machines.own_engines import announced_options, offered_engines
 from fedsim.wire.peer import Peer
 from fedsim.worker.inspector import Inspected
 
@@ -89,11 +87,11 @@ def make_hello(
         accept_tasks=config.accept_tasks,
         workers=config.fixed_workers or usable_processors(),
         measures=config.measures,
-        engines=engines_of(config),
+        engines=offered_engines(config),
         speeds=tuple(speeds[-MAX_SPEEDS:]),
         engine=EngineInfo(
-            name=engines_of(config)[0],
-            options=config.engine_options,
+            name=offered_engines(config)[0],
+            options=announced_options(config),
             device=seen.device,
             threads=config.idle_threads,
             processor=seen.processor,
@@ -108,22 +106,6 @@ def make_hello(
         tasks=_first(tasks, "tasks", problems),
         problems=_some([*problems, *seen.problems]),
     )
-
-
-def engines_of(config: ClientConfig) -> tuple[str, ...]:
-    """The engines that a plan can name for this node, the simplest first."""
-    if config.engine != AUTO:
-        return (config.engine,)
-    measured = filter(_is_measured, plugins.names(plugins.ENGINES))
-    return tuple(sorted(measured, key=lambda name: (name != "sequential", name))[:MAX_PLUGINS])
-
-
-def _is_measured(engine: str) -> bool:
-    try:
-        plugin: type[Plugin] = plugins.load(plugins.ENGINES, engine)
-    except BadInput:  # of a package that is broken; `problems` names it
-        return False
-    return issubclass(plugin, Engine) and plugin.measured
 
 
 def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:

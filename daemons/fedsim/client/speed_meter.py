@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from typing import Final
 
 from fedsim import __version__, plugins
-from fedsim.client.announcing import engines_of
 from fedsim.client.context import NodeContext
 from fedsim.client.speed_table import FILE, MeasuredOn, SpeedTable
 from fedsim.config import ClientConfig
@@ -20,6 +19,7 @@ from fedsim.speed import USUAL_CHUNK_CLIENTS, SpeedRequest
 from fedsim.spool.clear import clear_file
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import read_present
+from fedsim.state_machines.own_engines import offered_engines
 from fedsim.worker.inspector import Inspected
 from fedsim.worker.jobs import JobFailed, MeasureSpeed, SpeedMeasured
 from fedsim.worker.process import WorkerProcess
@@ -120,7 +120,7 @@ class SpeedMeter:
         self._process.submit(
             MeasureSpeed(
                 request=request,
-                engines=engines_of(config),
+                engines=offered_engines(config),
                 engine_options=config.engine_options,
                 threads=config.threads_per_worker if isinstance(config.threads_per_worker, int) else None,
                 workers=config.fixed_workers,
@@ -176,7 +176,7 @@ class SpeedMeter:
         self._log.warning("speed_not_measured", model=request.model_spec.name, problem=problem)
         self._given_up[request.key] = SpeedInfo(
             key=request.key,
-            engine=engines_of(config)[0],
+            engine=offered_engines(config)[0],
             threads=config.idle_threads,
             workers=config.fixed_workers or 1,
             chunk_clients=USUAL_CHUNK_CLIENTS,

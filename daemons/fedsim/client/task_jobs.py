@@ -23,6 +23,7 @@ from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
 from fedsim.spool.updates import UpdateIndex
 from fedsim.state_machines.node_events import ClearUsedUpdates
+from fedsim.state_machines.own_engines import with_private_options
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
 
@@ -53,8 +54,9 @@ class NodeTaskJobs:
         dataset = next((dataset for dataset in config.datasets if dataset.name == name), None)
         if dataset is None:
             return None
+        engine = with_private_options(self._assignment.engine, config)
         return jobs.Load(
-            assignment=self._assignment,
+            assignment=self._assignment.model_copy(update={"engine": engine}),
             dataset=dataset,
             folder=config.data,
             min_examples=config.institution.min_examples,

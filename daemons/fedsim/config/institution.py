@@ -64,7 +64,7 @@ class Institution(StrictModel):
     min_count: int = Field(
         10,
         ge=1,
-        description="Least number of examples that a count of `show_labels` stands for; smaller ones stay here",
+        description="Minimum number of examples behind a count of a label that leaves the node (`show_labels`)",
     )
     min_difference: int = Field(
         20,

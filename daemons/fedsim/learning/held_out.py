@@ -32,6 +32,8 @@ class ClientsHeldOut:
         """
         if (examples := held_out_of(dataset)) is None:
             return None
+        if (owner := _owner_by_name(dataset.train, examples, partition)) is not None:
+            return cls(examples, partition, partition_of_owners(owner, partition.num_clients))
         strata = examples.strata
         if dataset.held_out is not None:  # a block counts as one label, that of its first example
             strata = np.repeat(strata[::block_size], block_size)
@@ -48,6 +50,24 @@ class ClientsHeldOut:
         """How many examples consecutive clients hold out together."""
         row = self.partition.row(first_client)
         return int(self.dealt.offsets[row + num_clients] - self.dealt.offsets[row])
+
+
+def _owner_by_name(train: Examples, held_out: Examples, partition: Partition) -> IntArray | None:
+    """The row of each held-out example, int64 [m], where each client is one that the data names; None elsewhere.
+
+    An example of a client that is not here has the number of rows.
+    """
+    if train.clients is None or held_out.clients is None:
+        return None
+    rows = np.repeat(np.arange(partition.num_clients), np.diff(partition.offsets))
+    pairs = np.unique(np.stack([rows, train.clients[partition.order]]), axis=1)
+    if len(np.unique(pairs[0])) < pairs.shape[1] or len(np.unique(pairs[1])) < pairs.shape[1]:
+        return None
+    highest = max(int(pairs[1].max(initial=0)), int(held_out.clients.max(initial=0)))
+    row_of = np.full(highest + 1, partition.num_clients, np.int64)
+    row_of[pairs[1]] = pairs[0]
+    owner: IntArray = row_of[held_out.clients]
+    return owner
 
 
 def held_out_of(dataset: DataSet) -> Examples | None:

@@ -202,8 +202,11 @@ def view_known(settings: TaskSettings, known: Sequence[KnownLabels], rest: str =
 
 
 def named_counts(info: DataSetInfo) -> NamedCounts | None:
-    """The counts of labels that a node announced, by the labels' names; None if it shows none."""
-    if info.label_counts is None:
+    """The counts of labels that a node announced, by the labels' names; None if it shows none.
+
+    Counts of more examples than it has are none: they would decide how much memory a picture needs.
+    """
+    if info.label_counts is None or sum(count or 0 for count in info.label_counts) > info.num_train:
         return None
     names = strata_names(info.data_schema, len(info.label_counts)) or map(str, range(len(info.label_counts)))
     return dict(zip(names, info.label_counts, strict=True))

@@ -15,13 +15,14 @@ from fedsim.spool.files import Kind
 from fedsim.spool.layout import Arrived
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.task_events import Event, PhaseAnswered, TestsetPartArrived, UpdateArrived
-from fedsim.update import Update
+from fedsim.update import ClientFigures, Update
 
 
 class TaskArrivals:
     """Reads the files of one task."""
 
     def __init__(self, plan: Plan, records: TaskProjection, reports: TaskReports) -> None:
+        self._shares = {share.node: share for share in plan.shares}
         self._records = records
         self._reports = reports
         self._log = get_logger(task=plan.number)
@@ -50,11 +51,23 @@ class TaskArrivals:
 
     def _update(self, item: Arrived) -> UpdateArrived | None:
         try:
-            return UpdateArrived(received_update(item, self._records.base_digest(item.id.round or 0)))
+            update = received_update(item, self._records.base_digest(item.id.round or 0))
+            return UpdateArrived(update.model_copy(update={"client_figures": self._figures_of(update)}))
         except BadInput as error:
             self._log.warning("update_refused", file=item.path.name, problem=str(error))
             clear_file(item.path)
             return None
+
+    def _figures_of(self, update: Update) -> tuple[ClientFigures, ...]:
+        """The figures of clients that this update can be of: its own, or those of its node."""
+        share = self._shares.get(update.node or "")
+        if share is None:
+            return ()
+        own = range(share.first_client, share.first_client + share.num_clients)
+        if update.client is not None:
+            own = range(update.client, update.client + 1)
+        seen = {one.client: one for one in update.client_figures if one.client in own}
+        return tuple(seen.values())
 
 
 def received_update(item: Arrived, base_digest: str | None) -> Update:

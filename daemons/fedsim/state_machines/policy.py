@@ -14,6 +14,7 @@ from fedsim.learning.schedules import largest_learning_rate
 from fedsim.messages import Assignment, Broadcast, TaskReport, Uplink
 from fedsim.plugins import ATTACKS, short_name
 from fedsim.settings import TaskSettings
+from fedsim.state_machines.own_engines import engine_problem
 from fedsim.state_machines.plan import Plan
 
 YEAR_SECONDS = 365 * DAY_SECONDS
@@ -54,6 +55,7 @@ def refusal(
         problem := _not_welcome(assignment, config, accepted, now)
         or _too_costly(assignment, config, processors)
         or _too_few_clients(assignment, rules)
+        or engine_problem(assignment.engine, config)
         or (None if earlier else _not_in_blocks(assignment, config))
     ) is not None:
         return problem

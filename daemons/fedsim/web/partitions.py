@@ -1,6 +1,6 @@
 """The partition of a task, submitted or not, where the data's owners show how many examples have each label.
 
-It is computed from these counts and the task's settings alone, so it tells no more than they do.
+It is computed from these counts and the task's settings alone, so it has no further information.
 """
 
 from __future__ import annotations

@@ -26,13 +26,15 @@ class RayEngine(Engine):
 
     Which process trains a client changes nothing, so the updates are those of the engine `inner`, client by client.
 
-    The data travels only inside the cluster, and whoever reaches the ports of a Ray cluster can run code in it: its
-    owner names an address that only the cluster's machines reach. With `address: local` Ray runs on this host alone,
-    on 127.0.0.1. Ray's dashboard and its usage statistics are off.
+    The data travels only inside the cluster. A program that reaches the ports of a Ray cluster and has its token can
+    run code in it: its owner names an address that only the cluster's machines reach, and no message from the server
+    changes it. With `address: local` Ray runs on this host alone, on 127.0.0.1. Ray's dashboard and usage statistics
+    are off.
     """
 
     title = "ray – on a Ray cluster of the node"
     measured = False
+    private_options = frozenset({"address"})
 
     class Options(PluginOptions):
         """Where Ray runs, and what trains in each of its processes."""

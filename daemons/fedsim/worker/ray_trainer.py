@@ -29,8 +29,10 @@ from fedsim.messages import ModelSpec
 from fedsim.update import PARAMETERS, Arrays, Update
 
 LOOPBACK = "127.0.0.1"
-_ON_THIS_HOST = {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Read when Ray is imported. The second one means: no cluster of several hosts, so that nothing listens elsewhere."""
+_ALWAYS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "token"}
+"""Read when Ray is imported: no reports to its makers, and no cluster without a token."""
+_ON_THIS_HOST = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Read when Ray is imported: no cluster of several hosts, so that nothing listens elsewhere."""
 
 
 def connect(address: str | None, processes: int, store_bytes: int) -> None:
@@ -44,7 +46,7 @@ def connect(address: str | None, processes: int, store_bytes: int) -> None:
     Raises:
         BadInput: Ray is not installed, or the cluster is not reached.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it would report to its makers
+    os.environ.update(_ALWAYS)
     if address is None:
         os.environ.update(_ON_THIS_HOST, RAY_AUTH_TOKEN=secrets.token_hex(32))
     try:
@@ -123,7 +125,6 @@ class RayTrainer:
         import ray  # noqa: PLC0415 - an optional dependency
 
         self._ray = ray
-        self._state_names = components.strategy.client_state
         threads = torch.get_num_threads()
         self._work = ray.put(_Work(uuid4().hex, data, model_spec, components, engine, threads))
         self._task = ray.remote(_train_client).options(num_cpus=1)

@@ -52,11 +52,12 @@ def test_only_adapters_travel_and_they_learn():
     assert tested[-1] < 0.9 * tested[0]
 
 
-def test_the_base_is_that_of_a_file(tmp_path):
+def test_the_base_is_that_of_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_transformer.BASES", tmp_path)
     torch.manual_seed(1)
     base = Transformer(LENGTH, SYMBOLS, 16, 2, 1)
     save_file(base.state_dict(), tmp_path / "base.safetensors")
-    options = LoraTransformer.Options(**SMALL, base=str(tmp_path / "base.safetensors"))
+    options = LoraTransformer.Options(**SMALL, base="base")
     made = LoraTransformer(options).build((LENGTH,), SYMBOLS)
     symbols = torch.arange(LENGTH)[None].float() % SYMBOLS
     torch.testing.assert_close(made(symbols), base(symbols), rtol=0, atol=0)  # adapters begin with zeros
@@ -64,8 +65,14 @@ def test_the_base_is_that_of_a_file(tmp_path):
         f"blocks.0.{layer}.lora_{half}.default.weight" for layer in ("query", "value") for half in "AB"
     }
     wider = LoraTransformer.Options(**{**SMALL, "width": 32}, base=options.base)
-    with pytest.raises(BadInput, match="is no base of this size"):
+    with pytest.raises(BadInput, match="there is no base base of this size here"):
         LoraTransformer(wider).build((LENGTH,), SYMBOLS)
+    (tmp_path / "damaged.safetensors").write_bytes(b"no such file")
+    damaged = LoraTransformer.Options(**SMALL, base="damaged")
+    with pytest.raises(BadInput, match="there is no base damaged"):
+        LoraTransformer(damaged).build((LENGTH,), SYMBOLS)
+    with pytest.raises(ValueError, match="base"):
+        LoraTransformer.Options(**SMALL, base="../../etc/passwd")
 
 
 def test_a_shape_that_does_not_fit_is_refused():

@@ -125,11 +125,14 @@ class Engine(Plugin):
     Attributes:
         tolerance: the largest difference between a parameter that this engine trained and the same one of the engine
             `sequential`, relative to the largest parameter of the update; 0: the same bytes.
-        measured: whether a node that finds out itself what is quickest tries it; only an owner chooses others.
+        measured: whether a node that finds out itself what is quickest tries it; others are used only where the node's
+            owner has chosen them.
+        private_options: names of options that only `client.yml` sets, and that no message holds.
     """
 
     tolerance: ClassVar[float] = 0.0
     measured: ClassVar[bool] = True
+    private_options: ClassVar[frozenset[str]] = frozenset()
 
     def start(self, data: ClientData, model_spec: ModelSpec, components: Components, device: str) -> ClientTrainer:
         """Prepare the training of one task on one node.
