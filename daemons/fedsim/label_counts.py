@@ -1,6 +1,6 @@
 """How many examples have each label, as an owner lets others see it: without small counts, and rounded if guarded.
 
-A data set's partition follows from these counts and a task's settings, so that a picture of it says no more than they do.
+A data set's partition follows from these counts and a task's settings: a picture of it says no more than they do.
 """
 
 from __future__ import annotations
