@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from plugin_support import UID
 from test_task_machine import SETTINGS, World, came, combined, digest, plan_for, started
 
@@ -48,8 +49,9 @@ def check_record(world: World) -> None:
 
 def test_disasters_lose_and_double_nothing_and_the_record_gives_the_same_model(seeds: range) -> None:
     crashes = stale = 0
+    settings = BUFFERED.model_copy(update={"num_rounds": 9})
     for seed in seeds:
-        world = World(BUFFERED, seed, faults=0.3)
+        world = World(settings, seed, faults=0.3)
         final = world.run()
         assert replayed(world) == final, f"seed {seed}"
         check_record(world)
@@ -65,6 +67,23 @@ def test_a_restored_backup_ends_with_the_model_of_what_was_decided_last(seeds: r
         final = world.run(restores=True)
         assert replayed(world) == final, f"seed {seed}"
         check_record(world)
+
+
+@pytest.mark.parametrize("faults", [0.0, 0.3])
+def test_a_node_that_falls_behind_is_not_set_back_by_the_models_that_it_has_trained_from(
+    faults: float, seeds: range
+) -> None:
+    """The world asserts that only a model that has just arrived sets a node back."""
+    options = {"buffer_size": 2, "concurrency": 6, "max_staleness": 1}
+    settings = BUFFERED.model_copy(update={"strategy_options": options, "num_rounds": 12})
+    late = 0
+    for seed in seeds:
+        world = World(settings, seed, faults=faults)
+        world.pace["a"] = 4.0
+        final = world.run()
+        assert replayed(world) == final, f"seed {seed}"
+        late += world.late
+    assert late > len(seeds), "clients must complete rounds that were over"
 
 
 def buffered(**options: Any) -> tuple[TaskMachine, list[on_server.SendGlobal]]:
@@ -195,6 +214,53 @@ def test_a_node_completes_what_it_has_begun_and_then_takes_the_newest_model() ->
     assert on_node.ClearUsedUpdates(0, ((1, 1),)) in actions
     again = machine.handle(on_node.UsePending())
     assert [one for one in again if isinstance(one, on_node.SendUpdates)] == [on_node.SendUpdates(1, 0)]
+
+
+def training() -> NodeMachine:
+    """A node that trains chunks 0 and 1 from the model of round 1, and is in round 2."""
+    machine = NodeMachine(plan_for(BUFFERED).assignment("a"))
+    machine.begin()
+    machine.handle(on_node.Loaded(((4, 50),)))
+    machine.handle(on_node.WorkersIdle(4))
+    chunks = tuple(Chunk(id=client, clients=(client,)) for client in range(4))
+    machine.handle(on_node.GlobalArrived(1, Broadcast(chunks=chunks)))
+    machine.handle(on_node.GlobalArrived(2, Broadcast(chunks=chunks)))
+    return machine
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        on_node.Trained(1, 1),
+        on_node.TrainingDiverged(1, 1, chunk=1),
+        on_node.Failed("no such file", round=1, chunk=1),
+        on_node.Failed("no such file", round=1),  # of a worker of an older version
+    ],
+    ids=repr,
+)
+def test_each_client_that_ends_after_its_round_is_over_frees_one_slot_and_the_last_removes_the_model(
+    ended: on_node.Event,
+) -> None:
+    machine = training()
+    over = Broadcast(chunks=(Chunk(id=0, clients=(0,)), Chunk(id=1, clients=(1,))), used_through=1)
+    machine.handle(on_node.GlobalArrived(3, over))
+    machine.handle(on_node.WorkersIdle(2))
+    assert machine.handle(ended) == [on_node.ClearUsedUpdates(1), on_node.ClearGlobals(3, (1,))]
+    began = [one for one in machine.handle(on_node.WorkersIdle(3)) if isinstance(one, on_node.TrainChunk)]
+    assert [(one.round, one.chunk.id) for one in began] == [(3, 0)], "the other one still trains"
+    last = 1 if ended == on_node.Failed("no such file", round=1) else 0
+    assert machine.handle(on_node.Trained(1, last)) == [on_node.ClearUsedUpdates(1), on_node.ClearGlobals(3)]
+
+
+def test_a_node_that_is_set_back_removes_later_models_even_those_that_clients_train_from() -> None:
+    """The newest file would otherwise bring it forward again, to a model that the server no longer has."""
+    machine = training()
+    machine.handle(on_node.Trained(1, 0))
+    machine.handle(on_node.WorkersIdle(3))
+    machine.handle(on_node.GlobalArrived(3, Broadcast()))
+    actions = machine.handle(on_node.GlobalArrived(1, Broadcast()))
+    assert on_node.ClearGlobals(1, later=True) in actions
+    assert machine.models_in_use == ()
 
 
 def test_a_restarted_node_sends_what_it_has_of_earlier_rounds() -> None:

@@ -27,7 +27,7 @@ from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.action_queue import ActionQueue
 from fedsim.state_machines.candidates import Impossible, Waiting
 from fedsim.state_machines.final_delivery import FINAL_DELIVERY_SECONDS
-from fedsim.state_machines.node import NodeMachine
+from fedsim.state_machines.node import NodeMachine, NodePhase
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import refusal
 from fedsim.state_machines.task import TaskMachine
@@ -108,6 +108,7 @@ class NodeDisk:
     updates: dict[tuple[int, int, int | None], str] = field(default_factory=dict)
     orders: dict[int, str] = field(default_factory=dict)
     final: str | None = None
+    unread: set[int] = field(default_factory=set)  # models that arrived since the newest one was last chosen
 
 
 class World:
@@ -126,7 +127,10 @@ class World:
         self.node_actions: dict[str, ActionQueue[on_node.Action]] = {}
         self.life = dict.fromkeys((*self.plan.nodes, "server"), 0)
         self.crashes = 0
+        self.late = 0  # how many clients completed a round that was over
         self.broken: set[str] = set()
+        self.busy = dict.fromkeys(self.plan.nodes, 0)
+        self.pace = dict.fromkeys(self.plan.nodes, 1.0)  # how many times longer a node trains than others
         self.rosters: dict[int, on_server.WriteRoster] = {}
 
     # -- time
@@ -402,15 +406,14 @@ class World:
         disk = self.node_disks[name]
         if disk.assignment is None:
             return
-        newest = max(disk.globals, default=None)
+        self.busy[name] = 0
         machine = NodeMachine(disk.assignment, disk.updates)
         self.nodes[name] = machine
         self.node_actions[name] = ActionQueue(lambda action: self.node_do(name, action))
         self.node_actions[name].add(machine.begin)
         for number in disk.orders:
             self.node_told(name, on_node.EvaluationOrdered(number))
-        if newest is not None:
-            self.node_told(name, on_node.GlobalArrived(newest, disk.globals[newest][0]))
+        self.scan_globals(name)
 
     def node_told(self, name: str, event: on_node.Event) -> None:
         machine = self.nodes[name]
@@ -424,11 +427,33 @@ class World:
         if disk.assignment is None:
             return
         disk.globals[number] = (broadcast, model)
-        machine = self.nodes[name]
+        disk.unread.add(number)
+        self.scan_globals(name)
+
+    def scan_globals(self, name: str) -> None:
+        """Choose the newest model in its turn, as `NodeTaskJobs.newest_global` does."""
+        disk, machine = self.node_disks[name], self.nodes[name]
         assert machine is not None
-        earlier = [old for old in disk.globals if old < machine.round and old not in machine.models_in_use]
-        chosen = max(earlier or disk.globals)
-        self.node_told(name, on_node.GlobalArrived(chosen, disk.globals[chosen][0]))
+
+        def scan() -> list[on_node.Action]:
+            if not disk.globals:
+                return []
+            earlier = [old for old in disk.globals if old < machine.round and old not in machine.models_in_use]
+            chosen = max(earlier or disk.globals)
+            if machine.phase in {NodePhase.LOADING, NodePhase.READY}:
+                assert chosen >= machine.round or chosen in disk.unread, "a model that was left here sets the node back"
+            disk.unread.clear()
+            return machine.handle(on_node.GlobalArrived(chosen, disk.globals[chosen][0]))
+
+        self.node_actions[name].add(scan)
+
+    def workers_idle(self, name: str, ended: int) -> None:
+        """Tell a node how many of its workers are idle, of which some have just ended a job."""
+        assignment = self.node_disks[name].assignment
+        if assignment is None:
+            return
+        self.busy[name] -= ended
+        self.node_told(name, on_node.WorkersIdle((assignment.slots or 1) - self.busy[name]))
 
     def node_do(self, name: str, action: on_node.Action) -> None:
         disk = self.node_disks[name]
@@ -442,7 +467,7 @@ class World:
                         self.node_told(name, on_node.Failed("the GPU is gone"))
                         return
                     self.node_told(name, on_node.Loaded(runs))
-                    self.node_told(name, on_node.WorkersIdle(1))
+                    self.workers_idle(name, ended=0)
 
                 self.alive(name, self.random.uniform(0.5, 4), loaded)
             case on_node.Report():
@@ -453,14 +478,16 @@ class World:
             case on_node.TrainChunk(number, chunk):
                 broadcast, model = disk.globals[number]
                 assert chunk in broadcast.chunks
+                self.busy[name] += 1
 
                 def trained() -> None:
+                    self.late += any(newer.used_through >= number for newer, _ in disk.globals.values())
                     for key in keys(self.plan, chunk.id, chunk.clients, number):
                         disk.updates[key] = digest(model, *key)
                     self.node_told(name, on_node.Trained(number, chunk.id))
-                    self.node_told(name, on_node.WorkersIdle(1))
+                    self.workers_idle(name, ended=1)
 
-                self.alive(name, self.random.uniform(0.5, 5), trained)
+                self.alive(name, self.random.uniform(0.5, 5) * self.pace[name], trained)
             case on_node.TestModel(number):
                 self.test_model(name, number)
             case on_node.SendReport(_, content):
@@ -474,8 +501,12 @@ class World:
                 disk.updates = {
                     key: value for key, value in disk.updates.items() if key[0] > through and key[:2] not in further
                 }
-            case on_node.ClearGlobals(keep, further):
-                disk.globals = {number: value for number, value in disk.globals.items() if number in {keep, *further}}
+            case on_node.ClearGlobals(keep, further, later):
+                disk.globals = {
+                    number: value
+                    for number, value in disk.globals.items()
+                    if number in {keep, *further} or (number > keep and not later)
+                }
             case on_node.KeepFinal(number):
                 model = disk.globals[number][1]
 
@@ -496,12 +527,13 @@ class World:
 
     def test_model(self, name: str, number: int) -> None:
         model = self.node_disks[name].orders.get(number, "")
+        self.busy[name] += 1
 
         def tested() -> None:
             if model:  # otherwise its report was delivered in the meantime
                 content = report_of(name, number, model).model_dump_json()
                 self.node_told(name, on_node.ModelTested(number, content))
-            self.node_told(name, on_node.WorkersIdle(1))
+            self.workers_idle(name, ended=1)
 
         self.alive(name, self.random.uniform(0.5, 5), tested)
 

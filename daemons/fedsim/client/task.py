@@ -230,13 +230,13 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
             case HeldOutTested():
                 self.dispatch(events.ModelTested(reply.round, reply.report.model_dump_json()))
             case jobs.ClientDiverged():
-                self.dispatch(events.TrainingDiverged(reply.round, reply.client))
+                self.dispatch(events.TrainingDiverged(reply.round, reply.client, reply.chunk))
             case jobs.CheckpointSaved():
                 self._log.info("final_model_kept", digest=reply.digest)
                 self._jobs.prune_models()
                 self.dispatch(events.FinalKept())
             case jobs.JobFailed():
-                self.dispatch(events.Failed(reply.reason, refused=reply.refused, round=reply.round))
+                self.dispatch(events.Failed(reply.reason, reply.refused, reply.round, reply.chunk))
 
     # ------------------------------------------------------------ carrying out
 
@@ -280,10 +280,8 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
                 self._offer([self._as_offered(update) for update in self._updates.of_chunk(number, chunk_id)])
             case events.ClearUsedUpdates():
                 self._jobs.clear_used(action, self._updates)
-            case events.ClearGlobals(keep, further):
-                for item in self._context.spool.arrived(Kind.GLOBALPARAM, self.uid):
-                    if item.id.round not in {keep, *further}:
-                        clear_file(item.path)
+            case events.ClearGlobals():
+                self._jobs.clear_globals(action)
             case events.KeepFinal(number):
                 self.submit(self._jobs.keep_final(number))
             case events.EndWorkers():

@@ -17,12 +17,13 @@ from fedsim.learning.transforms import make_pipeline
 from fedsim.log import get_logger
 from fedsim.memory import installed_memory
 from fedsim.messages import Assignment, Broadcast, Chunk, read_message
+from fedsim.spool.clear import clear_file
 from fedsim.spool.client_states import keep_states, take_states
 from fedsim.spool.durable import remove_file
 from fedsim.spool.files import FileId, Kind
 from fedsim.spool.layout import read_metadata
 from fedsim.spool.updates import UpdateIndex
-from fedsim.state_machines.node_events import ClearUsedUpdates
+from fedsim.state_machines.node_events import ClearGlobals, ClearUsedUpdates
 from fedsim.state_machines.own_engines import with_private_options
 from fedsim.worker import jobs
 from fedsim.worker.pool import WorkerPool
@@ -197,6 +198,13 @@ class NodeTaskJobs:
         self._context.outbox.cancel(used)
         updates.clear(through)
         updates.clear_chunks(further)
+
+    def clear_globals(self, action: ClearGlobals) -> None:
+        """Remove global models that no chunk is trained from any more."""
+        for item in self._context.spool.arrived(Kind.GLOBALPARAM, self._assignment.task):
+            number = item.id.round or 0
+            if number not in {action.keep, *action.further} and (action.later or number < action.keep):
+                clear_file(item.path)
 
     def prune_models(self) -> None:
         """Remove all final models except those of the newest tasks."""

@@ -126,8 +126,8 @@ class NodeMachine:
 
     @property
     def models_in_use(self) -> tuple[int, ...]:
-        """The rounds before this one from whose models clients are training."""
-        return tuple(sorted({number for number, _ in self._training} - {self.round}))
+        """Asynchronous: the rounds before this one from whose models clients are training."""
+        return () if self._slots is None else tuple(sorted({one for one, _ in self._training if one < self.round}))
 
     @property
     def report(self) -> TaskReport:
@@ -175,8 +175,8 @@ class NodeMachine:
             case Trained(number, chunk):
                 return self._chunk_trained(number, chunk)
             # The server continues without a chunk of an earlier round, whose files may be removed already.
-            case TrainingDiverged(number) | Failed(round=int(number)) if self._is_over(number):
-                return self._clear_late(number)
+            case TrainingDiverged(number, _, chunk) | Failed(_, _, int(number), chunk) if self._is_over(number):
+                return self._clear_late(number, chunk)
             case TrainingDiverged(number, client):
                 return self._give_up(NodePhase.DIVERGED, f"client {client}'s parameters are no longer finite")
             case Failed(reason, refused):
@@ -205,10 +205,15 @@ class NodeMachine:
             return not self._used_through < number <= self.round
         return number != self.round or self.phase is NodePhase.CLOSING
 
-    def _clear_late(self, number: int) -> list[Action]:
+    def _clear_late(self, number: int, chunk: int | None) -> list[Action]:
         """Remove what was computed for a round that is over; what came of a later one may be of the server's past."""
-        self._training = {under_way for under_way in self._training if under_way[0] != number}
-        return [] if number > self.round else [ClearUsedUpdates(number)]
+        ended = [one for one in sorted(self._training) if one[0] == number and chunk in (None, one[1])]
+        self._training.difference_update(ended[:1])  # the chunk is None if the worker has an older version
+        return [] if number > self.round else [ClearUsedUpdates(number), *self._clear_globals()]
+
+    def _clear_globals(self, *, later: bool = False) -> list[Action]:
+        """Asynchronous: remove models no longer in use; one that stayed would be mistaken for one that just arrived."""
+        return [] if self._slots is None else [ClearGlobals(self.round, self.models_in_use, later)]
 
     def _loaded(self, loaded: Loaded) -> list[Action]:
         if self.phase is not NodePhase.LOADING:  # a further worker, or a restarted one
@@ -265,12 +270,11 @@ class NodeMachine:
         self.round = number
         if self._slots is not None:
             return self._leave_used(broadcast) + self._begin_round(number, broadcast)
-        actions: list[Action] = [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number)]
-        return actions + self._begin_round(number, broadcast)
+        return [ClearUsedUpdates(broadcast.used_through), ClearGlobals(number), *self._begin_round(number, broadcast)]
 
-    def _leave_used(self, broadcast: Broadcast, gone: Iterable[tuple[int, int]] = ()) -> list[Action]:
-        """Asynchronous: drop what was used, or is `gone`; send what a restart found of earlier rounds."""
-        self._used_through, left = broadcast.used_through, {*broadcast.used, *gone}
+    def _leave_used(self, broadcast: Broadcast, gone: Iterable[tuple[int, int]] | None = None) -> list[Action]:
+        """Asynchronous: drop what was used or, if set back, is `gone`; send what a restart found of earlier rounds."""
+        self._used_through, left = broadcast.used_through, {*broadcast.used, *(gone or ())}
         kept = {key for key in self.stored if key[0] > broadcast.used_through and key[:2] not in left}
         self.stored = frozenset(kept)
         self.trained = {one for one in self.trained if one[0] > broadcast.used_through and one not in left}
@@ -278,7 +282,7 @@ class NodeMachine:
         self.trained.update(unsent)
         return [
             ClearUsedUpdates(broadcast.used_through, tuple(sorted(left))),
-            ClearGlobals(self.round, self.models_in_use),
+            *self._clear_globals(later=gone is not None),
             *(SendUpdates(*one) for one in unsent),
         ]
 
@@ -288,12 +292,9 @@ class NodeMachine:
             self.round = number
             known = {*self.trained, *(key[:2] for key in self.stored)}
             left = self._leave_used(broadcast, {one for one in known if one[0] > number})
-            return [
-                *left,
-                *(SendUpdates(*one) for one in sorted(self.trained)),
-                *self._begin_round(number, broadcast),
-            ]
-        actions: list[Action] = [ClearUsedUpdates(self.round), ClearGlobals(number)]
+            again = [SendUpdates(*one) for one in sorted(self.trained)]
+            return [*left, *again, *self._begin_round(number, broadcast)]
+        actions: list[Action] = [ClearUsedUpdates(self.round), ClearGlobals(number, later=True)]
         self.round = number
         self.stored, self.trained = frozenset(), set()
         return actions + self._begin_round(number, broadcast)
@@ -317,12 +318,12 @@ class NodeMachine:
         return self.stored.issuperset((number, chunk.id, client) for client in clients)
 
     def _chunk_trained(self, number: int, chunk: int) -> list[Action]:
-        self._training.discard((number, chunk))
         if self._is_over(number):
-            return self._clear_late(number)
+            return self._clear_late(number, chunk)
+        self._training.discard((number, chunk))
         self.trained.add((number, chunk))
         cleared = number != self.round and number not in self.models_in_use
-        return [SendUpdates(number, chunk), *([ClearGlobals(self.round, self.models_in_use)] if cleared else [])]
+        return [SendUpdates(number, chunk), *(self._clear_globals() if cleared else [])]
 
     def _offer_again(self) -> list[Action]:
         testset: list[Action] = [SendTestset()] if self.assignment.send_testset else []

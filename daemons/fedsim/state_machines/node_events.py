@@ -86,22 +86,25 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingDiverged:
-    """A client's parameters are no longer finite."""
+    """A client's parameters are no longer finite; `chunk` is None if the worker has an older version."""
 
     round: int
     client: int
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
 class Failed:
     """The task cannot continue here; `refused` where the institution's limits forbid it.
 
-    `round` is that of the chunk that could not be trained, None where it was something else that failed.
+    `round` and `chunk` say what could not be trained. Both are None where it was something else that failed, and
+    `chunk` alone if the worker has an older version.
     """
 
     reason: str
     refused: bool = False
     round: int | None = None
+    chunk: int | None = None
 
 
 @dataclass(frozen=True)
@@ -222,10 +225,15 @@ class ClearUsedUpdates:
 
 @dataclass(frozen=True)
 class ClearGlobals:
-    """Remove the global models of all rounds but this one, and `further` ones from which clients are training."""
+    """Remove the global models of rounds before this one, except `further` ones from which clients are training.
+
+    A model of a later round has just arrived, and stays; except with `later`, when the server was set back and that
+    model is of its past.
+    """
 
     keep: int
     further: tuple[int, ...] = ()
+    later: bool = False
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,7 @@ class Load(JobLine):
     """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
 
     `client_figures` is the least number of examples of a client whose own figures may leave; None: none may.
-    `max_memory_bytes` and `installed_memory_bytes` are each worker's part of what the institution allows and of what
-    the host has.
+    `max_memory_bytes` and `installed_memory_bytes`: each worker's part of what is allowed and of what the host has.
     """
 
     job: Literal["load"] = "load"
@@ -199,8 +198,7 @@ class ModelMade(JobLine):
     """A model is stored in `out`; `finite` is False if it contains NaN or Inf.
 
     `digest` is over the parameters alone (`model_digest`), `files` over each file in `out`, as the wire offers it.
-    `screening`: what the task's screening found of each update, in canonical order. `contributions`: of nodes and
-    clients to the model.
+    `screening`: what was found of each update, in canonical order. `contributions`: of nodes and clients to the model.
     """
 
     reply: Literal["model_made"] = "model_made"
@@ -292,12 +290,13 @@ class ClientDiverged(JobLine):
     reply: Literal["client_diverged"] = "client_diverged"
     round: int
     client: int
+    chunk: int | None = None
 
 
 class JobFailed(JobLine):
     """The job cannot be done with what was given; the reason is for people.
 
-    `round` is that of the chunk that was to be trained. `refused`: the institution forbids it. `suspends`: it can be
+    `round` and `chunk` say what was to be trained. `refused`: the institution forbids it. `suspends`: it can be
     done again once this host works, and `folder` can be written to.
     """
 
@@ -305,6 +304,7 @@ class JobFailed(JobLine):
     job: str
     reason: str
     round: int | None = None
+    chunk: int | None = None
     refused: bool = False
     suspends: SuspendReason | None = None
     folder: Path | None = None

@@ -65,7 +65,7 @@ class Worker:
         """The job's reply; what a person must know about a failure is in it."""
         reply = self._try(job)
         if isinstance(reply, JobFailed) and isinstance(job, Train):
-            return reply.model_copy(update={"round": job.round})
+            return reply.model_copy(update={"round": job.round, "chunk": job.chunk})
         return reply
 
     def _try(self, job: Job) -> Reply:

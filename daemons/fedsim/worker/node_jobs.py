@@ -203,9 +203,8 @@ class NodeJobs:
             if states.senders is not None:
                 senders.adopt(senders_of(ChunkPlan(job.chunk, 0, job.clients, job.slot), strategy))
         except Diverged as diverged:
-            return ClientDiverged(
-                round=job.round, client=job.clients[0] if diverged.client is None else diverged.client
-            )
+            client = job.clients[0] if diverged.client is None else diverged.client
+            return ClientDiverged(round=job.round, client=client, chunk=job.chunk)
         seconds = time.monotonic() - started
         return ChunkTrained(round=job.round, chunk=job.chunk, updates=tuple(written), seconds=seconds)
 
