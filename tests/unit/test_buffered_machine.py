@@ -145,6 +145,21 @@ def test_an_update_that_is_too_stale_is_discarded_and_that_is_said() -> None:
     assert discard == on_server.DiscardUpdate(of(slow, 0).update)
     assert isinstance(said, on_server.RecordEvent)
     assert "in round 4 its staleness is 3, at most 1 counts" in said.text
+    assert machine.handle(of(slow, 0), 5) == [discard], "a node offers it again until it gets the next model"
+    assert len(machine.handle(of(slow, 1), 5)) == 2, "another update is reported"
+
+
+def test_a_used_update_that_a_crash_left_on_the_disk_is_not_reported_as_too_stale() -> None:
+    """The server commits round 2, which used an update of round 1, and crashes before its file is removed."""
+    machine, (quick, slow, *_) = buffered(max_staleness=1, buffer_size=1)
+    machine.handle(of(quick, 0), 1)
+    commit(machine, 1)
+    machine.handle(of(slow, 0), 2)
+    committed = next(one for one in commit(machine, 2) if isinstance(one, on_server.Commit))
+    restored = Restored(committed=2, counts=machine.counts, kept=frozenset({2}), used=committed.used)
+    again = TaskMachine(machine.plan, restored, own_testset=True)
+    again.begin(3)
+    assert again.handle(of(slow, 0), 3) == [on_server.DiscardUpdate(of(slow, 0).update)]
 
 
 def test_what_was_not_asked_of_a_node_is_discarded() -> None:

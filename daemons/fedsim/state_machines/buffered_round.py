@@ -42,6 +42,7 @@ class UpdateBuffer:
         self._used = set(used)
         self._summed: set[UsedKey] = set()
         self._asked: dict[int, dict[int, tuple[str, int]]] = {}
+        self._reported: set[UsedKey] = set()  # the updates whose discarding was recorded; nodes offer them again
 
     @property
     def size(self) -> int:
@@ -53,11 +54,10 @@ class UpdateBuffer:
         """What committed rounds used, as far as it could come again."""
         return tuple(sorted(self._used))
 
-    def used_of(self, node: str) -> tuple[tuple[int, int], ...]:
-        """The same of a node, as (round, chunk)."""
-        return tuple(
-            (base, chunk) for base, chunk, _ in self.used if self._asked_in(base).get(chunk, ("", 0))[0] == node
-        )
+    def used_of(self, node: str, after: int) -> tuple[tuple[int, int], ...]:
+        """The same of a node, as (round, chunk), without those that began in rounds up to `after`."""
+        recent = ((base, chunk) for base, chunk, _ in self.used if base > after)
+        return tuple((base, chunk) for base, chunk in recent if self._asked_in(base).get(chunk, ("", 0))[0] == node)
 
     def oldest(self, number: int) -> int:
         """The first round in which an update can have begun that round `number` uses."""
@@ -68,8 +68,8 @@ class UpdateBuffer:
         key = key_of(update)
         if key in self.waiting or key in self._summed:
             return []
-        wanted = self._asked_in(update.base_round).get(update.chunk) if 1 <= update.base_round <= number else None
-        if key in self._used or wanted is None or wanted != (update.node, update.client):
+        asked = self._asked_in(update.base_round).get(update.chunk) if 1 <= update.base_round <= number else None
+        if key in self._used or asked is None or asked != (update.node, update.client):
             return [DiscardUpdate(update)]
         if update.base_round < self.oldest(number):
             return self._discard(update, number)
@@ -106,7 +106,8 @@ class UpdateBuffer:
             if update.base_round < oldest:
                 del self.waiting[key]
                 actions += self._discard(update, number + 1)
-        self._used = {key for key in self._used if key[0] >= oldest}
+        # One round longer: a crash between the commit and the removal of files leaves those of used updates here.
+        self._used = {key for key in self._used if key[0] >= oldest - 1}
         self._asked = {base: asked for base, asked in self._asked.items() if base >= oldest}
         return [*actions, ClearUpdates(oldest - 1)] if oldest > 1 else actions
 
@@ -116,6 +117,9 @@ class UpdateBuffer:
             f"the update of client {update.client} from {update.node}, which began in round {update.base_round}, is "
             f"discarded: in round {number} its staleness is {staleness}, at most {self._buffering.max_staleness} counts"
         )
+        if key_of(update) in self._reported:
+            return [DiscardUpdate(update)]
+        self._reported.add(key_of(update))
         return [DiscardUpdate(update), RecordEvent("stale", text)]
 
     def _asked_in(self, base_round: int) -> dict[int, tuple[str, int]]:
@@ -191,10 +195,9 @@ class BufferedRound(RoundCollector):
         sent = super().broadcast(node)
         if sent is None:
             return None
-        used_through, used = self._buffer.oldest(self.number) - 1, self._buffer.used_of(node)
-        return SendGlobal(
-            node, self.number, Broadcast(chunks=sent.broadcast.chunks, used_through=used_through, used=used)
-        )
+        through = self._buffer.oldest(self.number) - 1
+        used = self._buffer.used_of(node, after=through)
+        return SendGlobal(node, self.number, Broadcast(chunks=sent.broadcast.chunks, used_through=through, used=used))
 
     def lost(self, missing: Collection[int]) -> tuple[int, int]:  # noqa: ARG002
         """No client is missing where none is awaited; the examples of the clients that counted."""
