@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import tracemalloc
 from itertools import islice
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -147,6 +150,36 @@ def test_nodes_are_given_their_own_clients_in_an_order_that_favours_none() -> No
     assert all(chunk.clients[0] < 30 for chunk in chunks if chunk.node == 0)
     firsts = [drawn_chunks(3, number, placement, 10)[0].clients[0] for number in range(300)]
     assert 12 < np.mean(firsts) < 17
+
+
+def test_what_a_draw_costs_does_not_grow_with_the_population() -> None:
+    """The memory shows it: an order of a million clients takes 8 MB, and ten of them next to nothing."""
+    drawn_chunks(3, 1, ((0, 100),), 10)
+    tracemalloc.start()
+    try:
+        chunks = drawn_chunks(3, 1, ((0, 10**6),), 10)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len({chunk.clients for chunk in chunks}) == 10
+    assert peak < 100_000
+
+
+def test_a_client_that_begins_costs_the_clock_the_same_in_every_population() -> None:
+    """It compares no clients with each other: only the heap of those that train is ordered."""
+    sorts = 0
+
+    def count(frame: FrameType, event: str, called: object) -> None:  # noqa: ARG001
+        nonlocal sorts
+        sorts += event == "c_call" and called is sorted
+
+    sys.setprofile(count)
+    try:
+        (first,) = islice(arrivals_by_clock(7, 10**5, Buffering(100, 100, 5)), 1)
+    finally:
+        sys.setprofile(None)
+    assert len({one.client for one in first}) == 100
+    assert sorts == 0
 
 
 # ---------------------------------------------------------------- the record

@@ -63,10 +63,10 @@ class BufferedRounds:
         for base in sorted({one.base_round for one in arrivals}):
             if base not in self.models:
                 raise BadInput(f"round {number} used an update that began in round {base}, whose model is not known")
-            wanted = [one for one in arrivals if one.base_round == base]
-            chunks = [ChunkPlan(place, self._node(one.client), (one.client,)) for place, one in enumerate(wanted)]
+            of_base = [one for one in arrivals if one.base_round == base]
+            chunks = [ChunkPlan(place, self._node(one.client), (one.client,)) for place, one in enumerate(of_base)]
             model = self.models[base]
-            for one, update in zip(wanted, self._train(chunks, base, model, downlink, ChunkStates()), strict=True):
+            for one, update in zip(of_base, self._train(chunks, base, model, downlink, ChunkStates()), strict=True):
                 trained[one] = self._pipeline.on_server(update, model)
         return [trained[one] for one in arrivals]
 

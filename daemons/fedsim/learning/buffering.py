@@ -35,7 +35,7 @@ class Buffering:
     max_staleness: int
 
     def of_cohort(self, cohort_size: int) -> Buffering:
-        """The same with what 0 stands for."""
+        """Replace each 0 by the number that it stands for; the cohort's size is that of the settings."""
         size = self.size or cohort_size
         return Buffering(size, self.concurrency or size, self.max_staleness)
 
@@ -62,7 +62,8 @@ def drawn_chunks(seed: int, round_number: int, placement: Placement, size: int) 
     """
     chunks: list[ChunkPlan] = []
     for node, (first_client, num_clients) in enumerate(placement):
-        order = generator(seed, "buffered", round_number, node).permutation(num_clients)[:size]
+        chance = generator(seed, "buffered", round_number, node)
+        order = chance.choice(num_clients, min(size, num_clients), replace=False)  # O(size), not O(num_clients)
         chunks += [
             ChunkPlan(len(chunks) + place, node, (first_client + client,))
             for place, client in enumerate(order.tolist())
@@ -85,18 +86,18 @@ def arrivals_by_clock(seed: int, num_clients: int, buffering: Buffering) -> Iter
         buffering: of the strategy, with its K.
     """
     training: list[tuple[float, int, int, int]] = []  # end, how many began before, base round, client
-    idle = set(range(num_clients))
-    of_newest = set[int]()  # the clients that have begun with the newest model
+    able = list(range(num_clients))  # those that are not training and have not begun with the newest model
+    of_newest = list[int]()  # the others that are not training, in the order in which they finished
     begun, round_number, buffer = 0, 1, list[Arrival]()
 
     def fill(now: float) -> None:
         """Let clients begin until M train."""
         nonlocal begun
-        while len(training) < buffering.concurrency and (able := sorted(idle - of_newest)):
+        while len(training) < buffering.concurrency and able:
             chance = generator(seed, "clock", begun)
-            client = able[int(chance.integers(len(able)))]
-            idle.remove(client)
-            of_newest.add(client)
+            place = int(chance.integers(len(able)))
+            able[place], able[-1] = able[-1], able[place]  # so that a draw costs the same whatever the population
+            client = able.pop()
             heapq.heappush(training, (now + abs(float(chance.standard_normal())), begun, round_number, client))
             begun += 1
 
@@ -104,12 +105,13 @@ def arrivals_by_clock(seed: int, num_clients: int, buffering: Buffering) -> Iter
     while True:
         fill(now)
         now, _, base_round, client = heapq.heappop(training)
-        idle.add(client)
+        (of_newest if base_round == round_number else able).append(client)
         if round_number - base_round <= buffering.max_staleness:
             buffer.append(Arrival(base_round, client))
         if len(buffer) == buffering.size:
             yield tuple(buffer)
             buffer.clear()
+            able += of_newest
             of_newest.clear()
             round_number += 1
 
