@@ -202,8 +202,15 @@ def test_a_task_stopped_in_the_middle_leaves_no_process_and_resumed_ends_with_th
 
 
 def test_a_task_stopped_after_its_last_round_and_resumed_delivers_its_final_model(lab: Platform) -> None:
-    number = lab.submit(**LONG | {"num_rounds": 1})
+    number = lab.submit(**LONG | {"num_rounds": 1, "local_epochs": 40})
     lab.await_round(number, 1)
+    uid, log = lab.task(number).uid, lab.processes["node-b-receiver"].log
+
+    def has_the_model() -> bool | None:
+        lines = log.read_text(encoding="utf-8").splitlines()
+        return any("kind=globalparam" in line and uid in line for line in lines) or None
+
+    lab.await_row(has_the_model, what="for the first model at node-b")
     receiver = psutil.Process(lab.processes["node-b-receiver"].pid)
     receiver.suspend()  # node-b sends its update, and cannot receive the final model
     try:

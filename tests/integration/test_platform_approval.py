@@ -64,6 +64,7 @@ def test_a_task_waits_for_an_owner_through_restarts_while_others_run(lab: Platfo
     lab.kill("server")
     lab.kill("node-b")
     lab.start("server", "node-b")
+    await_pending(lab, number)
     assert json.loads(owner(lab, "pending", "--json"))["pending"][0]["digest"] == item["digest"]
     assert f"Approved: task {number} of researcher on digits" in owner(lab, "approve", str(number))
     assert lab.completed(number).nodes == ("node-a", "node-b")

@@ -335,7 +335,7 @@ def test_classes_of_pixels_are_written_as_an_array(terminal: Terminal, tmp_path:
         np.testing.assert_array_equal(np.load(tmp_path / "predicted.npy"), (images > 0).astype(np.int64))
         refused = terminal.run(*predict)
         assert refused.code == 65
-        assert "write the array to a file, --output FILE.npy" in refused.err
+        assert "write an array, --output FILE.npy" in refused.err
 
 
 def test_text_is_read_as_the_task_read_it(terminal: Terminal, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import click
 
 from fedsim.cli.options import json_option
 from fedsim.cli.output import Output
-from fedsim.data_schema import TARGETS
 from fedsim.errors import BadInput, NotThere
 
 
@@ -80,7 +79,7 @@ def predict(
 
     model = open_model(checkpoint)
     if model.targets in ARRAYS and output is None and not as_json:
-        raise BadInput(f"{checkpoint} predicts {TARGETS[model.targets]}: write the array to a file, --output FILE.npy")
+        raise BadInput(f"{checkpoint} predicts many classes of each example: write an array, --output FILE.npy")
     examples = load_examples(PredictionSource(data, dataset_format, label_columns, part, like, config), model)
     if not as_json or output is not None:
         try:
