@@ -29,11 +29,11 @@ from fedsim.web.errors import Fault
 from fedsim.web.i18n import Text, tr
 from fedsim.web.request import WebRequest
 
-# Larger partitions are not drawn: a request must not keep the web busy.
-MOST_EXAMPLES = 5_000_000
-MOST_CELLS = 500_000
+# Larger partitions are not drawn: these take a few tenths of a second, for which a request keeps the web busy.
+MOST_EXAMPLES = 500_000
+MOST_CELLS = 100_000
 """Clients times labels."""
-MOST_COMPARED = 100_000_000
+MOST_COMPARED = 10_000_000
 """Examples times labels."""
 _DIVIDES = {"partition", "partition_options", "num_clients", "min_partition_size", "seed", "partition_seed"}
 OTHERS = tr("others")
