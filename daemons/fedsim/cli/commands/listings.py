@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,8 +13,7 @@ from fedsim.cli.api import ApiClient, Json
 from fedsim.cli.follow import in_order, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, number, share, size
-
-SHOWN_CLIENTS = 20
+from fedsim.contribution_table import ContributionRow
 
 
 @click.command()
@@ -90,19 +90,18 @@ def node_tests_table(out: Output, task: Json, record: Json) -> None:
     out.table([f"round {record['round']} on", "examples", *map(metric_name, names), "no numbers because"], rows)
 
 
-def contributions_table(out: Output, record: Json) -> None:
+def contributions_table(out: Output, number: int, found: Sequence[ContributionRow]) -> None:
     """Show what nodes, and clients of whom it is known, contributed to a round."""
-    found, mean = record["contributions"], record["contributions"]["norm"]
-
-    def row(who: str, one: Json) -> list[Any]:
-        drift = None if one["distance"] is None or not mean else one["distance"] / mean
-        figures = (one["loss"], one["norm"], one["client_norm"], drift, one["cosine"])
-        return [who, one["num_clients"], one["num_examples"], *(NONE if x is None else f"{x:.3g}" for x in figures)]
-
-    rows = [row(node, one) for node, one in found["nodes"].items()]
-    clients = list(found["clients"].items())[:SHOWN_CLIENTS]
-    rows += [row(f"client {client} of {one['node']}", one) for client, one in clients]
-    heading = [f"round {record['round']} on", "clients", "examples", "training loss", "norm of update"]
+    heading = [f"round {number} on", "clients", "examples", "training loss", "norm of update"]
+    rows = [
+        [
+            one.node if one.client is None else f"client {one.client} of {one.node}",
+            one.clients,
+            one.examples,
+            *one.figures,
+        ]
+        for one in found
+    ]
     out.table([*heading, "mean norm of clients", "drift from mean", "cosine to mean"], rows)
 
 

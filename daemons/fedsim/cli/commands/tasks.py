@@ -14,6 +14,7 @@ from fedsim.cli.follow import Snapshot, metric_name, metric_text
 from fedsim.cli.options import asks_web
 from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
+from fedsim.contribution_table import contributions_of
 from fedsim.errors import EX_OK
 
 SHOWN_ROUNDS = 20
@@ -174,10 +175,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if (tested := next((one for one in reversed(rounds) if one["node_metrics"]), None)) is not None:
         out.say("")
         node_tests_table(out, record, tested)
-    if trained := [one for one in reversed(rounds) if one["contributions"]]:
+    if (found := contributions_of((one["round"], one["contributions"]) for one in reversed(rounds))) is not None:
         out.say("")
-        known = next((one for one in trained if one["contributions"]["norm"] is not None), trained[0])
-        contributions_table(out, known)
+        contributions_table(out, *found)
     if checkpoints:
         out.say("")
         out.table(["checkpoint of round", "size", "saved", "digest"], [_checkpoint_row(c) for c in checkpoints])

@@ -10,11 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import bottle
 
+from fedsim.contribution_table import contributions_of
 from fedsim.learning.objectives import metrics_of
 from fedsim.store.records import Checkpoint, RoundRecord, Task
 from fedsim.web import forms, submissions
 from fedsim.web.charts import charts_of, rounds_to_draw
-from fedsim.web.contributions import contributions_of
 from fedsim.web.downloads import checkpoint_file, rounds_csv, rounds_json
 from fedsim.web.partitions import partition_csv, partition_of_task
 from fedsim.web.rendering import Renderer
@@ -118,7 +118,7 @@ class TaskPages:
             "phases": _phases(rounds.shown),
             "screened": screened_nodes(rounds.shown),
             "node_tests": node_tests(rounds.shown),
-            "contributions": contributions_of(rounds.shown),
+            "contributions": contributions_of((one.round, one.contributions) for one in rounds.shown),
             "tested": None
             if tested is None
             else next(iter(store.rounds.of_task(number, after=tested - 1, limit=1)), None),

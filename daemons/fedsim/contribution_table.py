@@ -1,12 +1,10 @@
-"""What nodes and clients contributed to a round, as rows of a table on the task's page."""
+"""What nodes and clients contributed to a round, as the rows of a table that the task's page and the command show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from fedsim.store.records import RoundRecord
 
 SHOWN_CLIENTS = 20
 
@@ -22,16 +20,19 @@ class ContributionRow:
     figures: tuple[str, ...]
 
 
-def contributions_of(newest_first: Sequence[RoundRecord]) -> tuple[int, list[ContributionRow]] | None:
-    """The newest of these rounds of which drift is known, or the newest: its nodes, and the clients furthest off."""
-    trained = [record for record in newest_first if record.contributions]
+def contributions_of(newest_first: Iterable[tuple[int, Mapping[str, Any]]]) -> tuple[int, list[ContributionRow]] | None:
+    """The newest round of which drift is known, or the newest: its nodes, and the clients furthest off.
+
+    Args:
+        newest_first: rounds with their contributions, as JSON (see `learning.contributions.Contributions`).
+    """
+    trained = [(number, found) for number, found in newest_first if found]
     if not trained:
         return None
-    newest = next((record for record in trained if record.contributions["norm"] is not None), trained[0])
-    found: Mapping[str, Any] = newest.contributions
+    number, found = next((one for one in trained if one[1]["norm"] is not None), trained[0])
     nodes, clients = found["nodes"], found["clients"]
     furthest = sorted(clients, key=lambda client: _reach(clients[client]), reverse=True)[:SHOWN_CLIENTS]
-    return newest.round, [
+    return number, [
         *(_row(node, None, one, found["norm"]) for node, one in nodes.items()),
         *(_row(clients[client]["node"], client, clients[client], found["norm"]) for client in furthest),
     ]
