@@ -6,6 +6,7 @@ never a part. Temporary names begin with a dot, which everything that lists the 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -110,7 +111,8 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed.
 
     It is renamed first, so that what another process creates under the old name meanwhile is kept. A sweep (see
-    `clear_leftovers`) may remove a part of it at the same time.
+    `clear_leftovers`) may remove a part of it at the same time, and a process that found the folder before it was renamed
+    may still create a file in it.
     """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
@@ -121,5 +123,8 @@ def remove_tree(folder: Path) -> None:
     except FileNotFoundError:
         return
     while aside.exists():
-        with suppress(FileNotFoundError):
+        try:
             shutil.rmtree(aside)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                raise
