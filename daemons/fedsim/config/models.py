@@ -307,7 +307,7 @@ class ClientConfig(Measured, Networked):
         "auto", description="Where it trains; auto uses a GPU if there is one"
     )
     engine: Annotated[Name, installed(ENGINES, AUTO)] = Field(
-        "sequential", description="How it trains its clients; auto: as a measurement finds quickest, once for each kind"
+        "batched", description="How it trains its clients; auto: as a measurement finds quickest, once for each kind"
     )
     engine_options: Annotated[OptionValues, AfterValidator(options_of(ENGINES, "engine"))] = Field(
         {}, description="Options of the engine"

@@ -3,8 +3,9 @@
 Plain SGD on cross-entropy with weights W_1 … W_L needs no gradient in memory: each step's deltas go into the weights of
 all clients in place. Where a client has few examples, even its first layer is not touched: a step changes W_1 by
 -lr·δᵀ·X, hence the first activations X·W_1ᵀ of all its examples by -lr·(X·Xᵀ)·δ. So the activations are trained, with
-the Gram matrix X·Xᵀ, and the sum of all δᵀ·X is one product at the end of the round. That is exact algebra; sums are
-rounded in another order than when one client is trained after another.
+the Gram matrix X·Xᵀ, and the sum of all δᵀ·X is one product at the end of the round. The squared norm of that sum,
+tr(δᵀ·X·Xᵀ·δ), is the product of δ with what the activations have moved by, so that it needs no weights either. All that
+is exact algebra; sums are rounded in another order than when one client is trained after another.
 
 Clients of different sizes share a batch: what a smaller one lacks is a row of zeros with weight 0.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import numpy as np
 import torch
@@ -24,6 +26,9 @@ from fedsim.learning.examples import FloatArray
 from fedsim.learning.networks import as_tensor, check_length, parts_of
 from fedsim.learning.schedules import Schedule, learning_rate
 from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, of_chunk
+
+_CACHED = 1 << 17
+"""So many float32 numbers stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,12 @@ class DenseTrainer:
                 yield trained.update(place, client).with_arrays({PARAMETERS: out})
 
     def train_mean(
-        self, clients: Sequence[int], round_number: int, global_vector: FloatArray, weight: Callable[[int], float]
+        self,
+        clients: Sequence[int],
+        round_number: int,
+        global_vector: FloatArray,
+        weight: Callable[[int], float],
+        least_shown: int | None = None,
     ) -> Update:
         """The clients' weighted mean, without the update of any of them in memory; see `MeanTrainer`."""
         totals = torch.zeros(self._size, dtype=torch.float64)
@@ -91,7 +101,8 @@ class DenseTrainer:
             shares = torch.tensor([weights[client] for client in group], dtype=torch.float64)
             for layer, (total, biases) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
                 trained.add_layer(layer, shares, total, biases)
-            seen |= {client: trained.update(place, client) for place, client in enumerate(group)}
+            for place, client in enumerate(group):
+                seen[client] = trained.update(place, client).with_norm(trained.norms[place], least_shown)
         mean = totals.div_(sum(weights.values())).to(torch.float32).numpy()
         return of_chunk([seen[client] for client in clients]).with_arrays({PARAMETERS: mean})
 
@@ -113,19 +124,28 @@ class DenseTrainer:
         if group:
             yield group
 
-    def keeps_activations(self, num_examples: int) -> bool:
-        """Whether the first layer of clients with this many examples is trained by its activations."""
-        return num_examples <= 2 * self._shapes[0][0]
+    def keeps_activations(self, num_examples: int, num_steps: int) -> bool:
+        """Whether the first layer of clients with this many examples and steps is trained by its activations.
+
+        Where there is a single step nothing is saved by them, but by few examples.
+        """
+        inputs, units = self._shapes[0]
+        return num_examples <= (2 * inputs if num_steps > 1 else units)
 
     def _client_bytes(self, num_examples: int) -> int:
         inputs, units = self._shapes[0]
         upper = sum(inputs * outputs for inputs, outputs in self._shapes[1:])
-        first = num_examples * (2 * units + num_examples) if self.keeps_activations(num_examples) else inputs * units
+        keeps = self.keeps_activations(num_examples, self.data.settings.num_steps(num_examples))
+        first = num_examples * (3 * units + num_examples) if keeps else inputs * units
         return 4 * (upper + first + num_examples * inputs)
 
 
 class _Group:
-    """Some clients, trained together when it is made."""
+    """Some clients, trained together when it is made.
+
+    Attributes:
+        norms: the L2 norm by which each client has moved the parameters.
+    """
 
     def __init__(
         self, trainer: DenseTrainer, clients: Sequence[int], round_number: int, received: Sequence[_Layer]
@@ -136,7 +156,7 @@ class _Group:
         self._received = received
         self._sizes = [trainer.data.partition.num_examples(client) for client in clients]
         most = max(self._sizes)
-        self._dual = trainer.keeps_activations(most)
+        self._dual = trainer.keeps_activations(most, max(map(trainer.data.num_steps, clients)))
         first = int(self._dual)
         count = len(clients)
         # One row more, of zeros, for what a smaller client does not have.
@@ -154,22 +174,29 @@ class _Group:
             )
             for layer in received[first:]
         ]
-        if self._dual:
-            flat = torch.addmm(received[0].biases[0], self._x.flatten(0, 1), received[0].weights[0])
-            self._hidden = flat.view(count, most + 1, -1)
-            self._moved = torch.zeros_like(self._hidden)
         self._loss = torch.zeros(count, dtype=torch.float64)
         steps, self._passes = self._schedule(clients, most)
         rows = torch.arange(count)[:, None]
-        # 1: the bias is a feature that is 1. After the last step no activations are needed.
-        gram = torch.bmm(self._x, self._x.transpose(1, 2)).add_(1.0) if self._dual and len(steps) > 1 else None
-        for number, (batch, scale) in enumerate(steps):
+        if self._dual:
+            flat = torch.addmm(received[0].biases[0], self._x.flatten(0, 1), received[0].weights[0])
+            begun = flat.view(count, most + 1, -1)
+            self._hidden, self._moved = begun.clone(), torch.zeros_like(begun)
+            # 1: the bias is a feature that is 1.
+            gram = torch.bmm(self._x, self._x.transpose(1, 2)).add_(1.0)
+        for batch, scale in steps:
             delta = self._step(rows, batch, labels[rows, batch], scale)
             if self._dual:
                 self._moved[rows, batch] += delta
-            if gram is not None and number + 1 < len(steps):
                 self._hidden.baddbmm_(gram[rows, batch].transpose(1, 2), delta)
-        self._check(clients)
+        squares = sum(map(_squares_moved, self._layers, received[first:]), torch.zeros(count, dtype=torch.float64))
+        if self._dual:
+            # Rounded, the squares of a client that has hardly moved can be below 0.
+            squares += self._hidden.sub_(begun).mul_(self._moved).sum((1, 2), dtype=torch.float64).clamp_(min=0)
+        self.norms: list[float] = squares.sqrt().tolist()
+        for client, norm, loss in zip(clients, self.norms, self._loss.tolist(), strict=True):
+            # A change whose square is no float32 has left everything that can be learned with.
+            if not isfinite(norm + loss):
+                raise Diverged(round_number, client)
 
     def _schedule(self, clients: Sequence[int], most: int) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
         """Each step's rows, int64 [K, b], and -learning_rate / (size of the client's batch), float32 [K, b]."""
@@ -219,16 +246,6 @@ class _Group:
                 delta = below
         return delta
 
-    def _check(self, clients: Sequence[int]) -> None:
-        """Raise `Diverged` for the first client with a number that is not finite."""
-        kept = [array for layer in self._layers for array in (layer.weights, layer.biases)]
-        arrays = (*kept, self._moved) if self._dual else kept
-        extremes = [bound for array in arrays for bound in torch.aminmax(array.flatten(1), dim=1)]
-        finite = torch.stack([self._loss, *extremes]).isfinite().all(0)
-        for client, good in zip(clients, finite.tolist(), strict=True):
-            if not good:
-                raise Diverged(self._round, client)
-
     def update(self, place: int, client: int) -> Update:
         """A client's update, without its arrays."""
         loss = float(self._loss[place]) / self._passes[place]
@@ -260,3 +277,12 @@ class _Group:
             weights.add_(torch.mm(moved.flatten(0, 1).t(), self._x.flatten(0, 1)))
             weights.add_(self._received[0].weights[0].t(), alpha=float(shares.sum()))
             biases.add_(moved.sum((0, 1))).add_(self._received[0].biases[0, 0], alpha=float(shares.sum()))
+
+
+def _squares_moved(trained: _Layer, received: _Layer) -> Tensor:
+    """The sum of squares by which each client has moved a layer, float64 [K], by as many clients as stay in cache."""
+    squares = (trained.biases - received.biases).square_().sum((1, 2), dtype=torch.float64)
+    at_once = max(1, _CACHED // received.weights.numel())
+    for weights, found in zip(trained.weights.split(at_once), squares.split(at_once), strict=True):
+        found += (weights - received.weights).square_().sum((1, 2), dtype=torch.float64)
+    return squares

@@ -11,11 +11,15 @@ from fedsim.learning.engines import ClientData, ClientTrainer, Engine
 from fedsim.messages import ModelSpec
 from fedsim.plugins import PluginOptions
 
+_LEAST_TOGETHER = 4
+"""As many clients' parameters fit into a group for that it is worth training them together."""
+
 
 class BatchedEngine(Engine):
     """Trains many clients at once where the network is dense layers and the optimizer plain SGD, else one by one.
 
-    A network with statistics, personal, frozen, tied or lower-precision tensors is trained one by one, too.
+    A network with statistics, personal, frozen, tied or lower-precision tensors is trained one by one, too; so is one
+    of which few fit into a group: one client alone needs less memory and is no slower.
     """
 
     title = "batched – many clients at once, where the model allows it"
@@ -45,7 +49,9 @@ class BatchedEngine(Engine):
         if device == "cpu" and plain and components.strategy.trains_plainly:
             network = task_network(model_spec, data.settings, components.strategy, components.model)
             model = network.model
-            if dense_layers(model) is not None and network.roles.plain and input_type(model) == float32:
+            group = self.options.group_megabytes << 20
+            small = _LEAST_TOGETHER * 4 * sum(parameter.numel() for parameter in model.parameters()) <= group
+            if small and dense_layers(model) is not None and network.roles.plain and input_type(model) == float32:
                 check_training(model, model_spec)
-                return DenseTrainer(data, model, components.schedule, self.options.group_megabytes << 20)
+                return DenseTrainer(data, model, components.schedule, group)
         return SequentialTrainer(data, model_spec, components, device)
