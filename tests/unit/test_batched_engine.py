@@ -53,9 +53,7 @@ def start_of(settings: TaskSettings, shape: tuple[int, ...]) -> FloatArray:
     return initial_vector(ModelSpec.of(settings, shape, CLASSES), settings.seed)
 
 
-def chunk_of(
-    engine: Engine, settings: TaskSettings, shape: tuple[int, ...], least_shown: int | None = None
-) -> Update:
+def chunk_of(engine: Engine, settings: TaskSettings, shape: tuple[int, ...], least_shown: int | None = None) -> Update:
     clients = range(settings.num_clients)
     trainer, strategy = trainer_of(engine, settings, shape), make_strategy(settings)
     start = start_of(settings, shape)
