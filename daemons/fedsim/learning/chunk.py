@@ -175,7 +175,7 @@ def train_chunk(
     sees_clients = keeps or any(part.stage == Stage.CLIENT for part in pipeline.transforms)
     if strategy.uplink == Uplink.EACH_CLIENT:
         uploads = trained()
-    elif isinstance(trainer, MeanTrainer) and strategy.trains_plainly() and not sees_clients:
+    elif isinstance(trainer, MeanTrainer) and strategy.trains_plainly and not sees_clients:
         weight = partial(strategy.weight, num_clients=1)
         mean = trainer.train_mean(clients, round_number, global_vector, weight, least_shown)
         uploads = iter([mean.model_copy(update={"chunk": chunk})])

@@ -52,7 +52,7 @@ class BatchedEngine(Engine):
 
         optimizer = components.optimizer
         plain = type(optimizer) is Sgd and optimizer.plain and type(components.objective) is Classification
-        if plain and components.strategy.trains_plainly():
+        if plain and components.strategy.trains_plainly:
             network = task_network(model_spec, data.settings, components.strategy, components.model)
             if network.roles.plain and input_type(network.model) == float32:
                 choose = self._on_processors if device == "cpu" else self._on_gpu
