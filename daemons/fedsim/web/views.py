@@ -63,8 +63,8 @@ EVENTS: dict[str, Text] = {
     "resume_requested": tr("%(user)s resumed the task"),
     "continue_requested": tr("%(user)s continued the task for further rounds"),
     "continued_off_schedule": tr(
-        "%(user)s continued the task for further rounds; its learning rates depend on the number of rounds, so its model "
-        "will differ from that of a task with all these rounds"
+        "%(user)s continued the task for further rounds; its learning rates depend on the number of rounds, "
+        "so its model will differ from that of a task with all these rounds"
     ),
     "delete_requested": tr("%(user)s asked for the task to be deleted"),
 }
