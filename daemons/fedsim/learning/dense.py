@@ -58,11 +58,11 @@ class DenseTrainer(GroupTrainer):
         self._shapes = [(layer.in_features, layer.out_features) for layer in layers]
 
     def client_bytes(self, num_examples: int) -> int:
-        """Weights or activations, and examples."""
+        """Weights or activations, and examples; what is needed for norms, a tenth of it at most, is not counted."""
         inputs, units = self._shapes[0]
         upper = sum(inputs * outputs for inputs, outputs in self._shapes[1:])
         keeps = self.keeps_activations(num_examples, self.data.settings.num_steps(num_examples))
-        first = num_examples * (3 * units + num_examples) if keeps else inputs * units
+        first = num_examples * (2 * units + num_examples) if keeps else inputs * units
         return 4 * (upper + first + num_examples * inputs)
 
     def keeps_activations(self, num_examples: int, num_steps: int) -> bool:
