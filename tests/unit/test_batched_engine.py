@@ -117,7 +117,7 @@ def test_groups_of_any_size_give_the_same_model() -> None:
     for group_bytes in (1, 60_000, 1 << 30):
         trainer = trainer_of(BatchedEngine(), settings, shape)
         assert isinstance(trainer, DenseTrainer)
-        alike = DenseTrainer(trainer.data, trainer._model, trainer.schedule, group_bytes)
+        alike = DenseTrainer(trainer.data, trainer.model, trainer.schedule, group_bytes)
         assert isinstance(alike, MeanTrainer)
         mean = alike.train_mean(range(7), 5, start, float)
         assert difference(expected, mean.arrays[PARAMETERS]) < 1e-5
