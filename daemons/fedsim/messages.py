@@ -41,6 +41,7 @@ MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
+HostName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s/]+$")]
 FeatureShape = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_LENGTH)], ...], Field(max_length=MAX_DIMENSIONS)]
 Classes = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 """The number of classes, at least 2, or of numbers or flags that are predicted."""
@@ -183,6 +184,41 @@ class TaskReport(Message):
     worker_deaths: Count = 0
 
 
+class ForwardingOffer(Message):
+    """What a node's owner allows of global models that travel from node to node (`forwarding` in client.yml)."""
+
+    accept: bool = Field(False, description="Whether the node accepts those that another node passes on")
+    pass_on: bool = Field(False, description="Whether the node passes on those that it receives")
+    address: HostName | None = Field(None, description="Where other nodes reach its receiver; None: as the server")
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
+class Successor(Message):
+    """The node to which a global model is passed on, and where its receiver listens."""
+
+    node: Name
+    address: HostName
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+
+class Forwarding(Message):
+    """`forwarding` in the metadata of a `globalparam`: the way of its bytes, as far as it concerns this node.
+
+    `predecessor` will send them, or the server if it is None; `successor` is to get them while they arrive; `seconds`:
+    how long this node waits for its predecessor before the server sends it what is missing.
+    """
+
+    predecessor: Name | None = None
+    successor: Successor | None = None
+    seconds: Seconds
+
+
+class ForwardedModel(Message):
+    """`globalparam` from another node: its bytes alone; what belongs to it came from the server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class AuditHead(Message):
     """The newest line of a node's audit log: its number, and the digest that covers it and all before it."""
 
@@ -221,6 +257,7 @@ class Hello(Message):
     session: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of this start")] = ""
     host: Annotated[str, Field(max_length=320, description="Name and address of the machine, for people")] = ""
     accept_tasks: bool = True
+    forwarding: ForwardingOffer = Field(ForwardingOffer(), description="Whether global models may come from nodes")
     certificate_expires_at: Seconds | None = Field(None, description="None without TLS")
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
+from fedsim.wire.body import FileBody
 from fedsim.wire.client.peer_connection import PeerConnection
 from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
@@ -110,7 +111,7 @@ class Sender:
         self,
         peer: Peer,
         file_id: FileId,
-        source: Path | bytes,
+        source: Path | bytes | FileBody,
         *,
         meta: dict[str, Any] | None = None,
         digest: str | None = None,
@@ -125,7 +126,8 @@ class Sender:
         Args:
             peer: the receiver; it must listen.
             file_id: which file it is; the receiver derives from it where the file is stored.
-            source: a path, or the bytes themselves if they are few.
+            source: a path, the bytes themselves if they are few, or an open body, which the transfer closes; one
+                that still grows needs `digest` (see `body_grew`).
             meta: small JSON metadata, stored there next to a `.npy` file.
             digest: its blake3, if known (64 hex digits): then the file is not read for hashing.
             give_up_after: seconds; without it, the transfer continues until `cancel` or `close`.
@@ -158,6 +160,11 @@ class Sender:
         )
         self._reactor.add(connection)
         return connection
+
+    def body_grew(self, peer: Peer) -> None:
+        """More bytes exist of a file that is sent to this peer while it arrives; from any thread."""
+        if (connection := self._connections.get(peer)) is not None:
+            connection.body_grew()
 
     def send_and_wait(
         self,

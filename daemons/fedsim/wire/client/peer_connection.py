@@ -71,6 +71,10 @@ class PeerConnection:
         """Add a transfer; a pause before the next connection attempt ends."""
         self._mail.post(lambda: self._add(transfer))
 
+    def body_grew(self) -> None:
+        """More bytes of a file exist that is sent while it arrives."""
+        self._reactor.wake(self)
+
     def cancel(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
         """End a transfer; with `unless_offered` only if it has not been offered."""
         self._mail.post(lambda: self._transfers.cancel(transfer, unless_offered=unless_offered))
