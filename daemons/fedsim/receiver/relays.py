@@ -8,6 +8,7 @@ from pathlib import Path
 
 import structlog
 
+from fedsim.config.fields import is_loopback
 from fedsim.inbox.counters import Counters
 from fedsim.messages import Forwarding, Successor
 from fedsim.spool.files import FileHeader, FileId
@@ -45,10 +46,19 @@ class ModelRelays:
         me: the identity of this node.
         credentials: returns those of the receiver at present.
         counters: of the receiver.
+        plaintext: returns whether unencrypted connections beyond this machine are allowed at present.
     """
 
-    def __init__(self, me: Identity, credentials: Callable[[], Credentials | None], counters: Counters) -> None:
+    def __init__(
+        self,
+        me: Identity,
+        credentials: Callable[[], Credentials | None],
+        counters: Counters,
+        *,
+        plaintext: Callable[[], bool],
+    ) -> None:
         self._me = me
+        self._plaintext = plaintext
         self._credentials = credentials
         self._counters = counters
         self._lock = threading.Lock()
@@ -63,6 +73,10 @@ class ModelRelays:
         A file whose connection broke, or that the server sends to its end, is the same file: it goes on.
         """
         if (successor := forwarding.successor) is None:
+            return None
+        if self._credentials() is None and not (self._plaintext() or is_loopback(successor.address)):
+            problem = f"{successor.address} is not on loopback: configure `tls:`, or set `insecure_plaintext: true`"
+            self._log.warning("model_not_passed_on", node=successor.node, code="tls", problem=problem)
             return None
         peer = _peer(successor)
         with self._lock:

@@ -43,7 +43,12 @@ class Receiver:
         self.me = Identity(config.name, Role(config.role))
         self.reactor = Reactor("receiver", config.limits.threads)
         self.credentials: Credentials | None = None
-        self._relays = ModelRelays(self.me, lambda: self.credentials, self.counters)
+        self._relays = ModelRelays(
+            self.me,
+            lambda: self.credentials,
+            self.counters,
+            plaintext=lambda: self.config.insecure_plaintext,
+        )
         self.inbox.relays = self._relays
         self.inbox.forwarded.wake = lambda: self.reactor.wake(self.inbox.forwarded)
         self._expiry = ExpiryWatch(None)
