@@ -60,8 +60,8 @@ def _fields(kind: Kind, model: type[Message]) -> str:
         f"`{name}`" + (f" ({field.description})" if field.description else "")
         for name, field in model.model_fields.items()
     )
-    return f"{summary}. Fields: {named}"
+    return f"{summary}. Fields: {named or 'none'}"
 
 
 def _way(route: KindRoute) -> str:
-    return f"{route.sender} → {route.receiver}"
+    return f"{route.sender} → {route.receiver}" + (" (announced by the server)" if route.announced else "")
