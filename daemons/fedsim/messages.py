@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from fedsim.data_schema import MAX_FEATURES, DataSchema, Finite
 from fedsim.errors import BadInput, SuspendReason
+from fedsim.forwarding_offer import ForwardingOffer
 from fedsim.label_counts import LabelCounts
 from fedsim.plugins import Provenance, short_name
 from fedsim.problems import problems_text
@@ -41,12 +42,10 @@ MAX_DIMENSIONS = 4
 MAX_LENGTH = 10**6
 MAX_CLASSES = 10**5
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-HostName = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\s/]+$")]
 FeatureShape = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_LENGTH)], ...], Field(max_length=MAX_DIMENSIONS)]
 Classes = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 """The number of classes, at least 2, or of numbers or flags that are predicted."""
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
-
 
 M = TypeVar("M", bound="Message")
 
@@ -169,8 +168,7 @@ class TaskReport(Message):
 
     `partition` is the digest of the sizes of all clients (see `learning.partitions.sizes_digest`), `versions` are those
     of the workers that computed for it; `suspended`: why the task is suspended at present; `waiting`, `approved`: the
-    node's owner has yet to approve the task, or has approved it, and it has not begun there;
-    `worker_deaths`: how often in a row a worker of it has died in a job.
+    owner has yet to approve it, or has, and it has not begun; `worker_deaths`: of a worker in a job, in a row.
     """
 
     task: Uid
@@ -182,41 +180,6 @@ class TaskReport(Message):
     versions: Annotated[tuple[Annotated[str, Field(max_length=64)], ...], Field(max_length=100)] = ()
     suspended: SuspendReason | None = None
     worker_deaths: Count = 0
-
-
-class ForwardingOffer(Message):
-    """What a node's owner allows of global models that travel from node to node (`forwarding` in client.yml)."""
-
-    accept: bool = Field(False, description="Whether the node accepts those that another node passes on")
-    pass_on: bool = Field(False, description="Whether the node passes on those that it receives")
-    address: HostName | None = Field(None, description="Where other nodes reach its receiver; None: as the server")
-    port: Annotated[int, Field(ge=1, le=65535)] | None = None
-
-
-class Successor(Message):
-    """The node to which a global model is passed on, and where its receiver listens."""
-
-    node: Name
-    address: HostName
-    port: Annotated[int, Field(ge=1, le=65535)]
-
-
-class Forwarding(Message):
-    """`forwarding` in the metadata of a `globalparam`: the way of its bytes, as far as it concerns this node.
-
-    `predecessor` will send them, or the server if it is None; `successor` is to get them while they arrive; `seconds`:
-    how long this node waits for its predecessor before the server sends it what is missing.
-    """
-
-    predecessor: Name | None = None
-    successor: Successor | None = None
-    seconds: Seconds
-
-
-class ForwardedModel(Message):
-    """`globalparam` from another node: its bytes alone; what belongs to it came from the server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class AuditHead(Message):

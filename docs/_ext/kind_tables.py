@@ -16,7 +16,7 @@ def message_kinds() -> str:
     """The kinds of files that hosts send to each other."""
     rows = []
     for kind, spec in KINDS.items():
-        ways = ", ".join(map(_way, spec.routes))
+        ways = ", ".join(_way(route) + (" if announced" if route.announced else "") for route in spec.routes)
         needs = "yes" if spec.on_demand else "no"
         rows.append([f"`{kind}`", ways, f"`{spec.path.text}`", f"`{spec.limit}`", needs])
     return table(["kind", "sender → receiver", "path in the spool", "limit", "must be requested"], rows)
@@ -64,4 +64,4 @@ def _fields(kind: Kind, model: type[Message]) -> str:
 
 
 def _way(route: KindRoute) -> str:
-    return f"{route.sender} → {route.receiver}" + (" (announced by the server)" if route.announced else "")
+    return f"{route.sender} → {route.receiver}"

@@ -10,7 +10,8 @@ from typing import Any
 
 from transfer_support import SERVER, TASK, Outcomes, global_id, node_config
 
-from fedsim.messages import Broadcast, Forwarding, Successor
+from fedsim.forwarding import Forwarding, Successor
+from fedsim.messages import Broadcast
 from fedsim.receiver.service import Receiver
 from fedsim.spool.allowlist import want
 from fedsim.spool.files import Kind

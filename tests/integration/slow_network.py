@@ -22,7 +22,7 @@ from typing import Self
 import yaml
 from transfer_support import RECEIVER, SERVER, TASK, Outcomes, global_id, model_file, node_config, stop_body, stop_id
 
-from fedsim.messages import Forwarding, Successor
+from fedsim.forwarding import Forwarding, Successor
 from fedsim.spool.allowlist import want
 from fedsim.spool.files import Kind
 from fedsim.spool.layout import Spool

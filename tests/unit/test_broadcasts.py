@@ -9,7 +9,9 @@ from selectors import DefaultSelector
 from typing import Any
 
 from fedsim.config import ServerConfig
-from fedsim.messages import EngineInfo, Forwarding, ForwardingOffer, Hello
+from fedsim.forwarding import Forwarding
+from fedsim.forwarding_offer import ForwardingOffer
+from fedsim.messages import EngineInfo, Hello
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.server.broadcasts import Broadcasts
 from fedsim.server.nodes import Nodes

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fedsim import __version__, plugins
 from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
+from fedsim.forwarding_offer import ForwardingOffer
 from fedsim.label_counts import MOST_COUNTS, MOST_LABELS, shown_counts
 from fedsim.memory import usable_processors
 from fedsim.messages import (
@@ -23,7 +24,6 @@ from fedsim.messages import (
     MAX_SPEEDS,
     DataSetInfo,
     EngineInfo,
-    ForwardingOffer,
     Hello,
     PluginInfo,
     SpeedInfo,

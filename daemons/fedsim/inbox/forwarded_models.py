@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from fedsim.errors import BadInput, Refused
+from fedsim.forwarding import Forwarding
 from fedsim.inbox.incoming_file import IncomingFile
-from fedsim.messages import Forwarding, read_message
+from fedsim.messages import read_message
 from fedsim.spool.files import FileHeader, Role
 from fedsim.wire import Identity
 from fedsim.wire.protocol.frames import INLINE_BYTES

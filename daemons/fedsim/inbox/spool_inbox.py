@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +11,7 @@ import structlog
 
 from fedsim.config import ReceiverConfig
 from fedsim.errors import BadInput, Refused
+from fedsim.forwarding import Forwarding
 from fedsim.inbox.counters import Counters
 from fedsim.inbox.forwarded_models import ForwardedModels, RelayedFile, Relays, split_forwarding
 from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
@@ -19,7 +19,6 @@ from fedsim.inbox.quota import ReceiveQuota
 from fedsim.inbox.same_name import SameName
 from fedsim.inbox.task_numbers import TaskNumbers
 from fedsim.inbox.validation import check_contents, check_metadata
-from fedsim.messages import Forwarding
 from fedsim.refusal_log import RefusalLog
 from fedsim.spool.allowlist import Allowlist, check_wanted
 from fedsim.spool.clear import clear_leftovers
@@ -148,13 +147,10 @@ class SpoolInbox:
             if header.id.kind is Kind.HELLO:
                 self._same_name.check(path, destination.final)
 
-        incoming = IncomingFile(
-            header,
-            sender,
-            destination,
-            check=check,
-            ended=partial(self._ended, node=node),
-        )
+        def ended(incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
+            self._ended(incoming, refused, seconds, node)
+
+        incoming = IncomingFile(header, sender, destination, check=check, ended=ended)
         with incoming.lock:
             self._reserve_path(incoming)
             try:

@@ -9,8 +9,8 @@ from pathlib import Path
 import structlog
 
 from fedsim.config.fields import is_loopback
+from fedsim.forwarding import Forwarding, Successor
 from fedsim.inbox.counters import Counters
-from fedsim.messages import Forwarding, Successor
 from fedsim.spool.files import FileHeader, FileId
 from fedsim.wire import Identity, Peer
 from fedsim.wire.growing_body import GrowingBody
@@ -92,7 +92,7 @@ class ModelRelays:
 
     def _start(self, header: FileHeader, path: Path, received: int, peer: Peer, seconds: float) -> ModelRelay:
         if self._sender is None:
-            self._sender = Sender(self._me, credentials=self._credentials()).open()
+            self._sender = Sender(self._me, credentials=self._credentials(), announced=True).open()
         self._peers.add(peer)
         relay = self._relays[header.id] = ModelRelay(
             self._sender, peer, header, GrowingBody(path, header.size, received)

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedsim.forwarding import Forwarding, Successor
+from fedsim.forwarding_offer import ForwardingOffer
 from fedsim.log import get_logger
-from fedsim.messages import Forwarding, ForwardingOffer, Hello, Successor
+from fedsim.messages import Hello
 from fedsim.runtime.event_loop import EventLoop
 from fedsim.runtime.outbox import Outbox
 from fedsim.server.nodes import Nodes

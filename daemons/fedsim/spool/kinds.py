@@ -13,17 +13,8 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from fedsim.evaluation import EvaluationOrder, EvaluationReport
-from fedsim.messages import (
-    Assignment,
-    Broadcast,
-    ForwardedModel,
-    Hello,
-    Message,
-    PhaseAnswer,
-    PhaseRequest,
-    Stop,
-    Submission,
-)
+from fedsim.forwarding import ForwardedModel
+from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.speed import SpeedRequest
 from fedsim.spool.npy import FLOAT32, TARGET_DIMENSIONS, TARGETS
 from fedsim.spool.path_template import PathTemplate
@@ -205,9 +196,10 @@ KINDS: Final[dict[Kind, KindSpec]] = {
 ON_DEMAND: Final = frozenset(kind for kind, spec in KINDS.items() if spec.on_demand)
 
 
-def permitted_kinds(sender: Role, receiver: Role) -> frozenset[Kind]:
-    """The kinds that one role may send to the other."""
-    return frozenset(kind for kind, spec in KINDS.items() if spec.route(sender, receiver))
+def permitted_kinds(sender: Role, receiver: Role, *, announced: bool = False) -> frozenset[Kind]:
+    """The kinds that one role may send to the other of its own accord, or what the server has `announced`."""
+    routes = ((kind, spec.route(sender, receiver)) for kind, spec in KINDS.items())
+    return frozenset(kind for kind, route in routes if route is not None and route.announced == announced)
 
 
 def received_kinds(receiver: Role) -> frozenset[Kind]:

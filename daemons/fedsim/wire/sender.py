@@ -57,6 +57,7 @@ class Sender:
         inbox: accepts the files that peers offer on these connections; without one they are refused.
         on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
             nothing does any more; from a thread of the sender, so it must not block or raise.
+        announced: whether it sends what the server has announced to its peers, and nothing else.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Sender:
         limits: ConnectionLimits = _LIMITS,
         inbox: Inbox | None = None,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
+        announced: bool = False,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
         self._limits = limits
         self._inbox = inbox
         self._on_trouble = on_trouble
+        self._announced = announced
         self._reactor = Reactor(f"sender-{identity.name}", threads)
         self._connections: dict[Peer, PeerConnection] = {}
         self._lock = threading.Lock()
@@ -157,6 +160,7 @@ class Sender:
             credentials=self._credentials,
             inbox=self._inbox,
             on_trouble=self._on_trouble,
+            announced=self._announced,
         )
         self._reactor.add(connection)
         return connection
