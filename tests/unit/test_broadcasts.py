@@ -34,6 +34,10 @@ class RecordedOutbox:
 
     def __init__(self) -> None:
         self.sent: list[tuple[Peer, FileId, dict[str, Any]]] = []
+        self.troubled = ""
+
+    def trouble(self, peer: Peer) -> str:
+        return "no connection" if peer.name in self.troubled else ""
 
     def send(self, peer: Peer, file: FileId, _source: Path, *, meta: dict[str, Any], digest: str) -> None:
         assert digest == "d" * 64
@@ -114,6 +118,22 @@ def test_a_node_whose_owner_allows_nothing_gets_the_model_directly(tmp_path: Pat
     assert learns["a"] is not None
     assert learns["a"].successor is not None
     assert learns["a"].successor.node == "c"
+
+
+def test_a_node_that_the_server_does_not_reach_is_in_no_chain(tmp_path: Path) -> None:
+    sending = Sending(tmp_path)
+    sending.measured()
+    sending.outbox.troubled = "a"
+    learns = sending.send(2)
+    assert learns["a"] is None
+    assert learns["b"] is not None
+    assert learns["b"].predecessor is None
+
+
+def test_a_model_that_is_gone_by_then_is_left_to_the_outbox(tmp_path: Path) -> None:
+    sending = Sending(tmp_path)
+    sending.model.unlink()
+    assert sending.send(1) == dict.fromkeys("abcd")
 
 
 def test_unless_server_yml_allows_it_every_model_is_sent_at_once_and_directly(tmp_path: Path) -> None:

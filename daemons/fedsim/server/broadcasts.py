@@ -115,9 +115,12 @@ class Broadcasts:
             self._send_together(file, list(group.values()))
 
     def _send_together(self, file: FileId, group: list[_Waiting]) -> None:
-        size = group[0].path.stat().st_size
         hellos = self._nodes.online()
-        allowed = [_allowed(one.peer, hellos) for one in group]
+        try:
+            size = group[0].path.stat().st_size
+        except FileNotFoundError:  # its task has ended; sending reports that
+            size = 0
+        allowed = [_allowed(one.peer, hellos, reached=not self._outbox.trouble(one.peer)) for one in group]
         chain = self.meter.choose(size, allowed)
         ways = self._ways(chain, {one.peer.name: one.peer for one in group}, hellos, size, len(group))
         self._under_way[file] = _UnderWay(size, chain, {one.peer.name for one in group})
@@ -144,12 +147,11 @@ class Broadcasts:
         return ways
 
 
-def _allowed(peer: Peer, hellos: dict[str, Hello]) -> ForwardingNode:
-    """What a node's owner allows, as announced; a node that listens on no port cannot be sent anything by another."""
+def _allowed(peer: Peer, hellos: dict[str, Hello], *, reached: bool) -> ForwardingNode:
+    """What a node's owner allows, as announced; nothing of one that cannot be reached, or listens on no port."""
     hello = hellos.get(peer.name)
-    offer = ForwardingOffer() if hello is None else hello.forwarding
-    reached = peer.listens and bool(offer.port or peer.port)
-    return ForwardingNode(peer.name, accept=offer.accept and reached, pass_on=offer.pass_on and peer.listens)
+    offer = ForwardingOffer() if hello is None or not (reached and peer.listens) else hello.forwarding
+    return ForwardingNode(peer.name, accept=offer.accept and bool(offer.port or peer.port), pass_on=offer.pass_on)
 
 
 def _successor(peer: Peer, offer: ForwardingOffer) -> Successor:
