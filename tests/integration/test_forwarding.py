@@ -30,11 +30,13 @@ from transfer_support import (
     global_id,
     header_of,
     model_file,
+    send_now,
     stop_body,
     stop_id,
     vector_bytes,
 )
 
+from fedsim.forwarding import Forwarding, Successor
 from fedsim.receiver.service import Receiver
 from fedsim.spool.files import FileId, Kind, Role
 from fedsim.spool.layout import read_metadata
@@ -233,6 +235,57 @@ def test_an_offer_that_is_cancelled_while_it_waits_ends_the_announcement(tmp_pat
         assert server.expect(FrameType.ACK).get("refused") is None, "the cancelled one is not answered"
         with RawPeer(receivers[1].port, NODE) as late:
             late.expect_end("unknown_peer")
+
+
+def test_a_server_that_connects_anew_in_the_middle_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+    body = vector_bytes(tmp_path, COUNT)
+    half = len(body) // 2
+    with forwarding_nodes(tmp_path, 2) as receivers, RawPeer(receivers[1].port) as first:
+        announced = announcement(receivers[1])
+        offer = header_of(body).model_copy(update={"meta": meta_for(1, ports_of(receivers))})
+        first.expect(FrameType.HELLO)
+        first.offer(offer)
+        assert announced.wait(PATIENCE)
+        with RawPeer(receivers[1].port, NODE) as node:
+            node.expect(FrameType.HELLO)
+            node.offer(header_of(body))
+            assert node.expect(FrameType.ANSWER)["have"] == 0
+            for offset in range(0, half, 1 << 20):
+                node.data(offset, body[offset : min(half, offset + (1 << 20))])
+            await_part(receivers[1], half)
+            first.sock.close()
+            announced.clear()
+            with RawPeer(receivers[1].port) as second:
+                second.expect(FrameType.HELLO)
+                second.offer(offer)
+                assert announced.wait(PATIENCE)
+                for offset in range(half, len(body), 1 << 20):
+                    node.data(offset, body[offset : offset + (1 << 20)])
+                assert node.expect(FrameType.ACK).get("refused") is None
+                assert second.expect(FrameType.ANSWER)["stored"]
+        assert receivers[1].spool.path(global_id(), "").read_bytes() == body
+
+
+def test_a_way_that_makes_no_sense_is_refused_with_the_offer(tmp_path: Path) -> None:
+    body = vector_bytes(tmp_path, COUNT)
+    with forwarding_nodes(tmp_path, 1) as receivers, RawPeer(receivers[0].port) as server:
+        server.expect(FrameType.HELLO)
+        for number, way in enumerate(
+            (7, {}, {"seconds": 1, "successor": {"node": "n", "address": "a b", "port": 1}}), 1
+        ):
+            server.offer(header_of(body).model_copy(update={"meta": {"forwarding": way}}), transfer=number)
+            assert server.expect(FrameType.ANSWER)["refused"]["code"] == "bad_metadata"
+
+
+def test_a_model_leaves_this_machine_only_encrypted_unless_the_owner_allows_plaintext(tmp_path: Path) -> None:
+    body = vector_bytes(tmp_path, COUNT)
+    beyond = Successor(node="node-2", address="192.0.2.7", port=9002)
+    with logged() as log, forwarding_nodes(tmp_path, 1) as receivers:
+        way = Forwarding(successor=beyond, seconds=9).model_dump(mode="json", exclude_none=True)
+        outcome = send_now(receivers[0], SERVER, global_id(), tmp_path / "v.npy", meta={"forwarding": way})
+        (line,) = log.named("model_not_passed_on")
+    assert outcome.bytes_sent > len(body)
+    assert (line["node"], line["code"]) == ("node-2", "tls")
 
 
 def test_forwarding_with_certificates_proves_both_names(tmp_path: Path) -> None:
