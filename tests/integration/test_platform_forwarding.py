@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 from platform_support import DIGITS, Platform, small_settings
 
 from fedsim.config import DataSetConfig
@@ -39,12 +40,12 @@ def lines_with(lab: Platform, event: str, *names: str) -> list[str]:
     return [line for log in logs for line in log.read_text(encoding="utf-8").splitlines() if event in line]
 
 
-def simulated() -> str:
+def simulated(**settings: Any) -> str:
     """The digest of the same task in one process."""
     make_deterministic(1)
     dataset = load_dataset(DataSetConfig.model_validate(DIGITS), Path())
     placement = [(first, 2) for first in range(0, 8, 2)]
-    return simulate(small_settings(**WIDE), dataset, chunk_clients=2, placement=placement).digest
+    return simulate(small_settings(**settings), dataset, chunk_clients=2, placement=placement).digest
 
 
 def test_models_travel_along_nodes_whose_owners_allow_it_and_the_result_is_the_same(tmp_path: Path) -> None:
@@ -55,9 +56,24 @@ def test_models_travel_along_nodes_whose_owners_allow_it_and_the_result_is_the_s
         passed_on = lines_with(lab, "model_passed_on", *(f"{name}-receiver" for name in NODES))
         said = [lab.processes[f"{name}-receiver"].log.read_text(encoding="utf-8") for name in NODES]
         behind = lines_with(lab, "model_not_forwarded", "server")
-    assert task.digest == simulated()
+    assert task.digest == simulated(**WIDE)
     assert "nodes=3" in forwarded[0]
     assert len(passed_on) >= 2
     assert not behind
     assert [name for name in ("node-a", "node-c", "node-d") if name in said[1]] == [], "node-b learns of no other node"
     assert "node-d" not in said[0], "node-a passes on to node-c, and learns of no other node"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+def test_processes_that_are_killed_while_models_travel_change_no_byte(tmp_path: Path) -> None:
+    longer = WIDE | {"local_epochs": 5, "num_rounds": 7, "evaluate_every": 7, "save_every": 7}
+    with lab_of(tmp_path / "lab") as lab:
+        number = lab.submit(**longer)
+        for at, victim in ((3, "node-b-receiver"), (4, "server"), (5, "node-c-receiver"), (6, "receiver")):
+            lab.await_round(number, at)
+            lab.kill(victim)
+            lab.start(victim)
+        task = lab.completed(number, seconds=300)
+        assert lines_with(lab, "model_passed_on", *(f"{name}-receiver" for name in NODES))
+    assert task.digest == simulated(**longer)
