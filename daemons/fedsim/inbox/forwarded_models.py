@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -62,7 +62,10 @@ def split_forwarding(header: FileHeader) -> tuple[FileHeader, Forwarding | None]
 
 @dataclass(eq=False)
 class Announced:
-    """A file that the server has offered. Once it is `over`, only the server may send it."""
+    """A file that the server has offered. Once it is `over`, only the server may send it.
+
+    `incoming` is the file while a node sends it; until `due` (time.monotonic) the server's offer waits for that.
+    """
 
     server: Identity
     header: FileHeader
@@ -71,7 +74,7 @@ class Announced:
     offer: ExpectedFile
     due: float
     incoming: IncomingFile | None = None
-    over: bool = field(default=False)
+    over: bool = False
 
 
 class ForwardedModels:
