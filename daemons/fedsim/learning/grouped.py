@@ -179,6 +179,6 @@ def squares_moved(trained: Tensor, received: Tensor, at_once: int = 1 << 17) -> 
     """
     squares = torch.empty(len(trained), dtype=torch.float64, device=trained.device)
     clients = max(1, at_once // max(1, received.numel()))
-    for moved, found in zip(trained.split(clients), squares.split(clients), strict=True):
+    for moved, found in zip(torch.split(trained, clients), torch.split(squares, clients), strict=True):
         torch.sum((moved - received).square_().flatten(1), 1, dtype=torch.float64, out=found)
     return squares
