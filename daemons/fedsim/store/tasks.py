@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Connection, Select, delete, exc, func, insert, select, update
 
 from fedsim.errors import BadInput
 from fedsim.initial import InitialModel
@@ -30,8 +30,8 @@ class TooManyTasks(BadInput):
     """A user has as many unfinished tasks as one may have."""
 
 
-# Without the plan, which has an entry for each node.
-_COLUMNS = [column for column in tasks.c if column.name != "plan"]
+# Without the plan, which has an entry for each node, and the statistics, which have one for each column.
+_COLUMNS = [column for column in tasks.c if column.name not in {"plan", "statistics"}]
 select_tasks: Select[Any] = select(*_COLUMNS, users.c.name.label("user_name")).join_from(tasks, users)
 
 
@@ -305,30 +305,40 @@ class TaskStore:
 
     def set_nodes(self, uid: str, nodes: tuple[str, ...], left_out: Mapping[str, str] = MappingProxyType({})) -> None:
         """Record the nodes that take part, and why others that were online do not."""
-        with self._database.writing() as connection:
-            values = {"nodes": nodes, "left_out": dict(left_out)}
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
+        self._set(uid, nodes=nodes, left_out=dict(left_out))
 
     def set_plan(self, uid: str, plan: Mapping[str, Any]) -> None:
         """Record how the nodes train, as JSON."""
-        with self._database.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(plan=dict(plan)))
+        self._set(uid, plan=dict(plan))
 
     def plan(self, number: int) -> dict[str, Any] | None:
         """The recorded plan of a task; None if it has none, or there is no such task."""
-        with self._database.reading() as connection:
-            found: dict[str, Any] | None = connection.scalar(select(tasks.c.plan).where(tasks.c.number == number))
-            return found
+        return self._document(tasks.c.plan, number)
+
+    def set_statistics(self, uid: str, statistics: Mapping[str, Any]) -> None:
+        """Record what the nodes together reported of their data, as JSON (see `learning.pooled_statistics`)."""
+        self._set(uid, statistics=dict(statistics))
+
+    def statistics(self, number: int) -> dict[str, Any] | None:
+        """What the nodes reported of their data; None of a task that gathers no statistics, or has none yet."""
+        return self._document(tasks.c.statistics, number)
 
     def set_best(self, uid: str, best: Mapping[str, Any]) -> None:
         """Record which round is the best so far."""
-        with self._database.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(best=dict(best)))
+        self._set(uid, best=dict(best))
 
     def set_notes(self, uid: str, notes: tuple[str, ...]) -> None:
         """Record the remarks on the task's data and course."""
+        self._set(uid, notes=notes)
+
+    def _document(self, column: Column[Any], number: int) -> dict[str, Any] | None:
+        with self._database.reading() as connection:
+            found: dict[str, Any] | None = connection.scalar(select(column).where(tasks.c.number == number))
+            return found
+
+    def _set(self, uid: str, **values: Any) -> None:
         with self._database.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(notes=notes))
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
 
     def queue_positions(self) -> dict[int, int]:
         """The positions of all pending tasks in the queue, by their numbers; 1 is the next one."""
