@@ -32,6 +32,8 @@ DEVIATIONS: Final = 5.0
 value in 26 is beyond each end, so the quantiles from 0.05 to 0.95 are inside."""
 MOST_COLUMNS: Final = 1000
 ALL_FEATURES: Final = "(all features)"
+ROUNDING: Final = 1e-9
+"""A deviation below this share of the mean is rounding: the column is constant."""
 BLOCK_VALUES: Final = 2**20
 """Values that are converted at a time."""
 
@@ -42,9 +44,9 @@ Values = NDArray[Any]
 class ColumnSummary(BaseModel):
     """A column at one node; `missing` is None where fewer values than the institution's `min_count` are missing.
 
-    `histogram` lists (neighbouring bins, values in them) from `low` to `high`, in all `BINS` bins of equal width; values
-    beyond an end are counted in its bin, and bins with too few values are joined with neighbours. A constant column
-    has none.
+    `histogram` lists (neighbouring bins, values in them) from `low` to `high`: `BINS` bins of equal width in all.
+    Values beyond an end are counted in its bin, and bins with too few values are joined with neighbours. A constant
+    column has none.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -92,7 +94,7 @@ class StatisticsRule:
     guarded: bool
 
 
-class StatisticsPhase(Phase):
+class DataStatisticsPhase(Phase):
     """Ask each node for the statistics of its training examples; `node_statistics` is the answer."""
 
     name = STATISTICS
@@ -185,6 +187,8 @@ def _summary(column: Column, rule: StatisticsRule) -> ColumnSummary | None:
         return None
     mean = sum(float(block.sum()) for block in column.blocks()) / present
     deviation = sqrt(sum(float(((block - mean) ** 2).sum()) for block in column.blocks()) / present)
+    if deviation <= ROUNDING * abs(mean):
+        deviation = 0.0
     if every - present < least:  # with the number of examples, the exact count would say how many values are missing
         missing, present = (0 if present == every else None), every
     count = present

@@ -113,7 +113,7 @@ def _distribution(parts: Sequence[ColumnSummary]) -> tuple[dict[str, float], Jso
     below = weights @ shares / weights.sum()
     quantiles = {str(order): _quantile(places, below, order) for order in QUANTILES}
     first, last = (_quantile(places, below, order) for order in MIDDLE)
-    if not first < last:
+    if np.isclose(first, last, rtol=1e-9, atol=0.0):
         return quantiles, None
     edges = np.linspace(first, last, SHOWN_BINS + 1)
     counts = np.diff(np.interp(edges, places, below)) * weights.sum()
