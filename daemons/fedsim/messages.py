@@ -168,8 +168,7 @@ class TaskReport(Message):
 
     `partition` is the digest of the sizes of all clients (see `learning.partitions.sizes_digest`), `versions` are those
     of the workers that computed for it; `suspended`: why the task is suspended at present; `waiting`, `approved`: the
-    node's owner has yet to approve the task, or has approved it, and it has not begun there;
-    `worker_deaths`: how often in a row a worker of it has died in a job.
+    owner has yet to approve the task, or has, and it has not begun; `worker_deaths`: in a row, each in a job of it.
     """
 
     task: Uid

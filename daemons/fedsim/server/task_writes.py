@@ -87,7 +87,7 @@ class TaskWrites:
             answers = {node: json.loads(content) for node, content in done.answers}
             words = () if schema is None else schema.words(self._plan.model_spec.num_classes)
             found = pooled_statistics(answers, () if schema is None else schema.features, words)
-            self._context.store.tasks.set_statistics(self._plan.task, found)
+            self._context.store.statistics.record(self._plan.task, found)
         self._folder.add_completed_phase(done)
         for item in self._context.spool.arrived(Kind.ANSWER, self._plan.task, done.round):
             if item.id.phase == done.phase:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, delete, exc, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, delete, exc, func, insert, select, update
 
 from fedsim.errors import BadInput
 from fedsim.initial import InitialModel
@@ -305,40 +305,30 @@ class TaskStore:
 
     def set_nodes(self, uid: str, nodes: tuple[str, ...], left_out: Mapping[str, str] = MappingProxyType({})) -> None:
         """Record the nodes that take part, and why others that were online do not."""
-        self._set(uid, nodes=nodes, left_out=dict(left_out))
+        with self._database.writing() as connection:
+            values = {"nodes": nodes, "left_out": dict(left_out)}
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
 
     def set_plan(self, uid: str, plan: Mapping[str, Any]) -> None:
         """Record how the nodes train, as JSON."""
-        self._set(uid, plan=dict(plan))
+        with self._database.writing() as connection:
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(plan=dict(plan)))
 
     def plan(self, number: int) -> dict[str, Any] | None:
         """The recorded plan of a task; None if it has none, or there is no such task."""
-        return self._document(tasks.c.plan, number)
-
-    def set_statistics(self, uid: str, statistics: Mapping[str, Any]) -> None:
-        """Record what the nodes together reported of their data, as JSON (see `learning.pooled_statistics`)."""
-        self._set(uid, statistics=dict(statistics))
-
-    def statistics(self, number: int) -> dict[str, Any] | None:
-        """What the nodes reported of their data; None of a task that gathers no statistics, or has none yet."""
-        return self._document(tasks.c.statistics, number)
+        with self._database.reading() as connection:
+            found: dict[str, Any] | None = connection.scalar(select(tasks.c.plan).where(tasks.c.number == number))
+            return found
 
     def set_best(self, uid: str, best: Mapping[str, Any]) -> None:
         """Record which round is the best so far."""
-        self._set(uid, best=dict(best))
+        with self._database.writing() as connection:
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(best=dict(best)))
 
     def set_notes(self, uid: str, notes: tuple[str, ...]) -> None:
         """Record the remarks on the task's data and course."""
-        self._set(uid, notes=notes)
-
-    def _document(self, column: Column[Any], number: int) -> dict[str, Any] | None:
-        with self._database.reading() as connection:
-            found: dict[str, Any] | None = connection.scalar(select(column).where(tasks.c.number == number))
-            return found
-
-    def _set(self, uid: str, **values: Any) -> None:
         with self._database.writing() as connection:
-            connection.execute(update(tasks).where(tasks.c.uid == uid).values(values))
+            connection.execute(update(tasks).where(tasks.c.uid == uid).values(notes=notes))
 
     def queue_positions(self) -> dict[int, int]:
         """The positions of all pending tasks in the queue, by their numbers; 1 is the next one."""

@@ -146,7 +146,7 @@ class ApiRoutes:
     def statistics(self, request: WebRequest, number: int) -> Json:
         """What the nodes reported of their data; null for other kinds of tasks, and until all have."""
         submissions.task_of(request, number)
-        return {"statistics": request.store.tasks.statistics(number)}
+        return {"statistics": request.store.statistics.of_task(number)}
 
     def partition(self, request: WebRequest, number: int) -> Json:
         """How the task divides its data among clients; null with the reason where it is not shown."""

@@ -112,8 +112,7 @@ class Inspect(JobLine):
 class Load(JobLine):
     """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
 
-    `client_figures`: of a client whose own figures may leave the least number of examples; None: none may. The two
-    memories are each worker's part of what is allowed and of what the host has.
+    `client_figures`: the least number of examples of a client whose own figures leave. Memories: each worker's part.
     """
 
     job: Literal["load"] = "load"
@@ -296,9 +295,9 @@ class ClientDiverged(JobLine):
 
 
 class JobFailed(JobLine):
-    """The job cannot be done with what was given; the reason is for people.
+    """The job cannot be done with what was given; the reason is for people. `refused`: by the institution.
 
-    `round`, `chunk`: what was to be trained. `refused`: by the institution. `suspends`: until this host works again.
+    `round`, `chunk`: what was to be trained. `suspends`: until this host works again, and `folder` can be written to.
     """
 
     reply: Literal["job_failed"] = "job_failed"

@@ -9,6 +9,7 @@ import click
 
 from fedsim.cli.api import ApiClient, Json, Rejected
 from fedsim.cli.commands.listings import contributions_table, node_tests_table, rounds_table
+from fedsim.cli.commands.statistics import statistics_tables
 from fedsim.cli.commands.watch import hint_at_download, outcome_code, watch_task
 from fedsim.cli.follow import Snapshot, metric_name, metric_text
 from fedsim.cli.options import asks_web
@@ -111,10 +112,10 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
         task.number,
         *([record["user_name"]] if everybody else []),
         settings["title"] or NONE,
-        settings["model"],
+        settings["model"] if task.trains else settings["kind"],
         settings["dataset"],
         f"{task.state}, WARNING" if record["warning"] else task.state,
-        f"{task.rounds_done}/{task.num_rounds}",
+        f"{task.rounds_done}/{task.num_rounds}" if task.trains else NONE,
         task.headline if record["metrics"] else NONE,
         task.time_left.removeprefix("about ").removesuffix(" left") or NONE,
         moment(record["created_at"]),
@@ -127,9 +128,16 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 def show(api: ApiClient, out: Output, task: int) -> None:
     """Show task NUMBER: state and reason, nodes that take no part, settings, latest rounds, checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
+    statistics = None if Snapshot(record).trains else api.statistics(task)
     if out.as_json:
         participation = api.participation(task)
-        document = {"task": record, "plan": api.plan(task), "rounds": api.rounds(task), "checkpoints": checkpoints}
+        document = {
+            "task": record,
+            "statistics": statistics,
+            "plan": api.plan(task),
+            "rounds": api.rounds(task),
+            "checkpoints": checkpoints,
+        }
         out.document(document | {"participation": participation})
         return
     rounds, num_rounds = api.newest_rounds(task, SHOWN_ROUNDS)
@@ -139,8 +147,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if snapshot.finished:
         out.say(snapshot.outcome)
     else:
-        done = f"round {snapshot.rounds_done} of {snapshot.num_rounds}, {snapshot.metrics}"
-        out.say(", ".join(part for part in (snapshot.state, done, snapshot.activity, snapshot.time_left) if part))
+        out.say(
+            ", ".join(part for part in (snapshot.state, snapshot.course, snapshot.activity, snapshot.time_left) if part)
+        )
     if record["warning"]:
         out.say(f"WARNING: {record['warning']}")
     if best := record["best"]:
@@ -152,7 +161,7 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:
         out.say(f"nodes: {', '.join(record['nodes'])}")
-    for line in _plan_lines(api.plan(task)):
+    for line in _plan_lines(api.plan(task) if snapshot.trains else None):
         out.say(line)
     for node, why in record["left_out"].items():
         out.say(f"{node} takes no part: it {why}")
@@ -167,6 +176,8 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(f"digest: {record['digest']}")
     out.say("")
     out.table(["setting", "value"], list(_settings_rows(record["settings"])))
+    if statistics is not None:
+        statistics_tables(out, statistics)
     if rounds:
         out.say("")
         rounds_table(out, record, rounds)
