@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 STATISTICS_SETTINGS: Final = ("kind", "title", "purpose", "dataset", "num_nodes", "nodes")
 """The settings of a task of the kind `statistics`."""

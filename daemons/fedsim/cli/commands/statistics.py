@@ -6,15 +6,20 @@ from fedsim.cli.api import Json
 from fedsim.cli.output import NONE, Output, number
 
 
-def statistics_tables(out: Output, found: Json) -> None:
-    """Show columns and labels, as `learning.pooled_statistics` describes them; `+ ?`: some owner does not show how many."""
+def statistics_tables(out: Output, found: Json | None) -> None:
+    """Show columns and labels (see `learning.pooled_statistics`), if all nodes have answered.
+
+    `+ ?`: the owner of some node does not show how many.
+    """
+    if found is None:
+        return
     nodes = list(found["examples"])
     examples = ", ".join(
         f"{node} {'about ' if found['guarded'][node] else ''}{found['examples'][node]}" for node in nodes
     )
     out.say("")
     out.say(
-        f"examples: {examples}; each number is based on at least {max(found['min_count'].values(), default=1)} of a node"
+        f"examples: {examples}; numbers are based on at least {max(found['min_count'].values(), default=1)} of a node"
     )
     for node, why in found["left_out"].items():
         out.say(f"{node} does not count: it {why}")

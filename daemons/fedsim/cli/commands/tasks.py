@@ -17,6 +17,7 @@ from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
 from fedsim.contribution_table import contributions_of
 from fedsim.errors import EX_OK
+from fedsim.task_kinds import STATISTICS_SETTINGS
 
 SHOWN_ROUNDS = 20
 SHOWN_CLIENTS = 20
@@ -128,12 +129,11 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
 def show(api: ApiClient, out: Output, task: int) -> None:
     """Show task NUMBER: state and reason, nodes that take no part, settings, latest rounds, checkpoints."""
     record, checkpoints = api.task(task), api.checkpoints(task)
-    statistics = None if Snapshot(record).trains else api.statistics(task)
     if out.as_json:
         participation = api.participation(task)
         document = {
             "task": record,
-            "statistics": statistics,
+            "statistics": api.statistics(task),
             "plan": api.plan(task),
             "rounds": api.rounds(task),
             "checkpoints": checkpoints,
@@ -176,8 +176,8 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(f"digest: {record['digest']}")
     out.say("")
     out.table(["setting", "value"], list(_settings_rows(record["settings"])))
-    if statistics is not None:
-        statistics_tables(out, statistics)
+    if not snapshot.trains:
+        statistics_tables(out, api.statistics(task))
     if rounds:
         out.say("")
         rounds_table(out, record, rounds)
@@ -228,6 +228,8 @@ def _participation_lines(api: ApiClient, record: Json) -> Iterator[str]:
 def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
     """Names and values; options are named as for `--set`."""
     for name, value in settings.items():
+        if settings.get("kind") == "statistics" and name not in STATISTICS_SETTINGS:
+            continue
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
         elif name != "title" and value not in ("", [], None):
