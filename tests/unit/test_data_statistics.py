@@ -68,6 +68,13 @@ def test_counts_means_and_quantiles_are_those_of_all_data_together() -> None:
     assert found["nodes"]["node-2"]["mean"] == pytest.approx(parts[2].mean())
 
 
+def test_quantiles_of_few_examples_do_not_stretch_to_where_none_is() -> None:
+    values = np.random.default_rng(6).normal(0, 1, 80)
+    quantiles = pooled(of(values))["columns"][0]["quantiles"]
+    for order in QUANTILES:
+        assert quantiles[str(order)] == pytest.approx(np.quantile(values, order), abs=0.4), order
+
+
 def test_extremes_are_there_only_if_every_node_shows_them_and_never_of_guarded_data() -> None:
     values = np.arange(1000.0)
     shown = of(values, by=rule("extremes"))
@@ -86,9 +93,9 @@ def test_no_count_of_fewer_values_than_the_rule_says_leaves() -> None:
     values = rng.standard_t(2, 3000)
     column = of(values).columns["x"]
     assert column is not None
-    assert sum(size for size, _ in column.histogram) == BINS
-    assert sum(number for _, number in column.histogram) == len(values)
-    assert min(number for _, number in column.histogram) >= LEAST
+    assert sum(size for size, _, _ in column.histogram) == BINS
+    assert sum(number for _, number, _ in column.histogram) == len(values)
+    assert min(number for _, number, _ in column.histogram) >= LEAST
     few = of([1.0, 2.0, 3.0] + [np.nan] * 50)
     assert few.columns == {"x": None}
     assert pooled(few)["columns"][0]["nodes"] == {"node-0": None}
@@ -129,7 +136,7 @@ def test_numbers_of_guarded_data_are_rounded() -> None:
     mean = column.total / column.count
     assert mean == pytest.approx(round(mean), abs=1e-9), "a deviation of 23 gives the mean to 1"
     assert mean == pytest.approx(values.mean(), abs=0.5)
-    assert all(number % 10 == 0 for _, number in column.histogram if number >= 100)
+    assert all(number % 10 == 0 for _, number, _ in column.histogram if number >= 100)
 
 
 def test_the_answer_does_not_depend_on_who_else_takes_part_and_is_the_same_each_time() -> None:
@@ -153,7 +160,7 @@ def test_images_are_one_column_whose_counts_are_behind_enough_examples() -> None
     assert column is not None
     assert column.count == images.size
     assert column.total / column.count == pytest.approx((images / 255).mean())
-    assert min(number for _, number in column.histogram) >= LEAST * 64
+    assert min(number for _, number, _ in column.histogram) >= LEAST * 64
     short = labelled(np.zeros(30, np.int64), np.ones((30, 3), np.float32))
     assert set(feature_columns(short)) == {"0", "1", "2"}
 

@@ -44,9 +44,9 @@ Values = NDArray[Any]
 class ColumnSummary(BaseModel):
     """A column at one node; `missing` is None where fewer values than the institution's `min_count` are missing.
 
-    `histogram` lists (neighbouring bins, values in them) from `low` to `high`: `BINS` bins of equal width in all.
-    Values beyond an end are counted in its bin, and bins with too few values are joined with neighbours. A constant
-    column has none.
+    `histogram` lists (neighbouring bins, values in them, their mean) from `low` to `high`: `BINS` bins of equal width
+    in all. A value beyond an end counts as that end, and bins with too few values are joined with neighbours. A
+    constant column has none.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -57,7 +57,9 @@ class ColumnSummary(BaseModel):
     squares: Finite
     low: Finite
     high: Finite
-    histogram: Annotated[tuple[tuple[Annotated[int, Field(ge=1, le=BINS)], Total], ...], Field(max_length=BINS)] = ()
+    histogram: Annotated[
+        tuple[tuple[Annotated[int, Field(ge=1, le=BINS)], Total, Finite], ...], Field(max_length=BINS)
+    ] = ()
     least: Finite | None = None
     greatest: Finite | None = None
 
@@ -192,8 +194,11 @@ def _summary(column: Column, rule: StatisticsRule) -> ColumnSummary | None:
     if every - present < least:  # with the number of examples, the exact count would say how many values are missing
         missing, present = (0 if present == every else None), every
     count = present
+    unit = 0.0
+    if rule.guarded and deviation > 0.0:  # two digits of the deviation, and the mean as exactly
+        unit = 10.0 ** (floor(log10(deviation)) - 1)
+        mean, deviation = round(mean / unit) * unit, round(deviation / unit) * unit
     if rule.guarded:
-        mean, deviation = _coarse(mean, deviation)
         count, missing = rounded(count), None if missing is None else rounded(missing)
     ends = mean - DEVIATIONS * deviation, mean + DEVIATIONS * deviation
     extremes: tuple[float, float] | None = None
@@ -207,39 +212,39 @@ def _summary(column: Column, rule: StatisticsRule) -> ColumnSummary | None:
         squares=count * (deviation**2 + mean**2),
         low=ends[0],
         high=ends[1],
-        histogram=_histogram(column, ends, least, rule),
+        histogram=_histogram(column, ends, least, unit),
         least=None if extremes is None else extremes[0],
         greatest=None if extremes is None else extremes[1],
     )
 
 
-def _coarse(mean: float, deviation: float) -> tuple[float, float]:
-    """The deviation to two digits, the mean to a tenth of the deviation's leading digit; of a constant column exact."""
-    if deviation <= 0.0 or not np.isfinite(deviation):
-        return mean, deviation
-    unit = 10.0 ** (floor(log10(deviation)) - 1)
-    return round(mean / unit) * unit, round(deviation / unit) * unit
-
-
 def _histogram(
-    column: Column, ends: tuple[float, float], least: int, rule: StatisticsRule
-) -> tuple[tuple[int, int], ...]:
-    """The values in bins between the ends, joined until each group of neighbouring bins has at least `least`."""
+    column: Column, ends: tuple[float, float], least: int, unit: float
+) -> tuple[tuple[int, int, float], ...]:
+    """The values in bins between the ends, joined until each group of neighbouring bins has at least `least`.
+
+    With a `unit` counts and means are rounded, means to multiples of it.
+    """
     low, high = ends
     width = (high - low) / BINS
     if not width > 0.0 or not np.isfinite(width):
         return ()
-    counts = np.zeros(BINS, np.int64)
+    counts, totals = np.zeros(BINS, np.int64), np.zeros(BINS)
     for block in column.blocks():
-        numbers = np.clip((block - low) / width, 0, BINS - 1).astype(np.int64)
+        inside = np.clip(block, low, high)
+        numbers = np.minimum((inside - low) / width, BINS - 1).astype(np.int64)
         counts += np.bincount(numbers, minlength=BINS)
-    groups: list[tuple[int, int]] = []
-    bins = inside = 0
-    for count in counts.tolist():
-        bins, inside = bins + 1, inside + count
-        if inside >= least:
-            groups.append((bins, inside))
-            bins = inside = 0
+        totals += np.bincount(numbers, inside, minlength=BINS)
+    groups: list[tuple[int, int, float]] = []
+    bins, number, total = 0, 0, 0.0
+    for count, sum_of_bin in zip(counts.tolist(), totals.tolist(), strict=True):
+        bins, number, total = bins + 1, number + count, total + sum_of_bin
+        if number >= least:
+            groups.append((bins, number, total))
+            bins, number, total = 0, 0, 0.0
     if bins and groups:  # what is left over belongs to the last group
-        groups[-1] = groups[-1][0] + bins, groups[-1][1] + inside
-    return tuple((size, rounded(number) if rule.guarded else number) for size, number in groups)
+        before = groups.pop()
+        groups.append((before[0] + bins, before[1] + number, before[2] + total))
+    if not unit:
+        return tuple((size, count, summed / count) for size, count, summed in groups)
+    return tuple((size, rounded(count), round(summed / count / unit) * unit) for size, count, summed in groups)

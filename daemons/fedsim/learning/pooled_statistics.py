@@ -103,7 +103,7 @@ def _moments(parts: Sequence[ColumnSummary]) -> tuple[float | None, float | None
 
 
 def _distribution(parts: Sequence[ColumnSummary]) -> tuple[dict[str, float], Json | None]:
-    """Quantiles and a histogram of all values, which count as evenly spread within each bin of their node."""
+    """Quantiles and a histogram of all values, see `_cumulative`."""
     if not parts:
         return {}, None
     curves = [_cumulative(part) for part in parts]
@@ -121,14 +121,32 @@ def _distribution(parts: Sequence[ColumnSummary]) -> tuple[dict[str, float], Jso
 
 
 def _cumulative(part: ColumnSummary) -> tuple[Edges, Edges]:
-    """The ends of the bins of a node's column, and the share of its values up to each of them."""
-    sizes = [size for size, _ in part.histogram]
-    counted = float(sum(number for _, number in part.histogram))
-    if sum(sizes) != BINS or counted <= 0 or not part.low < part.high:
+    """Places of a node's column in ascending order, and the share of its values up to each of them.
+
+    The values of a bin count as evenly spread; those of a group of bins as evenly spread around their mean, as far as
+    the group reaches to both sides.
+    """
+    counted = float(sum(number for _, number, _ in part.histogram))
+    if sum(size for size, _, _ in part.histogram) != BINS or counted <= 0 or not part.low < part.high:
         middle = part.total / part.count  # a constant column: a step at its value
         return np.array([np.nextafter(middle, -np.inf), middle]), np.array([0.0, 1.0])
-    ends = np.cumsum([0, *sizes]) * ((part.high - part.low) / BINS) + part.low
-    return ends, np.cumsum([0.0, *(number / counted for _, number in part.histogram)])
+    width = (part.high - part.low) / BINS
+    places, below = [part.low], [0.0]
+    first, share = 0, 0.0
+    for size, number, mean in part.histogram:
+        left, right = part.low + first * width, part.low + (first + size) * width
+        middle = min(max(mean, left), right) if size > 1 else (left + right) / 2
+        reach = min(middle - left, right - middle)
+        places += [middle - reach, middle + reach]
+        below += [share, share + number / counted]
+        first, share = first + size, share + number / counted
+    return _ascending(np.array([*places, part.high])), np.array([*below, 1.0])
+
+
+def _ascending(places: Edges) -> Edges:
+    """The places, each a little above the one before it where they are equal."""
+    least = np.spacing(np.abs(places).max()) * np.arange(len(places))
+    return np.maximum.accumulate(places) + least
 
 
 def _quantile(places: Edges, below: Edges, order: float) -> float:

@@ -20,7 +20,7 @@ FOLDED: Mapping[str, Text] = {"(all features)": tr("all features")}
 
 @dataclass(frozen=True)
 class ShownColumn:
-    """A column as the page shows it; `figures` are mean, deviation, the quantiles, least and greatest value.
+    """A column as the page shows it; `figures` are mean, deviation, the quantiles, and extremes if there are any.
 
     `path` is that of a histogram in an SVG of `PLOT_WIDTH` x `PLOT_HEIGHT`, from `left` to `right`; empty: none.
     `nodes`: (node, count, mean, deviation) of each node.
@@ -53,6 +53,7 @@ class ShownStatistics:
     left_out: Mapping[str, str]
     orders: tuple[str, ...]
     columns: tuple[ShownColumn, ...]
+    extremes: bool
     hidden_columns: int
     nodes: tuple[str, ...]
     labels: tuple[ShownLabel, ...]
@@ -67,13 +68,15 @@ def shown_statistics(found: Mapping[str, Any] | None) -> ShownStatistics | None:
         return None
     nodes = tuple(found["examples"])
     columns = found["columns"][:SHOWN_COLUMNS]
+    extremes = any(column["least"] is not None for column in columns)
     return ShownStatistics(
         examples=tuple(
             (node, _count(number, guarded=found["guarded"][node])) for node, number in found["examples"].items()
         ),
         left_out=found["left_out"],
         orders=tuple(f"{float(order):.0%}" for order in _orders(columns)),
-        columns=tuple(_shown(column, found, _orders(columns)) for column in columns),
+        columns=tuple(_shown(column, found, _orders(columns), extremes=extremes) for column in columns),
+        extremes=extremes,
         hidden_columns=len(found["columns"]) - len(columns),
         nodes=nodes,
         labels=tuple(_label(one, nodes, found["guarded"]) for one in found["labels"][:MAX_LABELS]),
@@ -96,7 +99,9 @@ def _orders(columns: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return next((tuple(column["quantiles"]) for column in columns if column["quantiles"]), ())
 
 
-def _shown(column: Mapping[str, Any], found: Mapping[str, Any], orders: Sequence[str]) -> ShownColumn:
+def _shown(
+    column: Mapping[str, Any], found: Mapping[str, Any], orders: Sequence[str], *, extremes: bool
+) -> ShownColumn:
     missing = tr("%(message)s", message=column["missing"])
     if hidden := column["missing_hidden"]:
         missing = tr("%(known)s; not shown: %(nodes)s", known=column["missing"], nodes=", ".join(hidden))
@@ -107,7 +112,7 @@ def _shown(column: Mapping[str, Any], found: Mapping[str, Any], orders: Sequence
         name=FOLDED.get(column["name"], column["name"]),
         count=column["count"],
         missing=missing,
-        figures=tuple(map(figure, [*values, column["least"], column["greatest"]])),
+        figures=tuple(map(figure, [*values, *(column[name] for name in ("least", "greatest") if extremes)])),
         path="" if histogram is None else _bars(histogram["counts"]),
         left=figure(edges[0]) if edges else "",
         right=figure(edges[1]) if edges else "",
