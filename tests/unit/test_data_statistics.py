@@ -23,8 +23,9 @@ from fedsim.learning.column_statistics import (
     node_statistics,
     target_columns,
 )
-from fedsim.learning.examples import Examples
+from fedsim.learning.examples import DataSet, Examples
 from fedsim.learning.pooled_statistics import QUANTILES, pooled_statistics
+from fedsim.learning.simulate import simulate
 from fedsim.settings import SettingsError, parse_settings
 
 LEAST = 10
@@ -220,6 +221,13 @@ def test_a_statistics_task_takes_no_setting_of_training() -> None:
     with pytest.raises(SettingsError, match="num_rounds: does not apply to a task of the kind statistics") as error:
         parse_settings({"kind": "statistics", "num_rounds": 3, "strategy": "median"})
     assert set(error.value.problems) == {"num_rounds", "strategy"}
+
+
+def test_there_is_nothing_to_simulate_of_it() -> None:
+    settings, _ = parse_settings({"kind": "statistics", "dataset": "d"})
+    examples = labelled([0, 1] * 10, np.zeros((20, 4), np.float32))
+    with pytest.raises(BadInput, match="trains nothing: there is nothing to simulate"):
+        simulate(settings, DataSet(examples, examples, 2))
 
 
 def test_none_leaves_without_the_rule() -> None:

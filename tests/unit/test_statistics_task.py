@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
+from dataclasses import replace
 
+import pytest
 from plugin_support import UID, attempt, hello, planned
 
 from fedsim.config import ClientConfig
@@ -11,8 +14,10 @@ from fedsim.learning.column_statistics import STATISTICS
 from fedsim.learning.transforms import task_phases
 from fedsim.messages import TaskReport
 from fedsim.settings import TaskSettings, parse_settings
+from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
 from fedsim.state_machines.candidates import Waiting
+from fedsim.state_machines.node import NodeMachine
 from fedsim.state_machines.phases import NodeQuery, TaskPhase
 from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import NO_STATISTICS, refusal
@@ -93,6 +98,92 @@ def test_a_node_that_lost_the_task_is_asked_again() -> None:
     actions = machine.handle(on_server.NodeReported("b", None), 2)
     assert actions[0] == on_server.Assign("b")
     assert asked(actions) == ["b"]
+
+
+class StatisticsWorld:
+    """Server and nodes whose messages are lost, doubled and delayed, and which crash; what is written stays."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.plan = plan_of("a", "b", "c")
+        self.restored = Restored()
+        self.written: list[on_server.CompletePhase] = []
+        self.finish: on_server.Finish | None = None
+        self.spool: list[on_server.PhaseAnswered] = []  # of the server's host
+        self.requested: set[str] = set()  # the questions in the spools of nodes
+        self.nodes: dict[str, NodeMachine | None] = dict.fromkeys(self.plan.nodes)
+        self.start_server()
+
+    def start_server(self) -> None:
+        phases = [NodeQuery(phase) for phase in task_phases(self.plan.settings, self.plan.data_schema)]
+        self.server = TaskMachine(self.plan, self.restored, own_testset=True, extensions=phases)
+        actions = self.server.begin(0)
+        self.carry_out(actions)
+        for answer in self.spool:
+            self.carry_out(self.server.handle(answer, 0))
+
+    def carry_out(self, actions: list[on_server.Action]) -> None:
+        for action in actions:
+            match action:
+                case on_server.Assign(node):
+                    self.nodes[node] = self.nodes[node] or self.begin(node)
+                case on_server.RecordCounts(counts):
+                    self.restored = replace(self.restored, counts=counts)
+                case on_server.RequestAnswer(node) if self.random.random() < 0.7:
+                    self.requested.add(node)
+                case on_server.CompletePhase():
+                    self.restored = replace(self.restored, completed_phases=(action,))
+                    self.written.append(action)
+                    self.spool.clear()
+                case on_server.Finish():
+                    self.finish = action
+
+    def begin(self, node: str) -> NodeMachine:
+        machine = NodeMachine(self.plan.assignment(node))
+        machine.begin()
+        return machine
+
+    def step(self) -> None:
+        node = self.random.choice(self.plan.nodes)
+        machine = self.nodes[node]
+        match self.random.randrange(7):
+            case 0:
+                self.start_server()
+            case 1:  # the node restarts, or loses even the task
+                self.nodes[node] = None if machine is None or self.random.random() < 0.5 else self.begin(node)
+            case 2 if machine is not None:
+                size = next(share.num_train for share in self.plan.shares if share.node == node)
+                machine.handle(on_node.Loaded(((1, size or 0),)))
+            case 3 if machine is not None and node in self.requested:
+                self.answer(node, machine)
+            case 4:  # a file is offered again
+                for answer in self.random.sample(self.spool, min(1, len(self.spool))):
+                    self.carry_out(self.server.handle(answer, 1))
+            case _:
+                self.carry_out(self.server.handle(on_server.NodeReported(node, machine.report if machine else None), 1))
+
+    def answer(self, node: str, machine: NodeMachine) -> None:
+        for asked in machine.handle(on_node.RequestArrived(STATISTICS, 0)):
+            assert isinstance(asked, on_node.AnswerRequest)
+            for send in machine.handle(on_node.Answered(asked.phase, asked.round, json.dumps({"of": node}))):
+                assert isinstance(send, on_node.SendAnswer)
+                came = on_server.PhaseAnswered(node, send.phase, send.round, send.content)
+                if self.random.random() < 0.5 and self.finish is None:
+                    self.spool.append(came)
+                    self.carry_out(self.server.handle(came, 1))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_lost_or_killed_the_same_answers_end_it(seed: int) -> None:
+    world = StatisticsWorld(seed)
+    for _ in range(5000):
+        if world.finish is not None:
+            break
+        world.step()
+    assert world.finish is not None, "it came to an end"
+    assert world.finish.outcome == "completed"
+    expected = tuple((node, json.dumps({"of": node})) for node in ("a", "b", "c"))
+    assert {done.answers for done in world.written} == {expected}
 
 
 def test_a_node_whose_owner_lets_none_leave_is_left_out_by_name() -> None:
