@@ -108,11 +108,23 @@ def test_few_missing_values_are_not_counted_and_do_not_follow_from_the_count() -
     column = of(values).columns["x"]
     assert column is not None
     assert (column.count, column.missing) == (100, None)
-    assert column.total / column.count == pytest.approx(np.nanmean(values))
+    assert sum(number for _, number, _ in column.histogram) == 100, "nor from the histogram"
+    assert column.total / column.count == pytest.approx(np.nanmean(values), abs=0.5)
+    for mean in (column.total / column.count, *(mean for _, _, mean in column.histogram)):
+        assert mean == pytest.approx(round(mean), abs=1e-9), "nor from a mean that is a fraction with this divisor"
     assert pooled(of(values))["columns"][0]["missing_hidden"] == ["node-0"]
     exact = of(np.arange(100.0)).columns["x"]
     assert exact is not None
     assert (exact.count, exact.missing) == (100, 0)
+
+
+def test_of_guarded_data_the_bins_do_not_say_how_few_are_missing_either() -> None:
+    values = np.arange(100.0)
+    values[:3] = np.nan
+    column = of(values, by=rule(guarded=True)).columns["x"]
+    assert column is not None
+    assert (column.count, column.missing) == (100, None)
+    assert sum(number for _, number, _ in column.histogram) == 100
 
 
 def test_small_counts_of_labels_are_left_out_with_what_would_give_them_away() -> None:
@@ -172,6 +184,8 @@ def test_targets_count_by_their_kind() -> None:
     assert node_statistics({}, numbers, ("weight", "height"), rule()).labels == {}
     flags = labelled(np.tile(np.array([[1, 0]], np.float32), (30, 1)), targets="flags")
     assert node_statistics({}, flags, ("a", "b"), rule()).labels == {"a": 30, "b": None}
+    most = labelled(np.array([[1.0, 1.0]] * 27 + [[1.0, 0.0]] * 3, np.float32), targets="flags")
+    assert node_statistics({}, most, ("a", "b"), rule()).labels["b"] is None, "3 without it"
     tokens = labelled(np.array([[0, 0, 1]] * 12 + [[0, 0, 0]] * 12), targets="tokens")
     assert node_statistics({}, tokens, ("a", "b"), rule()).labels == {"a": 24, "b": 12}
 

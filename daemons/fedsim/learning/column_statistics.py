@@ -143,7 +143,11 @@ def node_statistics(
         rule: of the institution.
     """
     count = len(examples)
-    counts = _label_counts(examples, len(words))
+    counts: list[int | None] = list(_label_counts(examples, len(words)))
+    if (
+        examples.targets != "classes"
+    ):  # each label is a question of its own: how many do not have it is as small a count
+        counts = [None if number is None or 0 < count - number < rule.min_count else number for number in counts]
     shown = shown_counts(counts, rule.min_count, guarded=rule.guarded) if len(words) <= MOST_LABELS else ()
     return NodeStatistics(
         examples=rounded(count) if rule.guarded else count,
@@ -184,18 +188,21 @@ def _summary(column: Column, rule: StatisticsRule) -> ColumnSummary | None:
     """A column as it may leave; None if too few examples have a value."""
     every, least = int(column.values.size), rule.min_count * column.width
     present = sum(map(len, column.blocks()))
-    missing: int | None = every - present
+    missing: int | None
     if present < least:
         return None
     mean = sum(float(block.sum()) for block in column.blocks()) / present
     deviation = sqrt(sum(float(((block - mean) ** 2).sum()) for block in column.blocks()) / present)
     if deviation <= ROUNDING * abs(mean):
         deviation = 0.0
-    if every - present < least:  # with the number of examples, the exact count would say how many values are missing
-        missing, present = (0 if present == every else None), every
-    count = present
+    lacking = every - present
+    if 0 < lacking < least:
+        # The number of examples is known: any exact count, and of whole numbers the exact mean, would give it away.
+        missing, count = None, every
+    else:
+        missing, count, lacking = lacking, present, 0
     unit = 0.0
-    if rule.guarded and deviation > 0.0:  # two digits of the deviation, and the mean as exactly
+    if (rule.guarded or missing is None) and deviation > 0.0:  # two digits of the deviation, the mean to the same unit
         unit = 10.0 ** (floor(log10(deviation)) - 1)
         mean, deviation = round(mean / unit) * unit, round(deviation / unit) * unit
     if rule.guarded:
@@ -212,18 +219,19 @@ def _summary(column: Column, rule: StatisticsRule) -> ColumnSummary | None:
         squares=count * (deviation**2 + mean**2),
         low=ends[0],
         high=ends[1],
-        histogram=_histogram(column, ends, least, unit),
+        histogram=_histogram(column, ends, least, unit, lacking, guarded=rule.guarded),
         least=None if extremes is None else extremes[0],
         greatest=None if extremes is None else extremes[1],
     )
 
 
 def _histogram(
-    column: Column, ends: tuple[float, float], least: int, unit: float
+    column: Column, ends: tuple[float, float], least: int, unit: float, lacking: int, *, guarded: bool
 ) -> tuple[tuple[int, int, float], ...]:
     """The values in bins between the ends, joined until each group of neighbouring bins has at least `least`.
 
-    With a `unit` counts and means are rounded, means to multiples of it.
+    Means are rounded to multiples of `unit`, unless it is 0, and counts of guarded data. The largest group counts
+    `lacking` more values than it has.
     """
     low, high = ends
     width = (high - low) / BINS
@@ -245,6 +253,13 @@ def _histogram(
     if bins and groups:  # what is left over belongs to the last group
         before = groups.pop()
         groups.append((before[0] + bins, before[1] + number, before[2] + total))
-    if not unit:
-        return tuple((size, count, summed / count) for size, count, summed in groups)
-    return tuple((size, rounded(count), round(summed / count / unit) * unit) for size, count, summed in groups)
+    largest = max(range(len(groups)), key=lambda at: groups[at][1])
+    return tuple(
+        (
+            size,
+            rounded(number) if guarded else number,
+            min(max(round(mean / unit) * unit if unit else mean, low), high),
+        )
+        for at, (size, count, summed) in enumerate(groups)
+        for number, mean in [(count + (lacking if at == largest else 0), summed / count)]
+    )
