@@ -146,7 +146,8 @@ def _cumulative(part: ColumnSummary) -> tuple[Edges, Edges]:
 def _ascending(places: Edges) -> Edges:
     """The places, each a little above the one before it where they are equal."""
     least = np.spacing(np.abs(places).max()) * np.arange(len(places))
-    return np.maximum.accumulate(places) + least
+    ascending: Edges = np.maximum.accumulate(places) + least
+    return ascending
 
 
 def _quantile(places: Edges, below: Edges, order: float) -> float:
