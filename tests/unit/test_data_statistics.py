@@ -62,7 +62,7 @@ def test_counts_means_and_quantiles_are_those_of_all_data_together() -> None:
     assert (found["count"], found["missing"], found["missing_hidden"]) == (len(known), 50, [])
     assert found["mean"] == pytest.approx(known.mean(), rel=1e-12)
     assert found["deviation"] == pytest.approx(known.std(), rel=1e-9)
-    width = 2 * DEVIATIONS * max(np.nanstd(part) for part in parts) / BINS
+    width = float(2 * DEVIATIONS * max(np.nanstd(part) for part in parts) / BINS)
     for order in QUANTILES:
         assert found["quantiles"][str(order)] == pytest.approx(np.quantile(known, order), abs=2 * width), order
     assert sum(found["histogram"]["counts"]) == pytest.approx(0.98 * len(known), rel=0.01)
@@ -248,6 +248,7 @@ def test_none_leaves_without_the_rule() -> None:
     from fedsim.worker.data_statistics import statistics_of  # noqa: PLC0415 - with torch
     from fedsim.worker.jobs import Load  # noqa: PLC0415
 
-    job = Load.model_construct(statistics=rule("none"), assignment=None)
+    known: dict[str, Any] = {"statistics": rule("none"), "assignment": None}
+    job = Load.model_construct(**known)
     with pytest.raises(BadInput, match="lets no statistics of its data leave"):
         statistics_of(job, labelled([0, 1]), None)

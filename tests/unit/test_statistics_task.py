@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from plugin_support import UID, attempt, hello, planned
 
-from fedsim.config import ClientConfig
-from fedsim.learning.column_statistics import STATISTICS
+from fedsim.config import ClientConfig, DataSetConfig
+from fedsim.data import load_dataset
+from fedsim.learning.column_statistics import ALL_FEATURES, STATISTICS, NodeStatistics, StatisticsRule
 from fedsim.learning.transforms import task_phases
-from fedsim.messages import TaskReport
+from fedsim.messages import ModelSpec, TaskReport
 from fedsim.settings import TaskSettings, parse_settings
 from fedsim.state_machines import node_events as on_node
 from fedsim.state_machines import task_events as on_server
@@ -23,6 +25,8 @@ from fedsim.state_machines.plan import Plan
 from fedsim.state_machines.policy import NO_STATISTICS, refusal
 from fedsim.state_machines.task import TaskMachine
 from fedsim.state_machines.task_events import Restored
+from fedsim.worker.jobs import AnswerMade, AnswerPhase, DataLoaded, Load
+from fedsim.worker.node_jobs import NodeJobs
 
 SETTINGS, _ = parse_settings({"kind": "statistics", "dataset": "mnist"})
 CONTENT = json.dumps({"examples": 1})
@@ -220,3 +224,33 @@ def test_the_node_decides_itself_whatever_the_server_planned() -> None:
     assert "wants to know what a task is for" in str(refusal(assignment, config("sums", require_purpose=True)))
     training = TaskSettings(partition="local", dataset="mnist")
     assert refusal(assignment.model_copy(update={"settings": training}), config("none")) is None
+
+
+def test_a_worker_answers_for_images_without_making_a_model(tmp_path: Path) -> None:
+    settings, _ = parse_settings({"kind": "statistics", "dataset": "digits"})
+    dataset = DataSetConfig.model_validate({"name": "digits", "path": "digits", "format": "digits", "access": "open"})
+    train = load_dataset(dataset, tmp_path).train
+    spec = ModelSpec(name="not-installed", feature_shape=train.feature_shape, num_classes=10)
+    assignment = plan_of("a").assignment("a")
+    changes = {"settings": settings, "model_spec": spec, "dataset_digest": None, "data_schema": None}
+    worker = NodeJobs(1)
+    loaded = worker.do(
+        Load(
+            assignment=assignment.model_copy(update=changes),
+            dataset=dataset,
+            folder=tmp_path,
+            min_examples=1,
+            statistics=StatisticsRule(allowed="extremes", min_count=10, guarded=False),
+        )
+    )
+    assert isinstance(loaded, DataLoaded)
+    assert loaded.num_examples == ((1, len(train)),)
+    answered = worker.do(AnswerPhase(phase=STATISTICS, round=0, content={"bins": "of my choice"}))
+    assert isinstance(answered, AnswerMade)
+    found = NodeStatistics.model_validate(answered.content)
+    column = found.columns[ALL_FEATURES]
+    assert column is not None
+    pixels = train.take(slice(None))
+    assert (column.count, column.least, column.greatest) == (pixels.size, pixels.min(), pixels.max())
+    assert column.total / column.count == pytest.approx(float(pixels.mean()), rel=1e-5)
+    assert sum(count or 0 for count in found.labels.values()) == len(train)
