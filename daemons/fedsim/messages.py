@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 
 from fedsim.data_schema import MAX_FEATURES, DataSchema, Finite
 from fedsim.errors import BadInput, SuspendReason
+from fedsim.forwarding_offer import ForwardingOffer
 from fedsim.label_counts import LabelCounts
 from fedsim.plugins import Provenance, short_name
 from fedsim.problems import problems_text
@@ -45,7 +46,6 @@ FeatureShape = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_LENGTH)], ...],
 Classes = Annotated[int, Field(ge=1, le=MAX_CLASSES)]
 """The number of classes, at least 2, or of numbers or flags that are predicted."""
 Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
-
 
 M = TypeVar("M", bound="Message")
 
@@ -168,7 +168,7 @@ class TaskReport(Message):
 
     `partition` is the digest of the sizes of all clients (see `learning.partitions.sizes_digest`), `versions` are those
     of the workers that computed for it; `suspended`: why the task is suspended at present; `waiting`, `approved`: the
-    owner has yet to approve the task, or has, and it has not begun; `worker_deaths`: in a row, each in a job of it.
+    owner has yet to approve it, or has, and it has not begun; `worker_deaths`: of a worker in a job, in a row.
     """
 
     task: Uid
@@ -221,6 +221,7 @@ class Hello(Message):
     session: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of this start")] = ""
     host: Annotated[str, Field(max_length=320, description="Name and address of the machine, for people")] = ""
     accept_tasks: bool = True
+    forwarding: ForwardingOffer = Field(ForwardingOffer(), description="Whether global models may come from nodes")
     certificate_expires_at: Seconds | None = Field(None, description="None without TLS")
 
     @property

@@ -25,7 +25,7 @@ PERSONAL_ROUNDS = "personal_rounds"
 TRAIN_LOSS = "train_loss"
 """The metric that every engine reports: the mean loss over all training steps."""
 UPDATE_NORM = "update_norm"
-"""A metric of updates that were trained one by one: the L2 norm by which a client moved the parameters."""
+"""A metric of what clients train: the L2 norm by which a client moved the parameters."""
 EFFECTIVE_STEPS = "effective_steps"
 """A metric for strategies that declare it: how many plain gradient steps those of a client count for."""
 MAX_METRICS = 100
@@ -113,6 +113,17 @@ class Update(Message):
         copy = self.model_copy()
         copy._client_state = state  # noqa: SLF001 - of the same class
         return copy
+
+    def with_norm(self, norm: float, least_shown: int | None) -> Self:
+        """A client's update with the norm by which it moved the received parameters.
+
+        With `least_shown` examples or more the figures are also those of this single client; None: never.
+        """
+        shown: tuple[ClientFigures, ...] = ()
+        if least_shown is not None and self.client is not None and self.num_examples >= least_shown:
+            loss = self.metrics[TRAIN_LOSS]
+            shown = (ClientFigures(client=self.client, num_examples=self.num_examples, loss=loss, norm=norm),)
+        return self.model_copy(update={"metrics": {**self.metrics, UPDATE_NORM: norm}, "client_figures": shown})
 
     def stored(self, digest: str, size: int) -> Self:
         """The same update once a file holds its arrays."""

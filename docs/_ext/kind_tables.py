@@ -16,7 +16,7 @@ def message_kinds() -> str:
     """The kinds of files that hosts send to each other."""
     rows = []
     for kind, spec in KINDS.items():
-        ways = ", ".join(map(_way, spec.routes))
+        ways = ", ".join(_way(route) + (" if announced" if route.announced else "") for route in spec.routes)
         needs = "yes" if spec.on_demand else "no"
         rows.append([f"`{kind}`", ways, f"`{spec.path.text}`", f"`{spec.limit}`", needs])
     return table(["kind", "sender → receiver", "path in the spool", "limit", "must be requested"], rows)
@@ -60,7 +60,7 @@ def _fields(kind: Kind, model: type[Message]) -> str:
         f"`{name}`" + (f" ({field.description})" if field.description else "")
         for name, field in model.model_fields.items()
     )
-    return f"{summary}. Fields: {named}"
+    return f"{summary}. Fields: {named or 'none'}"
 
 
 def _way(route: KindRoute) -> str:

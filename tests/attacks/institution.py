@@ -67,6 +67,7 @@ class SmallInstitution:
                 "name": "hospital",
                 "server": {"port": 1},
                 "clients": 1000,
+                "engine": "sequential",  # with long steps it rounds less, so that an attacker sees more
                 "spool": str(self.folder),
                 "data": str(self.folder),
                 "datasets": [dataset],

@@ -331,6 +331,20 @@ def test_a_failed_task_is_resumed_by_a_button_or_says_why_not(site: Site) -> Non
         assert 'id="resume"' not in browser.get(f"/tasks/{number}").text
 
 
+def test_more_rounds_of_a_schedule_that_depends_on_their_number_are_said_to_be_another_training(site: Site) -> None:
+    browser = site.user("lin")
+    task = site.task("lin", num_rounds=3, schedule="cosine")
+    site.run_rounds(task, 3)
+    kept = Resumable(uid="b" * 32, round=3)
+    site.store.tasks.move(task.uid, TaskState.COMPLETED, now=site.now, digest="a" * 64, resumable=kept)
+    assert browser.post_form("/tasks/1", "/tasks/1/continue", rounds="5").status_code == 303
+    (event,) = site.store.events.newest(task=1)
+    assert event.text.endswith(
+        "round 8; its learning rates depend on the number of rounds, so its model differs from that of a task with all"
+    )
+    assert "its learning rates depend on the number of rounds" in browser.get("/tasks/1").text
+
+
 def test_a_completed_task_gets_more_rounds_by_a_button_or_says_why_not(site: Site) -> None:
     browser = site.user("lin")
     task = site.task("lin", num_rounds=3)

@@ -142,9 +142,9 @@ class Outcomes:
             self.all.append(outcome)
             self._changed.notify_all()
 
-    def wait(self, count: int) -> list[Outcome]:
+    def wait(self, count: int, seconds: float = PATIENCE) -> list[Outcome]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.all) >= count, PATIENCE), f"only {self.all}"
+            assert self._changed.wait_for(lambda: len(self.all) >= count, seconds), f"only {self.all}"
             return list(self.all)
 
 

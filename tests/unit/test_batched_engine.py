@@ -24,7 +24,7 @@ from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import Pipeline
 from fedsim.messages import ModelSpec
 from fedsim.settings import TaskSettings
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Update
+from fedsim.update import PARAMETERS, TRAIN_LOSS, UPDATE_NORM, Update
 
 pytestmark = pytest.mark.usefixtures("deterministic_torch")
 
@@ -53,10 +53,11 @@ def start_of(settings: TaskSettings, shape: tuple[int, ...]) -> FloatArray:
     return initial_vector(ModelSpec.of(settings, shape, CLASSES), settings.seed)
 
 
-def chunk_of(engine: Engine, settings: TaskSettings, shape: tuple[int, ...]) -> Update:
+def chunk_of(engine: Engine, settings: TaskSettings, shape: tuple[int, ...], least_shown: int | None = None) -> Update:
     clients = range(settings.num_clients)
     trainer, strategy = trainer_of(engine, settings, shape), make_strategy(settings)
-    (mean,) = train_chunk(trainer, strategy, 2, clients, 5, start_of(settings, shape), Pipeline())
+    start = start_of(settings, shape)
+    (mean,) = train_chunk(trainer, strategy, 2, clients, 5, start, Pipeline(), least_shown=least_shown)
     return mean
 
 
@@ -80,6 +81,23 @@ def test_the_mean_of_clients_of_any_size_is_that_of_the_sequential_engine(
     assert mean.arrays[PARAMETERS].tobytes() == again.arrays[PARAMETERS].tobytes()
 
 
+@pytest.mark.parametrize("batch_size", [3, 1000], ids=["many steps", "one step"])
+@pytest.mark.parametrize("model", ["logistic", "mlp"])
+def test_a_mean_comes_with_the_norms_of_its_clients(model: str, batch_size: int) -> None:
+    settings, shape = settings_of(model=model, local_batch_size=batch_size, local_epochs=1), (8, 8)
+    expected, mean = (chunk_of(engine, settings, shape, 20) for engine in (SequentialEngine(), BatchedEngine()))
+    assert mean.metrics[UPDATE_NORM] == pytest.approx(expected.metrics[UPDATE_NORM], rel=1e-5)
+    assert 1 < len(expected.client_figures) < 7, "clients with fewer examples than 20 are not named"
+    for one, same in zip(expected.client_figures, mean.client_figures, strict=True):
+        assert (same.client, same.num_examples) == (one.client, one.num_examples)
+        assert (same.norm, same.loss) == pytest.approx((one.norm, one.loss), rel=1e-5)
+
+
+def test_a_client_that_does_not_move_has_the_norm_0() -> None:
+    settings = settings_of(local_learning_rate=1e-30)
+    assert chunk_of(BatchedEngine(), settings, (8, 8)).metrics[UPDATE_NORM] == 0
+
+
 @pytest.mark.parametrize("max_steps", [1, 4, 1000])
 def test_steps_are_limited_and_learning_rates_scheduled_as_in_the_sequential_engine(max_steps: int) -> None:
     schedule = {"schedule": "exponential", "schedule_options": {"decay": 0.5}}
@@ -99,7 +117,7 @@ def test_groups_of_any_size_give_the_same_model() -> None:
     for group_bytes in (1, 60_000, 1 << 30):
         trainer = trainer_of(BatchedEngine(), settings, shape)
         assert isinstance(trainer, DenseTrainer)
-        alike = DenseTrainer(trainer.data, trainer._model, trainer.schedule, group_bytes)
+        alike = DenseTrainer(trainer.data, trainer.model, trainer.schedule, group_bytes)
         assert isinstance(alike, MeanTrainer)
         mean = alike.train_mean(range(7), 5, start, float)
         assert difference(expected, mean.arrays[PARAMETERS]) < 1e-5
@@ -110,6 +128,7 @@ def test_what_it_cannot_batch_is_trained_one_after_another() -> None:
         {"strategy": "fedprox"},
         {"strategy": "scaffold"},
         {"model": "cnn", "model_options": {"channels": (2, 2)}},
+        {"model_options": {"hidden": (1500, 1500)}},  # a group of 32 MB has no four of it
     ):
         assert type(trainer_of(BatchedEngine(), settings_of(**chosen), (8, 8))) is SequentialTrainer
 

@@ -109,6 +109,10 @@ def test_the_table_says_who_may_send_what() -> None:
         Kind.ANSWER,
         Kind.METRICS,
     }
+    assert permitted_kinds(Role.CLIENT, Role.CLIENT) == frozenset()
+    assert permitted_kinds(Role.CLIENT, Role.CLIENT, announced=True) == {Kind.GLOBALPARAM}
+    announced = [(kind, route.sender) for kind, spec in KINDS.items() for route in spec.routes if route.announced]
+    assert announced == [(Kind.GLOBALPARAM, Role.CLIENT)]
     assert received_kinds(Role.WEB) == permitted_kinds(Role.WEB, Role.CLIENT) == frozenset()
     assert {kind for kind, spec in KINDS.items() if spec.on_demand} == set(Kind) - {
         Kind.HELLO,

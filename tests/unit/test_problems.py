@@ -114,7 +114,10 @@ def test_every_type_of_error_has_a_sentence() -> None:
         ("device: tpu", "At 'device': must be one of auto, cpu, cuda"),
         ("datasets: 5", "At 'datasets': must be a list"),
         ("institution: []", "At 'institution': must consist of names and values"),
-        ("engine_options: {threads: 5}", "At 'engine_options': options of the engine sequential: threads: sequential"),
+        (
+            "engine_options: {threads: 5}",
+            "At 'engine_options': options of the engine batched: threads: is not an option",
+        ),
     ],
 )
 def test_a_value_in_yaml_is_answered_with_the_right_form(tmp_path: Path, line: str, problem: str) -> None:

@@ -16,6 +16,7 @@ from fedsim.array_layout import Layout
 from fedsim.config import DataSetConfig
 from fedsim.data import load_dataset
 from fedsim.errors import BadInput
+from fedsim.learning.engines.sequential import SequentialEngine
 from fedsim.learning.examples import DataSet, Examples, FloatArray
 from fedsim.learning.simulate import simulate
 from fedsim.learning.strategies import make_strategy
@@ -142,7 +143,8 @@ def test_the_identity_and_what_the_server_undoes_change_no_byte_of_the_model(tmp
     with offered("Scaled"):
         chosen = {"transforms": ("identity", "scaled"), "transforms_options": {"scaled": {"factor": 4}}}
         scaled, parts = round_of_two_nodes(tmp_path / "scaled", **chosen)
-        alone = simulate(SETTINGS.model_copy(update={"num_rounds": 1, **chosen}), digits(), chunk_clients=2)
+        one_round = SETTINGS.model_copy(update={"num_rounds": 1, **chosen})
+        alone = simulate(one_round, digits(), chunk_clients=2, engine=SequentialEngine)
     assert plain.digest == same.digest == scaled.digest == alone.digest
     assert [update.digest for _, update in sent] == [update.digest for _, update in sent_too]
     whole, part = open_vector(sent[0][0]), open_vector(parts[0][0])
@@ -155,7 +157,7 @@ def test_client_sides_run_in_order_each_at_its_stage_and_server_sides_in_reverse
     rng = np.random.default_rng(0)
     examples = Examples(rng.normal(size=(20, 4)).astype(np.float32), rng.integers(2, size=20))
     settings = SETTINGS.model_copy(update={"num_clients": 2, "num_rounds": 1})
-    plain = simulate(settings, DataSet(examples, None, 2))
+    plain = simulate(settings, DataSet(examples, None, 2), engine=SequentialEngine)
     recorded = [Recorded("first", told.append), RecordedClient("second", told.append), Recorded("third", told.append)]
     assert simulate(settings, DataSet(examples, None, 2), transforms=recorded).digest == plain.digest
     assert told == [

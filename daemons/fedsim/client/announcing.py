@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fedsim import __version__, plugins
 from fedsim.config import ClientConfig
 from fedsim.config.institution import Institution
+from fedsim.forwarding_offer import ForwardingOffer
 from fedsim.label_counts import MOST_COUNTS, MOST_LABELS, shown_counts
 from fedsim.memory import usable_processors
 from fedsim.messages import (
@@ -85,6 +86,7 @@ def make_hello(
         sent_at=time.time(),
         clients=config.clients,
         accept_tasks=config.accept_tasks,
+        forwarding=_forwarding(config),
         workers=config.fixed_workers or usable_processors(),
         measures=config.measures,
         engines=offered_engines(config),
@@ -107,6 +109,11 @@ def make_hello(
         tasks=_first(tasks, "tasks", problems),
         problems=_some([*problems, *seen.problems]),
     )
+
+
+def _forwarding(config: ClientConfig) -> ForwardingOffer:
+    """What the owner allows of models that travel from node to node; that takes a receiver."""
+    return ForwardingOffer(**config.forwarding.model_dump()) if config.listens else ForwardingOffer()
 
 
 def _plugins(institution: Institution, problems: list[str]) -> dict[str, tuple[PluginInfo, ...]]:

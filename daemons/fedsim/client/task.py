@@ -125,7 +125,9 @@ class NodeTask(TaskDriver[events.Event, events.Action]):
         def read() -> _Stored:
             if refusal is None:
                 log.add(lines)
-                want(self._context.spool, self.uid, dict.fromkeys((Kind.GLOBALPARAM, Kind.REQUEST, Kind.EVALUATE)))
+                kinds = dict.fromkeys((Kind.GLOBALPARAM, Kind.REQUEST, Kind.EVALUATE))
+                rules = self._context.config.forwarding
+                want(self._context.spool, self.uid, kinds, accept_forwarded=rules.accept, pass_on=rules.pass_on)
             return self._read()
 
         def begin(stored: _Stored) -> list[events.Action]:

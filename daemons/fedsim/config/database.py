@@ -1,8 +1,12 @@
-"""The URL of the database, validated when the configuration is loaded."""
+"""Where the database is: its URL is validated when the configuration is loaded."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
+
+from fedsim.config.fields import Secret, StrictModel
 
 if TYPE_CHECKING:
     from sqlalchemy import URL
@@ -39,3 +43,14 @@ def checked_url(text: str) -> str:
     """Return the URL unchanged if it is valid."""
     parse_url(text)
     return text
+
+
+class DatabaseKeys(StrictModel):
+    """Where the database is."""
+
+    database: Annotated[str, AfterValidator(checked_url)] = Field(
+        "sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password"
+    )
+    database_password_file: Secret | None = Field(
+        None, description="File with the password: an absolute path, or the name of a credential"
+    )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
-from fedsim.config.database import checked_url
+from fedsim.config.database import DatabaseKeys
 from fedsim.config.fields import (
     Address,
     Bytes,
@@ -27,6 +27,7 @@ from fedsim.config.fields import (
     installed,
     options_of,
 )
+from fedsim.config.forwarding import ForwardingRules
 from fedsim.config.institution import Institution
 from fedsim.config.retention import Retention
 from fedsim.durations import DAY_SECONDS
@@ -147,17 +148,6 @@ class NodeAddress(StrictModel):
         return f"{self.name} ({self.address}:{self.port})"
 
 
-class DatabaseKeys(StrictModel):
-    """Where the database is."""
-
-    database: Annotated[str, AfterValidator(checked_url)] = Field(
-        "sqlite:////var/lib/fedsim/fedsim.db", description="An SQLAlchemy URL without a password"
-    )
-    database_password_file: Secret | None = Field(
-        None, description="File with the password: an absolute path, or the name of a credential"
-    )
-
-
 class ServerConfig(DatabaseKeys, Measured, Networked):
     """`server.yml`: the daemon that coordinates the tasks."""
 
@@ -174,6 +164,10 @@ class ServerConfig(DatabaseKeys, Measured, Networked):
     )
     nodes: Annotated[list[NodeAddress], AfterValidator(distinct_names), AfterValidator(_guarded_nodes)] = Field(
         min_length=1, description="The nodes of the lab"
+    )
+    forwarding: bool = Field(
+        False,
+        description="Whether nodes whose owners allow it pass global models on, where that is measured to be quicker",
     )
     node_timeout_seconds: Seconds = Field(35, description="A node not heard from for this long is considered offline")
     poll_seconds: Seconds = Field(5, le=300, description="How often to look for tasks whose notification was lost")
@@ -302,12 +296,13 @@ class ClientConfig(Measured, Networked):
         description="Unix socket for the owner's commands, such as `fedsim-client pending`; null: there is none",
     )
     announce_seconds: Seconds = Field(10, description="How often this node announces itself")
+    forwarding: ForwardingRules = Field(ForwardingRules(), description="Whether models may travel from node to node")
     accept_tasks: bool = Field(True, description="false: takes part in no new task; running ones continue")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where it trains; auto uses a GPU if there is one"
     )
     engine: Annotated[Name, installed(ENGINES, AUTO)] = Field(
-        "sequential", description="How it trains its clients; auto: as a measurement finds quickest, once for each kind"
+        "batched", description="How it trains its clients; auto: as a measurement finds quickest, once for each kind"
     )
     engine_options: Annotated[OptionValues, AfterValidator(options_of(ENGINES, "engine"))] = Field(
         {}, description="Options of the engine"

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, IPvAnyNetwork
 
+from fedsim.config.database import DatabaseKeys
 from fedsim.config.fields import Address, Guarded, Name, Seconds, Secret, StrictModel, guarded_web_address, is_loopback
-from fedsim.config.models import DatabaseKeys, Networked
+from fedsim.config.models import Networked
 
 
 def _encrypted_url(url: str) -> str:

@@ -11,14 +11,16 @@ import structlog
 
 from fedsim.config import ReceiverConfig
 from fedsim.errors import BadInput, Refused
+from fedsim.forwarding import Forwarding
 from fedsim.inbox.counters import Counters
+from fedsim.inbox.forwarded_models import ForwardedModels, RelayedFile, Relays, split_forwarding
 from fedsim.inbox.incoming_file import Destination, IncomingFile, disk_refusal
 from fedsim.inbox.quota import ReceiveQuota
 from fedsim.inbox.same_name import SameName
 from fedsim.inbox.task_numbers import TaskNumbers
 from fedsim.inbox.validation import check_contents, check_metadata
 from fedsim.refusal_log import RefusalLog
-from fedsim.spool.allowlist import check_wanted
+from fedsim.spool.allowlist import Allowlist, check_wanted
 from fedsim.spool.clear import clear_leftovers
 from fedsim.spool.files import FileHeader, Role
 from fedsim.spool.kinds import KINDS, Kind
@@ -26,6 +28,8 @@ from fedsim.spool.layout import Metadata, Spool, read_metadata
 from fedsim.spool.lock import FolderLock
 from fedsim.spool.npy import hash_file
 from fedsim.wire import Identity
+from fedsim.wire.transport.expected import ExpectedFile
+from fedsim.wire.transport.receiving import Incoming
 
 LOGGED_REFUSALS: Final = 20
 """Lines about refused files of one peer in ten seconds."""
@@ -45,6 +49,8 @@ class SpoolInbox:
         self.quota = ReceiveQuota(spool.incoming)
         self._hold: FolderLock | None = None
         self._same_name = SameName()
+        self.forwarded = ForwardedModels()
+        self.relays: Relays | None = None
         self._log = structlog.get_logger()
         self._refusals = RefusalLog(LOGGED_REFUSALS)
 
@@ -66,12 +72,12 @@ class SpoolInbox:
             self._hold.close()
 
     def welcome(self, peer: Identity) -> None:
-        """Admit a configured peer in its configured role; Refused otherwise."""
+        """Admit a configured peer in its configured role, or a node that the server has named; Refused otherwise."""
         known = {item.name: item.role for item in self.config.peers}
-        if known.get(peer.name) != peer.role:
+        if known.get(peer.name) != peer.role and not self.forwarded.awaits(peer):
             raise Refused("unknown_peer", f"{peer} is not a peer of {self.config.name}; add it to its receiver.yml")
 
-    def offer(self, sender: Identity, header: FileHeader) -> IncomingFile | None:
+    def offer(self, sender: Identity, header: FileHeader) -> Incoming | ExpectedFile | None:
         """Open the file for writing, or None if it is stored already; raises Refused."""
         try:
             return self._offer(sender, header)
@@ -83,16 +89,57 @@ class SpoolInbox:
             self._count_refusal(sender, header, refused)
             raise
 
-    def _offer(self, sender: Identity, header: FileHeader) -> IncomingFile | None:
-        self.welcome(sender)
-        if KINDS[header.id.kind].route(sender.role, self._role) is None:
+    def _offer(self, sender: Identity, header: FileHeader) -> Incoming | ExpectedFile | None:
+        route = KINDS[header.id.kind].route(sender.role, self._role)
+        if route is None or not route.announced:
+            self.welcome(sender)
+        if route is None:
             raise Refused("not_permitted", f"a {self._role} accepts no {header.id.kind} from a {sender.role}")
+        if route.announced:
+            self._check_metadata(sender, header)
+            return self.forwarded.take(self._spool.path(header.id, sender.name), sender, header)
+        header, forwarding = split_forwarding(header)
         allowlist = check_wanted(self._spool, header.id, sender.name)
         self._check_size(header)
+        self._check_metadata(sender, header)
+        if forwarding is None:
+            return self._receive(sender, header, allowlist)
+        return self._expect(sender, header, allowlist, forwarding)
+
+    def _check_metadata(self, sender: Identity, header: FileHeader) -> None:
         try:
             check_metadata(header.meta, header.id, sender.role, self._role)
         except BadInput as error:
             raise Refused("bad_metadata", str(error)) from error
+
+    def _expect(
+        self, server: Identity, header: FileHeader, allowlist: Allowlist, forwarding: Forwarding
+    ) -> Incoming | ExpectedFile | None:
+        """Wait for a model that another node sends, if the owner accepts that; otherwise receive it from the server."""
+        path = self._spool.path(header.id, server.name)
+        follow = forwarding if allowlist.pass_on else None
+
+        def receive(node: str | None) -> Incoming | None:
+            try:
+                return self._receive(server, header, allowlist, follow, node)
+            except OSError as error:
+                raise disk_refusal(error) from error
+
+        if forwarding.predecessor is not None and allowlist.accept_forwarded and not path.exists():
+            expected = self.forwarded.announce(path, server, header, forwarding, receive)
+            if expected is not None:
+                return expected
+        return receive(None)
+
+    def _receive(
+        self,
+        sender: Identity,
+        header: FileHeader,
+        allowlist: Allowlist,
+        forwarding: Forwarding | None = None,
+        node: str | None = None,
+    ) -> Incoming | None:
+        """Begin to receive a file of `sender`, which the node of this name sends if it is not None."""
         destination = self._destination(sender, header)
 
         def check(path: Path) -> None:
@@ -100,23 +147,29 @@ class SpoolInbox:
             if header.id.kind is Kind.HELLO:
                 self._same_name.check(path, destination.final)
 
-        incoming = IncomingFile(
-            header,
-            sender,
-            destination,
-            check=check,
-            ended=self._ended,
-        )
+        def ended(incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
+            self._ended(incoming, refused, seconds, node)
+
+        incoming = IncomingFile(header, sender, destination, check=check, ended=ended)
         with incoming.lock:
             self._reserve_path(incoming)
             try:
-                if not self._begin(incoming):
-                    self._release_path(incoming)
-                    return None
+                begun = self._begin(incoming)
             except (OSError, Refused):
                 self._release_path(incoming)
                 raise
-        return incoming
+            if not begun:
+                self._release_path(incoming)
+        path, received = (destination.partial, incoming.have) if begun else (destination.final, header.size)
+        relay = (
+            None if forwarding is None or self.relays is None else self.relays.begin(header, path, received, forwarding)
+        )
+        if not begun:
+            self.forwarded.ended(destination.final, stored=True)
+            return None
+        if node is not None:
+            self.forwarded.began(destination.final, incoming)
+        return incoming if relay is None and node is None else RelayedFile(incoming, relay, forwarded=node is not None)
 
     def _reserve_path(self, incoming: IncomingFile) -> None:
         """Reserve the path. At most one transfer targets it, so the check at the start still holds at the rename."""
@@ -197,15 +250,18 @@ class SpoolInbox:
             raise Refused("conflict", f"{known}; {header.digest} from {sender} cannot replace it")
         return there.meta
 
-    def _ended(self, incoming: IncomingFile, refused: Refused | None, seconds: float) -> None:
+    def _ended(self, incoming: IncomingFile, refused: Refused | None, seconds: float, node: str | None = None) -> None:
         self._release_path(incoming)
+        self.forwarded.ended(incoming.destination.final, stored=refused is None)
         if refused is None:
             self._counters.add("files_stored")
             self._counters.add("bytes_stored", incoming.header.size)
             log = self._log.info if KINDS[incoming.header.id.kind].of_task else self._log.debug
-            log("file_received", **self._fields(incoming.sender, incoming.header), seconds=round(seconds, 3))
+            by = {} if node is None else {"passed_on_by": node}
+            log("file_received", **self._fields(incoming.sender, incoming.header), **by, seconds=round(seconds, 3))
         elif refused.code not in {"abandoned", "superseded"}:
-            self._count_refusal(incoming.sender, incoming.header, refused)
+            sender = incoming.sender if node is None else Identity(node, Role.CLIENT)
+            self._count_refusal(sender, incoming.header, refused)
 
     def _count_refusal(self, sender: Identity, header: FileHeader, refused: Refused) -> None:
         self._counters.add("files_refused")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import sqrt
 from types import MappingProxyType
 from typing import Protocol, Self
@@ -19,7 +20,7 @@ from fedsim.learning.engines import ClientTrainer, MeanTrainer, no_state
 from fedsim.learning.examples import BLOCK, FloatArray
 from fedsim.learning.strategies import Strategy, Uplink
 from fedsim.learning.transforms import Pipeline, Stage
-from fedsim.update import PARAMETERS, TRAIN_LOSS, UPDATE_NORM, Arrays, ClientFigures, Update, of_chunk
+from fedsim.update import PARAMETERS, Arrays, Update, of_chunk
 
 
 class ClientStates(Protocol):
@@ -131,22 +132,13 @@ def mean_update(updates: Iterable[Update], strategy: Strategy) -> Update:
 
 
 def with_figures(update: Update, received: FloatArray | None, least_shown: int | None) -> Update:
-    """A client's update with the norm by which it moved the received parameters, in blocks; None: it holds changes.
-
-    With `least_shown` examples or more the figures are also those of this single client.
-    """
+    """`Update.with_norm`, computed in blocks; `received` is None where the update holds changes."""
     trained, square = update.arrays[PARAMETERS], 0.0
     for start in range(0, trained.size, BLOCK):
         here = slice(start, start + BLOCK)
         moved = np.subtract(trained[here], 0 if received is None else received[here], dtype=np.float64)
         square += float(np.einsum("i,i->", moved, moved))
-    norm = sqrt(square)
-    shown: tuple[ClientFigures, ...] = ()
-    if least_shown is not None and update.client is not None and update.num_examples >= least_shown:
-        loss = update.metrics[TRAIN_LOSS]
-        shown = (ClientFigures(client=update.client, num_examples=update.num_examples, loss=loss, norm=norm),)
-    metrics = {**update.metrics, UPDATE_NORM: norm}
-    return update.model_copy(update={"metrics": metrics, "client_figures": shown})
+    return update.with_norm(sqrt(square), least_shown)
 
 
 def train_chunk(
@@ -184,7 +176,8 @@ def train_chunk(
     if strategy.uplink == Uplink.EACH_CLIENT:
         uploads = trained()
     elif isinstance(trainer, MeanTrainer) and strategy.trains_plainly and not sees_clients:
-        mean = trainer.train_mean(clients, round_number, global_vector, lambda count: strategy.weight(count, 1))
+        weight = partial(strategy.weight, num_clients=1)
+        mean = trainer.train_mean(clients, round_number, global_vector, weight, least_shown)
         uploads = iter([mean.model_copy(update={"chunk": chunk})])
     elif len(clients) == 1:  # the mean of one client's update is that update, to the byte
         uploads = (of_chunk([update]).with_arrays(update.arrays) for update in trained())

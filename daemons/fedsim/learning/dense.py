@@ -3,27 +3,24 @@
 Plain SGD on cross-entropy with weights W_1 … W_L needs no gradient in memory: each step's deltas go into the weights of
 all clients in place. Where a client has few examples, even its first layer is not touched: a step changes W_1 by
 -lr·δᵀ·X, hence the first activations X·W_1ᵀ of all its examples by -lr·(X·Xᵀ)·δ. So the activations are trained, with
-the Gram matrix X·Xᵀ, and the sum of all δᵀ·X is one product at the end of the round. That is exact algebra; sums are
-rounded in another order than when one client is trained after another.
-
-Clients of different sizes share a batch: what a smaller one lacks is a row of zeros with weight 0.
+the Gram matrix X·Xᵀ, and the sum of all δᵀ·X is one product at the end of the round. The squared norm of that sum,
+tr(δᵀ·X·Xᵀ·δ), is the product of δ with what the activations have moved by, so that it needs no weights either. All that
+is exact algebra; sums are rounded in another order than when one client is trained after another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedsim.learning.engines import ClientData
-from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import FloatArray
-from fedsim.learning.networks import as_tensor, check_length, parts_of
-from fedsim.learning.schedules import Schedule, learning_rate
-from fedsim.update import PARAMETERS, TRAIN_LOSS, Update, of_chunk
+from fedsim.learning.grouped import GroupBatches, GroupTrainer, squares_moved
+from fedsim.learning.networks import as_tensor, parts_of
+from fedsim.learning.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -49,104 +46,53 @@ def _flattens_late(model: nn.Sequential) -> bool:
     return any(type(module) is nn.Flatten for module in list(model)[1:])
 
 
-class DenseTrainer:
-    """Trains groups of clients together; see `ClientTrainer` and `MeanTrainer`."""
+class DenseTrainer(GroupTrainer):
+    """Trains networks of dense layers."""
 
     def __init__(self, data: ClientData, model: nn.Module, schedule: Schedule, group_bytes: int) -> None:
-        """`model` is the network, of which only the shapes are used; a group's arrays have about `group_bytes`."""
-        self.data = data
-        self.schedule = schedule
-        self._model = model
-        self._group_bytes = group_bytes
+        """`model` is the network, of which only the shapes are used."""
+        super().__init__(data, model, schedule, group_bytes)
         layers = dense_layers(model)
         if layers is None:
             raise ValueError("the network is not dense layers alone")
         self._shapes = [(layer.in_features, layer.out_features) for layer in layers]
-        self._size = sum(parameter.numel() for parameter in model.parameters())
 
-    def train(
-        self, clients: Sequence[int], round_number: int, global_vector: FloatArray, **_: object
-    ) -> Iterator[Update]:
-        """Yield the clients' updates in the order of `clients`; see `ClientTrainer`."""
-        out = np.empty(self._size, np.float32)
-        parts = parts_of(self._model, as_tensor(out))
-        for group in self._groups(clients):
-            trained = _Group(self, group, round_number, self._received(global_vector))
-            for place, client in enumerate(group):
-                for layer, (weights, biases) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
-                    trained.copy_layer(layer, place, weights, biases)
-                yield trained.update(place, client).with_arrays({PARAMETERS: out})
-
-    def train_mean(
-        self, clients: Sequence[int], round_number: int, global_vector: FloatArray, weight: Callable[[int], float]
-    ) -> Update:
-        """The clients' weighted mean, without the update of any of them in memory; see `MeanTrainer`."""
-        totals = torch.zeros(self._size, dtype=torch.float64)
-        parts = parts_of(self._model, totals)
-        weights = {client: weight(self.data.partition.num_examples(client)) for client in clients}
-        seen: dict[int, Update] = {}
-        # Clients of about equal size together, so that little is computed on rows of zeros.
-        for group in self._groups(sorted(clients, key=lambda client: (self.data.num_steps(client), client))):
-            trained = _Group(self, group, round_number, self._received(global_vector))
-            shares = torch.tensor([weights[client] for client in group], dtype=torch.float64)
-            for layer, (total, biases) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
-                trained.add_layer(layer, shares, total, biases)
-            seen |= {client: trained.update(place, client) for place, client in enumerate(group)}
-        mean = totals.div_(sum(weights.values())).to(torch.float32).numpy()
-        return of_chunk([seen[client] for client in clients]).with_arrays({PARAMETERS: mean})
-
-    def _received(self, global_vector: FloatArray) -> list[_Layer]:
-        check_length(self._model, global_vector)
-        parts = parts_of(self._model, as_tensor(global_vector))
-        return [_Layer(w.t()[None], b[None, None]) for w, b in zip(parts[::2], parts[1::2], strict=True)]
-
-    def _groups(self, clients: Sequence[int]) -> Iterator[list[int]]:
-        """Neighbours in `clients`, as many as `group_bytes` hold of the largest of them."""
-        group: list[int] = []
-        largest = 0
-        for client in clients:
-            largest = max(largest, self._client_bytes(self.data.partition.num_examples(client)))
-            if group and largest * (len(group) + 1) > self._group_bytes:
-                yield group
-                group, largest = [], self._client_bytes(self.data.partition.num_examples(client))
-            group.append(client)
-        if group:
-            yield group
-
-    def keeps_activations(self, num_examples: int) -> bool:
-        """Whether the first layer of clients with this many examples is trained by its activations."""
-        return num_examples <= 2 * self._shapes[0][0]
-
-    def _client_bytes(self, num_examples: int) -> int:
+    def client_bytes(self, num_examples: int) -> int:
+        """Weights or activations, and examples; what is needed for norms, a tenth of it at most, is not counted."""
         inputs, units = self._shapes[0]
         upper = sum(inputs * outputs for inputs, outputs in self._shapes[1:])
-        first = num_examples * (2 * units + num_examples) if self.keeps_activations(num_examples) else inputs * units
+        keeps = self.keeps_activations(num_examples, self.data.settings.num_steps(num_examples))
+        first = num_examples * (2 * units + num_examples) if keeps else inputs * units
         return 4 * (upper + first + num_examples * inputs)
+
+    def keeps_activations(self, num_examples: int, num_steps: int) -> bool:
+        """Whether the first layer of clients with this many examples and steps is trained by its activations.
+
+        Where there is a single step nothing is saved by them, but by few examples.
+        """
+        inputs, units = self._shapes[0]
+        return num_examples <= (2 * inputs if num_steps > 1 else units)
+
+    def train_group(self, batches: GroupBatches, global_vector: FloatArray) -> _Group:
+        """See `GroupTrainer`."""
+        parts = parts_of(self.model, as_tensor(global_vector))
+        received = [_Layer(w.t()[None], b[None, None]) for w, b in zip(parts[::2], parts[1::2], strict=True)]
+        group = _Group(self.model, batches, received, self.keeps_activations(max(batches.sizes), len(batches.steps)))
+        group.train(batches)
+        return group
 
 
 class _Group:
-    """Some clients, trained together when it is made."""
+    """Some clients that are trained together; see `TrainedGroup`."""
 
     def __init__(
-        self, trainer: DenseTrainer, clients: Sequence[int], round_number: int, received: Sequence[_Layer]
+        self, model: nn.Module, batches: GroupBatches, received: Sequence[_Layer], keeps_activations: bool
     ) -> None:
-        self._data = trainer.data
-        self._learning_rate = learning_rate(trainer.schedule, trainer.data.settings, round_number)
-        self._round = round_number
+        self._model = model
         self._received = received
-        self._sizes = [trainer.data.partition.num_examples(client) for client in clients]
-        most = max(self._sizes)
-        self._dual = trainer.keeps_activations(most)
-        first = int(self._dual)
-        count = len(clients)
-        # One row more, of zeros, for what a smaller client does not have.
-        inputs = received[0].weights.shape[1]
-        self._x = torch.zeros(count, most + 1, inputs)
-        labels = torch.zeros(count, most + 1, dtype=torch.int64)
-        for place, client in enumerate(clients):
-            features, known = trainer.data.examples(client)
-            self._x[place, : len(features)] = torch.from_numpy(features).flatten(1)
-            labels[place, : len(known)] = torch.from_numpy(known)
+        self._dual = keeps_activations
+        first, count = int(self._dual), len(batches.clients)
+        self._x = batches.x.flatten(2)
         self._layers = [
             _Layer(
                 layer.weights.expand(count, -1, -1).clone(memory_format=torch.contiguous_format),
@@ -154,41 +100,30 @@ class _Group:
             )
             for layer in received[first:]
         ]
-        if self._dual:
-            flat = torch.addmm(received[0].biases[0], self._x.flatten(0, 1), received[0].weights[0])
-            self._hidden = flat.view(count, most + 1, -1)
-            self._moved = torch.zeros_like(self._hidden)
         self._loss = torch.zeros(count, dtype=torch.float64)
-        steps, self._passes = self._schedule(clients, most)
-        rows = torch.arange(count)[:, None]
-        # 1: the bias is a feature that is 1. After the last step no activations are needed.
-        gram = torch.bmm(self._x, self._x.transpose(1, 2)).add_(1.0) if self._dual and len(steps) > 1 else None
-        for number, (batch, scale) in enumerate(steps):
-            delta = self._step(rows, batch, labels[rows, batch], scale)
+        self._squares = torch.zeros(count, dtype=torch.float64)
+
+    def train(self, batches: GroupBatches) -> None:
+        """Take all steps of the round."""
+        rows = torch.arange(len(batches.clients))[:, None]
+        if self._dual:
+            first = self._received[0]
+            begun = torch.addmm(first.biases[0], self._x.flatten(0, 1), first.weights[0]).view(*self._x.shape[:2], -1)
+            self._hidden, self._moved = begun.clone(), torch.zeros_like(begun)
+            # 1: the bias is a feature that is 1.
+            gram = torch.bmm(self._x, self._x.transpose(1, 2)).add_(1.0)
+        for batch, scale in batches.steps:
+            delta = self._step(rows, batch, batches.labels[rows, batch], scale)
             if self._dual:
                 self._moved[rows, batch] += delta
-            if gram is not None and number + 1 < len(steps):
                 self._hidden.baddbmm_(gram[rows, batch].transpose(1, 2), delta)
-        self._check(clients)
-
-    def _schedule(self, clients: Sequence[int], most: int) -> tuple[list[tuple[Tensor, Tensor]], list[int]]:
-        """Each step's rows, int64 [K, b], and -learning_rate / (size of the client's batch), float32 [K, b]."""
-        settings = self._data.settings
-        size = min(settings.local_batch_size, most)
-        orders = [self._data.epochs(self._round, client) for client in clients]
-        count = max(map(self._data.num_steps, clients))
-        rows = np.full((count, len(clients), size), most, np.int64)
-        scales = np.zeros((count, len(clients), size), np.float32)
-        for place, epochs in enumerate(orders):
-            step = 0
-            for examples in epochs:
-                for start in range(0, len(examples), settings.local_batch_size):
-                    batch = examples[start : start + settings.local_batch_size]
-                    rows[step, place, : len(batch)] = batch
-                    scales[step, place, : len(batch)] = -self._learning_rate / len(batch)
-                    step += 1
-        passes = [sum(map(len, epochs)) for epochs in orders]
-        return list(zip(torch.from_numpy(rows), torch.from_numpy(scales), strict=True)), passes
+        for layer, received in zip(self._layers, self._received[int(self._dual) :], strict=True):
+            self._squares += squares_moved(layer.weights, received.weights[0])
+            self._squares += squares_moved(layer.biases, received.biases[0])
+        if self._dual:
+            # Rounded, the squares of a client that has hardly moved can be below 0.
+            moved = self._hidden.sub_(begun).mul_(self._moved).sum((1, 2), dtype=torch.float64)
+            self._squares += moved.clamp_(min=0)
 
     def _step(self, rows: Tensor, batch: Tensor, targets: Tensor, scale: Tensor) -> Tensor:
         """One step of all clients; returns -lr times the gradient of the lowest outputs that were not computed here.
@@ -219,24 +154,29 @@ class _Group:
                 delta = below
         return delta
 
-    def _check(self, clients: Sequence[int]) -> None:
-        """Raise `Diverged` for the first client with a number that is not finite."""
-        kept = [array for layer in self._layers for array in (layer.weights, layer.biases)]
-        arrays = (*kept, self._moved) if self._dual else kept
-        extremes = [bound for array in arrays for bound in torch.aminmax(array.flatten(1), dim=1)]
-        finite = torch.stack([self._loss, *extremes]).isfinite().all(0)
-        for client, good in zip(clients, finite.tolist(), strict=True):
-            if not good:
-                raise Diverged(self._round, client)
+    def norms(self) -> list[float]:
+        """See `TrainedGroup`."""
+        found: list[float] = self._squares.sqrt().tolist()
+        return found
 
-    def update(self, place: int, client: int) -> Update:
-        """A client's update, without its arrays."""
-        loss = float(self._loss[place]) / self._passes[place]
-        return Update(
-            base_round=self._round, client=client, num_examples=self._sizes[place], metrics={TRAIN_LOSS: loss}
-        )
+    def losses(self) -> list[float]:
+        """See `TrainedGroup`."""
+        found: list[float] = self._loss.tolist()
+        return found
 
-    def copy_layer(self, layer: int, place: int, weights: Tensor, biases: Tensor) -> None:
+    def copy_to(self, place: int, vector: Tensor) -> None:
+        """See `TrainedGroup`."""
+        parts = parts_of(self._model, vector)
+        for layer, (weights, biases) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+            self._copy_layer(layer, place, weights, biases)
+
+    def add_to(self, totals: Tensor, shares: Tensor) -> None:
+        """See `TrainedGroup`."""
+        parts = parts_of(self._model, totals)
+        for layer, (weights, biases) in enumerate(zip(parts[::2], parts[1::2], strict=True)):
+            self._add_layer(layer, shares, weights, biases)
+
+    def _copy_layer(self, layer: int, place: int, weights: Tensor, biases: Tensor) -> None:
         """Write one client's layer into `weights` [out, in] and `biases` [out]."""
         if layer or not self._dual:
             trained = self._layers[layer - self._dual]
@@ -247,7 +187,7 @@ class _Group:
             torch.addmm(self._received[0].weights[0].t(), moved.t(), self._x[place], out=weights)
             torch.add(self._received[0].biases[0, 0], moved.sum(0), out=biases)
 
-    def add_layer(self, layer: int, shares: Tensor, weights: Tensor, biases: Tensor) -> None:
+    def _add_layer(self, layer: int, shares: Tensor, weights: Tensor, biases: Tensor) -> None:
         """Add the clients' layers, times their shares, to the float64 totals `weights` [out, in], `biases` [out]."""
         single = shares.to(torch.float32)
         if layer or not self._dual:

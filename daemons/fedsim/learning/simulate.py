@@ -33,7 +33,7 @@ from fedsim.learning.components import Components
 from fedsim.learning.conform import conform_all
 from fedsim.learning.contributions import NO_CONTRIBUTIONS, Contributions, measure_contributions
 from fedsim.learning.engines import ClientData, ClientTrainer, Engine, no_state
-from fedsim.learning.engines.sequential import SequentialEngine
+from fedsim.learning.engines.batched import BatchedEngine
 from fedsim.learning.errors import Diverged
 from fedsim.learning.examples import DataSet, FloatArray
 from fedsim.learning.forked import ForkedTrainers
@@ -133,7 +133,7 @@ def simulate(
     screening: Screening | type[Screening] | None = None,
     attack: Attack | type[Attack] | None = None,
     model: str | Model | type[Model] | Callable[[tuple[int, ...], int], nn.Module] | None = None,
-    engine: Engine | type[Engine] = SequentialEngine,
+    engine: Engine | type[Engine] = BatchedEngine,
     device: str = "cpu",
     workers: int = 1,
 ) -> SimulationResult:

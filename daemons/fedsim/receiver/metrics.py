@@ -17,6 +17,7 @@ _COUNTED = {
     "files_stored": "Files that were received, verified and stored.",
     "bytes_stored": "Bytes of those files.",
     "files_sent": "Files that were sent over connections that peers opened.",
+    "models_passed_on": "Global models that were passed on to another node.",
     "files_already_there": "Files that were offered but stored already.",
 }
 _REFUSED = "refused_"

@@ -17,6 +17,7 @@ from fedsim.receiver.admission import Admission
 from fedsim.receiver.incoming_connection import IncomingConnection
 from fedsim.receiver.listening import Listener, listen
 from fedsim.receiver.queue_watch import QueueWatch
+from fedsim.receiver.relays import ModelRelays
 from fedsim.refusal_log import RefusalLog
 from fedsim.spool.files import Role
 from fedsim.spool.layout import Spool
@@ -42,6 +43,14 @@ class Receiver:
         self.me = Identity(config.name, Role(config.role))
         self.reactor = Reactor("receiver", config.limits.threads)
         self.credentials: Credentials | None = None
+        self._relays = ModelRelays(
+            self.me,
+            lambda: self.credentials,
+            self.counters,
+            plaintext=lambda: self.config.insecure_plaintext,
+        )
+        self.inbox.relays = self._relays
+        self.inbox.forwarded.wake = lambda: self.reactor.wake(self.inbox.forwarded)
         self._expiry = ExpiryWatch(None)
         self._connections: set[IncomingConnection] = set()
         self.admission = Admission(
@@ -75,6 +84,7 @@ class Receiver:
             self.reactor.add(listener)
         self.reactor.add(self._expiry)
         self.reactor.add(self._queues)
+        self.reactor.add(self.inbox.forwarded)
 
     @property
     def port(self) -> int:
@@ -92,6 +102,7 @@ class Receiver:
         self.inbox.config = config
         self.credentials = self._expiry.credentials = credentials
         self.reactor.wake(self._expiry)
+        self._relays.reload()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
@@ -100,6 +111,7 @@ class Receiver:
     def close(self) -> None:
         """Stop serving: files being verified are finished, partly received ones are kept for resuming."""
         self.reactor.close()
+        self._relays.close()
         with self._lock:
             connections = list(self._connections)
         for connection in connections:

@@ -9,6 +9,7 @@ from fedsim.metrics import ServerMetrics
 from fedsim.runtime.bulkhead import Restarts
 from fedsim.runtime.outbox import Outbox
 from fedsim.runtime.writer import Writer
+from fedsim.server.broadcasts import Broadcasts
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.initial_files import InitialFiles
 from fedsim.server.kept_states import KeptStates
@@ -29,6 +30,7 @@ class ServerContext:
     outbox: Outbox
     writer: Writer
     nodes: Nodes
+    broadcasts: Broadcasts
     known_data: KnownData
     finals: FinalDeliveries
     stops: StopDeliveries

@@ -13,6 +13,7 @@ from fedsim.metrics import ServerMetrics
 from fedsim.runtime.bulkhead import bulkhead
 from fedsim.runtime.daemon import daemon_main
 from fedsim.runtime.task_daemon import TaskDaemon
+from fedsim.server.broadcasts import Broadcasts
 from fedsim.server.context import ServerContext
 from fedsim.server.deliveries import FinalDeliveries, StopDeliveries
 from fedsim.server.housekeeping import (
@@ -71,6 +72,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
         self._stops = StopDeliveries(config.spool / "nodes.json", self.outbox, self.writer, self._nodes)
         self._stops.open()
         self._finals = FinalDeliveries(config.spool / "final", self.outbox, self.writer, self._nodes, self._stops)
+        self._broadcasts = Broadcasts(self.outbox, self._nodes, self.loop, lambda: self.config.forwarding)
         self._context = ServerContext(
             config=config,
             store=self._store,
@@ -78,6 +80,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
             outbox=self.outbox,
             writer=self.writer,
             nodes=self._nodes,
+            broadcasts=self._broadcasts,
             known_data=KnownData(self._store),
             finals=self._finals,
             stops=self._stops,
@@ -178,6 +181,7 @@ class ServerDaemon(TaskDaemon[ServerConfig]):
 
     def transfer_ended(self, outcome: Outcome) -> None:
         """Pass the end of a transfer to the task or the delivery that it belongs to."""
+        self._broadcasts.transfer_ended(outcome)
         task = self._tasks.running.get(outcome.file_id.task or "")
         if outcome.file_id.kind is Kind.STOP:
             self._stops.transfer_ended(outcome)

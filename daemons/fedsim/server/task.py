@@ -210,6 +210,11 @@ class ServerTask(TaskDriver[events.Event, events.Action]):
         """See TaskDriver."""
         return events.Broken(reason)
 
+    def quit(self) -> None:
+        """See TaskDriver; global models that wait for the next turn are not sent."""
+        super().quit()
+        self._context.broadcasts.cancel(lambda file: file.task == self.uid)
+
     def give_up(self, reason: str) -> None:
         """Abandon the task; its row is updated if that is possible."""
         super().give_up(reason)

@@ -70,7 +70,7 @@ class TaskOutbox:
     def cancel_global(self, number: int) -> None:
         """Stop sending a round's parameters: a node that has not received them by now does not need them any more."""
         wanted = (Kind.GLOBALPARAM, self._plan.task, number)
-        self._context.outbox.cancel(lambda file: (file.kind, file.task, file.round) == wanted)
+        self._context.broadcasts.cancel(lambda file: (file.kind, file.task, file.round) == wanted)
 
     def cancel_requests(self, phase: str) -> None:
         """Stop sending the question of a phase that is complete."""
@@ -83,4 +83,4 @@ class TaskOutbox:
     def _send_parameters(self, node: str, file: FileId, broadcast: Broadcast, path: Path, digest: str) -> None:
         scale = self._folder.common_scale(self._plan)
         meta = broadcast.model_copy(update={"scale": scale}).model_dump(mode="json")
-        self._context.outbox.send(self._context.nodes.addresses[node], file, path, meta=meta, digest=digest)
+        self._context.broadcasts.send(node, file, path, meta=meta, digest=digest)

@@ -21,18 +21,29 @@ from fedsim.spool.layout import Spool
 
 
 class Allowlist(BaseModel):
-    """What is expected of a task. `senders`: None means every peer whose role may send the kind."""
+    """What is expected of a task. `senders`: None means every peer whose role may send the kind.
+
+    `accept_forwarded`, `pass_on`: whether global models may come from a node that the server names, and go on to one.
+    """
 
     senders: dict[Kind, tuple[NodeName, ...] | None] = {}
     layout: Layout | None = None
+    accept_forwarded: bool = False
+    pass_on: bool = False
 
 
 def want(
-    spool: Spool, task: str, senders: Mapping[Kind, Collection[str] | None], *, layout: Layout | None = None
+    spool: Spool,
+    task: str,
+    senders: Mapping[Kind, Collection[str] | None],
+    *,
+    layout: Layout | None = None,
+    accept_forwarded: bool = False,
+    pass_on: bool = False,
 ) -> None:
-    """Durably record which kinds of a task are expected from which senders (None: all), and the layout of updates."""
+    """Durably record which kinds of a task are expected from which senders (None: all), and the rest of `Allowlist`."""
     chosen = {kind: None if names is None else tuple(sorted(names)) for kind, names in senders.items()}
-    allowlist = Allowlist(senders=chosen, layout=layout)
+    allowlist = Allowlist(senders=chosen, layout=layout, accept_forwarded=accept_forwarded, pass_on=pass_on)
     write_bytes(spool.wanted(task), allowlist.model_dump_json().encode())
 
 

@@ -111,8 +111,8 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder with everything in it if it is there; a symbolic link is removed, never followed.
 
     It is renamed first, so that what another process creates under the old name meanwhile is kept. A sweep (see
-    `clear_leftovers`) may remove a part of it at the same time, and a process that found the folder before it was renamed
-    may still create a file in it.
+    `clear_leftovers`) may remove a part of it at the same time, and a process that found the folder before that may
+    still create a file in it.
     """
     if folder.is_symlink():
         folder.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from fedsim.evaluation import EvaluationOrder, EvaluationReport
+from fedsim.forwarding import ForwardedModel
 from fedsim.messages import Assignment, Broadcast, Hello, Message, PhaseAnswer, PhaseRequest, Stop, Submission
 from fedsim.speed import SpeedRequest
 from fedsim.spool.npy import FLOAT32, TARGET_DIMENSIONS, TARGETS
@@ -73,11 +74,15 @@ SizeLimit = Literal["max_json_bytes", "max_parameter_bytes", "max_testset_bytes"
 
 @dataclass(frozen=True)
 class KindRoute:
-    """A direction in which a kind may be sent, and its body there: one for all files, or one for each `part`."""
+    """A direction in which a kind may be sent, and its body there: one for all files, or one for each `part`.
+
+    With `announced` a file is accepted only while the server announces its digest, and names its sender.
+    """
 
     sender: Role
     receiver: Role
     body: Body | Mapping[str, Body]
+    announced: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ class KindSpec:
 WEB_TO_SERVER: Final = (Role.WEB, Role.SERVER)
 SERVER_TO_CLIENT: Final = (Role.SERVER, Role.CLIENT)
 CLIENT_TO_SERVER: Final = (Role.CLIENT, Role.SERVER)
+CLIENT_TO_CLIENT: Final = (Role.CLIENT, Role.CLIENT)
 
 KINDS: Final[dict[Kind, KindSpec]] = {
     Kind.HELLO: KindSpec(
@@ -143,7 +149,10 @@ KINDS: Final[dict[Kind, KindSpec]] = {
         on_demand=True,
     ),
     Kind.GLOBALPARAM: KindSpec(
-        routes=(KindRoute(*SERVER_TO_CLIENT, ParametersBody(Broadcast)),),
+        routes=(
+            KindRoute(*SERVER_TO_CLIENT, ParametersBody(Broadcast)),
+            KindRoute(*CLIENT_TO_CLIENT, ParametersBody(ForwardedModel), announced=True),
+        ),
         path=PathTemplate("globalparam/{task}/round-{round}.npy"),
         limit="max_parameter_bytes",
         on_demand=True,
@@ -187,9 +196,10 @@ KINDS: Final[dict[Kind, KindSpec]] = {
 ON_DEMAND: Final = frozenset(kind for kind, spec in KINDS.items() if spec.on_demand)
 
 
-def permitted_kinds(sender: Role, receiver: Role) -> frozenset[Kind]:
-    """The kinds that one role may send to the other."""
-    return frozenset(kind for kind, spec in KINDS.items() if spec.route(sender, receiver))
+def permitted_kinds(sender: Role, receiver: Role, *, announced: bool = False) -> frozenset[Kind]:
+    """The kinds that one role may send to the other of its own accord, or what the server has `announced`."""
+    routes = ((kind, spec.route(sender, receiver)) for kind, spec in KINDS.items())
+    return frozenset(kind for kind, route in routes if route is not None and route.announced == announced)
 
 
 def received_kinds(receiver: Role) -> frozenset[Kind]:

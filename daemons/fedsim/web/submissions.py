@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any
 from uuid import uuid4
 
+from fedsim.learning.schedules import make_schedule
 from fedsim.log import get_logger
 from fedsim.settings import MOST_ROUNDS, TaskSettings
 from fedsim.store.records import Event, Task, TaskState, done_rounds
@@ -158,7 +159,11 @@ def continue_task(request: WebRequest, number: int, rounds: object) -> Task:
         raise Fault(409, _why_not_continuable(task))
     continued = task_of(request, number)
     text = f"{request.authenticated_user.name} continued the task to round {continued.settings.num_rounds}"
-    _note(request, task, "continue_requested", text)
+    if make_schedule(task.settings).depends_on_num_rounds:
+        remark = "its learning rates depend on the number of rounds, so its model differs from that of a task with all"
+        _note(request, task, "continued_off_schedule", f"{text}; {remark}")
+    else:
+        _note(request, task, "continue_requested", text)
     request.site.notifier.submitted(continued)
     return continued
 

@@ -64,6 +64,10 @@ EVENTS: dict[str, Text] = {
     "stop_requested": tr("%(user)s asked the task to stop"),
     "resume_requested": tr("%(user)s resumed the task"),
     "continue_requested": tr("%(user)s continued the task for further rounds"),
+    "continued_off_schedule": tr(
+        "%(user)s continued the task for further rounds; its learning rates depend on the number of rounds, "
+        "so its model will differ from that of a task with all these rounds"
+    ),
     "delete_requested": tr("%(user)s asked for the task to be deleted"),
 }
 

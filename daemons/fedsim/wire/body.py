@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
@@ -16,6 +17,9 @@ _HASH_BLOCK_BYTES = 4 << 20
 
 class FileBody:
     """An open file, or bytes. The size is read once; a file that is replaced by a rename is sent as it was."""
+
+    available: Callable[[], int] | None = None
+    """How many bytes exist so far, of a file that still arrives; None: all of them do."""
 
     def __init__(self, what: Path | bytes) -> None:
         self._bytes: memoryview | None = None

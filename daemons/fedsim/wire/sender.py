@@ -10,6 +10,7 @@ from typing import Any, Final, Self
 
 from fedsim.errors import EX_UNAVAILABLE, BadInput, FedsimError, Refused, Unavailable
 from fedsim.spool.files import FileHeader, FileId
+from fedsim.wire.body import FileBody
 from fedsim.wire.client.peer_connection import PeerConnection
 from fedsim.wire.client.transfer import Outcome, Status, Transfer
 from fedsim.wire.peer import Identity, Peer
@@ -56,6 +57,7 @@ class Sender:
         inbox: accepts the files that peers offer on these connections; without one they are refused.
         on_trouble: called with a peer and what keeps files from it, once for each change, with an empty text when
             nothing does any more; from a thread of the sender, so it must not block or raise.
+        announced: whether it sends what the server has announced to its peers, and nothing else.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class Sender:
         limits: ConnectionLimits = _LIMITS,
         inbox: Inbox | None = None,
         on_trouble: Callable[[Peer, str], None] = lambda _peer, _trouble: None,
+        announced: bool = False,
     ) -> None:
         self.identity = identity
         self._credentials = credentials
         self._limits = limits
         self._inbox = inbox
         self._on_trouble = on_trouble
+        self._announced = announced
         self._reactor = Reactor(f"sender-{identity.name}", threads)
         self._connections: dict[Peer, PeerConnection] = {}
         self._lock = threading.Lock()
@@ -110,7 +114,7 @@ class Sender:
         self,
         peer: Peer,
         file_id: FileId,
-        source: Path | bytes,
+        source: Path | bytes | FileBody,
         *,
         meta: dict[str, Any] | None = None,
         digest: str | None = None,
@@ -125,7 +129,8 @@ class Sender:
         Args:
             peer: the receiver; it must listen.
             file_id: which file it is; the receiver derives from it where the file is stored.
-            source: a path, or the bytes themselves if they are few.
+            source: a path, the bytes themselves if they are few, or an open body, which the transfer closes; one
+                that still grows needs `digest` (see `body_grew`).
             meta: small JSON metadata, stored there next to a `.npy` file.
             digest: its blake3, if known (64 hex digits): then the file is not read for hashing.
             give_up_after: seconds; without it, the transfer continues until `cancel` or `close`.
@@ -155,9 +160,15 @@ class Sender:
             credentials=self._credentials,
             inbox=self._inbox,
             on_trouble=self._on_trouble,
+            announced=self._announced,
         )
         self._reactor.add(connection)
         return connection
+
+    def body_grew(self, peer: Peer) -> None:
+        """More bytes exist of a file that is sent to this peer while it arrives; from any thread."""
+        if (connection := self._connections.get(peer)) is not None:
+            connection.body_grew()
 
     def send_and_wait(
         self,

@@ -104,7 +104,12 @@ class MeanTrainer(Protocol):
     """A trainer that can also compute a chunk's mean without the update of each client."""
 
     def train_mean(
-        self, clients: Sequence[int], round_number: int, global_vector: FloatArray, weight: Callable[[int], float]
+        self,
+        clients: Sequence[int],
+        round_number: int,
+        global_vector: FloatArray,
+        weight: Callable[[int], float],
+        least_shown: int | None = None,
     ) -> Update:
         """The weighted mean of the clients' updates, for strategies whose clients only train.
 
@@ -113,6 +118,7 @@ class MeanTrainer(Protocol):
             round_number: counted from 1.
             global_vector: float32 [P]; is only read.
             weight: of a client with this many examples.
+            least_shown: see `Update.with_norm`.
 
         Raises:
             Diverged: a client's parameters or loss are no longer finite.

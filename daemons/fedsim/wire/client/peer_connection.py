@@ -34,6 +34,7 @@ class PeerConnection:
         inbox: accepts the files that the peer offers; with one, the connection is kept open without transfers too.
         on_trouble: called with what keeps files from the peer, once for each change; with an empty text when nothing
             does any more.
+        announced: whether only files are sent that the server has announced to the peer.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PeerConnection:
         credentials: Credentials | None,
         inbox: Inbox | None,
         on_trouble: Callable[[Peer, str], None],
+        announced: bool = False,
     ) -> None:
         self._reactor = reactor
         self._me = me
@@ -54,6 +56,7 @@ class PeerConnection:
         self._credentials = credentials
         self._inbox = inbox
         self._on_trouble = on_trouble
+        self._announced = announced
         self._mail = Mailbox(lambda: reactor.wake(self))
         self._transfers = PeerTransfers(peer, run=reactor.run, post=self._mail.post, on_change=self._report)
         self._dialer = Dialer(
@@ -70,6 +73,10 @@ class PeerConnection:
     def submit(self, transfer: Transfer) -> None:
         """Add a transfer; a pause before the next connection attempt ends."""
         self._mail.post(lambda: self._add(transfer))
+
+    def body_grew(self) -> None:
+        """More bytes of a file exist that is sent while it arrives."""
+        self._reactor.wake(self)
 
     def cancel(self, transfer: Transfer, *, unless_offered: bool = False) -> None:
         """End a transfer; with `unless_offered` only if it has not been offered."""
@@ -179,7 +186,7 @@ class PeerConnection:
     def _check_name(self, identity: Identity) -> None:
         if identity.name != self._peer.name:
             raise Refused("wrong_name", f"{self._peer} says that it is {identity.name}; check its name and address")
-        if not permitted_kinds(self._me.role, identity.role):
+        if not permitted_kinds(self._me.role, identity.role, announced=self._announced):
             raise Refused("wrong_name", f"{self._peer} says that it is {identity}, which receives no files from here")
         self._unreachable = ""
         self._report()

@@ -61,7 +61,7 @@ class Transfer:
         self,
         cancel: Cancel,
         file_id: FileId,
-        what: Path | bytes,
+        what: Path | bytes | FileBody,
         meta: dict[str, Any],
         digest: str | None,
         give_up_after: float | None,

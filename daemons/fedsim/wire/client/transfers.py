@@ -71,7 +71,8 @@ class PeerTransfers:
     def _open(self, transfer: Transfer) -> None:
         """Open the file and compute its digest; tried again where this host cannot read any file at present."""
         try:
-            body = transfer.body = FileBody(transfer.what)
+            what = transfer.what
+            body = transfer.body = what if isinstance(what, FileBody) else FileBody(what)
         except BadInput as error:
             self._end(transfer, Status.REFUSED, "source_missing", str(error))
             return
@@ -110,7 +111,7 @@ class PeerTransfers:
             if transfer.body is None:
                 self._open(transfer)
             if transfer.header is not None and transfer.body is not None and transfer.queued:
-                transfer.outgoing = Outgoing(transfer.header, transfer.body)
+                transfer.outgoing = Outgoing(transfer.header, transfer.body, transfer.body.available)
                 self._offered[transfer.outgoing] = transfer
                 connection.offer(transfer.outgoing)
 

@@ -269,7 +269,8 @@ class ProtocolConnection:
             case FrameType.ACK:
                 self._out.on_ack(transfer, parse_header(AckHeader, frame.header, kind))
             case FrameType.CANCEL:
-                if self._receiving.pop(transfer, None) is not None:
+                unanswered = self._offered.pop(transfer, None) is not None
+                if unanswered or self._receiving.pop(transfer, None) is not None:
                     yield OfferCancelled(transfer)
             case FrameType.PING:
                 self._out.put(encode(FrameType.PONG))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -25,10 +26,14 @@ MAX_OPEN_TRANSFERS: Final = 64
 
 @dataclass(eq=False)
 class Outgoing:
-    """A file to send. `body` belongs to the owner, who reads from it what `BodyRange` names."""
+    """A file to send. `body` belongs to the owner, who reads from it what `BodyRange` names.
+
+    `available` returns how many bytes of it exist so far, of a file that still arrives; without it all of them do.
+    """
 
     header: FileHeader
     body: object = field(repr=False)
+    available: Callable[[], int] | None = field(default=None, repr=False)
     id: int = 0
     had: int = 0
     next: int = 0
@@ -49,6 +54,11 @@ class Outgoing:
     def left(self) -> int:
         """Bytes of the body that are in no frame yet."""
         return self.header.size - self.next
+
+    @property
+    def sendable(self) -> int:
+        """Bytes of the body that are in no frame yet and exist."""
+        return self.left if self.available is None else max(0, min(self.header.size, self.available()) - self.next)
 
 
 @dataclass(frozen=True)
@@ -206,11 +216,11 @@ class OutgoingSide:
 
     def _begin_piece(self) -> bool:
         """Begin a piece of the body of which the least is left; False if there is none to send."""
-        ready = [item for item in self._open_bodies.values() if item.answered and item.left]
+        ready = [item for item in self._open_bodies.values() if item.answered and item.sendable]
         if not ready:
             return False
         outgoing = min(ready, key=lambda item: (item.left, item.id))
-        size = min(outgoing.left, PIECE_BYTES)
+        size = min(outgoing.sendable, PIECE_BYTES)
         prefix = encode(FrameType.DATA, transfer=outgoing.id, offset=outgoing.next, body_size=size)
         self._current = _Current(outgoing, memoryview(prefix), outgoing.next, size)
         outgoing.next += size

@@ -11,6 +11,7 @@ from fedsim.spool.files import FileHeader
 from fedsim.wire.peer import Identity
 from fedsim.wire.protocol.connection import ProtocolConnection
 from fedsim.wire.protocol.events import BodyReceived, FileOffered
+from fedsim.wire.transport.expected import ExpectedFile
 
 
 class Incoming(Protocol):
@@ -31,8 +32,11 @@ class Incoming(Protocol):
 class Inbox(Protocol):
     """Accepts the files that the other side offers."""
 
-    def offer(self, sender: Identity, header: FileHeader) -> Incoming | None:
-        """None if exactly this file is stored already; raises Refused if it is not accepted."""
+    def offer(self, sender: Identity, header: FileHeader) -> Incoming | ExpectedFile | None:
+        """None if exactly this file is stored already; raises Refused if it is not accepted.
+
+        An `ExpectedFile` is about to come from another host: the offer is answered when that has ended.
+        """
 
 
 class _NoInbox:
@@ -63,12 +67,17 @@ class IncomingFiles:
         self._wake = wake
         self._open: dict[int, Incoming] = {}
         self._results: deque[tuple[int, Refused | None]] = deque()
+        self._expected: dict[int, ExpectedFile] = {}
+        self._settled: deque[int] = deque()
 
     def on_offer(self, sender: Identity, offered: FileOffered) -> None:
         """A file is offered."""
         transfer = offered.transfer
         try:
             incoming = self._inbox.offer(sender, offered.header)
+            if isinstance(incoming, ExpectedFile):
+                self._expect(transfer, incoming)
+                return
             if incoming is None:
                 self._protocol.answer_stored(transfer)
                 return
@@ -77,10 +86,37 @@ class IncomingFiles:
         except Refused as refused:
             self._protocol.refuse(transfer, refused)
             return
+        self._begin(transfer, incoming)
+
+    def _begin(self, transfer: int, incoming: Incoming) -> None:
         if self._protocol.answer(transfer, incoming.have):
             self._finish(transfer, incoming)
         else:
             self._open[transfer] = incoming
+
+    def _expect(self, transfer: int, expected: ExpectedFile) -> None:
+        def settled() -> None:
+            self._settled.append(transfer)
+            self._wake()
+
+        self._expected[transfer] = expected
+        expected.when_settled(settled)
+
+    def _answer_settled(self) -> None:
+        """Answer for the files that have come from another host, or will not."""
+        while self._settled:
+            transfer = self._settled.popleft()
+            if (expected := self._expected.pop(transfer, None)) is None:
+                continue  # its offer was cancelled
+            try:
+                incoming = expected.resolve()
+            except Refused as refused:
+                self._protocol.refuse(transfer, refused)
+                continue
+            if incoming is None:
+                self._protocol.answer_stored(transfer)
+            else:
+                self._begin(transfer, incoming)
 
     def on_body(self, received: BodyReceived) -> None:
         """Bytes of a file were received."""
@@ -97,7 +133,10 @@ class IncomingFiles:
 
     def on_cancel(self, transfer: int) -> None:
         """The other side does not send a file any further."""
-        self._open.pop(transfer).abandon(keep=False)
+        if (expected := self._expected.pop(transfer, None)) is not None:
+            expected.cancel()
+        elif (incoming := self._open.pop(transfer, None)) is not None:
+            incoming.abandon(keep=False)
 
     def _finish(self, transfer: int, incoming: Incoming) -> None:
         def job() -> None:
@@ -113,6 +152,7 @@ class IncomingFiles:
 
     def answer_finished(self, now: float) -> None:
         """Answer for the files that were verified or refused since the last call."""
+        self._answer_settled()
         while self._results:
             transfer, refused = self._results.popleft()
             if refused is None:
@@ -125,3 +165,6 @@ class IncomingFiles:
         for incoming in self._open.values():
             incoming.abandon(keep=True)
         self._open.clear()
+        for expected in self._expected.values():
+            expected.cancel()
+        self._expected.clear()
