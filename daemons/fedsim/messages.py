@@ -213,6 +213,7 @@ class Hello(Message):
     min_clients: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     individual_updates: bool = True
     min_privacy_level: Name = "none"
+    statistics: Name = "none"
     tasks: Annotated[tuple[TaskReport, ...], Field(max_length=MAX_LISTED)] = ()
     audit: AuditHead = AuditHead()
     instance: Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$", description="The id of the node's spool")] = ""

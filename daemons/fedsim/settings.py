@@ -16,6 +16,7 @@ from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, nested_options
 from fedsim.problems import OWN_TYPES, problem_text
 from fedsim.seed_settings import translate
 from fedsim.stop_conditions import metric_problems, parse_condition
+from fedsim.task_kinds import STATISTICS_DEFAULTS, not_for_statistics
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
@@ -42,6 +43,9 @@ class TaskSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    kind: Literal["training", "statistics"] = Field(
+        "training", description="What the task does: train a model, or only count and add up what the data holds"
+    )
     title: str = Field("", max_length=120, description="A name of your own for the task")
     purpose: str = Field("", max_length=500, description="What the task is for: institutions see it and may ask for it")
     model: Name = Field("2nn", description="The model that is trained")
@@ -166,6 +170,11 @@ class TaskSettings(BaseModel):
         return names
 
     @property
+    def trains(self) -> bool:
+        """Whether a model is trained; else the task only gathers statistics."""
+        return self.kind == "training"
+
+    @property
     def cohort_size(self) -> int:
         """Clients in each round: max(int(num_clients x fraction_train), 1), McMahan et al. 2017, algorithm 1."""
         # A product such as 100 x 0.29 is 28.999…: the nearest millionth is what the person meant.
@@ -244,6 +253,8 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
         SettingsError: with *all* problems, each beside its field.
     """
     settings, notes, problems = translate(given)
+    if settings.get("kind") == "statistics":
+        settings = STATISTICS_DEFAULTS | settings
     kinds: dict[str, tuple[str, dict[str, Any]]] = {}
     try:
         parsed = TaskSettings.model_validate(nested_options(settings, problems))
@@ -259,6 +270,8 @@ def parse_settings(given: dict[str, Any]) -> tuple[TaskSettings, list[str]]:
     _check_plugins(settings if parsed is None else parsed.model_dump(), problems, kinds)
     if parsed is not None and not problems:
         problems |= metric_problems(parsed.plugin("objective").metrics.metrics, parsed.stop_when, parsed.keep_best)
+    if parsed is not None and not parsed.trains:
+        problems |= not_for_statistics(parsed, TaskSettings.model_validate(STATISTICS_DEFAULTS))
     if problems or parsed is None:
         raise SettingsError(problems, kinds)
     options: dict[str, Any] = {}

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from owner_support import OwnedNode, asked_task, owned_node
+from owner_support import ASKING, OwnedNode, asked_task, owned_node
 
 from fedsim.client.audit_log import AuditLog, OwnerDecision
+from fedsim.settings import parse_settings
 
 
 @pytest.fixture
@@ -57,6 +58,18 @@ def test_it_shows_everything_that_is_asked_and_what_would_leave(node: OwnedNode)
         assert "待批准的任务" in owner.get("/", headers={"Accept-Language": "zh-CN"}).text
         owner.post("/language", data={"csrf": hidden(text, "csrf"), "language": "zh_CN", "next": "//evil.example"})
         assert "待批准的任务" in owner.get("/").text
+
+
+def test_of_statistics_it_says_what_would_leave_instead_of_parameters(node: OwnedNode) -> None:
+    settings, _ = parse_settings({"kind": "statistics", "dataset": "mnist", "purpose": "look"})
+    node.approvals.must_wait(asked_task(settings=settings, task="6" * 32, number=8), ASKING)
+    node.socket.pending = node.approvals.waiting
+    with node.browser() as owner:
+        text = owner.get(node.page.way_in).text.split('id="task-8"')[1]
+    assert "Statistics of mnist" in text
+    assert "Counts, sums and histograms of the columns" in text
+    assert "199210" not in text
+    assert "Passes over the data" not in text
 
 
 @pytest.mark.parametrize("answer", ["approve", "refuse"])

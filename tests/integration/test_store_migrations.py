@@ -34,8 +34,8 @@ NEXT = '''
 from alembic import op
 from sqlalchemy import Column, Integer
 
-revision = "0014"
-down_revision = "0013"
+revision = "0015"
+down_revision = "0014"
 
 def upgrade():
     with op.batch_alter_table("tasks", recreate="auto") as table:
@@ -65,7 +65,7 @@ def next_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     def make(script: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(schema_version.MIGRATIONS, folder)
-        (folder / "versions" / "v0014_next.py").write_text(script, encoding="utf-8")
+        (folder / "versions" / "v0015_next.py").write_text(script, encoding="utf-8")
         monkeypatch.setattr(schema_version, "MIGRATIONS", folder)
 
     return make
@@ -133,7 +133,7 @@ def test_without_tables_the_check_says_what_to_do_and_migrating_again_changes_no
     empty.migrate()
     empty.check()
     assert empty.tasks.get(number) is not None
-    assert version(empty) == "0013"
+    assert version(empty) == "0014"
 
 
 def test_without_tables_a_question_says_what_to_do(empty_database: Place, empty: Store) -> None:
@@ -177,7 +177,7 @@ def test_a_database_of_an_older_version_is_brought_up_with_all_its_rows(
     empty.migrate()
     number = a_task_with_a_checkpoint(empty)
     next_version(NEXT)
-    with pytest.raises(Unavailable, match="has schema 0013, older than 0014: start fedsim-server"):
+    with pytest.raises(Unavailable, match="has schema 0014, older than 0015: start fedsim-server"):
         empty.check()
     empty.migrate()
     empty.check()
@@ -356,7 +356,7 @@ def test_a_migration_that_fails_half_way_has_not_happened(empty: Store, next_ver
     next_version(NEXT + THEN_FAIL)
     with pytest.raises(Unavailable, match="nowhere"):
         empty.migrate()
-    assert version(empty) == "0013"
+    assert version(empty) == "0014"
     assert empty.tasks.get(number) is not None
 
 
@@ -367,7 +367,7 @@ def test_rows_that_would_point_nowhere_stop_a_migration(empty: Store, next_versi
     next_version(NEXT + THEN_FORGET_TASKS)
     with pytest.raises(Unavailable, match="1 rows would refer to missing rows, the first in table checkpoints"):
         empty.migrate()
-    assert version(empty) == "0013"
+    assert version(empty) == "0014"
     assert empty.tasks.get(number) is not None
 
 

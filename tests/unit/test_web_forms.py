@@ -112,7 +112,7 @@ def test_all_problems_come_at_once_and_in_chinese_too() -> None:
 
 
 def test_an_unknown_setting_is_a_problem_that_lists_the_known_ones() -> None:
-    assert "settings are title, purpose, model" in problems({"num_cleints": 3})["num_cleints"]
+    assert "settings are kind, title, purpose, model" in problems({"num_cleints": 3})["num_cleints"]
 
 
 def test_with_no_node_known_any_data_set_is_accepted_with_a_note() -> None:

@@ -172,6 +172,11 @@ class ApiClient:
         """How the task divides its data, or the reason why this is not shown."""
         return self._ask("GET", f"tasks/{number}/partition", what=f"Task {number}")
 
+    def statistics(self, number: int) -> Json | None:
+        """What the nodes reported of their data; None of a task that has no statistics."""
+        found: Json | None = self._ask("GET", f"tasks/{number}/statistics", what=f"Task {number}")["statistics"]
+        return found
+
     def partition(self, settings: Json) -> Json:
         """How a task with these settings would divide the nodes' data, or the reason why this is not shown."""
         return self._ask("POST", "partition", json=settings)

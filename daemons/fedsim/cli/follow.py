@@ -68,6 +68,16 @@ class Snapshot:
         return int(self.record["settings"]["num_rounds"])
 
     @property
+    def trains(self) -> bool:
+        """Whether a model is trained; a server of an older version names no other kind."""
+        return bool(self.record["settings"].get("kind", "training") == "training")
+
+    @property
+    def course(self) -> str:
+        """How far a running task has come: its round and metrics, if it has any."""
+        return f"round {self.rounds_done} of {self.num_rounds}, {self.metrics}" if self.trains else ""
+
+    @property
     def rounds_done(self) -> int:
         """The number of committed rounds."""
         current = int(self.record["round"])
@@ -128,6 +138,8 @@ class Snapshot:
     def outcome(self) -> str:
         """How the finished task ended, and why."""
         reason = f": {self.record['reason']}" if self.record["reason"] else ""
+        if not self.trains:
+            return f"Task {self.number} {self.state}{reason}"
         # The reason of a completed task already contains its rounds.
         rounds = "" if reason and self.state == "completed" else f"{self.record['round']} of {self.num_rounds} rounds, "
         return f"Task {self.number} {self.state}{reason} ({rounds}{self.metrics})"

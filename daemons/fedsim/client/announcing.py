@@ -105,6 +105,7 @@ def make_hello(
         min_clients=config.institution.min_clients,
         individual_updates=config.institution.individual_updates,
         min_privacy_level=config.institution.min_privacy_level,
+        statistics=config.institution.statistics,
         tasks=_first(tasks, "tasks", problems),
         problems=_some([*problems, *seen.problems]),
     )

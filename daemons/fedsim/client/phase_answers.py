@@ -10,6 +10,7 @@ from pathlib import Path
 
 from fedsim.client.audit_log import OfferedFile
 from fedsim.client.context import NodeContext
+from fedsim.learning.column_statistics import STATISTICS
 from fedsim.messages import PhaseAnswer, PhaseRequest, read_message
 from fedsim.spool.clear import clear_file
 from fedsim.spool.files import FileId, Kind
@@ -38,10 +39,12 @@ class PhaseAnswers:
     def answer(self, phase: str, number: int, content: str) -> OfferedFile:
         """An answer, as it is sent."""
         name = self._context.config.name
-        answer = PhaseAnswer(task=self._uid, phase=phase, round=number, content=json.loads(content), node=name)
+        found = json.loads(content)
+        answer = PhaseAnswer(task=self._uid, phase=phase, round=number, content=found, node=name)
         body = answer.model_dump_json().encode()
         file = FileId(kind=Kind.ANSWER, task=self._uid, round=number, phase=phase)
-        return OfferedFile(file, body, len(body))
+        count = found.get("examples") if phase == STATISTICS else None
+        return OfferedFile(file, body, len(body), count if isinstance(count, int) else None)
 
     def delivered(self, file: FileId) -> None:
         """The server has an answer: its question is used up."""

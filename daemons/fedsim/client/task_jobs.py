@@ -11,6 +11,7 @@ from fedsim.client.guards import guard_orders, query_digest
 from fedsim.data_schema import COMMON
 from fedsim.errors import BadInput
 from fedsim.learning.cohort import slots
+from fedsim.learning.column_statistics import StatisticsRule
 from fedsim.learning.common_scale import Scale, fitted
 from fedsim.learning.strategies import make_strategy
 from fedsim.learning.transforms import make_pipeline
@@ -66,6 +67,11 @@ class NodeTaskJobs:
             max_memory_bytes=self._memory_of_worker,
             installed_memory_bytes=installed_memory() // self.workers,
             guard=self._guard,
+            statistics=StatisticsRule(
+                allowed=config.institution.statistics,
+                min_count=config.institution.min_count,
+                guarded=dataset.access == "guarded",
+            ),
         )
 
     def start_workers(self, version: str, first: jobs.Load, on_ready: Callable[[], None]) -> WorkerPool:

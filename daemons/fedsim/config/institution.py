@@ -80,6 +80,11 @@ class Institution(StrictModel):
         description="Whether loss and update norm of single clients leave, of those with `min_test_examples`; the "
         "node's own always do",
     )
+    statistics: Literal["none", "sums", "extremes"] = Field(
+        "none",
+        description="What tasks of the kind `statistics` get: counts, sums and histograms of columns and labels, of at "
+        "least `min_count` examples each; with extremes, of open data also the least and the greatest value",
+    )
     individual_updates: bool = Field(
         False, description="Whether rules that need each client's update, such as median, are exempt from min_clients"
     )

@@ -52,16 +52,21 @@ def hold_out(dataset: DataSet, share: float, source: str) -> DataSet:
         BadInput: one side would be empty.
     """
     train = dataset.train
-    features = np.ascontiguousarray(train.features, train.features.dtype.newbyteorder("<")).reshape(len(train), -1)
-    labels = np.ascontiguousarray(train.labels, train.labels.dtype.newbyteorder("<"))
-    rows = zip(features, labels, strict=True)
-    held = is_held_out([blake3(row.tobytes() + label.tobytes()).digest(8) for row, label in rows], share)
+    held = held_out_rows(train, share)
     if held.all() or not held.any():
         raise BadInput(
             f"{source}: validation_share {share} of {len(train)} examples leaves none for training or validation"
         )
     kept, moved = np.flatnonzero(~held), np.flatnonzero(held)
     return replace(dataset, train=some_examples(train, kept), held_out=some_examples(train, moved))
+
+
+def held_out_rows(train: Examples, share: float) -> NDArray[np.bool_]:
+    """Which examples `hold_out` holds out, bool [n]."""
+    features = np.ascontiguousarray(train.features, train.features.dtype.newbyteorder("<")).reshape(len(train), -1)
+    labels = np.ascontiguousarray(train.labels, train.labels.dtype.newbyteorder("<"))
+    rows = zip(features, labels, strict=True)
+    return is_held_out([blake3(row.tobytes() + label.tobytes()).digest(8) for row, label in rows], share)
 
 
 def is_held_out(digests: Sequence[bytes], share: float) -> NDArray[np.bool_]:

@@ -62,6 +62,11 @@ class Table(Format):
         table, _, _, preparation = self._trained(config, path)
         return preparation.apply(self._read(config, file, table.columns, with_labels=False).values)
 
+    def training_values(self, config: DataSetConfig, path: Path) -> tuple[list[str], Values]:
+        """The feature columns of the training rows as read: names, and float64 [n, columns] with NaN for no value."""
+        table, rows, _, _ = self._trained(config, path)
+        return table.columns, table.values[rows]
+
     def header(self, file: Path) -> list[str]:
         """The names of the columns of a file; raises `BadInput`."""
         return [composed(name) for name in self._open(file).header]

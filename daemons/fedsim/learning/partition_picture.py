@@ -42,7 +42,7 @@ def draw_partition(counts: IntArray, labels: Sequence[str], clients: Sequence[st
     longest = LETTER_WIDTH * max(map(len, names), default=1)
     column = 16 if num_clients <= FEW_CLIENTS else 9
     if clients and num_clients <= FEW_NAMES:
-        column = max(column, longest)
+        column = max(column, longest + 2)
     left = LETTER_WIDTH * max(map(len, map(_word, labels[:num_labels])), default=1) + longest // 2
     top = _BARS + _GAP
     height, width = top + _ROW * num_labels + _FOOT, left + column * num_clients + longest // 2

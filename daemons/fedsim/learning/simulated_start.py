@@ -79,8 +79,10 @@ def placed_clients(
     """The placement that is given, or one node; for several data sets one client of each, or all that they name.
 
     Raises:
-        BadInput: `num_clients` is not the number of the nodes' clients, or a plug-in does not fit it.
+        BadInput: `num_clients` is not the number of the nodes' clients, a plug-in does not fit it, or none is trained.
     """
+    if not settings.trains:
+        raise BadInput(f"a task of the kind {settings.kind} trains nothing: there is nothing to simulate")
     check_cohort(components.strategy, settings)
     check_sampler(components.sampler, settings)
     num_nodes = len(nodes)

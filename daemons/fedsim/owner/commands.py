@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fedsim.cli.output import Output, moment
+from fedsim.cli.output import NONE, Output, moment
 from fedsim.client.owner_socket import DecisionRequest, PendingQuery, ask
 from fedsim.command import State, exit_codes
 from fedsim.config import ClientConfig, load_config
@@ -70,8 +70,8 @@ def pending(context: click.Context, socket_path: Path | None, *, as_json: bool) 
                 task.number,
                 one_line(task.user, 64),
                 settings.dataset,
-                settings.model,
-                settings.num_rounds * settings.local_epochs,
+                settings.model if settings.trains else settings.kind,
+                settings.num_rounds * settings.local_epochs if settings.trains else NONE,
                 task.num_clients,
                 moment(item["since"]),
                 one_line(settings.purpose, 200),

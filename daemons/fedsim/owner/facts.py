@@ -42,8 +42,9 @@ class AskedTask:
 
     @property
     def passes(self) -> int:
-        """Passes over the data."""
-        return self.assignment.settings.num_rounds * self.assignment.settings.local_epochs
+        """Passes over the data, in training."""
+        settings = self.assignment.settings
+        return settings.num_rounds * settings.local_epochs if settings.trains else 0
 
     @property
     def updates(self) -> int:

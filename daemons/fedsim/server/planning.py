@@ -32,6 +32,7 @@ def plan_task(
         chosen = {
             setting: PluginInfo.of(name, provenance(group, name))
             for setting, (group, name) in task.settings.chosen_plugins.items()
+            if task.settings.trains
         }
     except BadInput as error:
         return Impossible(str(error))

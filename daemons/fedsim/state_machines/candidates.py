@@ -289,6 +289,8 @@ def _unfit(settings: TaskSettings, plugins: Mapping[str, PluginInfo], hello: Hel
 
 def _wrong_targets(settings: TaskSettings, info: DataSetInfo) -> str | None:
     """Why the task's objective cannot be minimised on this data, or None."""
+    if not settings.trains:
+        return None
     targets = "classes" if info.data_schema is None else info.data_schema.targets
     problem = make_objective(settings).problem(targets, info.feature_shape, info.num_classes)
     return f"{problem} ({settings.objective}): choose another objective or data set" if problem else None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from fedsim.learning.phases import Position
 from fedsim.state_machines.phases import TASK_TRANSITIONS, TaskPhase
-from fedsim.state_machines.task_events import Action, MetricPairs
+from fedsim.state_machines.task_events import Action, Finish, MetricPairs
 from fedsim.state_machines.task_state import TaskMachineState
 
 
@@ -53,3 +54,14 @@ class EvaluatingTask(TaskMachineState, ABC):
     def _order_tests(self, now: float) -> list[Action]:
         """Have the nodes test what is due, as soon as they have loaded their data."""
         return [] if self.counts is None else self._models.order_tests(self._participants.present, now)
+
+    def _gather_statistics(self, now: float) -> list[Action]:
+        """Of a task that trains nothing: ask the nodes once their data is loaded, and end when all have answered."""
+        if self.ended or self.counts is None:
+            return []
+        nodes = self._participants.present
+        actions, complete = self._extensions.run(Position.BEFORE_TRAINING, 0, nodes, now)
+        if not complete:
+            return actions
+        self._move(TaskPhase.ENDED)
+        return [*actions, Finish("completed", f"statistics of {', '.join(nodes)}", self.plan.nodes)]

@@ -53,6 +53,8 @@ def too_many(settings: TaskSettings, info: DataSetInfo) -> str | None:
 
 def unwilling(settings: TaskSettings, hello: Hello, info: DataSetInfo) -> str | None:
     """Why a node's blocks, or its institution's least number of clients, exclude it; None if they do not."""
+    if not settings.trains and hello.statistics == "none":
+        return "lets no statistics of its data leave (institution.statistics in its client.yml)"
     able, guard, natural = capacity(settings, hello, info), info.guard, make_partitioner(settings).natural
     if guard is not None and settings.attack:
         return f"guards {info.name}, and no attack may use guarded data: choose an open data set"

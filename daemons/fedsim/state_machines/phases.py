@@ -76,7 +76,12 @@ TASK_TRANSITIONS = TransitionTable(
             "resumed before the test of a round was recorded, and a condition of stop_when holds",
         ),
         Transition(TaskPhase.EVALUATING, TaskPhase.ENDED, _ENDING, "stopped or failed"),
-        Transition(TaskPhase.PREPARING, TaskPhase.ENDED, _ENDING, "stopped, failed or postponed"),
+        Transition(
+            TaskPhase.PREPARING,
+            TaskPhase.ENDED,
+            (*_ENDING, *names(events.TaskStarted, PhaseAnswered)),
+            "stopped, failed or postponed, or the statistics of all nodes have arrived",
+        ),
         Transition(
             TaskPhase.TRAINING,
             TaskPhase.ENDED,

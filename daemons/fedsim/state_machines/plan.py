@@ -273,7 +273,8 @@ def _fix(
         for name, count in zip(hellos, counts, strict=True)
         if len(hellos) > 1 and count > limits.max_node_weight * settings.num_clients
     ]
-    tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data, evaluation=settings.evaluation)
+    where = settings.evaluation if settings.trains else "none"
+    tests = choose_test_set(chosen, hellos, infos, info, own, notes, own_data=own_data, evaluation=where)
     if isinstance(tests, Waiting | Impossible):
         return tests
     model_spec = ModelSpec.of(settings, info.feature_shape, chosen.num_classes)

@@ -17,6 +17,7 @@ from fedsim.settings import TaskSettings
 from fedsim.state_machines.own_engines import engine_problem
 from fedsim.state_machines.plan import Plan
 
+NO_STATISTICS = "this institution lets no statistics of its data leave (institution.statistics)"
 YEAR_SECONDS = 365 * DAY_SECONDS
 
 
@@ -62,7 +63,9 @@ def refusal(
     settings = assignment.settings
     if settings.attack and is_guarded(config, settings.dataset):
         return f"the data set {settings.dataset} is guarded here, and no attack may use it"
-    for group, name in settings.chosen_plugins.values():
+    if not settings.trains and rules.statistics == "none":
+        return NO_STATISTICS
+    for group, name in settings.chosen_plugins.values() if settings.trains else ():
         allowed = rules.allows(group)
         if group == ATTACKS and allowed is not None and name not in allowed:
             return f"this institution does not allow the attack {name} (institution.attacks)"
@@ -114,6 +117,8 @@ def _too_costly(assignment: Assignment, config: ClientConfig, processors: int) -
     ):
         if asked > (processors if own == "auto" else max(processors, own)):
             return f"{asked} {what} are asked for, this node has {processors} processors"
+    if not settings.trains:
+        return None
     passes = settings.num_rounds * settings.local_epochs
     if most is not None and passes > most:
         return (

@@ -33,6 +33,8 @@ def unmeasured(
     plugins: Mapping[str, PluginInfo],
 ) -> dict[str, SpeedRequest]:
     """What each node that measures its speed is to measure for the task, unless it has."""
+    if not settings.trains:
+        return {}
     requests = {
         name: speed_request(task, settings, infos[name], model_spec, plugins)
         for name, hello in hellos.items()
@@ -80,6 +82,8 @@ def manner_of(
     institutions demand (`least_chunk`), and a round has at most `MAX_CHUNKS`.
     """
     engine = engine_of(settings, hello)
+    if not settings.trains:
+        return NodeManner(engine, workers=1)
     if speed is None or engine.device != "cpu":
         return NodeManner(engine)
     workers = min(speed.workers, hello.workers)

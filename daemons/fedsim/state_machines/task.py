@@ -41,7 +41,7 @@ class TaskMachine(EvaluatingTask):
         # After the last round a node that ended would only begin again; in a run that continues another none has begun.
         if not self._trained or self.plan.resumes is not None:
             actions += [events.Assign(node) for node in self.plan.nodes]
-        if self.committed < 0:
+        if self.committed < 0 and self.settings.trains:
             actions.append(events.CreateInitialModel())
         if self._models.best is not None:
             actions.append(events.KeepBest(self._models.best))
@@ -201,6 +201,8 @@ class TaskMachine(EvaluatingTask):
 
     def _advance(self, now: float) -> list[Action]:
         """Open the next round, or approach the end, as soon as everything that it needs is available."""
+        if not self.settings.trains:
+            return self._gather_statistics(now)
         if self.ended or self._collector is not None or self.committed < 0:
             return []
         if self._trained:

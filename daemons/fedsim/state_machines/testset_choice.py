@@ -39,8 +39,10 @@ def choose_test_set(
 ) -> TestSetSource | Waiting | Impossible:
     """The test set: the server's own, if it has one whose numbers mean the same, else the one that a node shares.
 
-    None is needed where `evaluation` says that only nodes test.
+    None is needed where `evaluation` says that only nodes test, or that nothing is tested.
     """
+    if evaluation == "none":
+        return TestSetSource(None)
     if evaluation == "nodes":
         return _on_nodes({name: infos[name] for name in hellos}, notes)
     own, problem = server.info, server.problem

@@ -253,6 +253,7 @@ tasks = Table(
     Column("initial", InitialJson),
     Column("best", JsonDict),
     Column("warning", LongText),
+    Column("statistics", Json),
     Index(None, "user_id", "submission", unique=True),
     sqlite_autoincrement=True,  # numbers are never reused, even after a task was deleted
     **OPTIONS,

@@ -18,6 +18,7 @@ from fedsim.store.nodes import NodeStore
 from fedsim.store.rounds import RoundStore
 from fedsim.store.schema_version import check_schema, migrate_schema
 from fedsim.store.sessions import SessionStore
+from fedsim.store.statistics import StatisticsStore
 from fedsim.store.tasks import TaskStore
 from fedsim.store.tokens import TokenStore
 from fedsim.store.users import UserStore
@@ -41,6 +42,7 @@ class Store:
         self.nodes = NodeStore(self.database)
         self.datasets = DataSetStore(self.database)
         self.events = EventStore(self.database)
+        self.statistics = StatisticsStore(self.database)
 
     def check(self) -> None:
         """Connect and compare the schema's version with the code's; see `check_schema`."""

@@ -30,8 +30,8 @@ class TooManyTasks(BadInput):
     """A user has as many unfinished tasks as one may have."""
 
 
-# Without the plan, which has an entry for each node.
-_COLUMNS = [column for column in tasks.c if column.name != "plan"]
+# Without the plan, which has an entry for each node, and the statistics, which have one for each column.
+_COLUMNS = [column for column in tasks.c if column.name not in {"plan", "statistics"}]
 select_tasks: Select[Any] = select(*_COLUMNS, users.c.name.label("user_name")).join_from(tasks, users)
 
 

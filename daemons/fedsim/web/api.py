@@ -51,6 +51,7 @@ class ApiRoutes:
             Route("GET", task + "/rounds", self.rounds, contract=contracts.ROUNDS),
             Route("GET", task + "/participation", self.participation, contract=contracts.PARTICIPATION),
             Route("GET", task + "/plan", self.plan, contract=contracts.PLAN),
+            Route("GET", task + "/statistics", self.statistics, contract=contracts.STATISTICS),
             Route("GET", task + "/partition", self.partition, contract=contracts.PARTITION),
             Route("POST", ROOT + "/partition", self.preview, contract=contracts.PREVIEW),
             Route("GET", task + "/events", self.events, contract=contracts.EVENTS),
@@ -141,6 +142,11 @@ class ApiRoutes:
         """How each node trains the task: engine, processes, threads, chunk size; null before it is planned."""
         submissions.task_of(request, number)
         return {"plan": request.store.tasks.plan(number)}
+
+    def statistics(self, request: WebRequest, number: int) -> Json:
+        """What the nodes reported of their data; null for other kinds of tasks, and until all have."""
+        submissions.task_of(request, number)
+        return {"statistics": request.store.statistics.of_task(number)}
 
     def partition(self, request: WebRequest, number: int) -> Json:
         """How the task divides its data among clients; null with the reason where it is not shown."""

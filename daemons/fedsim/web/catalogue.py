@@ -119,7 +119,7 @@ def check_settings(submitted: dict[str, Any], catalogue: Catalogue) -> tuple[Tas
         settings, texts = parse_settings(submitted)
     except SettingsError as error:
         problems = explain_settings(error)
-    if settings is not None:
+    if settings is not None and settings.trains:
         field = "server_step" if settings.server_step else "strategy"
         try:
             strategy = make_strategy(settings)
@@ -163,6 +163,8 @@ def _check_dataset(name: str, settings: TaskSettings | None, catalogue: Catalogu
             return {"dataset": tr("no node has a data set yet")}
         names = ", ".join(catalogue.datasets)
         return {"dataset": tr("no node has the data set “%(name)s” (available: %(names)s)", name=name, names=names)}
+    if settings is not None and not settings.trains:
+        return {}
     if settings is not None and settings.attack and not dataset.open:
         return {"attack": tr("no attack may use guarded data: choose an open data set")}
     if settings is not None and not dataset.open and make_partitioner(settings).changes_features:

@@ -44,6 +44,7 @@ SUBMIT = Contract(
     errors=(404,),
 )
 PLAN = Contract({200: an_object(plan={"type": ["object", "null"]})})
+STATISTICS = Contract({200: an_object(statistics={"type": ["object", "null"]})})
 _NUMBERS = a_list({"type": "number"})
 _PARTITION = an_object(
     num_clients=INTEGER,

@@ -48,6 +48,7 @@ class OptionGroup:
     fields: tuple[FormField, ...]
 
 
+_KINDS = (("training", tr("training")), ("statistics", tr("statistics of the data")))
 _STATISTICS = (
     ("average", tr("average – like parameters")),
     ("local", tr("local – stay with each client")),
@@ -116,6 +117,13 @@ def form_groups() -> tuple[Group, ...]:
         Group(
             tr("Model and data"),
             (
+                FormField(
+                    "kind",
+                    tr("Kind"),
+                    tr("Train a model, or only gather statistics of the data, without any training."),
+                    kind="menu",
+                    choices=_KINDS,
+                ),
                 FormField("title", tr("Title"), tr("A name for the task; optional."), kind="text"),
                 FormField(
                     "purpose",

@@ -8,6 +8,7 @@ from typing import Any
 from fedsim import plugins
 from fedsim.plugin_settings import PLUGIN_LISTS, PLUGIN_SETTINGS, options_setting
 from fedsim.settings import TaskSettings
+from fedsim.task_kinds import STATISTICS_SETTINGS
 from fedsim.web.form_fields import CHOICES, form_fields, form_groups, option_groups
 from fedsim.web.i18n import Text
 
@@ -41,7 +42,7 @@ def labelled_settings(settings: TaskSettings) -> list[tuple[Text, str]]:
     rows = []
     for group in form_groups():
         for field in group.fields:
-            if field.name == "title":
+            if field.name == "title" or not (settings.trains or field.name in STATISTICS_SETTINGS):
                 continue
             choice = texts[field.name]
             if choice or field.name not in PLUGIN_SETTINGS:
@@ -66,8 +67,10 @@ def settings_from(form: dict[str, str]) -> dict[str, Any]:
         for field in group.fields:
             if field.name not in form:
                 continue
+            if form.get("kind", "").strip() == "statistics" and field.name not in STATISTICS_SETTINGS:
+                continue  # hidden in the form: it does not apply
             settings[field.name] = form[field.name].strip()
-    for setting in CHOICES:
+    for setting in CHOICES if settings.get("kind") != "statistics" else ():
         chosen = _names(setting, settings.get(setting, TaskSettings.model_fields[setting].default))
         key = options_setting(setting)
         typed = {

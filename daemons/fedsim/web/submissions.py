@@ -76,7 +76,7 @@ def _check_size(request: WebRequest, settings: TaskSettings) -> None:
     """Refuse a task that is too large."""
     config = request.site.config
     size = settings.num_rounds * settings.local_epochs * settings.cohort_size
-    if config.max_task_size is not None and size > config.max_task_size:
+    if settings.trains and config.max_task_size is not None and size > config.max_task_size:
         text = tr(
             "rounds × epochs × clients in each round are %(size)s, at most %(most)s are allowed here",
             size=size,

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from fedsim.learning.column_statistics import STATISTICS
 from fedsim.learning.metrics import Metric, MetricFormat
 from fedsim.learning.objectives import metrics_of
 from fedsim.learning.partitions import make_partitioner
@@ -37,6 +38,7 @@ PHASES: dict[str, Text] = {
     "training": tr("training"),
     "aggregating": tr("aggregating"),
     "evaluating": tr("testing"),
+    STATISTICS: tr("gathering statistics"),
     "closing": tr("closing"),
     "ended": tr("ended"),
     "waiting": tr("waiting"),
@@ -105,7 +107,7 @@ class TaskView:
     def summary(self) -> Text:
         """A summary in one sentence, for screen readers."""
         task = self.task
-        if task.state is TaskState.PENDING:
+        if task.state is TaskState.PENDING or not task.settings.trains:
             return tr("Task %(number)s: %(state)s", number=task.number, state=self.state)
         return tr(
             "Task %(number)s: %(state)s, round %(round)s of %(rounds)s, %(metric)s: %(value)s",
@@ -124,7 +126,7 @@ class TaskView:
 
     @property
     def result(self) -> str:
-        """The headline's value at the last test; a dash before the first."""
+        """The headline's value at the last test; a dash before the first, and of a task that trains nothing."""
         return metric_value(self.headline, self.task.metrics.get(self.headline.name))
 
     @property

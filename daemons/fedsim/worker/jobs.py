@@ -11,6 +11,7 @@ from fedsim.config import DataSetConfig
 from fedsim.data_schema import DataSchema
 from fedsim.errors import SuspendReason
 from fedsim.initial import InitialFile
+from fedsim.learning.column_statistics import StatisticsRule
 from fedsim.learning.contributions import Contributions
 from fedsim.learning.screenings import Screened
 from fedsim.messages import Assignment, DataSetInfo, ModelSpec, SpeedInfo
@@ -111,8 +112,7 @@ class Inspect(JobLine):
 class Load(JobLine):
     """Load the task's data and model; the node refuses updates with fewer than `min_examples` behind them.
 
-    `client_figures` is the least number of examples of a client whose own figures may leave; None: none may.
-    `max_memory_bytes` and `installed_memory_bytes`: each worker's part of what is allowed and of what the host has.
+    `client_figures`: the least number of examples of a client whose own figures leave. Memories: each worker's part.
     """
 
     job: Literal["load"] = "load"
@@ -125,6 +125,7 @@ class Load(JobLine):
     min_examples: int
     client_figures: int | None = None
     guard: GuardOrder | None = None
+    statistics: StatisticsRule | None = None
 
 
 class WriteTestset(JobLine):
@@ -294,10 +295,9 @@ class ClientDiverged(JobLine):
 
 
 class JobFailed(JobLine):
-    """The job cannot be done with what was given; the reason is for people.
+    """The job cannot be done with what was given; the reason is for people. `refused`: by the institution.
 
-    `round` and `chunk` say what was to be trained. `refused`: the institution forbids it. `suspends`: it can be
-    done again once this host works, and `folder` can be written to.
+    `round`, `chunk`: what was to be trained. `suspends`: until this host works again, and `folder` can be written to.
     """
 
     reply: Literal["job_failed"] = "job_failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fedsim import plugins
@@ -20,6 +21,7 @@ from fedsim.learning.attacks import attacking_clients, make_attack
 from fedsim.learning.blocks import blocks_in_batch, divide_blocks
 from fedsim.learning.chunk import ChunkStates, senders_of, train_chunk, training_bytes
 from fedsim.learning.cohort import ChunkPlan
+from fedsim.learning.column_statistics import STATISTICS
 from fedsim.learning.common_scale import Scale, apply_scale
 from fedsim.learning.components import Components
 from fedsim.learning.conform import conform
@@ -31,12 +33,14 @@ from fedsim.learning.fixed_arrays import frozen_digest
 from fedsim.learning.networks import count_parameters, task_network, task_roles
 from fedsim.learning.objectives import check_data, make_objective
 from fedsim.learning.partitions import Partition, partition_of
+from fedsim.learning.phases import Content
 from fedsim.learning.strategies import Strategy, make_strategy
 from fedsim.learning.transforms import Pipeline, make_pipeline, task_phases
 from fedsim.settings import TaskSettings
 from fedsim.spool.client_states import SENDER, StatesOnDisk
 from fedsim.spool.npy import check_digest, open_vector, write_array
 from fedsim.spool.updates import write_update
+from fedsim.worker.data_statistics import statistics_of
 from fedsim.worker.evaluation_jobs import TestHeldOut
 from fedsim.worker.held_out_tests import HeldOutTests
 from fedsim.worker.jobs import (
@@ -73,6 +77,7 @@ class NodeJobs:
         self._frozen = ""
         self._pipeline = Pipeline()
         self._checked: tuple[Path, str] | None = None
+        self._statistics: Callable[[], Content] | None = None
 
     def do(self, job: NodeJob) -> Reply:
         """Do one job; raises `BadInput` where what was given cannot be used."""
@@ -94,7 +99,7 @@ class NodeJobs:
         assignment = job.assignment
         settings = assignment.settings
         spec = assignment.model_spec
-        if (reason := _too_large(job)) is not None:
+        if settings.trains and (reason := _too_large(job)) is not None:
             return JobFailed(job=job.job, reason=reason, refused=True)
         dataset = load_dataset(job.dataset, job.folder)
         if assignment.dataset_digest not in (None, dataset_digest(dataset)):
@@ -114,8 +119,9 @@ class NodeJobs:
                 f"the data set {job.dataset.name} has features {dataset.feature_shape} and {dataset.num_classes} "
                 f"classes, the task wants {spec.feature_shape} and {spec.num_classes}"
             )
-        objective = make_objective(settings)
-        check_data(objective, settings.objective, dataset.train.targets, spec.feature_shape, spec.num_classes)
+        if settings.trains:
+            objective = make_objective(settings)
+            check_data(objective, settings.objective, dataset.train.targets, spec.feature_shape, spec.num_classes)
         partition, block_size = _clients(job, dataset, division)
         runs = partition.runs(assignment.first_client, assignment.num_clients)
         fewest = min(size for _, size in runs)
@@ -128,6 +134,9 @@ class NodeJobs:
         if (reason := _too_few_steps(job, block_size, runs)) is not None:
             return JobFailed(job=job.job, reason=reason, refused=True)
         self._dataset = dataset
+        if not settings.trains:
+            self._statistics = partial(statistics_of, job, dataset.train, division)
+            return DataLoaded(num_examples=runs, partition=partition.digest)
         components = Components.of(settings)
         self._strategy = components.strategy
         engine: Engine = plugins.make(plugins.ENGINES, assignment.engine.name, assignment.engine.options)
@@ -154,6 +163,8 @@ class NodeJobs:
         return Done(job=job.job)
 
     def _answer(self, job: AnswerPhase) -> Reply:
+        if self._statistics is not None and job.phase == STATISTICS:
+            return AnswerMade(phase=job.phase, round=job.round, content=self._statistics())
         if self._client_data is None:
             raise BadInput("a question came before the data was loaded")
         phases = {phase.name: phase for phase in task_phases(self._client_data.settings, self._schema)}

@@ -9,6 +9,7 @@ import click
 
 from fedsim.cli.api import ApiClient, Json, Rejected
 from fedsim.cli.commands.listings import contributions_table, node_tests_table, rounds_table
+from fedsim.cli.commands.statistics import statistics_tables
 from fedsim.cli.commands.watch import hint_at_download, outcome_code, watch_task
 from fedsim.cli.follow import Snapshot, metric_name, metric_text
 from fedsim.cli.options import asks_web
@@ -16,6 +17,7 @@ from fedsim.cli.output import NONE, Output, moment, size
 from fedsim.cli.settings_file import STDIN, override, read_settings, set_option
 from fedsim.contribution_table import contributions_of
 from fedsim.errors import EX_OK
+from fedsim.task_kinds import STATISTICS_SETTINGS
 
 SHOWN_ROUNDS = 20
 SHOWN_CLIENTS = 20
@@ -111,10 +113,10 @@ def _row(task: Snapshot, everybody: bool) -> list[Any]:
         task.number,
         *([record["user_name"]] if everybody else []),
         settings["title"] or NONE,
-        settings["model"],
+        settings["model"] if task.trains else settings["kind"],
         settings["dataset"],
         f"{task.state}, WARNING" if record["warning"] else task.state,
-        f"{task.rounds_done}/{task.num_rounds}",
+        f"{task.rounds_done}/{task.num_rounds}" if task.trains else NONE,
         task.headline if record["metrics"] else NONE,
         task.time_left.removeprefix("about ").removesuffix(" left") or NONE,
         moment(record["created_at"]),
@@ -129,7 +131,13 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     record, checkpoints = api.task(task), api.checkpoints(task)
     if out.as_json:
         participation = api.participation(task)
-        document = {"task": record, "plan": api.plan(task), "rounds": api.rounds(task), "checkpoints": checkpoints}
+        document = {
+            "task": record,
+            "statistics": api.statistics(task),
+            "plan": api.plan(task),
+            "rounds": api.rounds(task),
+            "checkpoints": checkpoints,
+        }
         out.document(document | {"participation": participation})
         return
     rounds, num_rounds = api.newest_rounds(task, SHOWN_ROUNDS)
@@ -139,8 +147,9 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     if snapshot.finished:
         out.say(snapshot.outcome)
     else:
-        done = f"round {snapshot.rounds_done} of {snapshot.num_rounds}, {snapshot.metrics}"
-        out.say(", ".join(part for part in (snapshot.state, done, snapshot.activity, snapshot.time_left) if part))
+        out.say(
+            ", ".join(part for part in (snapshot.state, snapshot.course, snapshot.activity, snapshot.time_left) if part)
+        )
     if record["warning"]:
         out.say(f"WARNING: {record['warning']}")
     if best := record["best"]:
@@ -152,7 +161,7 @@ def show(api: ApiClient, out: Output, task: int) -> None:
     out.say(", ".join(f"{name} {moment(record[field])}" for name, field in times.items() if record[field]))
     if record["nodes"]:
         out.say(f"nodes: {', '.join(record['nodes'])}")
-    for line in _plan_lines(api.plan(task)):
+    for line in _plan_lines(api.plan(task) if snapshot.trains else None):
         out.say(line)
     for node, why in record["left_out"].items():
         out.say(f"{node} takes no part: it {why}")
@@ -167,6 +176,8 @@ def show(api: ApiClient, out: Output, task: int) -> None:
         out.say(f"digest: {record['digest']}")
     out.say("")
     out.table(["setting", "value"], list(_settings_rows(record["settings"])))
+    if not snapshot.trains:
+        statistics_tables(out, api.statistics(task))
     if rounds:
         out.say("")
         rounds_table(out, record, rounds)
@@ -217,6 +228,8 @@ def _participation_lines(api: ApiClient, record: Json) -> Iterator[str]:
 def _settings_rows(settings: Json) -> Iterator[tuple[str, Any]]:
     """Names and values; options are named as for `--set`."""
     for name, value in settings.items():
+        if settings.get("kind") == "statistics" and name not in STATISTICS_SETTINGS:
+            continue
         if isinstance(value, dict):
             yield from ((f"{name}.{option}", chosen) for option, chosen in value.items())
         elif name != "title" and value not in ("", [], None):

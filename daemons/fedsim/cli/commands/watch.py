@@ -90,7 +90,7 @@ class _Lines:
         elif news.state == "pending":
             line = f"Task {news.number} pending: {news.activity}"
         else:
-            line = f"Task {news.number} {news.state}: round {news.rounds_done} of {news.num_rounds}, {news.metrics}"
+            line = f"Task {news.number} {news.state}: {news.course or news.record['phase']}"
             # Every round waits for nodes; this is shown only if the round is late.
             line += f", {news.activity}" if news.held_up else f", {news.time_left}" if news.time_left else ""
         if line != self._said:

@@ -22,6 +22,7 @@ from typing import Any, ClassVar
 from fedsim.array_layout import Layout
 from fedsim.data_schema import DataSchema
 from fedsim.errors import BadInput
+from fedsim.learning.column_statistics import DataStatisticsPhase
 from fedsim.learning.common_scale import scaling_phases
 from fedsim.learning.examples import FloatArray
 from fedsim.learning.phases import Phase, Position, distinct_phases
@@ -221,6 +222,8 @@ def order_problem(chosen: Mapping[str, Transform]) -> str:
 
 def task_phases(settings: TaskSettings, schema: DataSchema | None) -> tuple[Phase, ...]:
     """The phases that the data set's scaling, the strategy and the transforms of a task add, in this order."""
+    if not settings.trains:
+        return (DataStatisticsPhase(),)
     strategy = make_strategy(settings)
     transforms = make_pipeline(settings, strategy).transforms
     asked = [phase for transform in transforms for phase in transform.phases]

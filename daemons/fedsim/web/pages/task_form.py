@@ -5,6 +5,7 @@ from __future__ import annotations
 import bottle
 
 from fedsim.settings import TaskSettings
+from fedsim.task_kinds import STATISTICS_SETTINGS
 from fedsim.web import form_fields, forms
 from fedsim.web.catalogue import read_catalogue
 from fedsim.web.errors import Fault, Problems
@@ -37,6 +38,7 @@ def show_task_form(
         groups=form_fields.form_groups(),
         option_groups=form_fields.option_groups,
         plugin_settings=form_fields.CHOICES,
+        statistics_settings=STATISTICS_SETTINGS,
         values=filled,
         problems=problems,
         all_fields=form_fields.form_fields(),

@@ -21,6 +21,7 @@ from fedsim.web.rendering import Renderer
 from fedsim.web.request import WebRequest
 from fedsim.web.responses import see_other
 from fedsim.web.routes import Access, Route
+from fedsim.web.statistics_view import shown_statistics
 from fedsim.web.views import PHASES, node_tests, planned_settings, screened_nodes, task_view, task_views
 
 PAGE_SIZE = 20
@@ -75,7 +76,7 @@ class TaskPages:
             "path": path,
             "all_users": owner is None,
             "live": any(view.live for view in views),
-            "headlines": list({view.headline.name: view.headline for view in views}.values()),
+            "headlines": list({one.headline.name: one.headline for one in views if one.task.settings.trains}.values()),
         }
         return self._live_part(request, "tasks.html", "_tasks.html", values)
 
@@ -104,6 +105,7 @@ class TaskPages:
         tested = max((point.round for point in curves if point.metrics), default=None)
         metrics = metrics_of(task.settings)
         planned = planned_settings(task)
+        with_partition = task.settings.trains and not request.header("HX-Request")
         values = {
             "view": task_view(store, task, newest),
             "task": task,
@@ -126,7 +128,8 @@ class TaskPages:
                 request, "saved_before", SHOWN_CHECKPOINTS, partial(store.checkpoints.of_task, number)
             ),
             "plan": store.tasks.plan(number),
-            "partition": None if request.header("HX-Request") else partition_of_task(request, task),
+            "statistics": shown_statistics(None if task.settings.trains else store.statistics.of_task(number)),
+            "partition": partition_of_task(request, task) if with_partition else None,
             "events": store.events.newest(task=number, limit=SHOWN_EVENTS),
         }
         return self._live_part(request, "task.html", "_task.html", values)
