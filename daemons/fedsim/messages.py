@@ -28,8 +28,7 @@ Count = Annotated[int, Field(ge=0, le=10**12)]
 MAX_TEXT = 2000
 MAX_RUNS = 200_000
 MAX_PROBLEMS = 100
-MAX_LISTED = 1000
-"""Maximum number of data sets, and of tasks, in a hello."""
+MAX_LISTED = 1000  # data sets, and tasks, in a hello
 MAX_PLUGINS = 100
 """Maximum number of plug-ins of one group in a hello."""
 MAX_GROUPS = 20
