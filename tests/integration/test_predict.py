@@ -18,7 +18,7 @@ from PIL import Image
 from fedsim import plugins
 from fedsim.data_schema import DataSchema
 from fedsim.learning.models import Model
-from fedsim.learning.networks import count_parameters
+from fedsim.learning.networks import build_model, num_parameters
 from fedsim.messages import ModelSpec
 from fedsim.spool.npy import write_vector
 from fedsim.worker.checkpoint import load_checkpoint, save_checkpoint
@@ -340,7 +340,7 @@ def test_classes_of_pixels_are_written_as_an_array(terminal: Terminal, tmp_path:
 
 def test_text_is_read_as_the_task_read_it(terminal: Terminal, tmp_path: Path) -> None:
     spec = ModelSpec(name="shakespeare_lstm", options={"hidden": 4, "embedding": 2}, feature_shape=(5,), num_classes=4)
-    vector = np.zeros(count_parameters(spec), np.float32)
+    vector = np.zeros(num_parameters(build_model(spec)), np.float32)
     write_vector(tmp_path / "text.npy", vector)
     path = tmp_path / "text.safetensors"
     save_checkpoint(SaveCheckpoint(model_spec=spec, round=1, model=tmp_path / "text.npy", out=path, about={"round": 1}))
