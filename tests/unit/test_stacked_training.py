@@ -106,8 +106,8 @@ class Branching(nn.Linear):
 
 @pytest.mark.parametrize("network", [nn.Sequential(nn.Linear(3, 2), nn.Dropout(0.5)), Branching(3, 2)])
 def test_networks_over_which_torch_cannot_map_are_left_to_one_by_one(network: nn.Module) -> None:
-    assert can_stack(nn.Linear(3, 2), (3,), 2)
-    assert not can_stack(network, (3,), 2)
+    assert can_stack(nn.Linear(3, 2), (3,))
+    assert not can_stack(network, (3,))
 
 
 def test_the_memory_of_a_batch_is_known_without_computing_it() -> None:

@@ -64,7 +64,7 @@ class GroupTrainer:
         out = np.empty(self._size, np.float32)
         flat = torch.from_numpy(out)
         for group in self._groups(clients):
-            trained, updates = self._trained(group, round_number, global_vector)
+            trained, updates, _ = self._trained(group, round_number, global_vector)
             for place, update in enumerate(updates):
                 trained.copy_to(place, flat)
                 yield update.with_arrays({PARAMETERS: out})
@@ -84,23 +84,22 @@ class GroupTrainer:
         seen: dict[int, Update] = {}
         # Clients of about equal size together, so that little is computed on rows of zeros.
         for group in self._groups(sorted(clients, key=lambda client: (self.data.num_steps(client), client))):
-            trained, updates = self._trained(group, round_number, global_vector)
+            trained, updates, norms = self._trained(group, round_number, global_vector)
             trained.add_to(totals, torch.tensor([weights[client] for client in group], dtype=torch.float64))
-            for client, update, norm in zip(group, updates, trained.norms(), strict=True):
+            for client, update, norm in zip(group, updates, norms, strict=True):
                 seen[client] = update.with_norm(norm, least_shown)
         mean = totals.div_(sum(weights.values())).to(torch.float32).numpy()
         return of_chunk([seen[client] for client in clients]).with_arrays({PARAMETERS: mean})
 
     def _trained(
         self, group: Sequence[int], round_number: int, global_vector: FloatArray
-    ) -> tuple[TrainedGroup, list[Update]]:
-        """Train a group; returns it with the clients' updates, which have no arrays."""
-        batches = GroupBatches(
-            self.data, group, round_number, learning_rate(self.schedule, self.data.settings, round_number)
-        )
+    ) -> tuple[TrainedGroup, list[Update], list[float]]:
+        """Train a group; returns it with the clients' updates, which have no arrays, and the norms of these."""
+        rate = learning_rate(self.schedule, self.data.settings, round_number)
+        batches = GroupBatches(self.data, group, round_number, rate)
         trained = self.train_group(batches, global_vector)
-        updates = []
-        for place, (client, norm, loss) in enumerate(zip(group, trained.norms(), trained.losses(), strict=True)):
+        updates, norms = [], trained.norms()
+        for place, (client, norm, loss) in enumerate(zip(group, norms, trained.losses(), strict=True)):
             # A change whose square is no float32 has left everything that can be learned with.
             if not isfinite(norm + loss):
                 raise Diverged(round_number, client)
@@ -112,7 +111,7 @@ class GroupTrainer:
                     metrics={TRAIN_LOSS: loss / batches.passes[place]},
                 )
             )
-        return trained, updates
+        return trained, updates, norms
 
     def _groups(self, clients: Sequence[int]) -> Iterator[list[int]]:
         """Neighbours in `clients`, as many as `group_bytes` hold of the largest of them."""
@@ -175,7 +174,7 @@ def squares_moved(trained: Tensor, received: Tensor, at_once: int = 1 << 17) -> 
     Args:
         trained: [K, *shape].
         received: [*shape].
-        at_once: so many numbers are compared together, which stay in a processor's cache.
+        at_once: the numbers that are compared together; they stay in a processor's cache.
     """
     squares = torch.empty(len(trained), dtype=torch.float64, device=trained.device)
     clients = max(1, at_once // max(1, received.numel()))

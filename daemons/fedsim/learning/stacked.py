@@ -25,16 +25,16 @@ _COPIES = 2
 """Parameters and their gradients."""
 
 
-def can_stack(model: nn.Module, feature_shape: tuple[int, ...], num_classes: int) -> bool:
+def can_stack(model: nn.Module, feature_shape: tuple[int, ...]) -> bool:
     """Whether clients of a network can be trained together: it draws no random numbers, and torch can map over it."""
     if isinstance(model, Prepares):
         return False
     device = next(model.parameters()).device
     batch = torch.zeros(1, 2, *feature_shape, device=device)
     parameters = {name: value.detach()[None] for name, value in model.named_parameters()}
-    targets = torch.zeros(1, 2, dtype=torch.int64, device=device) % num_classes
+    labels = torch.zeros(1, 2, dtype=torch.int64, device=device)
     try:
-        _gradients(model)(parameters, batch, targets, torch.ones(1, 2, device=device))
+        _gradients(model)(parameters, batch, labels, torch.ones(1, 2, device=device))
     except RuntimeError:  # torch's only class for what it cannot map over
         return False
     return True

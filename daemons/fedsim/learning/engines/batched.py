@@ -55,14 +55,14 @@ class BatchedEngine(Engine):
         if plain and components.strategy.trains_plainly:
             network = task_network(model_spec, data.settings, components.strategy, components.model)
             if network.roles.plain and input_type(network.model) == float32:
-                choose = self._on_processors if device == "cpu" else self._on_gpu
-                trainer = choose(data, model_spec, network.model, components.schedule, device)
+                shared = data, model_spec, network.model, components.schedule
+                trainer = self._on_processors(*shared) if device == "cpu" else self._on_gpu(*shared, device)
                 if trainer is not None:
                     return trainer
         return SequentialTrainer(data, model_spec, components, device)
 
     def _on_processors(
-        self, data: ClientData, model_spec: ModelSpec, model: nn.Module, schedule: Schedule, _: str
+        self, data: ClientData, model_spec: ModelSpec, model: nn.Module, schedule: Schedule
     ) -> ClientTrainer | None:
         from fedsim.learning.dense import DenseTrainer, dense_layers  # noqa: PLC0415 - imports torch
         from fedsim.learning.networks import check_training, num_parameters  # noqa: PLC0415
@@ -81,7 +81,7 @@ class BatchedEngine(Engine):
         from fedsim.learning.networks import check_training  # noqa: PLC0415
         from fedsim.learning.stacked import StackedTrainer, can_stack  # noqa: PLC0415
 
-        if not can_stack(model.to(device), model_spec.feature_shape, model_spec.num_classes):
+        if not can_stack(model.to(device), model_spec.feature_shape):
             return None
         check_training(model, model_spec, torch.device(device))
         return StackedTrainer(data, model, schedule, torch.cuda.mem_get_info(device)[0] // 2)
