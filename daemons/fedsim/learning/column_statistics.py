@@ -144,9 +144,8 @@ def node_statistics(
     """
     count = len(examples)
     counts: list[int | None] = list(_label_counts(examples, len(words)))
-    if (
-        examples.targets != "classes"
-    ):  # each label is a question of its own: how many do not have it is as small a count
+    if examples.targets != "classes":
+        # Each label is a question of its own: how many do not have it is as small a count.
         counts = [None if number is None or 0 < count - number < rule.min_count else number for number in counts]
     shown = shown_counts(counts, rule.min_count, guarded=rule.guarded) if len(words) <= MOST_LABELS else ()
     return NodeStatistics(

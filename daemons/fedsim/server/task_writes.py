@@ -80,9 +80,8 @@ class TaskWrites:
 
     def complete_phase(self, done: CompletePhase) -> None:
         """Record that an extension phase is complete, and clear its answers."""
-        if (
-            done.phase == STATISTICS and not self._plan.settings.trains
-        ):  # the row first: a crash between the two repeats the phase, and writes it again
+        if done.phase == STATISTICS and not self._plan.settings.trains:
+            # The row first: a crash between the two repeats the phase, and writes it again.
             schema = self._plan.data_schema
             answers = {node: json.loads(content) for node, content in done.answers}
             words = () if schema is None else schema.words(self._plan.model_spec.num_classes)

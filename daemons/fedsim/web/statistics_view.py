@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from fedsim.learning.column_statistics import ALL_FEATURES
 from fedsim.learning.partition_picture import MAX_LABELS, draw_partition
 from fedsim.web.i18n import Text, tr
 
 SHOWN_COLUMNS = 200
 """Columns on the page; the download has all."""
 PLOT_WIDTH, PLOT_HEIGHT = 128, 32
-FOLDED: Mapping[str, Text] = {"(all features)": tr("all features")}
+FOLDED: Mapping[str, Text] = {ALL_FEATURES: tr("all features")}
 
 
 @dataclass(frozen=True)
