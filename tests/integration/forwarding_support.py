@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from transfer_support import SERVER, TASK, Outcomes, global_id, node_config
+from transfer_support import SERVER, TASK, Outcomes, global_id, node_config, receiving
 
 from fedsim.forwarding import Forwarding, Successor
 from fedsim.messages import Broadcast
 from fedsim.receiver.service import Receiver
 from fedsim.spool.allowlist import want
 from fedsim.spool.files import Kind
+from fedsim.spool.layout import Spool
 from fedsim.wire import Peer, Sender
 
 COUNT = 2_000_000
@@ -25,25 +26,21 @@ def name_of(number: int) -> str:
     return f"node-{number + 1}"
 
 
-@contextmanager
 def forwarding_node(
     folder: Path, number: int, *, accept: bool = True, pass_on: bool = True, **changes: Any
-) -> Iterator[Receiver]:
+) -> AbstractContextManager[Receiver]:
     """The receiver of a node that waits for the global models of TASK."""
     name = name_of(number)
-    receiver = Receiver(node_config(folder / name, name=name, **changes))
-    want(receiver.spool, TASK, {Kind.GLOBALPARAM: None}, accept_forwarded=accept, pass_on=pass_on)
-    receiver.start()
-    try:
-        yield receiver
-        assert receiver.reactor.failure is None
-    finally:
-        receiver.close()
+
+    def expect(spool: Spool) -> None:
+        want(spool, TASK, {Kind.GLOBALPARAM: None}, accept_forwarded=accept, pass_on=pass_on)
+
+    return receiving(node_config(folder / name, name=name, **changes), expect)
 
 
 @contextmanager
 def forwarding_nodes(folder: Path, count: int, **changes: Any) -> Iterator[list[Receiver]]:
-    """So many of them."""
+    """Several of them."""
     with ExitStack() as stack:
         yield [stack.enter_context(forwarding_node(folder, number, **changes)) for number in range(count)]
 

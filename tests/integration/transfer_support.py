@@ -104,10 +104,10 @@ def want_all(spool: Spool, task: str = TASK) -> None:
 
 
 @contextmanager
-def receiving(config: ReceiverConfig) -> Iterator[Receiver]:
-    """A receiver whose daemon waits for everything of TASK."""
+def receiving(config: ReceiverConfig, expect: Callable[[Spool], None] = want_all) -> Iterator[Receiver]:
+    """A receiver whose daemon waits for what `expect` records: everything of TASK."""
     receiver = Receiver(config)
-    want_all(receiver.spool)
+    expect(receiver.spool)
     receiver.start()
     try:
         yield receiver
