@@ -34,7 +34,7 @@ class Relay(Protocol):
     """Passes one file on to another node while it arrives."""
 
     def grown(self, received: int) -> None:
-        """So many bytes of it are there."""
+        """The first `received` bytes of it are there."""
 
     def cancel(self) -> None:
         """What arrived was not what was announced."""
@@ -44,7 +44,7 @@ class Relays(Protocol):
     """Passes files on."""
 
     def begin(self, header: FileHeader, path: Path, received: int, forwarding: Forwarding) -> Relay | None:
-        """Begin, or continue, to pass on the file at `path`, of which so many bytes are there."""
+        """Begin, or continue, to pass on the file at `path`, of which the first `received` bytes are there."""
 
 
 def split_forwarding(header: FileHeader) -> tuple[FileHeader, Forwarding | None]:

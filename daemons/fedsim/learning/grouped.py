@@ -64,7 +64,7 @@ class GroupTrainer:
         out = np.empty(self._size, np.float32)
         flat = torch.from_numpy(out)
         for group in self._groups(clients):
-            trained, updates, _ = self._trained(group, round_number, global_vector)
+            trained, updates, _norms = self._trained(group, round_number, global_vector)
             for place, update in enumerate(updates):
                 trained.copy_to(place, flat)
                 yield update.with_arrays({PARAMETERS: out})

@@ -29,7 +29,7 @@ class ModelRelay:
         self._sender = sender
 
     def grown(self, received: int) -> None:
-        """So many bytes of it are there."""
+        """The first `received` bytes of it are there."""
         self.body.received = received
         self._sender.body_grew(self.peer)
 
@@ -68,9 +68,10 @@ class ModelRelays:
         self._log = structlog.get_logger()
 
     def begin(self, header: FileHeader, path: Path, received: int, forwarding: Forwarding) -> ModelRelay | None:
-        """Begin, or continue, to pass on the file at `path`, of which so many bytes are there; None if it ends here.
+        """Begin, or continue, to pass on the file at `path`, of which the first `received` bytes are there.
 
-        A file whose connection broke, or that the server sends to its end, is the same file: it goes on.
+        None if this node is the last of its chain, or may not connect to the next one. A file whose connection broke,
+        or that the server sends to its end, is the same file: it goes on.
         """
         if (successor := forwarding.successor) is None:
             return None

@@ -16,7 +16,7 @@ MIN_BYTES: Final = 4 << 20
 MIN_NODES: Final = 3
 """A shorter chain gains too little."""
 TRY_AGAIN: Final = 32
-"""After so many direct models a chain is tried again, and nodes that were left behind belong to it again."""
+"""After this number of direct models a chain is tried again, and nodes that were left behind belong to it again."""
 MARGIN: Final = 1.1
 """A chain must be predicted to be this much quicker."""
 SPARE_SECONDS: Final = 2.0
